@@ -1,0 +1,43 @@
+"""COCO keypoint accuracy and aggregate throughput of Lightweight OpenPose over many devices."""
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from distributed_pose.config import RunConfig, load_config, parse_config
+from distributed_pose.errors import ConfigError, ExecutionError, PoseEvalError, SetupError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from distributed_pose.report.run_report import RunReport
+
+__all__ = [
+    "ConfigError",
+    "ExecutionError",
+    "PoseEvalError",
+    "RunConfig",
+    "SetupError",
+    "__version__",
+    "evaluate",
+    "load_config",
+    "parse_config",
+]
+
+__version__ = version("distributed-pose")
+
+
+def evaluate(config: RunConfig, output: "Path | None" = None) -> "RunReport":
+    """Returns the report of an evaluation run.
+
+    Args:
+        config: what to run; see `load_config` and `parse_config`.
+        output: folder for `detections.json`, `report.json` and `config.yaml`; None writes nothing.
+
+    Raises:
+        PoseEvalError: if the run cannot be done. A run that is done but not complete, because
+            images failed, is no error: look at `report.complete`.
+    """
+    # Loads Ray and the rest, which importing this package must not.
+    from distributed_pose.evaluation import evaluate as run
+
+    return run(config, output)

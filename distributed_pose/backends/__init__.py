@@ -1,0 +1,1 @@
+"""Runtimes that execute a model on one device, one vendor SDK a file."""

@@ -1,0 +1,169 @@
+"""What every backend does, and how the outputs of a model are told apart.
+
+Array legend: N images, K heatmaps, P PAF channels, H and W map size in cells, 8H and 8W network
+input size in pixels.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from distributed_pose.errors import ExecutionError, SetupError
+from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
+from distributed_pose.records import Geometry
+
+_STAGE = re.compile(r"stage_(\d+)")
+
+
+@dataclass(frozen=True)
+class InputBatch:
+    """Network inputs of one shape.
+
+    Attributes:
+        image_ids: N ids.
+        geometries: N geometries; only fakes that draw their answer look at them.
+        inputs_N3HW: float32 [N, 3, 8H, 8W], C-contiguous.
+    """
+
+    image_ids: tuple[int, ...]
+    geometries: tuple[Geometry, ...]
+    inputs_N3HW: npt.NDArray[np.float32]
+
+
+class Maps(NamedTuple):
+    """Last-stage output: float32 [N, 19, H, W] and [N, 38, H, W]."""
+
+    heatmaps_NKHW: npt.NDArray[np.float32]
+    pafs_NPHW: npt.NDArray[np.float32]
+
+
+class Backend(Protocol):
+    """A compiled model on one device.
+
+    It is made, used and closed by one thread. `infer` returns when the result is there, so that
+    timing never asks which vendor it is.
+    """
+
+    @property
+    def precision(self) -> str:
+        """The precision that the compiled model really computes in, such as `bf16`."""
+
+    @property
+    def description(self) -> str:
+        """The device's own name, such as the processor's."""
+
+    def infer(self, batch: InputBatch) -> Maps:
+        """Returns the maps of a batch of any size and shape that the model takes."""
+
+    def close(self) -> None:
+        """Frees the device; may be called again."""
+
+
+class BackendFactory(Protocol):
+    """Makes a backend from a model by value; what the registry's strings lead to."""
+
+    def __call__(self, content: bytes, *, precision: str, threads: int) -> Backend:
+        """Returns the backend.
+
+        Raises:
+            SetupError: if the device lacks the precision, or the model cannot run on it.
+        """
+
+
+@dataclass(frozen=True)
+class ModelPort:
+    """An input or output of a model; the dimensions that are not fixed are None."""
+
+    name: str
+    shape: tuple[int | None, ...]
+
+
+def select_outputs(outputs: Sequence[ModelPort]) -> tuple[str, str]:
+    """Returns the names of the last stage's heatmaps and PAFs.
+
+    They are told apart by channel count, and stages by their number in the name.
+
+    Raises:
+        SetupError: if either is missing or ambiguous; lists what the model has.
+    """
+    return _select(outputs, NUM_HEATMAPS, "heatmaps"), _select(outputs, NUM_PAFS, "PAFs")
+
+
+def check_input(inputs: Sequence[ModelPort]) -> str:
+    """Returns the name of the model's image input.
+
+    Raises:
+        SetupError: if the model does not take one batch of three-channel images.
+    """
+    if len(inputs) == 1 and len(inputs[0].shape) == 4 and inputs[0].shape[1] in {3, None}:
+        return inputs[0].name
+    raise SetupError(
+        f"the model's inputs are {_list(inputs)}", "expected one of [batch, 3, height, width]"
+    )
+
+
+def check_fits(model_input: ModelPort, batch: InputBatch) -> None:
+    """Checks a batch against the dimensions that the model has fixed.
+
+    Raises:
+        SetupError: if they differ; says which keys to set.
+    """
+    found = batch.inputs_N3HW.shape
+    fixed = model_input.shape
+    if any(size is not None and size != n for size, n in zip(fixed, found, strict=True)):
+        raise SetupError(
+            f"the model takes {_list([model_input])} and the batch is {list(found)}",
+            "set batch_size and profile to what the model takes, or export it with dynamic axes",
+        )
+
+
+def check_maps(maps: Maps, batch: InputBatch) -> Maps:
+    """Returns the maps as they are, if they are a possible answer to the batch.
+
+    Raises:
+        ExecutionError: if a shape is wrong or a value is not finite.
+    """
+    images, _, height, width = batch.inputs_N3HW.shape
+    for array, channels in ((maps.heatmaps_NKHW, NUM_HEATMAPS), (maps.pafs_NPHW, NUM_PAFS)):
+        expected = (images, channels, height // STRIDE, width // STRIDE)
+        if array.shape != expected:
+            raise ExecutionError(
+                f"the model answered {list(array.shape)} instead of {list(expected)}",
+                image_ids=batch.image_ids,
+            )
+        # A sum meets every value in one pass, and is not finite if one of them is not.
+        if not np.isfinite(array.sum(dtype=np.float64)):
+            raise ExecutionError(
+                "the model's output has values that are not finite", image_ids=batch.image_ids
+            )
+    return maps
+
+
+def _select(outputs: Sequence[ModelPort], channels: int, what: str) -> str:
+    found = [o for o in outputs if len(o.shape) == 4 and o.shape[1] == channels]
+    if len(found) > 1:
+        stages = [_stage(output.name) for output in found]
+        found = [o for o, stage in zip(found, stages, strict=True) if stage == max(stages)]
+    if len(found) != 1:
+        problem = "more than one output" if found else "no output"
+        raise SetupError(
+            f"the model has {problem} of {channels} channels for the {what}: {_list(outputs)}",
+            "model.path must be a pose network of the OpenPose family",
+        )
+    return found[0].name
+
+
+def _stage(name: str) -> int:
+    match = _STAGE.search(name)
+    return int(match[1]) if match else -1
+
+
+def _list(ports: Sequence[ModelPort]) -> str:
+    return ", ".join(
+        f"{port.name} [{', '.join('?' if n is None else str(n) for n in port.shape)}]"
+        for port in ports
+    )

@@ -1,0 +1,1 @@
+"""Workers, reducers and the engines that run them."""

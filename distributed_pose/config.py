@@ -1,0 +1,170 @@
+"""What a run is: frozen, validated, read from YAML and `--set dotted.key=value`.
+
+Relative paths are relative to the working directory of the command.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from distributed_pose.errors import ConfigError
+
+ProfileName = Literal["modelzoo", "upstream"]
+BackendName = Literal["auto", "openvino", "onnxruntime", "oracle"]
+Precision = Literal["auto", "f32", "bf16", "f16", "int8"]
+EngineName = Literal["ray", "inline"]
+MapsDtype = Literal["f32", "f16"]
+
+# A count of images, workers or the like; strict, so that `true` and "8" are not numbers.
+_Count = Annotated[int, Field(strict=True, ge=1)]
+
+_DEVICE = re.compile(r"cpu(:[1-9][0-9]*)?")
+
+
+def _as_list(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _check_devices(devices: tuple[str, ...]) -> tuple[str, ...]:
+    if not devices:
+        raise ValueError("needs at least one device, or 'auto'")
+    if devices == ("auto",):
+        return devices
+    for device in devices:
+        if not _DEVICE.fullmatch(device):
+            raise ValueError(f"'{device}' is no device: use 'auto', 'cpu' or 'cpu:N' (N workers)")
+    return devices
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class DataConfig(_Section):
+    """The dataset: a folder of images and a COCO keypoint annotation file."""
+
+    images: Path | None = None
+    annotations: Path | None = None
+    limit: _Count | None = None
+
+
+class ModelConfig(_Section):
+    """The model: an ONNX file or a checkpoint of Lightweight OpenPose (.pth)."""
+
+    path: Path | None = None
+
+
+class RunConfig(_Section):
+    """One evaluation run. Every key has a default; README.md describes them."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    profile: ProfileName = "modelzoo"
+    backend: BackendName = "auto"
+    precision: Precision = "auto"
+    batch_size: _Count = 8
+    devices: Annotated[
+        tuple[str, ...], BeforeValidator(_as_list), AfterValidator(_check_devices)
+    ] = ("auto",)
+    reducers: _Count = 1
+    engine: EngineName = "ray"
+    maps_dtype: MapsDtype = "f32"
+
+
+def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
+    """Returns the validated configuration of a YAML file with overrides applied on top.
+
+    Args:
+        path: YAML file; None starts from the defaults.
+        overrides: `dotted.key=value` each, the value read as YAML; later ones win.
+
+    Raises:
+        ConfigError: for an unreadable file, an unknown key, a wrong type or an impossible value;
+            the message names the dotted key.
+    """
+    values = _read_yaml(path) if path else {}
+    for override in overrides:
+        _apply(values, override)
+    return parse_config(values)
+
+
+def parse_config(values: Mapping[str, Any]) -> RunConfig:
+    """Returns the validated configuration of nested mappings, as YAML or JSON would give them.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    try:
+        return RunConfig.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(entry) for entry in error.errors())) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", "see --config") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a mapping of keys, not a {type(values).__name__}")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    dotted, separator, text = override.partition("=")
+    if not separator or not dotted:
+        raise ConfigError(f"--set {override}: expected dotted.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {dotted}: {text!r} is not a YAML value") from None
+    *parents, leaf = dotted.split(".")
+    for name in parents:
+        child = values.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {dotted}: {name} is a value, it has no keys of its own")
+        values = child
+    values[leaf] = value
+
+
+def _explain(entry: Any) -> str:
+    dotted = ".".join(str(part) for part in entry["loc"] if isinstance(part, str))
+    if entry["type"] == "extra_forbidden":
+        return f"unknown key '{dotted}'{_did_you_mean(dotted, _dotted_keys(RunConfig))}"
+    text = entry["msg"].removeprefix("Value error, ")
+    text = text[:1].lower() + text[1:]
+    if entry["type"] != "value_error":
+        text += f", not {entry['input']!r}"
+    if entry["type"] == "literal_error":
+        text += _did_you_mean(str(entry["input"]), _choices(dotted))
+    return f"{dotted}: {text}"
+
+
+def _did_you_mean(word: str, valid: Iterable[str]) -> str:
+    choices = sorted(valid)
+    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.5) or difflib.get_close_matches(
+        word.rpartition(".")[2], choices, n=1, cutoff=0.3
+    )
+    return f"; did you mean '{near[0]}'?" if near else f"; valid: {', '.join(choices)}"
+
+
+def _dotted_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            yield from _dotted_keys(nested, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _choices(dotted: str) -> Iterable[str]:
+    return get_args(RunConfig.model_fields[dotted].annotation)

@@ -1,0 +1,1 @@
+"""COCO datasets and the Arrow batches that carry them."""

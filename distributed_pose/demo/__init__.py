@@ -1,0 +1,1 @@
+"""The embedded default: its data and its model."""

@@ -1,0 +1,74 @@
+"""The exceptions of the package, and the exit code each one ends a command with.
+
+PoseEvalError
+├── ConfigError      exit 2: the configuration or the command line is wrong
+├── SetupError       exit 3: something that the run needs is missing or unusable
+└── ExecutionError   exit 4: the run started and could not be completed
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class PoseEvalError(Exception):
+    """An error that is shown to the user as one line, without a traceback.
+
+    Args:
+        message: what is wrong, with the name of the file, key or device.
+        hint: what to do next.
+        device: name of the device concerned.
+        shard: index of the shard concerned.
+        image_ids: COCO ids of the images concerned.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        message: str,
+        hint: str = "",
+        *,
+        device: str | None = None,
+        shard: int | None = None,
+        image_ids: Sequence[int] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.device = device
+        self.shard = shard
+        self.image_ids = tuple(image_ids)
+
+    def __str__(self) -> str:
+        where = [f"device {self.device}"] if self.device else []
+        where += [f"shard {self.shard}"] if self.shard is not None else []
+        prefix = f"[{', '.join(where)}] " if where else ""
+        return f"{prefix}{self.message}" + (f" ({self.hint})" if self.hint else "")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Keyword-only arguments do not survive the default pickling of exceptions, and these
+        # errors travel between processes.
+        return _rebuild, (type(self), dict(vars(self)))
+
+
+class ConfigError(PoseEvalError):
+    """The configuration or the command line is wrong."""
+
+    exit_code = 2
+
+
+class SetupError(PoseEvalError):
+    """Something that the run needs is missing or unusable: file, model, device."""
+
+    exit_code = 3
+
+
+class ExecutionError(PoseEvalError):
+    """The run started and could not be completed."""
+
+    exit_code = 4
+
+
+def _rebuild(kind: type[PoseEvalError], fields: dict[str, Any]) -> PoseEvalError:
+    message, hint = fields.pop("message"), fields.pop("hint")
+    return kind(message, hint, **fields)

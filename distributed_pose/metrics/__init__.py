@@ -1,0 +1,1 @@
+"""COCO figures and throughput. Pure functions."""

@@ -1,0 +1,1 @@
+"""The network, its checkpoints, and what is made of them for a backend."""

@@ -1,0 +1,154 @@
+"""The Lightweight OpenPose network.
+
+Modules are laid out so that the `state_dict` carries the tensor names of the published checkpoint.
+
+Source: Osokin, "Real-time 2D Multi-Person Pose Estimation on CPU: Lightweight OpenPose",
+arXiv:1811.12004: MobileNet v1 up to conv5_5, a CPM block, one initial and one refinement stage.
+
+Array legend: N images, H and W network input size in pixels, K heatmap channels (18 keypoints and
+background), P PAF channels (two for each of the 19 limbs).
+"""
+
+import torch
+from torch import nn
+
+from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
+
+_FEATURES = 128
+
+# (output channels, stride, dilation) of the depthwise-separable blocks: conv2_1 to conv5_5. The
+# last downsampling of MobileNet is replaced by a dilation, which keeps the stride at 8.
+_BACKBONE_BLOCKS = (
+    (64, 1, 1),
+    (128, 2, 1),
+    (128, 1, 1),
+    (256, 2, 1),
+    (256, 1, 1),
+    (512, 1, 1),
+    (512, 1, 2),
+    (512, 1, 1),
+    (512, 1, 1),
+    (512, 1, 1),
+    (512, 1, 1),
+)
+
+
+class LightweightOpenPose(nn.Module):
+    """Returns heatmaps and PAFs of the initial and the refinement stage, in that order.
+
+    Input: float32 [N, 3, H, W], BGR, `(x - 128) / 256`; H and W multiples of 8.
+    Output: `(heatmaps_0, pafs_0, heatmaps_1, pafs_1)`, each [N, K or P, H / 8, W / 8].
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = _backbone()
+        self.cpm = _Cpm(_BACKBONE_BLOCKS[-1][0], _FEATURES)
+        self.initial_stage = _InitialStage(_FEATURES)
+        self.refinement_stages = nn.ModuleList(
+            [_RefinementStage(_FEATURES + NUM_HEATMAPS + NUM_PAFS, _FEATURES)]
+        )
+
+    def forward(self, images_N3HW: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        features = self.cpm(self.model(images_N3HW))
+        outputs: tuple[torch.Tensor, ...] = self.initial_stage(features)
+        for stage in self.refinement_stages:
+            outputs += stage(torch.cat((features, *outputs[-2:]), dim=1))
+        return outputs
+
+
+def _conv(
+    inputs: int, outputs: int, kernel: int = 3, *, dilation: int = 1, norm: bool = False
+) -> nn.Sequential:
+    padding = dilation * (kernel // 2)
+    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, 1, padding, dilation)]
+    layers += [nn.BatchNorm2d(outputs)] if norm else []
+    return nn.Sequential(*layers, nn.ReLU(inplace=True))
+
+
+def _backbone() -> nn.Sequential:
+    channels = 32
+    stem = nn.Conv2d(3, channels, 3, stride=2, padding=1, bias=False)
+    blocks = [nn.Sequential(stem, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))]
+    for outputs, stride, dilation in _BACKBONE_BLOCKS:
+        blocks.append(_separable(channels, outputs, stride, dilation))
+        channels = outputs
+    return nn.Sequential(*blocks)
+
+
+def _separable(inputs: int, outputs: int, stride: int, dilation: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, inputs, 3, stride, dilation, dilation, groups=inputs, bias=False),
+        nn.BatchNorm2d(inputs),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(inputs, outputs, 1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _separable_without_norm(channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+        nn.ELU(inplace=True),
+        nn.Conv2d(channels, channels, 1, bias=False),
+        nn.ELU(inplace=True),
+    )
+
+
+def _head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(_conv(inputs, hidden, 1), nn.Sequential(nn.Conv2d(hidden, outputs, 1)))
+
+
+class _Cpm(nn.Module):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.align = _conv(inputs, outputs, 1)
+        self.trunk = nn.Sequential(*(_separable_without_norm(outputs) for _ in range(3)))
+        self.conv = _conv(outputs, outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        aligned = self.align(x)
+        refined: torch.Tensor = self.conv(aligned + self.trunk(aligned))
+        return refined
+
+
+class _InitialStage(nn.Module):
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(*(_conv(features, features) for _ in range(3)))
+        self.heatmaps = _head(features, 512, NUM_HEATMAPS)
+        self.pafs = _head(features, 512, NUM_PAFS)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        trunk = self.trunk(x)
+        return self.heatmaps(trunk), self.pafs(trunk)
+
+
+class _RefinementBlock(nn.Module):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.initial = _conv(inputs, outputs, 1)
+        self.trunk = nn.Sequential(
+            _conv(outputs, outputs, norm=True), _conv(outputs, outputs, dilation=2, norm=True)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        initial = self.initial(x)
+        residual: torch.Tensor = initial + self.trunk(initial)
+        return residual
+
+
+class _RefinementStage(nn.Module):
+    def __init__(self, inputs: int, features: int) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(
+            _RefinementBlock(inputs, features),
+            *(_RefinementBlock(features, features) for _ in range(4)),
+        )
+        self.heatmaps = _head(features, features, NUM_HEATMAPS)
+        self.pafs = _head(features, features, NUM_PAFS)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        trunk = self.trunk(x)
+        return self.heatmaps(trunk), self.pafs(trunk)

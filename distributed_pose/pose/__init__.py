@@ -1,0 +1,1 @@
+"""Heatmaps and PAFs to poses. Pure functions."""

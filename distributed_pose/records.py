@@ -1,0 +1,99 @@
+"""Frozen records that cross a boundary between rooms or processes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+# Durations in nanoseconds by stage, one entry a measurement. They stay raw until the end of the
+# run, because percentiles of merged runs cannot be had from percentiles of their parts.
+Durations = Mapping[str, tuple[int, ...]]
+
+# The stages that a report lists, in the order in which an image meets them.
+STAGES = ("read", "decode_jpeg", "preprocess", "inference", "transfer", "group", "score")
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """An image of the dataset, as its annotation file describes it; sizes in pixels."""
+
+    image_id: int
+    file_name: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How an image lies in its network input: resized, then padded; all in pixels.
+
+    Padding is in input pixels, height and width are those of the original image.
+    """
+
+    image_height: int
+    image_width: int
+    pad_top: int
+    pad_left: int
+    pad_bottom: int
+    pad_right: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that has no result, and why."""
+
+    image_id: int
+    file_name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class DevicePlan:
+    """A device that gets one worker.
+
+    Attributes:
+        name: unique in the run, such as `cpu:0`.
+        kind: `cpu`.
+        node: address of its node; empty where there is only one.
+        node_id: the cluster's identifier of that node; empty where there is only one.
+        cpus: CPUs that the worker reserves; its threads are at most as many.
+    """
+
+    name: str
+    kind: str
+    node: str
+    node_id: str
+    cpus: float
+
+    @property
+    def threads(self) -> int:
+        """Threads that the worker may use."""
+        return max(1, int(self.cpus))
+
+
+@dataclass(frozen=True)
+class DeviceReady:
+    """A device whose worker has loaded and warmed up its model."""
+
+    plan: DevicePlan
+    backend: str
+    precision: str
+    description: str
+    warmup_ns: int
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """All that a run learns of one shard.
+
+    Attributes:
+        device: name of the device that ran the model.
+        image_ids: images that have a result, those with no detections included.
+        detections: serialised Arrow record batch, schema `data.shards.DETECTIONS`.
+        failures: images that have none.
+        durations: raw stage durations.
+    """
+
+    device: str
+    image_ids: tuple[int, ...]
+    detections: bytes
+    failures: tuple[Failure, ...] = ()
+    durations: Durations = field(default_factory=dict)

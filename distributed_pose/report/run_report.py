@@ -1,0 +1,141 @@
+"""The report of a run, and its files."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distributed_pose.files import write_atomically
+from distributed_pose.metrics.throughput import StageFigures
+from distributed_pose.records import Failure
+
+# Libraries whose version can change a figure.
+_LIBRARIES = (
+    "distributed-pose",
+    "opencv-python-headless",
+    "onnxruntime",
+    "openvino",
+    "numpy",
+    "pycocotools",
+    "ray",
+)
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """The model: the file that the user named, and its SHA-256."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DeviceReport:
+    """One device.
+
+    Attributes:
+        name: unique in the run.
+        kind: `cpu`.
+        id: number of the device among those of its kind.
+        node: address of its node.
+        description: the device's own name.
+        threads: CPU threads of its worker.
+        images: settled by it.
+        busy_share: share of the timed phase that it spent in its model.
+        compute_images_per_s: images a second of model time, compute only.
+    """
+
+    name: str
+    kind: str
+    id: int
+    node: str
+    description: str
+    threads: int
+    images: int
+    busy_share: float
+    compute_images_per_s: float
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Two figures with two names, and what lies between them.
+
+    Attributes:
+        wall_images_per_s: images over the wall time from the first dispatch to the last result,
+            all devices ready before.
+        compute_images_per_s: images over model time, compute only, by device and in sum.
+        wall_s: that wall time.
+        outside_inference_share: share of the devices' wall time in which their model did not run.
+    """
+
+    wall_images_per_s: float
+    compute_images_per_s: Mapping[str, float]
+    wall_s: float
+    outside_inference_share: float
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """All that a run found. `ap` is None for a run that is not complete.
+
+    Attributes:
+        complete: every image has a result.
+        partial_by_choice: a limit left images out, and AP is over the rest.
+        num_images: images of the run.
+        failures: images without a result, and why.
+        ap: the ten COCO figures by name; -1 where COCO leaves one undefined.
+        warmup_s: time to start the workers, load and warm up the model on every device.
+    """
+
+    complete: bool
+    partial_by_choice: bool
+    num_images: int
+    num_detections: int
+    failures: tuple[Failure, ...]
+    ap: Mapping[str, float] | None
+    profile: str
+    precision: str
+    backend: str
+    engine: str
+    model: ModelReport
+    throughput: Throughput
+    stages: Mapping[str, StageFigures]
+    warmup_s: float
+    devices: tuple[DeviceReport, ...]
+    versions: Mapping[str, str]
+
+    def to_json(self) -> str:
+        """Returns the report as indented JSON."""
+        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
+
+
+def library_versions() -> dict[str, str]:
+    """Returns the installed versions of the libraries that can change a figure."""
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write_run(
+    folder: Path,
+    report: RunReport,
+    detections: Sequence[Mapping[str, Any]],
+    config: Mapping[str, Any],
+) -> None:
+    """Writes `detections.json`, the resolved `config.yaml` and, last, `report.json`.
+
+    Raises:
+        ExecutionError: if a file cannot be written.
+    """
+    rows = ",\n".join(json.dumps(detection, allow_nan=False) for detection in detections)
+    write_atomically(folder / "detections.json", f"[\n{rows}\n]\n" if rows else "[]\n")
+    write_atomically(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+    write_atomically(folder / "report.json", report.to_json())

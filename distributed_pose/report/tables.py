@@ -1,0 +1,92 @@
+"""A report as tables for the terminal."""
+
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from distributed_pose.records import DevicePlan
+from distributed_pose.report.run_report import RunReport
+
+_FAILURES_SHOWN = 5
+_MS = 1e6
+
+
+def run_tables(report: RunReport) -> Iterator[RenderableType]:
+    """Yields what a user wants to see after a run; an incomplete one has no AP."""
+    yield _ap(report) if report.ap is not None else _failures(report)
+    yield _throughput(report)
+    yield _stages(report)
+
+
+def device_table(devices: tuple[DevicePlan, ...], backend: str) -> Table:
+    """Returns the devices that a run would use."""
+    table = Table("device", "kind", "node", "threads", "backend", title="Devices")
+    for device in devices:
+        table.add_row(device.name, device.kind, device.node or "here", str(device.threads), backend)
+    return table
+
+
+def _ap(report: RunReport) -> Table:
+    subset = ", a chosen part" if report.partial_by_choice else ""
+    table = Table(title=f"COCO keypoint AP, {report.num_images} images{subset}")
+    values = report.ap or {}
+    for name in values:
+        table.add_column(name, justify="right")
+    table.add_row(*(f"{value:.3f}" for value in values.values()))
+    table.caption = (
+        f"{report.backend} · {report.precision} · profile {report.profile} · "
+        f"{report.num_detections} detections"
+    )
+    return table
+
+
+def _failures(report: RunReport) -> Table:
+    failed = len(report.failures)
+    table = Table(
+        "image",
+        "file",
+        "reason",
+        title=f"Incomplete: {failed} of {report.num_images} images failed",
+    )
+    for failure in report.failures[:_FAILURES_SHOWN]:
+        table.add_row(str(failure.image_id), failure.file_name, failure.reason)
+    hidden = failed - _FAILURES_SHOWN
+    table.caption = f"{hidden} more in report.json" if hidden > 0 else "no AP without them"
+    return table
+
+
+def _throughput(report: RunReport) -> Table:
+    table = Table(title="Throughput, images/s")
+    table.add_column("device")
+    for name in ("images", "busy", "compute only", "wall clock"):
+        table.add_column(name, justify="right")
+    for device in report.devices:
+        table.add_row(
+            f"{device.name} {device.description}",
+            str(device.images),
+            f"{device.busy_share:.0%}",
+            f"{device.compute_images_per_s:.2f}",
+            "",
+        )
+    figures = report.throughput
+    table.add_section()
+    table.add_row(
+        "all",
+        str(sum(device.images for device in report.devices)),
+        f"{1 - figures.outside_inference_share:.0%}",
+        f"{figures.compute_images_per_s['total']:.2f}",
+        f"{figures.wall_images_per_s:.2f}",
+    )
+    table.caption = f"{figures.wall_s:.1f} s of work, {report.warmup_s:.1f} s of warm-up before it"
+    return table
+
+
+def _stages(report: RunReport) -> Table:
+    table = Table("stage", title="Stages, milliseconds")
+    for name in ("count", "total", "p50", "p90", "p99"):
+        table.add_column(name, justify="right")
+    for stage, figures in report.stages.items():
+        times = (figures.total_ns, figures.p50_ns, figures.p90_ns, figures.p99_ns)
+        table.add_row(stage, str(figures.count), *(f"{time / _MS:.2f}" for time in times))
+    return table

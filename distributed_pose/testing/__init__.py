@@ -1,0 +1,1 @@
+"""Fakes that ship: an oracle in place of a model."""

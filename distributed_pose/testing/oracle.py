@@ -1,0 +1,68 @@
+"""A backend that draws heatmaps and PAFs from the ground truth.
+
+With it everything but the network is real, so that the whole system must reach a known AP.
+"""
+
+import json
+from collections import defaultdict
+
+import numpy as np
+import numpy.typing as npt
+
+from distributed_pose.backends.base import InputBatch, Maps
+from distributed_pose.errors import SetupError
+from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS, STRIDE
+from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
+from distributed_pose.records import Geometry
+
+
+class OracleBackend:
+    """Answers from the labelled people of each image; crowds count as nobody.
+
+    Its model is the content of a COCO annotation file.
+    """
+
+    precision = "f32"
+    description = "ground truth"
+
+    def __init__(self, content: bytes, *, precision: str, threads: int) -> None:
+        del precision, threads  # It draws in float32, on one thread.
+        people: dict[int, list[list[float]]] = defaultdict(list)
+        for annotation in json.loads(content)["annotations"]:
+            if not annotation.get("iscrowd") and annotation.get("num_keypoints"):
+                people[annotation["image_id"]].append(annotation["keypoints"])
+        self._people: dict[int, list[list[float]]] | None = dict(people)
+
+    def infer(self, batch: InputBatch) -> Maps:
+        if self._people is None:
+            raise SetupError("the backend is closed")
+        input_height, input_width = batch.inputs_N3HW.shape[2:]
+        grid_hw = input_height // STRIDE, input_width // STRIDE
+        heatmaps, pafs = [], []
+        for image_id, geometry in zip(batch.image_ids, batch.geometries, strict=True):
+            coco_P17x3 = np.reshape(
+                np.array(self._people.get(image_id, []), np.float32), (-1, NUM_COCO_KEYPOINTS, 3)
+            )
+            keypoints = network_keypoints(coco_P17x3)
+            _to_input_px(keypoints, geometry, (input_height, input_width))
+            heatmaps.append(draw_heatmaps(keypoints, grid_hw))
+            pafs.append(draw_pafs(keypoints, grid_hw))
+        return Maps(np.stack(heatmaps), np.stack(pafs))
+
+    def close(self) -> None:
+        self._people = None
+
+
+def _to_input_px(
+    keypoints_P18x3: npt.NDArray[np.float32], geometry: Geometry, input_hw: tuple[int, int]
+) -> None:
+    """Moves keypoints from image to input pixels, in place.
+
+    COCO's coordinates count from the corner of the first pixel, network targets from its centre.
+    """
+    width = input_hw[1] - geometry.pad_left - geometry.pad_right
+    height = input_hw[0] - geometry.pad_top - geometry.pad_bottom
+    keypoints_P18x3[..., 0] *= width / geometry.image_width
+    keypoints_P18x3[..., 1] *= height / geometry.image_height
+    keypoints_P18x3[..., 0] += geometry.pad_left - 0.5
+    keypoints_P18x3[..., 1] += geometry.pad_top - 0.5

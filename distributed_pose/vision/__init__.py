@@ -1,0 +1,1 @@
+"""Images to network inputs: the preprocessing profiles. Pure functions."""
