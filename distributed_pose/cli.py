@@ -147,8 +147,10 @@ def _progress(*, shown: bool) -> Iterator[_Bar]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    # On stderr, so that stdout holds results alone.
-    with ProgressBar(*columns, console=Console(stderr=True), disable=not shown) as bar:
+    # On stderr, so that stdout holds results alone; a log file gets none of it.
+    console = Console(stderr=True)
+    hidden = not (shown and console.is_terminal)
+    with ProgressBar(*columns, console=console, transient=True, disable=hidden) as bar:
         yield _Bar(bar)
 
 

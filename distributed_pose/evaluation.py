@@ -212,6 +212,7 @@ def _device(ledger: Ledger, device: DeviceReady, wall_ns: int) -> DeviceReport:
         device.plan.node,
         device.description,
         device.plan.threads,
+        device.batch_size,
         images,
         inference_ns / wall_ns,
         images_per_s(images, inference_ns),

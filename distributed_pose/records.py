@@ -71,12 +71,16 @@ class DevicePlan:
 
 @dataclass(frozen=True)
 class DeviceReady:
-    """A device whose worker has loaded and warmed up its model."""
+    """A device whose worker has loaded and warmed up its model.
+
+    `batch_size` is 1 for a model that mixes the images of a batch, whatever was asked for.
+    """
 
     plan: DevicePlan
     backend: str
     precision: str
     description: str
+    batch_size: int
     warmup_ns: int
 
 

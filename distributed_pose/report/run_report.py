@@ -44,6 +44,7 @@ class DeviceReport:
         node: address of its node.
         description: the device's own name.
         threads: CPU threads of its worker.
+        batch_size: most images that it infers at once.
         images: settled by it.
         busy_share: share of the timed phase that it spent in its model.
         compute_images_per_s: images a second of model time, compute only.
@@ -55,6 +56,7 @@ class DeviceReport:
     node: str
     description: str
     threads: int
+    batch_size: int
     images: int
     busy_share: float
     compute_images_per_s: float

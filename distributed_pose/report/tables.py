@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
@@ -29,7 +30,8 @@ def device_table(devices: tuple[DevicePlan, ...], backend: str) -> Table:
 
 def _ap(report: RunReport) -> Table:
     subset = ", a chosen part" if report.partial_by_choice else ""
-    table = Table(title=f"COCO keypoint AP, {report.num_images} images{subset}")
+    title = f"COCO keypoint AP, {report.num_images} images{subset}"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     values = report.ap or {}
     for name in values:
         table.add_column(name, justify="right")
@@ -59,11 +61,12 @@ def _failures(report: RunReport) -> Table:
 def _throughput(report: RunReport) -> Table:
     table = Table(title="Throughput, images/s")
     table.add_column("device")
-    for name in ("images", "busy", "compute only", "wall clock"):
+    for name in ("batch", "images", "busy", "compute only", "wall clock"):
         table.add_column(name, justify="right")
     for device in report.devices:
         table.add_row(
             f"{device.name} {device.description}",
+            str(device.batch_size),
             str(device.images),
             f"{device.busy_share:.0%}",
             f"{device.compute_images_per_s:.2f}",
@@ -73,6 +76,7 @@ def _throughput(report: RunReport) -> Table:
     table.add_section()
     table.add_row(
         "all",
+        "",
         str(sum(device.images for device in report.devices)),
         f"{1 - figures.outside_inference_share:.0%}",
         f"{figures.compute_images_per_s['total']:.2f}",

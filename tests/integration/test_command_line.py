@@ -1,0 +1,255 @@
+"""The command as a user meets it: output, files, exit codes, one line for every broken input."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+import yaml
+from onnx import TensorProto, helper
+
+from distributed_pose.cli import main
+from tests.conftest import Dataset
+
+FIGURES = ["AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"]
+STAGES = ["read", "decode_jpeg", "preprocess", "inference", "transfer", "group", "score"]
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs the command in this process and returns exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["distributed-pose", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        out, err = capsys.readouterr()
+        return int(exit_.value.code or 0), out, err
+
+    return command
+
+
+def settings(dataset: Dataset, **values: Any) -> list[str]:
+    """Returns --set options of an inline run with the oracle."""
+    keys = {
+        "data.images": dataset.images,
+        "data.annotations": dataset.annotations,
+        "engine": "inline",
+        "backend": "oracle",
+        **{key.replace("__", "."): value for key, value in values.items()},
+    }
+    return [word for key, value in keys.items() for word in ("--set", f"{key}={value}")]
+
+
+@pytest.fixture
+def copied(people: Dataset, tmp_path: Path) -> Dataset:
+    """A dataset that a test may break."""
+    shutil.copytree(people.images, tmp_path / "copied")
+    annotations = Path(shutil.copy(people.annotations, tmp_path / "copied.json"))
+    return Dataset(tmp_path / "copied", annotations)
+
+
+def edit(dataset: Dataset, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads(dataset.annotations.read_text())
+    change(content)
+    dataset.annotations.write_text(json.dumps(content))
+
+
+def test_a_run_shows_its_figures_and_writes_its_files(run: Run, people: Dataset) -> None:
+    code, out, _ = run("evaluate", *settings(people), "--output", "first")
+    report = json.loads(Path("first/report.json").read_text())
+    detections = json.loads(Path("first/detections.json").read_text())
+    config = yaml.safe_load(Path("first/config.yaml").read_text())
+    assert code == 0
+    assert f"{report['ap']['AP']:.3f}" in out
+    assert "first" in out
+    assert list(report["ap"]) == FIGURES
+    assert list(report["stages"]) == STAGES
+    assert report["stages"]["group"]["count"] == report["num_images"] == 12
+    assert report["throughput"]["wall_images_per_s"] > 0
+    assert report["throughput"]["compute_images_per_s"].keys() == {"cpu:0", "total"}
+    assert 0 < report["throughput"]["outside_inference_share"] < 1
+    assert {"numpy", "opencv-python-headless", "pycocotools", "ray"} <= report["versions"].keys()
+    assert config["profile"] == "modelzoo"
+    assert {frozenset(detection) for detection in detections} == {
+        frozenset({"image_id", "category_id", "keypoints", "score"})
+    }
+    order = [(detection["image_id"], -detection["score"]) for detection in detections]
+    assert order == sorted(order)
+
+
+def test_the_written_config_gives_the_same_run(run: Run, people: Dataset) -> None:
+    run("evaluate", *settings(people), "--output", "first")
+    code, _, _ = run("evaluate", "--config", "first/config.yaml", "--output", "second")
+    first, second = (Path(name, "detections.json").read_bytes() for name in ("first", "second"))
+    assert code == 0
+    assert first == second
+
+
+def test_json_prints_the_report_alone(run: Run, people: Dataset) -> None:
+    code, out, err = run("evaluate", *settings(people), "--json", "--output", "first")
+    assert code == 0
+    assert json.loads(out) == json.loads(Path("first/report.json").read_text())
+    assert not err
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("data.anotations=x", "data.annotations"),
+        ("batchsize=4", "batch_size"),
+        ("batch_size=none", "batch_size"),
+        ("batch_size=0", "batch_size"),
+        ("profile=modelzo", "modelzoo"),
+        ("devices=gpu", "devices"),
+        ("data.limit=-1", "data.limit"),
+        ("engine", "engine"),
+    ],
+)
+def test_a_wrong_setting_is_a_usage_error_that_names_the_key(
+    run: Run, option: str, named: str
+) -> None:
+    code, out, err = run("evaluate", "--set", option)
+    assert code == 2
+    assert named in err
+    assert not out
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda c: c["images"].append(c["images"][0]), "twice"),
+        (lambda c: c["images"][0].update(file_name="../secret.jpg"), "../secret.jpg"),
+        (lambda c: c["images"][0].update(file_name="/etc/passwd"), "/etc/passwd"),
+        (lambda c: c["categories"][0].pop("keypoints"), "keypoint"),
+        (lambda c: c.pop("annotations"), "annotations"),
+    ],
+)
+def test_a_broken_annotation_file_is_a_setup_error_that_names_it(
+    run: Run, copied: Dataset, change: Callable[[dict[str, Any]], object], named: str
+) -> None:
+    edit(copied, change)
+    code, _, err = run("evaluate", *settings(copied))
+    assert code == 3
+    assert str(copied.annotations) in err
+    assert named in err
+    assert len(err.splitlines()) == 1
+
+
+def test_annotations_that_are_not_json_are_a_setup_error(run: Run, copied: Dataset) -> None:
+    copied.annotations.write_bytes(b"\xff\xd8 a picture")
+    code, _, err = run("evaluate", *settings(copied))
+    assert (code, len(err.splitlines())) == (3, 1)
+    assert f"{copied.annotations} is not JSON" in err
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("data__images", "nowhere"), ("data__annotations", "nowhere.json")]
+)
+def test_a_missing_path_is_a_setup_error_that_names_it(
+    run: Run, people: Dataset, key: str, value: str
+) -> None:
+    code, _, err = run("evaluate", *settings(people, **{key: value}))
+    assert (code, len(err.splitlines())) == (3, 1)
+    assert value in err
+    assert key.replace("__", ".") in err
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_an_unusable_image_is_a_recorded_failure_of_an_incomplete_run(
+    run: Run, copied: Dataset, damage: str
+) -> None:
+    victim = sorted(copied.images.iterdir())[3]
+    if damage == "missing":
+        victim.unlink()
+    else:
+        victim.write_bytes(victim.read_bytes()[:2000])
+    code, out, _ = run("evaluate", *settings(copied), "--output", "broken")
+    report = json.loads(Path("broken/report.json").read_text())
+    assert code == 4
+    assert not report["complete"]
+    assert report["ap"] is None
+    assert [failure["file_name"] for failure in report["failures"]] == [victim.name]
+    assert "Incomplete" in out
+    assert victim.name in out
+    assert "AP50" not in out
+
+
+def test_no_detections_at_all_give_zeros(run: Run, people: Dataset) -> None:
+    values = {"model__path": silent_model(), "backend": "onnxruntime"}
+    code, _, _ = run("evaluate", *settings(people, **values), "--output", "silent")
+    report = json.loads(Path("silent/report.json").read_text())
+    assert code == 0
+    assert report["num_detections"] == 0
+    assert report["ap"]["AP"] == 0
+
+
+def test_a_model_with_other_outputs_is_a_setup_error_that_lists_them(
+    run: Run, people: Dataset
+) -> None:
+    values = {"model__path": silent_model(heatmaps=21), "backend": "onnxruntime"}
+    code, _, err = run("evaluate", *settings(people, **values))
+    assert (code, len(err.splitlines())) == (3, 1)
+    assert "heatmaps [?, 21, ?, ?]" in err
+
+
+def test_a_checkpoint_of_another_network_is_a_setup_error_that_lists_tensors(
+    run: Run, people: Dataset
+) -> None:
+    torch.save({"state_dict": {"other.weight": torch.zeros(3)}}, "other.pth")
+    values = {"model__path": "other.pth", "backend": "onnxruntime"}
+    code, _, err = run("evaluate", *settings(people, **values))
+    assert (code, len(err.splitlines())) == (3, 1)
+    assert "other.pth" in err
+    assert "model.0.0.weight" in err
+    assert "other.weight" in err
+
+
+def test_devices_lists_what_would_be_used(run: Run) -> None:
+    code, out, _ = run("devices", "--set", "engine=inline", "--set", "devices=cpu:2")
+    assert code == 0
+    assert "cpu:0" in out
+    assert "cpu:1" in out
+
+
+def test_an_unknown_command_is_a_usage_error(run: Run) -> None:
+    assert run("evalute")[0] == 2
+
+
+def test_the_module_is_the_command() -> None:
+    command = [sys.executable, "-m", "distributed_pose", "--version"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert answer.stdout.startswith("distributed-pose ")
+
+
+def silent_model(heatmaps: int = 19) -> Path:
+    """Returns the path of a model with a stride of 8 that answers zeros."""
+    outputs = {"heatmaps": heatmaps, "pafs": 38}
+    weights = [
+        helper.make_tensor(
+            f"w_{name}", TensorProto.FLOAT, (n, 3, 8, 8), bytes(4 * n * 192), raw=True
+        )
+        for name, n in outputs.items()
+    ]
+    nodes = [
+        helper.make_node("Conv", ["data", f"w_{name}"], [name], strides=[8, 8]) for name in outputs
+    ]
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", channels, "h", "w"])
+        for name, channels in {"data": 3, **outputs}.items()
+    ]
+    graph = helper.make_graph(nodes, "silent", ports[:1], ports[1:], weights)
+    opset = [helper.make_opsetid("", 11)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=7), "silent.onnx")
+    return Path("silent.onnx")

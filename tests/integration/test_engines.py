@@ -1,0 +1,102 @@
+"""The same detections, byte for byte, whatever runs the workers."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from distributed_pose.cluster.engine import InlineEngine
+from distributed_pose.data.shards import Shard
+from distributed_pose.evaluation import evaluate, evaluate_on, read_inputs
+from distributed_pose.records import ShardResult
+from tests.conftest import Dataset
+
+# The oracle's AP at coco-mini: decoding and rounding are all that keeps it from 1, with people
+# that hide each other and people that are smaller than a cell of the maps.
+ORACLE_AP = {"modelzoo": 0.8563, "upstream": 0.8696}
+
+
+class ReversedEngine(InlineEngine):
+    """Finishes the last shard first."""
+
+    def run(self, shards: Iterable[Shard]) -> Iterator[ShardResult]:
+        return reversed([*super().run([*shards][::-1])])
+
+
+@pytest.fixture(scope="module")
+def expected(coco_mini: Dataset, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The detections of one worker without Ray, one image at a time."""
+    output = tmp_path_factory.mktemp("inline")
+    evaluate(coco_mini.config(batch_size=1), output)
+    return (output / "detections.json").read_bytes()
+
+
+@pytest.mark.parametrize("batch_size", [4, 7])
+def test_inline_detections_do_not_depend_on_the_batch_size(
+    coco_mini: Dataset, expected: bytes, tmp_path: Path, batch_size: int
+) -> None:
+    evaluate(coco_mini.config(batch_size=batch_size), tmp_path)
+    assert (tmp_path / "detections.json").read_bytes() == expected
+
+
+def test_detections_do_not_depend_on_the_order_of_completion(
+    coco_mini: Dataset, expected: bytes, tmp_path: Path
+) -> None:
+    config = coco_mini.config(batch_size=4)
+    with ReversedEngine(config) as engine:
+        evaluate_on(engine, config, read_inputs(config), tmp_path)
+    assert (tmp_path / "detections.json").read_bytes() == expected
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize(
+    ("workers", "batch_size", "reducers"), [(1, 7, 1), (2, 1, 2), (2, 4, 1), (4, 4, 2)]
+)
+def test_ray_gives_the_inline_detections(
+    coco_mini: Dataset,
+    expected: bytes,
+    tmp_path: Path,
+    workers: int,
+    batch_size: int,
+    reducers: int,
+) -> None:
+    config = coco_mini.config(
+        engine="ray", devices=f"cpu:{workers}", batch_size=batch_size, reducers=reducers
+    )
+    report = evaluate(config, tmp_path)
+    assert (tmp_path / "detections.json").read_bytes() == expected
+    assert [device.name for device in report.devices] == [f"cpu:{i}" for i in range(workers)]
+    assert sum(device.images for device in report.devices) == report.num_images == 50
+
+
+@pytest.mark.parametrize("profile", ["modelzoo", "upstream"])
+def test_the_oracle_reaches_its_known_ap(coco_mini: Dataset, profile: str) -> None:
+    report = evaluate(coco_mini.config(profile=profile))
+    assert report.ap is not None
+    assert report.ap["AP"] == pytest.approx(ORACLE_AP[profile], abs=1e-4)
+
+
+def test_rendered_people_are_found_by_the_oracle_on_ray(
+    people: Dataset, tmp_path: Path, local_ray: None
+) -> None:
+    del local_ray
+    inline = evaluate(people.config(maps_dtype="f16"), tmp_path / "inline")
+    on_ray = evaluate(people.config(engine="ray", maps_dtype="f16"), tmp_path / "ray")
+    names = ("inline", "ray")
+    first, second = ((tmp_path / name / "detections.json").read_bytes() for name in names)
+    assert first == second
+    assert inline.ap == on_ray.ap
+    assert inline.ap is not None
+    assert inline.ap["AP"] > 0.8
+
+
+def test_a_limit_scores_the_first_ids_and_is_marked(people: Dataset, tmp_path: Path) -> None:
+    report = evaluate(people.config(data={"limit": 5}), tmp_path)
+    listed = json.loads(people.annotations.read_text())["images"]
+    first = sorted(image["id"] for image in listed)[:5]
+    found = {d["image_id"] for d in json.loads((tmp_path / "detections.json").read_text())}
+    assert report.partial_by_choice
+    assert report.complete
+    assert report.num_images == 5
+    assert found <= set(first)

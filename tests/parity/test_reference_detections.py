@@ -1,0 +1,99 @@
+"""Real networks on real images give the reference decoder's detections and AP.
+
+The tolerances stand in one table. The reference files were made with ONNX Runtime at float32.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distributed_pose.evaluation import evaluate
+from tests.conftest import Dataset
+
+NETWORKS = ("human_pose_estimation_0001", "tf_pose_mobilenet_v2_small")
+PROFILES = ("modelzoo", "upstream")
+
+KEYPOINT_TOLERANCE_PX = 0.01
+SCORE_TOLERANCE = 1e-2
+
+# Largest difference of AP to the reference. In bf16 a single person of the 46 moves AP by 0.02.
+AP_TOLERANCE = {
+    ("onnxruntime", "f32"): 0.0005,
+    ("openvino", "f32"): 0.002,
+    ("openvino", "bf16"): 0.02,
+}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_onnxruntime_gives_the_reference_detections(
+    coco_mini: Dataset, shared: Path, tmp_path: Path, network: str, profile: str
+) -> None:
+    ap, found = run(coco_mini, shared, tmp_path, network, profile, "onnxruntime", "f32")
+    reference = read_reference(shared, network, profile)
+    expected = sorted(reference["detections"], key=lambda d: (d["image_id"], -d["score"]))
+    assert [d["image_id"] for d in found] == [d["image_id"] for d in expected]
+    np.testing.assert_allclose(
+        [d["keypoints"] for d in found],
+        [d["keypoints"] for d in expected],
+        rtol=0,
+        atol=KEYPOINT_TOLERANCE_PX,
+    )
+    np.testing.assert_allclose(
+        [d["score"] for d in found], [d["score"] for d in expected], atol=SCORE_TOLERANCE
+    )
+    tolerance = AP_TOLERANCE["onnxruntime", "f32"]
+    assert ap == pytest.approx(reference["stats"], abs=tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_openvino_gives_the_reference_ap(
+    coco_mini: Dataset, shared: Path, tmp_path: Path, network: str, profile: str, precision: str
+) -> None:
+    if precision == "bf16":
+        skip_without_bf16()
+    ap, _ = run(coco_mini, shared, tmp_path, network, profile, "openvino", precision)
+    expected = read_reference(shared, network, profile)["stats"]["AP"]
+    assert ap["AP"] == pytest.approx(expected, abs=AP_TOLERANCE["openvino", precision])
+
+
+def skip_without_bf16() -> None:
+    import openvino
+
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this processor has no native bf16")
+
+
+def run(  # noqa: PLR0917
+    dataset: Dataset,
+    shared: Path,
+    output: Path,
+    network: str,
+    profile: str,
+    backend: str,
+    precision: str,
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Returns AP and detections of a run whose report tells the truth about its precision."""
+    config = dataset.config(
+        model={"path": shared / "models" / f"{network}.onnx"},
+        profile=profile,
+        backend=backend,
+        precision=precision,
+        batch_size=4,
+    )
+    report = evaluate(config, output)
+    assert (report.precision, report.backend, report.profile) == (precision, backend, profile)
+    assert report.ap is not None
+    return dict(report.ap), json.loads((output / "detections.json").read_text())
+
+
+def read_reference(shared: Path, network: str, profile: str) -> dict[str, Any]:
+    path = shared / "reference" / f"coco-mini.{network}.{profile}.json"
+    reference: dict[str, Any] = json.loads(path.read_text())
+    return reference
