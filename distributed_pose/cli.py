@@ -1,5 +1,6 @@
 """The command line: parse, call, map errors to exit codes."""
 
+import importlib
 import logging
 import sys
 from collections.abc import Iterator
@@ -120,6 +121,21 @@ def export(
     typer.echo(f"Written to {output}: {len(content) / 1e6:.1f} MB, opset {opset}, equal to PyTorch")
 
 
+@app.command("demo-data")
+def demo_data(
+    *,
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    images: Annotated[int, typer.Option(help="How many images.")] = 64,
+    seed: Annotated[int, typer.Option(help="Other seeds give other images.")] = 0,
+) -> None:
+    """Render a COCO keypoint dataset of any size, the same from the same seed."""
+    demo = importlib.import_module("distributed_pose.demo.dataset")
+    with _progress(shown=True) as on_progress:
+        on_progress(images, 0)
+        written = demo.write_dataset(folder, images, seed, lambda done: on_progress(images, done))
+    typer.echo(f"--set data.images={written.images} --set data.annotations={written.annotations}")
+
+
 class _Bar:
     """A progress bar with images a second."""
 
@@ -133,9 +149,7 @@ class _Bar:
             self._start = monotonic()
         elapsed_s = monotonic() - self._start
         rate = f"{done / elapsed_s:.1f} images/s" if done and elapsed_s else ""
-        self._bar.update(
-            self._task, description="evaluating", total=total, completed=done, rate=rate
-        )
+        self._bar.update(self._task, description="at work", total=total, completed=done, rate=rate)
 
 
 @contextmanager

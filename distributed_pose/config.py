@@ -46,7 +46,10 @@ class _Section(BaseModel):
 
 
 class DataConfig(_Section):
-    """The dataset: a folder of images and a COCO keypoint annotation file."""
+    """The dataset: a folder of images and a COCO keypoint annotation file.
+
+    A run that names neither these nor a model is the demo.
+    """
 
     images: Path | None = None
     annotations: Path | None = None

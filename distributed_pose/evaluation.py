@@ -1,5 +1,6 @@
 """The whole flow of a run: dataset and model in, detections and report out."""
 
+import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,12 +35,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a run reads: checked before any device is started."""
+    """What a run reads, checked before any device is started, and what to tell its user."""
 
     index: CocoIndex
     folder: Path
     backend: str
     model: Artifact
+    note: str
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def read_inputs(config: RunConfig) -> RunInputs:
         SetupError: if a file is missing or is not what it should be.
     """
     backend = resolve_backend(config.backend, config.precision)
+    config, note = _with_demo(config)
     folder = _required(config.data.images, "data.images")
     annotations = _required(config.data.annotations, "data.annotations")
     if BACKENDS[backend].runs_model:
@@ -106,7 +109,22 @@ def read_inputs(config: RunConfig) -> RunInputs:
     else:
         content = annotations.read_bytes()
         model = Artifact(content, sha256_hex(content), str(annotations))
-    return RunInputs(index, folder, backend, model)
+    return RunInputs(index, folder, backend, model, note)
+
+
+def _with_demo(config: RunConfig) -> tuple[RunConfig, str]:
+    """Returns the demo in place of data and model if none of them is named, and its note."""
+    data, model = config.data, config.model
+    if data.images or data.annotations or model.path:
+        return config, ""
+    # By name, so that the system does not depend on its demo.
+    demo = importlib.import_module("distributed_pose.demo.default").prepare_demo()
+    paths = {"images": demo.images, "annotations": demo.annotations}
+    update = {
+        "data": data.model_copy(update=paths),
+        "model": model.model_copy(update={"path": demo.model}),
+    }
+    return config.model_copy(update=update), demo.note
 
 
 def open_engine(config: RunConfig) -> Engine:
@@ -165,6 +183,7 @@ def _report(
         ap = coco_ap(inputs.index.ground_truth, ledger.detections, image_ids)
         durations["score"].append(perf_counter_ns() - start)
     return RunReport(
+        note=inputs.note,
         complete=not failures,
         partial_by_choice=inputs.index.is_partial,
         num_images=len(inputs.index.images),

@@ -59,7 +59,8 @@ def export_onnx(
     Raises:
         SetupError: if the opset cannot be had, or ONNX Runtime's outputs differ from PyTorch's.
     """
-    model = _LastStage(network) if last_stage else network
+    # In evaluation mode as a whole: the exporter puts every module back into its root's mode.
+    model = _LastStage(network).eval() if last_stage else network
     names = OUTPUT_NAMES[-2:] if last_stage else OUTPUT_NAMES
     content = _export(model, names, opset)
     _check(model, content, names)

@@ -85,6 +85,7 @@ class RunReport:
     """All that a run found. `ap` is None for a run that is not complete.
 
     Attributes:
+        note: what the reader must know before any figure; empty where there is nothing.
         complete: every image has a result.
         partial_by_choice: a limit left images out, and AP is over the rest.
         num_images: images of the run.
@@ -93,6 +94,7 @@ class RunReport:
         warmup_s: time to start the workers, load and warm up the model on every device.
     """
 
+    note: str
     complete: bool
     partial_by_choice: bool
     num_images: int

@@ -15,6 +15,8 @@ _MS = 1e6
 
 def run_tables(report: RunReport) -> Iterator[RenderableType]:
     """Yields what a user wants to see after a run; an incomplete one has no AP."""
+    if report.note:
+        yield report.note
     yield _ap(report) if report.ap is not None else _failures(report)
     yield _throughput(report)
     yield _stages(report)

@@ -8,14 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import onnx
 import pytest
 import torch
 import yaml
-from onnx import TensorProto, helper
 
 from distributed_pose.cli import main
 from tests.conftest import Dataset
+from tests.tiny_models import save_constant_model
 
 FIGURES = ["AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"]
 STAGES = ["read", "decode_jpeg", "preprocess", "inference", "transfer", "group", "score"]
@@ -187,7 +186,7 @@ def test_an_unusable_image_is_a_recorded_failure_of_an_incomplete_run(
 
 
 def test_no_detections_at_all_give_zeros(run: Run, people: Dataset) -> None:
-    values = {"model__path": silent_model(), "backend": "onnxruntime"}
+    values = {"model__path": save_constant_model(Path("silent.onnx")), "backend": "onnxruntime"}
     code, _, _ = run("evaluate", *settings(people, **values), "--output", "silent")
     report = json.loads(Path("silent/report.json").read_text())
     assert code == 0
@@ -198,7 +197,10 @@ def test_no_detections_at_all_give_zeros(run: Run, people: Dataset) -> None:
 def test_a_model_with_other_outputs_is_a_setup_error_that_lists_them(
     run: Run, people: Dataset
 ) -> None:
-    values = {"model__path": silent_model(heatmaps=21), "backend": "onnxruntime"}
+    values = {
+        "model__path": save_constant_model(Path("other.onnx"), heatmaps=21),
+        "backend": "onnxruntime",
+    }
     code, _, err = run("evaluate", *settings(people, **values))
     assert (code, len(err.splitlines())) == (3, 1)
     assert "heatmaps [?, 21, ?, ?]" in err
@@ -231,25 +233,3 @@ def test_the_module_is_the_command() -> None:
     command = [sys.executable, "-m", "distributed_pose", "--version"]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     assert answer.stdout.startswith("distributed-pose ")
-
-
-def silent_model(heatmaps: int = 19) -> Path:
-    """Returns the path of a model with a stride of 8 that answers zeros."""
-    outputs = {"heatmaps": heatmaps, "pafs": 38}
-    weights = [
-        helper.make_tensor(
-            f"w_{name}", TensorProto.FLOAT, (n, 3, 8, 8), bytes(4 * n * 192), raw=True
-        )
-        for name, n in outputs.items()
-    ]
-    nodes = [
-        helper.make_node("Conv", ["data", f"w_{name}"], [name], strides=[8, 8]) for name in outputs
-    ]
-    ports = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", channels, "h", "w"])
-        for name, channels in {"data": 3, **outputs}.items()
-    ]
-    graph = helper.make_graph(nodes, "silent", ports[:1], ports[1:], weights)
-    opset = [helper.make_opsetid("", 11)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=7), "silent.onnx")
-    return Path("silent.onnx")

@@ -1,0 +1,173 @@
+"""Writes the demo dataset: JPEG files and a COCO keypoint annotation file."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from distributed_pose.demo.scenes import Person, Scene, render_scene
+from distributed_pose.errors import ConfigError, ExecutionError
+from distributed_pose.files import write_atomically
+from distributed_pose.pose.skeleton import COCO_KEYPOINTS
+
+DEFAULT_NUM_IMAGES = 64
+DEFAULT_SEED = 0
+# Seeds from here on are kept for training.
+FIRST_TRAINING_SEED = 1_000_000
+# Changes whenever a seed would give other pictures.
+RENDERER_VERSION = 1
+
+JPEG_QUALITY = 90
+_MASK_TOLERANCE_PX = 1.0
+_COCO_SKELETON = (
+    *([16, 14], [14, 12], [17, 15], [15, 13], [12, 13], [6, 12], [7, 13], [6, 7], [6, 8], [7, 9]),
+    *([8, 10], [9, 11], [2, 3], [1, 2], [1, 3], [2, 4], [3, 5], [4, 6], [5, 7]),
+)
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DemoDataset:
+    """Where a demo dataset lies.
+
+    Attributes:
+        images: folder of the JPEG files.
+        annotations: COCO keypoint annotation file.
+    """
+
+    images: Path
+    annotations: Path
+
+
+def write_dataset(
+    folder: Path,
+    num_images: int = DEFAULT_NUM_IMAGES,
+    seed: int = DEFAULT_SEED,
+    progress: Callable[[int], None] | None = None,
+) -> DemoDataset:
+    """Returns the dataset written to `folder`, as `images/` and `annotations/`.
+
+    Image k depends on the seed and on k only: a larger dataset begins with the smaller one.
+
+    Args:
+        folder: created where missing; files of the same names are replaced.
+        num_images: number of images, at least 1.
+        seed: below `FIRST_TRAINING_SEED`, so that no image was seen in training.
+        progress: called with the number of images written so far, after each.
+
+    Raises:
+        ConfigError: if the number or the seed is out of range.
+        ExecutionError: if a file cannot be written.
+    """
+    _check(num_images, seed)
+    dataset = DemoDataset(folder / "images", folder / "annotations" / "person_keypoints.json")
+    _make_folder(dataset.images)
+    images: list[Json] = []
+    annotations: list[Json] = []
+    for index in range(num_images):
+        scene = render_scene(seed, index)
+        images.append(_write_image(dataset.images, index, scene))
+        for person in scene.people:
+            annotations.append(_annotation(len(annotations) + 1, index + 1, person))
+        if progress:
+            progress(index + 1)
+    content = json.dumps(_document(seed, images, annotations), separators=(",", ":"))
+    write_atomically(dataset.annotations, content + "\n")
+    return dataset
+
+
+def encode_jpeg(image_HW3: npt.NDArray[np.uint8]) -> bytes:
+    """Returns the image as JPEG."""
+    _, encoded = cv2.imencode(".jpg", image_HW3, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return encoded.tobytes()
+
+
+def person_box(person: Person) -> tuple[float, float, float, float]:
+    """Returns x, y, width, height of what is seen of a person, in image pixels."""
+    x, y, width, height = cv2.boundingRect(person.mask_HW.astype(np.uint8))
+    return float(x), float(y), float(width), float(height)
+
+
+def _check(num_images: int, seed: int) -> None:
+    if num_images < 1:
+        raise ConfigError(f"a dataset has at least 1 image, not {num_images}")
+    if not 0 <= seed < FIRST_TRAINING_SEED:
+        raise ConfigError(f"seed {seed} is not in 0 to {FIRST_TRAINING_SEED - 1}")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExecutionError(f"cannot create {folder}: {error.strerror}") from None
+
+
+def _write_image(folder: Path, index: int, scene: Scene) -> Json:
+    name = f"{index + 1:012d}.jpg"
+    try:
+        (folder / name).write_bytes(encode_jpeg(scene.image_HW3))
+    except OSError as error:
+        raise ExecutionError(f"cannot write {folder / name}: {error.strerror}") from None
+    height, width = scene.image_HW3.shape[:2]
+    return {"id": index + 1, "file_name": name, "height": height, "width": width, "license": 1}
+
+
+def _annotation(annotation_id: int, image_id: int, person: Person) -> Json:
+    keypoints = [value for x, y, v in person.keypoints_17x3 for value in _triplet(x, y, v)]
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": 1,
+        "iscrowd": int(person.crowd),
+        "num_keypoints": int((person.keypoints_17x3[:, 2] > 0).sum()),
+        "keypoints": keypoints,
+        "bbox": list(person_box(person)),
+        "area": float(person.mask_HW.sum()),
+        "segmentation": _runs(person.mask_HW) if person.crowd else _polygons(person.mask_HW),
+    }
+
+
+def _triplet(x: float, y: float, visibility: float) -> tuple[float, float, int]:
+    return round(float(x), 1), round(float(y), 1), int(visibility)
+
+
+def _polygons(mask_HW: npt.NDArray[np.bool_]) -> list[list[float]]:
+    """Returns the outlines of a mask, each as x, y, x, y, ... in image pixels."""
+    image = mask_HW.astype(np.uint8)
+    outlines, _ = cv2.findContours(image, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    simple = (cv2.approxPolyDP(outline, _MASK_TOLERANCE_PX, closed=True) for outline in outlines)
+    polygons = [
+        outline.astype(float).reshape(-1).tolist() for outline in simple if len(outline) > 2
+    ]
+    x, y, width, height = cv2.boundingRect(image)
+    box = [x, y, x + width, y, x + width, y + height, x, y + height]
+    return polygons or [[float(value) for value in box]]
+
+
+def _runs(mask_HW: npt.NDArray[np.bool_]) -> Json:
+    """Returns COCO's uncompressed run lengths: column by column, zeros first."""
+    flat = mask_HW.ravel(order="F")
+    changes = np.flatnonzero(np.diff(flat)) + 1
+    counts = np.diff([0, *changes, flat.size]).tolist()
+    return {"size": list(mask_HW.shape), "counts": [0, *counts] if flat[0] else counts}
+
+
+def _document(seed: int, images: list[Json], annotations: list[Json]) -> Json:
+    person = {"id": 1, "name": "person", "supercategory": "person"}
+    return {
+        "info": {
+            "description": "Rendered people with COCO keypoints",
+            "version": str(RENDERER_VERSION),
+            "seed": seed,
+        },
+        "licenses": [{"id": 1, "name": "Apache-2.0", "url": "https://www.apache.org/licenses/"}],
+        "images": images,
+        "annotations": annotations,
+        "categories": [person | {"keypoints": COCO_KEYPOINTS, "skeleton": _COCO_SKELETON}],
+    }

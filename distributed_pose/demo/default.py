@@ -1,0 +1,63 @@
+"""What a run uses that names neither data nor model."""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from distributed_pose.demo.dataset import (
+    DEFAULT_NUM_IMAGES,
+    DEFAULT_SEED,
+    RENDERER_VERSION,
+    DemoDataset,
+    write_dataset,
+)
+from distributed_pose.errors import SetupError
+from distributed_pose.model.artifacts import cache_folder
+
+NOTE = (
+    "This is the demo: rendered people and a network trained on such. For COCO, set data.images, "
+    "data.annotations and model.path; `distributed-pose fetch` downloads them."
+)
+
+WEIGHTS = Path(__file__).with_name("lightweight_openpose_demo.pth")
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The demo's inputs, as paths, and what to tell the user."""
+
+    images: Path
+    annotations: Path
+    model: Path
+    note: str
+
+
+def prepare_demo() -> Demo:
+    """Returns the demo; its images are rendered on first use and kept in the user's cache.
+
+    Raises:
+        SetupError: if the cache cannot be written.
+    """
+    dataset = _dataset(cache_folder().parent / "demo")
+    return Demo(dataset.images, dataset.annotations, WEIGHTS, NOTE)
+
+
+def _dataset(cache: Path) -> DemoDataset:
+    folder = cache / f"renderer-{RENDERER_VERSION}-seed-{DEFAULT_SEED}-images-{DEFAULT_NUM_IMAGES}"
+    kept = DemoDataset(folder / "images", folder / "annotations" / "person_keypoints.json")
+    if kept.annotations.exists():
+        return kept
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        # Renamed when it is whole, so that two first runs at once do no harm.
+        with tempfile.TemporaryDirectory(dir=cache) as temporary:
+            write_dataset(Path(temporary) / "whole")
+            (Path(temporary) / "whole").rename(folder)
+    except OSError as error:
+        if kept.annotations.exists():
+            return kept
+        hint = "set XDG_CACHE_HOME to a folder that can be written"
+        reason = os.strerror(error.errno) if error.errno else error
+        raise SetupError(f"cannot keep the demo images in {cache}: {reason}", hint) from None
+    return kept

@@ -1,0 +1,151 @@
+"""Turns a training checkpoint into the weights that ship, with a card that says what they are.
+
+    python -m distributed_pose.demo.publish --run DIR --date YYYY-MM-DD
+
+The averaged weights are rounded to half precision, scored on the demo dataset as they then are, and
+written under the tensor names of the published checkpoint.
+"""
+
+import argparse
+import datetime as dt
+import io
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distributed_pose.demo.dataset import (
+    DEFAULT_NUM_IMAGES,
+    DEFAULT_SEED,
+    FIRST_TRAINING_SEED,
+    RENDERER_VERSION,
+    write_dataset,
+)
+from distributed_pose.demo.train import CHECKPOINT, command
+from distributed_pose.files import sha256_hex, write_atomically
+from distributed_pose.metrics.coco_ap import PERSON_CATEGORY, coco_ap
+from distributed_pose.model.network import LightweightOpenPose
+from distributed_pose.pose.decode import decode
+from distributed_pose.vision.preprocess import decode_image, preprocess
+from distributed_pose.vision.profiles import PROFILES
+
+WEIGHTS = Path(__file__).with_name("lightweight_openpose_demo.pth")
+PROFILE = "modelzoo"
+
+State = dict[str, torch.Tensor]
+
+
+def half_precision(state: State) -> State:
+    """Returns the tensors with floats as float16; counters keep their type."""
+    return {
+        name: (tensor.half() if tensor.is_floating_point() else tensor).detach().contiguous()
+        for name, tensor in state.items()
+    }
+
+
+def demo_figures(
+    state: State, num_images: int = DEFAULT_NUM_IMAGES, seed: int = DEFAULT_SEED
+) -> dict[str, float]:
+    """Returns the COCO keypoint figures of weights on a demo dataset, profile `modelzoo`, f32."""
+    network = LightweightOpenPose().eval()
+    network.load_state_dict({name: _full(tensor) for name, tensor in state.items()})
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = write_dataset(Path(folder), num_images, seed)
+        truth = json.loads(dataset.annotations.read_text())
+        found = (_detect(network, record, dataset.images) for record in truth["images"])
+        detections = [detection for of_image in found for detection in of_image]
+    return coco_ap(truth, detections, [record["id"] for record in truth["images"]])
+
+
+def publish(
+    run: Path, weights: Path, date: str, num_images: int = DEFAULT_NUM_IMAGES
+) -> dict[str, Any]:
+    """Returns the card of the weights that it writes, with the card beside them as `.json`.
+
+    Args:
+        run: folder of a training run.
+        weights: file to write.
+        date: day of the training.
+        num_images: size of the demo dataset that the weights are scored on.
+    """
+    checkpoint = torch.load(run / CHECKPOINT, weights_only=True)
+    state = half_precision(checkpoint["averaged"])
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    held_out: dict[str, Any] = {"data": f"demo-data, seed {DEFAULT_SEED}, {num_images} images"}
+    held_out |= {"profile": PROFILE, "precision": "f32"}
+    figures = demo_figures(state, num_images).items()
+    held_out |= {name: round(value, 4) for name, value in figures}
+    card = _card(checkpoint, date, held_out, stream.getvalue())
+    write_atomically(weights, stream.getvalue())
+    write_atomically(weights.with_suffix(".json"), json.dumps(card, indent=2) + "\n")
+    return card
+
+
+def _full(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _detect(
+    network: LightweightOpenPose, record: dict[str, Any], images: Path
+) -> list[dict[str, Any]]:
+    """Returns the detections in an image in COCO's format, the best first."""
+    encoded = (images / record["file_name"]).read_bytes()
+    image_HW3 = decode_image(encoded, record["height"], record["width"])
+    input_3HW, geometry = preprocess(image_HW3, PROFILES[PROFILE])
+    with torch.inference_mode():
+        *_, heatmaps, pafs = network(torch.from_numpy(input_3HW)[None])
+    poses = decode(heatmaps[0].numpy(), pafs[0].numpy(), geometry)
+    return [
+        {
+            "image_id": record["id"],
+            "category_id": PERSON_CATEGORY,
+            "keypoints": poses.keypoints_P51[index].tolist(),
+            "score": float(poses.scores_P[index]),
+        }
+        for index in np.argsort(-poses.scores_P, kind="stable")
+    ]
+
+
+def _card(
+    checkpoint: dict[str, Any], date: str, held_out: dict[str, Any], content: bytes
+) -> dict[str, Any]:
+    options, progress = checkpoint["options"], checkpoint["progress"]
+    plan = options["plan"]
+    return {
+        "model": "Lightweight OpenPose, trained from scratch on rendered people",
+        "command": command(options),
+        "date": date,
+        "seed": options["seed"],
+        "steps": progress["step"],
+        "crops_seen": progress["step"] * plan["batch_size"],
+        "crop_px": plan["side_px"],
+        "minutes": round(progress["seconds"] / 60, 1),
+        "training_data": {
+            "renderer_version": RENDERER_VERSION,
+            "seed": FIRST_TRAINING_SEED + options["seed"],
+            "images": progress["step"] * plan["batch_size"] // plan["crops_per_scene"],
+        },
+        "held_out": held_out,
+        "weights_precision": "float16",
+        "sha256": sha256_hex(content),
+        "torch": str(torch.__version__),
+    }
+
+
+def main() -> None:
+    """Publishes as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--run", type=Path, required=True, help="folder of a training run")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="file to write")
+    parser.add_argument("--date", type=dt.date.fromisoformat, required=True)
+    given = parser.parse_args()
+    card = publish(given.run, given.weights, given.date.isoformat())
+    print(json.dumps(card, indent=2))  # noqa: T201 - the output of the command
+
+
+if __name__ == "__main__":
+    main()

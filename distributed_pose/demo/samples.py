@@ -1,0 +1,165 @@
+"""Training samples: crops of rendered scenes with targets and the mask of what is known.
+
+Source of the scale: profile `modelzoo`, so that people have the size that they have in evaluation.
+
+Legend: N samples, S side of a crop in network input pixels, s side of the output grid, K heatmap
+channels, C PAF channels.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from distributed_pose.demo.dataset import FIRST_TRAINING_SEED, encode_jpeg, person_box
+from distributed_pose.demo.scenes import Scene, render_scene
+from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS, STRIDE
+from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
+from distributed_pose.vision.profiles import PROFILES
+
+Floats = npt.NDArray[np.float32]
+
+_SCALE_JITTER = (0.8, 1.25)
+_BRIGHTNESS, _CONTRAST = (-20.0, 20.0), (0.8, 1.2)
+# The level that normalises to 0.
+_GREY = 128
+# Unlabelled people are masked with this margin, as a share of their box.
+_MASK_MARGIN = 0.1
+_AIM_CHANCE = 0.85
+_AIM_SPREAD = 0.25
+
+
+@dataclass(frozen=True)
+class CropPlan:
+    """How samples are cut.
+
+    Attributes:
+        side_px: side of a crop in network input pixels, a multiple of 8.
+        crops_per_scene: crops taken from each rendered picture.
+        batch_size: samples in a batch.
+        shuffled: samples among which a batch draws, so that crops of one picture are parted.
+    """
+
+    side_px: int = 256
+    crops_per_scene: int = 2
+    batch_size: int = 8
+    shuffled: int = 64
+
+
+Sample = tuple[Floats, Floats, Floats]
+
+
+class SceneCrops(IterableDataset[tuple[torch.Tensor, ...]]):
+    """Endless batches: images [N, 3, S, S], targets [N, K + C, s, s], masks [N, 1, s, s].
+
+    Pictures follow one another from `first_scene` on, so that a resumed run sees new ones.
+    """
+
+    def __init__(self, plan: CropPlan, seed: int, first_scene: int = 0) -> None:
+        super().__init__()
+        self._plan, self._seed, self._first_scene = plan, seed, first_scene
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        cv2.setNumThreads(1)
+        plan = self._plan
+        generator = np.random.default_rng((self._seed, self._first_scene))
+        pool: list[Sample] = []
+        scene_index = self._first_scene
+        while True:
+            scene = render_scene(FIRST_TRAINING_SEED + self._seed, scene_index)
+            pool += crops(generator, scene, plan)
+            scene_index += 1
+            while len(pool) >= plan.shuffled + plan.batch_size:
+                batch = [
+                    pool.pop(int(generator.integers(len(pool)))) for _ in range(plan.batch_size)
+                ]
+                yield tuple(
+                    torch.from_numpy(np.stack(arrays)) for arrays in zip(*batch, strict=True)
+                )
+
+
+def loader(crops_dataset: SceneCrops) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Returns an iterator whose batches are rendered ahead in one process of their own."""
+    return iter(DataLoader(crops_dataset, batch_size=None, num_workers=1, prefetch_factor=8))
+
+
+def crops(generator: np.random.Generator, scene: Scene, plan: CropPlan) -> list[Sample]:
+    """Returns samples of a scene, each a tuple of input, target and mask."""
+    coded = np.frombuffer(encode_jpeg(scene.image_HW3), np.uint8)
+    image_HW3 = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
+    return [_crop(generator, image_HW3, scene, plan) for _ in range(plan.crops_per_scene)]
+
+
+def _crop(
+    generator: np.random.Generator, image_HW3: npt.NDArray[np.uint8], scene: Scene, plan: CropPlan
+) -> Sample:
+    height, width = image_HW3.shape[:2]
+    scale = PROFILES["modelzoo"].scale(height, width) * generator.uniform(*_SCALE_JITTER)
+    corner_px = _corner(generator, scene, scale, plan.side_px)
+    input_3SS = _cut(_relit(generator, image_HW3), scale, corner_px, plan.side_px)
+    grid = (plan.side_px // STRIDE, plan.side_px // STRIDE)
+    people = [_to_input(person.keypoints_17x3, scale, corner_px) for person in scene.people]
+    people_P18x3 = network_keypoints(np.reshape(people, (-1, NUM_COCO_KEYPOINTS, 3)))
+    target = np.concatenate([draw_heatmaps(people_P18x3, grid), draw_pafs(people_P18x3, grid)])
+    return input_3SS, target, _mask(scene, scale, corner_px, grid)
+
+
+def _relit(
+    generator: np.random.Generator, image_HW3: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.uint8]:
+    contrasted = (np.arange(256) - _GREY) * generator.uniform(*_CONTRAST) + _GREY
+    levels = contrasted + generator.uniform(*_BRIGHTNESS)
+    return np.asarray(cv2.LUT(image_HW3, np.clip(levels, 0, 255).astype(np.uint8)), np.uint8)
+
+
+def _cut(image_HW3: npt.NDArray[np.uint8], scale: float, corner_px: Floats, side_px: int) -> Floats:
+    """Returns a crop of the scaled image as the network's input; 0 outside of the image."""
+    offset_x, offset_y = 0.5 * scale - 0.5 - corner_px
+    placing = np.array([[scale, 0, offset_x], [0, scale, offset_y]])
+    crop_SS3 = cv2.warpAffine(
+        image_HW3, placing, (side_px, side_px), flags=cv2.INTER_LINEAR, borderValue=(_GREY,) * 3
+    )
+    normalised = (crop_SS3.astype(np.float32) - _GREY) / 256
+    return np.ascontiguousarray(normalised.transpose(2, 0, 1))
+
+
+def _to_input(
+    keypoints_17x3: npt.NDArray[np.float64], scale: float, corner_px: Floats
+) -> npt.NDArray[np.float64]:
+    """Returns keypoints in crop pixels, from COCO's frame where a pixel's centre is at 0.5."""
+    moved_17x3 = keypoints_17x3.copy()
+    moved_17x3[:, :2] = keypoints_17x3[:, :2] * scale - 0.5 - corner_px
+    return moved_17x3
+
+
+def _mask(scene: Scene, scale: float, corner_px: Floats, grid: tuple[int, int]) -> Floats:
+    """Returns float32 [1, s, s], 0 at people whose keypoints are not labelled and 1 elsewhere."""
+    mask_1ss = np.ones((1, *grid), np.float32)
+    for person in scene.people:
+        if not person.keypoints_17x3[:, 2].any():
+            x, y, width, height = person_box(person)
+            margin = _MASK_MARGIN * np.array([width, height])
+            low = (np.array([x, y]) - margin) * scale - corner_px
+            high = (np.array([x + width, y + height]) + margin) * scale - corner_px
+            first = np.maximum(0, np.floor(low / STRIDE)).astype(int)
+            last = np.maximum(0, np.ceil(high / STRIDE)).astype(int)
+            mask_1ss[:, first[1] : last[1], first[0] : last[0]] = 0
+    return mask_1ss
+
+
+def _corner(generator: np.random.Generator, scene: Scene, scale: float, side_px: int) -> Floats:
+    """Returns x, y of the crop's corner in the scaled image, in input pixels; mostly at people."""
+    size_px = np.array(scene.image_HW3.shape[1::-1]) * scale
+    spare = size_px - side_px
+    if scene.people and generator.random() < _AIM_CHANCE:
+        person = scene.people[int(generator.integers(len(scene.people)))]
+        x, y, width, height = person_box(person)
+        aim = np.array([x + width / 2, y + height / 2]) * scale - side_px / 2
+        aim = aim + generator.normal(0, _AIM_SPREAD, 2) * side_px
+        return np.clip(aim, np.minimum(0, spare), np.maximum(0, spare)).astype(np.float32)
+    share = generator.uniform(0, 1, 2)
+    return (np.minimum(0, spare) + share * np.abs(spare)).astype(np.float32)

@@ -1,0 +1,157 @@
+"""Composes pictures of people: how many, how large, where, and what is known of each of them."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from distributed_pose.demo.backgrounds import draw_background, draw_occluder, light
+from distributed_pose.demo.drawing import (
+    OWNERS_PER_PERSON,
+    Canvas,
+    draw_figure,
+    visible_keypoints,
+)
+from distributed_pose.demo.figures import HEAD_RADIUS, Figure, sample_figure
+from distributed_pose.demo.wardrobe import sample_outfit
+from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
+
+# (height, width) in pixels, as they occur in COCO, with the share of each.
+_SIZES_HW = (
+    *(((480, 640), 0.40), ((640, 480), 0.14), ((427, 640), 0.14), ((640, 427), 0.08)),
+    *(((375, 500), 0.08), ((500, 333), 0.05), ((333, 500), 0.05), ((612, 612), 0.03)),
+    *(((361, 640), 0.03),),
+)
+# Chance of 0, 1, 2, ... people of full size.
+_COUNTS = (0.07, 0.43, 0.28, 0.15, 0.07)
+# Range of a person's height by the number of people, as shares of the image height.
+_HEIGHTS = ((0.55, 0.92), (0.55, 0.92), (0.48, 0.85), (0.42, 0.72), (0.38, 0.62))
+_CROWD_CHANCE, _UNLABELLED_CHANCE, _OCCLUDER_CHANCE = 0.04, 0.08, 0.14
+_CROWD_HEIGHT, _UNLABELLED_HEIGHT = (0.14, 0.2), (0.13, 0.18)
+# Placement: tries for each person, and the share of a box that others may cover.
+_TRIES, _MAX_COVER = 12, 0.22
+_MIN_VISIBLE_PX = 40
+
+
+@dataclass(frozen=True)
+class Person:
+    """What the annotations say about a person, or about a crowd as a whole.
+
+    Attributes:
+        keypoints_17x3: float64, x, y in image pixels and COCO visibility; all 0 if unlabelled.
+        mask_HW: bool, the pixels where the person is seen.
+        crowd: stands for a group of people.
+    """
+
+    keypoints_17x3: npt.NDArray[np.float64]
+    mask_HW: npt.NDArray[np.bool_]
+    crowd: bool = False
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture and its people: uint8 [H, W, 3], BGR."""
+
+    image_HW3: npt.NDArray[np.uint8]
+    people: tuple[Person, ...]
+
+
+def render_scene(seed: int, index: int) -> Scene:
+    """Returns picture `index` of a seed; it does not depend on any other picture."""
+    generator = np.random.default_rng((seed, index))
+    height, width = _sample_size(generator)
+    image_HW3 = draw_background(generator, height, width)
+    canvas = Canvas(image_HW3, np.zeros((height, width), np.int16))
+    small = _small_figures(generator, height, width)
+    figures = [*small, *_large_figures(generator, height, width)]
+    for person, figure in enumerate(figures):
+        draw_figure(canvas, figure, sample_outfit(generator), person)
+    for figure in figures[len(small) :]:
+        if generator.random() < _OCCLUDER_CHANCE:
+            draw_occluder(generator, canvas, _box(figure))
+    return Scene(light(generator, canvas.image_HW3), _people(canvas, figures, len(small)))
+
+
+def _sample_size(generator: np.random.Generator) -> tuple[int, int]:
+    shares = [share for _, share in _SIZES_HW]
+    return _SIZES_HW[int(generator.choice(len(_SIZES_HW), p=shares))][0]
+
+
+def _large_figures(generator: np.random.Generator, height: int, width: int) -> list[Figure]:
+    """Returns the labelled people, the farthest (smallest) first."""
+    count = int(generator.choice(len(_COUNTS), p=_COUNTS))
+    limit_px = min(height, 1.25 * width)
+    heights = sorted(generator.uniform(*_HEIGHTS[count], size=count) * limit_px)
+    placed: list[Figure] = []
+    for height_px in heights:
+        for _ in range(_TRIES):
+            figure = _place(generator, sample_figure(generator, height_px), height, width)
+            if all(_cover(_box(figure), _box(other)) < _MAX_COVER for other in placed):
+                placed.append(figure)
+                break
+    return placed
+
+
+def _small_figures(generator: np.random.Generator, height: int, width: int) -> list[Figure]:
+    """Returns a crowd of several figures, or a single unlabelled one, or nobody."""
+    chance = generator.random()
+    if chance < _CROWD_CHANCE:
+        count, shares = int(generator.integers(6, 11)), _CROWD_HEIGHT
+    elif chance < _CROWD_CHANCE + _UNLABELLED_CHANCE:
+        count, shares = 1, _UNLABELLED_HEIGHT
+    else:
+        return []
+    x, y = generator.uniform(0.1, 0.6) * width, generator.uniform(0.12, 0.35) * height
+    figures = []
+    for _ in range(count):
+        figure = sample_figure(generator, generator.uniform(*shares) * height)
+        offset = generator.uniform(0, (0.3 * width, 0.06 * height))
+        figures.append(figure.moved(x + offset[0], y + offset[1]))
+    return figures
+
+
+def _place(generator: np.random.Generator, figure: Figure, height: int, width: int) -> Figure:
+    """Returns the figure at a random place: inside the image, or cut off at an edge."""
+    x, y, box_width, box_height = _box(figure)
+    slack = 0.0 if generator.random() < 0.85 else 0.3
+    low_x, high_x = -x - slack * box_width, width - x - (1 - slack) * box_width
+    low_y, high_y = -y, height - y - (1 - slack) * box_height
+    middle_x, middle_y = (low_x + high_x) / 2, (low_y + high_y) / 2
+    low_x, high_x = min(low_x, middle_x), max(high_x, middle_x)
+    low_y, high_y = min(low_y, middle_y), max(high_y, middle_y)
+    return figure.moved(generator.uniform(low_x, high_x), generator.uniform(low_y, high_y))
+
+
+def _box(figure: Figure) -> tuple[float, float, float, float]:
+    """Returns x, y, width, height of the whole figure, also where it leaves the image."""
+    margin = 0.7 * HEAD_RADIUS * figure.height_px
+    low = figure.joints_Jx3[:, :2].min(axis=0) - margin
+    size = figure.joints_Jx3[:, :2].max(axis=0) + margin - low
+    return float(low[0]), float(low[1]), float(size[0]), float(size[1])
+
+
+def _cover(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """Returns the overlap of two boxes as a share of the smaller one."""
+    across = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    down = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    return max(across, 0) * max(down, 0) / min(a[2] * a[3], b[2] * b[3])
+
+
+def _people(canvas: Canvas, figures: list[Figure], num_small: int) -> tuple[Person, ...]:
+    person_HW = canvas.owners_HW // OWNERS_PER_PERSON - 1
+    people = []
+    if num_small:
+        unlabelled = np.zeros((NUM_COCO_KEYPOINTS, 3))
+        small_HW = (person_HW >= 0) & (person_HW < num_small)
+        people.append(Person(unlabelled, _closed(small_HW), crowd=num_small > 1))
+    for person in range(num_small, len(figures)):
+        keypoints_17x3 = visible_keypoints(canvas, figures[person], person)
+        people.append(Person(keypoints_17x3, person_HW == person))
+    return tuple(person for person in people if person.mask_HW.sum() >= _MIN_VISIBLE_PX)
+
+
+def _closed(mask_HW: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    kernel = np.ones((5, 5), np.uint8)
+    closed = cv2.morphologyEx(mask_HW.astype(np.uint8), cv2.MORPH_CLOSE, kernel)
+    return closed.astype(bool)

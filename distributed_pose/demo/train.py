@@ -1,0 +1,260 @@
+"""Trains the demo's model from scratch on rendered people.
+
+    python -m distributed_pose.demo.train --out DIR --minutes 75
+
+The learning rate follows the share of the time budget that is spent, so that a run ends on time on
+a busy machine. The same command continues an interrupted run from its last checkpoint. On a machine
+with other work, `OMP_WAIT_POLICY=passive` in the environment keeps threads that wait for each other
+from taking the time of those that compute.
+
+Source of the losses: Cao et al., "OpenPose", arXiv:1812.08008, section 3.2.
+"""
+
+import argparse
+import copy
+import io
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from distributed_pose.demo.samples import CropPlan, SceneCrops, loader
+from distributed_pose.files import write_atomically
+from distributed_pose.model.network import LightweightOpenPose
+from distributed_pose.pose.skeleton import NUM_HEATMAPS
+
+CHECKPOINT = "checkpoint.pth"
+_LOG = logging.getLogger("distributed_pose.demo.train")
+
+_WARM_UP_STEPS = 100
+_FINAL_RATE_SHARE = 0.01
+_WEIGHT_DECAY = 1e-4
+_MAX_GRADIENT_NORM = 1.0
+_MAX_AVERAGING = 0.998
+_LOG_STEPS = 25
+_CHECKPOINT_SECONDS = 180.0
+
+Batch = tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to train.
+
+    Attributes:
+        minutes: time of training over all of its parts.
+        rate: highest learning rate.
+        seed: of the initial weights and of the pictures.
+        threads: of PyTorch.
+        plan: how samples are cut.
+    """
+
+    minutes: float = 75.0
+    rate: float = 1e-3
+    seed: int = 1
+    threads: int = 2
+    plan: CropPlan = field(default_factory=CropPlan)
+
+
+@dataclass
+class Progress:
+    """How far a run has come."""
+
+    step: int = 0
+    seconds: float = 0.0
+
+
+class Trainer:
+    """Owns the network, its averaged copy and the optimiser, and takes steps.
+
+    The averaged copy is what is evaluated and published.
+    """
+
+    def __init__(self, options: Options) -> None:
+        torch.manual_seed(options.seed)
+        self.options = options
+        self.progress = Progress()
+        self.network = LightweightOpenPose()
+        # mypy does not know the keyword.
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        _initialise(self.network)
+        self.averaged = copy.deepcopy(self.network).eval()
+        self._optimiser = torch.optim.AdamW(
+            self.network.parameters(), lr=options.rate, weight_decay=_WEIGHT_DECAY
+        )
+
+    def step(self, batch: Batch) -> float:
+        """Returns the loss of a batch, after learning from it."""
+        started = time.monotonic()
+        self._set_rate()
+        loss = self._loss(batch)
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), _MAX_GRADIENT_NORM)
+        self._optimiser.step()
+        self._average()
+        self.progress.step += 1
+        self.progress.seconds += time.monotonic() - started
+        return float(loss.detach())
+
+    def state(self) -> dict[str, Any]:
+        """Returns all that `load_state` needs to continue."""
+        return {
+            "network": self.network.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "progress": asdict(self.progress),
+            "options": asdict(self.options),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continues where a state was taken."""
+        self.network.load_state_dict(state["network"])
+        self.averaged.load_state_dict(state["averaged"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self.progress = Progress(**state["progress"])
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        images_N3SS, targets_NMss, mask_N1ss = batch
+        images_N3SS = images_N3SS.contiguous(memory_format=torch.channels_last)
+        self.network.train()
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = self.network(images_N3SS)
+        return stage_losses(outputs, targets_NMss, mask_N1ss)
+
+    def _set_rate(self) -> None:
+        share = min(1.0, self.progress.seconds / (60 * self.options.minutes))
+        cosine = _FINAL_RATE_SHARE + (1 - _FINAL_RATE_SHARE) * (1 + math.cos(math.pi * share)) / 2
+        warm_up = min(1.0, (self.progress.step + 1) / _WARM_UP_STEPS)
+        for group in self._optimiser.param_groups:
+            group["lr"] = self.options.rate * cosine * warm_up
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        # A short memory at first, so that the random start is forgotten.
+        decay = min(_MAX_AVERAGING, (1 + self.progress.step) / (10 + self.progress.step))
+        ours, theirs = self.averaged.state_dict(), self.network.state_dict()
+        for name, value in theirs.items():
+            if value.is_floating_point():
+                ours[name].lerp_(value, 1 - decay)
+            else:
+                ours[name].copy_(value)
+
+
+def stage_losses(
+    outputs: tuple[torch.Tensor, ...], targets_NMss: torch.Tensor, mask_N1ss: torch.Tensor
+) -> torch.Tensor:
+    """Returns the squared errors of both stages' maps, summed over maps, a mean over cells.
+
+    Args:
+        outputs: heatmaps and PAFs of each stage, as the network gives them.
+        targets_NMss: float32, heatmaps and then PAFs.
+        mask_N1ss: float32, 1 where the targets are known.
+    """
+    targets = (targets_NMss[:, :NUM_HEATMAPS], targets_NMss[:, NUM_HEATMAPS:])
+    losses = [
+        ((output.float() - targets[index % 2]) ** 2 * mask_N1ss).sum()
+        for index, output in enumerate(outputs)
+    ]
+    return torch.stack(losses).sum() / mask_N1ss.sum().clamp(min=1)
+
+
+def train(options: Options, folder: Path) -> Trainer:
+    """Returns the trainer after its time is used up; `folder` gets checkpoints."""
+    torch.set_num_threads(options.threads)
+    trainer = Trainer(options)
+    checkpoint = folder / CHECKPOINT
+    if checkpoint.exists():
+        trainer.load_state(torch.load(checkpoint, weights_only=True))
+        _LOG.info("continue at step %d", trainer.progress.step)
+    scenes = trainer.progress.step * options.plan.batch_size // options.plan.crops_per_scene
+    batches = loader(SceneCrops(options.plan, options.seed, scenes))
+    _run(trainer, batches, checkpoint)
+    save(trainer, checkpoint)
+    return trainer
+
+
+def save(trainer: Trainer, path: Path) -> None:
+    """Writes a checkpoint, whole or not at all."""
+    stream = io.BytesIO()
+    torch.save(trainer.state(), stream)
+    write_atomically(path, stream.getvalue())
+
+
+def command(options: Mapping[str, Any]) -> str:
+    """Returns the command line of a run, from the options in its checkpoint."""
+    plan = options["plan"]
+    given = {name: options[name] for name in ("minutes", "rate", "seed", "threads")}
+    given |= {"side": plan["side_px"], "batch": plan["batch_size"]}
+    flags = " ".join(f"--{name} {value:g}" for name, value in given.items())
+    return f"python -m distributed_pose.demo.train --out DIR {flags}"
+
+
+def _run(trainer: Trainer, batches: Iterator[Batch], checkpoint: Path) -> None:
+    saved_at = time.monotonic()
+    losses: list[float] = []
+    while trainer.progress.seconds < 60 * trainer.options.minutes:
+        waited_from = time.monotonic()
+        batch = next(batches)
+        trainer.progress.seconds += time.monotonic() - waited_from
+        losses.append(trainer.step(batch))
+        if trainer.progress.step % _LOG_STEPS == 0:
+            _log(trainer.progress, losses[-_LOG_STEPS:])
+        if time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
+            save(trainer, checkpoint)
+            saved_at = time.monotonic()
+
+
+def _log(progress: Progress, losses: list[float]) -> None:
+    line = {
+        "step": progress.step,
+        "minutes": round(progress.seconds / 60, 2),
+        "loss": round(sum(losses) / len(losses), 4),
+    }
+    _LOG.info(json.dumps(line))
+
+
+def _initialise(network: LightweightOpenPose) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(
+                module.weight, mode="fan_out" if module.groups > 1 else "fan_in"
+            )
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for stage in (network.initial_stage, *network.refinement_stages):
+        for head in (stage.heatmaps, stage.pafs):
+            nn.init.normal_(head[-1][0].weight, std=0.01)
+
+
+def _options() -> tuple[Options, Path]:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    defaults = Options()
+    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoints")
+    parser.add_argument("--minutes", type=float, default=defaults.minutes)
+    parser.add_argument("--rate", type=float, default=defaults.rate)
+    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument("--threads", type=int, default=defaults.threads)
+    parser.add_argument("--side", type=int, default=defaults.plan.side_px, help="crop, in pixels")
+    parser.add_argument("--batch", type=int, default=defaults.plan.batch_size)
+    given = parser.parse_args()
+    plan = CropPlan(side_px=given.side, batch_size=given.batch)
+    return Options(given.minutes, given.rate, given.seed, given.threads, plan), given.out
+
+
+def main() -> None:
+    """Trains as the command line says."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options, folder = _options()
+    train(options, folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Runs on a Ray that is already there, and errors that come out of its actors."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from distributed_pose import ExecutionError, SetupError, load_config
+from distributed_pose.evaluation import evaluate
+from tests.conftest import Dataset
+from tests.tiny_models import save_constant_model
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_runs(people: Dataset, tmp_path: Path, path: Path) -> None:
+    model = save_constant_model(tmp_path / "silent.onnx")
+    keys = {"data.images": people.images, "data.annotations": people.annotations}
+    values = {**keys, "model.path": model, "data.limit": 4}
+    report = evaluate(load_config(path, [f"{key}={value}" for key, value in values.items()]))
+    assert report.complete
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_an_output_that_is_not_finite_ends_the_run_and_names_the_device(
+    people: Dataset, tmp_path: Path
+) -> None:
+    model = save_constant_model(tmp_path / "nan.onnx", value=math.nan)
+    config = people.config(engine="ray", backend="onnxruntime", model={"path": model})
+    with pytest.raises(ExecutionError, match=r"device cpu:0.*not finite"):
+        evaluate(config)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_model_that_cannot_take_the_batch_is_a_setup_error_that_names_the_device(
+    people: Dataset, tmp_path: Path
+) -> None:
+    model = save_constant_model(tmp_path / "fixed.onnx", batch=1)
+    config = people.config(engine="ray", backend="onnxruntime", model={"path": model}, batch_size=3)
+    with pytest.raises(SetupError, match=r"device cpu:0.*batch_size"):
+        evaluate(config)
