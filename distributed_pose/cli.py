@@ -121,6 +121,20 @@ def export(
     typer.echo(f"Written to {output}: {len(content) / 1e6:.1f} MB, opset {opset}, equal to PyTorch")
 
 
+@app.command()
+def picture(
+    *,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Output folder of an evaluation.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT.jpg")],
+    images: Annotated[int, typer.Option(help="Most images in it.", min=1)] = 4,
+) -> None:
+    """Draw the poses that a run found."""
+    from distributed_pose.report.pictures import draw_run
+
+    draw_run(run, output, images)
+    typer.echo(f"Written to {output}")
+
+
 @app.command("demo-data")
 def demo_data(
     *,

@@ -19,6 +19,7 @@ from distributed_pose.metrics.throughput import images_per_s, stage_figures
 from distributed_pose.model.artifacts import Artifact, load_model
 from distributed_pose.records import DevicePlan, DeviceReady
 from distributed_pose.report.run_report import (
+    DataReport,
     DeviceReport,
     ModelReport,
     RunReport,
@@ -39,6 +40,7 @@ class RunInputs:
 
     index: CocoIndex
     folder: Path
+    annotations: Path
     backend: str
     model: Artifact
     note: str
@@ -109,7 +111,7 @@ def read_inputs(config: RunConfig) -> RunInputs:
     else:
         content = annotations.read_bytes()
         model = Artifact(content, sha256_hex(content), str(annotations))
-    return RunInputs(index, folder, backend, model, note)
+    return RunInputs(index, folder, annotations, backend, model, note)
 
 
 def _with_demo(config: RunConfig) -> tuple[RunConfig, str]:
@@ -194,6 +196,7 @@ def _report(
         precision=_joined(device.precision for device in devices),
         backend=inputs.backend,
         engine=config.engine,
+        data=DataReport(str(inputs.folder.absolute()), str(inputs.annotations.absolute())),
         model=ModelReport(inputs.model.source, inputs.model.sha256),
         throughput=_throughput(ledger, devices, timing.wall_ns),
         stages=stage_figures(durations),

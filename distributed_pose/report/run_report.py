@@ -26,6 +26,14 @@ _LIBRARIES = (
 
 
 @dataclass(frozen=True)
+class DataReport:
+    """The dataset: folder of images and annotation file."""
+
+    images: str
+    annotations: str
+
+
+@dataclass(frozen=True)
 class ModelReport:
     """The model: the file that the user named, and its SHA-256."""
 
@@ -105,6 +113,7 @@ class RunReport:
     precision: str
     backend: str
     engine: str
+    data: DataReport
     model: ModelReport
     throughput: Throughput
     stages: Mapping[str, StageFigures]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import torch
 import yaml
@@ -233,3 +234,29 @@ def test_the_module_is_the_command() -> None:
     command = [sys.executable, "-m", "distributed_pose", "--version"]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     assert answer.stdout.startswith("distributed-pose ")
+
+
+def test_picture_draws_the_people_of_a_run(run: Run, people: Dataset) -> None:
+    run("evaluate", *settings(people), "--output", "first")
+    code, _, _ = run("picture", "first", "poses.png", "--images", "2")
+    drawn = cv2.imread("poses.png")
+    assert code == 0
+    assert drawn is not None
+    assert drawn.shape[0] == 360
+
+
+def test_picture_of_no_run_is_a_setup_error(run: Run) -> None:
+    code, _, err = run("picture", "nowhere", "poses.png")
+    assert code == 3
+    assert "nowhere" in err
+
+
+def test_demo_data_can_be_evaluated(run: Run) -> None:
+    code, out, _ = run("demo-data", "people", "--images", "3", "--seed", "5")
+    assert code == 0
+    options = out.split()
+    code, out, _ = run(
+        "evaluate", *options, "--set", "backend=oracle", "--set", "engine=inline", "--json"
+    )
+    assert code == 0
+    assert json.loads(out)["num_images"] == 3

@@ -1,0 +1,126 @@
+"""Pictures of what a run found.
+
+Array legend: H and W size in pixels, 3 the channels in OpenCV's order blue, green, red.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from distributed_pose.errors import SetupError
+from distributed_pose.files import write_atomically
+from distributed_pose.pose.skeleton import LIMBS, NECK, NUM_COCO_KEYPOINTS, TO_COCO
+
+Image = npt.NDArray[np.uint8]
+
+_TILE_HEIGHT_PX = 360
+_COLUMNS = 4
+
+# Limbs between two keypoints that COCO has too; the ear-to-shoulder ones only clutter a picture.
+_BONES = [(TO_COCO[a], TO_COCO[b]) for a, b, *_ in LIMBS[:-2] if NECK not in {a, b}] + [
+    (5, 6),
+    (5, 11),
+    (6, 12),
+    (11, 12),
+]
+
+# Colour-blind safe, after Okabe and Ito.
+_COLOURS = ((0, 159, 230), (115, 158, 0), (178, 114, 0), (66, 228, 240), (167, 121, 204))
+
+
+def draw_run(run: Path, output: Path, count: int = 4) -> None:
+    """Writes a picture of the poses in the first images of a run that have any.
+
+    Args:
+        run: output folder of an evaluation.
+        output: picture to write; its suffix names the format.
+        count: most images in it.
+
+    Raises:
+        SetupError: if the run's files or images cannot be read, or it has no detections.
+    """
+    folder = Path(_read(run / "report.json")["data"]["images"])
+    names = _file_names(run)
+    poses: dict[int, list[list[float]]] = defaultdict(list)
+    for detection in _read(run / "detections.json"):
+        poses[detection["image_id"]].append(detection["keypoints"])
+    if not poses:
+        raise SetupError(f"{run} has no detections to draw")
+    tiles = [
+        _tile(draw_poses(_load(folder / names[image_id]), keypoints))
+        for image_id, keypoints in [*poses.items()][:count]
+    ]
+    _write(output, _sheet(tiles))
+
+
+def draw_poses(image_HW3: Image, people: Sequence[Sequence[float]]) -> Image:
+    """Returns a copy of an image with people drawn on it.
+
+    Args:
+        image_HW3: BGR.
+        people: 51 numbers each, in COCO's order and in image pixels.
+    """
+    drawn = image_HW3.copy()
+    thickness = max(1, round(max(image_HW3.shape[:2]) / 200))
+    for index, person in enumerate(people):
+        points = np.reshape(np.asarray(person), (NUM_COCO_KEYPOINTS, 3))
+        colour = _COLOURS[index % len(_COLOURS)]
+        for a, b in _BONES:
+            if points[a, 2] and points[b, 2]:
+                ends = (_pixel(points[a]), _pixel(points[b]))
+                cv2.line(drawn, *ends, colour, thickness, cv2.LINE_AA)
+        for point in points[points[:, 2] > 0]:
+            cv2.circle(drawn, _pixel(point), thickness + 1, (255, 255, 255), -1, cv2.LINE_AA)
+            cv2.circle(drawn, _pixel(point), thickness, colour, -1, cv2.LINE_AA)
+    return drawn
+
+
+def _pixel(point: npt.NDArray[np.float64]) -> tuple[int, int]:
+    return int(point[0]), int(point[1])
+
+
+def _file_names(run: Path) -> dict[int, str]:
+    annotations = _read(Path(_read(run / "report.json")["data"]["annotations"]))
+    return {image["id"]: image["file_name"] for image in annotations["images"]}
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        hint = "give the output folder of an evaluation"
+        raise SetupError(f"cannot read {path}: {error}", hint) from None
+
+
+def _load(path: Path) -> Image:
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise SetupError(f"cannot read {path}")
+    return image.astype(np.uint8, copy=False)
+
+
+def _tile(image_HW3: Image) -> Image:
+    height, width = image_HW3.shape[:2]
+    size = (max(1, round(width * _TILE_HEIGHT_PX / height)), _TILE_HEIGHT_PX)
+    return np.asarray(cv2.resize(image_HW3, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _sheet(tiles: Sequence[Image]) -> Image:
+    rows = [np.hstack(tiles[start : start + _COLUMNS]) for start in range(0, len(tiles), _COLUMNS)]
+    width = max(row.shape[1] for row in rows)
+    padded = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]
+    return np.vstack(padded)
+
+
+def _write(path: Path, image_HW3: Image) -> None:
+    try:
+        _, encoded = cv2.imencode(path.suffix, image_HW3)
+    except cv2.error:
+        raise SetupError(f"{path}: no picture format", "end it in .jpg or .png") from None
+    write_atomically(path, encoded.tobytes())
