@@ -106,7 +106,7 @@ def export(
     *,
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT.pth")],
     output: Annotated[Path, typer.Argument(metavar="OUT.onnx")],
-    opset: Annotated[int, typer.Option(help="ONNX operator set.", min=9)] = 11,
+    opset: Annotated[int, typer.Option(help="ONNX operator set.")] = 11,
     last_stage: Annotated[
         bool, typer.Option("--last-stage", help="Leave out the outputs of the initial stage.")
     ] = False,

@@ -1,10 +1,11 @@
 """The whole flow of a run: dataset and model in, detections and report out."""
 
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
+from typing import Any
 
 from distributed_pose.backends.registry import BACKENDS, resolve_backend
 from distributed_pose.cluster.engine import Engine, InlineEngine
@@ -84,7 +85,7 @@ def evaluate_on(
     _run(engine, config, inputs, ledger, on_progress)
     timing = _Timing(ready - started, perf_counter_ns() - ready)
     detections = ledger.detections
-    report = _report(config, inputs, ledger, devices, timing)
+    report = _report(config, inputs, ledger, detections, devices, timing)
     if output:
         write_run(output, report, detections, config.model_dump(mode="json"))
     return report
@@ -102,16 +103,19 @@ def read_inputs(config: RunConfig) -> RunInputs:
     folder = _required(config.data.images, "data.images")
     annotations = _required(config.data.annotations, "data.annotations")
     if BACKENDS[backend].runs_model:
-        model_path = _required(config.model.path, "model.path")
+        _required(config.model.path, "model.path")
     if not folder.is_dir():
         raise SetupError(f"{folder} is no folder", "data.images must hold the images")
     index = load_index(annotations, config.data.limit)
-    if BACKENDS[backend].runs_model:
-        model = load_model(model_path)
-    else:
-        content = annotations.read_bytes()
-        model = Artifact(content, sha256_hex(content), str(annotations))
+    model = _load_model(config, backend, annotations)
     return RunInputs(index, folder, annotations, backend, model, note)
+
+
+def _load_model(config: RunConfig, backend: str, annotations: Path) -> Artifact:
+    if BACKENDS[backend].runs_model:
+        return load_model(_required(config.model.path, "model.path"))
+    content = annotations.read_bytes()
+    return Artifact(content, sha256_hex(content), str(annotations))
 
 
 def _with_demo(config: RunConfig) -> tuple[RunConfig, str]:
@@ -173,6 +177,7 @@ def _report(
     config: RunConfig,
     inputs: RunInputs,
     ledger: Ledger,
+    detections: Sequence[Mapping[str, Any]],
     devices: Sequence[DeviceReady],
     timing: _Timing,
 ) -> RunReport:
@@ -182,14 +187,14 @@ def _report(
     if not failures:
         start = perf_counter_ns()
         image_ids = [image.image_id for image in inputs.index.images]
-        ap = coco_ap(inputs.index.ground_truth, ledger.detections, image_ids)
+        ap = coco_ap(inputs.index.ground_truth, detections, image_ids)
         durations["score"].append(perf_counter_ns() - start)
     return RunReport(
         note=inputs.note,
         complete=not failures,
         partial_by_choice=inputs.index.is_partial,
         num_images=len(inputs.index.images),
-        num_detections=len(ledger.detections),
+        num_detections=len(detections),
         failures=failures,
         ap=ap,
         profile=config.profile,

@@ -1,5 +1,6 @@
 """The ledger: every image of the run gets exactly one result or one recorded failure."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,11 +16,12 @@ class Ledger:
 
     def __init__(self, images: Sequence[ImageRecord]) -> None:
         self._expected = {image.image_id: image for image in images}
-        self._device_of: dict[int, str] = {}
+        self._settled: set[int] = set()
         self._failures: dict[int, Failure] = {}
+        self._num_images: Counter[str] = Counter()
         self._detections: list[dict[str, Any]] = []
         self._durations: list[Durations] = []
-        self._inference_ns: dict[str, int] = {}
+        self._inference_ns: Counter[str] = Counter()
 
     def accept(self, result: ShardResult) -> int:
         """Enters a result and returns how many images it settles that were open.
@@ -35,14 +37,13 @@ class Ledger:
             )
         new = set(result.image_ids) - self._settled
         new_failures = {i: f for i, f in failed.items() if i not in self._settled}
-        self._device_of.update(dict.fromkeys(new, result.device))
-        self._failures.update(new_failures)
+        self._settled |= new | new_failures.keys()
+        self._failures |= new_failures
+        self._num_images[result.device] += len(new)
         rows = unpack_detections(result.detections)
         self._detections += [row for row in rows if row["image_id"] in new]
         self._durations.append(result.durations)
-        self._inference_ns[result.device] = self.inference_ns(result.device) + sum(
-            result.durations.get("inference", ())
-        )
+        self._inference_ns[result.device] += sum(result.durations.get("inference", ()))
         return len(new) + len(new_failures)
 
     @property
@@ -72,15 +73,11 @@ class Ledger:
 
     def num_images(self, device: str) -> int:
         """Returns how many images a device has settled with a result."""
-        return sum(name == device for name in self._device_of.values())
+        return self._num_images[device]
 
     def inference_ns(self, device: str) -> int:
         """Returns the time a device has spent in its model."""
-        return self._inference_ns.get(device, 0)
-
-    @property
-    def _settled(self) -> set[int]:
-        return self._device_of.keys() | self._failures.keys()
+        return self._inference_ns[device]
 
 
 def _coco_result(row: Mapping[str, Any]) -> dict[str, Any]:

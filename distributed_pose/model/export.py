@@ -12,11 +12,14 @@ import onnx
 import onnxruntime
 import torch
 
-from distributed_pose.errors import SetupError
+from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.model.network import LightweightOpenPose
 
 # What the oldest supported Ascend compiler (ATC 5.1) takes.
 DEFAULT_OPSET = 11
+
+# What PyTorch's TorchScript exporter writes.
+OPSETS = range(9, 21)
 
 INPUT_NAME = "data"
 
@@ -57,8 +60,11 @@ def export_onnx(
         last_stage: leave out the outputs of the initial stage.
 
     Raises:
-        SetupError: if the opset cannot be had, or ONNX Runtime's outputs differ from PyTorch's.
+        ConfigError: if the opset cannot be had.
+        SetupError: if ONNX Runtime's outputs differ from PyTorch's.
     """
+    if opset not in OPSETS:
+        raise ConfigError(f"opset {opset} is not in {OPSETS[0]} to {OPSETS[-1]}", "see --opset")
     # In evaluation mode as a whole: the exporter puts every module back into its root's mode.
     model = _LastStage(network).eval() if last_stage else network
     names = OUTPUT_NAMES[-2:] if last_stage else OUTPUT_NAMES
@@ -73,19 +79,16 @@ def _export(model: torch.nn.Module, names: tuple[str, ...], opset: int) -> bytes
         file = Path(folder) / "model.onnx"
         # Only the TorchScript exporter writes operator sets below 18.
         warnings.simplefilter("ignore", DeprecationWarning)
-        try:
-            torch.onnx.export(
-                model,
-                (torch.zeros(_TRACED_N3HW),),
-                file,
-                dynamo=False,
-                opset_version=opset,
-                input_names=[INPUT_NAME],
-                output_names=list(names),
-                dynamic_axes=dict.fromkeys((INPUT_NAME, *names), axes),
-            )
-        except ValueError as error:
-            raise SetupError(f"cannot export to opset {opset}: {error}", "see --opset") from None
+        torch.onnx.export(
+            model,
+            (torch.zeros(_TRACED_N3HW),),
+            file,
+            dynamo=False,
+            opset_version=opset,
+            input_names=[INPUT_NAME],
+            output_names=list(names),
+            dynamic_axes=dict.fromkeys((INPUT_NAME, *names), axes),
+        )
         content = file.read_bytes()
     onnx.checker.check_model(onnx.load_model_from_string(content))
     return content
