@@ -8,9 +8,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 
 def save_constant_model(
-    path: Path, value: float = 0.0, heatmaps: int = 19, batch: int | str = "n"
+    path: Path,
+    value: float = 0.0,
+    heatmaps: int = 19,
+    batch: int | str = "n",
+    *,
+    mixing: bool = False,
 ) -> Path:
-    """Returns the path of a model with a stride of 8 whose every output is `value`."""
+    """Returns the path of a model with a stride of 8 whose every output is `value`.
+
+    With `mixing` the statistics of the whole batch are added to each of its images.
+    """
     outputs = {"heatmaps": heatmaps, "pafs": 38}
     weights, nodes = [], []
     for name, channels in outputs.items():
@@ -19,7 +27,17 @@ def save_constant_model(
         bias = np.full(channels, value, np.float32)
         weights.append(numpy_helper.from_array(bias, f"{name}.bias"))
         inputs = ["data", f"{name}.weight", f"{name}.bias"]
-        nodes.append(helper.make_node("Conv", inputs, [name], strides=[8, 8]))
+        plain = f"{name}.plain" if mixing else name
+        nodes.append(helper.make_node("Conv", inputs, [plain], strides=[8, 8]))
+        if mixing:
+            spread = [
+                helper.make_node("Mul", ["data", "data"], [f"{name}.squares"]),
+                helper.make_node(
+                    "ReduceMean", [f"{name}.squares"], [f"{name}.mean"], axes=[0, 1, 2, 3]
+                ),
+                helper.make_node("Add", [plain, f"{name}.mean"], [name]),
+            ]
+            nodes += spread
     ports = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, channels, "h", "w"])
         for name, channels in {"data": 3, **outputs}.items()

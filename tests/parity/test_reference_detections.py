@@ -12,6 +12,7 @@ import pytest
 
 from distributed_pose.evaluation import evaluate
 from tests.conftest import Dataset
+from tests.requirements import skip_without_bf16
 
 NETWORKS = ("human_pose_estimation_0001", "tf_pose_mobilenet_v2_small")
 PROFILES = ("modelzoo", "upstream")
@@ -61,13 +62,6 @@ def test_openvino_gives_the_reference_ap(
     ap, _ = run(coco_mini, shared, tmp_path, network, profile, "openvino", precision)
     expected = read_reference(shared, network, profile)["stats"]["AP"]
     assert ap["AP"] == pytest.approx(expected, abs=AP_TOLERANCE["openvino", precision])
-
-
-def skip_without_bf16() -> None:
-    import openvino
-
-    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        pytest.skip("this processor has no native bf16")
 
 
 def run(  # noqa: PLR0917

@@ -1,0 +1,205 @@
+"""One contract for every backend."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from distributed_pose import ConfigError, ExecutionError, SetupError
+from distributed_pose.backends.base import (
+    Backend,
+    InputBatch,
+    Maps,
+    ModelPort,
+    check_maps,
+    select_outputs,
+)
+from distributed_pose.backends.registry import BACKENDS, open_backend, resolve_backend
+from distributed_pose.records import Geometry
+from tests.requirements import skip_without_bf16
+from tests.tiny_models import save_constant_model
+
+RUNTIMES = ("onnxruntime", "openvino")
+
+
+def model(order: tuple[str, str] = ("heatmaps", "pafs")) -> bytes:
+    """Returns a network of one strided layer with random weights, outputs in the given order."""
+    generator = np.random.default_rng(0)
+    channels = {"heatmaps": 19, "pafs": 38}
+    weights = [
+        numpy_helper.from_array(
+            generator.standard_normal((n, 3, 8, 8)).astype(np.float32) / 14, f"{name}.weight"
+        )
+        for name, n in channels.items()
+    ]
+    nodes = [helper.make_node("Conv", ["data", f"{n}.weight"], [n], strides=[8, 8]) for n in order]
+    sizes = {"data": 3} | {name: channels[name] for name in order}
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", c, "h", "w"])
+        for name, c in sizes.items()
+    ]
+    graph = helper.make_graph(nodes, "tiny", ports[:1], ports[1:], weights)
+    opset = [helper.make_opsetid("", 11)]
+    made = helper.make_model(graph, opset_imports=opset, ir_version=7)
+    return bytes(made.SerializeToString())
+
+
+TRUTH = json.dumps({"annotations": []}).encode()
+CONTENT = {"oracle": TRUTH, "onnxruntime": model(), "openvino": model()}
+
+
+def batch(count: int, height: int = 32, width: int = 48) -> InputBatch:
+    inputs = np.random.default_rng(count).uniform(-0.5, 0.5, (count, 3, height, width))
+    geometry = Geometry(height, width, 0, 0, 0, 0)
+    return InputBatch(tuple(range(count)), (geometry,) * count, inputs.astype(np.float32))
+
+
+def opened(name: str, precision: str = "f32") -> Backend:
+    return open_backend(name, CONTENT[name], precision=precision, threads=1)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+class TestEveryBackend:
+    def test_answers_any_batch_and_size_with_maps_of_a_stride_of_eight(self, name: str) -> None:
+        backend = opened(name)
+        for count, height, width in ((4, 32, 48), (1, 32, 48), (3, 40, 64)):
+            maps = check_maps(
+                backend.infer(batch(count, height, width)), batch(count, height, width)
+            )
+            assert maps.heatmaps_NKHW.shape == (count, 19, height // 8, width // 8)
+            assert maps.pafs_NPHW.shape == (count, 38, height // 8, width // 8)
+            assert maps.heatmaps_NKHW.dtype == maps.pafs_NPHW.dtype == np.float32
+
+    def test_keeps_earlier_answers_as_they_were(self, name: str) -> None:
+        backend = opened(name)
+        first = backend.infer(batch(2)).heatmaps_NKHW
+        copy = first.copy()
+        backend.infer(InputBatch((0, 1), batch(2).geometries, -batch(2).inputs_N3HW))
+        np.testing.assert_array_equal(first, copy)
+
+    def test_tells_its_precision_and_device(self, name: str) -> None:
+        backend = opened(name)
+        assert backend.precision == "f32"
+        assert backend.description
+
+    def test_can_be_closed_twice_and_not_be_used_after(self, name: str) -> None:
+        backend = opened(name)
+        backend.close()
+        backend.close()
+        with pytest.raises(SetupError, match="closed"):
+            backend.infer(batch(1))
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+class TestEveryRuntime:
+    def test_tells_outputs_apart_whatever_their_order(self, name: str) -> None:
+        turned = open_backend(name, model(("pafs", "heatmaps")), precision="f32", threads=1)
+        for one, other in zip(opened(name).infer(batch(2)), turned.infer(batch(2)), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+    def test_refuses_a_model_with_other_outputs_and_lists_them(
+        self, name: str, tmp_path: Path
+    ) -> None:
+        content = save_constant_model(tmp_path / "other.onnx", heatmaps=20).read_bytes()
+        with pytest.raises(SetupError, match=r"no output of 19 channels.*heatmaps.*20.*pafs.*38"):
+            open_backend(name, content, precision="f32", threads=1)
+
+    def test_refuses_a_batch_that_the_model_does_not_take(self, name: str, tmp_path: Path) -> None:
+        content = save_constant_model(tmp_path / "fixed.onnx", batch=2).read_bytes()
+        backend = open_backend(name, content, precision="f32", threads=1)
+        backend.infer(batch(2))
+        with pytest.raises(SetupError, match="batch_size"):
+            backend.infer(batch(3))
+
+    def test_refuses_what_is_no_model(self, name: str) -> None:
+        with pytest.raises(SetupError, match="cannot load the model"):
+            open_backend(name, b"no model", precision="f32", threads=1)
+
+
+def test_runtimes_agree() -> None:
+    first, second = (opened(name).infer(batch(3)) for name in RUNTIMES)
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_bf16_is_reported_and_differs_a_little() -> None:
+    skip_without_bf16()
+    backend = opened("openvino", "bf16")
+    exact, rounded = (b.infer(batch(2)).pafs_NPHW for b in (opened("openvino"), backend))
+    assert backend.precision == "bf16"
+    assert 0 < np.abs(exact - rounded).max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "resolved"),
+    [
+        ("auto", "auto", "openvino"),
+        ("onnxruntime", "f32", "onnxruntime"),
+        ("auto", "bf16", "openvino"),
+    ],
+)
+def test_backends_are_resolved_by_name(name: str, precision: str, resolved: str) -> None:
+    assert resolve_backend(name, precision) == resolved
+
+
+@pytest.mark.parametrize(("name", "precision"), [("onnxruntime", "bf16"), ("auto", "int8")])
+def test_a_precision_that_a_backend_lacks_is_a_config_error(name: str, precision: str) -> None:
+    with pytest.raises(ConfigError, match=f"precision: {precision}.*available: auto, f32"):
+        resolve_backend(name, precision)
+
+
+def ports(**channels: int) -> list[ModelPort]:
+    return [ModelPort(name, (None, n, None, None)) for name, n in channels.items()]
+
+
+def test_the_last_of_several_stages_is_taken() -> None:
+    outputs = ports(
+        stage_1_output_0_pafs=38,
+        stage_0_output_1_heatmaps=19,
+        stage_0_output_0_pafs=38,
+        stage_1_output_1_heatmaps=19,
+    )
+    assert select_outputs(outputs) == ("stage_1_output_1_heatmaps", "stage_1_output_0_pafs")
+
+
+def test_outputs_that_cannot_be_told_apart_are_refused() -> None:
+    with pytest.raises(SetupError, match=r"more than one output of 19 channels.*first.*second"):
+        select_outputs(ports(first=19, second=19, pafs=38))
+
+
+def test_a_model_that_takes_no_image_is_refused() -> None:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "flat",
+        [value("x", TensorProto.FLOAT, ["n", 5])],
+        [value("y", TensorProto.FLOAT, ["n", 5])],
+    )
+    opset = [helper.make_opsetid("", 11)]
+    flat = helper.make_model(graph, opset_imports=opset, ir_version=7)
+    onnx.checker.check_model(flat)
+    for name in RUNTIMES:
+        with pytest.raises(SetupError, match=r"y \[\?, 5\]"):
+            open_backend(name, flat.SerializeToString(), precision="f32", threads=1)
+
+
+@pytest.mark.parametrize(
+    ("heatmaps", "pafs", "message"),
+    [
+        (np.zeros((2, 19, 4, 6)), np.zeros((2, 38, 4, 5)), "instead of"),
+        (np.zeros((1, 19, 4, 6)), np.zeros((2, 38, 4, 6)), "instead of"),
+        (np.full((2, 19, 4, 6), math.nan), np.zeros((2, 38, 4, 6)), "not finite"),
+        (np.zeros((2, 19, 4, 6)), np.full((2, 38, 4, 6), math.inf), "not finite"),
+    ],
+)
+def test_an_impossible_answer_is_an_execution_error(
+    heatmaps: np.ndarray, pafs: np.ndarray, message: str
+) -> None:
+    maps = Maps(heatmaps.astype(np.float32), pafs.astype(np.float32))
+    with pytest.raises(ExecutionError, match=message) as caught:
+        check_maps(maps, batch(2))
+    assert caught.value.image_ids == (0, 1)

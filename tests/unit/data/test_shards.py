@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distributed_pose.data.shards import (
+    ImageMaps,
+    image_rows,
+    pack_detections,
+    pack_maps,
+    read_shards,
+    unpack_detections,
+    unpack_maps,
+)
+from distributed_pose.pose.assemble import Poses
+from distributed_pose.records import Geometry, ImageRecord
+
+
+def records(count: int) -> list[ImageRecord]:
+    return [ImageRecord(number, f"{number}.jpg", 4, 6) for number in range(count)]
+
+
+def test_shards_hold_all_images_in_order_the_last_may_be_smaller(tmp_path: Path) -> None:
+    for record in records(5):
+        (tmp_path / record.file_name).write_bytes(bytes([record.image_id]))
+    shards = [*read_shards(records(5), tmp_path, 2)]
+    rows = [row for shard in shards for row in image_rows(shard.images)]
+    assert [shard.images.num_rows for shard in shards] == [2, 2, 1]
+    assert [shard.number for shard in shards] == [0, 1, 2]
+    assert rows == [(record, bytes([record.image_id])) for record in records(5)]
+
+
+def test_a_missing_file_is_a_failure_of_its_shard(tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(b"x")
+    first, second = read_shards(records(3), tmp_path, 2)
+    assert [row[0].image_id for row in image_rows(first.images)] == [1]
+    assert [failure.image_id for failure in (*first.failures, *second.failures)] == [0, 2]
+    assert second.images.num_rows == 0
+    assert "0.jpg" in first.failures[0].reason
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_maps_come_back_as_they_went(dtype: type[np.floating]) -> None:
+    generator = np.random.default_rng(0)
+    geometries = (Geometry(40, 60, 1, 2, 3, 4), Geometry(41, 61, 0, 0, 0, 0))
+    heatmaps = generator.random((2, 19, 3, 5)).astype(dtype)
+    pafs = generator.random((2, 38, 3, 5)).astype(dtype)
+    back = unpack_maps(pack_maps(ImageMaps((7, 9), geometries, heatmaps, pafs)))
+    assert back.image_ids == (7, 9)
+    assert back.geometries == geometries
+    assert back.heatmaps_NKHW.dtype == dtype
+    np.testing.assert_array_equal(back.heatmaps_NKHW, heatmaps)
+    np.testing.assert_array_equal(back.pafs_NPHW, pafs)
+
+
+def test_detections_come_back_as_they_went() -> None:
+    keypoints = np.arange(102.0).reshape(2, 51)
+    poses = Poses(keypoints, np.array([0.5, 0.25]))
+    nobody = Poses(np.zeros((0, 51)), np.zeros(0))
+    rows = unpack_detections(pack_detections([(3, nobody), (4, poses)]))
+    assert [(row["image_id"], row["score"]) for row in rows] == [(4, 0.5), (4, 0.25)]
+    assert [row["keypoints"] for row in rows] == keypoints.tolist()
+
+
+def test_no_detections_come_back_as_none() -> None:
+    assert unpack_detections(pack_detections([])) == []
