@@ -101,13 +101,12 @@ class RayEngine:
             _Actor(f"reducer:{index}", ray.remote(_ReducerActor).options(num_cpus=0).remote())
             for index in range(self._config.reducers)
         ]
-        waiting = [reducer.handle.ready.remote() for reducer in self._reducers]
-        ready = [
-            _get(worker.handle.start.remote(), worker, _READY_TIMEOUT_S) for worker in self._workers
-        ]
-        for reducer, reference in zip(self._reducers, waiting, strict=True):
+        # All at once: devices load and warm up side by side.
+        starting = [(worker, worker.handle.start.remote()) for worker in self._workers]
+        idle = [(reducer, reducer.handle.ready.remote()) for reducer in self._reducers]
+        for reducer, reference in idle:
             _get(reference, reducer, _READY_TIMEOUT_S)
-        return tuple(ready)
+        return tuple(_get(reference, worker, _READY_TIMEOUT_S) for worker, reference in starting)
 
     def run(self, shards: Iterable[Shard]) -> Iterator[ShardResult]:
         source = iter(shards)
