@@ -15,10 +15,8 @@ from distributed_pose.demo.dataset import (
 from distributed_pose.errors import SetupError
 from distributed_pose.model.artifacts import cache_folder
 
-NOTE = (
-    "This is the demo: rendered people and a network trained on such. For COCO, set data.images, "
-    "data.annotations and model.path; `distributed-pose fetch` downloads them."
-)
+# One line of a terminal.
+NOTE = "Demo: rendered people. For COCO set data.images, data.annotations, model.path."
 
 WEIGHTS = Path(__file__).with_name("lightweight_openpose_demo.pth")
 

@@ -37,7 +37,8 @@ def _ap(report: RunReport) -> Table:
     values = report.ap or {}
     for name in values:
         table.add_column(name, justify="right")
-    table.add_row(*(f"{value:.3f}" for value in values.values()))
+    # COCO's -1 says that no person of that size is labelled.
+    table.add_row(*("n/a" if value == -1 else f"{value:.3f}" for value in values.values()))
     table.caption = (
         f"{report.backend} · {report.precision} · profile {report.profile} · "
         f"{report.num_detections} detections"
