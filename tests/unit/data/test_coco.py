@@ -141,7 +141,9 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data(), value=VALUES)
 def test_mutated_annotations_load_or_are_a_setup_error(
     tmp_path: Path, data: st.DataObject, value: object
