@@ -11,14 +11,29 @@ def test_each_kind_of_error_has_its_exit_code(kind: type[PoseEvalError], code: i
     assert kind("x").exit_code == code
 
 
-def test_the_text_names_device_shard_and_what_to_do() -> None:
-    error = ExecutionError("failed", "try again", device="cpu:0", shard=3)
-    assert str(error) == "[device cpu:0, shard 3] failed (try again)"
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (SetupError("failed"), "failed"),
+        (SetupError("failed", "try again"), "failed (try again)"),
+        (SetupError("failed", device="cpu:0"), "[device cpu:0] failed"),
+        (SetupError("failed", shard=0), "[shard 0] failed"),
+        (
+            SetupError("failed", "try again", device="cpu:0", shard=3),
+            "[device cpu:0, shard 3] failed (try again)",
+        ),
+    ],
+)
+def test_the_text_names_device_shard_and_what_to_do(error: PoseEvalError, text: str) -> None:
+    assert str(error) == text
 
 
-def test_an_error_survives_pickling_whole() -> None:
-    error = SetupError("failed", "hint", device="cpu:0", shard=3, image_ids=[1, 2])
+@pytest.mark.parametrize("kind", [ConfigError, SetupError, ExecutionError])
+def test_an_error_survives_pickling_whole(kind: type[PoseEvalError]) -> None:
+    error = kind("failed", "hint", device="cpu:0", shard=3, image_ids=[1, 2])
+    error.device = "cpu:1"
     copy = pickle.loads(pickle.dumps(error))
-    assert type(copy) is SetupError
+    assert type(copy) is kind
     assert vars(copy) == vars(error)
-    assert str(copy) == str(error)
+    assert (copy.device, copy.shard, copy.image_ids) == ("cpu:1", 3, (1, 2))
+    assert str(copy) == str(error) == "[device cpu:1, shard 3] failed (hint)"

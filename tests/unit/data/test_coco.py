@@ -49,6 +49,24 @@ def test_images_come_by_ascending_id_those_without_people_too(tmp_path: Path) ->
     assert [image.image_id for image in index.images] == [10, 20, 30]
     assert (index.images[0].height, index.images[0].width) == (48, 64)
     assert not index.is_partial
+    assert index.ground_truth == content()
+
+
+@pytest.mark.parametrize("limit", [3, 4])
+def test_a_limit_that_leaves_nothing_out_is_not_partial(tmp_path: Path, limit: int) -> None:
+    index = load_index(write(tmp_path, content()), limit=limit)
+    assert len(index.images) == 3
+    assert not index.is_partial
+
+
+def test_crowds_and_other_categories_are_allowed(tmp_path: Path) -> None:
+    allowed = content()
+    crowd = {"id": 2, "iscrowd": 1, "num_keypoints": 0, "keypoints": [0] * 51}
+    allowed["annotations"] += [
+        {**allowed["annotations"][0], **crowd},
+        {"id": 3, "image_id": 20, "category_id": 18},
+    ]
+    assert len(load_index(write(tmp_path, allowed)).images) == 3
 
 
 def test_a_limit_keeps_the_first_ids_and_is_partial(tmp_path: Path) -> None:
@@ -61,9 +79,15 @@ IMAGE_CHANGES = [
     ({"id": 10}, "image id 10 is listed twice"),
     ({"id": True}, r"images\[0\]: id"),
     ({"id": 2**64}, r"images\[0\]: id"),
+    ({"id": "30"}, r"images\[0\]: id"),
+    ({"id": 30.0}, r"images\[0\]: id"),
+    ({"height": None}, r"images\[0\]: height"),
+    ({"height": math.inf}, r"images\[0\]: height"),
     ({"height": 0}, r"images\[0\].*64x0"),
     ({"width": "64"}, r"images\[0\]: width"),
+    ({"width": -1}, r"images\[0\].*-1x48"),
     ({"file_name": ""}, r"images\[0\] has no file_name"),
+    ({"file_name": 7}, r"images\[0\] has no file_name"),
     ({"file_name": "a\0b"}, r"images\[0\] has no file_name"),
     ({"file_name": "../a.jpg"}, "leaves the image folder"),
     ({"file_name": "a/../../b.jpg"}, "leaves the image folder"),
@@ -74,14 +98,26 @@ IMAGE_CHANGES = [
 ]
 
 PERSON_CHANGES = [
+    ({"id": None}, "id is no integer"),
     ({"image_id": 99}, "image 99, which is not listed"),
+    ({"image_id": True}, "image_id is no integer"),
+    ({"category_id": "1"}, "category_id is no integer"),
+    ({"keypoints": None}, "list of 51 numbers"),
     ({"keypoints": [0] * 50}, "list of 51 numbers"),
     ({"keypoints": [math.nan] + [0] * 50}, "list of 51 numbers"),
+    ({"keypoints": [True] + [0] * 50}, "list of 51 numbers"),
+    ({"keypoints": [2**63] + [0] * 50}, "list of 51 numbers"),
     ({"keypoints": [0, 0, 3] + [0] * 48}, "visibility"),
+    ({"keypoints": [0, 0, 0.5] + [0] * 48}, "visibility"),
     ({"num_keypoints": 2}, "num_keypoints"),
+    ({"num_keypoints": None}, "num_keypoints is no integer"),
     ({"iscrowd": 2}, "iscrowd"),
+    ({"iscrowd": False}, "iscrowd is no integer"),
     ({"bbox": [1, 2, 3]}, "bbox"),
+    ({"bbox": [1, 2, 3, math.inf]}, "bbox"),
     ({"area": -1}, "area"),
+    ({"area": math.nan}, "area"),
+    ({"area": True}, "area"),
     ({"area": None}, "area"),
 ]
 
@@ -106,9 +142,12 @@ def test_a_wrong_person_is_named(tmp_path: Path, change: Content, message: str) 
     ("change", "message"),
     [
         (lambda c: c.pop("images"), "'images'"),
+        (lambda c: c.update(images={}), "'images'"),
         (lambda c: c.update(images=[]), "no images"),
         (lambda c: c.update(annotations=[1]), "'annotations'"),
         (lambda c: c["annotations"].append(c["annotations"][0]), "annotation id 1 .* twice"),
+        (lambda c: c.pop("categories"), "'categories'"),
+        (lambda c: c["categories"][0].update(id=2), "no keypoint file"),
         (lambda c: c["categories"][0].pop("keypoints"), "no keypoint file"),
         (lambda c: c["categories"][0]["keypoints"].pop(), "16 keypoints"),
     ],
@@ -128,6 +167,11 @@ def test_a_file_that_is_no_json_object_is_named(tmp_path: Path, text: str) -> No
     path.write_text(text)
     with pytest.raises(SetupError, match=r"people\.json"):
         load_index(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match=r"cannot read .*nowhere\.json"):
+        load_index(tmp_path / "nowhere.json")
 
 
 VALUES = st.one_of(

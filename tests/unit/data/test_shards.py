@@ -28,6 +28,15 @@ def test_shards_hold_all_images_in_order_the_last_may_be_smaller(tmp_path: Path)
     assert [shard.images.num_rows for shard in shards] == [2, 2, 1]
     assert [shard.number for shard in shards] == [0, 1, 2]
     assert rows == [(record, bytes([record.image_id])) for record in records(5)]
+    assert [len(shard.read_ns) for shard in shards] == [2, 2, 1]
+
+
+def test_a_shard_is_read_when_it_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "0.jpg").write_bytes(b"x")
+    shards = read_shards(records(2), tmp_path, 1)
+    assert next(shards).images.num_rows == 1
+    (tmp_path / "1.jpg").write_bytes(b"y")
+    assert not next(shards).failures
 
 
 def test_a_missing_file_is_a_failure_of_its_shard(tmp_path: Path) -> None:
@@ -36,7 +45,15 @@ def test_a_missing_file_is_a_failure_of_its_shard(tmp_path: Path) -> None:
     assert [row[0].image_id for row in image_rows(first.images)] == [1]
     assert [failure.image_id for failure in (*first.failures, *second.failures)] == [0, 2]
     assert second.images.num_rows == 0
-    assert "0.jpg" in first.failures[0].reason
+    assert str(tmp_path / "0.jpg") in first.failures[0].reason
+    assert first.failures[0].file_name == "0.jpg"
+    assert (len(first.read_ns), len(second.read_ns)) == (1, 0)
+
+
+def test_a_folder_in_place_of_a_file_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "0.jpg").mkdir()
+    (shard,) = read_shards(records(1), tmp_path, 1)
+    assert [failure.image_id for failure in shard.failures] == [0]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
