@@ -15,6 +15,8 @@ from distributed_pose.backends.base import (
     InputBatch,
     Maps,
     ModelPort,
+    check_fits,
+    check_input,
     check_maps,
     select_outputs,
 )
@@ -66,7 +68,7 @@ def opened(name: str, precision: str = "f32") -> Backend:
 class TestEveryBackend:
     def test_answers_any_batch_and_size_with_maps_of_a_stride_of_eight(self, name: str) -> None:
         backend = opened(name)
-        for count, height, width in ((4, 32, 48), (1, 32, 48), (3, 40, 64)):
+        for count, height, width in ((4, 32, 48), (1, 32, 48), (2, 8, 8), (3, 40, 64)):
             maps = check_maps(
                 backend.infer(batch(count, height, width)), batch(count, height, width)
             )
@@ -115,9 +117,40 @@ class TestEveryRuntime:
         with pytest.raises(SetupError, match="batch_size"):
             backend.infer(batch(3))
 
-    def test_refuses_what_is_no_model(self, name: str) -> None:
+    @pytest.mark.parametrize("content", [b"", b"no model", model()[:-50]])
+    def test_refuses_what_is_no_model(self, name: str, content: bytes) -> None:
         with pytest.raises(SetupError, match="cannot load the model"):
-            open_backend(name, b"no model", precision="f32", threads=1)
+            open_backend(name, content, precision="f32", threads=1)
+
+    def test_answers_each_image_as_if_it_were_alone(self, name: str) -> None:
+        backend, whole = opened(name), batch(3)
+        together = backend.infer(whole)
+        for index in range(3):
+            alone = backend.infer(
+                InputBatch((index,), whole.geometries[:1], whole.inputs_N3HW[index : index + 1])
+            )
+            for one, other in zip(alone, together, strict=True):
+                np.testing.assert_allclose(one[0], other[index], atol=1e-5)
+
+
+PRECISIONS = [(name, precision) for name in BACKENDS for precision in BACKENDS[name].precisions]
+
+
+@pytest.mark.parametrize(("name", "precision"), PRECISIONS)
+def test_a_backend_has_the_precision_asked_for_or_says_that_it_cannot(
+    name: str, precision: str
+) -> None:
+    refusal = ""
+    try:
+        assert opened(name, precision).precision == precision
+    except SetupError as error:
+        refusal = str(error)
+    assert not refusal or (precision != "f32" and f"no native {precision}" in refusal)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_the_precision_is_the_backends_choice_if_none_is_asked_for(name: str) -> None:
+    assert opened(name, "auto").precision in BACKENDS[name].precisions
 
 
 def test_runtimes_agree() -> None:
@@ -140,13 +173,16 @@ def test_bf16_is_reported_and_differs_a_little() -> None:
         ("auto", "auto", "openvino"),
         ("onnxruntime", "f32", "onnxruntime"),
         ("auto", "bf16", "openvino"),
+        ("oracle", "auto", "oracle"),
     ],
 )
 def test_backends_are_resolved_by_name(name: str, precision: str, resolved: str) -> None:
     assert resolve_backend(name, precision) == resolved
 
 
-@pytest.mark.parametrize(("name", "precision"), [("onnxruntime", "bf16"), ("auto", "int8")])
+@pytest.mark.parametrize(
+    ("name", "precision"), [("onnxruntime", "bf16"), ("auto", "int8"), ("oracle", "f16")]
+)
 def test_a_precision_that_a_backend_lacks_is_a_config_error(name: str, precision: str) -> None:
     with pytest.raises(ConfigError, match=f"precision: {precision}.*available: auto, f32"):
         resolve_backend(name, precision)
@@ -166,9 +202,45 @@ def test_the_last_of_several_stages_is_taken() -> None:
     assert select_outputs(outputs) == ("stage_1_output_1_heatmaps", "stage_1_output_0_pafs")
 
 
-def test_outputs_that_cannot_be_told_apart_are_refused() -> None:
-    with pytest.raises(SetupError, match=r"more than one output of 19 channels.*first.*second"):
-        select_outputs(ports(first=19, second=19, pafs=38))
+def test_a_stage_is_a_number_and_not_a_text() -> None:
+    outputs = ports(stage_10_heatmaps=19, stage_9_heatmaps=19, pafs=38)
+    assert select_outputs(outputs) == ("stage_10_heatmaps", "pafs")
+
+
+@pytest.mark.parametrize("names", [("first", "second"), ("stage_1_a", "stage_1_b")])
+def test_outputs_that_cannot_be_told_apart_are_refused(names: tuple[str, str]) -> None:
+    first, second = names
+    outputs = ports(**dict.fromkeys(names, 19), pafs=38)
+    with pytest.raises(SetupError, match=f"more than one output of 19 .*{first}.*{second}"):
+        select_outputs(outputs)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [],
+        [(None, 4, None, None)],
+        [(None, 32, 48, 3)],
+        [(3, None, None)],
+        [(None, 3, None, None), (None, 2)],
+    ],
+)
+def test_a_model_that_does_not_take_one_batch_of_images_is_refused(
+    shapes: list[tuple[int | None, ...]],
+) -> None:
+    inputs = [ModelPort(f"input{number}", shape) for number, shape in enumerate(shapes)]
+    with pytest.raises(SetupError, match=r"expected one of \[batch, 3, height, width\]") as caught:
+        check_input(inputs)
+    assert all(port.name in str(caught.value) for port in inputs)
+
+
+@pytest.mark.parametrize("fixed", [(1, 3, None, None), (None, 3, 40, None), (2, 3, 32, 40)])
+def test_a_batch_of_another_shape_than_the_models_is_a_setup_error(
+    fixed: tuple[int | None, ...],
+) -> None:
+    with pytest.raises(SetupError, match=r"data \[.*the batch is \[2, 3, 32, 48\]"):
+        check_fits(ModelPort("data", fixed), batch(2))
+    check_fits(ModelPort("data", (2, 3, 32, None)), batch(2))
 
 
 def test_a_model_that_takes_no_image_is_refused() -> None:

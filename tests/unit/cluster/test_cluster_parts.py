@@ -1,18 +1,12 @@
 import numpy as np
 import pytest
 
-from distributed_pose import ExecutionError, SetupError
+from distributed_pose import ExecutionError
 from distributed_pose.cluster.devices import Node, plan_devices
-from distributed_pose.cluster.engine import worker_specs
 from distributed_pose.cluster.ledger import Ledger
-from distributed_pose.cluster.reducer import Reducer
-from distributed_pose.cluster.worker import Worker, WorkerSpec
-from distributed_pose.data.shards import pack_detections, read_shards, unpack_maps
-from distributed_pose.evaluation import read_inputs
+from distributed_pose.data.shards import pack_detections
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.records import Failure, ImageRecord, ShardResult
-from tests.conftest import Dataset
-from tests.tiny_models import save_constant_model
 
 NODES = [Node("10.0.0.1", "a", 4), Node("10.0.0.2", "b", 1)]
 
@@ -58,12 +52,36 @@ def test_an_image_is_counted_once_however_often_it_comes() -> None:
     assert not ledger.failures
 
 
+def test_times_are_kept_by_stage_and_by_device() -> None:
+    ledger = Ledger(IMAGES)
+    for part in (result(1), result(2, device="cpu:1"), result(3)):
+        ledger.accept(part)
+    assert ledger.durations["inference"] == [5, 5, 5]
+    assert (ledger.inference_ns("cpu:0"), ledger.inference_ns("cpu:1")) == (10, 5)
+    assert ledger.inference_ns("cpu:2") == 0
+
+
+def test_an_image_with_nobody_in_it_has_a_result() -> None:
+    ledger = Ledger(IMAGES[:1])
+    assert ledger.accept(ShardResult("cpu:0", (1,), pack_detections([]))) == 1
+    assert not ledger.failures
+    assert not ledger.detections
+
+
 def test_a_result_of_a_failed_image_does_not_count_twice() -> None:
     ledger = Ledger(IMAGES)
     failure = Failure(1, "1.jpg", "unreadable")
     assert ledger.accept(ShardResult("cpu:0", (), pack_detections([]), (failure, failure))) == 1
     assert ledger.accept(result(1)) == 0
     assert not ledger.detections
+
+
+def test_a_failure_of_an_image_that_has_a_result_does_not_count() -> None:
+    ledger = Ledger(IMAGES[:1])
+    ledger.accept(result(1))
+    failure = Failure(1, "1.jpg", "unreadable")
+    assert ledger.accept(ShardResult("cpu:1", (), pack_detections([]), (failure,))) == 0
+    assert not ledger.failures
 
 
 def test_images_that_never_came_back_are_failures() -> None:
@@ -92,54 +110,11 @@ def test_detections_have_one_order_whoever_came_first() -> None:
     ledger = Ledger(IMAGES)
     ledger.accept(ShardResult("cpu:0", (1,), pack_detections([(1, tied)])))
     assert [d["keypoints"][0] for d in ledger.detections] == [3.0, 7.0]
+    assert {d["category_id"] for d in ledger.detections} == {1}
 
 
-def worker_of(dataset: Dataset, **values: object) -> tuple[Worker, WorkerSpec]:
-    config = dataset.config(**values)
-    inputs = read_inputs(config)
-    (spec,) = worker_specs(config, inputs.backend, plan_devices(("cpu",), [Node("", "", 1)]))
-    return Worker(spec, inputs.model.content), spec
-
-
-def test_images_of_different_shapes_go_in_batches_of_equal_shape(people: Dataset) -> None:
-    config = people.config(profile="upstream")
-    worker, _ = worker_of(people, profile="upstream", batch_size=12)
-    worker.start()
-    (shard,) = read_shards(read_inputs(config).index.images, people.images, 12)
-    maps, report = worker.process(shard.images)
-    worker.close()
-    shapes = [unpack_maps(batch).heatmaps_NKHW.shape for batch in maps]
-    assert len({shape[2:] for shape in shapes}) == len(shapes) > 1
-    assert sum(shape[0] for shape in shapes) == 12
-    assert sorted(report.image_ids) == [row.image_id for row in read_inputs(config).index.images]
-    assert len(Reducer().reduce(maps).group_ns) == 12
-
-
-def test_a_worker_warms_up_before_it_is_ready_and_can_be_closed_twice(people: Dataset) -> None:
-    worker, spec = worker_of(people)
-    ready = worker.start()
-    assert (ready.plan, ready.backend, ready.precision) == (spec.plan, "oracle", "f32")
-    assert ready.warmup_ns > 0
-    worker.close()
-    worker.close()
-
-
-def test_a_worker_that_is_not_started_says_so(people: Dataset) -> None:
-    worker, _ = worker_of(people)
-    (shard,) = read_shards(
-        read_inputs(people.config(data={"limit": 1})).index.images, people.images, 1
-    )
-    with pytest.raises(SetupError, match="not started"):
-        worker.process(shard.images)
-    worker.close()
-
-
-@pytest.mark.parametrize(("mixing", "batch_size"), [(False, 4), (True, 1)])
-def test_a_model_that_mixes_the_images_of_a_batch_runs_them_one_by_one(
-    people: Dataset, tmp_path_factory: pytest.TempPathFactory, *, mixing: bool, batch_size: int
-) -> None:
-    path = tmp_path_factory.mktemp("model") / "model.onnx"
-    save_constant_model(path, mixing=mixing)
-    worker, _ = worker_of(people, backend="onnxruntime", model={"path": path}, batch_size=4)
-    assert worker.start().batch_size == batch_size
-    worker.close()
+def test_the_better_detection_of_an_image_comes_first() -> None:
+    ledger = Ledger(IMAGES)
+    pair = Poses(np.stack([np.full(51, 3.0), np.full(51, 7.0)]), np.array([0.5, 1.0]))
+    ledger.accept(ShardResult("cpu:0", (1,), pack_detections([(1, pair)])))
+    assert [d["score"] for d in ledger.detections] == [1.0, 0.5]

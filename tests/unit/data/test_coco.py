@@ -59,8 +59,9 @@ def test_a_limit_that_leaves_nothing_out_is_not_partial(tmp_path: Path, limit: i
     assert not index.is_partial
 
 
-def test_crowds_and_other_categories_are_allowed(tmp_path: Path) -> None:
+def test_crowds_hidden_keypoints_and_other_categories_are_allowed(tmp_path: Path) -> None:
     allowed = content()
+    allowed["annotations"][0]["keypoints"][2] = 1
     crowd = {"id": 2, "iscrowd": 1, "num_keypoints": 0, "keypoints": [0] * 51}
     allowed["annotations"] += [
         {**allowed["annotations"][0], **crowd},

@@ -1,11 +1,15 @@
 import copy
-import json
 from typing import Any
 
 import pytest
 
 from distributed_pose.metrics.coco_ap import FIGURES, coco_ap
-from distributed_pose.metrics.throughput import images_per_s, merge, stage_figures
+from distributed_pose.metrics.throughput import (
+    StageFigures,
+    images_per_s,
+    merge,
+    stage_figures,
+)
 from distributed_pose.records import STAGES
 
 KEYPOINTS = [v for i in range(17) for v in (10 + 5 * i, 20 + 4 * i, 2)]
@@ -38,8 +42,16 @@ def test_the_truth_itself_has_an_ap_of_one_and_no_large_people_are_undefined() -
     assert figures["APl"] == -1
 
 
-def test_no_detections_are_zeros() -> None:
-    assert coco_ap(truth(), [], [1, 2])["AP"] == 0
+def test_no_detections_are_zeros_but_for_what_is_undefined() -> None:
+    figures = coco_ap(truth(), [], [1, 2])
+    undefined = {"APl", "ARl"}
+    assert figures == {name: -1 if name in undefined else 0 for name in FIGURES}
+
+
+def test_people_without_labelled_keypoints_are_nothing_to_find() -> None:
+    unlabelled = truth()
+    unlabelled["annotations"][1].update(num_keypoints=0, keypoints=[0] * 51)
+    assert coco_ap(unlabelled, [detection(1)], [1, 2])["AR"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("image_ids", "recall"), [([1, 2], 0.5), ([1], 1.0)])
@@ -62,11 +74,14 @@ def test_stages_are_merged_raw_before_their_percentiles() -> None:
     figures = stage_figures(merged)
     assert tuple(figures) == STAGES
     assert (figures["read"].count, figures["read"].total_ns) == (91, 10 + sum(range(90)))
-    assert figures["group"].p99_ns == 5
-    assert figures["score"].count == 0
+    assert figures["score"] == StageFigures(0, 0, 0, 0, 0)
+
+
+def test_percentiles_are_of_all_durations_whatever_their_order() -> None:
+    figures = stage_figures({"group": [*range(100, -1, -1)]})["group"]
+    assert figures == StageFigures(101, 5050, 50, 90, 99)
 
 
 def test_throughput_is_images_over_time() -> None:
     assert images_per_s(50, 2 * 10**9) == 25
-    assert images_per_s(0, 0) == 0
-    assert json.dumps(images_per_s(1, 3))
+    assert images_per_s(0, 0) == images_per_s(7, 0) == 0

@@ -1,4 +1,6 @@
+import copy
 import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -29,6 +31,11 @@ def network() -> LightweightOpenPose:
             torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
             torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
     return made.eval()
+
+
+@pytest.fixture(scope="module")
+def exported(network: LightweightOpenPose) -> bytes:
+    return export_onnx(network)
 
 
 @pytest.fixture
@@ -101,11 +108,56 @@ def test_what_differs_from_the_network_is_listed(
     assert "cpm.align.0.bias [7] instead of [128]" in text
 
 
-@pytest.mark.parametrize("content", [partial(print, "run"), [1, 2], {"state_dict": {"a": 1}}])
+class RunsCode:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_cannot_run_code(tmp_path: Path, *, zipped: bool) -> None:
+    made = tmp_path / "made"
+    torch.save(
+        {"weight": RunsCode(made)},
+        tmp_path / "code.pth",
+        _use_new_zipfile_serialization=zipped,
+    )
+    with pytest.raises(SetupError, match=r"code\.pth"):
+        load_checkpoint(tmp_path / "code.pth")
+    assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        partial(print, "run"),
+        torch.nn.Linear(1, 1),
+        torch.zeros(3),
+        [1, 2],
+        {},
+        {"state_dict": {"a": 1}},
+    ],
+)
 def test_a_pickle_that_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "pickle.pth")
     with pytest.raises(SetupError, match=r"pickle\.pth"):
         load_checkpoint(tmp_path / "pickle.pth")
+
+
+def test_a_checkpoint_that_is_cut_off_is_refused(checkpoint: Path) -> None:
+    content = checkpoint.read_bytes()
+    checkpoint.write_bytes(content[: len(content) // 2])
+    with pytest.raises(SetupError, match=r"network\.pth"):
+        load_checkpoint(checkpoint)
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match=r"cannot read .*nowhere\.pth"):
+        load_checkpoint(tmp_path / "nowhere.pth")
 
 
 @pytest.mark.parametrize("content", [b"", b"random bytes", b"PK\x03\x04broken"])
@@ -116,14 +168,13 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes)
 
 
 def test_the_export_has_the_guides_names_and_takes_any_batch_and_size(
-    network: LightweightOpenPose,
+    network: LightweightOpenPose, exported: bytes
 ) -> None:
-    content = export_onnx(network)
-    model = onnx.load_model_from_string(content)
+    model = onnx.load_model_from_string(exported)
     images = np.random.default_rng(1).standard_normal((3, 3, 40, 72)).astype(np.float32)
     with torch.inference_mode():
         expected = network(torch.from_numpy(images))
-    found = run_onnx(content, images)
+    found = run_onnx(exported, images)
     assert [opset.version for opset in model.opset_import if not opset.domain] == [11]
     assert [port.name for port in model.graph.input] == ["data"]
     assert tuple(found) == OUTPUT_NAMES
@@ -131,13 +182,22 @@ def test_the_export_has_the_guides_names_and_takes_any_batch_and_size(
         np.testing.assert_allclose(output, wanted.numpy(), atol=TOLERANCE)
 
 
-def test_the_last_stage_alone_is_the_same(network: LightweightOpenPose) -> None:
-    images = np.zeros((1, 3, 32, 32), np.float32)
-    whole = run_onnx(export_onnx(network), images)
+def test_the_last_stage_alone_is_the_same(network: LightweightOpenPose, exported: bytes) -> None:
+    images = np.random.default_rng(2).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    whole = run_onnx(exported, images)
     last = run_onnx(export_onnx(network, last_stage=True), images)
     assert tuple(last) == OUTPUT_NAMES[2:]
     for name, output in last.items():
         np.testing.assert_array_equal(output, whole[name])
+
+
+def test_a_network_that_onnx_runtime_answers_otherwise_is_not_exported(
+    network: LightweightOpenPose,
+) -> None:
+    broken = copy.deepcopy(network)
+    torch.nn.init.constant_(broken.model[0][0].weight, torch.nan)
+    with pytest.raises(SetupError, match="stage_1_output_1_heatmaps differs"):
+        export_onnx(broken, last_stage=True)
 
 
 def test_an_opset_that_cannot_be_written_is_a_config_error(network: LightweightOpenPose) -> None:
@@ -150,6 +210,7 @@ def test_an_onnx_file_is_taken_as_it_is(tmp_path: Path) -> None:
     artifact = load_model(tmp_path / "model.onnx")
     assert artifact.content == b"content"
     assert artifact.sha256 == sha256_hex(b"content")
+    assert artifact.source == str(tmp_path / "model.onnx")
 
 
 def test_a_checkpoint_is_exported_once_and_kept_by_content(
@@ -165,8 +226,15 @@ def test_a_checkpoint_is_exported_once_and_kept_by_content(
     assert tuple(run_onnx(first.content, np.zeros((1, 3, 32, 32), np.float32))) == OUTPUT_NAMES[2:]
 
 
-@pytest.mark.parametrize("name", ["missing.onnx", "missing.pth", "README.md"])
-def test_what_is_no_model_file_is_named(name: str) -> None:
-    path = Path(__file__).parents[3] / name
-    with pytest.raises(SetupError, match=name):
-        load_model(path)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing.onnx", "cannot read .*missing.onnx"),
+        ("missing.pth", "cannot read .*missing.pth"),
+        ("model.txt", "model.txt is no model file .*onnx or .pth"),
+    ],
+)
+def test_what_is_no_model_file_is_named(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "model.txt").touch()
+    with pytest.raises(SetupError, match=message):
+        load_model(tmp_path / name)

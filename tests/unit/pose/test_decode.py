@@ -39,6 +39,7 @@ class TestPeaks:
 
     def test_are_strictly_greater_than_their_neighbours(self) -> None:
         assert not len(find_peaks(heatmap(x5y5=0.5, x6y5=0.5)))
+        assert not len(find_peaks(heatmap(x5y5=0.5, x5y6=0.5)))
         assert len(find_peaks(heatmap(x5y5=0.5, x6y6=0.5))) == 1
 
     @pytest.mark.parametrize("corner", ["x0y0", "x29y0", "x0y19", "x29y19"])
@@ -73,15 +74,25 @@ class TestLimbs:
         gap[:, 11:17] = 0
         assert not find_limbs(gap, points((2, 5, 1)), points((29, 5, 1)))
 
+    def test_score_the_mean_of_the_samples_that_count(self) -> None:
+        # Samples lie at x = 2, 5, ..., 29: the second does not count, the third is weaker.
+        uneven = self.paf.copy()
+        uneven[:, 5], uneven[:, 8] = 0.05, 0.55
+        (limb,) = find_limbs(uneven, points((2, 5, 1)), points((29, 5, 1)))
+        assert limb.score == pytest.approx((8 + 0.55) / 9, abs=1e-4)
+
     def test_use_each_candidate_once_the_best_first(self) -> None:
         tilted = points((20, 5, 1), (20, 10, 1))
         limbs = find_limbs(self.paf, points((3, 5, 1), (3, 10, 1)), tilted)
         assert [limb[:2] for limb in limbs] == [(1, 1), (0, 0)]
         (single,) = find_limbs(self.paf, points((3, 5, 1)), tilted)
         assert single[:2] == (0, 0)
+        (single,) = find_limbs(self.paf, points((3, 5, 1), (3, 10, 1)), points((20, 10, 1)))
+        assert single[:2] == (1, 0)
 
     def test_need_candidates_at_both_ends(self) -> None:
         assert not find_limbs(self.paf, NOBODY, points((3, 5, 1)))
+        assert not find_limbs(self.paf, points((3, 5, 1)), NOBODY)
 
 
 class TestPoses:
@@ -105,7 +116,7 @@ class TestPoses:
         assert not len(assemble(candidates, limbs).scores_P)
         limbs[2] = [Limb(0, 0, 5.0)]
         assert len(assemble(candidates, limbs).scores_P) == 1
-        limbs[0], limbs[2] = [Limb(0, 0, 0.01)], [Limb(0, 0, 0.01)]
+        limbs[0], limbs[2] = [Limb(0, 0, 0.25)], [Limb(0, 0, 0.25)]
         assert not len(assemble(candidates, limbs).scores_P)
 
     def test_get_a_missing_ear_without_a_change_of_score(self) -> None:
@@ -117,6 +128,34 @@ class TestPoses:
         with_ear = assemble(candidates, limbs)
         assert with_ear.scores_P == pytest.approx(without.scores_P)
         assert with_ear.keypoints_P51.reshape(17, 3)[4].tolist() == [16.5, 16.5, 1]
+
+    def test_get_an_ear_that_is_missing_only_and_at_either_end(self) -> None:
+        candidates = [points((k, k, 0.5), (k + 50, k, 0.5)) for k in range(NUM_KEYPOINTS)]
+        limbs: list[list[Limb]] = [[] for _ in LIMBS]
+        # Nose to eye to ear, without shoulders.
+        limbs[13], limbs[14] = [Limb(0, 0, 0.8)], [Limb(0, 0, 0.8)]
+        limbs[17] = [Limb(1, 0, 0.8)]
+        (shoulder,) = assemble(candidates, limbs).keypoints_P51.reshape(-1, 17, 3)[:, 6]
+        assert shoulder.tolist() == [52.5, 2.5, 1]
+        limbs[17].append(Limb(1, 1, 0.8))
+        (ear,) = assemble(candidates, limbs).keypoints_P51.reshape(-1, 17, 3)[:, 4]
+        assert ear.tolist() == [16.5, 16.5, 1]
+
+    def test_are_not_started_by_a_shoulder_and_an_ear(self) -> None:
+        candidates = [points((k, k, 5)) for k in range(NUM_KEYPOINTS)]
+        limbs: list[list[Limb]] = [[] for _ in LIMBS]
+        limbs[17], limbs[18] = [Limb(0, 0, 5)], [Limb(0, 0, 5)]
+        assert not len(assemble(candidates, limbs).scores_P)
+
+    def test_may_be_several_and_start_without_a_neck(self) -> None:
+        candidates = [points((k, k, 0.5), (k + 50, k, 0.5)) for k in range(NUM_KEYPOINTS)]
+        limbs: list[list[Limb]] = [[] for _ in LIMBS]
+        # An arm from the neck on, and another from the shoulder on.
+        limbs[0], limbs[2] = [Limb(0, 0, 0.8)], [Limb(0, 0, 0.8), Limb(1, 1, 0.8)]
+        limbs[3] = [Limb(1, 1, 0.8), Limb(0, 0, 0.8)]
+        keypoints = assemble(candidates, limbs).keypoints_P51.reshape(-1, 17, 3)
+        assert [np.flatnonzero(person[:, 2]).tolist() for person in keypoints] == [[6, 8, 10]] * 2
+        assert keypoints[:, 10, 0].tolist() == [4.5, 54.5]
 
     def test_no_limbs_are_no_poses(self) -> None:
         poses = assemble([NOBODY] * NUM_KEYPOINTS, [[] for _ in LIMBS])
@@ -131,20 +170,39 @@ def test_maps_are_cropped_to_the_image_and_resized_to_it() -> None:
     assert full[16, 20] == pytest.approx(2.525, abs=0.05)
 
 
-def test_a_drawn_person_is_found_where_it_was_drawn() -> None:
-    coco = np.array(
-        [
-            (200, 60), (206, 52), (194, 52), (214, 56), (186, 56),
-            (230, 100), (170, 100), (250, 150), (150, 150), (260, 200), (140, 200),
-            (220, 210), (180, 210), (224, 270), (176, 270), (226, 330), (174, 330),
-        ],
-        np.float32,
-    )  # fmt: skip
-    visible = np.full((17, 1), 2, np.float32)
-    keypoints = network_keypoints(np.concatenate((coco, visible), axis=1)[None])
-    geometry = Geometry(368, 368, 0, 0, 0, 0)
-    poses = decode(draw_heatmaps(keypoints, (46, 46)), draw_pafs(keypoints, (46, 46)), geometry)
+def test_an_even_map_stays_even_at_any_size() -> None:
+    maps = np.full((2, 46, 80), 0.25, np.float32)
+    full = full_resolution(maps, Geometry(427, 640, 0, 44, 0, 44))
+    assert full.shape == (427, 640, 2)
+    np.testing.assert_allclose(full, 0.25, atol=1e-6)
+
+
+# Nose, eyes, ears, shoulders, elbows, wrists, hips, knees and ankles, in input pixels.
+PERSON = (
+    (200, 60), (220, 42), (180, 42), (244, 50), (156, 50),
+    (240, 100), (160, 100), (260, 150), (140, 150), (270, 200), (130, 200),
+    (220, 210), (180, 210), (224, 270), (176, 270), (226, 330), (174, 330),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "geometry", [Geometry(368, 640, 0, 0, 0, 0), Geometry(480, 640, 0, 74, 0, 75)]
+)
+def test_drawn_people_are_found_where_they_were_drawn(geometry: Geometry) -> None:
+    coco = np.full((2, 17, 3), 2, np.float32)
+    coco[:, :, :2] = PERSON
+    coco[1, :, 0] += 200
+    keypoints = network_keypoints(coco)
+    poses = decode(draw_heatmaps(keypoints, (46, 80)), draw_pafs(keypoints, (46, 80)), geometry)
     found = poses.keypoints_P51.reshape(-1, 17, 3)
-    assert len(found) == 1
-    assert (found[0, 5:, 2] == 1).all()
-    assert np.abs(found[0, 5:, :2] - coco[5:]).max() < 2.5
+    found = found[found[:, 0, 0].argsort()]
+    # From the centres of input pixels to the corners of image pixels.
+    expected = (coco[:, :, :2] + 0.5 - [geometry.pad_left, 0]) * geometry.image_height / 368
+    assert (found[:, :, 2] == 1).all()
+    assert np.abs(found[:, :, :2] - expected).max() < 2
+
+
+def test_maps_of_nobody_have_no_poses() -> None:
+    nobody = network_keypoints(np.zeros((0, 17, 3)))
+    maps = draw_heatmaps(nobody, (46, 80)), draw_pafs(nobody, (46, 80))
+    assert not len(decode(*maps, Geometry(368, 640, 0, 0, 0, 0)).scores_P)

@@ -2,6 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
+from distributed_pose.records import Geometry
 from distributed_pose.vision.preprocess import UndecodableImageError, decode_image, preprocess
 from distributed_pose.vision.profiles import PROFILES
 
@@ -11,9 +12,14 @@ LAYOUTS = [
     ("modelzoo", 640, 480, (368, 640, 0, 182, 0, 182)),
     ("modelzoo", 427, 640, (368, 640, 0, 44, 0, 44)),
     ("modelzoo", 100, 2000, (368, 640, 168, 0, 168, 0)),
+    ("modelzoo", 2000, 100, (368, 640, 0, 311, 0, 311)),
+    ("modelzoo", 333, 500, (368, 640, 0, 43, 0, 44)),
     ("upstream", 480, 640, (368, 496, 0, 2, 0, 3)),
     ("upstream", 640, 480, (368, 368, 0, 46, 0, 46)),
+    ("upstream", 427, 640, (368, 552, 0, 0, 0, 0)),
+    ("upstream", 333, 500, (368, 560, 0, 3, 0, 4)),
     ("upstream", 368, 368, (368, 368, 0, 0, 0, 0)),
+    ("upstream", 100, 1000, (368, 3680, 0, 0, 0, 0)),
 ]
 
 
@@ -26,35 +32,29 @@ def encoded(image: np.ndarray, suffix: str = ".png") -> bytes:
 
 
 @pytest.mark.parametrize(("profile", "height", "width", "layout"), LAYOUTS)
-def test_scale_and_padding_are_those_of_the_profile(
+def test_an_image_is_normalised_resized_and_padded_as_its_profile_says(
     profile: str, height: int, width: int, layout: tuple[int, ...]
 ) -> None:
-    input_3HW, geometry = preprocess(picture(height, width), PROFILES[profile])
-    pads = (geometry.pad_top, geometry.pad_left, geometry.pad_bottom, geometry.pad_right)
-    assert (*input_3HW.shape[1:], *pads) == layout
-    assert (geometry.image_height, geometry.image_width) == (height, width)
-    content = np.ones(input_3HW.shape[1:], bool)
-    top, left, bottom, right = pads
-    content[top : content.shape[0] - bottom, left : content.shape[1] - right] = False
-    assert not input_3HW[:, content].any()
-
-
-@pytest.mark.parametrize(
-    ("profile", "interpolation"), [("modelzoo", cv2.INTER_LINEAR), ("upstream", cv2.INTER_CUBIC)]
-)
-def test_the_image_is_normalised_before_it_is_resized(profile: str, interpolation: int) -> None:
-    image = picture(480, 640)
-    scale = 368 / 480
-    expected = cv2.resize(
-        (image.astype(np.float32) - 128) / 256,
-        None,
-        fx=scale,
-        fy=scale,
-        interpolation=interpolation,
-    )
+    image = picture(height, width)
+    input_height, input_width, top, left, bottom, right = layout
+    if profile == "modelzoo":
+        scale, interpolation = min(368 / height, 640 / width), cv2.INTER_LINEAR
+    else:
+        scale, interpolation = 368 / height, cv2.INTER_CUBIC
+    normalised = (image.astype(np.float32) - 128) / 256
+    resized = cv2.resize(normalised, None, fx=scale, fy=scale, interpolation=interpolation)
+    expected = np.pad(resized, ((top, bottom), (left, right), (0, 0))).transpose(2, 0, 1)
     input_3HW, geometry = preprocess(image, PROFILES[profile])
-    found = input_3HW[:, :, geometry.pad_left : geometry.pad_left + expected.shape[1]]
-    np.testing.assert_array_equal(found, expected.transpose(2, 0, 1))
+    assert geometry == Geometry(height, width, top, left, bottom, right)
+    assert input_3HW.shape == (3, input_height, input_width)
+    assert input_3HW.dtype == np.float32
+    np.testing.assert_array_equal(input_3HW, expected)
+
+
+@pytest.mark.parametrize(("value", "normalised"), [(0, -0.5), (128, 0), (255, 127 / 256)])
+def test_a_pixel_is_centred_at_128_and_scaled_by_256(value: int, normalised: float) -> None:
+    image = np.full((368, 640, 3), value, np.uint8)
+    assert (preprocess(image, PROFILES["modelzoo"])[0] == normalised).all()
 
 
 @pytest.mark.parametrize("size", [(1, 4000), (4000, 1), (1, 1), (5000, 3)])
@@ -72,11 +72,20 @@ def test_a_lossless_image_is_decoded_as_blue_green_red() -> None:
     np.testing.assert_array_equal(decode_image(encoded(image), 4, 6), image)
 
 
-def test_a_grey_jpeg_has_three_equal_channels() -> None:
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_a_grey_image_has_three_equal_channels(suffix: str) -> None:
     grey = np.full((8, 8), 77, np.uint8)
-    decoded = decode_image(encoded(grey, ".jpg"), 8, 8)
+    decoded = decode_image(encoded(grey, suffix), 8, 8)
     assert decoded.shape == (8, 8, 3)
-    assert (decoded == decoded[..., :1]).all()
+    assert (decoded == 77).all()
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint16), (3, np.uint16), (4, np.uint8)])
+def test_a_png_of_any_kind_has_three_channels_of_bytes(
+    channels: int, dtype: type[np.integer]
+) -> None:
+    decoded = decode_image(encoded(np.zeros((4, 6, channels), dtype)), 4, 6)
+    assert (decoded.shape, decoded.dtype) == ((4, 6, 3), np.uint8)
 
 
 def test_an_orientation_in_exif_is_followed() -> None:
@@ -85,7 +94,18 @@ def test_an_orientation_in_exif_is_followed() -> None:
     tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
     segment = b"Exif\0\0" + tiff
     exif = b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment
-    assert decode_image(jpeg[:2] + exif + jpeg[2:], 32, 16).shape == (32, 16, 3)
+    turned = decode_image(jpeg[:2] + exif + jpeg[2:], 32, 16)
+    np.testing.assert_array_equal(turned, np.rot90(decode_image(jpeg, 16, 32), -1))
+
+
+@pytest.mark.parametrize("progressive", [0, 1])
+def test_a_jpeg_that_is_cut_off_anywhere_is_refused(progressive: int) -> None:
+    options = [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive]
+    jpeg = cv2.imencode(".jpg", picture(16, 16), options)[1].tobytes()
+    for length in range(len(jpeg)):
+        with pytest.raises(UndecodableImageError):
+            decode_image(jpeg[:length], 16, 16)
+    assert decode_image(jpeg + b"appended", 16, 16).shape == (16, 16, 3)
 
 
 JPEG = encoded(picture(64, 64), ".jpg")

@@ -1,0 +1,176 @@
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from distributed_pose import ExecutionError, SetupError
+from distributed_pose.cluster.devices import Node, plan_devices
+from distributed_pose.cluster.engine import worker_specs
+from distributed_pose.cluster.reducer import Reducer
+from distributed_pose.cluster.worker import Worker, WorkerSpec
+from distributed_pose.data.shards import (
+    ImageMaps,
+    Shard,
+    pack_maps,
+    read_shards,
+    unpack_detections,
+    unpack_maps,
+)
+from distributed_pose.evaluation import read_inputs
+from distributed_pose.records import ImageRecord
+from tests.conftest import Dataset
+from tests.tiny_models import save_constant_model
+
+
+def worker_of(dataset: Dataset, **values: object) -> tuple[Worker, WorkerSpec]:
+    config = dataset.config(**values)
+    inputs = read_inputs(config)
+    (spec,) = worker_specs(config, inputs.backend, plan_devices(("cpu",), [Node("", "", 1)]))
+    return Worker(spec, inputs.model.content), spec
+
+
+def shard_of(dataset: Dataset, count: int = 12) -> Shard:
+    images = read_inputs(dataset.config()).index.images[:count]
+    (shard,) = read_shards(images, dataset.images, count)
+    return shard
+
+
+def test_images_of_different_shapes_go_in_batches_of_equal_shape(people: Dataset) -> None:
+    worker, _ = worker_of(people, profile="upstream", batch_size=12)
+    worker.start()
+    shard = shard_of(people)
+    maps, report = worker.process(shard.images)
+    worker.close()
+    shapes = [unpack_maps(batch).heatmaps_NKHW.shape for batch in maps]
+    assert len({shape[2:] for shape in shapes}) == len(shapes) > 1
+    assert sum(shape[0] for shape in shapes) == 12
+    assert sorted(report.image_ids) == shard.images.column("image_id").to_pylist()
+    assert len(Reducer().reduce(maps).group_ns) == 12
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 5), (2, [2, 2, 1]), (8, [5])])
+def test_a_batch_is_at_most_as_large_as_asked_for(
+    people: Dataset, batch_size: int, sizes: list[int]
+) -> None:
+    worker, _ = worker_of(people, batch_size=batch_size)
+    worker.start()
+    maps, report = worker.process(shard_of(people, 5).images)
+    worker.close()
+    assert [batch.num_rows for batch in maps] == sizes
+    assert {stage: len(times) for stage, times in report.durations.items()} == {
+        "decode_jpeg": 5,
+        "preprocess": 5,
+        "inference": len(sizes),
+    }
+
+
+def test_images_that_cannot_be_decoded_are_failures_and_the_rest_goes_on(
+    people: Dataset, tmp_path: Path
+) -> None:
+    jpeg = cv2.imencode(".jpg", np.zeros((40, 60, 3), np.uint8))[1].tobytes()
+    contents = {1: jpeg[:-2], 2: jpeg, 3: b"", 4: b"no picture"}
+    records = [ImageRecord(number, f"{number}.jpg", 40, 60) for number in contents]
+    for record in records:
+        (tmp_path / record.file_name).write_bytes(contents[record.image_id])
+    (shard,) = read_shards(records, tmp_path, 4)
+    worker, _ = worker_of(people)
+    worker.start()
+    maps, report = worker.process(shard.images)
+    none, no_report = worker.process(shard.images.slice(2))
+    worker.close()
+    assert report.image_ids == (2,)
+    assert [unpack_maps(batch).image_ids for batch in maps] == [(2,)]
+    assert [(f.image_id, f.file_name) for f in report.failures] == [
+        (1, "1.jpg"),
+        (3, "3.jpg"),
+        (4, "4.jpg"),
+    ]
+    assert (none, no_report.image_ids, len(no_report.failures)) == ([], (), 2)
+    assert unpack_detections(Reducer().reduce(none).detections) == []
+
+
+@pytest.mark.parametrize(("maps_dtype", "dtype"), [("f32", np.float32), ("f16", np.float16)])
+def test_maps_travel_as_the_type_asked_for_and_are_decoded_in_float32(
+    people: Dataset, maps_dtype: str, dtype: type[np.floating]
+) -> None:
+    worker, _ = worker_of(people, maps_dtype=maps_dtype)
+    worker.start()
+    (packed,), _ = worker.process(shard_of(people, 4).images)
+    worker.close()
+    maps = unpack_maps(packed)
+    assert {maps.heatmaps_NKHW.dtype, maps.pafs_NPHW.dtype} == {np.dtype(dtype)}
+    heatmaps, pafs = (a.astype(np.float32) for a in (maps.heatmaps_NKHW, maps.pafs_NPHW))
+    exact = pack_maps(ImageMaps(maps.image_ids, maps.geometries, heatmaps, pafs))
+    found, wanted = (Reducer().reduce([batch]).detections for batch in (packed, exact))
+    assert unpack_detections(found)
+    assert found == wanted
+
+
+def test_shards_of_several_threads_do_not_mix(people: Dataset) -> None:
+    worker, _ = worker_of(people)
+    worker.start()
+    shards = [shard_of(people).images.slice(start, 3) for start in range(0, 12, 3)]
+    alone = [worker.process(shard)[0] for shard in shards]
+    with ThreadPoolExecutor(4) as threads:
+        together = [maps for maps, _ in threads.map(worker.process, shards)]
+    worker.close()
+    assert together == alone
+
+
+def test_a_reducer_answers_the_same_each_time(people: Dataset) -> None:
+    worker, _ = worker_of(people)
+    worker.start()
+    maps, _ = worker.process(shard_of(people, 4).images)
+    worker.close()
+    reducer = Reducer()
+    first, second = reducer.reduce(maps), reducer.reduce(maps)
+    assert first.detections == second.detections
+    assert len(first.group_ns) == 4
+    assert {row["image_id"] for row in unpack_detections(first.detections)} <= {
+        image_id for batch in maps for image_id in unpack_maps(batch).image_ids
+    }
+
+
+def test_a_worker_warms_up_before_it_is_ready_and_can_be_closed_twice(people: Dataset) -> None:
+    worker, spec = worker_of(people)
+    ready = worker.start()
+    assert (ready.plan, ready.backend, ready.precision) == (spec.plan, "oracle", "f32")
+    assert ready.batch_size == spec.batch_size
+    assert ready.warmup_ns > 0
+    worker.close()
+    worker.close()
+
+
+def test_a_worker_that_is_not_started_says_so(people: Dataset) -> None:
+    worker, _ = worker_of(people)
+    with pytest.raises(SetupError, match=r"device cpu:0.*not started"):
+        worker.process(shard_of(people, 1).images)
+    worker.close()
+
+
+@pytest.mark.parametrize(
+    ("value", "heatmaps", "kind"), [(0, 20, SetupError), (np.nan, 19, ExecutionError)]
+)
+def test_a_model_that_cannot_be_used_is_an_error_that_names_the_device(
+    people: Dataset, tmp_path: Path, value: float, heatmaps: int, kind: type[Exception]
+) -> None:
+    path = save_constant_model(tmp_path / "model.onnx", value, heatmaps)
+    worker, _ = worker_of(people, backend="onnxruntime", model={"path": path})
+    with pytest.raises(kind, match="device cpu:0") as caught:
+        worker.start()
+    worker.close()
+    assert caught.value.device == "cpu:0"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("mixing", "batch_size"), [(False, 4), (True, 1)])
+def test_a_model_that_mixes_the_images_of_a_batch_runs_them_one_by_one(
+    people: Dataset, tmp_path: Path, *, mixing: bool, batch_size: int
+) -> None:
+    path = save_constant_model(tmp_path / "model.onnx", mixing=mixing)
+    worker, _ = worker_of(people, backend="onnxruntime", model={"path": path}, batch_size=4)
+    assert worker.start().batch_size == batch_size
+    maps, _ = worker.process(shard_of(people, 4).images)
+    worker.close()
+    assert {batch.num_rows for batch in maps} == {batch_size}
