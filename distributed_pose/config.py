@@ -20,8 +20,11 @@ Precision = Literal["auto", "f32", "bf16", "f16", "int8"]
 EngineName = Literal["ray", "inline"]
 MapsDtype = Literal["f32", "f16"]
 
+# Impossible dates and deep nesting are not YAMLErrors.
+_NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
+
 # A count of images, workers or the like; strict, so that `true` and "8" are not numbers.
-_Count = Annotated[int, Field(strict=True, ge=1)]
+_Count = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 
 _DEVICE = re.compile(r"cpu(:[1-9][0-9]*)?")
 
@@ -41,6 +44,15 @@ def _check_devices(devices: tuple[str, ...]) -> tuple[str, ...]:
     return devices
 
 
+def _check_path(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("a path has no null byte")
+    return path
+
+
+_Path = Annotated[Path, AfterValidator(_check_path)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -51,15 +63,15 @@ class DataConfig(_Section):
     A run that names neither these nor a model is the demo.
     """
 
-    images: Path | None = None
-    annotations: Path | None = None
+    images: _Path | None = None
+    annotations: _Path | None = None
     limit: _Count | None = None
 
 
 class ModelConfig(_Section):
     """The model: an ONNX file or a checkpoint of Lightweight OpenPose (.pth)."""
 
-    path: Path | None = None
+    path: _Path | None = None
 
 
 class RunConfig(_Section):
@@ -113,7 +125,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", "see --config") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except _NO_YAML as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if values is None:
         return {}
@@ -128,7 +140,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: expected dotted.key=value")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except _NO_YAML:
         raise ConfigError(f"--set {dotted}: {text!r} is not a YAML value") from None
     *parents, leaf = dotted.split(".")
     for name in parents:

@@ -117,7 +117,7 @@ def check_fits(model_input: ModelPort, batch: InputBatch) -> None:
     if any(size is not None and size != n for size, n in zip(fixed, found, strict=True)):
         raise SetupError(
             f"the model takes {_list([model_input])} and the batch is {list(found)}",
-            "set batch_size and profile to what the model takes, or export it with dynamic axes",
+            "export it with dynamic axes, or for batch_size=1 and the input size of the profile",
         )
 
 

@@ -12,7 +12,7 @@ from distributed_pose.backends.base import (
     select_outputs,
 )
 from distributed_pose.cpu import cpu_name
-from distributed_pose.errors import SetupError
+from distributed_pose.errors import ExecutionError, SetupError
 
 
 class OnnxRuntimeBackend:
@@ -49,7 +49,13 @@ class OnnxRuntimeBackend:
         if self._session is None:
             raise SetupError("the backend is closed")
         check_fits(self._input, batch)
-        outputs = self._session.run(list(self._outputs), {self._input_name: batch.inputs_N3HW})
+        try:
+            outputs = self._session.run(list(self._outputs), {self._input_name: batch.inputs_N3HW})
+        except Exception as error:  # noqa: BLE001
+            reason = str(error).strip().partition("\n")[0]
+            raise ExecutionError(
+                f"ONNX Runtime cannot run the model: {reason}", image_ids=batch.image_ids
+            ) from None
         return Maps(*(np.asarray(output, np.float32) for output in outputs))
 
     def close(self) -> None:

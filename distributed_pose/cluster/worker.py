@@ -143,9 +143,9 @@ class Worker:
             if spec.batch_size > 1 and self._mixes_images():
                 self._batch_size = 1
             self._backend_infer(_warmup_batch(self._warmup_inputs(self._batch_size)))
+        # Before any image of the dataset is met, whatever goes wrong is the model or the device.
         except PoseEvalError as error:
-            error.device = spec.plan.name
-            raise
+            raise SetupError(error.message, error.hint, device=spec.plan.name) from None
         return DeviceReady(
             spec.plan,
             spec.backend,

@@ -6,6 +6,7 @@ and file names stay inside the image folder.
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -17,6 +18,9 @@ from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
 from distributed_pose.records import ImageRecord
 
 _JsonObject = Mapping[str, Any]
+
+# JSON can spell halves of characters; neither they nor a null byte can be in a file's name.
+_NO_NAME = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -100,12 +104,12 @@ def _check_images(entries: list[_JsonObject]) -> list[ImageRecord]:
 
 def _image(entry: _JsonObject, where: str) -> ImageRecord:
     name = entry.get("file_name")
-    if not isinstance(name, str) or not name or "\0" in name:
+    if not isinstance(name, str) or not name or _NO_NAME.search(name):
         raise _InvalidEntryError(f"{where} has no file_name")
     if not _stays_inside(name):
         raise _InvalidEntryError(f"{where}: file_name {name!r} leaves the image folder")
     height, width = _integer(entry, "height", where), _integer(entry, "width", where)
-    if height < 1 or width < 1:
+    if not 1 <= height < 2**31 or not 1 <= width < 2**31:
         raise _InvalidEntryError(f"{where}: an image of {width}x{height} pixels")
     return ImageRecord(_integer(entry, "id", where), name, height, width)
 
@@ -117,6 +121,8 @@ def _stays_inside(name: str) -> bool:
 
 
 def _check_categories(entries: list[_JsonObject]) -> None:
+    for position, entry in enumerate(entries):
+        _integer(entry, "id", f"categories[{position}]")
     for entry in entries:
         keypoints = entry.get("keypoints")
         if entry.get("id") == PERSON_CATEGORY and isinstance(keypoints, list):

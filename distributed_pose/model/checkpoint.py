@@ -44,7 +44,8 @@ def _state_dict(path: Path) -> Mapping[str, torch.Tensor]:
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(
-        isinstance(tensor, torch.Tensor) for tensor in content.values()
+        isinstance(name, str) and isinstance(tensor, torch.Tensor)
+        for name, tensor in content.items()
     ):
         raise SetupError(f"{path} holds no state_dict", hint)
     return content

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from distributed_pose import ExecutionError, SetupError, load_config
+from distributed_pose import SetupError, load_config
 from distributed_pose.evaluation import evaluate
 from tests.conftest import Dataset
 from tests.tiny_models import save_constant_model
@@ -24,12 +24,12 @@ def test_every_shipped_config_runs(people: Dataset, tmp_path: Path, path: Path) 
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_an_output_that_is_not_finite_ends_the_run_and_names_the_device(
+def test_a_model_that_answers_nonsense_is_a_setup_error_that_names_the_device(
     people: Dataset, tmp_path: Path
 ) -> None:
     model = save_constant_model(tmp_path / "nan.onnx", value=math.nan)
     config = people.config(engine="ray", backend="onnxruntime", model={"path": model})
-    with pytest.raises(ExecutionError, match=r"device cpu:0.*not finite"):
+    with pytest.raises(SetupError, match=r"device cpu:0.*not finite"):
         evaluate(config)
 
 

@@ -30,9 +30,11 @@ def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path: Path)
         ("batch_size=1.5", "batch_size: "),
         ("batch_size=0", "batch_size: .*not 0"),
         ("batch_size=null", "batch_size: "),
+        ("batch_size=99999999999999999999", "batch_size: "),
         ("data.limit=-1", "data.limit: "),
         ("data.limit=true", "data.limit: "),
         ("data.images=5", "data.images: "),
+        ('data.images="a\\0b"', "data.images: .*null byte"),
         ("data=5", "data: "),
         ("profile=modelzo", "profile: .*did you mean 'modelzoo'"),
         ("precision=fp32", "precision: .*did you mean 'f32'"),
@@ -45,6 +47,8 @@ def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path: Path)
         ("data.images.x=1", "--set data.images.x"),
         ("=1", "expected dotted.key=value"),
         ("batch_size", "expected dotted.key=value"),
+        ("batch_size=2020-13-45", "--set batch_size: .*is not a YAML value"),
+        ("batch_size=" + "[" * 5000, "--set batch_size: .*is not a YAML value"),
         ("batch_size=[1", "--set batch_size: .*is not a YAML value"),
         ("1=2", "keys should be strings|unknown key"),
     ],
@@ -62,7 +66,10 @@ def test_devices_are_one_or_a_list(text: str, expected: tuple[str, ...]) -> None
     assert load_config(None, [f"devices={text}"]).devices == expected
 
 
-@pytest.mark.parametrize("content", [b"- a\n- b\n", b"batch_size", b"a: [", b"\xff\xfe\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [b"- a\n- b\n", b"batch_size", b"a: [", b"\xff\xfe\xff", b"a: 2020-13-45", b"[" * 5000],
+)
 def test_a_file_that_is_no_mapping_is_an_error_that_names_it(
     tmp_path: Path, content: bytes
 ) -> None:

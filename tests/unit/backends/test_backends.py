@@ -275,3 +275,10 @@ def test_an_impossible_answer_is_an_execution_error(
     with pytest.raises(ExecutionError, match=message) as caught:
         check_maps(maps, batch(2))
     assert caught.value.image_ids == (0, 1)
+
+
+def test_a_model_that_fails_on_a_batch_is_an_execution_error() -> None:
+    # Its layer of 8x8 cannot be laid over a smaller image.
+    with pytest.raises(ExecutionError, match="cannot run the model") as caught:
+        opened("onnxruntime").infer(batch(1, 4, 4))
+    assert caught.value.image_ids == (0,)

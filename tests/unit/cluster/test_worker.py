@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from distributed_pose import ExecutionError, SetupError
+from distributed_pose import SetupError
 from distributed_pose.cluster.devices import Node, plan_devices
 from distributed_pose.cluster.engine import worker_specs
 from distributed_pose.cluster.reducer import Reducer
@@ -151,17 +151,16 @@ def test_a_worker_that_is_not_started_says_so(people: Dataset) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "heatmaps", "kind"), [(0, 20, SetupError), (np.nan, 19, ExecutionError)]
+    ("value", "heatmaps", "message"), [(0, 20, "no output of 19"), (np.nan, 19, "not finite")]
 )
 def test_a_model_that_cannot_be_used_is_an_error_that_names_the_device(
-    people: Dataset, tmp_path: Path, value: float, heatmaps: int, kind: type[Exception]
+    people: Dataset, tmp_path: Path, value: float, heatmaps: int, message: str
 ) -> None:
     path = save_constant_model(tmp_path / "model.onnx", value, heatmaps)
     worker, _ = worker_of(people, backend="onnxruntime", model={"path": path})
-    with pytest.raises(kind, match="device cpu:0") as caught:
+    with pytest.raises(SetupError, match=f"device cpu:0.*{message}"):
         worker.start()
     worker.close()
-    assert caught.value.device == "cpu:0"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("mixing", "batch_size"), [(False, 4), (True, 1)])

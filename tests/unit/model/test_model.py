@@ -140,6 +140,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path, *, zipped: bool) -> None:
         [1, 2],
         {},
         {"state_dict": {"a": 1}},
+        {0: torch.zeros(3)},
     ],
 )
 def test_a_pickle_that_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> None:
