@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as ProgressBar
 
 from distributed_pose import __version__
+from distributed_pose.cli_fetch import fetch
 from distributed_pose.config import load_config
 from distributed_pose.errors import ExecutionError, PoseEvalError
 
@@ -25,6 +26,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(fetch)
 
 _Config = Annotated[
     Path | None,

@@ -1,0 +1,179 @@
+"""The published dataset and checkpoint: where they are, and how they come to a folder."""
+
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from distributed_pose.data.download import Download, OnProgress, download
+from distributed_pose.errors import SetupError
+from distributed_pose.files import write_atomically
+
+# Sizes and SHA-256: TensorFlow Datasets, tensorflow_datasets/url_checksums/coco.txt.
+COCO_VAL2017 = (
+    Download(
+        url="http://images.cocodataset.org/zips/val2017.zip",
+        file_name="val2017.zip",
+        size_bytes=815_585_330,
+        sha256="4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
+        members=("val2017/*.jpg",),
+        max_extracted_bytes=2 * 10**9,
+    ),
+    Download(
+        url="http://images.cocodataset.org/annotations/annotations_trainval2017.zip",
+        file_name="annotations_trainval2017.zip",
+        size_bytes=252_907_541,
+        sha256="113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
+        members=("annotations/person_keypoints_val2017.json",),
+        max_extracted_bytes=10**8,
+    ),
+)
+# Its authors publish neither size nor digest.
+LIGHTWEIGHT_OPENPOSE = Download(
+    url=(
+        "https://download.01.org/opencv/openvino_training_extensions/models/"
+        "human_pose_estimation/checkpoint_iter_370000.pth"
+    ),
+    file_name="checkpoint_iter_370000.pth",
+)
+
+_CHUNK_BYTES = 2**20
+_Archive = zipfile.ZipFile
+_Member = zipfile.ZipInfo
+
+
+@dataclass(frozen=True)
+class CocoFiles:
+    """Where a COCO dataset lies.
+
+    Attributes:
+        images: folder of the JPEG files.
+        annotations: COCO person-keypoint annotation file.
+    """
+
+    images: Path
+    annotations: Path
+
+
+def fetch_coco_val2017(
+    folder: Path,
+    on_progress: OnProgress | None = None,
+    sources: tuple[Download, Download] = COCO_VAL2017,
+) -> CocoFiles:
+    """Returns COCO val2017 in the folder: the archives, the images and the keypoint annotations.
+
+    What is there already and whole is neither fetched nor extracted again.
+
+    Args:
+        folder: created where missing.
+        on_progress: called with what is at work, the bytes done and the bytes in all where known.
+        sources: archives of the images and of the annotations.
+
+    Raises:
+        SetupError: if a file cannot be had or an archive is damaged or unsafe; says what to do.
+        ExecutionError: if an extracted file cannot be written; names it.
+    """
+    for source, archive in zip(sources, download(sources, folder, on_progress), strict=True):
+        extract(source, archive, folder, on_progress)
+    annotations = folder / "annotations" / "person_keypoints_val2017.json"
+    return CocoFiles(folder / "val2017", annotations)
+
+
+def fetch_checkpoint(
+    folder: Path,
+    on_progress: OnProgress | None = None,
+    source: Download = LIGHTWEIGHT_OPENPOSE,
+) -> Path:
+    """Returns the published checkpoint of Lightweight OpenPose, in the folder.
+
+    Args:
+        folder: created where missing.
+        on_progress: called with the file's name, the bytes done and the bytes in all where known.
+        source: the checkpoint.
+
+    Raises:
+        SetupError: if it cannot be had or written; says what to do.
+    """
+    return download([source], folder, on_progress)[0]
+
+
+def extract(
+    source: Download, archive: Path, folder: Path, on_progress: OnProgress | None = None
+) -> None:
+    """Extracts the wanted members of an archive; those already there and whole are left alone.
+
+    Raises:
+        SetupError: if the archive is damaged, lacks a wanted member, or has a member that leaves
+            the folder; nothing of such an archive is extracted.
+        ExecutionError: if a file cannot be written; names it.
+    """
+    try:
+        with zipfile.ZipFile(archive) as content:
+            members = _wanted(source, archive, content.infolist())
+            _extract(content, members, folder, archive.name, on_progress)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
+        hint = "remove it, then run this command again"
+        raise SetupError(f"{archive} is damaged: {error}", hint) from None
+    except OSError as error:
+        raise SetupError(f"cannot extract {archive}: {error}") from None
+
+
+def _wanted(source: Download, archive: Path, members: list[_Member]) -> list[_Member]:
+    for member in members:
+        if fault := _danger(member):
+            raise SetupError(
+                f"{archive}: member {member.filename!r} {fault}, nothing of it is extracted",
+                f"get the archive anew from {source.url}",
+            )
+    wanted = [member for pattern in source.members for member in _matching(members, pattern)]
+    if sum(member.file_size for member in wanted) > source.max_extracted_bytes:
+        raise SetupError(f"{archive}: extracts to more than {source.max_extracted_bytes} bytes")
+    return wanted
+
+
+def _matching(members: list[_Member], pattern: str) -> Iterator[_Member]:
+    found = [m for m in members if not m.is_dir() and fnmatchcase(m.filename, pattern)]
+    if not found:
+        raise zipfile.BadZipFile(f"holds no {pattern}")
+    yield from found
+
+
+def _danger(member: _Member) -> str:
+    # Read both ways, since an archive may have been written for another system.
+    paths = PurePosixPath(member.filename), PureWindowsPath(member.filename)
+    if any(path.anchor or ".." in path.parts for path in paths):
+        return "leaves the folder"
+    # The upper half holds the file's Unix mode.
+    return "is a symbolic link" if stat.S_ISLNK(member.external_attr >> 16) else ""
+
+
+def _extract(
+    content: _Archive,
+    members: list[_Member],
+    folder: Path,
+    name: str,
+    on_progress: OnProgress | None,
+) -> None:
+    done, total = 0, sum(member.file_size for member in members)
+    for member in members:
+        path = folder / member.filename
+        if not _is_there(path, member):
+            write_atomically(path, _read(content, member))
+        done += member.file_size
+        if on_progress:
+            on_progress(f"extracting {name}", done, total)
+
+
+def _is_there(path: Path, member: _Member) -> bool:
+    if not path.is_file() or path.stat().st_size != member.file_size:
+        return False
+    return zlib.crc32(path.read_bytes()) == member.CRC
+
+
+def _read(content: _Archive, member: _Member) -> bytes:
+    # In chunks, since one read would inflate a whole bomb before it looks at the declared size.
+    with content.open(member) as stream:
+        return b"".join(iter(lambda: stream.read(_CHUNK_BYTES), b""))
