@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as ProgressBar
 
 from distributed_pose import __version__
+from distributed_pose.cli_bench import bench
 from distributed_pose.cli_fetch import fetch
 from distributed_pose.config import load_config
 from distributed_pose.errors import ExecutionError, PoseEvalError
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(bench)
 app.add_typer(fetch)
 
 _Config = Annotated[

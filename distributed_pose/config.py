@@ -14,10 +14,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from distributed_pose.errors import ConfigError
 
-ProfileName = Literal["modelzoo", "upstream"]
+ProfileName = Literal["modelzoo", "upstream", "uint8"]
 BackendName = Literal["auto", "openvino", "onnxruntime", "oracle"]
 Precision = Literal["auto", "f32", "bf16", "f16", "int8"]
 EngineName = Literal["ray", "inline"]
+Gather = Literal["maps", "poses"]
 MapsDtype = Literal["f32", "f16"]
 
 # Impossible dates and deep nesting are not YAMLErrors.
@@ -88,6 +89,7 @@ class RunConfig(_Section):
     ] = ("auto",)
     reducers: _Count = 1
     engine: EngineName = "ray"
+    gather: Gather = "maps"
     maps_dtype: MapsDtype = "f32"
 
 

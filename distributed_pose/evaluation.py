@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
@@ -18,7 +18,8 @@ from distributed_pose.files import sha256_hex
 from distributed_pose.metrics.coco_ap import coco_ap
 from distributed_pose.metrics.throughput import images_per_s, stage_figures
 from distributed_pose.model.artifacts import Artifact, load_model
-from distributed_pose.records import DevicePlan, DeviceReady
+from distributed_pose.model.folding import fold_normalisation
+from distributed_pose.records import DevicePlan, DeviceReady, Memory
 from distributed_pose.report.run_report import (
     DataReport,
     DeviceReport,
@@ -28,6 +29,7 @@ from distributed_pose.report.run_report import (
     library_versions,
     write_run,
 )
+from distributed_pose.vision.profiles import PROFILES
 
 _NS = 1e9
 
@@ -48,11 +50,12 @@ class RunInputs:
 
 
 @dataclass(frozen=True)
-class _Timing:
-    """Time before the start line, and from it to the last result."""
+class _Measured:
+    """Time before the start line, time from it to the last result, and memory."""
 
     warmup_ns: int
     wall_ns: int
+    memory: Memory
 
 
 def evaluate(
@@ -83,9 +86,9 @@ def evaluate_on(
     devices = engine.start(inputs.backend, inputs.model.content)
     ready = perf_counter_ns()
     _run(engine, config, inputs, ledger, on_progress)
-    timing = _Timing(ready - started, perf_counter_ns() - ready)
+    measured = _Measured(ready - started, perf_counter_ns() - ready, engine.memory())
     detections = ledger.detections
-    report = _report(config, inputs, ledger, detections, devices, timing)
+    report = _report(config, inputs, ledger, detections, devices, measured)
     if output:
         write_run(output, report, detections, config.model_dump(mode="json"))
     return report
@@ -113,7 +116,9 @@ def read_inputs(config: RunConfig) -> RunInputs:
 
 def _load_model(config: RunConfig, backend: str, annotations: Path) -> Artifact:
     if BACKENDS[backend].runs_model:
-        return load_model(_required(config.model.path, "model.path"))
+        model = load_model(_required(config.model.path, "model.path"))
+        folds = PROFILES[config.profile].on_bytes
+        return replace(model, content=fold_normalisation(model.content)) if folds else model
     content = annotations.read_bytes()
     return Artifact(content, sha256_hex(content), str(annotations))
 
@@ -124,7 +129,8 @@ def _with_demo(config: RunConfig) -> tuple[RunConfig, str]:
     if data.images or data.annotations or model.path:
         return config, ""
     # By name, so that the system does not depend on its demo.
-    demo = importlib.import_module("distributed_pose.demo.default").prepare_demo()
+    module = importlib.import_module("distributed_pose.demo.default")
+    demo = module.prepare_demo(max(data.limit or 0, module.DEFAULT_NUM_IMAGES))
     paths = {"images": demo.images, "annotations": demo.annotations}
     update = {
         "data": data.model_copy(update=paths),
@@ -179,7 +185,7 @@ def _report(
     ledger: Ledger,
     detections: Sequence[Mapping[str, Any]],
     devices: Sequence[DeviceReady],
-    timing: _Timing,
+    measured: _Measured,
 ) -> RunReport:
     failures = tuple(ledger.failures)
     durations = ledger.durations
@@ -201,12 +207,14 @@ def _report(
         precision=_joined(device.precision for device in devices),
         backend=inputs.backend,
         engine=config.engine,
+        gather=config.gather,
         data=DataReport(str(inputs.folder.absolute()), str(inputs.annotations.absolute())),
         model=ModelReport(inputs.model.source, inputs.model.sha256),
-        throughput=_throughput(ledger, devices, timing.wall_ns),
+        throughput=_throughput(ledger, devices, measured.wall_ns),
         stages=stage_figures(durations),
-        warmup_s=timing.warmup_ns / _NS,
-        devices=tuple(_device(ledger, device, timing.wall_ns) for device in devices),
+        warmup_s=measured.warmup_ns / _NS,
+        memory=measured.memory,
+        devices=tuple(_device(ledger, device, measured.wall_ns) for device in devices),
         versions=library_versions(),
     )
 

@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 Durations = Mapping[str, tuple[int, ...]]
 
 # The stages that a report lists, in the order in which an image meets them.
-STAGES = ("read", "decode_jpeg", "preprocess", "inference", "transfer", "group", "score")
+STAGES = (
+    "read",
+    "decode_jpeg",
+    "preprocess",
+    "inference",
+    "transfer",
+    "peaks",
+    "limbs",
+    "assemble",
+    "score",
+)
 
 
 @dataclass(frozen=True)
@@ -101,3 +111,17 @@ class ShardResult:
     detections: bytes
     failures: tuple[Failure, ...] = ()
     durations: Durations = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a run takes.
+
+    Attributes:
+        peak_rss_bytes: most resident memory by process, shared pages of the object store included.
+        peak_object_store_bytes: most bytes of shards and maps in the object store at once, as the
+            driver counts them; 0 without Ray.
+    """
+
+    peak_rss_bytes: Mapping[str, int]
+    peak_object_store_bytes: int

@@ -26,12 +26,13 @@ class InputBatch:
     Attributes:
         image_ids: N ids.
         geometries: N geometries; only fakes that draw their answer look at them.
-        inputs_N3HW: float32 [N, 3, 8H, 8W], C-contiguous.
+        inputs_N3HW: [N, 3, 8H, 8W], C-contiguous; float32, or uint8 for a model that normalises
+            by itself.
     """
 
     image_ids: tuple[int, ...]
     geometries: tuple[Geometry, ...]
-    inputs_N3HW: npt.NDArray[np.float32]
+    inputs_N3HW: npt.NDArray[np.float32 | np.uint8]
 
 
 class Maps(NamedTuple):
@@ -76,10 +77,17 @@ class BackendFactory(Protocol):
 
 @dataclass(frozen=True)
 class ModelPort:
-    """An input or output of a model; the dimensions that are not fixed are None."""
+    """An input or output of a model.
+
+    Attributes:
+        name: in the model.
+        shape: the dimensions that are not fixed are None.
+        dtype: NumPy's name of the type that the runtime takes or gives, where it has one.
+    """
 
     name: str
     shape: tuple[int | None, ...]
+    dtype: str = "float32"
 
 
 def select_outputs(outputs: Sequence[ModelPort]) -> tuple[str, str]:
@@ -107,12 +115,18 @@ def check_input(inputs: Sequence[ModelPort]) -> str:
 
 
 def check_fits(model_input: ModelPort, batch: InputBatch) -> None:
-    """Checks a batch against the dimensions that the model has fixed.
+    """Checks a batch against the type and the dimensions that the model has fixed.
 
     Raises:
         SetupError: if they differ; says which keys to set.
     """
     found = batch.inputs_N3HW.shape
+    dtype = batch.inputs_N3HW.dtype.name
+    if model_input.dtype != dtype:
+        raise SetupError(
+            f"the model's input {model_input.name} is {model_input.dtype}, the profile's {dtype}",
+            "export it with a float32 input, which every profile can feed",
+        )
     fixed = model_input.shape
     if any(size is not None and size != n for size, n in zip(fixed, found, strict=True)):
         raise SetupError(

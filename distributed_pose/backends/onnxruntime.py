@@ -14,6 +14,8 @@ from distributed_pose.backends.base import (
 from distributed_pose.cpu import cpu_name
 from distributed_pose.errors import ExecutionError, SetupError
 
+_DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
+
 
 class OnnxRuntimeBackend:
     """A session on the CPU provider; it computes in float32, whose kernels are the native ones."""
@@ -63,4 +65,5 @@ class OnnxRuntimeBackend:
 
 
 def _port(node: onnxruntime.NodeArg) -> ModelPort:
-    return ModelPort(node.name, tuple(n if isinstance(n, int) else None for n in node.shape))
+    shape = tuple(n if isinstance(n, int) else None for n in node.shape)
+    return ModelPort(node.name, shape, _DTYPES.get(node.type, node.type))

@@ -20,6 +20,9 @@ from distributed_pose.errors import SetupError
 # Precision here to OpenVINO's name of the capability, fastest first.
 _CAPABILITIES = {"bf16": "BF16", "f16": "FP16", "f32": "FP32"}
 
+# OpenVINO's name of a type to NumPy's name of what it takes: it converts floats by itself.
+_DTYPES = {"u8": "uint8", "f64": "float32", "f32": "float32", "f16": "float32"}
+
 _PRECISION_OF_LAYER = {"f32": "f32", "bf16": "bf16", "f16": "f16", "i8": "int8", "u8": "int8"}
 
 
@@ -82,7 +85,8 @@ def _supported(precision: str, capabilities: Iterable[str]) -> str:
 
 def _port(port: openvino.Output) -> ModelPort:
     shape = (n.get_length() if n.is_static else None for n in port.partial_shape)
-    return ModelPort(port.any_name, tuple(shape))
+    dtype = port.element_type.get_type_name()
+    return ModelPort(port.any_name, tuple(shape), _DTYPES.get(dtype, dtype))
 
 
 def _real_precision(compiled: openvino.CompiledModel) -> str:

@@ -8,9 +8,9 @@ from distributed_pose.cluster.devices import Node, plan_devices
 from distributed_pose.cluster.reducer import Reducer, Reduction
 from distributed_pose.cluster.worker import Worker, WorkerReport, WorkerSpec
 from distributed_pose.config import RunConfig
-from distributed_pose.cpu import num_cpus
+from distributed_pose.cpu import num_cpus, peak_rss_bytes
 from distributed_pose.data.shards import Shard
-from distributed_pose.records import DevicePlan, DeviceReady, ShardResult
+from distributed_pose.records import DevicePlan, DeviceReady, Memory, ShardResult
 
 
 class Engine(Protocol):
@@ -33,6 +33,9 @@ class Engine(Protocol):
             ExecutionError: if the run cannot go on.
         """
 
+    def memory(self) -> Memory:
+        """Returns what the run has taken so far, while its processes live."""
+
     def __enter__(self) -> Self: ...
 
     def __exit__(
@@ -49,6 +52,7 @@ class InlineEngine:
     def __init__(self, config: RunConfig) -> None:
         self._config = config
         self._workers: list[tuple[str, Worker]] = []
+        self._reducer = Reducer()
 
     def devices(self) -> tuple[DevicePlan, ...]:
         return plan_devices(self._config.devices, [Node("", "", num_cpus())])
@@ -59,14 +63,21 @@ class InlineEngine:
             worker = Worker(spec, model)
             self._workers.append((spec.plan.name, worker))
             ready.append(worker.start())
+        self._reducer.warm_up()
         return tuple(ready)
 
     def run(self, shards: Iterable[Shard]) -> Iterator[ShardResult]:
-        reducer = Reducer()
         for shard in shards:
             name, worker = self._workers[shard.number % len(self._workers)]
-            maps, report = worker.process(shard.images)
-            yield shard_result(name, shard, report, reducer.reduce(maps))
+            if self._config.gather == "poses":
+                reduction, report = worker.infer_and_group(shard.images)
+            else:
+                maps, report = worker.infer(shard.images)
+                reduction = self._reducer.reduce(maps)
+            yield shard_result(name, shard, report, reduction)
+
+    def memory(self) -> Memory:
+        return Memory({"driver": peak_rss_bytes()}, 0)
 
     def __enter__(self) -> Self:
         return self
@@ -85,7 +96,13 @@ def worker_specs(config: RunConfig, backend: str, plans: Sequence[DevicePlan]) -
     """Returns the worker of each device."""
     return [
         WorkerSpec(
-            plan, backend, config.precision, config.profile, config.batch_size, config.maps_dtype
+            plan,
+            backend,
+            config.precision,
+            config.profile,
+            config.batch_size,
+            config.maps_dtype,
+            config.gather,
         )
         for plan in plans
     ]
@@ -103,7 +120,7 @@ def shard_result(
         {
             "read": shard.read_ns,
             **report.durations,
-            "transfer": (report.pack_ns + reduction.unpack_ns,),
-            "group": reduction.group_ns,
+            "transfer": (report.pack_ns + reduction.unpack_ns,) if report.pack_ns else (),
+            **reduction.durations,
         },
     )

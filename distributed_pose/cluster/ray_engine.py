@@ -22,10 +22,10 @@ from distributed_pose.cluster.engine import shard_result, worker_specs
 from distributed_pose.cluster.reducer import Reducer, Reduction
 from distributed_pose.cluster.worker import Worker, WorkerReport, WorkerSpec
 from distributed_pose.config import RunConfig
-from distributed_pose.cpu import num_cpus
+from distributed_pose.cpu import keep_freed_memory, num_cpus, peak_rss_bytes
 from distributed_pose.data.shards import Shard
 from distributed_pose.errors import ExecutionError, PoseEvalError, SetupError
-from distributed_pose.records import DevicePlan, DeviceReady, ShardResult
+from distributed_pose.records import DevicePlan, DeviceReady, Memory, ShardResult
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,11 +54,11 @@ class _Actor:
 
 @dataclass(frozen=True)
 class _Inferring:
-    """A call of a worker."""
+    """A call of a worker; its answer holds the maps, or what they were grouped into."""
 
     shard: Shard
     actor: _Actor
-    maps: Any
+    answer: Any
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,18 @@ class _Reducing:
     report: WorkerReport
 
 
+@dataclass
+class _Bytes:
+    """A count of bytes and the most that it has been."""
+
+    now: int = 0
+    peak: int = 0
+
+    def add(self, number: int) -> None:
+        self.now += number
+        self.peak = max(self.peak, self.now)
+
+
 class RayEngine:
     """Runs workers and reducers as Ray actors on the cluster at hand, or on a local one."""
 
@@ -79,6 +91,7 @@ class RayEngine:
         self._owns_ray = False
         self._workers: list[_Actor] = []
         self._reducers: list[_Actor] = []
+        self._in_flight = _Bytes()
 
     def devices(self) -> tuple[DevicePlan, ...]:
         nodes = [
@@ -99,11 +112,11 @@ class RayEngine:
         self._workers = [_Actor(spec.plan.name, _worker_actor(spec, content)) for spec in specs]
         self._reducers = [
             _Actor(f"reducer:{index}", ray.remote(_ReducerActor).options(num_cpus=0).remote())
-            for index in range(self._config.reducers)
+            for index in range(self._config.reducers if self._config.gather == "maps" else 0)
         ]
         # All at once: devices load and warm up side by side.
         starting = [(worker, worker.handle.start.remote()) for worker in self._workers]
-        idle = [(reducer, reducer.handle.ready.remote()) for reducer in self._reducers]
+        idle = [(reducer, reducer.handle.warm_up.remote()) for reducer in self._reducers]
         for reducer, reference in idle:
             _get(reference, reducer, _READY_TIMEOUT_S)
         return tuple(_get(reference, worker, _READY_TIMEOUT_S) for worker, reference in starting)
@@ -123,10 +136,14 @@ class RayEngine:
             call = calls.pop(done[0])
             answer = _get(done[0], call.actor, _SHARD_TIMEOUT_S)
             call.actor.in_flight -= 1
-            if isinstance(call, _Inferring):
-                waiting.append((call, answer))
+            if isinstance(call, _Reducing):
+                yield self._result(call.device, call.shard, call.report, answer)
+            elif self._config.gather == "poses":
+                reduction = _get(call.answer, call.actor, _SHARD_TIMEOUT_S)
+                yield self._result(call.actor.name, call.shard, answer, reduction)
             else:
-                yield shard_result(call.device, call.shard, call.report, answer)
+                self._in_flight.add(answer.maps_bytes)
+                waiting.append((call, answer))
             self._reduce(waiting, calls)
             self._dispatch(source, calls, waiting)
 
@@ -141,9 +158,10 @@ class RayEngine:
             actor = min(self._workers, key=lambda worker: worker.in_flight)
             if actor.in_flight >= _IN_FLIGHT or (shard := next(source, None)) is None:
                 return
-            maps, report = actor.handle.process.options(num_returns=2).remote(shard.images)
+            answer, report = actor.handle.process.options(num_returns=2).remote(shard.images)
             actor.in_flight += 1
-            calls[report] = _Inferring(shard, actor, maps)
+            self._in_flight.add(shard.images.nbytes)
+            calls[report] = _Inferring(shard, actor, answer)
 
     def _reduce(
         self,
@@ -156,9 +174,21 @@ class RayEngine:
             if actor.in_flight >= _IN_FLIGHT:
                 return
             call, report = waiting.pop(0)
-            reference = actor.handle.reduce.remote(call.maps)
+            reference = actor.handle.reduce.remote(call.answer)
             actor.in_flight += 1
             calls[reference] = _Reducing(call.shard, actor, call.actor.name, report)
+
+    def _result(
+        self, device: str, shard: Shard, report: WorkerReport, reduction: Reduction
+    ) -> ShardResult:
+        self._in_flight.add(-shard.images.nbytes - report.maps_bytes)
+        return shard_result(device, shard, report, reduction)
+
+    def memory(self) -> Memory:
+        actors = (*self._workers, *self._reducers)
+        asked = [(actor, actor.handle.peak_rss_bytes.remote()) for actor in actors]
+        peaks = {actor.name: _get(answer, actor, _SHARD_TIMEOUT_S) for actor, answer in asked}
+        return Memory({"driver": peak_rss_bytes(), **peaks}, self._in_flight.peak)
 
     def __enter__(self) -> Self:
         if not ray.is_initialized():
@@ -181,19 +211,30 @@ class RayEngine:
             ray.shutdown()
 
 
+def _settle_in() -> None:
+    """Prepares an actor's process."""
+    # The reserved CPUs are the model's; OpenCV would take all of the machine's.
+    cv2.setNumThreads(1)
+    keep_freed_memory()
+
+
 class _WorkerActor:
     """A worker in an actor's process."""
 
     def __init__(self, spec: WorkerSpec, model: bytes) -> None:
-        # The reserved CPUs are the model's; OpenCV would take all of the machine's.
-        cv2.setNumThreads(1)
+        _settle_in()
         self._worker = Worker(spec, model)
+        groups = spec.gather == "poses"
+        self._answer = self._worker.infer_and_group if groups else self._worker.infer
 
     def start(self) -> DeviceReady:
         return self._worker.start()
 
-    def process(self, images: pa.RecordBatch) -> tuple[list[pa.RecordBatch], WorkerReport]:
-        return self._worker.process(images)
+    def process(self, images: pa.RecordBatch) -> tuple[Any, WorkerReport]:
+        return self._answer(images)
+
+    def peak_rss_bytes(self) -> int:
+        return peak_rss_bytes()
 
     def close(self) -> None:
         self._worker.close()
@@ -203,11 +244,14 @@ class _ReducerActor:
     """A reducer in an actor's process."""
 
     def __init__(self) -> None:
-        cv2.setNumThreads(1)
+        _settle_in()
         self._reducer = Reducer()
 
-    def ready(self) -> None:
-        """Returns when the process is up."""
+    def warm_up(self) -> None:
+        self._reducer.warm_up()
+
+    def peak_rss_bytes(self) -> int:
+        return peak_rss_bytes()
 
     def reduce(self, maps: Sequence[pa.RecordBatch]) -> Reduction:
         return self._reducer.reduce(maps)

@@ -1,14 +1,19 @@
 """The reducer: heatmaps and PAFs in, detections out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from time import perf_counter_ns
 
 import numpy as np
 import pyarrow as pa
 
-from distributed_pose.data.shards import pack_detections, unpack_maps
-from distributed_pose.pose.decode import decode
+from distributed_pose.data.shards import ImageMaps, pack_detections, unpack_maps
+from distributed_pose.pose.assemble import Poses
+from distributed_pose.pose.decode import Decoder
+from distributed_pose.records import Durations
+
+_STAGES = ("peaks", "limbs", "assemble")
 
 
 @dataclass(frozen=True)
@@ -17,17 +22,30 @@ class Reduction:
 
     Attributes:
         detections: serialised Arrow record batch, schema `data.shards.DETECTIONS`.
-        group_ns: decoding time of each image.
+        durations: stages `peaks`, `limbs` and `assemble` of each image.
         unpack_ns: time to read the Arrow batches.
     """
 
     detections: bytes
-    group_ns: tuple[int, ...]
-    unpack_ns: int
+    durations: Durations
+    unpack_ns: int = 0
 
 
 class Reducer:
-    """Groups maps into people. It keeps no state, so any reducer may take any shard, twice too."""
+    """Groups maps into people, in buffers that it keeps.
+
+    No result depends on what came before, so any reducer may take any shard, twice too. Threads
+    take turns.
+    """
+
+    def __init__(self, clock: Callable[[], int] = perf_counter_ns) -> None:
+        self._decoder = Decoder(clock)
+        self._turn = Lock()
+
+    def warm_up(self) -> None:
+        """Compiles or loads the decoder's code, so that no shard waits for it."""
+        with self._turn:
+            self._decoder.warm_up()
 
     def reduce(self, maps: Sequence[pa.RecordBatch]) -> Reduction:
         """Returns the detections in a shard's maps.
@@ -38,22 +56,27 @@ class Reducer:
         start = perf_counter_ns()
         unpacked = [unpack_maps(batch) for batch in maps]
         unpack_ns = perf_counter_ns() - start
-        found, group_ns = [], []
-        for batch in unpacked:
-            rows = zip(
-                batch.image_ids,
-                batch.heatmaps_NKHW,
-                batch.pafs_NPHW,
-                batch.geometries,
-                strict=True,
-            )
-            for image_id, heatmaps_KHW, pafs_PHW, geometry in rows:
-                start = perf_counter_ns()
-                poses = decode(
-                    heatmaps_KHW.astype(np.float32, copy=False),
-                    pafs_PHW.astype(np.float32, copy=False),
-                    geometry,
+        reduction = self.group(unpacked)
+        return Reduction(reduction.detections, reduction.durations, unpack_ns)
+
+    def group(self, maps: Iterable[ImageMaps]) -> Reduction:
+        """Returns the detections in maps at hand."""
+        image_ids = [np.empty(0, np.int64)]
+        poses = [Poses(np.empty((0, 51)), np.empty(0))]
+        durations = [np.empty((0, len(_STAGES)), np.int64)]
+        for batch in maps:
+            with self._turn:
+                decoded = self._decoder.decode_batch(
+                    batch.heatmaps_NKHW, batch.pafs_NPHW, batch.geometries
                 )
-                group_ns.append(perf_counter_ns() - start)
-                found.append((image_id, poses))
-        return Reduction(pack_detections(found), tuple(group_ns), unpack_ns)
+            image_ids.append(np.repeat(np.array(batch.image_ids, np.int64), decoded.counts_N))
+            poses.append(decoded.poses)
+            durations.append(decoded.durations_ns_N3)
+        detections = pack_detections(
+            np.concatenate(image_ids),
+            Poses(*(np.concatenate(part) for part in zip(*poses, strict=True))),
+        )
+        by_stage = np.concatenate(durations).T.tolist()
+        return Reduction(
+            detections, {stage: tuple(ns) for stage, ns in zip(_STAGES, by_stage, strict=True)}
+        )

@@ -1,8 +1,11 @@
-"""The worker: encoded images in, heatmaps and PAFs out, on one device."""
+"""The worker: encoded images in, heatmaps and PAFs out, on one device.
+
+Array legend: N images, H and W size in pixels, 3 the channels blue, green, red.
+"""
 
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter_ns
 from typing import Any, NamedTuple
 
@@ -12,6 +15,7 @@ import pyarrow as pa
 
 from distributed_pose.backends.base import Backend, InputBatch, Maps, check_maps
 from distributed_pose.backends.registry import open_backend
+from distributed_pose.cluster.reducer import Reducer, Reduction
 from distributed_pose.data.shards import ImageMaps, image_rows, pack_maps
 from distributed_pose.errors import PoseEvalError, SetupError
 from distributed_pose.records import (
@@ -20,9 +24,13 @@ from distributed_pose.records import (
     Durations,
     Failure,
     Geometry,
-    ImageRecord,
 )
-from distributed_pose.vision.preprocess import UndecodableImageError, decode_image, preprocess
+from distributed_pose.vision.preprocess import (
+    InputArray,
+    UndecodableImageError,
+    decode_image,
+    preprocess,
+)
 from distributed_pose.vision.profiles import PROFILES
 
 _DTYPES: dict[str, type[np.floating[Any]]] = {"f32": np.float32, "f16": np.float16}
@@ -45,7 +53,8 @@ class WorkerSpec:
         precision: requested precision.
         profile: name of the preprocessing profile.
         batch_size: most images in a batch.
-        maps_dtype: `f32` or `f16`, of maps on their way to the reducer.
+        maps_dtype: `f32` or `f16`, of maps before they are grouped.
+        gather: `maps` or `poses`, what the worker answers with.
     """
 
     plan: DevicePlan
@@ -54,6 +63,7 @@ class WorkerSpec:
     profile: str
     batch_size: int
     maps_dtype: str
+    gather: str
 
 
 @dataclass(frozen=True)
@@ -65,25 +75,26 @@ class WorkerReport:
         failures: images that could not be decoded.
         durations: stages `decode_jpeg`, `preprocess` and `inference`.
         pack_ns: time to make Arrow batches of the maps.
+        maps_bytes: size of those batches.
     """
 
     image_ids: tuple[int, ...]
     failures: tuple[Failure, ...]
     durations: Durations
-    pack_ns: int
+    pack_ns: int = 0
+    maps_bytes: int = 0
 
 
-class _Prepared(NamedTuple):
-    record: ImageRecord
-    geometry: Geometry
-    input_3HW: npt.NDArray[np.float32]
+class _Decoded(NamedTuple):
+    image_id: int
+    image_HW3: npt.NDArray[np.uint8]
 
 
 class Worker:
     """Runs shards through one device.
 
-    `process` may be called by several threads at once: each prepares its own shard, and one
-    thread owns the device, so the next shard is prepared while this one is inferred.
+    `infer` and `infer_and_group` may be called by several threads at once: each prepares its own
+    shard, and one thread owns the device, so the next shard is prepared while this one is inferred.
     """
 
     def __init__(self, spec: WorkerSpec, model: bytes) -> None:
@@ -93,6 +104,7 @@ class Worker:
         self._device_thread = ThreadPoolExecutor(1, thread_name_prefix=spec.plan.name)
         self._backend: Backend | None = None
         self._batch_size = spec.batch_size
+        self._reducer = Reducer()
 
     def start(self) -> DeviceReady:
         """Returns when the model is loaded and warmed up.
@@ -102,8 +114,8 @@ class Worker:
         """
         return self._device_thread.submit(self._start).result()
 
-    def process(self, images: pa.RecordBatch) -> tuple[list[pa.RecordBatch], WorkerReport]:
-        """Returns the maps of a shard, a record batch for each input shape, and the report.
+    def infer(self, images: pa.RecordBatch) -> tuple[list[pa.RecordBatch], WorkerReport]:
+        """Returns the maps of a shard, a record batch for each batch of inputs, and the report.
 
         Args:
             images: schema `data.shards.IMAGES`.
@@ -111,20 +123,37 @@ class Worker:
         Raises:
             ExecutionError: if the device fails or answers nonsense.
         """
-        prepared, failures, durations = self._prepare(images)
-        batches = _group_by_shape(prepared, self._batch_size)
-        answered = self._device_thread.submit(self._infer, batches)
-        maps, durations["inference"] = answered.result()
+        maps, report = self._infer_shard(images)
         start = perf_counter_ns()
+        packed = [pack_maps(batch) for batch in maps]
+        size_bytes = sum(batch.nbytes for batch in packed)
+        return packed, replace(report, pack_ns=perf_counter_ns() - start, maps_bytes=size_bytes)
+
+    def infer_and_group(self, images: pa.RecordBatch) -> tuple[Reduction, WorkerReport]:
+        """Returns the detections of a shard, grouped beside the device, and the report.
+
+        Arguments and errors are those of `infer`.
+        """
+        maps, report = self._infer_shard(images)
+        return self._reducer.group(maps), report
+
+    def _infer_shard(self, images: pa.RecordBatch) -> tuple[list[ImageMaps], WorkerReport]:
+        decoded, failures, decode_ns = _decode(images)
+        batches, preprocess_ns = self._preprocess(decoded)
+        answered = self._device_thread.submit(self._infer, batches)
+        maps, inference_ns = answered.result()
         dtype = _DTYPES[self._spec.maps_dtype]
-        packed = [_pack(batch, m, dtype) for batch, m in zip(batches, maps, strict=True)]
+        converted = [_image_maps(batch, m, dtype) for batch, m in zip(batches, maps, strict=True)]
         report = WorkerReport(
             tuple(image_id for batch in batches for image_id in batch.image_ids),
             tuple(failures),
-            {stage: tuple(durations_ns) for stage, durations_ns in durations.items()},
-            perf_counter_ns() - start,
+            {
+                "decode_jpeg": tuple(decode_ns),
+                "preprocess": tuple(preprocess_ns),
+                "inference": tuple(inference_ns),
+            },
         )
-        return packed, report
+        return converted, report
 
     def close(self) -> None:
         """Frees the device; may be called again."""
@@ -146,6 +175,8 @@ class Worker:
         # Before any image of the dataset is met, whatever goes wrong is the model or the device.
         except PoseEvalError as error:
             raise SetupError(error.message, error.hint, device=spec.plan.name) from None
+        if spec.gather == "poses":
+            self._reducer.warm_up()
         return DeviceReady(
             spec.plan,
             spec.backend,
@@ -170,31 +201,36 @@ class Worker:
             for pair, single in zip(together, alone, strict=True)
         )
 
-    def _warmup_inputs(self, count: int) -> npt.NDArray[np.float32]:
+    def _warmup_inputs(self, count: int) -> InputArray:
         """Returns noise first and plain grey after it, as unlike as two images can be."""
-        inputs_N3HW = np.zeros((count, 3, *self._profile.nominal_input), np.float32)
-        noise = np.random.default_rng(0).uniform(-0.5, 0.5, inputs_N3HW.shape[1:])
-        inputs_N3HW[0] = noise
+        profile = self._profile
+        height, width = profile.nominal_input
+        inputs_N3HW = np.full((count, 3, height, width), profile.padding, profile.input_dtype)
+        noise_HW3 = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+        preprocess(noise_HW3, profile, inputs_N3HW[0])
         return inputs_N3HW
 
-    def _prepare(
-        self, images: pa.RecordBatch
-    ) -> tuple[list[_Prepared], list[Failure], dict[str, list[int]]]:
-        prepared, failures = [], []
-        durations: dict[str, list[int]] = {"decode_jpeg": [], "preprocess": []}
-        for record, encoded in image_rows(images):
+    def _preprocess(self, decoded: list[_Decoded]) -> tuple[list[InputBatch], list[int]]:
+        by_shape: dict[tuple[int, ...], list[_Decoded]] = defaultdict(list)
+        for item in decoded:
+            by_shape[self._profile.input_shape(*item.image_HW3.shape[:2])].append(item)
+        batches, durations_ns = [], []
+        for shape, items in by_shape.items():
+            for start in range(0, len(items), self._batch_size):
+                batch, batch_ns = self._batch(items[start : start + self._batch_size], shape)
+                batches.append(batch)
+                durations_ns += batch_ns
+        return batches, durations_ns
+
+    def _batch(self, items: list[_Decoded], shape: tuple[int, ...]) -> tuple[InputBatch, list[int]]:
+        inputs_N3HW = np.empty((len(items), *shape), self._profile.input_dtype)
+        geometries, durations_ns = [], []
+        for item, input_3HW in zip(items, inputs_N3HW, strict=True):
             start = perf_counter_ns()
-            try:
-                image_HW3 = decode_image(encoded, record.height, record.width)
-            except UndecodableImageError as error:
-                failures.append(Failure(record.image_id, record.file_name, str(error)))
-                continue
-            decoded = perf_counter_ns()
-            input_3HW, geometry = preprocess(image_HW3, self._profile)
-            durations["decode_jpeg"].append(decoded - start)
-            durations["preprocess"].append(perf_counter_ns() - decoded)
-            prepared.append(_Prepared(record, geometry, input_3HW))
-        return prepared, failures, durations
+            geometries.append(preprocess(item.image_HW3, self._profile, input_3HW)[1])
+            durations_ns.append(perf_counter_ns() - start)
+        image_ids = tuple(item.image_id for item in items)
+        return InputBatch(image_ids, tuple(geometries), inputs_N3HW), durations_ns
 
     def _infer(self, batches: list[InputBatch]) -> tuple[list[Maps], list[int]]:
         maps, durations_ns = [], []
@@ -214,31 +250,26 @@ class Worker:
             raise
 
 
-def _warmup_batch(inputs_N3HW: npt.NDArray[np.float32]) -> InputBatch:
+def _decode(images: pa.RecordBatch) -> tuple[list[_Decoded], list[Failure], list[int]]:
+    decoded, failures, durations_ns = [], [], []
+    for record, encoded in image_rows(images):
+        start = perf_counter_ns()
+        try:
+            image_HW3 = decode_image(encoded, record.height, record.width)
+        except UndecodableImageError as error:
+            failures.append(Failure(record.image_id, record.file_name, str(error)))
+            continue
+        durations_ns.append(perf_counter_ns() - start)
+        decoded.append(_Decoded(record.image_id, image_HW3))
+    return decoded, failures, durations_ns
+
+
+def _warmup_batch(inputs_N3HW: InputArray) -> InputBatch:
     count, _, height, width = inputs_N3HW.shape
     geometry = Geometry(height, width, 0, 0, 0, 0)
     return InputBatch((_NO_IMAGE,) * count, (geometry,) * count, inputs_N3HW)
 
 
-def _group_by_shape(prepared: list[_Prepared], batch_size: int) -> list[InputBatch]:
-    groups: dict[tuple[int, ...], list[_Prepared]] = defaultdict(list)
-    for item in prepared:
-        groups[item.input_3HW.shape].append(item)
-    return [
-        _batch(group[start : start + batch_size])
-        for group in groups.values()
-        for start in range(0, len(group), batch_size)
-    ]
-
-
-def _batch(items: list[_Prepared]) -> InputBatch:
-    return InputBatch(
-        tuple(item.record.image_id for item in items),
-        tuple(item.geometry for item in items),
-        np.stack([item.input_3HW for item in items]),
-    )
-
-
-def _pack(batch: InputBatch, maps: Maps, dtype: type[np.floating[Any]]) -> pa.RecordBatch:
+def _image_maps(batch: InputBatch, maps: Maps, dtype: type[np.floating[Any]]) -> ImageMaps:
     heatmaps, pafs = (np.ascontiguousarray(array, dtype) for array in maps)
-    return pack_maps(ImageMaps(batch.image_ids, batch.geometries, heatmaps, pafs))
+    return ImageMaps(batch.image_ids, batch.geometries, heatmaps, pafs)

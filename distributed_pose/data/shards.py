@@ -2,10 +2,10 @@
 
 This is the one place that names their columns.
 
-Array legend: N images, K heatmaps, P PAF channels, H and W map size in cells, D detections.
+Array legend: N images, K heatmaps, P PAF channels, H and W map size in cells.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -118,23 +118,15 @@ def unpack_maps(batch: pa.RecordBatch) -> ImageMaps:
     )
 
 
-def pack_detections(poses: Iterable[tuple[int, Poses]]) -> bytes:
-    """Returns image ids with their poses as a serialised record batch, schema `DETECTIONS`."""
-    found = [(image_id, p) for image_id, p in poses if len(p.scores_P)]
-    ids = [np.full(len(p.scores_P), image_id, np.int64) for image_id, p in found]
-    scores = [p.scores_P for _, p in found]
-    keypoints = [p.keypoints_P51.ravel() for _, p in found]
-    batch = pa.record_batch(
-        [
-            pa.array(_concatenate(ids, np.int64)),
-            pa.array(_concatenate(scores, np.float64)),
-            pa.FixedSizeListArray.from_arrays(
-                pa.array(_concatenate(keypoints, np.float64)), 3 * NUM_COCO_KEYPOINTS
-            ),
-        ],
-        schema=DETECTIONS,
-    )
-    return bytes(batch.serialize())
+def pack_detections(image_ids_P: npt.NDArray[np.int64], poses: Poses) -> bytes:
+    """Returns poses with their images' ids as a serialised record batch, schema `DETECTIONS`."""
+    keypoints = pa.array(poses.keypoints_P51.ravel())
+    columns = [
+        pa.array(image_ids_P),
+        pa.array(poses.scores_P),
+        pa.FixedSizeListArray.from_arrays(keypoints, 3 * NUM_COCO_KEYPOINTS),
+    ]
+    return bytes(pa.record_batch(columns, schema=DETECTIONS).serialize())
 
 
 def unpack_detections(serialised: bytes) -> list[dict[str, object]]:
@@ -159,7 +151,3 @@ def _read_shard(number: int, records: Sequence[ImageRecord], folder: Path) -> Sh
     arrays = [pa.array(c, field.type) for c, field in zip(columns, IMAGES, strict=True)]
     batch = pa.record_batch(arrays, schema=IMAGES)
     return Shard(number, batch, tuple(failures), tuple(read_ns))
-
-
-def _concatenate(parts: Sequence[npt.NDArray[Any]], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    return np.concatenate(parts) if parts else np.empty(0, dtype)

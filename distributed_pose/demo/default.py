@@ -31,18 +31,18 @@ class Demo:
     note: str
 
 
-def prepare_demo() -> Demo:
+def prepare_demo(num_images: int = DEFAULT_NUM_IMAGES) -> Demo:
     """Returns the demo; its images are rendered on first use and kept in the user's cache.
 
     Raises:
         SetupError: if the cache cannot be written.
     """
-    dataset = _dataset(cache_folder().parent / "demo")
+    dataset = _dataset(cache_folder().parent / "demo", num_images)
     return Demo(dataset.images, dataset.annotations, WEIGHTS, NOTE)
 
 
-def _dataset(cache: Path) -> DemoDataset:
-    folder = cache / f"renderer-{RENDERER_VERSION}-seed-{DEFAULT_SEED}-images-{DEFAULT_NUM_IMAGES}"
+def _dataset(cache: Path, num_images: int) -> DemoDataset:
+    folder = cache / f"renderer-{RENDERER_VERSION}-seed-{DEFAULT_SEED}-images-{num_images}"
     kept = DemoDataset(folder / "images", folder / "annotations" / "person_keypoints.json")
     if kept.annotations.exists():
         return kept
@@ -50,7 +50,7 @@ def _dataset(cache: Path) -> DemoDataset:
         cache.mkdir(parents=True, exist_ok=True)
         # Renamed when it is whole, so that two first runs at once do no harm.
         with tempfile.TemporaryDirectory(dir=cache) as temporary:
-            write_dataset(Path(temporary) / "whole")
+            write_dataset(Path(temporary) / "whole", num_images)
             (Path(temporary) / "whole").rename(folder)
     except OSError as error:
         if kept.annotations.exists():

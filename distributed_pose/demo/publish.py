@@ -28,7 +28,7 @@ from distributed_pose.demo.train import CHECKPOINT, command
 from distributed_pose.files import sha256_hex, write_atomically
 from distributed_pose.metrics.coco_ap import PERSON_CATEGORY, coco_ap
 from distributed_pose.model.network import LightweightOpenPose
-from distributed_pose.pose.decode import decode
+from distributed_pose.pose.decode import Decoder
 from distributed_pose.vision.preprocess import decode_image, preprocess
 from distributed_pose.vision.profiles import PROFILES
 
@@ -98,7 +98,7 @@ def _detect(
     input_3HW, geometry = preprocess(image_HW3, PROFILES[PROFILE])
     with torch.inference_mode():
         *_, heatmaps, pafs = network(torch.from_numpy(input_3HW)[None])
-    poses = decode(heatmaps[0].numpy(), pafs[0].numpy(), geometry)
+    poses = Decoder().decode(heatmaps[0].numpy(), pafs[0].numpy(), geometry)
     return [
         {
             "image_id": record["id"],

@@ -1,25 +1,31 @@
 """Limbs to people.
 
-Array legend: P people, 17 COCO keypoints, 3 x, y and visibility.
+Legend: P people, K keypoints of the network, M candidates and L limbs as in their files, 51 x, y
+and visibility of the 17 COCO keypoints.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from distributed_pose.pose.limbs import Limb
+from distributed_pose.pose.kernels import compiled
+from distributed_pose.pose.limbs import Limbs
 from distributed_pose.pose.peaks import Candidates
-from distributed_pose.pose.skeleton import EAR_LIMBS, LIMBS, NUM_COCO_KEYPOINTS, TO_COCO
+from distributed_pose.pose.resample import Doubles, Ints
+from distributed_pose.pose.skeleton import EAR_LIMBS, LIMBS, NUM_KEYPOINTS, TO_COCO
 
 MIN_KEYPOINTS = 3
 MIN_MEAN_SCORE = 0.2
 
+_LIMBS = np.array(LIMBS)
+_FIRST_EAR_LIMB = min(EAR_LIMBS)
+_NOT_IN_COCO = -1
+_TO_COCO = np.array([_NOT_IN_COCO if column is None else column for column in TO_COCO])
+_NONE = -1
 
-@dataclass(frozen=True)
-class Poses:
-    """People found in one image.
+
+class Poses(NamedTuple):
+    """People.
 
     Attributes:
         keypoints_P51: float64 [P, 51], COCO order: x and y in image pixels, visibility 1, or
@@ -27,73 +33,96 @@ class Poses:
         scores_P: float64 [P].
     """
 
-    keypoints_P51: npt.NDArray[np.float64]
-    scores_P: npt.NDArray[np.float64]
+    keypoints_P51: Doubles
+    scores_P: Doubles
 
 
-@dataclass
-class _Person:
-    """Candidate index by keypoint. The ear limbs fill `members` and leave count and score."""
+class People(NamedTuple):
+    """People in the making, in buffers with room for one a limb.
 
-    members: dict[int, int]
-    score: float
-    count: int = field(default=2)
-
-
-def assemble(candidates: Sequence[Candidates], limbs: Sequence[Sequence[Limb]]) -> Poses:
-    """Returns the poses that the limbs make up.
-
-    Args:
-        candidates: of each keypoint, in the network's order.
-        limbs: of each kind, in the order of `skeleton.LIMBS`.
+    Attributes:
+        members_PK: int64 [P, 18], candidate of each keypoint, -1 for none.
+        scores_P: float64.
+        counts_P: int64, keypoints; those that the ear limbs fill in do not count.
     """
-    people: list[_Person] = []
-    for kind, found in enumerate(limbs):
-        a, b = LIMBS[kind][:2]
-        for limb in found:
-            if kind in EAR_LIMBS:
-                _fill_ear(people, a, b, limb)
-            elif kind == 0 or not _extend(people, a, b, limb, candidates[b]):
-                score = _sum(candidates[a].scores_M[limb.a], candidates[b].scores_M[limb.b])
-                people.append(_Person({a: limb.a, b: limb.b}, score + limb.score))
-    return _to_coco([p for p in people if _stands(p)], candidates)
+
+    members_PK: Ints
+    scores_P: Doubles
+    counts_P: Ints
 
 
-def _extend(people: list[_Person], a: int, b: int, limb: Limb, b_candidates: Candidates) -> bool:
-    extended = [person for person in people if person.members.get(a) == limb.a]
-    for person in extended:
-        person.members[b] = limb.b
-        person.count += 1
-        person.score += float(b_candidates.scores_M[limb.b]) + limb.score
-    return bool(extended)
+@compiled
+def assemble(candidates: Candidates, limbs: Limbs, people: People, poses: Poses, start: int) -> int:
+    """Writes the poses that the limbs make up, from row `start`, and returns the row after them.
+
+    The rows are complete only if `poses` has so many.
+    """
+    number = 0
+    for kind in range(len(_LIMBS)):
+        for limb in range(limbs.offsets[kind], limbs.offsets[kind + 1]):
+            if kind >= _FIRST_EAR_LIMB:
+                _fill_ear(people, number, kind, limbs.a_L[limb], limbs.b_L[limb])
+            elif kind == 0 or not _extend(people, number, candidates, limbs, kind, limb):
+                _start(people, number, candidates, limbs, kind, limb)
+                number += 1
+    for person in range(number):
+        count = people.counts_P[person]
+        if count >= MIN_KEYPOINTS and people.scores_P[person] / count >= MIN_MEAN_SCORE:
+            if start < len(poses.scores_P):
+                _to_coco(people, person, candidates, poses, start)
+            start += 1
+    return start
 
 
-def _fill_ear(people: list[_Person], a: int, b: int, limb: Limb) -> None:
-    for person in people:
-        if person.members.get(a) == limb.a and b not in person.members:
-            person.members[b] = limb.b
-        elif person.members.get(b) == limb.b and a not in person.members:
-            person.members[a] = limb.a
+@compiled
+def _start(
+    people: People, person: int, candidates: Candidates, limbs: Limbs, kind: int, limb: int
+) -> None:
+    a, b = limbs.a_L[limb], limbs.b_L[limb]
+    people.members_PK[person] = _NONE
+    people.members_PK[person, _LIMBS[kind, 0]] = a
+    people.members_PK[person, _LIMBS[kind, 1]] = b
+    keypoints = np.float64(candidates.scores_M[a]) + np.float64(candidates.scores_M[b])
+    people.scores_P[person] = keypoints + limbs.scores_L[limb]
+    people.counts_P[person] = 2
 
 
-def _stands(person: _Person) -> bool:
-    return person.count >= MIN_KEYPOINTS and person.score / person.count >= MIN_MEAN_SCORE
+@compiled
+def _extend(
+    people: People, number: int, candidates: Candidates, limbs: Limbs, kind: int, limb: int
+) -> bool:
+    """Adds the limb to everybody who holds its first candidate; returns whether anybody does."""
+    a, b = limbs.a_L[limb], limbs.b_L[limb]
+    extended = False
+    for person in range(number):
+        if people.members_PK[person, _LIMBS[kind, 0]] == a:
+            people.members_PK[person, _LIMBS[kind, 1]] = b
+            people.counts_P[person] += 1
+            people.scores_P[person] += np.float64(candidates.scores_M[b]) + limbs.scores_L[limb]
+            extended = True
+    return extended
 
 
-def _sum(first: np.float32, second: np.float32) -> float:
-    return float(first) + float(second)
+@compiled
+def _fill_ear(people: People, number: int, kind: int, a: int, b: int) -> None:
+    keypoint_a, keypoint_b = _LIMBS[kind, 0], _LIMBS[kind, 1]
+    for person in range(number):
+        members_K = people.members_PK[person]
+        if members_K[keypoint_a] == a and members_K[keypoint_b] == _NONE:
+            members_K[keypoint_b] = b
+        elif members_K[keypoint_b] == b and members_K[keypoint_a] == _NONE:
+            members_K[keypoint_a] = a
 
 
-def _to_coco(people: Sequence[_Person], candidates: Sequence[Candidates]) -> Poses:
-    keypoints_P51 = np.zeros((len(people), 3 * NUM_COCO_KEYPOINTS))
-    scores_P = np.zeros(len(people))
-    for row, person in enumerate(people):
-        # COCO has no neck, so the published score leaves one keypoint out of the count.
-        scores_P[row] = person.score * max(0, person.count - 1)
-        for keypoint, index in person.members.items():
-            column = TO_COCO[keypoint]
-            if column is not None:
-                x, y = candidates[keypoint].xy_M2[index]
-                # A pixel's centre is half a pixel from its corner.
-                keypoints_P51[row, 3 * column : 3 * column + 3] = x + 0.5, y + 0.5, 1
-    return Poses(keypoints_P51, scores_P)
+@compiled
+def _to_coco(people: People, person: int, candidates: Candidates, poses: Poses, row: int) -> None:
+    # COCO has no neck, so the published score leaves one keypoint out of the count.
+    poses.scores_P[row] = people.scores_P[person] * max(0, people.counts_P[person] - 1)
+    poses.keypoints_P51[row] = 0
+    for keypoint in range(NUM_KEYPOINTS):
+        candidate, column = people.members_PK[person, keypoint], 3 * _TO_COCO[keypoint]
+        if candidate != _NONE and column >= 0:
+            # A pixel's centre is half a pixel from its corner.
+            poses.keypoints_P51[row, column] = candidates.x_M[candidate] + 0.5
+            poses.keypoints_P51[row, column + 1] = candidates.y_M[candidate] + 0.5
+            poses.keypoints_P51[row, column + 2] = 1

@@ -1,67 +1,190 @@
 """Part affinity fields to limbs: which candidates of two keypoints belong together.
 
-Array legend: h and w image size in pixels, A and B candidates of a limb's two keypoints, S sample
-points a limb.
+Fields are evaluated at the sample points alone. Legend: P PAF channels, H and W map size in cells,
+M candidates of all keypoints, L limbs of all kinds, R pairs of one kind that stand.
 """
 
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from distributed_pose.pose.kernels import compiled, inlined
 from distributed_pose.pose.peaks import Candidates
+from distributed_pose.pose.resample import Axis, Doubles, Floats, Ints
+from distributed_pose.pose.samples import NUM_SAMPLES, Samples, estimate, take_samples
+from distributed_pose.pose.skeleton import LIMBS
 
-NUM_SAMPLES = 10
-MIN_PROJECTION = 0.05
-MIN_SUCCESS_RATIO = 0.8
+MIN_PROJECTION = np.float32(0.05)
+# More than 80 % of the samples count.
+MIN_COUNTING = 9
+
+_STEP = np.float32(1 / (NUM_SAMPLES - 1))
+# The reference's guards against a division by zero.
+_SMALLEST_NORM = np.float32(1e-6)
+_SMALLEST_COUNT = 1e-6
+
+_LIMBS = np.array(LIMBS)
+
+# Below the least projection by more than an estimate can be off.
+_CERTAINLY_BELOW = MIN_PROJECTION - np.float32(1e-3)
+
+# From the middle outwards: a wrong pair is found out there, for its ends lie on people.
+_ORDER = np.array([4, 5, 3, 6, 2, 7, 1, 8, 0, 9])
 
 
-class Limb(NamedTuple):
-    """Two candidates joined: their indices among their keypoints' candidates, and the score."""
+class Limbs(NamedTuple):
+    """Limbs of all kinds, in buffers that are larger.
 
-    a: int
-    b: int
-    score: float
+    Those of kind i, best first, are `offsets[i]` to `offsets[i + 1]`.
 
-
-def find_limbs(paf_hw2: npt.NDArray[np.float32], a: Candidates, b: Candidates) -> list[Limb]:
-    """Returns the limbs of one kind, best first, each candidate used at most once.
-
-    Args:
-        paf_hw2: float32 [h, w, 2], x and y channel at image resolution.
-        a: candidates of the limb's first keypoint.
-        b: candidates of its second.
+    Attributes:
+        a_L: int64, the first keypoint's candidate, numbered over all keypoints.
+        b_L: int64, the second's.
+        scores_L: float64.
+        offsets: int64 [20].
+        used_M: int64, the last kind of limb that a candidate is in, counted from 1; 0 for none.
     """
-    if not len(a) or not len(b):
-        return []
-    scores_BA, success_BA = _score(paf_hw2, a.xy_M2, b.xy_M2)
-    b_index, a_index = np.nonzero((scores_BA > 0) & (success_BA > MIN_SUCCESS_RATIO))
-    scores = scores_BA[b_index, a_index]
-    limbs: list[Limb] = []
+
+    a_L: Ints
+    b_L: Ints
+    scores_L: Doubles
+    offsets: Ints
+    used_M: Ints
+
+
+class Pairs(NamedTuple):
+    """Pairs of candidates that may become limbs.
+
+    Attributes:
+        a_R: int64, as in `Limbs`.
+        b_R: likewise.
+        scores_R: float64.
+        samples: memory for the samples of one pair.
+    """
+
+    a_R: Ints
+    b_R: Ints
+    scores_R: Doubles
+    samples: Samples
+
+
+@compiled
+def find_limbs(
+    pafs_PHW: Floats, yx: tuple[Axis, Axis], candidates: Candidates, limbs: Limbs, pairs: Pairs
+) -> int:
+    """Finds the limbs of each kind, best first, each candidate used at most once.
+
+    Returns:
+        The number of pairs that must have room; the limbs are complete only if `pairs` has so much.
+    """
+    limbs.used_M[: candidates.offsets_K[-1]] = 0
+    room = end = 0
+    limbs.offsets[0] = 0
+    for kind in range(len(_LIMBS)):
+        number = _standing_pairs(pafs_PHW, yx, candidates, kind, pairs)
+        room = max(room, number)
+        if room <= len(pairs.a_R):
+            end = _take_best(pairs, number, kind, limbs, end)
+        limbs.offsets[kind + 1] = end
+    return room
+
+
+@compiled
+def _standing_pairs(
+    pafs_PHW: Floats, yx: tuple[Axis, Axis], candidates: Candidates, kind: int, pairs: Pairs
+) -> int:
+    keypoint_a, keypoint_b, channel_x, channel_y = _LIMBS[kind]
+    fields = pafs_PHW[channel_x], pafs_PHW[channel_y]
+    offsets = candidates.offsets_K
+    number = 0
+    for b in range(offsets[keypoint_b], offsets[keypoint_b + 1]):
+        for a in range(offsets[keypoint_a], offsets[keypoint_a + 1]):
+            score = _score(fields, yx, candidates, a, b, pairs.samples)
+            if score > 0:
+                if number < len(pairs.a_R):
+                    pairs.a_R[number], pairs.b_R[number] = a, b
+                    pairs.scores_R[number] = score
+                number += 1
+    return number
+
+
+@compiled
+def _take_best(pairs: Pairs, number: int, kind: int, limbs: Limbs, end: int) -> int:
+    """Appends the pairs that stand when the best are taken first; returns the limbs' end."""
     # Of equal scores the later pair comes first, as in the reference's reversed ascending sort.
-    for index in np.argsort(scores, kind="stable")[::-1]:
-        limb = Limb(int(a_index[index]), int(b_index[index]), float(scores[index]))
-        if all(limb.a != other.a and limb.b != other.b for other in limbs):
-            limbs.append(limb)
-    return limbs
+    for index in np.argsort(pairs.scores_R[:number], kind="mergesort")[::-1]:
+        a, b = pairs.a_R[index], pairs.b_R[index]
+        if limbs.used_M[a] <= kind and limbs.used_M[b] <= kind:
+            limbs.used_M[a] = limbs.used_M[b] = kind + 1
+            limbs.a_L[end], limbs.b_L[end] = a, b
+            limbs.scores_L[end] = pairs.scores_R[index]
+            end += 1
+    return end
 
 
+@inlined
 def _score(
-    paf_hw2: npt.NDArray[np.float32],
-    a_A2: npt.NDArray[np.float32],
-    b_B2: npt.NDArray[np.float32],
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Returns mean projection of the counting samples and their share, each [B, A]."""
-    vector_BA2 = b_B2[:, None] - a_A2[None]
-    steps_S = np.arange(NUM_SAMPLES, dtype=np.float32)[:, None]
-    step_BA12 = vector_BA2[:, :, None] * np.float32(1 / (NUM_SAMPLES - 1))
-    points_BAS2 = (step_BA12 * steps_S + a_A2[None, :, None]).round().astype(np.intp)
-    # The small constants are the reference's guards against a division by zero.
-    norm_BA1 = np.linalg.norm(vector_BA2, axis=-1, keepdims=True)
-    unit_BA12 = (vector_BA2 / (norm_BA1 + np.float32(1e-6)))[:, :, None]
-    field_BAS2 = paf_hw2[points_BAS2[..., 1], points_BAS2[..., 0]]
-    projection_BAS = (field_BAS2 * unit_BA12).sum(-1)
-    counts_BAS = projection_BAS > MIN_PROJECTION
-    number_BA = counts_BAS.sum(-1)
-    scores_BA = (projection_BAS * counts_BAS).sum(-1) / (number_BA + 1e-6)
-    return scores_BA, number_BA / NUM_SAMPLES
+    fields: tuple[Floats, Floats],
+    yx: tuple[Axis, Axis],
+    candidates: Candidates,
+    a: int,
+    b: int,
+    samples: Samples,
+) -> float:
+    """Returns the mean projection of the samples that count, or 0 if too few do."""
+    a_x, a_y = np.float32(candidates.x_M[a]), np.float32(candidates.y_M[a])
+    vector_x = np.float32(candidates.x_M[b]) - a_x
+    vector_y = np.float32(candidates.y_M[b]) - a_y
+    norm = np.sqrt(vector_x * vector_x + vector_y * vector_y) + _SMALLEST_NORM
+    unit = vector_x / norm, vector_y / norm
+    start, step = (a_x, a_y), (vector_x * _STEP, vector_y * _STEP)
+    if not _may_stand(fields, yx, start, step, unit):
+        return 0.0
+    for index in range(NUM_SAMPLES):
+        samples.x_px[index], samples.y_px[index] = _sample(start, step, index)
+    take_samples(fields, yx, samples)
+    values, counting = samples.values, 0
+    for index in range(NUM_SAMPLES):
+        projection = values[index] * unit[0] + values[NUM_SAMPLES + index] * unit[1]
+        counts = bool(projection > MIN_PROJECTION)
+        counting += counts
+        values[index] = projection if counts else np.float32(0)
+    if counting < MIN_COUNTING:
+        return 0.0
+    return float(_sum(values) / (counting + _SMALLEST_COUNT))
+
+
+@inlined
+def _may_stand(
+    fields: tuple[Floats, Floats],
+    yx: tuple[Axis, Axis],
+    start: tuple[np.float32, np.float32],
+    step: tuple[np.float32, np.float32],
+    unit: tuple[np.float32, np.float32],
+) -> bool:
+    """Returns False if too many samples are certain not to count."""
+    left = NUM_SAMPLES
+    for index in _ORDER:
+        x, y = _sample(start, step, index)
+        projection = estimate(fields[0], yx, y, x) * unit[0]
+        projection += estimate(fields[1], yx, y, x) * unit[1]
+        left -= bool(projection < _CERTAINLY_BELOW)
+        if left < MIN_COUNTING:
+            return False
+    return True
+
+
+@inlined
+def _sample(
+    start: tuple[np.float32, np.float32], step: tuple[np.float32, np.float32], index: int
+) -> tuple[int, int]:
+    """Returns the pixel of a sample: float32, rounded half to even."""
+    number = np.float32(index)
+    return int(np.rint(step[0] * number + start[0])), int(np.rint(step[1] * number + start[1]))
+
+
+@compiled
+def _sum(ten: Floats) -> np.float32:
+    """Returns the sum of the first ten values in the order of NumPy's pairwise summation."""
+    pairs = (ten[0] + ten[1]) + (ten[2] + ten[3])
+    return np.float32(pairs + ((ten[4] + ten[5]) + (ten[6] + ten[7])) + ten[8] + ten[9])

@@ -1,63 +1,213 @@
 """Heatmaps to keypoint candidates.
 
-Array legend: h and w image size in pixels, M candidates.
+Only those parts of the image are computed where the cells of a heatmap allow a value above the
+threshold. Legend: K keypoints, H and W map size in cells, h and w size of a box in pixels, M
+candidates of all keypoints.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
+from distributed_pose.pose.kernels import compiled
+from distributed_pose.pose.regions import THRESHOLD, hot_boxes, shrunk, trimmed
+from distributed_pose.pose.resample import (
+    TAPS,
+    Axis,
+    Box,
+    Floats,
+    Ints,
+    enlarged,
+    in_tail,
+    resized,
+)
+from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_KEYPOINTS
 
-THRESHOLD = 0.1
-SUPPRESSION_RADIUS_PX = 6.0
+SUPPRESSION_RADIUS_PX = 6
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """Candidates for one keypoint, sorted by x, then y.
+class Candidates(NamedTuple):
+    """Candidates of all keypoints, in buffers that are larger.
+
+    Those of keypoint k are `offsets_K[k]` to `offsets_K[k + 1]`, sorted by x, then y.
 
     Attributes:
-        xy_M2: float32 [M, 2], whole image pixels.
-        scores_M: float32 [M], heatmap values.
+        x_M: int64, whole image pixels.
+        y_M: likewise.
+        scores_M: float32, heatmap values.
+        offsets_K: int64 [19].
     """
 
-    xy_M2: npt.NDArray[np.float32]
-    scores_M: npt.NDArray[np.float32]
+    x_M: Ints
+    y_M: Ints
+    scores_M: Floats
+    offsets_K: Ints
 
-    def __len__(self) -> int:
-        return len(self.scores_M)
+
+class Scratch(NamedTuple):
+    """Memory for maps in parts of an image.
+
+    Attributes:
+        fine: for `resample.enlarged`.
+        pixels: for `resample.resized` and `regions.shrunk`.
+        boxes: int64 [number, 4], boxes of gaps between cells: top, bottom, left, right, inclusive.
+    """
+
+    fine: Floats
+    pixels: Floats
+    boxes: Ints
 
 
-def find_peaks(heatmap_hw: npt.NDArray[np.float32]) -> Candidates:
-    """Returns the local maxima of a heatmap at image resolution.
+@compiled
+def find_peaks(
+    heatmaps_KHW: Floats, yx: tuple[Axis, Axis], candidates: Candidates, scratch: Scratch
+) -> int:
+    """Finds the local maxima of each heatmap at image resolution.
 
     A peak is at least `THRESHOLD` and strictly greater than its four neighbours, where what lies
     below the threshold or outside the image counts as 0. Of two peaks nearer than
     `SUPPRESSION_RADIUS_PX` the one further right goes, whatever the scores.
+
+    Returns:
+        The number of candidates that must have room at once; those found are complete only if
+        `candidates` has so much.
     """
-    y_M, x_M = np.nonzero(_is_peak(heatmap_hw))
-    order = np.argsort(x_M, kind="stable")
-    xy_M2 = np.stack((x_M[order], y_M[order]), axis=1).astype(np.float32)
-    xy_M2 = xy_M2[_kept(xy_M2)]
-    scores_M = heatmap_hw[xy_M2[:, 1].astype(np.intp), xy_M2[:, 0].astype(np.intp)]
-    return Candidates(xy_M2, scores_M)
+    room = end = 0
+    candidates.offsets_K[0] = 0
+    for keypoint in range(NUM_KEYPOINTS):
+        is_tail = in_tail(keypoint, NUM_HEATMAPS, len(yx[1].taps))
+        start, end = end, _find_in(heatmaps_KHW[keypoint], yx, end, candidates, scratch, is_tail)
+        room = max(room, end)
+        if room <= len(candidates.x_M):
+            _sort(candidates, start, end)
+            end = _suppress(candidates, start, end)
+        candidates.offsets_K[keypoint + 1] = end
+    return room
 
 
-def _is_peak(heatmap_hw: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    padded = np.pad(np.where(heatmap_hw < THRESHOLD, np.float32(0), heatmap_hw), 1)
-    center = padded[1:-1, 1:-1]
-    return np.asarray(
-        (center > padded[1:-1, 2:])
-        & (center > padded[1:-1, :-2])
-        & (center > padded[2:, 1:-1])
-        & (center > padded[:-2, 1:-1])
+@compiled
+def _find_in(
+    heatmap_HW: Floats,
+    yx: tuple[Axis, Axis],
+    end: int,
+    candidates: Candidates,
+    scratch: Scratch,
+    is_tail: bool,
+) -> int:
+    """Appends the peaks of a heatmap, unordered, and returns their end."""
+    for number in range(hot_boxes(heatmap_HW, scratch.boxes, scratch.fine)):
+        box = trimmed(heatmap_HW, scratch.boxes[number], scratch.fine)
+        y0, y1, x0, x1 = box
+        y_axis, x_axis = yx
+        box = Box(
+            y_axis.starts[y0], y_axis.starts[y1 + 1], x_axis.starts[x0], x_axis.starts[x1 + 1]
+        )
+        if box.top < box.bottom and box.left < box.right:
+            end = _find_in_box(heatmap_HW, yx, box, end, candidates, scratch, is_tail)
+    return end
+
+
+@compiled
+def _find_in_box(
+    heatmap_HW: Floats,
+    yx: tuple[Axis, Axis],
+    box: Box,
+    end: int,
+    candidates: Candidates,
+    scratch: Scratch,
+    is_tail: bool,
+) -> int:
+    y_axis, x_axis = yx
+    around = _with_neighbours(box, yx)
+    rows = y_axis.taps[around.top, 0], y_axis.taps[around.bottom - 1, TAPS - 1] + 1
+    columns = x_axis.taps[around.left, 0], x_axis.taps[around.right - 1, TAPS - 1] + 1
+    origin = rows[0], columns[0]
+    fine_hw = enlarged(heatmap_HW, rows, columns, scratch.fine)
+    box = shrunk(fine_hw, origin, yx, box, scratch.pixels)
+    if box.top >= box.bottom or box.left >= box.right:
+        return end
+    around = _with_neighbours(box, yx)
+    pixels_hw = resized(fine_hw, origin, yx, around, scratch.pixels, is_tail)
+    for y in range(box.top, box.bottom):
+        if _may_hold_peak(pixels_hw, y - around.top):
+            for x in range(box.left, box.right):
+                if _is_peak(pixels_hw, y - around.top, x - around.left):
+                    if end < len(candidates.x_M):
+                        candidates.x_M[end], candidates.y_M[end] = x, y
+                        candidates.scores_M[end] = pixels_hw[y - around.top, x - around.left]
+                    end += 1
+    return end
+
+
+@compiled
+def _with_neighbours(box: Box, yx: tuple[Axis, Axis]) -> Box:
+    height, width = len(yx[0].taps), len(yx[1].taps)
+    return Box(
+        max(box.top - 1, 0),
+        min(box.bottom + 1, height),
+        max(box.left - 1, 0),
+        min(box.right + 1, width),
     )
 
 
-def _kept(xy_M2: npt.NDArray[np.float32]) -> list[int]:
-    kept: list[int] = []
-    for index, point in enumerate(xy_M2):
-        distances = np.hypot(*(xy_M2[kept] - point).T)
-        if not np.any(distances < SUPPRESSION_RADIUS_PX):
-            kept.append(index)
+@compiled
+def _may_hold_peak(pixels_hw: Floats, row: int) -> bool:
+    """Returns whether a row has a value that is greater than those above and below it."""
+    height, width = pixels_hw.shape
+    center = pixels_hw[row]
+    above, below = pixels_hw[max(row - 1, 0)], pixels_hw[min(row + 1, height - 1)]
+    first, last = row == 0, row == height - 1
+    found = False
+    for column in range(width):
+        value = center[column]
+        found |= (
+            (value >= THRESHOLD)
+            & ((value > above[column]) | first)
+            & ((value > below[column]) | last)
+        )
+    return found
+
+
+@compiled
+def _is_peak(pixels_hw: Floats, row: int, column: int) -> bool:
+    height, width = pixels_hw.shape
+    value = pixels_hw[row, column]
+    return bool(
+        value >= THRESHOLD
+        and (row == 0 or value > pixels_hw[row - 1, column])
+        and (row == height - 1 or value > pixels_hw[row + 1, column])
+        and (column == 0 or value > pixels_hw[row, column - 1])
+        and (column == width - 1 or value > pixels_hw[row, column + 1])
+    )
+
+
+@compiled
+def _sort(candidates: Candidates, start: int, end: int) -> None:
+    """Sorts by x, then y: insertion, for there are few."""
+    x, y, scores = candidates.x_M, candidates.y_M, candidates.scores_M
+    for index in range(start + 1, end):
+        this_x, this_y, this_score = x[index], y[index], scores[index]
+        place = index
+        while place > start and (
+            x[place - 1] > this_x or (x[place - 1] == this_x and y[place - 1] > this_y)
+        ):
+            x[place], y[place], scores[place] = x[place - 1], y[place - 1], scores[place - 1]
+            place -= 1
+        x[place], y[place], scores[place] = this_x, this_y, this_score
+
+
+@compiled
+def _suppress(candidates: Candidates, start: int, end: int) -> int:
+    """Drops candidates that are too near to an earlier one, and returns the new end."""
+    x, y, scores = candidates.x_M, candidates.y_M, candidates.scores_M
+    kept = start
+    for index in range(start, end):
+        near = False
+        for other in range(kept - 1, start - 1, -1):
+            across = x[index] - x[other]
+            if across >= SUPPRESSION_RADIUS_PX:
+                break
+            along = y[index] - y[other]
+            near |= across * across + along * along < SUPPRESSION_RADIUS_PX**2
+        if not near:
+            x[kept], y[kept], scores[kept] = x[index], y[index], scores[index]
+            kept += 1
     return kept

@@ -11,7 +11,7 @@ import yaml
 
 from distributed_pose.files import write_atomically
 from distributed_pose.metrics.throughput import StageFigures
-from distributed_pose.records import Failure
+from distributed_pose.records import Failure, Memory
 
 # Libraries whose version can change a figure.
 _LIBRARIES = (
@@ -99,6 +99,7 @@ class RunReport:
         num_images: images of the run.
         failures: images without a result, and why.
         ap: the ten COCO figures by name; -1 where COCO leaves one undefined.
+        gather: `maps` or `poses`, what the workers answered with.
         warmup_s: time to start the workers, load and warm up the model on every device.
     """
 
@@ -113,11 +114,13 @@ class RunReport:
     precision: str
     backend: str
     engine: str
+    gather: str
     data: DataReport
     model: ModelReport
     throughput: Throughput
     stages: Mapping[str, StageFigures]
     warmup_s: float
+    memory: Memory
     devices: tuple[DeviceReport, ...]
     versions: Mapping[str, str]
 

@@ -3,7 +3,8 @@
 A profile is part of what an accuracy figure means, so it is named in every report.
 
 Source: `modelzoo` is the vendor's offline-inference guide (fixed shape, what NPUs run), `upstream`
-is the validation script of the reference implementation.
+is the validation script of the reference implementation. `uint8` is `modelzoo` with the image
+kept in bytes up to the network, which then normalises by itself, as NPUs with AIPP do.
 """
 
 from collections.abc import Mapping
@@ -11,9 +12,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import cv2
+import numpy as np
 
 STRIDE = 8
 BASE_HEIGHT = 368
+
+# The byte that is 0 after normalisation, `(x - 128) / 256`.
+MEAN_BYTE = 128
 
 
 @dataclass(frozen=True)
@@ -22,18 +27,40 @@ class Profile:
 
     Attributes:
         name: the name in configurations and reports.
-        interpolation: OpenCV's constant for the resize of the normalised image.
+        interpolation: OpenCV's constant for the resize.
         fixed_width: width of the canvas; None where it follows the image.
+        on_bytes: whether bytes are resized and fed to the network, and not normalised floats.
     """
 
     name: str
     interpolation: int
     fixed_width: int | None
+    on_bytes: bool = False
+
+    @property
+    def input_dtype(self) -> type[np.float32 | np.uint8]:
+        """Type of the values of a network input."""
+        return np.uint8 if self.on_bytes else np.float32
+
+    @property
+    def padding(self) -> int:
+        """The value around the image in a network input."""
+        return MEAN_BYTE if self.on_bytes else 0
 
     def scale(self, height: int, width: int) -> float:
         """Returns the factor from image pixels to input pixels, the same on both axes."""
         by_height = BASE_HEIGHT / height
         return by_height if self.fixed_width is None else min(by_height, self.fixed_width / width)
+
+    def input_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Returns channels, height and width of the network input for an image."""
+        _, resized_width = self.resized(height, width)
+        return (3, *self.canvas(resized_width))
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Returns height and width of the resized image, which is at least a pixel."""
+        scale = self.scale(height, width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
 
     def canvas(self, resized_width: int) -> tuple[int, int]:
         """Returns height and width of the network input for a resized image."""
@@ -52,5 +79,6 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
     {
         "modelzoo": Profile("modelzoo", cv2.INTER_LINEAR, 640),
         "upstream": Profile("upstream", cv2.INTER_CUBIC, None),
+        "uint8": Profile("uint8", cv2.INTER_LINEAR, 640, on_bytes=True),
     }
 )

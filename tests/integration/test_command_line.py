@@ -18,7 +18,10 @@ from tests.conftest import Dataset
 from tests.tiny_models import save_constant_model
 
 FIGURES = ["AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"]
-STAGES = ["read", "decode_jpeg", "preprocess", "inference", "transfer", "group", "score"]
+STAGES = [
+    *("read", "decode_jpeg", "preprocess", "inference", "transfer"),
+    *("peaks", "limbs", "assemble", "score"),
+]
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -75,10 +78,11 @@ def test_a_run_shows_its_figures_and_writes_its_files(run: Run, people: Dataset)
     assert "first" in out
     assert list(report["ap"]) == FIGURES
     assert list(report["stages"]) == STAGES
-    assert report["stages"]["group"]["count"] == report["num_images"] == 12
+    assert report["stages"]["peaks"]["count"] == report["num_images"] == 12
     assert report["throughput"]["wall_images_per_s"] > 0
     assert report["throughput"]["compute_images_per_s"].keys() == {"cpu:0", "total"}
     assert 0 < report["throughput"]["outside_inference_share"] < 1
+    assert report["memory"]["peak_rss_bytes"]["driver"] > 2**20
     assert {"numpy", "opencv-python-headless", "pycocotools", "ray"} <= report["versions"].keys()
     assert config["profile"] == "modelzoo"
     assert {frozenset(detection) for detection in detections} == {

@@ -9,12 +9,14 @@ import pytest
 from distributed_pose.cluster.engine import InlineEngine
 from distributed_pose.data.shards import Shard
 from distributed_pose.evaluation import evaluate, evaluate_on, read_inputs
+from distributed_pose.files import sha256_hex
 from distributed_pose.records import ShardResult
 from tests.conftest import Dataset
+from tests.tiny_models import save_constant_model
 
 # The oracle's AP at coco-mini: decoding and rounding are all that keeps it from 1, with people
 # that hide each other and people that are smaller than a cell of the maps.
-ORACLE_AP = {"modelzoo": 0.8563, "upstream": 0.8696}
+ORACLE_AP = {"modelzoo": 0.8563, "upstream": 0.8696, "uint8": 0.8563}
 
 
 class ReversedEngine(InlineEngine):
@@ -32,11 +34,11 @@ def expected(coco_mini: Dataset, tmp_path_factory: pytest.TempPathFactory) -> by
     return (output / "detections.json").read_bytes()
 
 
-@pytest.mark.parametrize("batch_size", [4, 7])
-def test_inline_detections_do_not_depend_on_the_batch_size(
-    coco_mini: Dataset, expected: bytes, tmp_path: Path, batch_size: int
+@pytest.mark.parametrize(("batch_size", "gather"), [(4, "maps"), (7, "maps"), (5, "poses")])
+def test_inline_detections_do_not_depend_on_batch_size_or_place_of_decoding(
+    coco_mini: Dataset, expected: bytes, tmp_path: Path, batch_size: int, gather: str
 ) -> None:
-    evaluate(coco_mini.config(batch_size=batch_size), tmp_path)
+    evaluate(coco_mini.config(batch_size=batch_size, gather=gather), tmp_path)
     assert (tmp_path / "detections.json").read_bytes() == expected
 
 
@@ -51,7 +53,15 @@ def test_detections_do_not_depend_on_the_order_of_completion(
 
 @pytest.mark.usefixtures("local_ray")
 @pytest.mark.parametrize(
-    ("workers", "batch_size", "reducers"), [(1, 7, 1), (2, 1, 2), (2, 4, 1), (4, 4, 2)]
+    ("workers", "batch_size", "reducers", "gather"),
+    [
+        (1, 7, 1, "maps"),
+        (2, 1, 2, "maps"),
+        (2, 4, 1, "maps"),
+        (4, 4, 2, "maps"),
+        (1, 8, 1, "poses"),
+        (2, 3, 1, "poses"),
+    ],
 )
 def test_ray_gives_the_inline_detections(
     coco_mini: Dataset,
@@ -60,21 +70,41 @@ def test_ray_gives_the_inline_detections(
     workers: int,
     batch_size: int,
     reducers: int,
+    gather: str,
 ) -> None:
     config = coco_mini.config(
-        engine="ray", devices=f"cpu:{workers}", batch_size=batch_size, reducers=reducers
+        engine="ray",
+        devices=f"cpu:{workers}",
+        batch_size=batch_size,
+        reducers=reducers,
+        gather=gather,
     )
     report = evaluate(config, tmp_path)
     assert (tmp_path / "detections.json").read_bytes() == expected
     assert [device.name for device in report.devices] == [f"cpu:{i}" for i in range(workers)]
     assert sum(device.images for device in report.devices) == report.num_images == 50
+    actors = {f"reducer:{i}" for i in range(reducers if gather == "maps" else 0)}
+    names = {"driver", *actors, *(device.name for device in report.devices)}
+    assert report.memory.peak_rss_bytes.keys() == names
+    assert report.memory.peak_object_store_bytes > 2**20
 
 
-@pytest.mark.parametrize("profile", ["modelzoo", "upstream"])
+@pytest.mark.parametrize("profile", ORACLE_AP)
 def test_the_oracle_reaches_its_known_ap(coco_mini: Dataset, profile: str) -> None:
     report = evaluate(coco_mini.config(profile=profile))
+    assert report.profile == profile
     assert report.ap is not None
     assert report.ap["AP"] == pytest.approx(ORACLE_AP[profile], abs=1e-4)
+
+
+def test_a_run_on_bytes_folds_the_model_and_names_the_file_that_the_user_gave(
+    people: Dataset, tmp_path: Path
+) -> None:
+    path = save_constant_model(tmp_path / "model.onnx")
+    config = people.config(profile="uint8", backend="onnxruntime", model={"path": path})
+    report = evaluate(config)
+    assert (report.profile, report.complete) == ("uint8", True)
+    assert report.model.sha256 == sha256_hex(path.read_bytes())
 
 
 def test_rendered_people_are_found_by_the_oracle_on_ray(
@@ -82,7 +112,9 @@ def test_rendered_people_are_found_by_the_oracle_on_ray(
 ) -> None:
     del local_ray
     inline = evaluate(people.config(maps_dtype="f16"), tmp_path / "inline")
-    on_ray = evaluate(people.config(engine="ray", maps_dtype="f16"), tmp_path / "ray")
+    on_ray = evaluate(
+        people.config(engine="ray", maps_dtype="f16", gather="poses"), tmp_path / "ray"
+    )
     names = ("inline", "ray")
     first, second = ((tmp_path / name / "detections.json").read_bytes() for name in names)
     assert first == second

@@ -1,9 +1,12 @@
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
 
 from distributed_pose import ConfigError, RunConfig, load_config
+from distributed_pose.config import ProfileName
+from distributed_pose.vision.profiles import PROFILES
 
 
 def test_every_key_has_a_default() -> None:
@@ -16,6 +19,12 @@ def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path: Path)
     config = load_config(path, ["batch_size=4", "batch_size=5", "data.images=pictures"])
     assert (config.batch_size, config.reducers, config.data.limit) == (5, 3, 7)
     assert config.data.images == Path("pictures")
+
+
+def test_every_profile_can_be_named_and_bears_its_name() -> None:
+    assert get_args(ProfileName) == tuple(PROFILES)
+    for name, profile in PROFILES.items():
+        assert load_config(None, [f"profile={name}"]).profile == profile.name
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from distributed_pose.backends.base import (
     select_outputs,
 )
 from distributed_pose.backends.registry import BACKENDS, open_backend, resolve_backend
+from distributed_pose.model.folding import fold_normalisation
 from distributed_pose.records import Geometry
 from tests.requirements import skip_without_bf16
 from tests.tiny_models import save_constant_model
@@ -52,6 +53,11 @@ def model(order: tuple[str, str] = ("heatmaps", "pafs")) -> bytes:
 
 TRUTH = json.dumps({"annotations": []}).encode()
 CONTENT = {"oracle": TRUTH, "onnxruntime": model(), "openvino": model()}
+
+
+def in_bytes(batch: InputBatch) -> InputBatch:
+    inputs = (batch.inputs_N3HW * 256 + 128).astype(np.uint8)
+    return InputBatch(batch.image_ids, batch.geometries, inputs)
 
 
 def batch(count: int, height: int = 32, width: int = 48) -> InputBatch:
@@ -116,6 +122,21 @@ class TestEveryRuntime:
         backend.infer(batch(2))
         with pytest.raises(SetupError, match="batch_size"):
             backend.infer(batch(3))
+
+    def test_takes_bytes_if_the_model_normalises_by_itself(self, name: str) -> None:
+        given = in_bytes(batch(2))
+        floats = (given.inputs_N3HW.astype(np.float32) - 128) / 256
+        folded = open_backend(name, fold_normalisation(model()), precision="f32", threads=1)
+        expected = opened(name).infer(InputBatch(given.image_ids, given.geometries, floats))
+        for one, other in zip(folded.infer(given), expected, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-6)
+
+    def test_refuses_inputs_of_another_type_than_the_models(self, name: str) -> None:
+        folded = open_backend(name, fold_normalisation(model()), precision="f32", threads=1)
+        with pytest.raises(SetupError, match="input data is uint8, the profile's float32"):
+            folded.infer(batch(1))
+        with pytest.raises(SetupError, match="input data is float32, the profile's uint8"):
+            opened(name).infer(in_bytes(batch(1)))
 
     @pytest.mark.parametrize("content", [b"", b"no model", model()[:-50]])
     def test_refuses_what_is_no_model(self, name: str, content: bytes) -> None:
@@ -241,6 +262,25 @@ def test_a_batch_of_another_shape_than_the_models_is_a_setup_error(
     with pytest.raises(SetupError, match=r"data \[.*the batch is \[2, 3, 32, 48\]"):
         check_fits(ModelPort("data", fixed), batch(2))
     check_fits(ModelPort("data", (2, 3, 32, None)), batch(2))
+
+
+def test_a_batch_of_another_type_than_the_models_is_a_setup_error() -> None:
+    with pytest.raises(SetupError, match="input data is int64, the profile's float32"):
+        check_fits(ModelPort("data", (2, 3, 32, 48), "int64"), batch(2))
+
+
+def test_openvino_feeds_models_of_other_float_types() -> None:
+    exact, half = (onnx.load_model_from_string(model()) for _ in range(2))
+    half.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    for node in half.graph.node:
+        node.input[0] = "floats"
+    half.graph.node.insert(0, helper.make_node("Cast", ["data"], ["floats"], to=TensorProto.FLOAT))
+    expected, found = (
+        open_backend("openvino", m.SerializeToString(), precision="f32", threads=1).infer(batch(2))
+        for m in (exact, half)
+    )
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=0.01)
 
 
 def test_a_model_that_takes_no_image_is_refused() -> None:

@@ -31,14 +31,17 @@ def test_workers_are_dealt_over_the_nodes_and_share_their_cpus(
     assert all(plan.threads == max(1, int(plan.cpus)) for plan in plans)
 
 
+NOTHING = pack_detections(np.empty(0, np.int64), Poses(np.zeros((0, 51)), np.zeros(0)))
+
 IMAGES = [ImageRecord(number, f"{number}.jpg", 4, 6) for number in (1, 2, 3)]
 
 
 def result(
     *image_ids: int, score: float = 1.0, x: float = 0.0, device: str = "cpu:0"
 ) -> ShardResult:
-    poses = Poses(np.full((1, 51), x), np.array([score]))
-    detections = pack_detections([(image_id, poses) for image_id in image_ids])
+    number = len(image_ids)
+    poses = Poses(np.full((number, 51), x), np.full(number, score))
+    detections = pack_detections(np.array(image_ids), poses)
     return ShardResult(device, image_ids, detections, (), {"inference": (5,)})
 
 
@@ -63,7 +66,7 @@ def test_times_are_kept_by_stage_and_by_device() -> None:
 
 def test_an_image_with_nobody_in_it_has_a_result() -> None:
     ledger = Ledger(IMAGES[:1])
-    assert ledger.accept(ShardResult("cpu:0", (1,), pack_detections([]))) == 1
+    assert ledger.accept(ShardResult("cpu:0", (1,), NOTHING)) == 1
     assert not ledger.failures
     assert not ledger.detections
 
@@ -71,7 +74,7 @@ def test_an_image_with_nobody_in_it_has_a_result() -> None:
 def test_a_result_of_a_failed_image_does_not_count_twice() -> None:
     ledger = Ledger(IMAGES)
     failure = Failure(1, "1.jpg", "unreadable")
-    assert ledger.accept(ShardResult("cpu:0", (), pack_detections([]), (failure, failure))) == 1
+    assert ledger.accept(ShardResult("cpu:0", (), NOTHING, (failure, failure))) == 1
     assert ledger.accept(result(1)) == 0
     assert not ledger.detections
 
@@ -80,7 +83,7 @@ def test_a_failure_of_an_image_that_has_a_result_does_not_count() -> None:
     ledger = Ledger(IMAGES[:1])
     ledger.accept(result(1))
     failure = Failure(1, "1.jpg", "unreadable")
-    assert ledger.accept(ShardResult("cpu:1", (), pack_detections([]), (failure,))) == 0
+    assert ledger.accept(ShardResult("cpu:1", (), NOTHING, (failure,))) == 0
     assert not ledger.failures
 
 
@@ -108,7 +111,7 @@ def test_detections_have_one_order_whoever_came_first() -> None:
     assert forward.detections == backward.detections
     tied = Poses(np.stack([np.full(51, 7.0), np.full(51, 3.0)]), np.array([1.0, 1.0]))
     ledger = Ledger(IMAGES)
-    ledger.accept(ShardResult("cpu:0", (1,), pack_detections([(1, tied)])))
+    ledger.accept(ShardResult("cpu:0", (1,), pack_detections(np.array([1, 1]), tied)))
     assert [d["keypoints"][0] for d in ledger.detections] == [3.0, 7.0]
     assert {d["category_id"] for d in ledger.detections} == {1}
 
@@ -116,5 +119,5 @@ def test_detections_have_one_order_whoever_came_first() -> None:
 def test_the_better_detection_of_an_image_comes_first() -> None:
     ledger = Ledger(IMAGES)
     pair = Poses(np.stack([np.full(51, 3.0), np.full(51, 7.0)]), np.array([0.5, 1.0]))
-    ledger.accept(ShardResult("cpu:0", (1,), pack_detections([(1, pair)])))
+    ledger.accept(ShardResult("cpu:0", (1,), pack_detections(np.array([1, 1]), pair)))
     assert [d["score"] for d in ledger.detections] == [1.0, 0.5]

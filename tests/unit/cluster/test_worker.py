@@ -41,13 +41,13 @@ def test_images_of_different_shapes_go_in_batches_of_equal_shape(people: Dataset
     worker, _ = worker_of(people, profile="upstream", batch_size=12)
     worker.start()
     shard = shard_of(people)
-    maps, report = worker.process(shard.images)
+    maps, report = worker.infer(shard.images)
     worker.close()
     shapes = [unpack_maps(batch).heatmaps_NKHW.shape for batch in maps]
     assert len({shape[2:] for shape in shapes}) == len(shapes) > 1
     assert sum(shape[0] for shape in shapes) == 12
     assert sorted(report.image_ids) == shard.images.column("image_id").to_pylist()
-    assert len(Reducer().reduce(maps).group_ns) == 12
+    assert len(Reducer().reduce(maps).durations["peaks"]) == 12
 
 
 @pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 5), (2, [2, 2, 1]), (8, [5])])
@@ -56,7 +56,7 @@ def test_a_batch_is_at_most_as_large_as_asked_for(
 ) -> None:
     worker, _ = worker_of(people, batch_size=batch_size)
     worker.start()
-    maps, report = worker.process(shard_of(people, 5).images)
+    maps, report = worker.infer(shard_of(people, 5).images)
     worker.close()
     assert [batch.num_rows for batch in maps] == sizes
     assert {stage: len(times) for stage, times in report.durations.items()} == {
@@ -77,8 +77,8 @@ def test_images_that_cannot_be_decoded_are_failures_and_the_rest_goes_on(
     (shard,) = read_shards(records, tmp_path, 4)
     worker, _ = worker_of(people)
     worker.start()
-    maps, report = worker.process(shard.images)
-    none, no_report = worker.process(shard.images.slice(2))
+    maps, report = worker.infer(shard.images)
+    none, no_report = worker.infer(shard.images.slice(2))
     worker.close()
     assert report.image_ids == (2,)
     assert [unpack_maps(batch).image_ids for batch in maps] == [(2,)]
@@ -97,7 +97,7 @@ def test_maps_travel_as_the_type_asked_for_and_are_decoded_in_float32(
 ) -> None:
     worker, _ = worker_of(people, maps_dtype=maps_dtype)
     worker.start()
-    (packed,), _ = worker.process(shard_of(people, 4).images)
+    (packed,), _ = worker.infer(shard_of(people, 4).images)
     worker.close()
     maps = unpack_maps(packed)
     assert {maps.heatmaps_NKHW.dtype, maps.pafs_NPHW.dtype} == {np.dtype(dtype)}
@@ -112,9 +112,9 @@ def test_shards_of_several_threads_do_not_mix(people: Dataset) -> None:
     worker, _ = worker_of(people)
     worker.start()
     shards = [shard_of(people).images.slice(start, 3) for start in range(0, 12, 3)]
-    alone = [worker.process(shard)[0] for shard in shards]
+    alone = [worker.infer(shard)[0] for shard in shards]
     with ThreadPoolExecutor(4) as threads:
-        together = [maps for maps, _ in threads.map(worker.process, shards)]
+        together = [maps for maps, _ in threads.map(worker.infer, shards)]
     worker.close()
     assert together == alone
 
@@ -122,12 +122,12 @@ def test_shards_of_several_threads_do_not_mix(people: Dataset) -> None:
 def test_a_reducer_answers_the_same_each_time(people: Dataset) -> None:
     worker, _ = worker_of(people)
     worker.start()
-    maps, _ = worker.process(shard_of(people, 4).images)
+    maps, _ = worker.infer(shard_of(people, 4).images)
     worker.close()
     reducer = Reducer()
     first, second = reducer.reduce(maps), reducer.reduce(maps)
     assert first.detections == second.detections
-    assert len(first.group_ns) == 4
+    assert [len(ns) for ns in first.durations.values()] == [4, 4, 4]
     assert {row["image_id"] for row in unpack_detections(first.detections)} <= {
         image_id for batch in maps for image_id in unpack_maps(batch).image_ids
     }
@@ -146,7 +146,7 @@ def test_a_worker_warms_up_before_it_is_ready_and_can_be_closed_twice(people: Da
 def test_a_worker_that_is_not_started_says_so(people: Dataset) -> None:
     worker, _ = worker_of(people)
     with pytest.raises(SetupError, match=r"device cpu:0.*not started"):
-        worker.process(shard_of(people, 1).images)
+        worker.infer(shard_of(people, 1).images)
     worker.close()
 
 
@@ -163,13 +163,16 @@ def test_a_model_that_cannot_be_used_is_an_error_that_names_the_device(
     worker.close()
 
 
+@pytest.mark.parametrize("profile", ["modelzoo", "uint8"])
 @pytest.mark.parametrize(("mixing", "batch_size"), [(False, 4), (True, 1)])
 def test_a_model_that_mixes_the_images_of_a_batch_runs_them_one_by_one(
-    people: Dataset, tmp_path: Path, *, mixing: bool, batch_size: int
+    people: Dataset, tmp_path: Path, profile: str, *, mixing: bool, batch_size: int
 ) -> None:
     path = save_constant_model(tmp_path / "model.onnx", mixing=mixing)
-    worker, _ = worker_of(people, backend="onnxruntime", model={"path": path}, batch_size=4)
+    worker, _ = worker_of(
+        people, backend="onnxruntime", model={"path": path}, batch_size=4, profile=profile
+    )
     assert worker.start().batch_size == batch_size
-    maps, _ = worker.process(shard_of(people, 4).images)
+    maps, _ = worker.infer(shard_of(people, 4).images)
     worker.close()
     assert {batch.num_rows for batch in maps} == {batch_size}

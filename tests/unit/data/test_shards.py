@@ -73,11 +73,11 @@ def test_maps_come_back_as_they_went(dtype: type[np.floating]) -> None:
 def test_detections_come_back_as_they_went() -> None:
     keypoints = np.arange(102.0).reshape(2, 51)
     poses = Poses(keypoints, np.array([0.5, 0.25]))
-    nobody = Poses(np.zeros((0, 51)), np.zeros(0))
-    rows = unpack_detections(pack_detections([(3, nobody), (4, poses)]))
-    assert [(row["image_id"], row["score"]) for row in rows] == [(4, 0.5), (4, 0.25)]
+    rows = unpack_detections(pack_detections(np.array([4, 6]), poses))
+    assert [(row["image_id"], row["score"]) for row in rows] == [(4, 0.5), (6, 0.25)]
     assert [row["keypoints"] for row in rows] == keypoints.tolist()
 
 
 def test_no_detections_come_back_as_none() -> None:
-    assert unpack_detections(pack_detections([])) == []
+    nobody = Poses(np.zeros((0, 51)), np.zeros(0))
+    assert unpack_detections(pack_detections(np.empty(0, np.int64), nobody)) == []

@@ -8,7 +8,7 @@ from distributed_pose.demo import publish, train
 from distributed_pose.demo.samples import CropPlan, SceneCrops, crops
 from distributed_pose.demo.scenes import render_scene
 from distributed_pose.model.checkpoint import load_checkpoint
-from distributed_pose.pose.decode import decode
+from distributed_pose.pose.decode import Decoder
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.records import Geometry
 
@@ -61,7 +61,9 @@ def test_targets_decode_to_the_labelled_keypoints():
     scene = scene_with(lambda people: len(people) == 1 and people[0].keypoints_17x3[:, 2].all())
     plan = CropPlan(side_px=640, crops_per_scene=1)
     [(_, targets, _)] = crops(np.random.default_rng(0), scene, plan)
-    poses = decode(targets[:NUM_HEATMAPS], targets[NUM_HEATMAPS:], Geometry(640, 640, 0, 0, 0, 0))
+    poses = Decoder().decode(
+        targets[:NUM_HEATMAPS], targets[NUM_HEATMAPS:], Geometry(640, 640, 0, 0, 0, 0)
+    )
     assert len(poses.scores_P) == 1
     found, known = poses.keypoints_P51[0].reshape(17, 3), scene.people[0].keypoints_17x3
     assert (found[:, 2] == 1).all()

@@ -70,7 +70,7 @@ def test_arguments_stay_as_they_are_and_nothing_is_printed(
 
 
 def test_stages_are_merged_raw_before_their_percentiles() -> None:
-    merged = merge([{"read": (10,)}, {"read": tuple(range(90)), "group": (5, 5)}])
+    merged = merge([{"read": (10,)}, {"read": tuple(range(90)), "peaks": (5, 5)}])
     figures = stage_figures(merged)
     assert tuple(figures) == STAGES
     assert (figures["read"].count, figures["read"].total_ns) == (91, 10 + sum(range(90)))
@@ -78,7 +78,7 @@ def test_stages_are_merged_raw_before_their_percentiles() -> None:
 
 
 def test_percentiles_are_of_all_durations_whatever_their_order() -> None:
-    figures = stage_figures({"group": [*range(100, -1, -1)]})["group"]
+    figures = stage_figures({"peaks": [*range(100, -1, -1)]})["peaks"]
     assert figures == StageFigures(101, 5050, 50, 90, 99)
 
 

@@ -1,181 +1,23 @@
+"""Legend: N images, K heatmaps, P PAF channels and people, H and W map size in cells."""
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from distributed_pose.pose.assemble import assemble
-from distributed_pose.pose.decode import decode
-from distributed_pose.pose.limbs import Limb, find_limbs
-from distributed_pose.pose.peaks import Candidates, find_peaks
-from distributed_pose.pose.resample import full_resolution
-from distributed_pose.pose.skeleton import LIMBS, NUM_KEYPOINTS
+from distributed_pose.pose.assemble import Poses
+from distributed_pose.pose.decode import Decoder
+from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
 from distributed_pose.records import Geometry
+from distributed_pose.testing.plain_decoder import plain_decode
 
-NOBODY = Candidates(np.zeros((0, 2), np.float32), np.zeros(0, np.float32))
+Floats = npt.NDArray[np.float32]
 
-
-def points(*xy_score: tuple[float, float, float]) -> Candidates:
-    values = np.array(xy_score, np.float32)
-    return Candidates(values[:, :2], values[:, 2])
-
-
-def heatmap(**peaks: float) -> np.ndarray:
-    """Returns a map of 20x30 with values at x<column>y<row>."""
-    values = np.zeros((20, 30), np.float32)
-    for name, value in peaks.items():
-        x, y = name[1:].split("y")
-        values[int(y), int(x)] = value
-    return values
-
-
-class TestPeaks:
-    def test_are_found_in_order_of_x_then_y_with_their_scores(self) -> None:
-        found = find_peaks(heatmap(x20y3=0.4, x2y15=0.9, x2y4=0.5))
-        assert found.xy_M2.tolist() == [[2, 4], [2, 15], [20, 3]]
-        assert found.scores_M == pytest.approx([0.5, 0.9, 0.4])
-
-    @pytest.mark.parametrize(("value", "number"), [(0.09, 0), (0.1, 1)])
-    def test_stand_from_the_threshold_on(self, value: float, number: int) -> None:
-        assert len(find_peaks(heatmap(x5y5=value))) == number
-
-    def test_are_strictly_greater_than_their_neighbours(self) -> None:
-        assert not len(find_peaks(heatmap(x5y5=0.5, x6y5=0.5)))
-        assert not len(find_peaks(heatmap(x5y5=0.5, x5y6=0.5)))
-        assert len(find_peaks(heatmap(x5y5=0.5, x6y6=0.5))) == 1
-
-    @pytest.mark.parametrize("corner", ["x0y0", "x29y0", "x0y19", "x29y19"])
-    def test_may_lie_on_the_border(self, corner: str) -> None:
-        assert len(find_peaks(heatmap(**{corner: 0.3}))) == 1
-
-    def test_that_are_near_an_earlier_one_go_whatever_their_score(self) -> None:
-        assert find_peaks(heatmap(x5y5=0.2, x10y5=0.9)).xy_M2.tolist() == [[5, 5]]
-        assert len(find_peaks(heatmap(x5y5=0.2, x11y5=0.9))) == 2
-
-    def test_suppressed_ones_suppress_no_others(self) -> None:
-        found = find_peaks(heatmap(x5y5=0.2, x10y5=0.9, x15y5=0.3))
-        assert found.xy_M2.tolist() == [[5, 5], [15, 5]]
-
-
-class TestLimbs:
-    paf = np.tile(np.array([1, 0], np.float32), (20, 30, 1))
-
-    def test_along_the_field_have_a_score_of_one(self) -> None:
-        (limb,) = find_limbs(self.paf, points((3, 5, 1)), points((20, 5, 1)))
-        assert limb[:2] == (0, 0)
-        assert limb.score == pytest.approx(1)
-
-    @pytest.mark.parametrize("end", [(1, 5, 1), (3, 15, 1), (3, 5, 1)])
-    def test_against_or_across_the_field_are_none(self, end: tuple[float, float, float]) -> None:
-        assert not find_limbs(self.paf, points((3, 5, 1)), points(end))
-
-    def test_need_more_than_eight_of_ten_samples(self) -> None:
-        gap = self.paf.copy()
-        gap[:, 12:15] = 0
-        assert find_limbs(gap, points((2, 5, 1)), points((29, 5, 1)))
-        gap[:, 11:17] = 0
-        assert not find_limbs(gap, points((2, 5, 1)), points((29, 5, 1)))
-
-    def test_score_the_mean_of_the_samples_that_count(self) -> None:
-        # Samples lie at x = 2, 5, ..., 29: the second does not count, the third is weaker.
-        uneven = self.paf.copy()
-        uneven[:, 5], uneven[:, 8] = 0.05, 0.55
-        (limb,) = find_limbs(uneven, points((2, 5, 1)), points((29, 5, 1)))
-        assert limb.score == pytest.approx((8 + 0.55) / 9, abs=1e-4)
-
-    def test_use_each_candidate_once_the_best_first(self) -> None:
-        tilted = points((20, 5, 1), (20, 10, 1))
-        limbs = find_limbs(self.paf, points((3, 5, 1), (3, 10, 1)), tilted)
-        assert [limb[:2] for limb in limbs] == [(1, 1), (0, 0)]
-        (single,) = find_limbs(self.paf, points((3, 5, 1)), tilted)
-        assert single[:2] == (0, 0)
-        (single,) = find_limbs(self.paf, points((3, 5, 1), (3, 10, 1)), points((20, 10, 1)))
-        assert single[:2] == (1, 0)
-
-    def test_need_candidates_at_both_ends(self) -> None:
-        assert not find_limbs(self.paf, NOBODY, points((3, 5, 1)))
-        assert not find_limbs(self.paf, points((3, 5, 1)), NOBODY)
-
-
-class TestPoses:
-    def test_are_chains_of_limbs_in_coco_order_without_the_neck(self) -> None:
-        candidates = [NOBODY] * NUM_KEYPOINTS
-        candidates[1], candidates[2] = points((10, 10, 0.5)), points((5, 10, 0.6))
-        candidates[3] = points((5, 20, 0.7))
-        limbs: list[list[Limb]] = [[] for _ in LIMBS]
-        limbs[0], limbs[2] = [Limb(0, 0, 0.8)], [Limb(0, 0, 0.9)]
-        poses = assemble(candidates, limbs)
-        keypoints = poses.keypoints_P51.reshape(-1, 17, 3)
-        assert poses.scores_P == pytest.approx([(0.5 + 0.6 + 0.8 + 0.7 + 0.9) * 2])
-        assert keypoints[0, 6].tolist() == [5.5, 10.5, 1]
-        assert keypoints[0, 8].tolist() == [5.5, 20.5, 1]
-        assert np.count_nonzero(keypoints[..., 2]) == 2
-
-    def test_need_three_keypoints_and_a_mean_score(self) -> None:
-        candidates = [points((number, number, 0.01)) for number in range(NUM_KEYPOINTS)]
-        limbs: list[list[Limb]] = [[] for _ in LIMBS]
-        limbs[0] = [Limb(0, 0, 5.0)]
-        assert not len(assemble(candidates, limbs).scores_P)
-        limbs[2] = [Limb(0, 0, 5.0)]
-        assert len(assemble(candidates, limbs).scores_P) == 1
-        limbs[0], limbs[2] = [Limb(0, 0, 0.25)], [Limb(0, 0, 0.25)]
-        assert not len(assemble(candidates, limbs).scores_P)
-
-    def test_get_a_missing_ear_without_a_change_of_score(self) -> None:
-        candidates = [points((number, number, 0.5)) for number in range(NUM_KEYPOINTS)]
-        limbs: list[list[Limb]] = [[] for _ in LIMBS]
-        limbs[0], limbs[2] = [Limb(0, 0, 0.8)], [Limb(0, 0, 0.8)]
-        without = assemble(candidates, limbs)
-        limbs[17] = [Limb(0, 0, 0.8)]
-        with_ear = assemble(candidates, limbs)
-        assert with_ear.scores_P == pytest.approx(without.scores_P)
-        assert with_ear.keypoints_P51.reshape(17, 3)[4].tolist() == [16.5, 16.5, 1]
-
-    def test_get_an_ear_that_is_missing_only_and_at_either_end(self) -> None:
-        candidates = [points((k, k, 0.5), (k + 50, k, 0.5)) for k in range(NUM_KEYPOINTS)]
-        limbs: list[list[Limb]] = [[] for _ in LIMBS]
-        # Nose to eye to ear, without shoulders.
-        limbs[13], limbs[14] = [Limb(0, 0, 0.8)], [Limb(0, 0, 0.8)]
-        limbs[17] = [Limb(1, 0, 0.8)]
-        (shoulder,) = assemble(candidates, limbs).keypoints_P51.reshape(-1, 17, 3)[:, 6]
-        assert shoulder.tolist() == [52.5, 2.5, 1]
-        limbs[17].append(Limb(1, 1, 0.8))
-        (ear,) = assemble(candidates, limbs).keypoints_P51.reshape(-1, 17, 3)[:, 4]
-        assert ear.tolist() == [16.5, 16.5, 1]
-
-    def test_are_not_started_by_a_shoulder_and_an_ear(self) -> None:
-        candidates = [points((k, k, 5)) for k in range(NUM_KEYPOINTS)]
-        limbs: list[list[Limb]] = [[] for _ in LIMBS]
-        limbs[17], limbs[18] = [Limb(0, 0, 5)], [Limb(0, 0, 5)]
-        assert not len(assemble(candidates, limbs).scores_P)
-
-    def test_may_be_several_and_start_without_a_neck(self) -> None:
-        candidates = [points((k, k, 0.5), (k + 50, k, 0.5)) for k in range(NUM_KEYPOINTS)]
-        limbs: list[list[Limb]] = [[] for _ in LIMBS]
-        # An arm from the neck on, and another from the shoulder on.
-        limbs[0], limbs[2] = [Limb(0, 0, 0.8)], [Limb(0, 0, 0.8), Limb(1, 1, 0.8)]
-        limbs[3] = [Limb(1, 1, 0.8), Limb(0, 0, 0.8)]
-        keypoints = assemble(candidates, limbs).keypoints_P51.reshape(-1, 17, 3)
-        assert [np.flatnonzero(person[:, 2]).tolist() for person in keypoints] == [[6, 8, 10]] * 2
-        assert keypoints[:, 10, 0].tolist() == [4.5, 54.5]
-
-    def test_no_limbs_are_no_poses(self) -> None:
-        poses = assemble([NOBODY] * NUM_KEYPOINTS, [[] for _ in LIMBS])
-        assert poses.keypoints_P51.shape == (0, 51)
-
-
-def test_maps_are_cropped_to_the_image_and_resized_to_it() -> None:
-    ramp = np.tile(np.arange(6, dtype=np.float32), (1, 4, 1))
-    full = full_resolution(ramp, Geometry(32, 40, 0, 16, 0, 16))
-    assert full.shape[:2] == (32, 40)
-    # Pixel 20 of 40 is input pixel 24.2 - 0.5 of 48, and that is cell 2.525 of 6.
-    assert full[16, 20] == pytest.approx(2.525, abs=0.05)
-
-
-def test_an_even_map_stays_even_at_any_size() -> None:
-    maps = np.full((2, 46, 80), 0.25, np.float32)
-    full = full_resolution(maps, Geometry(427, 640, 0, 44, 0, 44))
-    assert full.shape == (427, 640, 2)
-    np.testing.assert_allclose(full, 0.25, atol=1e-6)
-
+GRID_HW = (46, 80)
+WHOLE = Geometry(368, 640, 0, 0, 0, 0)
 
 # Nose, eyes, ears, shoulders, elbows, wrists, hips, knees and ankles, in input pixels.
 PERSON = (
@@ -185,24 +27,178 @@ PERSON = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "geometry", [Geometry(368, 640, 0, 0, 0, 0), Geometry(480, 640, 0, 74, 0, 75)]
-)
-def test_drawn_people_are_found_where_they_were_drawn(geometry: Geometry) -> None:
-    coco = np.full((2, 17, 3), 2, np.float32)
+@pytest.fixture(scope="module")
+def decoder() -> Decoder:
+    decoder = Decoder()
+    decoder.warm_up()
+    return decoder
+
+
+def people_at(*shifts_px: float) -> npt.NDArray[np.float64]:
+    coco = np.full((len(shifts_px), 17, 3), 2.0)
     coco[:, :, :2] = PERSON
-    coco[1, :, 0] += 200
-    keypoints = network_keypoints(coco)
-    poses = decode(draw_heatmaps(keypoints, (46, 80)), draw_pafs(keypoints, (46, 80)), geometry)
-    found = poses.keypoints_P51.reshape(-1, 17, 3)
-    found = found[found[:, 0, 0].argsort()]
-    # From the centres of input pixels to the corners of image pixels.
-    expected = (coco[:, :, :2] + 0.5 - [geometry.pad_left, 0]) * geometry.image_height / 368
-    assert (found[:, :, 2] == 1).all()
-    assert np.abs(found[:, :, :2] - expected).max() < 2
+    coco[:, :, 0] += np.array(shifts_px).reshape(-1, 1)
+    return coco
 
 
-def test_maps_of_nobody_have_no_poses() -> None:
-    nobody = network_keypoints(np.zeros((0, 17, 3)))
-    maps = draw_heatmaps(nobody, (46, 80)), draw_pafs(nobody, (46, 80))
-    assert not len(decode(*maps, Geometry(368, 640, 0, 0, 0, 0)).scores_P)
+def maps_of(*shifts_px: float) -> tuple[Floats, Floats]:
+    keypoints = network_keypoints(people_at(*shifts_px))
+    return draw_heatmaps(keypoints, GRID_HW), draw_pafs(keypoints, GRID_HW)
+
+
+def noise(grid_hw: tuple[int, int], seed: int = 0) -> tuple[Floats, Floats]:
+    """Returns heatmaps with peaks everywhere and a field under which many pairs stand."""
+    random = np.random.default_rng(seed)
+    heatmaps = random.random((NUM_HEATMAPS, *grid_hw), np.float32)
+    return heatmaps, random.random((NUM_PAFS, *grid_hw), np.float32) * 2 - np.float32(0.5)
+
+
+def empty_maps(number: int) -> tuple[Floats, Floats]:
+    shapes = (number, NUM_HEATMAPS, 6, 8), (number, NUM_PAFS, 6, 8)
+    return np.zeros(shapes[0], np.float32), np.zeros(shapes[1], np.float32)
+
+
+def assert_same(found: Poses, expected: Poses) -> None:
+    np.testing.assert_array_equal(found.keypoints_P51, expected.keypoints_P51)
+    np.testing.assert_array_equal(found.scores_P, expected.scores_P)
+
+
+class TestDecode:
+    @pytest.mark.parametrize("geometry", [WHOLE, Geometry(480, 640, 0, 74, 0, 75)])
+    def test_finds_drawn_people_where_they_were_drawn(
+        self, decoder: Decoder, geometry: Geometry
+    ) -> None:
+        coco = people_at(0, 200)
+        found = decoder.decode(*maps_of(0, 200), geometry).keypoints_P51.reshape(-1, 17, 3)
+        found = found[found[:, 0, 0].argsort()]
+        # From the centres of input pixels to the corners of image pixels.
+        expected = (coco[:, :, :2] + 0.5 - [geometry.pad_left, 0]) * geometry.image_height / 368
+        assert (found[:, :, 2] == 1).all()
+        assert np.abs(found[:, :, :2] - expected).max() < 2
+
+    def test_finds_nobody_in_maps_of_nobody(self, decoder: Decoder) -> None:
+        poses = decoder.decode(*maps_of(), WHOLE)
+        assert poses.keypoints_P51.shape == (0, 51)
+        assert poses.scores_P.shape == (0,)
+
+    def test_takes_float16_maps_as_the_float32_maps_that_they_are(self, decoder: Decoder) -> None:
+        heatmaps, pafs = (maps.astype(np.float16) for maps in maps_of(0, 200))
+        found = decoder.decode(heatmaps, pafs, WHOLE)
+        assert len(found.scores_P) == 2
+        same = heatmaps.astype(np.float32), pafs.astype(np.float32)
+        assert_same(found, decoder.decode(*same, WHOLE))
+
+    def test_takes_read_only_maps_and_leaves_others_writable(self, decoder: Decoder) -> None:
+        heatmaps, pafs = maps_of(50)
+        expected = decoder.decode(heatmaps, pafs, WHOLE)
+        assert heatmaps.flags.writeable
+        heatmaps.flags.writeable = pafs.flags.writeable = False
+        assert_same(decoder.decode(heatmaps, pafs, WHOLE), expected)
+
+    def test_takes_maps_that_are_not_contiguous(self, decoder: Decoder) -> None:
+        heatmaps, pafs = maps_of(0, 200)
+        views = np.asfortranarray(heatmaps), np.repeat(pafs, 2, axis=2)[:, :, ::2]
+        assert not any(maps.flags.c_contiguous for maps in views)
+        assert_same(decoder.decode(*views, WHOLE), decoder.decode(heatmaps, pafs, WHOLE))
+
+    def test_results_stand_when_the_next_image_is_decoded(self, decoder: Decoder) -> None:
+        first = decoder.decode(*maps_of(0, 200), WHOLE)
+        kept = Poses(*(rows.copy() for rows in first))
+        assert len(decoder.decode(*maps_of(30, 90, 300), WHOLE).scores_P)
+        assert_same(first, kept)
+
+    def test_depends_on_no_image_before(self, decoder: Decoder) -> None:
+        scenes = [
+            (*maps_of(0, 200), WHOLE),
+            (*noise((6, 8)), Geometry(101, 30, 3, 0, 4, 1)),
+            (*noise((23, 30)), Geometry(184, 240, 0, 0, 0, 0)),
+            (*maps_of(100), Geometry(720, 1253, 0, 0, 0, 0)),
+            (*noise((2, 3)), Geometry(1, 1, 0, 0, 0, 0)),
+        ]
+        expected = [Decoder().decode(*scene) for scene in scenes]
+        for scene, poses in [*zip(scenes, expected, strict=True)][::-1] * 2:
+            assert_same(decoder.decode(*scene), poses)
+
+    @pytest.mark.parametrize(
+        ("grid_hw", "geometry"),
+        [
+            ((6, 40), Geometry(1, 6, 0, 0, 0, 0)),
+            ((46, 92), Geometry(1, 2, 0, 0, 0, 0)),
+            ((46, 80), Geometry(1, 1, 0, 0, 0, 0)),
+            ((46, 46), Geometry(900, 1, 0, 183, 0, 184)),
+            ((1, 1), Geometry(40, 40, 0, 0, 0, 0)),
+            ((1, 1), Geometry(3, 50, 7, 0, 0, 7)),
+        ],
+    )
+    def test_images_and_maps_may_be_as_small_as_one_pixel(
+        self, grid_hw: tuple[int, int], geometry: Geometry
+    ) -> None:
+        maps = noise(grid_hw)
+        found, expected = Decoder().decode(*maps, geometry), plain_decode(*maps, geometry)
+        np.testing.assert_array_equal(found.keypoints_P51, expected.keypoints_P51)
+
+
+class TestBuffers:
+    def test_grow_with_thousands_of_candidates_and_serve_the_next_image(self) -> None:
+        decoder = Decoder()
+        maps, geometry = noise((23, 30)), Geometry(184, 240, 0, 0, 0, 0)
+        first = decoder.decode(*maps, geometry)
+        assert len(decoder._candidates.x_M) > 1024
+        assert len(decoder._pairs.a_R) > 1024
+        assert_same(first, plain_decode(*maps, geometry))
+        assert_same(decoder.decode(*maps, geometry), first)
+        assert len(decoder.decode(*maps_of(0, 200), WHOLE).scores_P) == 2
+
+    def test_grow_with_the_poses_of_a_batch(self) -> None:
+        decoder, number = Decoder(), 140
+        heatmaps, pafs = maps_of(0, 200)
+        geometry = Geometry(184, 320, 0, 0, 0, 0)
+        batch = np.stack([heatmaps] * number), np.stack([pafs] * number)
+        counts, poses, _ = decoder.decode_batch(*batch, [geometry] * number)
+        assert counts.tolist() == [2] * number
+        assert len(decoder._poses.scores_P) > 256
+        single = decoder.decode(heatmaps, pafs, geometry)
+        assert_same(poses, Poses(*(np.concatenate([rows] * number) for rows in single)))
+
+
+class TestDecodeBatch:
+    def test_gives_the_poses_of_single_images_one_after_the_other(self, decoder: Decoder) -> None:
+        maps = [maps_of(0, 200), maps_of(), noise(GRID_HW), maps_of(120)]
+        geometries = [
+            WHOLE,
+            WHOLE,
+            Geometry(46, 80, 0, 0, 0, 0),
+            Geometry(427, 641, 0, 44, 0, 44),
+        ]
+        heatmaps, pafs = (np.stack(kind) for kind in zip(*maps, strict=True))
+        counts, poses, durations_ns = decoder.decode_batch(heatmaps, pafs, geometries)
+        singles = [decoder.decode(*m, g) for m, g in zip(maps, geometries, strict=True)]
+        assert counts.tolist() == [len(single.scores_P) for single in singles]
+        assert_same(poses, Poses(*(np.concatenate(rows) for rows in zip(*singles, strict=True))))
+        assert durations_ns.shape == (4, 3)
+
+    def test_of_no_images_has_no_poses(self, decoder: Decoder) -> None:
+        counts, poses, durations_ns = decoder.decode_batch(*empty_maps(0), [])
+        assert counts.shape == (0,)
+        assert poses.keypoints_P51.shape == (0, 51)
+        assert durations_ns.shape == (0, 3)
+
+    def test_times_peaks_limbs_and_assembly_with_the_clock_given(self) -> None:
+        squares = (number**2 for number in itertools.count())
+        decoder = Decoder(clock=lambda: next(squares))
+        decoded = decoder.decode_batch(*empty_maps(2), [Geometry(48, 64, 0, 0, 0, 0)] * 2)
+        assert decoded.durations_ns_N3.tolist() == [[1, 3, 5], [9, 11, 13]]
+
+
+def test_a_decoder_a_thread_gives_what_one_decoder_gives(decoder: Decoder) -> None:
+    scenes = [(*noise((12, 16), seed), Geometry(96, 128, 0, 0, 0, 0)) for seed in range(20)]
+    expected = [decoder.decode(*scene) for scene in scenes]
+
+    def decode_all(_: int) -> list[Poses]:
+        own = Decoder()
+        return [own.decode(*scene) for scene in scenes]
+
+    with ThreadPoolExecutor(2) as threads:
+        for found in threads.map(decode_all, range(2)):
+            for poses, same in zip(found, expected, strict=True):
+                assert_same(poses, same)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from distributed_pose.backends.base import InputBatch
-from distributed_pose.pose.decode import decode
+from distributed_pose.pose.decode import Decoder
 from distributed_pose.records import Geometry
 from distributed_pose.testing.oracle import OracleBackend
 
@@ -37,7 +37,7 @@ def oracle(*people: dict[str, Any]) -> OracleBackend:
 
 def test_its_maps_are_decoded_to_the_labelled_people() -> None:
     maps = oracle(person(7)).infer(InputBatch((7,), (GEOMETRY,), INPUTS_N3HW))
-    poses = decode(maps.heatmaps_NKHW[0], maps.pafs_NPHW[0], GEOMETRY)
+    poses = Decoder().decode(maps.heatmaps_NKHW[0], maps.pafs_NPHW[0], GEOMETRY)
     (found,) = poses.keypoints_P51.reshape(-1, 17, 3)
     assert np.flatnonzero(found[:, 2]).tolist() == list(SHOULDERS_AND_ARMS)
     for number, expected in SHOULDERS_AND_ARMS.items():

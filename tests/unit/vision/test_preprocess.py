@@ -1,6 +1,8 @@
 import cv2
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from distributed_pose.records import Geometry
 from distributed_pose.vision.preprocess import UndecodableImageError, decode_image, preprocess
@@ -14,6 +16,9 @@ LAYOUTS = [
     ("modelzoo", 100, 2000, (368, 640, 168, 0, 168, 0)),
     ("modelzoo", 2000, 100, (368, 640, 0, 311, 0, 311)),
     ("modelzoo", 333, 500, (368, 640, 0, 43, 0, 44)),
+    ("uint8", 427, 640, (368, 640, 0, 44, 0, 44)),
+    ("uint8", 100, 2000, (368, 640, 168, 0, 168, 0)),
+    ("uint8", 333, 500, (368, 640, 0, 43, 0, 44)),
     ("upstream", 480, 640, (368, 496, 0, 2, 0, 3)),
     ("upstream", 640, 480, (368, 368, 0, 46, 0, 46)),
     ("upstream", 427, 640, (368, 552, 0, 0, 0, 0)),
@@ -37,24 +42,63 @@ def test_an_image_is_normalised_resized_and_padded_as_its_profile_says(
 ) -> None:
     image = picture(height, width)
     input_height, input_width, top, left, bottom, right = layout
-    if profile == "modelzoo":
-        scale, interpolation = min(368 / height, 640 / width), cv2.INTER_LINEAR
-    else:
-        scale, interpolation = 368 / height, cv2.INTER_CUBIC
-    normalised = (image.astype(np.float32) - 128) / 256
-    resized = cv2.resize(normalised, None, fx=scale, fy=scale, interpolation=interpolation)
-    expected = np.pad(resized, ((top, bottom), (left, right), (0, 0))).transpose(2, 0, 1)
     input_3HW, geometry = preprocess(image, PROFILES[profile])
     assert geometry == Geometry(height, width, top, left, bottom, right)
     assert input_3HW.shape == (3, input_height, input_width)
-    assert input_3HW.dtype == np.float32
+    np.testing.assert_array_equal(input_3HW, definition(image, profile))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@settings(deadline=None, max_examples=60)
+@given(size=st.tuples(st.integers(1, 900), st.integers(1, 900)), seed=st.integers(0, 9))
+@example(size=(1, 900), seed=0)
+@example(size=(900, 1), seed=0)
+@example(size=(1, 1), seed=0)
+@example(size=(737, 1281), seed=0)
+def test_an_image_of_any_size_is_preprocessed_to_the_bit_as_the_profile_is_defined(
+    profile: str, size: tuple[int, int], seed: int
+) -> None:
+    if profile == "upstream" and size[1] > 40 * size[0]:
+        size = (size[0], 40 * size[0])  # Its input grows with the width over the height.
+    image = picture(*size, seed)
+    expected = definition(image, profile)
+    input_3HW, geometry = preprocess(image, PROFILES[profile])
+    assert input_3HW.dtype == expected.dtype
     np.testing.assert_array_equal(input_3HW, expected)
+    assert PROFILES[profile].input_shape(*size) == expected.shape
+    batch = np.full((3, *expected.shape), 77, expected.dtype)
+    written, again = preprocess(image, PROFILES[profile], batch[1])
+    assert written.base is batch
+    assert again == geometry
+    np.testing.assert_array_equal(batch[1], expected)
+    assert (batch[::2] == 77).all()
+
+
+def definition(image: np.ndarray, profile: str) -> np.ndarray:
+    """Returns the network input by the shortest way to say what it is."""
+    height, width = image.shape[:2]
+    scale = 368 / height if profile == "upstream" else min(368 / height, 640 / width)
+    interpolation = cv2.INTER_CUBIC if profile == "upstream" else cv2.INTER_LINEAR
+    if profile != "uint8":
+        image = (image.astype(np.float32) - 128) / 256
+    if min(height, width) * scale > 0.5:
+        resized = cv2.resize(image, None, fx=scale, fy=scale, interpolation=interpolation)
+    else:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        resized = cv2.resize(image, size, interpolation=interpolation)
+    height, width = resized.shape[:2]
+    canvas_width = -(-max(width, 368) // 8) * 8 if profile == "upstream" else 640
+    rows, columns = 368 - height, canvas_width - width
+    padding = [(rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0)]
+    padded = np.pad(resized, padding, constant_values=128 if profile == "uint8" else 0)
+    return padded.transpose(2, 0, 1)
 
 
 @pytest.mark.parametrize(("value", "normalised"), [(0, -0.5), (128, 0), (255, 127 / 256)])
 def test_a_pixel_is_centred_at_128_and_scaled_by_256(value: int, normalised: float) -> None:
     image = np.full((368, 640, 3), value, np.uint8)
     assert (preprocess(image, PROFILES["modelzoo"])[0] == normalised).all()
+    assert (preprocess(image, PROFILES["uint8"])[0] == value).all()
 
 
 @pytest.mark.parametrize("size", [(1, 4000), (4000, 1), (1, 1), (5000, 3)])

@@ -1,0 +1,1 @@
+"""Benchmarks as commands: what the host and the whole pipeline cost."""

@@ -1,0 +1,192 @@
+"""What an image costs the host: processor time of every stage but inference, on one core.
+
+Poses are checked before any time is told: the plain decoder must find the same in the same maps.
+"""
+
+import importlib
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import thread_time_ns
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from distributed_pose.cluster.devices import Node, plan_devices
+from distributed_pose.cluster.engine import worker_specs
+from distributed_pose.cluster.worker import Worker
+from distributed_pose.config import RunConfig
+from distributed_pose.cpu import cpu_name, keep_freed_memory, num_cpus
+from distributed_pose.data.shards import ImageMaps, pack_maps, read_shards, unpack_maps
+from distributed_pose.errors import ExecutionError
+from distributed_pose.evaluation import RunInputs, read_inputs
+from distributed_pose.pose.decode import Decoder
+from distributed_pose.records import ImageRecord
+from distributed_pose.vision.preprocess import decode_image, preprocess
+from distributed_pose.vision.profiles import PROFILES
+
+STAGES = ("read", "decode_jpeg", "preprocess", "transfer", "peaks", "limbs", "assemble")
+_DECODE = ("peaks", "limbs", "assemble")
+
+# Called with the images of the benchmark and how many of them are done.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Processor time an image, in microseconds."""
+
+    median_us: float
+    p90_us: float
+
+
+@dataclass(frozen=True)
+class HostReport:
+    """What an image costs.
+
+    Attributes:
+        processor: whose time it is.
+        profile: of preprocessing.
+        num_images: images measured, each several times.
+        poses: found in them.
+        stages: cost by stage.
+        decode: of peaks, limbs and assembly together.
+        host: of all stages together.
+        plain_decode: of the plain decoder on the same maps.
+        speedup: median over the images of plain decoder over decoder.
+    """
+
+    processor: str
+    profile: str
+    num_images: int
+    poses: int
+    stages: Mapping[str, Cost]
+    decode: Cost
+    host: Cost
+    plain_decode: Cost
+    speedup: float
+
+
+def bench_host(config: RunConfig, repeat: int, on_progress: Progress) -> HostReport:
+    """Returns what the images of a configuration cost on this machine.
+
+    Args:
+        config: data, model, backend and profile; its engine and devices do not matter.
+        repeat: measurements of each image; their median counts.
+        on_progress: called after each image.
+
+    Raises:
+        ExecutionError: if the decoder's poses are not those of the plain one.
+    """
+    inputs = read_inputs(config)
+    images = inputs.index.images
+    maps = _infer(config, inputs)
+    # As in the actors of a run.
+    cv2.setNumThreads(1)
+    keep_freed_memory()
+    bench = _HostBench(config, inputs.folder)
+    found = 0
+    for done, image in enumerate(images):
+        found += bench.measure(image, maps[image.image_id], repeat)
+        on_progress(len(images), done + 1)
+    return bench.report(found)
+
+
+def _infer(config: RunConfig, inputs: RunInputs) -> dict[int, ImageMaps]:
+    """Returns the maps of each image by its id."""
+    plans = plan_devices(("cpu",), [Node("", "", num_cpus())])
+    (spec,) = worker_specs(config, inputs.backend, plans)
+    worker = Worker(replace(spec, gather="maps"), inputs.model.content)
+    worker.start()
+    maps = {}
+    for shard in read_shards(inputs.index.images, inputs.folder, config.batch_size):
+        for batch in worker.infer(shard.images)[0]:
+            for row in range(batch.num_rows):
+                single = unpack_maps(batch.slice(row, 1))
+                maps[single.image_ids[0]] = single
+    worker.close()
+    return maps
+
+
+class _HostBench:
+    def __init__(self, config: RunConfig, folder: Path) -> None:
+        self._profile = PROFILES[config.profile]
+        self._folder = folder
+        self._decoder = Decoder(thread_time_ns)
+        self._decoder.warm_up()
+        # By name: the plain decoder is a part of no run.
+        self._plain_decode = importlib.import_module(
+            "distributed_pose.testing.plain_decoder"
+        ).plain_decode
+        self._costs_ns: dict[str, list[float]] = {stage: [] for stage in (*STAGES, "plain")}
+
+    def measure(self, image: ImageRecord, maps: ImageMaps, repeat: int) -> int:
+        """Measures one image and returns how many poses it has."""
+        number = self._check(image, maps)
+        runs = [self._run(image, maps) for _ in range(repeat)]
+        for stage, cost_ns in zip(STAGES, np.median(runs, axis=0), strict=True):
+            self._costs_ns[stage].append(float(cost_ns))
+        return number
+
+    def _check(self, image: ImageRecord, maps: ImageMaps) -> int:
+        arguments = (
+            maps.heatmaps_NKHW[0].astype(np.float32),
+            maps.pafs_NPHW[0].astype(np.float32),
+            maps.geometries[0],
+        )
+        start = thread_time_ns()
+        expected = self._plain_decode(*arguments)
+        self._costs_ns["plain"].append(thread_time_ns() - start)
+        found = self._decoder.decode(*arguments)
+        if not np.array_equal(found.keypoints_P51, expected.keypoints_P51):
+            raise ExecutionError(
+                "the decoder's poses are not the plain decoder's", image_ids=(image.image_id,)
+            )
+        return len(found.scores_P)
+
+    def _run(self, image: ImageRecord, maps: ImageMaps) -> list[int]:
+        times = [thread_time_ns()]
+        encoded = (self._folder / image.file_name).read_bytes()
+        times.append(thread_time_ns())
+        image_HW3 = decode_image(encoded, image.height, image.width)
+        times.append(thread_time_ns())
+        preprocess(image_HW3, self._profile)
+        times.append(thread_time_ns())
+        received = _through_store(pack_maps(maps))
+        times.append(thread_time_ns())
+        decoded = self._decoder.decode_batch(
+            received.heatmaps_NKHW, received.pafs_NPHW, received.geometries
+        )
+        return [*np.diff(times).tolist(), *decoded.durations_ns_N3[0].tolist()]
+
+    def report(self, poses: int) -> HostReport:
+        costs = {stage: np.array(ns) for stage, ns in self._costs_ns.items()}
+        decode = np.sum([costs[stage] for stage in _DECODE], axis=0)
+        host = np.sum([costs[stage] for stage in STAGES], axis=0)
+        return HostReport(
+            cpu_name(),
+            self._profile.name,
+            len(costs["plain"]),
+            poses,
+            {stage: _cost(costs[stage]) for stage in STAGES},
+            _cost(decode),
+            _cost(host),
+            _cost(costs["plain"]),
+            float(np.median(costs["plain"] / decode)),
+        )
+
+
+def _through_store(batch: pa.RecordBatch) -> ImageMaps:
+    """Returns maps that went the way of Ray's object store: pickled, and copied once."""
+    buffers: list[pickle.PickleBuffer] = []
+    pickled = pickle.dumps(batch, protocol=5, buffer_callback=buffers.append)
+    stored = [bytes(buffer.raw()) for buffer in buffers]
+    return unpack_maps(pickle.loads(pickled, buffers=stored))  # noqa: S301, just pickled above
+
+
+def _cost(ns: npt.NDArray[np.float64]) -> Cost:
+    median, p90 = np.percentile(ns / 1e3, (50, 90))
+    return Cost(float(median), float(p90))

@@ -1,0 +1,143 @@
+"""What the whole run keeps of the compiled model's speed on the same cores.
+
+Legend: N images, H and W size in input pixels, 3 the channels blue, green, red.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from statistics import mean, median
+from time import perf_counter
+
+import numpy as np
+
+from distributed_pose.backends.base import Backend, InputBatch
+from distributed_pose.backends.registry import open_backend
+from distributed_pose.config import RunConfig
+from distributed_pose.cpu import cpu_name, num_cpus
+from distributed_pose.data.shards import image_rows, read_shards
+from distributed_pose.evaluation import RunInputs, evaluate_on, open_engine, read_inputs
+from distributed_pose.report.run_report import RunReport
+from distributed_pose.vision.preprocess import decode_image, preprocess
+from distributed_pose.vision.profiles import PROFILES
+
+# Inputs of the bare model, used again and again: their content does not change its time.
+_BARE_BATCHES = 4
+# The bare model runs before and after each whole run, over this part of its images.
+_BARE_SHARE = 0.25
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class PipelineReport:
+    """Whole runs beside the bare model.
+
+    Attributes:
+        processor: its name.
+        cores: that both have.
+        precision: that the model computes in.
+        batch_size: of both.
+        num_images: of a whole run.
+        ap: of the whole run.
+        bare_images_per_s: of each pair, mean of before and after.
+        whole_images_per_s: of each pair, wall clock.
+        ratio: median of whole over bare.
+        inference_ms: model time an image within the whole run, in milliseconds.
+        host_ms: time an image of each other stage.
+        outside_inference_share: share of the wall time in which the model did not run.
+    """
+
+    processor: str
+    cores: int
+    precision: str
+    batch_size: int
+    num_images: int
+    ap: float
+    bare_images_per_s: tuple[float, ...]
+    whole_images_per_s: tuple[float, ...]
+    ratio: float
+    inference_ms: float
+    host_ms: Mapping[str, float]
+    outside_inference_share: float
+
+
+def bench_pipeline(config: RunConfig, repeat: int, on_progress: Progress) -> PipelineReport:
+    """Returns the share of the bare model's speed that whole runs reach.
+
+    Args:
+        config: of the run; one CPU worker is compared with the model on all cores.
+        repeat: pairs of bare and whole.
+        on_progress: called as the whole runs go on.
+    """
+    inputs = read_inputs(config)
+    images = max(1, round(len(inputs.index.images) * _BARE_SHARE))
+    bare, reports = [], []
+    for _ in range(repeat):
+        before = _bare_images_per_s(config, inputs, images)
+        with open_engine(config) as engine:
+            reports.append(evaluate_on(engine, config, inputs, on_progress=on_progress))
+        bare.append(mean((before, _bare_images_per_s(config, inputs, images))))
+    return _report(config, bare, reports)
+
+
+def _bare_images_per_s(config: RunConfig, inputs: RunInputs, images: int) -> float:
+    batches = _batches(config, inputs)
+    backend = open_backend(
+        inputs.backend, inputs.model.content, precision=config.precision, threads=num_cpus()
+    )
+    for batch in batches:
+        backend.infer(batch)
+    done, start = 0, perf_counter()
+    while done < images:
+        done += _infer(backend, batches)
+    images_per_s = done / (perf_counter() - start)
+    backend.close()
+    return images_per_s
+
+
+def _infer(backend: Backend, batches: list[InputBatch]) -> int:
+    for batch in batches:
+        backend.infer(batch)
+    return sum(len(batch.image_ids) for batch in batches)
+
+
+def _batches(config: RunConfig, inputs: RunInputs) -> list[InputBatch]:
+    shards = read_shards(inputs.index.images, inputs.folder, config.batch_size)
+    profile = PROFILES[config.profile]
+    batches = []
+    for shard in islice(shards, _BARE_BATCHES):
+        rows = [
+            (
+                record.image_id,
+                *preprocess(decode_image(encoded, record.height, record.width), profile),
+            )
+            for record, encoded in image_rows(shard.images)
+        ]
+        # Of one shape, as the compiled model takes them.
+        shape = rows[0][1].shape
+        ids, arrays, geometries = zip(*(row for row in rows if row[1].shape == shape), strict=True)
+        batches.append(InputBatch(ids, geometries, np.stack(arrays)))
+    return batches
+
+
+def _report(config: RunConfig, bare: list[float], reports: list[RunReport]) -> PipelineReport:
+    whole = [report.throughput.wall_images_per_s for report in reports]
+    last = reports[-1]
+    stage_ms = {
+        stage: figures.total_ns / 1e6 / last.num_images for stage, figures in last.stages.items()
+    }
+    return PipelineReport(
+        cpu_name(),
+        num_cpus(),
+        last.precision,
+        config.batch_size,
+        last.num_images,
+        last.ap["AP"] if last.ap else 0.0,
+        tuple(bare),
+        tuple(whole),
+        median(w / b for w, b in zip(whole, bare, strict=True)),
+        stage_ms.pop("inference"),
+        stage_ms,
+        last.throughput.outside_inference_share,
+    )

@@ -1,0 +1,55 @@
+"""Benchmarks as tables for the terminal."""
+
+from rich import box
+from rich.table import Table
+
+from distributed_pose.bench.host import Cost, HostReport
+from distributed_pose.bench.pipeline import PipelineReport
+
+
+def host_table(report: HostReport) -> Table:
+    """Returns the cost of each stage, their sum, and the plain decoder beside the decoder."""
+    table = Table(title="Processor time an image, one core, microseconds", box=box.SIMPLE_HEAD)
+    table.add_column("stage")
+    table.add_column("median", justify="right")
+    table.add_column("p90", justify="right")
+    for stage, cost in report.stages.items():
+        _add(table, stage, cost)
+    table.add_section()
+    _add(table, "whole host share", report.host)
+    table.add_section()
+    _add(table, "decode: peaks + limbs + assemble", report.decode)
+    _add(table, "plain decoder, same maps", report.plain_decode)
+    table.add_row("plain decoder / decode", f"{report.speedup:,.0f}", "")
+    table.caption = (
+        f"{report.processor} · profile {report.profile} · {report.num_images} images, "
+        f"{report.poses} poses, all equal to the plain decoder's"
+    )
+    return table
+
+
+def pipeline_table(report: PipelineReport) -> Table:
+    """Returns whole runs beside the bare model, and where the rest goes."""
+    table = Table(title="Whole run and bare model, same cores", box=box.SIMPLE_HEAD)
+    table.add_column("")
+    table.add_column("images/s", justify="right")
+    table.add_column("ms an image", justify="right")
+    pairs = zip(report.bare_images_per_s, report.whole_images_per_s, strict=True)
+    for bare, whole in pairs:
+        table.add_row("bare model, compute only", f"{bare:.2f}", f"{1e3 / bare:.1f}")
+        table.add_row("whole run, wall clock", f"{whole:.2f}", f"{1e3 / whole:.1f}")
+    table.add_row("whole / bare", f"{report.ratio:.3f}", "")
+    table.add_section()
+    table.add_row("inference within the run", "", f"{report.inference_ms:.1f}")
+    for stage, ms in report.host_ms.items():
+        table.add_row(stage, "", f"{ms:.2f}")
+    table.add_row("time outside inference", f"{report.outside_inference_share:.1%}", "")
+    table.caption = (
+        f"{report.processor}, {report.cores} cores · {report.precision} · batch "
+        f"{report.batch_size} · {report.num_images} images · AP {report.ap:.3f}"
+    )
+    return table
+
+
+def _add(table: Table, name: str, cost: Cost) -> None:
+    table.add_row(name, f"{cost.median_us:,.0f}", f"{cost.p90_us:,.0f}")

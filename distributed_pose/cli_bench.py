@@ -1,0 +1,88 @@
+"""The `bench` commands: what the host costs, and what a whole run keeps of the model's speed."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from distributed_pose.config import RunConfig, load_config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+bench = typer.Typer(
+    name="bench",
+    help="Measure what the host and the whole pipeline cost, after a check of the poses.",
+    no_args_is_help=True,
+)
+
+_Config = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE.yaml", help="As for `evaluate`.")
+]
+_Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As for `evaluate`.")
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print the figures alone, as JSON.")]
+
+
+@bench.command("host")
+def host(
+    *,
+    config: _Config = None,
+    overrides: _Set = None,
+    repeat: Annotated[int, typer.Option(help="Measurements of each image.", min=1)] = 5,
+    as_json: _Json = False,
+) -> None:
+    """Processor time an image of every stage but inference, on one core; data.limit is 64."""
+    settings = _with_limit(load_config(config, overrides or ()), 64)
+    from distributed_pose.bench.host import bench_host
+    from distributed_pose.bench.tables import host_table
+
+    with _progress() as on_progress:
+        report = bench_host(settings, repeat, on_progress)
+    if as_json:
+        typer.echo(json.dumps(asdict(report), indent=2))
+    else:
+        Console().print(host_table(report))
+
+
+@bench.command("pipeline")
+def pipeline(
+    *,
+    config: _Config = None,
+    overrides: _Set = None,
+    repeat: Annotated[int, typer.Option(help="Pairs of bare model and whole run.", min=1)] = 1,
+    as_json: _Json = False,
+) -> None:
+    """Images/s of whole runs over the bare model's on the same cores; data.limit is 512."""
+    settings = _with_limit(load_config(config, overrides or ()), 512)
+    from distributed_pose.bench.pipeline import bench_pipeline
+    from distributed_pose.bench.tables import pipeline_table
+
+    with _progress() as on_progress:
+        report = bench_pipeline(settings, repeat, on_progress)
+    if as_json:
+        typer.echo(json.dumps(asdict(report), indent=2))
+    else:
+        Console().print(pipeline_table(report))
+
+
+def _with_limit(config: RunConfig, limit: int) -> RunConfig:
+    data = config.data.model_copy(update={"limit": config.data.limit or limit})
+    return config.model_copy(update={"data": data})
+
+
+@contextmanager
+def _progress() -> Iterator["Callable[[int, int], None]"]:
+    console = Console(stderr=True)
+    columns = TextColumn("at work"), BarColumn(), MofNCompleteColumn()
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda total, done: progress.update(task, total=total, completed=done)

@@ -1,0 +1,62 @@
+"""How the decoder's inner loops are compiled.
+
+Compiled code holds no interpreter lock, uses the calling thread only, and is kept on disk, so that
+later processes load it. It never reorders or fuses sums: poses depend on the last bit.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, cast
+
+import numba
+import platformdirs
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _cache_folder() -> Path:
+    """Returns a folder for the code that these sources compile to.
+
+    Numba looks only at the file of a function, not at those of the functions that it calls and
+    takes in, so a change of one file would leave old code in the others.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    base = numba.config.CACHE_DIR or platformdirs.user_cache_path("distributed_pose") / "kernels"
+    return Path(base) / digest.hexdigest()[:16]
+
+
+numba.config.CACHE_DIR = str(_cache_folder())
+
+
+def compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Returns the function compiled at its first call."""
+    return _compiled(function)
+
+
+def inlined(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Returns a function that becomes a part of those that call it.
+
+    For what runs once a sample: passing records of arrays costs more there than the arithmetic.
+    """
+    return cast("Callable[_P, _R]", numba.njit(inline="always", error_model="numpy")(function))
+
+
+def compiled_extremum(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Returns a function that finds least or greatest values, compiled at its first call.
+
+    Told that values are finite, the compiler takes several at once.
+    """
+    return _compiled(function, fastmath={"nnan", "nsz"})
+
+
+def _compiled(function: Callable[_P, _R], **options: Any) -> Callable[_P, _R]:
+    options |= {"nogil": True, "error_model": "numpy"}
+    try:
+        result = numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # No folder at all can be written.
+        result = numba.njit(**options)(function)
+    return cast("Callable[_P, _R]", result)

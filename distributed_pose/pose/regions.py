@@ -1,0 +1,168 @@
+"""Where in an image a heatmap can reach the peaks' threshold.
+
+Cubic weights are known, so the cells around a pixel bound its value: what cannot reach the
+threshold is never computed. Boxes of gaps between cells come first, and of those only the pixels
+count around which the enlarged map is high enough.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from distributed_pose.pose.kernels import compiled, compiled_extremum
+from distributed_pose.pose.resample import REACH, TAPS, Axis, Box, Floats, Ints
+
+THRESHOLD = np.float32(0.1)
+
+# Bounds of the sums of weights along one axis, over all positions: of the positive and of the
+# negative ones of both resizes together, and of the positive ones of cells that are not the two
+# beside the pixel. Positive weights sum to 1 more than negative ones.
+POSITIVE, NEGATIVE, OUTER = 1.1891, 0.1891, 0.0540
+
+# Hence a pixel is at most so many times the greatest and so many times minus the least of the
+# cells that it is made of.
+_OVERSHOOT = POSITIVE**2 + NEGATIVE**2
+_UNDERSHOOT = 2 * POSITIVE * NEGATIVE
+
+# The same of the second resize alone: its weights are those of one cubic convolution.
+POSITIVE_FINE, NEGATIVE_FINE = 1.1876, 0.1876
+_OVERSHOOT_FINE = POSITIVE_FINE**2 + NEGATIVE_FINE**2
+_UNDERSHOOT_FINE = 2 * POSITIVE_FINE * NEGATIVE_FINE
+
+
+@compiled
+def hot_boxes(heatmap_HW: Floats, boxes: Ints, scratch: Floats) -> int:
+    """Finds disjoint boxes of gaps that hold all pixels which can reach the threshold."""
+    height, width = heatmap_HW.shape
+    profiles = _profiles(heatmap_HW, scratch)
+    least = np.float32((THRESHOLD + _UNDERSHOOT * profiles.lowest) / _OVERSHOOT)
+    number = 0
+    for row in range(height):
+        if profiles.by_row[row] >= least:
+            for column in range(width):
+                if heatmap_HW[row, column] >= least:
+                    top, bottom = max(row - REACH + 1, 0), min(row + REACH, height)
+                    left, right = max(column - REACH + 1, 0), min(column + REACH, width)
+                    number = _add_box(boxes, number, top, bottom, left, right)
+    return _merge(boxes, number)
+
+
+@compiled
+def _add_box(boxes: Ints, number: int, top: int, bottom: int, left: int, right: int) -> int:
+    """Extends a box that the new one overlaps, or appends it; returns the number of boxes."""
+    for index in range(number - 1, -1, -1):
+        box = boxes[index]
+        if box[0] <= bottom and top <= box[1] and box[2] <= right and left <= box[3]:
+            box[0], box[1] = min(box[0], top), max(box[1], bottom)
+            box[2], box[3] = min(box[2], left), max(box[3], right)
+            return number
+    boxes[number, 0], boxes[number, 1] = top, bottom
+    boxes[number, 2], boxes[number, 3] = left, right
+    return number + 1
+
+
+@compiled
+def _merge(boxes: Ints, number: int) -> int:
+    """Unites boxes that overlap until none do; returns their number."""
+    before = number + 1
+    while number < before:
+        before, number = number, 0
+        for index in range(before):
+            top, bottom, left, right = boxes[index]
+            number = _add_box(boxes, number, top, bottom, left, right)
+    return number
+
+
+@compiled
+def trimmed(heatmap_HW: Floats, box: Ints, scratch: Floats) -> tuple[int, int, int, int]:
+    """Returns a box of gaps without the outer rows and columns that cannot reach the threshold."""
+    top, left = max(box[0] - REACH, 0), max(box[2] - REACH, 0)
+    cells = heatmap_HW[top : box[1] + REACH, left : box[3] + REACH]
+    profiles = _profiles(cells, scratch)
+    least = float(THRESHOLD + _UNDERSHOOT * profiles.lowest)
+    y0, y1 = _trimmed_side(profiles.by_row, box[0], box[1], top, least)
+    x0, x1 = _trimmed_side(profiles.by_column, box[2], box[3], left, least)
+    return y0, y1, x0, x1
+
+
+@compiled
+def _trimmed_side(
+    highest_: Floats, first: int, last: int, origin: int, least: float
+) -> tuple[int, int]:
+    """Returns the range of gaps without those at its ends that cannot reach a value."""
+    while first <= last and _reach_of_gap(highest_, first - origin) < least:
+        first += 1
+    while first <= last and _reach_of_gap(highest_, last - origin) < least:
+        last -= 1
+    return first, last
+
+
+@compiled
+def _reach_of_gap(highest_: Floats, gap: int) -> float:
+    """Returns what the pixels of a gap are at most, by the greatest cell of each row around it."""
+    end = len(highest_)
+    center = max(highest_[max(gap - 1, 0)], highest_[min(gap, end - 1)])
+    around = highest_[max(gap - REACH, 0) : min(gap + REACH, end)].max()
+    return float(POSITIVE**2 * center + (POSITIVE * OUTER + NEGATIVE**2) * around)
+
+
+@compiled
+def shrunk(
+    fine_hw: Floats, origin: tuple[int, int], yx: tuple[Axis, Axis], box: Box, scratch: Floats
+) -> Box:
+    """Returns the part of a box in which the enlarged map allows a value above the threshold."""
+    profiles = _profiles(fine_hw, scratch)
+    least = np.float32((THRESHOLD + _UNDERSHOOT_FINE * profiles.lowest) / _OVERSHOOT_FINE)
+    top, bottom = _ends(profiles.by_row, least)
+    left, right = _ends(profiles.by_column, least)
+    y0, y1 = _touching(yx[0], box.top, box.bottom, top + origin[0], bottom + origin[0])
+    x0, x1 = _touching(yx[1], box.left, box.right, left + origin[1], right + origin[1])
+    return Box(y0, y1, x0, x1)
+
+
+@compiled
+def _touching(axis: Axis, start: int, end: int, first: int, last: int) -> tuple[int, int]:
+    """Returns those of the pixels `start` to `end` that fine positions `first` to `last` touch."""
+    while start < end and axis.taps[start, TAPS - 1] < first:
+        start += 1
+    while start < end and axis.taps[end - 1, 0] > last:
+        end -= 1
+    return start, end
+
+
+class Profiles(NamedTuple):
+    """The greatest value of each row, the greatest of each column and the least of all; or 0."""
+
+    by_row: Floats
+    by_column: Floats
+    lowest: np.float32
+
+
+@compiled_extremum
+def _profiles(values_HW: Floats, scratch: Floats) -> Profiles:
+    height, width = values_HW.shape
+    by_row, by_column = scratch[:height], scratch[height : height + width]
+    least = scratch[height + width : height + 2 * width]
+    by_column[:] = 0
+    least[:] = 0
+    for row in range(height):
+        greatest = np.float32(0)
+        for column in range(width):
+            value = values_HW[row, column]
+            greatest = max(greatest, value)
+        by_row[row] = greatest
+        for column in range(width):
+            by_column[column] = max(by_column[column], values_HW[row, column])
+            least[column] = min(least[column], values_HW[row, column])
+    return Profiles(by_row, by_column, least.min())
+
+
+@compiled
+def _ends(values: Floats, least: np.float32) -> tuple[int, int]:
+    """Returns the first and the last index of a value that is not less."""
+    first, last = 0, len(values) - 1
+    while first <= last and values[first] < least:
+        first += 1
+    while first <= last and values[last] < least:
+        last -= 1
+    return first, last

@@ -1,0 +1,243 @@
+"""The plain decoder: dense maps and loops over them, as the reference implementation has it.
+
+It is what the compiled decoder must equal. Its own detections equal those of the reference files.
+
+Source: Cao et al., "Realtime Multi-Person 2D Pose Estimation using Part Affinity Fields",
+arXiv:1611.08050, with the thresholds and the order of steps of Lightweight OpenPose's validation.
+
+Array legend: K heatmaps, P first PAF channels and then people, C channels of either, H and W map
+size in cells, h and w image size in pixels, M candidates of a keypoint, A and B candidates of a
+limb's two keypoints, S sample points.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from distributed_pose.pose.assemble import Poses
+from distributed_pose.pose.skeleton import (
+    EAR_LIMBS,
+    LIMBS,
+    NUM_COCO_KEYPOINTS,
+    NUM_KEYPOINTS,
+    STRIDE,
+    TO_COCO,
+)
+from distributed_pose.records import Geometry
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+
+THRESHOLD = 0.1
+SUPPRESSION_RADIUS_PX = 6.0
+
+NUM_SAMPLES = 10
+MIN_PROJECTION = 0.05
+MIN_SUCCESS_RATIO = 0.8
+
+MIN_KEYPOINTS = 3
+MIN_MEAN_SCORE = 0.2
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Candidates for one keypoint, sorted by x, then y.
+
+    Attributes:
+        xy_M2: float32 [M, 2], whole image pixels.
+        scores_M: float32 [M], heatmap values.
+    """
+
+    xy_M2: Floats
+    scores_M: Floats
+
+    def __len__(self) -> int:
+        return len(self.scores_M)
+
+
+class Limb(NamedTuple):
+    """Two candidates joined: their indices among their keypoints' candidates, and the score."""
+
+    a: int
+    b: int
+    score: float
+
+
+@dataclass
+class _Person:
+    """Candidate index by keypoint. The ear limbs fill `members` and leave count and score."""
+
+    members: dict[int, int]
+    score: float
+    count: int = 2
+
+
+def plain_decode(heatmaps_KHW: Floats, pafs_PHW: Floats, geometry: Geometry) -> Poses:
+    """Returns the poses in one image, in image pixels.
+
+    Args:
+        heatmaps_KHW: float32 [19, H, W], last stage, background last.
+        pafs_PHW: float32 [38, H, W], last stage.
+        geometry: how the image lies in the network input of 8H x 8W pixels.
+    """
+    heatmaps_hwK = full_resolution(heatmaps_KHW, geometry)
+    pafs_hwP = full_resolution(pafs_PHW, geometry)
+    candidates = [find_peaks(heatmaps_hwK[:, :, k]) for k in range(NUM_KEYPOINTS)]
+    limbs = [
+        find_limbs(pafs_hwP[:, :, (x, y)], candidates[a], candidates[b]) for a, b, x, y in LIMBS
+    ]
+    return assemble(candidates, limbs)
+
+
+def full_resolution(maps_CHW: Floats, geometry: Geometry) -> Floats:
+    """Returns float32 [h, w, C]: maps enlarged to the input, cropped, then resized to the image.
+
+    Two cubic resizes in a row are not one: the reference does both, and peaks depend on it. All
+    channels go in at once, for OpenCV's rounding of the last column depends on their number.
+    """
+    maps_HWC = np.ascontiguousarray(maps_CHW.transpose(1, 2, 0), np.float32)
+    enlarged = cv2.resize(maps_HWC, None, fx=STRIDE, fy=STRIDE, interpolation=cv2.INTER_CUBIC)
+    height, width = enlarged.shape[:2]
+    cropped = enlarged[
+        geometry.pad_top : height - geometry.pad_bottom,
+        geometry.pad_left : width - geometry.pad_right,
+    ]
+    size = (geometry.image_width, geometry.image_height)
+    return np.asarray(cv2.resize(cropped, size, interpolation=cv2.INTER_CUBIC), np.float32)
+
+
+def find_peaks(heatmap_hw: Floats) -> Candidates:
+    """Returns the local maxima of a heatmap at image resolution.
+
+    A peak is at least `THRESHOLD` and strictly greater than its four neighbours, where what lies
+    below the threshold or outside the image counts as 0. Of two peaks nearer than
+    `SUPPRESSION_RADIUS_PX` the one further right goes, whatever the scores.
+    """
+    y_M, x_M = np.nonzero(_is_peak(heatmap_hw))
+    order = np.argsort(x_M, kind="stable")
+    xy_M2 = np.stack((x_M[order], y_M[order]), axis=1).astype(np.float32)
+    xy_M2 = xy_M2[_kept(xy_M2)]
+    scores_M = heatmap_hw[xy_M2[:, 1].astype(np.intp), xy_M2[:, 0].astype(np.intp)]
+    return Candidates(xy_M2, scores_M)
+
+
+def _is_peak(heatmap_hw: Floats) -> npt.NDArray[np.bool_]:
+    padded = np.pad(np.where(heatmap_hw < THRESHOLD, np.float32(0), heatmap_hw), 1)
+    center = padded[1:-1, 1:-1]
+    return np.asarray(
+        (center > padded[1:-1, 2:])
+        & (center > padded[1:-1, :-2])
+        & (center > padded[2:, 1:-1])
+        & (center > padded[:-2, 1:-1])
+    )
+
+
+def _kept(xy_M2: Floats) -> list[int]:
+    kept: list[int] = []
+    for index, point in enumerate(xy_M2):
+        distances = np.hypot(*(xy_M2[kept] - point).T)
+        if not np.any(distances < SUPPRESSION_RADIUS_PX):
+            kept.append(index)
+    return kept
+
+
+def find_limbs(paf_hw2: Floats, a: Candidates, b: Candidates) -> list[Limb]:
+    """Returns the limbs of one kind, best first, each candidate used at most once.
+
+    Args:
+        paf_hw2: float32 [h, w, 2], x and y channel at image resolution.
+        a: candidates of the limb's first keypoint.
+        b: candidates of its second.
+    """
+    if not len(a) or not len(b):
+        return []
+    scores_BA, success_BA = _score(paf_hw2, a.xy_M2, b.xy_M2)
+    b_index, a_index = np.nonzero((scores_BA > 0) & (success_BA > MIN_SUCCESS_RATIO))
+    scores = scores_BA[b_index, a_index]
+    limbs: list[Limb] = []
+    # Of equal scores the later pair comes first, as in the reference's reversed ascending sort.
+    for index in np.argsort(scores, kind="stable")[::-1]:
+        limb = Limb(int(a_index[index]), int(b_index[index]), float(scores[index]))
+        if all(limb.a != other.a and limb.b != other.b for other in limbs):
+            limbs.append(limb)
+    return limbs
+
+
+def _score(paf_hw2: Floats, a_A2: Floats, b_B2: Floats) -> tuple[Doubles, Doubles]:
+    """Returns mean projection of the counting samples and their share, each [B, A]."""
+    vector_BA2 = b_B2[:, None] - a_A2[None]
+    steps_S = np.arange(NUM_SAMPLES, dtype=np.float32)[:, None]
+    step_BA12 = vector_BA2[:, :, None] * np.float32(1 / (NUM_SAMPLES - 1))
+    points_BAS2 = (step_BA12 * steps_S + a_A2[None, :, None]).round().astype(np.intp)
+    # The small constants are the reference's guards against a division by zero.
+    norm_BA1 = np.linalg.norm(vector_BA2, axis=-1, keepdims=True)
+    unit_BA12 = (vector_BA2 / (norm_BA1 + np.float32(1e-6)))[:, :, None]
+    field_BAS2 = paf_hw2[points_BAS2[..., 1], points_BAS2[..., 0]]
+    projection_BAS = (field_BAS2 * unit_BA12).sum(-1)
+    counts_BAS = projection_BAS > MIN_PROJECTION
+    number_BA = counts_BAS.sum(-1)
+    scores_BA = (projection_BAS * counts_BAS).sum(-1) / (number_BA + 1e-6)
+    return scores_BA, number_BA / NUM_SAMPLES
+
+
+def assemble(candidates: Sequence[Candidates], limbs: Sequence[Sequence[Limb]]) -> Poses:
+    """Returns the poses that the limbs make up.
+
+    Args:
+        candidates: of each keypoint, in the network's order.
+        limbs: of each kind, in the order of `skeleton.LIMBS`.
+    """
+    people: list[_Person] = []
+    for kind, found in enumerate(limbs):
+        a, b = LIMBS[kind][:2]
+        for limb in found:
+            if kind in EAR_LIMBS:
+                _fill_ear(people, a, b, limb)
+            elif kind == 0 or not _extend(people, a, b, limb, candidates[b]):
+                people.append(_start(a, b, limb, candidates))
+    return _to_coco([p for p in people if _stands(p)], candidates)
+
+
+def _start(a: int, b: int, limb: Limb, candidates: Sequence[Candidates]) -> _Person:
+    score_a, score_b = candidates[a].scores_M[limb.a], candidates[b].scores_M[limb.b]
+    return _Person({a: limb.a, b: limb.b}, float(score_a) + float(score_b) + limb.score)
+
+
+def _extend(people: list[_Person], a: int, b: int, limb: Limb, b_candidates: Candidates) -> bool:
+    extended = [person for person in people if person.members.get(a) == limb.a]
+    for person in extended:
+        person.members[b] = limb.b
+        person.count += 1
+        person.score += float(b_candidates.scores_M[limb.b]) + limb.score
+    return bool(extended)
+
+
+def _fill_ear(people: list[_Person], a: int, b: int, limb: Limb) -> None:
+    for person in people:
+        if person.members.get(a) == limb.a and b not in person.members:
+            person.members[b] = limb.b
+        elif person.members.get(b) == limb.b and a not in person.members:
+            person.members[a] = limb.a
+
+
+def _stands(person: _Person) -> bool:
+    return person.count >= MIN_KEYPOINTS and person.score / person.count >= MIN_MEAN_SCORE
+
+
+def _to_coco(people: Sequence[_Person], candidates: Sequence[Candidates]) -> Poses:
+    keypoints_P51 = np.zeros((len(people), 3 * NUM_COCO_KEYPOINTS))
+    scores_P = np.zeros(len(people))
+    for row, person in enumerate(people):
+        # COCO has no neck, so the published score leaves one keypoint out of the count.
+        scores_P[row] = person.score * max(0, person.count - 1)
+        for keypoint, index in person.members.items():
+            column = TO_COCO[keypoint]
+            if column is not None:
+                x, y = candidates[keypoint].xy_M2[index]
+                # A pixel's centre is half a pixel from its corner.
+                keypoints_P51[row, 3 * column : 3 * column + 3] = x + 0.5, y + 0.5, 1
+    return Poses(keypoints_P51, scores_P)

@@ -1,0 +1,65 @@
+"""The benchmark commands: what they print can be read, and adds up."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from distributed_pose.bench.host import STAGES
+from distributed_pose.cli import app
+from tests.conftest import Dataset
+
+
+def arguments(dataset: Dataset, *more: str) -> list[str]:
+    keys = {
+        "data.images": dataset.images,
+        "data.annotations": dataset.annotations,
+        "data.limit": 4,
+        "backend": "oracle",
+        "engine": "inline",
+    }
+    return [*(w for key, value in keys.items() for w in ("--set", f"{key}={value}")), *more]
+
+
+@pytest.mark.parametrize("profile", ["modelzoo", "uint8"])
+def test_the_host_costs_what_its_stages_cost(people: Dataset, profile: str) -> None:
+    options = arguments(people, "--set", f"profile={profile}", "--repeat", "2", "--json")
+    result = CliRunner().invoke(app, ["bench", "host", *options])
+    assert result.exit_code == 0
+    report = json.loads(result.stdout)
+    stages = {name: cost["median_us"] for name, cost in report["stages"].items()}
+    assert (report["num_images"], report["profile"]) == (4, profile)
+    assert report["poses"] > 0
+    assert list(stages) == list(STAGES)
+    assert all(cost > 0 for cost in stages.values())
+    assert max(stages.values()) < report["host"]["median_us"]
+    assert report["speedup"] > 1
+
+
+def test_a_whole_run_is_compared_with_the_bare_model(people: Dataset, tmp_path: Path) -> None:
+    options = arguments(people, "--repeat", "2", "--json")
+    result = CliRunner().invoke(app, ["bench", "pipeline", *options])
+    assert result.exit_code == 0
+    report = json.loads(result.stdout)
+    pairs = zip(report["whole_images_per_s"], report["bare_images_per_s"], strict=True)
+    first, second = (whole / bare for whole, bare in pairs)
+    assert report["ratio"] == pytest.approx((first + second) / 2)
+    assert 0 < report["outside_inference_share"] < 1
+    assert report["num_images"] == 4
+    assert report["ap"] > 0.5
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["host", "pipeline"])
+def test_figures_are_tables_for_people(people: Dataset, command: str) -> None:
+    result = CliRunner().invoke(app, ["bench", command, *arguments(people, "--repeat", "1")])
+    assert result.exit_code == 0
+    assert "modelzoo" in result.stdout or "bare model" in result.stdout
+    assert "preprocess" in result.stdout
+
+
+def test_a_wrong_setting_is_named(people: Dataset) -> None:
+    result = CliRunner().invoke(app, ["bench", "host", *arguments(people, "--set", "gather=pose")])
+    assert "gather" in str(result.exception)
+    assert "poses" in str(result.exception)

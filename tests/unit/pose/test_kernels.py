@@ -1,0 +1,82 @@
+"""What fresh processes find, keep and do without on disk."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import distributed_pose
+
+DECODE = "from distributed_pose.pose.decode import Decoder; Decoder().warm_up()"
+ONE_KERNEL = "from distributed_pose.pose.resample import in_tail; print(in_tail(18, 19, 5))"
+
+
+@pytest.fixture
+def no_folder(tmp_path: Path) -> Path:
+    """A path below a regular file, where nothing can be written, not even by root."""
+    file = tmp_path / "file"
+    file.touch()
+    return file / "folder"
+
+
+def run(statement: str, folder: Path, **variables: Path) -> str:
+    """Returns what the statement prints in a fresh process that starts in a folder."""
+    environment = os.environ | {name: str(value) for name, value in variables.items()}
+    environment["PYTHONPATH"] = str(folder)
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    command = [sys.executable, "-W", "error", "-c", statement]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def contents(folder: Path) -> dict[Path, int]:
+    """Returns when each file under a folder changed last."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def copy_of_package(tmp_path: Path) -> Path:
+    """Returns a folder with the sources of the package."""
+    package = Path(distributed_pose.__file__).parent
+    sources = shutil.ignore_patterns("__pycache__", "*.pth")
+    shutil.copytree(package, tmp_path / "copy" / package.name, ignore=sources)
+    return tmp_path / "copy"
+
+
+def test_a_later_process_compiles_nothing(tmp_path: Path) -> None:
+    checkout, cache = Path(distributed_pose.__file__).parents[1], tmp_path / "cache"
+    run(DECODE, checkout, NUMBA_CACHE_DIR=cache)
+    kept = contents(cache)
+    assert kept
+    run(DECODE, checkout, NUMBA_CACHE_DIR=cache)
+    assert contents(cache) == kept
+
+
+def test_kernels_lie_in_the_folder_of_the_users_caches(tmp_path: Path) -> None:
+    checkout = Path(distributed_pose.__file__).parents[1]
+    run(f"import os; os.environ.pop('NUMBA_CACHE_DIR', 0); {ONE_KERNEL}", checkout, HOME=tmp_path)
+    # Where that is depends on the system.
+    assert any("kernels" in path.parts and path.suffix == ".nbc" for path in contents(tmp_path))
+
+
+def test_a_change_of_any_source_gets_another_folder(tmp_path: Path) -> None:
+    copy, cache = copy_of_package(tmp_path), tmp_path / "cache"
+    run(ONE_KERNEL, copy, NUMBA_CACHE_DIR=cache)
+    with (copy / "distributed_pose" / "pose" / "targets.py").open("a") as source:
+        source.write("\n")
+    run(ONE_KERNEL, copy, NUMBA_CACHE_DIR=cache)
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_kernels_run_where_no_folder_can_be_written(tmp_path: Path, no_folder: Path) -> None:
+    copy = copy_of_package(tmp_path)
+    # Numba's next choice, after the folder that it is told, is this one beside the source.
+    (copy / "distributed_pose" / "pose" / "__pycache__").touch()
+    unwritable = dict.fromkeys(("NUMBA_CACHE_DIR", "HOME", "XDG_CACHE_HOME"), no_folder)
+    before = contents(tmp_path)
+    assert run(ONE_KERNEL, copy, **unwritable) == "True"
+    assert contents(tmp_path) == before

@@ -1,0 +1,55 @@
+"""Legend: C channels, h and w image size in pixels."""
+
+import numpy as np
+import pytest
+
+from distributed_pose.pose.resample import axes
+from distributed_pose.pose.samples import NUM_SAMPLES, estimate, new_samples, take_samples
+from distributed_pose.records import Geometry
+from distributed_pose.testing.plain_decoder import full_resolution
+
+# As OpenCV sums PAFs, and a multiple of 4, so that the last column is no exception.
+CHANNELS = 40
+
+GRIDS_AND_GEOMETRIES = [
+    ((46, 80), Geometry(480, 640, 0, 74, 0, 75)),
+    ((46, 80), Geometry(100, 203, 3, 0, 4, 0)),
+    ((12, 16), Geometry(31, 42, 5, 2, 1, 3)),
+    ((7, 9), Geometry(200, 301, 0, 7, 11, 0)),
+    ((6, 40), Geometry(1, 7, 0, 0, 0, 0)),
+    ((1, 1), Geometry(21, 22, 0, 0, 0, 0)),
+]
+
+
+def random_maps(grid_hw: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-1, 1, (CHANNELS, *grid_hw)).astype(np.float32)
+
+
+def random_pixels(geometry: Geometry, number: int) -> np.ndarray:
+    """Returns int64 [number, 2], rows and columns, the corners of the image among them."""
+    last = np.array([geometry.image_height, geometry.image_width]) - 1
+    corners = [(0, 0), (0, last[1]), (last[0], 0), tuple(last)]
+    others = np.random.default_rng(1).integers(0, last + 1, (number - len(corners), 2))
+    return np.concatenate((corners, others))
+
+
+@pytest.mark.parametrize(("grid_hw", "geometry"), GRIDS_AND_GEOMETRIES)
+def test_samples_are_the_values_of_resized_maps(
+    grid_hw: tuple[int, int], geometry: Geometry
+) -> None:
+    maps = random_maps(grid_hw)
+    dense = full_resolution(maps, geometry)
+    samples = new_samples()
+    for pixels in random_pixels(geometry, 20 * NUM_SAMPLES).reshape(20, NUM_SAMPLES, 2):
+        samples.y_px[:], samples.x_px[:] = pixels.T
+        take_samples((maps[1], maps[3]), axes(geometry, grid_hw), samples)
+        found = samples.values.reshape(2, NUM_SAMPLES)
+        np.testing.assert_array_equal(found, dense[pixels[:, 0], pixels[:, 1]][:, [1, 3]].T)
+
+
+@pytest.mark.parametrize(("grid_hw", "geometry"), GRIDS_AND_GEOMETRIES)
+def test_estimates_are_right_but_for_rounding(grid_hw: tuple[int, int], geometry: Geometry) -> None:
+    maps, yx = random_maps(grid_hw), axes(geometry, grid_hw)
+    dense = full_resolution(maps, geometry)
+    for y, x in random_pixels(geometry, 200):
+        assert estimate(maps[0], yx, y, x) == pytest.approx(dense[y, x, 0], abs=1e-4)
