@@ -11,6 +11,7 @@ from distributed_pose.report.run_report import RunReport
 
 _FAILURES_SHOWN = 5
 _MS = 1e6
+_MIB = 2**20
 
 
 def run_tables(report: RunReport) -> Iterator[RenderableType]:
@@ -85,7 +86,10 @@ def _throughput(report: RunReport) -> Table:
         f"{figures.compute_images_per_s['total']:.2f}",
         f"{figures.wall_images_per_s:.2f}",
     )
-    table.caption = f"{figures.wall_s:.1f} s of work, {report.warmup_s:.1f} s of warm-up before it"
+    table.caption = (
+        f"{figures.wall_s:.1f} s of work, {report.warmup_s:.1f} s of warm-up before it · "
+        f"at most {max(report.memory.peak_rss_bytes.values()) / _MIB:,.0f} MiB in a process"
+    )
     return table
 
 

@@ -81,9 +81,16 @@ def preprocess(
     height, width = resized.shape[:2]
     canvas_height, canvas_width = out_3HW.shape[1:]
     top, left = (canvas_height - height) // 2, (canvas_width - width) // 2
-    out_3HW.fill(profile.padding)
-    out_3HW[:, top : top + height, left : left + width] = resized.transpose(2, 0, 1)
     bottom, right = canvas_height - height - top, canvas_width - width - left
+    rows_3hW = out_3HW[:, top : top + height]
+    rows_3hW[:, :, left : left + width] = resized.transpose(2, 0, 1)
+    for border in (
+        out_3HW[:, :top],
+        out_3HW[:, top + height :],
+        rows_3hW[:, :, :left],
+        rows_3hW[:, :, left + width :],
+    ):
+        border.fill(profile.padding)
     return out_3HW, Geometry(image_height, image_width, top, left, bottom, right)
 
 
