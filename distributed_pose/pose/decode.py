@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_pose.pose.assemble import People, Poses, assemble
+from distributed_pose.pose.halves import widen
 from distributed_pose.pose.limbs import Limbs, Pairs, find_limbs
 from distributed_pose.pose.peaks import Candidates, Scratch, find_peaks
 from distributed_pose.pose.resample import Axis, axes
@@ -61,9 +62,10 @@ class Decoder:
 
     def warm_up(self) -> None:
         """Compiles what is not compiled yet, or loads it from the disk."""
-        channels = NUM_HEATMAPS, NUM_PAFS
-        heatmaps, pafs = (np.zeros((1, n, *_NO_MAP_HW), np.float32) for n in channels)
-        self.decode_batch(heatmaps, pafs, [Geometry(STRIDE, STRIDE, 0, 0, 0, 0)])
+        for dtype in (np.float32, np.float16):
+            heatmaps = np.zeros((1, NUM_HEATMAPS, *_NO_MAP_HW), dtype)
+            pafs = np.zeros((1, NUM_PAFS, *_NO_MAP_HW), dtype)
+            self.decode_batch(heatmaps, pafs, [Geometry(STRIDE, STRIDE, 0, 0, 0, 0)])
 
     def decode(self, heatmaps_KHW: Maps, pafs_PHW: Maps, geometry: Geometry) -> Poses:
         """Returns the poses in one image, in image pixels; see `decode_batch`."""
@@ -120,9 +122,12 @@ class Decoder:
         if maps_CHW.dtype != np.float32 or not maps_CHW.flags.c_contiguous:
             if self._maps_f32.size < maps_CHW.size:
                 self._maps_f32 = np.empty(maps_CHW.size, np.float32)
-            converted = self._maps_f32[: maps_CHW.size].reshape(maps_CHW.shape)
-            np.copyto(converted, maps_CHW)
-            maps_CHW = converted
+            flat = self._maps_f32[: maps_CHW.size]
+            if maps_CHW.dtype == np.float16:
+                widen(np.ascontiguousarray(maps_CHW, np.float16), flat)
+            else:
+                np.copyto(flat.reshape(maps_CHW.shape), maps_CHW)
+            maps_CHW = flat.reshape(maps_CHW.shape)
         view = maps_CHW.view()
         view.flags.writeable = False
         return view
