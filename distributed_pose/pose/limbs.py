@@ -10,9 +10,9 @@ import numpy as np
 
 from distributed_pose.pose.kernels import compiled, inlined
 from distributed_pose.pose.peaks import Candidates
-from distributed_pose.pose.resample import Axis, Doubles, Floats, Ints
+from distributed_pose.pose.resample import Axis, Doubles, Floats, Ints, in_tail
 from distributed_pose.pose.samples import NUM_SAMPLES, Samples, estimate, take_samples
-from distributed_pose.pose.skeleton import LIMBS
+from distributed_pose.pose.skeleton import LIMBS, NUM_PAFS
 
 MIN_PROJECTION = np.float32(0.05)
 # More than 80 % of the samples count.
@@ -95,11 +95,12 @@ def _standing_pairs(
 ) -> int:
     keypoint_a, keypoint_b, channel_x, channel_y = _LIMBS[kind]
     fields = pafs_PHW[channel_x], pafs_PHW[channel_y]
+    is_tail = in_tail(min(channel_x, channel_y), NUM_PAFS, len(yx[1].taps))
     offsets = candidates.offsets_K
     number = 0
     for b in range(offsets[keypoint_b], offsets[keypoint_b + 1]):
         for a in range(offsets[keypoint_a], offsets[keypoint_a + 1]):
-            score = _score(fields, yx, candidates, a, b, pairs.samples)
+            score = _score(fields, yx, candidates, a, b, pairs.samples, is_tail)
             if score > 0:
                 if number < len(pairs.a_R):
                     pairs.a_R[number], pairs.b_R[number] = a, b
@@ -130,6 +131,7 @@ def _score(
     a: int,
     b: int,
     samples: Samples,
+    is_tail: bool,
 ) -> float:
     """Returns the mean projection of the samples that count, or 0 if too few do."""
     a_x, a_y = np.float32(candidates.x_M[a]), np.float32(candidates.y_M[a])
@@ -142,7 +144,7 @@ def _score(
         return 0.0
     for index in range(NUM_SAMPLES):
         samples.x_px[index], samples.y_px[index] = _sample(start, step, index)
-    take_samples(fields, yx, samples)
+    take_samples(fields, yx, samples, is_tail)
     values, counting = samples.values, 0
     for index in range(NUM_SAMPLES):
         projection = values[index] * unit[0] + values[NUM_SAMPLES + index] * unit[1]

@@ -41,6 +41,7 @@ class Samples(NamedTuple):
         resize_x_4S: likewise.
         along_x_54S: float32, rows of cells at fine columns.
         fine_4S: float32, one fine row.
+        leftovers: float32 [S], `values` if they were in the last column.
     """
 
     x_px: Ints
@@ -53,6 +54,7 @@ class Samples(NamedTuple):
     resize_x_4S: Floats
     along_x_54S: Floats
     fine_4S: Floats
+    leftovers: Floats
 
 
 def new_samples() -> Samples:
@@ -66,20 +68,42 @@ def new_samples() -> Samples:
         (TAPS,),
         (_CELLS, TAPS),
         (TAPS,),
+        (),
     )
     x_px, y_px = np.zeros(NUM_SAMPLES, np.int64), np.zeros(NUM_SAMPLES, np.int64)
     return Samples(x_px, y_px, *(np.zeros((*shape, _LANES), np.float32) for shape in shapes))
 
 
 @compiled
-def take_samples(fields: tuple[Floats, Floats], yx: tuple[Axis, Axis], samples: Samples) -> None:
-    """Fills in the values of both fields at the samples' pixels, as both resizes give them."""
+def take_samples(
+    fields: tuple[Floats, Floats], yx: tuple[Axis, Axis], samples: Samples, is_tail: bool
+) -> None:
+    """Fills in the values of both fields at the samples' pixels, as both resizes give them.
+
+    Args:
+        fields: float32, x and y.
+        yx: axes of the image.
+        samples: where `x_px` and `y_px` are set.
+        is_tail: whether the fields are in OpenCV's leftovers, as `resample.in_tail` tells.
+    """
     for index in range(NUM_SAMPLES):
         _gather(fields, yx, samples, index)
     _enlarge_along_x(samples)
     for tap in range(TAPS - 1, -1, -1):
         _fine_row(samples, tap)
-        _add_row(samples, tap)
+        _add_row(samples, samples.values, tap, tap == TAPS - 1)
+    if is_tail:
+        _redo_last_column(samples, len(yx[1].taps) - 1)
+
+
+@compiled
+def _redo_last_column(samples: Samples, last: int) -> None:
+    for tap in range(TAPS):
+        _fine_row(samples, tap)
+        _add_row(samples, samples.leftovers, tap, tap == 0)
+    for lane in range(_LANES):
+        if samples.x_px[lane % NUM_SAMPLES] == last:
+            samples.values[lane] = samples.leftovers[lane]
 
 
 @inlined
@@ -143,8 +167,8 @@ def _fine_row(samples: Samples, tap: int) -> None:
 
 
 @inlined
-def _add_row(samples: Samples, tap: int) -> None:
-    fine, weights, values = samples.fine_4S, samples.resize_x_4S, samples.values
+def _add_row(samples: Samples, values: Floats, tap: int, is_first: bool) -> None:
+    fine, weights = samples.fine_4S, samples.resize_x_4S
     for lane in range(_LANES):
         row = (
             fine[0, lane] * weights[0, lane]
@@ -152,7 +176,7 @@ def _add_row(samples: Samples, tap: int) -> None:
             + fine[2, lane] * weights[2, lane]
             + fine[3, lane] * weights[3, lane]
         ) * samples.resize_y_4S[tap, lane]
-        values[lane] = values[lane] + row if tap < TAPS - 1 else row
+        values[lane] = row if is_first else values[lane] + row
 
 
 @inlined

@@ -5,6 +5,7 @@ import pytest
 
 from distributed_pose.pose.resample import axes
 from distributed_pose.pose.samples import NUM_SAMPLES, estimate, new_samples, take_samples
+from distributed_pose.pose.skeleton import NUM_PAFS
 from distributed_pose.records import Geometry
 from distributed_pose.testing.plain_decoder import full_resolution
 
@@ -42,9 +43,22 @@ def test_samples_are_the_values_of_resized_maps(
     samples = new_samples()
     for pixels in random_pixels(geometry, 20 * NUM_SAMPLES).reshape(20, NUM_SAMPLES, 2):
         samples.y_px[:], samples.x_px[:] = pixels.T
-        take_samples((maps[1], maps[3]), axes(geometry, grid_hw), samples)
+        take_samples((maps[1], maps[3]), axes(geometry, grid_hw), samples, False)
         found = samples.values.reshape(2, NUM_SAMPLES)
         np.testing.assert_array_equal(found, dense[pixels[:, 0], pixels[:, 1]][:, [1, 3]].T)
+
+
+@pytest.mark.parametrize("width", [1, 31, 101])
+def test_samples_in_the_last_column_of_the_last_fields_are_opencvs_leftovers(width: int) -> None:
+    maps = np.random.default_rng(2).uniform(-1, 1, (NUM_PAFS, 9, 12)).astype(np.float32)
+    geometry, samples = Geometry(60, width, 1, 2, 3, 4), new_samples()
+    dense = full_resolution(maps, geometry)
+    samples.x_px[:] = width - 1
+    for start in range(0, 60, NUM_SAMPLES):
+        samples.y_px[:] = np.arange(start, start + NUM_SAMPLES)
+        take_samples((maps[36], maps[37]), axes(geometry, (9, 12)), samples, True)
+        found = samples.values.reshape(2, NUM_SAMPLES)
+        np.testing.assert_array_equal(found, dense[samples.y_px, width - 1][:, [36, 37]].T)
 
 
 @pytest.mark.parametrize(("grid_hw", "geometry"), GRIDS_AND_GEOMETRIES)
