@@ -160,6 +160,7 @@ def scenes(draw: st.DrawFn) -> Scene:
 @example(Scene("noise", "none", (6, 40), Geometry(1, 6, 0, 0, 0, 0)))
 @example(Scene("noise", "none", (46, 92), Geometry(1, 2, 0, 0, 0, 0)))
 @example(Scene("noise", "none", (1, 1), Geometry(36, 1, 0, 0, 0, 0), seed=1))
+@example(Scene("storm", "ripple", (1, 1), Geometry(113, 1, 2, 0, 3, 0), amplitude=3.0, seed=235830))
 @example(Scene("mirrored", "none", (1, 9), Geometry(240, 1, 1, 0, 1, 0), people=7, seed=32))
 @example(Scene("mirrored", "negative", (1, 9), Geometry(174, 31, 0, 31, 0, 8), people=8, seed=174))
 def test_the_decoders_agree_on_maps_of_any_kind(scene: Scene) -> None:
