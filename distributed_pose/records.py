@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 # run, because percentiles of merged runs cannot be had from percentiles of their parts.
 Durations = Mapping[str, tuple[int, ...]]
 
+# The parts of decoding, in order.
+DECODE_STAGES = ("peaks", "limbs", "assemble")
+
 # The stages that a report lists, in the order in which an image meets them.
 STAGES = (
     "read",
@@ -14,9 +17,7 @@ STAGES = (
     "preprocess",
     "inference",
     "transfer",
-    "peaks",
-    "limbs",
-    "assemble",
+    *DECODE_STAGES,
     "score",
 )
 

@@ -5,7 +5,7 @@ Poses are checked before any time is told: the plain decoder must find the same 
 
 import importlib
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import thread_time_ns
@@ -22,17 +22,13 @@ from distributed_pose.config import RunConfig
 from distributed_pose.cpu import cpu_name, keep_freed_memory, num_cpus
 from distributed_pose.data.shards import ImageMaps, pack_maps, read_shards, unpack_maps
 from distributed_pose.errors import ExecutionError
-from distributed_pose.evaluation import RunInputs, read_inputs
+from distributed_pose.evaluation import Progress, RunInputs, read_inputs
 from distributed_pose.pose.decode import Decoder
-from distributed_pose.records import ImageRecord
+from distributed_pose.records import DECODE_STAGES, ImageRecord
 from distributed_pose.vision.preprocess import decode_image, preprocess
 from distributed_pose.vision.profiles import PROFILES
 
-STAGES = ("read", "decode_jpeg", "preprocess", "transfer", "peaks", "limbs", "assemble")
-_DECODE = ("peaks", "limbs", "assemble")
-
-# Called with the images of the benchmark and how many of them are done.
-Progress = Callable[[int, int], None]
+STAGES = ("read", "decode_jpeg", "preprocess", "transfer", *DECODE_STAGES)
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,8 @@ def bench_host(config: RunConfig, repeat: int, on_progress: Progress) -> HostRep
         on_progress: called after each image.
 
     Raises:
-        ExecutionError: if the decoder's poses are not those of the plain one.
+        ExecutionError: if an image cannot be read, or the decoder's poses are not those of the
+            plain one.
     """
     inputs = read_inputs(config)
     images = inputs.index.images
@@ -103,7 +100,10 @@ def _infer(config: RunConfig, inputs: RunInputs) -> dict[int, ImageMaps]:
     worker.start()
     maps = {}
     for shard in read_shards(inputs.index.images, inputs.folder, config.batch_size):
-        for batch in worker.infer(shard.images)[0]:
+        batches, report = worker.infer(shard.images)
+        if failures := shard.failures + report.failures:
+            raise ExecutionError(failures[0].reason, image_ids=(failures[0].image_id,))
+        for batch in batches:
             for row in range(batch.num_rows):
                 single = unpack_maps(batch.slice(row, 1))
                 maps[single.image_ids[0]] = single
@@ -164,7 +164,7 @@ class _HostBench:
 
     def report(self, poses: int) -> HostReport:
         costs = {stage: np.array(ns) for stage, ns in self._costs_ns.items()}
-        decode = np.sum([costs[stage] for stage in _DECODE], axis=0)
+        decode = np.sum([costs[stage] for stage in DECODE_STAGES], axis=0)
         host = np.sum([costs[stage] for stage in STAGES], axis=0)
         return HostReport(
             cpu_name(),

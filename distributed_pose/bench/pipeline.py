@@ -3,7 +3,7 @@
 Legend: N images, H and W size in input pixels, 3 the channels blue, green, red.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from statistics import mean, median
@@ -16,17 +16,16 @@ from distributed_pose.backends.registry import open_backend
 from distributed_pose.config import RunConfig
 from distributed_pose.cpu import cpu_name, num_cpus
 from distributed_pose.data.shards import image_rows, read_shards
-from distributed_pose.evaluation import RunInputs, evaluate_on, open_engine, read_inputs
+from distributed_pose.errors import ExecutionError
+from distributed_pose.evaluation import Progress, RunInputs, evaluate_on, open_engine, read_inputs
 from distributed_pose.report.run_report import RunReport
-from distributed_pose.vision.preprocess import decode_image, preprocess
+from distributed_pose.vision.preprocess import UndecodableImageError, decode_image, preprocess
 from distributed_pose.vision.profiles import PROFILES
 
 # Inputs of the bare model, used again and again: their content does not change its time.
 _BARE_BATCHES = 4
 # The bare model runs before and after each whole run, over this part of its images.
 _BARE_SHARE = 0.25
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -69,20 +68,27 @@ def bench_pipeline(config: RunConfig, repeat: int, on_progress: Progress) -> Pip
         config: of the run; one CPU worker is compared with the model on all cores.
         repeat: pairs of bare and whole.
         on_progress: called as the whole runs go on.
+
+    Raises:
+        ExecutionError: if an image cannot be read: figures of a partial run are none.
     """
     inputs = read_inputs(config)
     images = max(1, round(len(inputs.index.images) * _BARE_SHARE))
     bare, reports = [], []
+    batches = _batches(config, inputs)
     for _ in range(repeat):
-        before = _bare_images_per_s(config, inputs, images)
+        before = _bare_images_per_s(config, inputs, batches, images)
         with open_engine(config) as engine:
             reports.append(evaluate_on(engine, config, inputs, on_progress=on_progress))
-        bare.append(mean((before, _bare_images_per_s(config, inputs, images))))
+        if failures := reports[-1].failures:
+            raise ExecutionError(failures[0].reason, image_ids=(failures[0].image_id,))
+        bare.append(mean((before, _bare_images_per_s(config, inputs, batches, images))))
     return _report(config, bare, reports)
 
 
-def _bare_images_per_s(config: RunConfig, inputs: RunInputs, images: int) -> float:
-    batches = _batches(config, inputs)
+def _bare_images_per_s(
+    config: RunConfig, inputs: RunInputs, batches: list[InputBatch], images: int
+) -> float:
     backend = open_backend(
         inputs.backend, inputs.model.content, precision=config.precision, threads=num_cpus()
     )
@@ -107,13 +113,15 @@ def _batches(config: RunConfig, inputs: RunInputs) -> list[InputBatch]:
     profile = PROFILES[config.profile]
     batches = []
     for shard in islice(shards, _BARE_BATCHES):
-        rows = [
-            (
-                record.image_id,
-                *preprocess(decode_image(encoded, record.height, record.width), profile),
-            )
-            for record, encoded in image_rows(shard.images)
-        ]
+        if shard.failures:
+            raise ExecutionError(shard.failures[0].reason, image_ids=(shard.failures[0].image_id,))
+        rows = []
+        for record, encoded in image_rows(shard.images):
+            try:
+                image_HW3 = decode_image(encoded, record.height, record.width)
+            except UndecodableImageError as error:
+                raise ExecutionError(str(error), image_ids=(record.image_id,)) from None
+            rows.append((record.image_id, *preprocess(image_HW3, profile)))
         # Of one shape, as the compiled model takes them.
         shape = rows[0][1].shape
         ids, arrays, geometries = zip(*(row for row in rows if row[1].shape == shape), strict=True)
@@ -124,6 +132,8 @@ def _batches(config: RunConfig, inputs: RunInputs) -> list[InputBatch]:
 def _report(config: RunConfig, bare: list[float], reports: list[RunReport]) -> PipelineReport:
     whole = [report.throughput.wall_images_per_s for report in reports]
     last = reports[-1]
+    # Complete runs alone come here, and they have an AP.
+    ap = (last.ap or {})["AP"]
     stage_ms = {
         stage: figures.total_ns / 1e6 / last.num_images for stage, figures in last.stages.items()
     }
@@ -133,7 +143,7 @@ def _report(config: RunConfig, bare: list[float], reports: list[RunReport]) -> P
         last.precision,
         config.batch_size,
         last.num_images,
-        last.ap["AP"] if last.ap else 0.0,
+        ap,
         tuple(bare),
         tuple(whole),
         median(w / b for w, b in zip(whole, bare, strict=True)),

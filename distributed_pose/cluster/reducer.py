@@ -1,6 +1,6 @@
 """The reducer: heatmaps and PAFs in, detections out."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from time import perf_counter_ns
@@ -11,9 +11,7 @@ import pyarrow as pa
 from distributed_pose.data.shards import ImageMaps, pack_detections, unpack_maps
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.pose.decode import Decoder
-from distributed_pose.records import Durations
-
-_STAGES = ("peaks", "limbs", "assemble")
+from distributed_pose.records import DECODE_STAGES, Durations
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,8 @@ class Reducer:
     take turns.
     """
 
-    def __init__(self, clock: Callable[[], int] = perf_counter_ns) -> None:
-        self._decoder = Decoder(clock)
+    def __init__(self) -> None:
+        self._decoder = Decoder()
         self._turn = Lock()
 
     def warm_up(self) -> None:
@@ -63,7 +61,7 @@ class Reducer:
         """Returns the detections in maps at hand."""
         image_ids = [np.empty(0, np.int64)]
         poses = [Poses(np.empty((0, 51)), np.empty(0))]
-        durations = [np.empty((0, len(_STAGES)), np.int64)]
+        durations = [np.empty((0, len(DECODE_STAGES)), np.int64)]
         for batch in maps:
             with self._turn:
                 decoded = self._decoder.decode_batch(
@@ -76,7 +74,5 @@ class Reducer:
             np.concatenate(image_ids),
             Poses(*(np.concatenate(part) for part in zip(*poses, strict=True))),
         )
-        by_stage = np.concatenate(durations).T.tolist()
-        return Reduction(
-            detections, {stage: tuple(ns) for stage, ns in zip(_STAGES, by_stage, strict=True)}
-        )
+        by_stage = zip(DECODE_STAGES, np.concatenate(durations).T.tolist(), strict=True)
+        return Reduction(detections, {stage: tuple(ns) for stage, ns in by_stage})

@@ -1,11 +1,13 @@
 """The benchmark commands: what they print can be read, and adds up."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from distributed_pose import ExecutionError
 from distributed_pose.bench.host import STAGES
 from distributed_pose.cli import app
 from tests.conftest import Dataset
@@ -57,6 +59,22 @@ def test_figures_are_tables_for_people(people: Dataset, command: str) -> None:
     assert result.exit_code == 0
     assert "modelzoo" in result.stdout or "bare model" in result.stdout
     assert "preprocess" in result.stdout
+
+
+@pytest.mark.parametrize("content", [None, b"no image"])
+@pytest.mark.parametrize("command", ["host", "pipeline"])
+def test_an_image_that_cannot_be_read_is_a_clean_error(
+    people: Dataset, tmp_path: Path, command: str, content: bytes | None
+) -> None:
+    shutil.copytree(people.images, tmp_path / "images")
+    first = min((tmp_path / "images").iterdir())
+    first.unlink()
+    if content:
+        first.write_bytes(content)
+    broken = Dataset(tmp_path / "images", people.annotations)
+    result = CliRunner().invoke(app, ["bench", command, *arguments(broken)])
+    assert isinstance(result.exception, ExecutionError)
+    assert "image" in str(result.exception)
 
 
 def test_a_wrong_setting_is_named(people: Dataset) -> None:
