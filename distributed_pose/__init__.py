@@ -26,12 +26,17 @@ __all__ = [
 __version__ = version("distributed-pose")
 
 
-def evaluate(config: RunConfig, output: "Path | None" = None) -> "RunReport":
+def evaluate(
+    config: RunConfig, output: "Path | str | None" = None, *, restart: bool = False
+) -> "RunReport":
     """Returns the report of an evaluation run.
 
     Args:
         config: what to run; see `load_config` and `parse_config`.
-        output: folder for `detections.json`, `report.json` and `config.yaml`; None writes nothing.
+        output: folder for `detections.json`, `report.json`, `config.yaml` and the ledger, from
+            which a run that was cut short is taken up again; a path, or a URI that pyarrow opens.
+            None writes nothing.
+        restart: whether to start anew in a folder that holds a run.
 
     Raises:
         PoseEvalError: if the run cannot be done. A run that is done but not complete, because
@@ -40,4 +45,4 @@ def evaluate(config: RunConfig, output: "Path | None" = None) -> "RunReport":
     # Loads Ray and the rest, which importing this package must not.
     from distributed_pose.evaluation import evaluate as run
 
-    return run(config, output)
+    return run(config, output, restart=restart)

@@ -2,8 +2,9 @@
 
 import importlib
 import logging
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
@@ -20,6 +21,7 @@ from distributed_pose.cli_bench import bench
 from distributed_pose.cli_fetch import fetch
 from distributed_pose.config import load_config
 from distributed_pose.errors import ExecutionError, PoseEvalError
+from distributed_pose.files import new_run_folder, point_latest_at
 
 app = typer.Typer(
     help="How accurate is a pose model on your devices, and how fast do they run it together?",
@@ -30,6 +32,8 @@ app = typer.Typer(
 
 app.add_typer(bench)
 app.add_typer(fetch)
+
+_RUNS = Path("runs")
 
 _Config = Annotated[
     Path | None,
@@ -69,29 +73,53 @@ def _common(
 
 
 @app.command()
-def evaluate(
+def evaluate(  # noqa: PLR0913 - one argument an option
     *,
     config: _Config = None,
     overrides: _Set = None,
     output: Annotated[
-        Path, typer.Option("--output", metavar="DIR", help="Folder for the run's files.")
-    ] = Path("runs/latest"),
+        str | None,
+        typer.Option(
+            "--output",
+            metavar="DIR",
+            help="Folder of the run, a path or a URI; a run that was cut short is taken up again.",
+            show_default="a new one in runs, and runs/latest leads to it",
+        ),
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Start anew in a folder that holds a run.")
+    ] = False,
+    allow_failures: Annotated[
+        int | None,
+        typer.Option("--allow-failures", metavar="N", help="As --set allow_failures=N."),
+    ] = None,
     as_json: _Json = False,
     verbose: _Verbose = False,
 ) -> None:
     """Evaluate COCO keypoints on all devices: AP, wall-clock and compute-only throughput."""
     _log(verbose=verbose)
+    if allow_failures is not None:
+        overrides = [*(overrides or ()), f"allow_failures={allow_failures}"]
     settings = load_config(config, overrides or ())
     from distributed_pose.evaluation import evaluate as run
     from distributed_pose.report.tables import run_tables
 
-    with _progress(shown=not as_json) as on_progress:
-        report = run(settings, output, on_progress)
+    folder = output or str(new_run_folder(_RUNS))
+    again = _command(config, overrides or (), folder)
+    with _progress(shown=not as_json) as bar, _resumable(bar, again):
+
+        def on_progress(total: int, done: int) -> None:
+            if not output and bar.total is None:
+                point_latest_at(Path(folder))
+            bar(total, done)
+
+        report = run(settings, folder, on_progress, restart=restart)
     if as_json:
         typer.echo(report.to_json(), nl=False)
     else:
-        Console().print(*run_tables(report), f"Written to {escape(str(output))}", sep="\n")
-    if not report.complete:
+        Console().print(*run_tables(report), f"Written to {escape(folder)}", sep="\n")
+    if report.ap is None:
+        Console(stderr=True).print(f"try the failed images again: {escape(again)}", soft_wrap=True)
         raise typer.Exit(ExecutionError.exit_code)
 
 
@@ -156,18 +184,27 @@ def demo_data(
 
 
 class _Bar:
-    """A progress bar with images a second."""
+    """A progress bar with images a second.
+
+    Attributes:
+        total: images of the run; None until its devices are ready.
+        done: images that are settled.
+    """
 
     def __init__(self, bar: ProgressBar) -> None:
+        self.total: int | None = None
+        self.done = 0
         self._bar = bar
         self._task = bar.add_task("starting devices", total=None, rate="")
         self._start = monotonic()
+        self._done_before = 0
 
     def __call__(self, total: int, done: int) -> None:
-        if done == 0:
-            self._start = monotonic()
-        elapsed_s = monotonic() - self._start
-        rate = f"{done / elapsed_s:.1f} images/s" if done and elapsed_s else ""
+        if self.total is None:
+            self._start, self._done_before = monotonic(), done
+        self.total, self.done = total, done
+        elapsed_s, new = monotonic() - self._start, done - self._done_before
+        rate = f"{new / elapsed_s:.1f} images/s" if new and elapsed_s else ""
         self._bar.update(self._task, description="at work", total=total, completed=done, rate=rate)
 
 
@@ -185,6 +222,28 @@ def _progress(*, shown: bool) -> Iterator[_Bar]:
     hidden = not (shown and console.is_terminal)
     with ProgressBar(*columns, console=console, transient=True, disable=hidden) as bar:
         yield _Bar(bar)
+
+
+@contextmanager
+def _resumable(bar: _Bar, again: str) -> Iterator[None]:
+    """Tells how to go on with a run that is stopped or cannot go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        done = f"{bar.done} of {bar.total} images are done" if bar.total else "nothing is done yet"
+        raise ExecutionError(f"stopped, {done}", f"go on with: {again}") from None
+    except ExecutionError as error:
+        error.hint = "; ".join(filter(None, (error.hint, f"go on with: {again}")))
+        raise
+
+
+def _command(config: Path | None, overrides: Iterable[str], output: str) -> str:
+    """Returns the command line that takes a run up again."""
+    words = ["distributed-pose", "evaluate"]
+    words += ["--config", str(config)] if config else []
+    for override in overrides:
+        words += ["--set", override]
+    return shlex.join([*words, "--output", output])
 
 
 def _log(*, verbose: bool) -> None:

@@ -4,6 +4,7 @@ Relative paths are relative to the working directory of the command.
 """
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,8 +22,17 @@ EngineName = Literal["ray", "inline"]
 Gather = Literal["maps", "poses"]
 MapsDtype = Literal["f32", "f16"]
 
-# Impossible dates and deep nesting are not YAMLErrors.
-_NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
+# Impossible dates and deep nesting are not YAMLErrors. What a tag does not fit, as `!!bool 5`, is
+# whatever PyYAML comes upon first.
+_TOLD = (yaml.YAMLError, ValueError, RecursionError)
+_NO_YAML = (*_TOLD, LookupError, AttributeError, TypeError)
+
+# Hundreds of times what a configuration takes; devices that never end are files, too.
+_MAX_FILE_BYTES = 2**20
+
+# Characters of a value or key, and mistakes, that a message shows.
+_MAX_SHOWN = 100
+_MAX_MISTAKES = 20
 
 # A count of images, workers or the like; strict, so that `true` and "8" are not numbers.
 _Count = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
@@ -48,6 +58,8 @@ def _check_devices(devices: tuple[str, ...]) -> tuple[str, ...]:
 def _check_path(path: Path) -> Path:
     if "\0" in str(path):
         raise ValueError("a path has no null byte")
+    # YAML can spell halves of characters; this is a ValueError with them.
+    os.fsencode(path)
     return path
 
 
@@ -91,6 +103,8 @@ class RunConfig(_Section):
     engine: EngineName = "ray"
     gather: Gather = "maps"
     maps_dtype: MapsDtype = "f32"
+    allow_failures: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)] = 0
+    deadline_s: Annotated[float, Field(strict=True, gt=0, le=86400)] = 30.0
 
 
 def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
@@ -119,16 +133,41 @@ def parse_config(values: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(entry) for entry in error.errors())) from None
+        mistakes = [_explain(entry) for entry in error.errors()[:_MAX_MISTAKES]]
+        if (more := error.error_count() - len(mistakes)) > 0:
+            mistakes.append(f"and {more} more")
+        raise ConfigError("; ".join(mistakes)) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses aliases: a few lines of them come to more values than there is memory."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(problem="a configuration has no aliases")
+        return super().compose_node(parent, index)
+
+
+def _parse_yaml(text: bytes | str) -> Any:
+    # The loader is the safe one.
+    return yaml.load(text, _Loader)  # noqa: S506
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as stream:
+            content = stream.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", "see --config") from None
+    except ValueError as error:
+        raise ConfigError(f"cannot read {str(path)!r}: {error}", "see --config") from None
+    if len(content) > _MAX_FILE_BYTES:
+        raise ConfigError(f"{path} has over {_MAX_FILE_BYTES} bytes, it is no configuration")
+    try:
+        values = _parse_yaml(content.decode())
     except _NO_YAML as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        reason = str(error) if isinstance(error, _TOLD) else "a value is not what its tag says"
+        raise ConfigError(f"{path} is not YAML: {_shortened(reason)}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -141,9 +180,10 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not separator or not dotted:
         raise ConfigError(f"--set {override}: expected dotted.key=value")
     try:
-        value = yaml.safe_load(text)
+        value = _parse_yaml(text)
     except _NO_YAML:
-        raise ConfigError(f"--set {dotted}: {text!r} is not a YAML value") from None
+        shown = _shortened(repr(text))
+        raise ConfigError(f"--set {dotted}: {shown} is not a YAML value") from None
     *parents, leaf = dotted.split(".")
     for name in parents:
         child = values.setdefault(name, {})
@@ -156,14 +196,28 @@ def _apply(values: dict[str, Any], override: str) -> None:
 def _explain(entry: Any) -> str:
     dotted = ".".join(str(part) for part in entry["loc"] if isinstance(part, str))
     if entry["type"] == "extra_forbidden":
+        dotted = _shortened(dotted)
         return f"unknown key '{dotted}'{_did_you_mean(dotted, _dotted_keys(RunConfig))}"
     text = entry["msg"].removeprefix("Value error, ")
     text = text[:1].lower() + text[1:]
     if entry["type"] != "value_error":
-        text += f", not {entry['input']!r}"
+        text += f", not {_shown(entry['input'])}"
     if entry["type"] == "literal_error":
         text += _did_you_mean(str(entry["input"]), _choices(dotted))
     return f"{dotted}: {text}"
+
+
+def _shown(value: object) -> str:
+    try:
+        return _shortened(repr(value))
+    # Python writes no integers of thousands of digits, and no mappings a thousand deep.
+    except (ValueError, RecursionError):
+        return "one too long to show"
+
+
+def _shortened(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _MAX_SHOWN else f"{line[:_MAX_SHOWN]}..."
 
 
 def _did_you_mean(word: str, valid: Iterable[str]) -> str:

@@ -1,142 +1,75 @@
 """The whole flow of a run: dataset and model in, detections and report out."""
 
-import importlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any
+from types import FrameType
+from uuid import uuid4
 
-from distributed_pose.backends.registry import BACKENDS, resolve_backend
+from distributed_pose.backends.registry import resolve_backend
 from distributed_pose.cluster.engine import Engine, InlineEngine
-from distributed_pose.cluster.ledger import Ledger
+from distributed_pose.cluster.ledger import Entry, Ledger
+from distributed_pose.cluster.ledger_files import LedgerFiles
 from distributed_pose.config import RunConfig
-from distributed_pose.data.coco import CocoIndex, load_index
-from distributed_pose.data.shards import read_shards
-from distributed_pose.errors import ConfigError, SetupError
-from distributed_pose.files import sha256_hex
-from distributed_pose.metrics.coco_ap import coco_ap
-from distributed_pose.metrics.throughput import images_per_s, stage_figures
-from distributed_pose.model.artifacts import Artifact, load_model
-from distributed_pose.model.folding import fold_normalisation
-from distributed_pose.records import DevicePlan, DeviceReady, Memory
-from distributed_pose.report.run_report import (
-    DataReport,
-    DeviceReport,
-    ModelReport,
-    RunReport,
-    Throughput,
-    library_versions,
-    write_run,
-)
-from distributed_pose.vision.profiles import PROFILES
-
-_NS = 1e9
+from distributed_pose.data.shards import encoded_size, read_shards
+from distributed_pose.errors import SetupError
+from distributed_pose.files import Folder
+from distributed_pose.inputs import RunInputs, fingerprint, read_inputs
+from distributed_pose.records import DevicePlan
+from distributed_pose.report.run_report import RunReport, write_run
+from distributed_pose.summary import SessionFacts, summarise
 
 # Called with the images of the run and how many of them are settled.
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class RunInputs:
-    """What a run reads, checked before any device is started, and what to tell its user."""
-
-    index: CocoIndex
-    folder: Path
-    annotations: Path
-    backend: str
-    model: Artifact
-    note: str
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """Time before the start line, time from it to the last result, and memory."""
-
-    warmup_ns: int
-    wall_ns: int
-    memory: Memory
-
-
 def evaluate(
-    config: RunConfig, output: Path | None = None, on_progress: Progress | None = None
+    config: RunConfig,
+    output: Path | str | None = None,
+    on_progress: Progress | None = None,
+    *,
+    restart: bool = False,
 ) -> RunReport:
     """Returns the report of a run; see `distributed_pose.evaluate`.
 
     Args:
         config: what to run.
-        output: folder for the run's files; None writes nothing.
-        on_progress: called when images are settled, first with none of them.
+        output: folder for the run's files, a path or a URI; one that holds a part of the same run
+            is taken up again. None writes nothing.
+        on_progress: called when images are settled, first with those that were before.
+        restart: whether to start anew in a folder that holds a run.
     """
     inputs = read_inputs(config)
-    with open_engine(config) as engine:
-        return evaluate_on(engine, config, inputs, output, on_progress)
+    return evaluate_on(open_engine(config), config, inputs, output, on_progress, restart=restart)
 
 
 def evaluate_on(
     engine: Engine,
     config: RunConfig,
     inputs: RunInputs,
-    output: Path | None = None,
+    output: Path | str | None = None,
     on_progress: Progress | None = None,
+    *,
+    restart: bool = False,
 ) -> RunReport:
-    """Returns the report of a run on an engine that has been entered."""
+    """Returns the report of a run on an engine that has not been entered."""
     ledger = Ledger(inputs.index.images)
-    started = perf_counter_ns()
-    devices = engine.start(inputs.backend, inputs.model.content)
-    ready = perf_counter_ns()
-    _run(engine, config, inputs, ledger, on_progress)
-    measured = _Measured(ready - started, perf_counter_ns() - ready, engine.memory())
+    folder = Folder(output) if output else None
+    files = LedgerFiles(folder, fingerprint(config, inputs)) if folder else None
+    if files:
+        _take_up(files, ledger, inputs, restart=restart)
+    progress = _reporter(ledger, len(inputs.index.images), on_progress)
+    facts = SessionFacts()
+    if ledger.open_images:
+        facts = _run_session(engine, config, inputs, ledger, files, progress)
     detections = ledger.detections
-    report = _report(config, inputs, ledger, detections, devices, measured)
-    if output:
-        write_run(output, report, detections, config.model_dump(mode="json"))
+    report = summarise(config, inputs, ledger, detections, facts)
+    if folder:
+        write_run(folder, report, detections, config.model_dump(mode="json"))
     return report
-
-
-def read_inputs(config: RunConfig) -> RunInputs:
-    """Returns what a run reads.
-
-    Raises:
-        ConfigError: if a key that the run needs is not set.
-        SetupError: if a file is missing or is not what it should be.
-    """
-    backend = resolve_backend(config.backend, config.precision)
-    config, note = _with_demo(config)
-    folder = _required(config.data.images, "data.images")
-    annotations = _required(config.data.annotations, "data.annotations")
-    if BACKENDS[backend].runs_model:
-        _required(config.model.path, "model.path")
-    if not folder.is_dir():
-        raise SetupError(f"{folder} is no folder", "data.images must hold the images")
-    index = load_index(annotations, config.data.limit)
-    model = _load_model(config, backend, annotations)
-    return RunInputs(index, folder, annotations, backend, model, note)
-
-
-def _load_model(config: RunConfig, backend: str, annotations: Path) -> Artifact:
-    if BACKENDS[backend].runs_model:
-        model = load_model(_required(config.model.path, "model.path"))
-        folds = PROFILES[config.profile].on_bytes
-        return replace(model, content=fold_normalisation(model.content)) if folds else model
-    content = annotations.read_bytes()
-    return Artifact(content, sha256_hex(content), str(annotations))
-
-
-def _with_demo(config: RunConfig) -> tuple[RunConfig, str]:
-    """Returns the demo in place of data and model if none of them is named, and its note."""
-    data, model = config.data, config.model
-    if data.images or data.annotations or model.path:
-        return config, ""
-    # By name, so that the system does not depend on its demo.
-    module = importlib.import_module("distributed_pose.demo.default")
-    demo = module.prepare_demo(max(data.limit or 0, module.DEFAULT_NUM_IMAGES))
-    paths = {"images": demo.images, "annotations": demo.annotations}
-    update = {
-        "data": data.model_copy(update=paths),
-        "model": model.model_copy(update={"path": demo.model}),
-    }
-    return config.model_copy(update=update), demo.note
 
 
 def open_engine(config: RunConfig) -> Engine:
@@ -156,99 +89,76 @@ def planned_devices(config: RunConfig) -> tuple[tuple[DevicePlan, ...], str]:
         return engine.devices(), backend
 
 
-def _required(path: Path | None, key: str) -> Path:
-    if path is None:
-        raise ConfigError(f"{key} is not set", f"give --set {key}=PATH or a --config that has it")
-    return path
+def _take_up(files: LedgerFiles, ledger: Ledger, inputs: RunInputs, *, restart: bool) -> None:
+    """Enters what earlier sessions of the run have settled."""
+    if restart:
+        files.clear()
+        return
+    for entry in files.load():
+        ledger.accept(entry)
+    for image in inputs.index.images:
+        then = ledger.encoded_bytes.get(image.image_id)
+        now = encoded_size(image, inputs.folder) if then is not None else None
+        if then != now:
+            raise SetupError(
+                f"{inputs.folder / image.file_name} is not what the run was begun with: "
+                f"it had {then} bytes and has {'none' if now is None else now}",
+                "choose another --output, or --restart to start anew in its place",
+            )
 
 
-def _run(
+def _reporter(ledger: Ledger, total: int, on_progress: Progress | None) -> Callable[[], None]:
+    def report() -> None:
+        if on_progress:
+            on_progress(total, ledger.num_settled)
+
+    return report
+
+
+def _run_session(
     engine: Engine,
     config: RunConfig,
     inputs: RunInputs,
     ledger: Ledger,
-    on_progress: Progress | None,
-) -> None:
-    total, done = len(inputs.index.images), 0
-    if on_progress:
-        on_progress(total, done)
-    shards = read_shards(inputs.index.images, inputs.folder, config.batch_size)
-    for result in engine.run(shards):
-        done += ledger.accept(result)
-        if on_progress:
-            on_progress(total, done)
+    files: LedgerFiles | None,
+    progress: Callable[[], None],
+) -> SessionFacts:
+    """Settles what is open, and keeps what is settled whatever ends it."""
+    session = uuid4().hex
+    started = perf_counter_ns()
+    with ExitStack() as stack:
+        if files:
+            stack.enter_context(files)
+        stack.enter_context(engine)
+        # After Ray, which sets its own.
+        stack.enter_context(_stopped_by_sigterm())
+        ready = engine.start(inputs.backend, inputs.model.content)
+        begun = perf_counter_ns()
+        ledger.begin(session, ready)
+        devices = {device.plan.name: device for device in ready}
+        progress()
+        shards = read_shards(ledger.open_images, inputs.folder, config.batch_size)
+        for result in engine.run(shards):
+            elapsed_ns = perf_counter_ns() - begun
+            new = ledger.accept(Entry(session, elapsed_ns, devices[result.device], result))
+            if new and files:
+                files.add(new)
+            progress()
+        return SessionFacts(begun - started, engine.memory(), engine.faults())
 
 
-def _report(
-    config: RunConfig,
-    inputs: RunInputs,
-    ledger: Ledger,
-    detections: Sequence[Mapping[str, Any]],
-    devices: Sequence[DeviceReady],
-    measured: _Measured,
-) -> RunReport:
-    failures = tuple(ledger.failures)
-    durations = ledger.durations
-    ap = None
-    if not failures:
-        start = perf_counter_ns()
-        image_ids = [image.image_id for image in inputs.index.images]
-        ap = coco_ap(inputs.index.ground_truth, detections, image_ids)
-        durations["score"].append(perf_counter_ns() - start)
-    return RunReport(
-        note=inputs.note,
-        complete=not failures,
-        partial_by_choice=inputs.index.is_partial,
-        num_images=len(inputs.index.images),
-        num_detections=len(detections),
-        failures=failures,
-        ap=ap,
-        profile=config.profile,
-        precision=_joined(device.precision for device in devices),
-        backend=inputs.backend,
-        engine=config.engine,
-        gather=config.gather,
-        data=DataReport(str(inputs.folder.absolute()), str(inputs.annotations.absolute())),
-        model=ModelReport(inputs.model.source, inputs.model.sha256),
-        throughput=_throughput(ledger, devices, measured.wall_ns),
-        stages=stage_figures(durations),
-        warmup_s=measured.warmup_ns / _NS,
-        memory=measured.memory,
-        devices=tuple(_device(ledger, device, measured.wall_ns) for device in devices),
-        versions=library_versions(),
-    )
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Has SIGTERM end the run as Ctrl-C does, with its devices freed and its ledger written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
 
-def _joined(values: Iterable[str]) -> str:
-    return "+".join(sorted(set(values)))
-
-
-def _throughput(ledger: Ledger, devices: Sequence[DeviceReady], wall_ns: int) -> Throughput:
-    names = [device.plan.name for device in devices]
-    compute = {
-        name: images_per_s(ledger.num_images(name), ledger.inference_ns(name)) for name in names
-    }
-    busy_ns = sum(ledger.inference_ns(name) for name in names)
-    return Throughput(
-        images_per_s(sum(ledger.num_images(name) for name in names), wall_ns),
-        {**compute, "total": sum(compute.values())},
-        wall_ns / _NS,
-        1 - busy_ns / (wall_ns * len(names)),
-    )
-
-
-def _device(ledger: Ledger, device: DeviceReady, wall_ns: int) -> DeviceReport:
-    name = device.plan.name
-    images, inference_ns = ledger.num_images(name), ledger.inference_ns(name)
-    return DeviceReport(
-        name,
-        device.plan.kind,
-        int(name.rpartition(":")[2]),
-        device.plan.node,
-        device.description,
-        device.plan.threads,
-        device.batch_size,
-        images,
-        inference_ns / wall_ns,
-        images_per_s(images, inference_ns),
-    )
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

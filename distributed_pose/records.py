@@ -84,7 +84,14 @@ class DevicePlan:
 class DeviceReady:
     """A device whose worker has loaded and warmed up its model.
 
-    `batch_size` is 1 for a model that mixes the images of a batch, whatever was asked for.
+    Attributes:
+        plan: the device.
+        backend: name in the registry.
+        precision: that the compiled model computes in.
+        description: the device's own name.
+        batch_size: 1 for a model that mixes the images of a batch, whatever was asked for.
+        warmup_ns: time to load and warm up.
+        batch_ns: the part of it that the last batch took.
     """
 
     plan: DevicePlan
@@ -93,6 +100,7 @@ class DeviceReady:
     description: str
     batch_size: int
     warmup_ns: int
+    batch_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,7 @@ class ShardResult:
         detections: serialised Arrow record batch, schema `data.shards.DETECTIONS`.
         failures: images that have none.
         durations: raw stage durations.
+        encoded_bytes: file size of each image that has a result.
     """
 
     device: str
@@ -112,6 +121,7 @@ class ShardResult:
     detections: bytes
     failures: tuple[Failure, ...] = ()
     durations: Durations = field(default_factory=dict)
+    encoded_bytes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,3 +136,16 @@ class Memory:
 
     peak_rss_bytes: Mapping[str, int]
     peak_object_store_bytes: int
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What went wrong with the actors of a run that went on nevertheless.
+
+    Attributes:
+        reasons: by name of the device or reducer, in order.
+        taken_out: names of those that were given up.
+    """
+
+    reasons: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    taken_out: tuple[str, ...] = ()

@@ -1,15 +1,19 @@
 """Fixtures of all tests: the shared reference data, and a small dataset made on the spot."""
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from distributed_pose import RunConfig, parse_config
+from distributed_pose import RunConfig, evaluate, parse_config
 from distributed_pose.demo.dataset import write_dataset
+
+if TYPE_CHECKING:
+    from tests.faults import Stage
 
 _REPOSITORY = Path(__file__).parents[1]
 
@@ -25,6 +29,27 @@ class Dataset:
         """Returns a configuration of a run on this dataset, by default with the oracle inline."""
         data = {"images": self.images, "annotations": self.annotations, **values.pop("data", {})}
         return parse_config({"backend": "oracle", "engine": "inline", **values, "data": data})
+
+    def times(self, number: int, folder: Path) -> "Dataset":
+        """Returns a dataset that lists the same images so many times, under other ids."""
+        content = json.loads(self.annotations.read_text())
+        steps = {
+            key: 1 + max(entry["id"] for entry in content[key]) for key in ("images", "annotations")
+        }
+        many: dict[str, Any] = {**content, "images": [], "annotations": []}
+        for turn in range(number):
+            for image in content["images"]:
+                shifted = {"id": image["id"] + turn * steps["images"]}
+                many["images"].append({**image, **shifted})
+            for annotation in content["annotations"]:
+                shifted = {
+                    "id": annotation["id"] + turn * steps["annotations"],
+                    "image_id": annotation["image_id"] + turn * steps["images"],
+                }
+                many["annotations"].append({**annotation, **shifted})
+        path = folder / f"{number}-times.json"
+        path.write_text(json.dumps(many))
+        return Dataset(self.images, path)
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +73,30 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """A dozen rendered images, made from a seed."""
     written = write_dataset(tmp_path_factory.mktemp("people"), num_images=12, seed=7)
     return Dataset(written.images, written.annotations)
+
+
+@pytest.fixture(scope="session")
+def crowd(people: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The rendered images ten times."""
+    return people.times(10, tmp_path_factory.mktemp("crowd"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(crowd: Dataset, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The `detections.json` of a run over the crowd in which nothing fails."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert evaluate(crowd.config(), folder).complete
+    return (folder / "detections.json").read_bytes()
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Stage":
+    """What faults of actors are put on."""
+    # It imports Ray, which most tests do without.
+    from tests.faults import Scene, Stage
+
+    (tmp_path / "scene").mkdir()
+    return Stage(Scene(tmp_path / "scene"), monkeypatch)
 
 
 @pytest.fixture(scope="module")

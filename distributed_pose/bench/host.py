@@ -22,7 +22,8 @@ from distributed_pose.config import RunConfig
 from distributed_pose.cpu import cpu_name, keep_freed_memory, num_cpus
 from distributed_pose.data.shards import ImageMaps, pack_maps, read_shards, unpack_maps
 from distributed_pose.errors import ExecutionError
-from distributed_pose.evaluation import Progress, RunInputs, read_inputs
+from distributed_pose.evaluation import Progress
+from distributed_pose.inputs import RunInputs, read_inputs
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.records import DECODE_STAGES, ImageRecord
 from distributed_pose.vision.preprocess import decode_image, preprocess

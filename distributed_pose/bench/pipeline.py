@@ -17,7 +17,8 @@ from distributed_pose.config import RunConfig
 from distributed_pose.cpu import cpu_name, num_cpus
 from distributed_pose.data.shards import image_rows, read_shards
 from distributed_pose.errors import ExecutionError
-from distributed_pose.evaluation import Progress, RunInputs, evaluate_on, open_engine, read_inputs
+from distributed_pose.evaluation import Progress, evaluate_on, open_engine
+from distributed_pose.inputs import RunInputs, read_inputs
 from distributed_pose.report.run_report import RunReport
 from distributed_pose.vision.preprocess import UndecodableImageError, decode_image, preprocess
 from distributed_pose.vision.profiles import PROFILES
@@ -78,8 +79,8 @@ def bench_pipeline(config: RunConfig, repeat: int, on_progress: Progress) -> Pip
     batches = _batches(config, inputs)
     for _ in range(repeat):
         before = _bare_images_per_s(config, inputs, batches, images)
-        with open_engine(config) as engine:
-            reports.append(evaluate_on(engine, config, inputs, on_progress=on_progress))
+        engine = open_engine(config)
+        reports.append(evaluate_on(engine, config, inputs, on_progress=on_progress))
         if failures := reports[-1].failures:
             raise ExecutionError(failures[0].reason, image_ids=(failures[0].image_id,))
         bare.append(mean((before, _bare_images_per_s(config, inputs, batches, images))))

@@ -14,11 +14,13 @@ class Node:
         address: as the cluster knows it; empty for this machine without a cluster.
         node_id: the cluster's identifier; empty likewise.
         cpus: CPUs that may be reserved.
+        object_store_bytes: room for shards and maps; 0 without a cluster.
     """
 
     address: str
     node_id: str
     cpus: int
+    object_store_bytes: int = 0
 
 
 def plan_devices(requests: Sequence[str], nodes: Sequence[Node]) -> tuple[DevicePlan, ...]:

@@ -1,16 +1,31 @@
 """What runs workers and reducers: the protocol, and the engine without Ray."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from time import perf_counter
 from types import TracebackType
 from typing import Protocol, Self
 
+import pyarrow.compute as pc
+
 from distributed_pose.cluster.devices import Node, plan_devices
+from distributed_pose.cluster.health import Health, collect_faults, none_left
 from distributed_pose.cluster.reducer import Reducer, Reduction
+from distributed_pose.cluster.work import Task, Work
 from distributed_pose.cluster.worker import Worker, WorkerReport, WorkerSpec
 from distributed_pose.config import RunConfig
 from distributed_pose.cpu import num_cpus, peak_rss_bytes
-from distributed_pose.data.shards import Shard
-from distributed_pose.records import DevicePlan, DeviceReady, Memory, ShardResult
+from distributed_pose.data.shards import Shard, no_detections
+from distributed_pose.errors import ExecutionError, PoseEvalError
+from distributed_pose.records import (
+    DevicePlan,
+    DeviceReady,
+    Failure,
+    Faults,
+    Memory,
+    ShardResult,
+)
 
 
 class Engine(Protocol):
@@ -29,12 +44,18 @@ class Engine(Protocol):
     def run(self, shards: Iterable[Shard]) -> Iterator[ShardResult]:
         """Yields the results of all shards, in the order in which they are done.
 
+        A shard whose device fails goes elsewhere, a device that keeps failing is given up, and so
+        is an image that devices keep failing with. An image may come more than once.
+
         Raises:
-            ExecutionError: if the run cannot go on.
+            ExecutionError: if no device is left, or the run does not go on.
         """
 
     def memory(self) -> Memory:
         """Returns what the run has taken so far, while its processes live."""
+
+    def faults(self) -> Faults:
+        """Returns what went wrong so far and was dealt with."""
 
     def __enter__(self) -> Self: ...
 
@@ -46,12 +67,24 @@ class Engine(Protocol):
     ) -> None: ...
 
 
+@dataclass
+class _Device:
+    """A worker in this process and how it has done."""
+
+    name: str
+    worker: Worker
+    health: Health
+
+
 class InlineEngine:
-    """Runs the workers and the reducer in this process, one shard after the other."""
+    """Runs the workers and the reducer in this process, one shard after the other.
+
+    Nothing here can be ended from outside, so that there are failures and no deadlines.
+    """
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
-        self._workers: list[tuple[str, Worker]] = []
+        self._devices: list[_Device] = []
         self._reducer = Reducer()
 
     def devices(self) -> tuple[DevicePlan, ...]:
@@ -61,23 +94,54 @@ class InlineEngine:
         ready = []
         for spec in worker_specs(self._config, backend, self.devices()):
             worker = Worker(spec, model)
-            self._workers.append((spec.plan.name, worker))
+            self._devices.append(_Device(spec.plan.name, worker, Health(self._config.deadline_s)))
             ready.append(worker.start())
         self._reducer.warm_up()
         return tuple(ready)
 
     def run(self, shards: Iterable[Shard]) -> Iterator[ShardResult]:
-        for shard in shards:
-            name, worker = self._workers[shard.number % len(self._workers)]
-            if self._config.gather == "poses":
-                reduction, report = worker.infer_and_group(shard.images)
-            else:
-                maps, report = worker.infer(shard.images)
-                reduction = self._reducer.reduce(maps)
-            yield shard_result(name, shard, report, reduction)
+        work = Work(iter(shards))
+        turns = cycle(self._devices)
+        while work.is_left():
+            usable = [device.name for device in self._devices if not device.health.is_out]
+            if not usable:
+                raise none_left("device", self._health())
+            device = next(turns)
+            if device.name in usable and (task := work.take(device.name, usable)):
+                yield from self._attempt(work, task, device)
+
+    def _attempt(self, work: Work, task: Task, device: _Device) -> Iterator[ShardResult]:
+        start = perf_counter()
+        try:
+            result = self._process(task.shard, device)
+        # Vendors' runtimes raise what they like.
+        except Exception as error:  # noqa: BLE001
+            reason = describe(error)
+            device.health.fault(reason, is_suspect=task.is_suspect)
+            if failures := work.fail(task, device.name, reason):
+                yield failed_result(device.name, failures)
+        else:
+            task.is_done = True
+            device.health.success(perf_counter() - start)
+            yield result
+
+    def _process(self, shard: Shard, device: _Device) -> ShardResult:
+        if self._config.gather == "poses":
+            reduction, report = device.worker.infer_and_group(shard.images)
+        else:
+            maps, report = device.worker.infer(shard.images)
+            reduction = self._reducer.reduce(maps)
+        check_report(shard, report)
+        return shard_result(device.name, shard, report, reduction)
 
     def memory(self) -> Memory:
         return Memory({"driver": peak_rss_bytes()}, 0)
+
+    def faults(self) -> Faults:
+        return collect_faults(self._health())
+
+    def _health(self) -> dict[str, Health]:
+        return {device.name: device.health for device in self._devices}
 
     def __enter__(self) -> Self:
         return self
@@ -88,8 +152,8 @@ class InlineEngine:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for _, worker in self._workers:
-            worker.close()
+        for device in self._devices:
+            device.worker.close()
 
 
 def worker_specs(config: RunConfig, backend: str, plans: Sequence[DevicePlan]) -> list[WorkerSpec]:
@@ -108,10 +172,24 @@ def worker_specs(config: RunConfig, backend: str, plans: Sequence[DevicePlan]) -
     ]
 
 
+def check_report(shard: Shard, report: WorkerReport) -> None:
+    """Checks that a worker answered for each image of its shard, and for no other.
+
+    Raises:
+        ExecutionError: if it did not.
+    """
+    answered = [*report.image_ids, *(failure.image_id for failure in report.failures)]
+    asked = shard.images.column("image_id").to_pylist()
+    if sorted(answered) != sorted(asked):
+        raise ExecutionError(f"answered for images {sorted(answered)} instead of {sorted(asked)}")
+
+
 def shard_result(
     device: str, shard: Shard, report: WorkerReport, reduction: Reduction
 ) -> ShardResult:
     """Returns what worker and reducer made of a shard as one result."""
+    ids, encoded = (shard.images.column(name) for name in ("image_id", "encoded"))
+    sizes = dict(zip(ids.to_pylist(), pc.binary_length(encoded).to_pylist(), strict=True))
     return ShardResult(
         device,
         report.image_ids,
@@ -123,4 +201,16 @@ def shard_result(
             "transfer": (report.pack_ns + reduction.unpack_ns,) if report.pack_ns else (),
             **reduction.durations,
         },
+        tuple(sizes[image_id] for image_id in report.image_ids),
     )
+
+
+def failed_result(device: str, failures: tuple[Failure, ...]) -> ShardResult:
+    """Returns the result of images that were given up."""
+    return ShardResult(device, (), no_detections(), failures)
+
+
+def describe(error: BaseException) -> str:
+    """Returns an exception as one line for the report."""
+    text = error.message if isinstance(error, PoseEvalError) else repr(error)
+    return " ".join(text.split())

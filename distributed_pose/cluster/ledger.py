@@ -1,60 +1,135 @@
 """The ledger: every image of the run gets exactly one result or one recorded failure."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from distributed_pose.data.shards import unpack_detections
+from distributed_pose.data.shards import keep_detections, unpack_detections
 from distributed_pose.errors import ExecutionError
 from distributed_pose.metrics.coco_ap import PERSON_CATEGORY
 from distributed_pose.metrics.throughput import merge
-from distributed_pose.records import Durations, Failure, ImageRecord, ShardResult
+from distributed_pose.records import (
+    DeviceReady,
+    Durations,
+    Failure,
+    ImageRecord,
+    ShardResult,
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A shard's result with what the figures of the run need to know of its making.
+
+    Attributes:
+        session: names the stretch of work between a start of the devices and their end.
+        elapsed_ns: time in that stretch at which the result was there.
+        device: that made it.
+        result: of the shard.
+    """
+
+    session: str
+    elapsed_ns: int
+    device: DeviceReady
+    result: ShardResult
+
+
+@dataclass(frozen=True)
+class DeviceFigures:
+    """What a device did.
+
+    Attributes:
+        device: as it was when it started.
+        images: settled by it with a result.
+        inference_ns: time in its model.
+        wall_ns: length of the sessions that it took part in.
+    """
+
+    device: DeviceReady
+    images: int
+    inference_ns: int
+    wall_ns: int
+
+
+@dataclass
+class _Session:
+    wall_ns: int = 0
+    devices: set[DeviceReady] = field(default_factory=set)
 
 
 class Ledger:
-    """Collects shard results; a result that comes twice is counted once."""
+    """Collects shard results; an image that comes twice is counted once."""
 
     def __init__(self, images: Sequence[ImageRecord]) -> None:
         self._expected = {image.image_id: image for image in images}
-        self._settled: set[int] = set()
+        self._encoded_bytes: dict[int, int] = {}
         self._failures: dict[int, Failure] = {}
-        self._num_images: Counter[str] = Counter()
         self._detections: list[dict[str, Any]] = []
         self._durations: list[Durations] = []
-        self._inference_ns: Counter[str] = Counter()
+        self._sessions: dict[str, _Session] = defaultdict(_Session)
+        self._num_images: Counter[DeviceReady] = Counter()
+        self._inference_ns: Counter[DeviceReady] = Counter()
 
-    def accept(self, result: ShardResult) -> int:
-        """Enters a result and returns how many images it settles that were open.
+    def begin(self, session: str, devices: Iterable[DeviceReady]) -> None:
+        """Enters a session and the devices that take part in it."""
+        self._sessions[session].devices |= {_lasting(device) for device in devices}
+
+    def accept(self, entry: Entry) -> Entry | None:
+        """Enters a result and returns the part of it that is new, None if there is none.
+
+        A result settles an image for good; a failure gives way to a result.
 
         Raises:
             ExecutionError: if it is of an image that is not in the run.
         """
-        failed = {f.image_id: f for f in result.failures}
+        result, device = entry.result, _lasting(entry.device)
+        failed = {failure.image_id: failure for failure in result.failures}
         if strangers := {*result.image_ids, *failed} - self._expected.keys():
             raise ExecutionError(
                 f"a result of images that are not in the run: {sorted(strangers)}",
                 device=result.device,
             )
-        new = set(result.image_ids) - self._settled
-        new_failures = {i: f for i, f in failed.items() if i not in self._settled}
-        self._settled |= new | new_failures.keys()
-        self._failures |= new_failures
-        self._num_images[result.device] += len(new)
-        rows = unpack_detections(result.detections)
-        self._detections += [row for row in rows if row["image_id"] in new]
-        self._durations.append(result.durations)
-        self._inference_ns[result.device] += sum(result.durations.get("inference", ()))
-        return len(new) + len(new_failures)
+        self.begin(entry.session, [device])
+        session = self._sessions[entry.session]
+        session.wall_ns = max(session.wall_ns, entry.elapsed_ns)
+        self._failures |= {i: f for i, f in failed.items() if i not in self._encoded_bytes}
+        new = _new_part(result, self._encoded_bytes.keys())
+        if not new.image_ids:
+            return None
+        for image_id, size in zip(new.image_ids, new.encoded_bytes, strict=True):
+            self._failures.pop(image_id, None)
+            self._encoded_bytes[image_id] = size
+        self._detections += unpack_detections(new.detections)
+        self._durations.append(new.durations)
+        self._num_images[device] += len(new.image_ids)
+        self._inference_ns[device] += sum(new.durations.get("inference", ()))
+        return replace(entry, device=device, result=new)
+
+    @property
+    def num_settled(self) -> int:
+        """Images that have a result or a failure."""
+        return len(self._encoded_bytes) + len(self._failures)
+
+    @property
+    def encoded_bytes(self) -> Mapping[int, int]:
+        """File size of each image that has a result, by its id."""
+        return self._encoded_bytes
+
+    @property
+    def open_images(self) -> list[ImageRecord]:
+        """Images without a result, in the order of the run."""
+        return [image for i, image in self._expected.items() if i not in self._encoded_bytes]
 
     @property
     def failures(self) -> list[Failure]:
         """Images without a result by ascending id; those that no device answered for among them."""
-        lost = {
-            image_id: Failure(image_id, image.file_name, "no result came back")
-            for image_id, image in self._expected.items()
-            if image_id not in self._settled
-        }
-        return sorted((self._failures | lost).values(), key=lambda failure: failure.image_id)
+        found = [
+            self._failures.get(image.image_id)
+            or Failure(image.image_id, image.file_name, "no result came back")
+            for image in self.open_images
+        ]
+        return sorted(found, key=lambda failure: failure.image_id)
 
     @property
     def detections(self) -> list[dict[str, Any]]:
@@ -71,13 +146,53 @@ class Ledger:
         """All raw durations by stage."""
         return merge(self._durations)
 
-    def num_images(self, device: str) -> int:
-        """Returns how many images a device has settled with a result."""
-        return self._num_images[device]
+    @property
+    def num_sessions(self) -> int:
+        """Stretches of work that the results come from."""
+        return len(self._sessions)
 
-    def inference_ns(self, device: str) -> int:
-        """Returns the time a device has spent in its model."""
-        return self._inference_ns[device]
+    @property
+    def wall_ns(self) -> int:
+        """Time from first dispatch to last result, summed over the sessions."""
+        return sum(session.wall_ns for session in self._sessions.values())
+
+    @property
+    def devices(self) -> list[DeviceFigures]:
+        """What each device did, by name."""
+        wall_ns: Counter[DeviceReady] = Counter()
+        for session in self._sessions.values():
+            wall_ns.update(dict.fromkeys(session.devices, session.wall_ns))
+        figures = [
+            DeviceFigures(device, self._num_images[device], self._inference_ns[device], time_ns)
+            for device, time_ns in wall_ns.items()
+        ]
+        return sorted(figures, key=lambda f: (_natural(f.device.plan.name), repr(f.device)))
+
+
+def _lasting(device: DeviceReady) -> DeviceReady:
+    """Returns what of a device is the same in every session."""
+    return replace(device, plan=replace(device.plan, node_id=""), warmup_ns=0, batch_ns=0)
+
+
+def _natural(name: str) -> tuple[str, int]:
+    kind, _, index = name.partition(":")
+    return kind, int(index or 0)
+
+
+def _new_part(result: ShardResult, settled: Iterable[int]) -> ShardResult:
+    """Returns a result without the images that are settled."""
+    sizes = dict(zip(result.image_ids, result.encoded_bytes, strict=True))
+    new = [image_id for image_id in sizes if image_id not in settled]
+    if len(new) == len(result.image_ids):
+        return result
+    return replace(
+        result,
+        image_ids=tuple(new),
+        detections=keep_detections(result.detections, new),
+        encoded_bytes=tuple(sizes[image_id] for image_id in new),
+        # They are of the whole shard, and cannot be told apart by image.
+        durations={},
+    )
 
 
 def _coco_result(row: Mapping[str, Any]) -> dict[str, Any]:

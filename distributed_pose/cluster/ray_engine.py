@@ -2,85 +2,42 @@
 
 The driver hands out shards and counts results; heatmaps and PAFs go from worker to reducer
 through the object store and never pass through the driver.
+
+Every wait has a deadline. A call that passes its own is given to another device as well; after
+twice the time its actor is ended and started anew, as is one whose process dies.
 """
 
 import logging
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
-import cv2
-import pyarrow as pa
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from distributed_pose.cluster.devices import Node, plan_devices
-from distributed_pose.cluster.engine import shard_result, worker_specs
-from distributed_pose.cluster.reducer import Reducer, Reduction
-from distributed_pose.cluster.worker import Worker, WorkerReport, WorkerSpec
+from distributed_pose.cluster.devices import plan_devices
+from distributed_pose.cluster.engine import failed_result, shard_result, worker_specs
+from distributed_pose.cluster.health import Health, collect_faults, none_left
+from distributed_pose.cluster.ray_actors import IN_FLIGHT, create_reducer, create_worker
+from distributed_pose.cluster.ray_calls import Actor, Call, Trouble, ask, fetch
+from distributed_pose.cluster.ray_connection import connect, is_alive, live_nodes
+from distributed_pose.cluster.transit import Transit
+from distributed_pose.cluster.work import Work
 from distributed_pose.config import RunConfig
-from distributed_pose.cpu import keep_freed_memory, num_cpus, peak_rss_bytes
+from distributed_pose.cpu import peak_rss_bytes
+from distributed_pose.data.read_ahead import read_ahead
 from distributed_pose.data.shards import Shard
-from distributed_pose.errors import ExecutionError, PoseEvalError, SetupError
-from distributed_pose.records import DevicePlan, DeviceReady, Memory, ShardResult
+from distributed_pose.errors import ExecutionError, SetupError
+from distributed_pose.records import DevicePlan, DeviceReady, Faults, Memory, ShardResult
 
 _LOG = logging.getLogger(__name__)
 
-# Shards in flight at each actor: one at work and one prepared, so that a device never waits for
-# the driver; more would only fill the object store.
-_IN_FLIGHT = 2
-
-# Loading and warming up a model takes seconds; what takes minutes waits for CPUs it never gets.
-_READY_TIMEOUT_S = 300.0
 _CLOSE_TIMEOUT_S = 5.0
-# The longest a shard may take before the run is given up.
-_SHARD_TIMEOUT_S = 600.0
+_QUESTION_TIMEOUT_S = 2.0
 
-# Shards and maps in flight are tens of megabytes; Ray's default of 30 % of memory is for others.
-_LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
-
-
-@dataclass
-class _Actor:
-    """An actor with the name it has in messages and the number of its calls in flight."""
-
-    name: str
-    handle: Any
-    in_flight: int = 0
-
-
-@dataclass(frozen=True)
-class _Inferring:
-    """A call of a worker; its answer holds the maps, or what they were grouped into."""
-
-    shard: Shard
-    actor: _Actor
-    answer: Any
-
-
-@dataclass(frozen=True)
-class _Reducing:
-    """A call of a reducer, with what the worker reported."""
-
-    shard: Shard
-    actor: _Actor
-    device: str
-    report: WorkerReport
-
-
-@dataclass
-class _Bytes:
-    """A count of bytes and the most that it has been."""
-
-    now: int = 0
-    peak: int = 0
-
-    def add(self, number: int) -> None:
-        self.now += number
-        self.peak = max(self.peak, self.now)
+# Every fault is dealt with long before; this is for the one that nobody has thought of.
+_STALL_FACTOR = 10
 
 
 class RayEngine:
@@ -89,110 +46,61 @@ class RayEngine:
     def __init__(self, config: RunConfig) -> None:
         self._config = config
         self._owns_ray = False
-        self._workers: list[_Actor] = []
-        self._reducers: list[_Actor] = []
-        self._in_flight = _Bytes()
+        self._workers: list[Actor] = []
+        self._reducers: list[Actor] = []
+        self._calls: dict[Any, Call] = {}
+        self._waiting: list[Call] = []
+        self._transit = Transit(config, room_bytes=0)
+        self._progress_at = 0.0
 
     def devices(self) -> tuple[DevicePlan, ...]:
-        nodes = [
-            Node(node["NodeManagerAddress"], node["NodeID"], int(node["Resources"]["CPU"]))
-            for node in ray.nodes()  # type: ignore[no-untyped-call]
-            if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
-        ]
-        if not nodes:
-            raise SetupError("no node of the Ray cluster has a CPU", "see `ray status`")
-        # Sorted, so that device names stand for the same nodes in every run.
-        return plan_devices(
-            self._config.devices, sorted(nodes, key=lambda n: (n.address, n.node_id))
-        )
+        # In the nodes' order, so that device names stand for the same ones in every run.
+        return plan_devices(self._config.devices, live_nodes())
 
     def start(self, backend: str, model: bytes) -> tuple[DeviceReady, ...]:
-        specs = worker_specs(self._config, backend, self.devices())
+        self._transit = Transit(self._config, min(node.object_store_bytes for node in live_nodes()))
         content = ray.put(model)
-        self._workers = [_Actor(spec.plan.name, _worker_actor(spec, content)) for spec in specs]
+        self._workers = [
+            Actor(
+                spec.plan.name,
+                partial(create_worker, spec, content),
+                Health(self._config.deadline_s),
+                spec.plan.node_id,
+            )
+            for spec in worker_specs(self._config, backend, self.devices())
+        ]
         self._reducers = [
-            _Actor(f"reducer:{index}", ray.remote(_ReducerActor).options(num_cpus=0).remote())
+            Actor(f"reducer:{index}", create_reducer, Health(self._config.deadline_s))
             for index in range(self._config.reducers if self._config.gather == "maps" else 0)
         ]
         # All at once: devices load and warm up side by side.
-        starting = [(worker, worker.handle.start.remote()) for worker in self._workers]
-        idle = [(reducer, reducer.handle.warm_up.remote()) for reducer in self._reducers]
-        for reducer, reference in idle:
-            _get(reference, reducer, _READY_TIMEOUT_S)
-        return tuple(_get(reference, worker, _READY_TIMEOUT_S) for worker, reference in starting)
+        for actor in self._actors():
+            actor.launch()
+        while any(actor.starting for actor in self._actors()):
+            self._await_start()
+        return tuple(actor.ready for actor in self._workers if actor.ready)
 
     def run(self, shards: Iterable[Shard]) -> Iterator[ShardResult]:
-        source = iter(shards)
-        calls: dict[Any, _Inferring | _Reducing] = {}
-        waiting: list[tuple[_Inferring, WorkerReport]] = []
-        self._dispatch(source, calls, waiting)
-        while calls:
-            done, _ = ray.wait([*calls], timeout=_SHARD_TIMEOUT_S)
-            if not done:
-                raise ExecutionError(
-                    f"no shard was finished in {_SHARD_TIMEOUT_S:.0f} s",
-                    f"waiting for {', '.join(sorted({c.actor.name for c in calls.values()}))}",
-                )
-            call = calls.pop(done[0])
-            answer = _get(done[0], call.actor, _SHARD_TIMEOUT_S)
-            call.actor.in_flight -= 1
-            if isinstance(call, _Reducing):
-                yield self._result(call.device, call.shard, call.report, answer)
-            elif self._config.gather == "poses":
-                reduction = _get(call.answer, call.actor, _SHARD_TIMEOUT_S)
-                yield self._result(call.actor.name, call.shard, answer, reduction)
-            else:
-                self._in_flight.add(answer.maps_bytes)
-                waiting.append((call, answer))
-            self._reduce(waiting, calls)
-            self._dispatch(source, calls, waiting)
-
-    def _dispatch(
-        self,
-        source: Iterator[Shard],
-        calls: dict[Any, _Inferring | _Reducing],
-        waiting: Sequence[object],
-    ) -> None:
-        """Gives shards to workers that have room, unless the reducers are behind."""
-        while len(waiting) < len(self._workers):
-            actor = min(self._workers, key=lambda worker: worker.in_flight)
-            if actor.in_flight >= _IN_FLIGHT or (shard := next(source, None)) is None:
+        work = Work(read_ahead(shards))
+        self._progress_at = monotonic()
+        while True:
+            self._reduce()
+            self._dispatch(work)
+            if not self._calls and not self._waiting and not work.is_left():
                 return
-            answer, report = actor.handle.process.options(num_returns=2).remote(shard.images)
-            actor.in_flight += 1
-            self._in_flight.add(shard.images.nbytes)
-            calls[report] = _Inferring(shard, actor, answer)
-
-    def _reduce(
-        self,
-        waiting: list[tuple[_Inferring, WorkerReport]],
-        calls: dict[Any, _Inferring | _Reducing],
-    ) -> None:
-        """Gives finished maps to reducers that have room."""
-        while waiting:
-            actor = min(self._reducers, key=lambda reducer: reducer.in_flight)
-            if actor.in_flight >= _IN_FLIGHT:
-                return
-            call, report = waiting.pop(0)
-            reference = actor.handle.reduce.remote(call.answer)
-            actor.in_flight += 1
-            calls[reference] = _Reducing(call.shard, actor, call.actor.name, report)
-
-    def _result(
-        self, device: str, shard: Shard, report: WorkerReport, reduction: Reduction
-    ) -> ShardResult:
-        self._in_flight.add(-shard.images.nbytes - report.maps_bytes)
-        return shard_result(device, shard, report, reduction)
+            self._check_progress()
+            yield from self._next_event(work)
 
     def memory(self) -> Memory:
-        actors = (*self._workers, *self._reducers)
-        asked = [(actor, actor.handle.peak_rss_bytes.remote()) for actor in actors]
-        peaks = {actor.name: _get(answer, actor, _SHARD_TIMEOUT_S) for actor, answer in asked}
-        return Memory({"driver": peak_rss_bytes(), **peaks}, self._in_flight.peak)
+        peaks = ask(self._actors(), "peak_rss_bytes", _QUESTION_TIMEOUT_S)
+        return Memory({"driver": peak_rss_bytes(), **peaks}, self._transit.peak_bytes)
+
+    def faults(self) -> Faults:
+        return collect_faults({actor.name: actor.health for actor in self._actors()})
 
     def __enter__(self) -> Self:
         if not ray.is_initialized():
-            _connect()
+            connect()
             self._owns_ray = True
         return self
 
@@ -202,117 +110,181 @@ class RayEngine:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        closing = [worker.handle.close.remote() for worker in self._workers]
-        if closing:
-            ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_TIMEOUT_S)
-        for actor in (*self._workers, *self._reducers):
-            ray.kill(actor.handle)
+        ask(self._workers, "close", _CLOSE_TIMEOUT_S)
+        for actor in self._actors():
+            actor.end()
         if self._owns_ray:
             ray.shutdown()
 
+    def _actors(self) -> Sequence[Actor]:
+        return (*self._workers, *self._reducers)
 
-def _settle_in() -> None:
-    """Prepares an actor's process."""
-    # The reserved CPUs are the model's; OpenCV would take all of the machine's.
-    cv2.setNumThreads(1)
-    keep_freed_memory()
+    def _await_start(self) -> None:
+        """Waits for one of the starting actors.
 
+        Fewer devices than were asked for are not what was asked for, and nothing is lost yet.
+        """
+        starting = {actor.starting: actor for actor in self._actors() if actor.starting}
+        done = self._wait([*starting])
+        for actor in [starting[reference] for reference in done]:
+            self._finish_start(actor)
+        for actor in starting.values():
+            if actor.starting and actor.is_overdue():
+                raise SetupError(
+                    f"not ready within {actor.start_deadline_s:.0f} s",
+                    "are its CPUs taken by another job? see `ray status`",
+                    device=actor.name,
+                )
+            if actor.health.is_out:
+                raise SetupError(actor.health.faults[-1], device=actor.name)
 
-class _WorkerActor:
-    """A worker in an actor's process."""
+    def _finish_start(self, actor: Actor) -> None:
+        answer = fetch(actor.starting)
+        if not isinstance(answer, Trouble):
+            actor.started(answer)
+        elif isinstance(answer.error, SetupError) and actor.ready is None:
+            raise answer.error
+        else:
+            self._restart(actor, answer.reason)
 
-    def __init__(self, spec: WorkerSpec, model: bytes) -> None:
-        _settle_in()
-        self._worker = Worker(spec, model)
-        groups = spec.gather == "poses"
-        self._answer = self._worker.infer_and_group if groups else self._worker.infer
+    def _wait(self, references: list[Any]) -> list[Any]:
+        """Returns a reference that is done, or nothing at the next deadline."""
+        now = monotonic()
+        deadlines = [call.deadline_at for call in self._calls.values()]
+        deadlines += [actor.start_deadline_at for actor in self._actors() if actor.starting]
+        timeout_s = max(0.0, min(deadlines, default=now) - now)
+        done, _ = ray.wait(references, timeout=timeout_s)
+        return list(done)
 
-    def start(self) -> DeviceReady:
-        return self._worker.start()
+    def _next_event(self, work: Work) -> Iterator[ShardResult]:
+        starting = {actor.starting: actor for actor in self._actors() if actor.starting}
+        for reference in self._wait([*self._calls, *starting]):
+            if call := self._calls.get(reference):
+                yield from self._finish(work, call)
+            else:
+                self._finish_start(starting[reference])
+        yield from self._expire(work)
 
-    def process(self, images: pa.RecordBatch) -> tuple[Any, WorkerReport]:
-        return self._answer(images)
+    def _finish(self, work: Work, call: Call) -> Iterator[ShardResult]:
+        """Deals with the answer of a call, whatever it is."""
+        answer = call.answer()
+        if isinstance(answer, Trouble):
+            if answer.is_lost_input:
+                # Its maps went with the node that made them; the one who wanted them is well.
+                self._forget(call)
+                yield from self._fail(work, call, answer.reason)
+            else:
+                blamed = [call] if answer.error else [*call.actor.calls]
+                yield from self._fault(work, call.actor, answer.reason, blamed)
+            return
+        self._forget(call)
+        call.actor.health.success(monotonic() - call.since)
+        self._progress_at = monotonic()
+        if call.maps is not None and call.report is None:
+            call.report = answer
+            self._transit.arrived(call.load, answer.maps_bytes)
+            self._waiting.append(call)
+            return
+        self._transit.left(call.load)
+        reduction, report = (answer, call.report) if call.report else answer
+        call.task.is_done = True
+        yield shard_result(call.device, call.task.shard, report, reduction)
 
-    def peak_rss_bytes(self) -> int:
-        return peak_rss_bytes()
+    def _forget(self, call: Call) -> None:
+        del self._calls[call.reference]
+        call.actor.calls.remove(call)
 
-    def close(self) -> None:
-        self._worker.close()
+    def _fail(self, work: Work, call: Call, reason: str) -> Iterator[ShardResult]:
+        self._transit.left(call.load)
+        if failures := work.fail(call.task, call.actor.name, reason):
+            yield failed_result(call.device, failures)
 
+    def _fault(
+        self, work: Work, actor: Actor, reason: str, blamed: Sequence[Call]
+    ) -> Iterator[ShardResult]:
+        """Starts an actor anew, or takes it out, and has its shards tried again."""
+        is_suspect = any(call.task.is_suspect for call in blamed)
+        node_left = self._restart(actor, reason, is_suspect=is_suspect)
+        for call in [*actor.calls]:
+            self._forget(call)
+            if call in blamed and not node_left:
+                yield from self._fail(work, call, reason)
+            else:
+                self._transit.left(call.load)
+                work.put_back(call.task)
 
-class _ReducerActor:
-    """A reducer in an actor's process."""
+    def _restart(self, actor: Actor, reason: str, *, is_suspect: bool = False) -> bool:
+        """Starts an actor anew or takes it out, and returns whether its node has left."""
+        gone = bool(actor.node_id) and not is_alive(actor.node_id)
+        actor.end()
+        reason = f"its node left: {reason}" if gone else reason
+        actor.health.fault(reason, final=gone, is_suspect=is_suspect)
+        _LOG.warning("%s: %s", actor.name, reason)
+        if not actor.health.is_out:
+            actor.launch()
+        return gone
 
-    def __init__(self) -> None:
-        _settle_in()
-        self._reducer = Reducer()
+    def _expire(self, work: Work) -> Iterator[ShardResult]:
+        """Deals with what passes its deadline."""
+        for call in [call for call in self._calls.values() if call.is_overdue()]:
+            # Another call of the same actor may have taken it along.
+            if call.reference not in self._calls:
+                continue
+            if not call.is_late:
+                call.is_late = True
+                work.put_back(call.task)
+            else:
+                yield from self._fault(work, call.actor, self._hang(call), [call])
+        for actor in self._actors():
+            if actor.starting and actor.is_overdue():
+                self._restart(actor, f"not ready within {actor.start_deadline_s:.0f} s")
 
-    def warm_up(self) -> None:
-        self._reducer.warm_up()
+    def _hang(self, call: Call) -> str:
+        doing = ask([call.actor], "doing", _QUESTION_TIMEOUT_S)
+        where = doing.get(call.actor.name, "its process does not answer questions either")
+        return f"no answer for {monotonic() - call.since:.0f} s: {where}"
 
-    def peak_rss_bytes(self) -> int:
-        return peak_rss_bytes()
-
-    def reduce(self, maps: Sequence[pa.RecordBatch]) -> Reduction:
-        return self._reducer.reduce(maps)
-
-
-def _worker_actor(spec: WorkerSpec, content: Any) -> Any:
-    actor = ray.remote(_WorkerActor).options(
-        num_cpus=spec.plan.cpus,
-        max_concurrency=_IN_FLIGHT,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(spec.plan.node_id, soft=False),
-    )
-    return actor.remote(spec, content)
-
-
-def _connect() -> None:
-    """Joins the cluster that Ray's conventions name, or starts a local one."""
-    quiet = not _LOG.isEnabledFor(logging.INFO)
-    common: dict[str, Any] = {
-        "log_to_driver": not quiet,
-        "logging_level": logging.ERROR if quiet else logging.INFO,
-    }
-    # Ray announces a changed default on stderr unless it is chosen; actors without a GPU keep
-    # the environment as it is.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        ray.init(
-            num_cpus=num_cpus(),
-            object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            **common,
+    def _check_progress(self) -> None:
+        for kind, actors in (("device", self._workers), ("reducer", self._reducers)):
+            if actors and all(actor.health.is_out for actor in actors):
+                raise none_left(kind, {actor.name: actor.health for actor in actors})
+        limit_s = _STALL_FACTOR * max(
+            max(actor.health.deadline_s, actor.start_deadline_s) for actor in self._actors()
         )
-    except ValueError:
-        # These settings are refused where there is a cluster to join.
-        _join(common)
+        if monotonic() - self._progress_at > limit_s:
+            raise ExecutionError(f"no result for {limit_s:.0f} s: {self._diagnosis()}")
 
+    def _diagnosis(self) -> str:
+        doing = ask(self._actors(), "doing", _QUESTION_TIMEOUT_S)
+        return "; ".join(
+            f"{actor.name} {actor.describe()}, {doing.get(actor.name, 'does not answer')}"
+            for actor in self._actors()
+        )
 
-def _join(common: Mapping[str, Any]) -> None:
-    try:
-        ray.init(**common)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        address = os.environ.get("RAY_ADDRESS", "")
-        raise SetupError(
-            f"cannot join the Ray cluster {address}: {error}", "see RAY_ADDRESS, or unset it"
-        ) from None
+    def _dispatch(self, work: Work) -> None:
+        """Gives shards to workers that have room, unless the reducers are behind."""
+        usable = [worker.name for worker in self._workers if not worker.health.is_out]
+        while len(self._waiting) < len(self._workers):
+            free = [worker for worker in self._workers if worker.has_room(IN_FLIGHT)]
+            for actor in sorted(free, key=lambda worker: len(worker.calls)):
+                idle = not actor.calls
+                if task := work.take(actor.name, usable, self._transit.has_room, is_idle=idle):
+                    load = self._transit.entered(task.shard)
+                    self._call(Call.infer(actor, task, load, gather=self._config.gather))
+                    break
+            else:
+                return
 
+    def _reduce(self) -> None:
+        """Gives finished maps to reducers that have room."""
+        while self._waiting:
+            in_flight = 1 if self._waiting[0].task.is_suspect else IN_FLIGHT
+            free = [reducer for reducer in self._reducers if reducer.has_room(in_flight)]
+            if not free:
+                return
+            actor = min(free, key=lambda reducer: len(reducer.calls))
+            self._call(Call.reduce(actor, self._waiting.pop(0)))
 
-def _get(reference: Any, actor: _Actor, timeout_s: float) -> Any:
-    try:
-        return ray.get(reference, timeout=timeout_s)
-    except GetTimeoutError:
-        raise SetupError(
-            f"not ready within {timeout_s:.0f} s",
-            "are its CPUs taken by another job? see `ray status`",
-            device=actor.name,
-        ) from None
-    except RayTaskError as error:
-        if isinstance(error.cause, PoseEvalError):
-            raise error.cause from None
-        raise ExecutionError(f"failed: {error.cause!r}", device=actor.name) from error
-    except RayActorError as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ExecutionError(f"its process died: {reason}", device=actor.name) from None
-    except RayError as error:
-        raise ExecutionError(f"lost: {error}", device=actor.name) from error
+    def _call(self, call: Call) -> None:
+        call.actor.calls.append(call)
+        self._calls[call.reference] = call

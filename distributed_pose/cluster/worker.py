@@ -24,6 +24,7 @@ from distributed_pose.records import (
     Durations,
     Failure,
     Geometry,
+    ImageRecord,
 )
 from distributed_pose.vision.preprocess import (
     InputArray,
@@ -31,12 +32,16 @@ from distributed_pose.vision.preprocess import (
     decode_image,
     preprocess,
 )
-from distributed_pose.vision.profiles import PROFILES
+from distributed_pose.vision.profiles import PROFILES, Profile
 
 _DTYPES: dict[str, type[np.floating[Any]]] = {"f32": np.float32, "f16": np.float16}
 
 # Id of an input that is no image of the dataset.
 _NO_IMAGE = -1
+
+# An input is as wide as its image where the profile scales by height, however long and thin the
+# image: one pixel high and 60,000 wide, it has 22 million columns. This is 70 times a usual input.
+_MAX_INPUT_PIXELS = 2**24
 
 # Relative difference of maps that shows the images of a batch to be mixed: none was measured in
 # networks with frozen statistics, 260 % in the PAFs of one with statistics of the batch.
@@ -138,7 +143,7 @@ class Worker:
         return self._reducer.group(maps), report
 
     def _infer_shard(self, images: pa.RecordBatch) -> tuple[list[ImageMaps], WorkerReport]:
-        decoded, failures, decode_ns = _decode(images)
+        decoded, failures, decode_ns = _decode(images, self._profile)
         batches, preprocess_ns = self._preprocess(decoded)
         answered = self._device_thread.submit(self._infer, batches)
         maps, inference_ns = answered.result()
@@ -171,7 +176,10 @@ class Worker:
             )
             if spec.batch_size > 1 and self._mixes_images():
                 self._batch_size = 1
-            self._backend_infer(_warmup_batch(self._warmup_inputs(self._batch_size)))
+            batch = _warmup_batch(self._warmup_inputs(self._batch_size))
+            batch_start = perf_counter_ns()
+            self._backend_infer(batch)
+            batch_ns = perf_counter_ns() - batch_start
         # Before any image of the dataset is met, whatever goes wrong is the model or the device.
         except PoseEvalError as error:
             raise SetupError(error.message, error.hint, device=spec.plan.name) from None
@@ -184,6 +192,7 @@ class Worker:
             self._backend.description,
             self._batch_size,
             perf_counter_ns() - start,
+            batch_ns,
         )
 
     def _mixes_images(self) -> bool:
@@ -250,11 +259,14 @@ class Worker:
             raise
 
 
-def _decode(images: pa.RecordBatch) -> tuple[list[_Decoded], list[Failure], list[int]]:
+def _decode(
+    images: pa.RecordBatch, profile: Profile
+) -> tuple[list[_Decoded], list[Failure], list[int]]:
     decoded, failures, durations_ns = [], [], []
     for record, encoded in image_rows(images):
         start = perf_counter_ns()
         try:
+            _check_input(record, profile)
             image_HW3 = decode_image(encoded, record.height, record.width)
         except UndecodableImageError as error:
             failures.append(Failure(record.image_id, record.file_name, str(error)))
@@ -262,6 +274,15 @@ def _decode(images: pa.RecordBatch) -> tuple[list[_Decoded], list[Failure], list
         durations_ns.append(perf_counter_ns() - start)
         decoded.append(_Decoded(record.image_id, image_HW3))
     return decoded, failures, durations_ns
+
+
+def _check_input(record: ImageRecord, profile: Profile) -> None:
+    _, height, width = profile.input_shape(record.height, record.width)
+    if height * width > _MAX_INPUT_PIXELS:
+        raise UndecodableImageError(
+            f"an image of {record.width}x{record.height} needs a network input of "
+            f"{width}x{height}, over the limit of {_MAX_INPUT_PIXELS} pixels"
+        )
 
 
 def _warmup_batch(inputs_N3HW: InputArray) -> InputBatch:

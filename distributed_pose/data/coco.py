@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from stat import S_ISREG
 from typing import Any
 
 from distributed_pose.errors import SetupError
@@ -18,6 +19,13 @@ from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
 from distributed_pose.records import ImageRecord
 
 _JsonObject = Mapping[str, Any]
+
+# COCO's polygons are 5 deep. What copies or parses the content again needs more of Python's stack.
+_MAX_DEPTH = 100
+_CONTAINERS = (dict, list)
+
+# No image is larger. A float32 of a coordinate, and the square of one, are finite.
+_MAX_COORDINATE = 2**31
 
 # JSON can spell halves of characters; neither they nor a null byte can be in a file's name.
 _NO_NAME = re.compile("[\0\ud800-\udfff]")
@@ -55,6 +63,7 @@ def load_index(annotations: Path, limit: int | None = None) -> CocoIndex:
     """
     content = _read_json(annotations)
     try:
+        _check_depth(content)
         images = _check_images(_list(content, "images"))
         _check_categories(_list(content, "categories"))
         _check_annotations(_list(content, "annotations"), {image.image_id for image in images})
@@ -71,6 +80,9 @@ class _InvalidEntryError(ValueError):
 
 def _read_json(path: Path) -> _JsonObject:
     try:
+        # Reading a pipe or device may never end, and a run reads the file more than once.
+        if not S_ISREG(path.stat().st_mode):
+            raise SetupError(f"{path} is no regular file", "see data.annotations")
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise SetupError(f"cannot read {path}: {error.strerror}", "see data.annotations") from None
@@ -79,6 +91,16 @@ def _read_json(path: Path) -> _JsonObject:
     if not isinstance(content, dict):
         raise SetupError(f"{path}: is a {type(content).__name__}, not a COCO annotation object")
     return content
+
+
+def _check_depth(content: _JsonObject) -> None:
+    level: list[Any] = [content]
+    for _ in range(_MAX_DEPTH):
+        children = (node.values() if isinstance(node, dict) else node for node in level)
+        level = [child for nodes in children for child in nodes if type(child) in _CONTAINERS]
+        if not level:
+            return
+    raise _InvalidEntryError(f"is nested over {_MAX_DEPTH} deep")
 
 
 def _list(content: _JsonObject, key: str) -> list[_JsonObject]:
@@ -173,8 +195,12 @@ def _integer(entry: _JsonObject, key: str, where: str) -> int:
 
 def _numbers(entry: _JsonObject, key: str, count: int, where: str) -> list[float]:
     values = entry.get(key)
-    if not isinstance(values, list) or len(values) != count or not all(map(_is_number, values)):
-        raise _InvalidEntryError(f"{where}: {key} is no list of {count} numbers")
+    if (
+        not isinstance(values, list)
+        or len(values) != count
+        or not all(_is_number(value) and abs(value) <= _MAX_COORDINATE for value in values)
+    ):
+        raise _InvalidEntryError(f"{where}: {key} is no list of {count} numbers of pixels")
     return values
 
 

@@ -5,16 +5,20 @@ This is the one place that names their columns.
 Array legend: N images, K heatmaps, P PAF channels, H and W map size in cells.
 """
 
+import errno
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
+from stat import S_ISREG
 from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
@@ -37,6 +41,13 @@ DETECTIONS = pa.schema(
         ("keypoints", pa.list_(pa.float64(), 3 * NUM_COCO_KEYPOINTS)),
     ]
 )
+
+# A hundred times what a photograph takes.
+MAX_FILE_BYTES = 2**28
+
+# A shard is cut short where its files come to more. A column of Arrow's holds 2 GiB, and with the
+# file that exceeds it, a shard has at most half a GiB.
+_MAX_SHARD_BYTES = 2**28
 
 _GEOMETRY = tuple(field.name for field in fields(Geometry))
 
@@ -78,13 +89,13 @@ class ImageMaps:
 def read_shards(images: Sequence[ImageRecord], folder: Path, size: int) -> Iterator[Shard]:
     """Yields the images' encoded bytes in shards of at most `size`, read when they are asked for.
 
-    An image that cannot be read is a failure of its shard, not an error.
+    An image is a failure of its shard, not an error, if it cannot be read: if it is no regular
+    file, if a link leads out of the folder, or if it has over `MAX_FILE_BYTES`.
     """
+    root = _root(folder)
     remaining = iter(images)
-    number = 0
-    while records := list(islice(remaining, size)):
-        yield _read_shard(number, records, folder)
-        number += 1
+    for number, first in enumerate(remaining):
+        yield _read_shard(number, chain([first], islice(remaining, size - 1)), folder, root)
 
 
 def image_rows(images: pa.RecordBatch) -> Iterator[tuple[ImageRecord, bytes]]:
@@ -135,19 +146,78 @@ def unpack_detections(serialised: bytes) -> list[dict[str, object]]:
     return rows
 
 
-def _read_shard(number: int, records: Sequence[ImageRecord], folder: Path) -> Shard:
-    rows, failures, read_ns = [], [], []
+def keep_detections(serialised: bytes, image_ids: Sequence[int]) -> bytes:
+    """Returns the detections of some images alone, serialised likewise."""
+    detections = pa.ipc.read_record_batch(serialised, DETECTIONS)
+    kept = pc.is_in(detections.column("image_id"), pa.array(image_ids, pa.int64()))
+    return bytes(detections.filter(kept).serialize())
+
+
+def encoded_size(image: ImageRecord, folder: Path) -> int | None:
+    """Returns the size of an image's file in bytes, None if there is none that would be read."""
+    try:
+        descriptor = _open_inside(_root(folder), image.file_name)
+    except (OSError, ValueError):
+        return None
+    try:
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+
+
+def no_detections() -> bytes:
+    """Returns no detections, serialised like those that there are."""
+    return bytes(pa.record_batch([[], [], []], schema=DETECTIONS).serialize())
+
+
+def _read_shard(number: int, records: Iterator[ImageRecord], folder: Path, root: str) -> Shard:
+    """Reads images up to the last, or up to `_MAX_SHARD_BYTES`; the rest is left to be read."""
+    rows, failures, read_ns, total_bytes = [], [], [], 0
     for record in records:
         start = perf_counter_ns()
         try:
-            encoded = (folder / record.file_name).read_bytes()
-        except OSError as error:
-            reason = f"cannot read {folder / record.file_name}: {error.strerror}"
+            encoded = _read_inside(root, record.file_name)
+        # A name that the file system's encoding does not have is a ValueError.
+        except (OSError, ValueError) as error:
+            text = error.strerror if isinstance(error, OSError) else error
+            reason = f"cannot read {folder / record.file_name}: {text}"
             failures.append(Failure(record.image_id, record.file_name, reason))
             continue
         read_ns.append(perf_counter_ns() - start)
         rows.append((record.image_id, record.file_name, record.height, record.width, encoded))
+        total_bytes += len(encoded)
+        if total_bytes > _MAX_SHARD_BYTES:
+            break
     columns = zip(*rows, strict=True) if rows else [[] for _ in IMAGES]
     arrays = [pa.array(c, field.type) for c, field in zip(columns, IMAGES, strict=True)]
     batch = pa.record_batch(arrays, schema=IMAGES)
     return Shard(number, batch, tuple(failures), tuple(read_ns))
+
+
+def _read_inside(root: str, name: str) -> bytes:
+    with os.fdopen(_open_inside(root, name), "rb", buffering=0) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > MAX_FILE_BYTES:
+            reason = f"it has {size} bytes, over the limit of {MAX_FILE_BYTES}"
+            raise OSError(errno.EFBIG, reason)
+        return stream.readall()
+
+
+def _root(folder: Path) -> str:
+    return os.path.realpath(folder).rstrip("/") + "/"
+
+
+def _open_inside(root: str, name: str) -> int:
+    """Returns the descriptor of a regular file in a folder, whose path is resolved."""
+    path = root + name
+    # To resolve every path would take half as long as to read its file.
+    if "/" in name or os.path.islink(path):  # noqa: PTH114
+        path = os.path.realpath(path)
+        if not path.startswith(root):
+            raise OSError(errno.EACCES, f"it leads out of the folder, to {path}")
+    # Without waiting, which opening a pipe does until something is written to it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    if not S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return descriptor

@@ -4,14 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from distributed_pose.files import write_atomically
+from distributed_pose.files import Folder
 from distributed_pose.metrics.throughput import StageFigures
-from distributed_pose.records import Failure, Memory
+from distributed_pose.records import Failure, Faults, Memory
 
 # Libraries whose version can change a figure.
 _LIBRARIES = (
@@ -76,7 +75,7 @@ class Throughput:
 
     Attributes:
         wall_images_per_s: images over the wall time from the first dispatch to the last result,
-            all devices ready before.
+            all devices ready before; over the sum of these times if there were several sessions.
         compute_images_per_s: images over model time, compute only, by device and in sum.
         wall_s: that wall time.
         outside_inference_share: share of the devices' wall time in which their model did not run.
@@ -90,7 +89,7 @@ class Throughput:
 
 @dataclass(frozen=True)
 class RunReport:
-    """All that a run found. `ap` is None for a run that is not complete.
+    """All that a run found. `ap` is None if more images failed than may.
 
     Attributes:
         note: what the reader must know before any figure; empty where there is nothing.
@@ -98,9 +97,13 @@ class RunReport:
         partial_by_choice: a limit left images out, and AP is over the rest.
         num_images: images of the run.
         failures: images without a result, and why.
+        failures_allowed: how many there may be, to count as images without detections.
         ap: the ten COCO figures by name; -1 where COCO leaves one undefined.
         gather: `maps` or `poses`, what the workers answered with.
-        warmup_s: time to start the workers, load and warm up the model on every device.
+        sessions: stretches of work that the run was done in; its wall time is their sum.
+        warmup_s: time to start the workers, load and warm up the model on every device; it,
+            memory and faults are those of the last session.
+        faults: what went wrong with devices and reducers, and was dealt with.
     """
 
     note: str
@@ -109,6 +112,7 @@ class RunReport:
     num_images: int
     num_detections: int
     failures: tuple[Failure, ...]
+    failures_allowed: int
     ap: Mapping[str, float] | None
     profile: str
     precision: str
@@ -119,8 +123,10 @@ class RunReport:
     model: ModelReport
     throughput: Throughput
     stages: Mapping[str, StageFigures]
+    sessions: int
     warmup_s: float
     memory: Memory
+    faults: Faults
     devices: tuple[DeviceReport, ...]
     versions: Mapping[str, str]
 
@@ -141,7 +147,7 @@ def library_versions() -> dict[str, str]:
 
 
 def write_run(
-    folder: Path,
+    folder: Folder,
     report: RunReport,
     detections: Sequence[Mapping[str, Any]],
     config: Mapping[str, Any],
@@ -152,6 +158,6 @@ def write_run(
         ExecutionError: if a file cannot be written.
     """
     rows = ",\n".join(json.dumps(detection, allow_nan=False) for detection in detections)
-    write_atomically(folder / "detections.json", f"[\n{rows}\n]\n" if rows else "[]\n")
-    write_atomically(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
-    write_atomically(folder / "report.json", report.to_json())
+    folder.write("detections.json", f"[\n{rows}\n]\n" if rows else "[]\n")
+    folder.write("config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+    folder.write("report.json", report.to_json())

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from rich import box
 from rich.console import RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from distributed_pose.records import DevicePlan
@@ -19,6 +20,7 @@ def run_tables(report: RunReport) -> Iterator[RenderableType]:
     if report.note:
         yield report.note
     yield _ap(report) if report.ap is not None else _failures(report)
+    yield from _faults(report)
     yield _throughput(report)
     yield _stages(report)
 
@@ -34,6 +36,9 @@ def device_table(devices: tuple[DevicePlan, ...], backend: str) -> Table:
 def _ap(report: RunReport) -> Table:
     subset = ", a chosen part" if report.partial_by_choice else ""
     title = f"COCO keypoint AP, {report.num_images} images{subset}"
+    if report.failures:
+        failed = len(report.failures)
+        title += f"; {failed} of them failed and counted as images without detections"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     values = report.ap or {}
     for name in values:
@@ -56,10 +61,18 @@ def _failures(report: RunReport) -> Table:
         title=f"Incomplete: {failed} of {report.num_images} images failed",
     )
     for failure in report.failures[:_FAILURES_SHOWN]:
-        table.add_row(str(failure.image_id), failure.file_name, failure.reason)
+        table.add_row(str(failure.image_id), escape(failure.file_name), escape(failure.reason))
     hidden = failed - _FAILURES_SHOWN
     table.caption = f"{hidden} more in report.json" if hidden > 0 else "no AP without them"
     return table
+
+
+def _faults(report: RunReport) -> Iterator[str]:
+    """Yields a line for each device and reducer that failed on the way."""
+    for name, reasons in report.faults.reasons.items():
+        times = "once" if len(reasons) == 1 else f"{len(reasons)} times"
+        outcome = "was taken out" if name in report.faults.taken_out else "recovered"
+        yield escape(f"{name} failed {times} and {outcome}: {reasons[-1]}")
 
 
 def _throughput(report: RunReport) -> Table:
@@ -86,10 +99,13 @@ def _throughput(report: RunReport) -> Table:
         f"{figures.compute_images_per_s['total']:.2f}",
         f"{figures.wall_images_per_s:.2f}",
     )
-    table.caption = (
-        f"{figures.wall_s:.1f} s of work, {report.warmup_s:.1f} s of warm-up before it · "
-        f"at most {max(report.memory.peak_rss_bytes.values()) / _MIB:,.0f} MiB in a process"
-    )
+    table.caption = f"{figures.wall_s:.1f} s of work"
+    if report.sessions > 1:
+        table.caption += f" in {report.sessions} sessions"
+    # A run that was done before has started no device now.
+    if peaks := report.memory.peak_rss_bytes.values():
+        table.caption += f", {report.warmup_s:.1f} s of warm-up before it"
+        table.caption += f" · at most {max(peaks) / _MIB:,.0f} MiB in a process"
     return table
 
 

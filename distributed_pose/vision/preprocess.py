@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_pose.records import Geometry
+from distributed_pose.vision.headers import Header, read_header
 from distributed_pose.vision.profiles import MEAN_BYTE, Profile
 
 # A network input or a batch of them, in the type that its profile names.
 InputArray = npt.NDArray[np.float32 | np.uint8]
 
-_JPEG_START = b"\xff\xd8"
-_JPEG_SCAN = b"\xff\xda"
-_JPEG_END = b"\xff\xd9"
+# An image is kept as bytes and normalised as floats, 15 bytes a pixel together: 2 GB.
+MAX_IMAGE_PIXELS = 2**27
 
 
 class UndecodableImageError(ValueError):
@@ -37,25 +37,42 @@ def decode_image(encoded: bytes, height: int, width: int) -> npt.NDArray[np.uint
     """
     if not encoded:
         raise UndecodableImageError("the file is empty")
-    # OpenCV decodes what there is of a truncated JPEG and fills the rest with grey. Within a scan
-    # a marker byte is always escaped, so the end marker is missing exactly if it is cut off.
-    if encoded.startswith(_JPEG_START) and _has_open_scan(encoded):
-        raise UndecodableImageError("the JPEG is truncated")
+    if height * width > MAX_IMAGE_PIXELS:
+        raise UndecodableImageError(
+            f"the annotation says {width}x{height}, over the limit of {MAX_IMAGE_PIXELS} pixels"
+        )
+    _check_header(read_header(encoded), height, width)
     try:
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
-        image = None
+    except cv2.error as error:
+        reason = " ".join(error.err.split())
+        raise UndecodableImageError(f"OpenCV cannot decode it: {reason}") from None
     if image is None:
         raise UndecodableImageError("not an image that OpenCV can decode")
     if image.shape[:2] != (height, width):
-        found = f"{image.shape[1]}x{image.shape[0]}"
-        raise UndecodableImageError(f"the image is {found}, its annotation says {width}x{height}")
+        raise _wrong_size(image.shape[0], image.shape[1], height, width)
     return image.astype(np.uint8, copy=False)
 
 
-def _has_open_scan(jpeg: bytes) -> bool:
-    # Looked for behind the end marker only: the scans before it are most of the file.
-    return jpeg.find(_JPEG_SCAN, jpeg.rfind(_JPEG_END) + 1) >= 0
+def _check_header(header: Header | None, height: int, width: int) -> None:
+    """Refuses what OpenCV would decode nevertheless, or only find out with the memory taken.
+
+    It decodes what there is of a truncated JPEG, in some versions, and fills the rest with grey.
+    It makes room for whatever size a header claims: of a few bytes, gigabytes.
+    """
+    if header is None:
+        return
+    if header.is_cut_off:
+        raise UndecodableImageError("the file is truncated")
+    if header.height * header.width > height * width:
+        raise _wrong_size(header.height, header.width, height, width)
+
+
+def _wrong_size(
+    found_height: int, found_width: int, height: int, width: int
+) -> UndecodableImageError:
+    found = f"{found_width}x{found_height}"
+    return UndecodableImageError(f"the image is {found}, its annotation says {width}x{height}")
 
 
 def preprocess(

@@ -11,7 +11,9 @@ from ray.cluster_utils import Cluster
 
 from distributed_pose import SetupError
 from distributed_pose.evaluation import evaluate
+from tests import faults
 from tests.conftest import Dataset
+from tests.faults import Stage, is_spilling
 
 
 def test_a_run_joins_the_cluster_that_the_environment_names(
@@ -32,6 +34,44 @@ def test_a_run_joins_the_cluster_that_the_environment_names(
     assert on_ray == inline
     assert [device.name for device in report.devices] == ["cpu:0", "cpu:1"]
     assert all(device.images for device in report.devices)
+
+
+def test_a_node_that_leaves_takes_its_devices_along_and_nothing_else(
+    stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path
+) -> None:
+    node = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    stage.workers(faults.stop_on_cpu_1)
+    try:
+        second = cluster.add_node(**node)
+        ray.init(address=cluster.address, log_to_driver=False)
+
+        def remove(_total: int, _done: int) -> None:
+            if stage.scene.count("stopped") and stage.scene.once("removed"):
+                cluster.remove_node(second)
+
+        report = evaluate(crowd.config(engine="ray", batch_size=4), tmp_path, remove)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert (tmp_path / "detections.json").read_bytes() == undisturbed
+    assert len(report.faults.taken_out) == 1
+    assert "node left" in report.faults.reasons[report.faults.taken_out[0]][-1]
+
+
+def test_an_object_store_of_a_hundred_megabytes_is_enough(
+    crowd: Dataset, undisturbed: bytes, tmp_path: Path
+) -> None:
+    ray.init(
+        num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 10**6
+    )
+    try:
+        report = evaluate(crowd.config(engine="ray"), tmp_path)
+        assert not is_spilling()
+    finally:
+        ray.shutdown()
+    assert (tmp_path / "detections.json").read_bytes() == undisturbed
+    assert report.memory.peak_object_store_bytes < 50 * 10**6
 
 
 def test_the_command_starts_a_quiet_local_ray_and_leaves_none(

@@ -8,8 +8,9 @@ import pytest
 
 from distributed_pose.cluster.engine import InlineEngine
 from distributed_pose.data.shards import Shard
-from distributed_pose.evaluation import evaluate, evaluate_on, read_inputs
+from distributed_pose.evaluation import evaluate, evaluate_on
 from distributed_pose.files import sha256_hex
+from distributed_pose.inputs import read_inputs
 from distributed_pose.records import ShardResult
 from tests.conftest import Dataset
 from tests.tiny_models import save_constant_model
@@ -46,8 +47,7 @@ def test_detections_do_not_depend_on_the_order_of_completion(
     coco_mini: Dataset, expected: bytes, tmp_path: Path
 ) -> None:
     config = coco_mini.config(batch_size=4)
-    with ReversedEngine(config) as engine:
-        evaluate_on(engine, config, read_inputs(config), tmp_path)
+    evaluate_on(ReversedEngine(config), config, read_inputs(config), tmp_path)
     assert (tmp_path / "detections.json").read_bytes() == expected
 
 

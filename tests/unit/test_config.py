@@ -1,7 +1,10 @@
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import get_args
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from distributed_pose import ConfigError, RunConfig, load_config
@@ -33,7 +36,7 @@ def test_every_profile_can_be_named_and_bears_its_name() -> None:
         ("data.anotations=x", "unknown key 'data.anotations'; did you mean 'data.annotations'"),
         ("batchsize=4", "unknown key 'batchsize'; did you mean 'batch_size'"),
         ("images=x", "did you mean 'data.images'"),
-        ("zzzz=1", "valid: backend, batch_size"),
+        ("zzzz=1", "valid: allow_failures, backend, batch_size"),
         ("batch_size='8'", "batch_size: "),
         ("batch_size=true", "batch_size: "),
         ("batch_size=1.5", "batch_size: "),
@@ -119,3 +122,103 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
 def test_a_configuration_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         RunConfig().batch_size = 3  # type: ignore[misc]
+
+
+LAUGHS = "a: &a [x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n"
+    for before, name in zip("abcdefghijklmno", "bcdefghijklmnop", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (LAUGHS + "batch_size: *p", "has no aliases"),
+        ("batch_size: &a [*a]", "has no aliases"),
+        ("base: &a {limit: 3}\ndata: {<<: *a}", "has no aliases"),
+        ("batch_size: !!timestamp soon", "not what its tag says"),
+        ("batch_size: !!int ''", "not what its tag says"),
+        ("batch_size: !!bool maybe", "not what its tag says"),
+        ("batch_size: 0x" + "f" * 5000, "less than .* too long to show"),
+        ("batch_size: " + "9" * 5000, "is not YAML"),
+        ("batch_size: " + "{a: " * 90 + "1" + "}" * 90, "valid integer"),
+        ("\n".join(" " * depth + "a:" for depth in range(700)), "is not YAML"),
+        ("batch_size: " + "x" * 100_000, "valid integer"),
+        ("? " + "x" * 1000 + "\n: 1", "unknown key 'x+\\.\\.\\.'"),
+        ('"a\\nb": 1', "unknown key 'a b'"),
+        ("\n".join(f"key{number}: 1" for number in range(1000)), "and 980 more"),
+        ('data: {images: "\\ud800"}', "data.images: .*surrogates"),
+        ("#" * (2**20 + 1), "over 1048576 bytes"),
+        ("? [a]\n: b", "is not YAML"),
+        ("a: 1\n---\nb: 2", "is not YAML"),
+        ("data: null", "data: "),
+    ],
+)
+def test_yaml_that_is_made_to_do_harm_is_a_short_error(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=message) as raised:
+        load_config(path)
+    assert len(str(raised.value).splitlines()) == 1
+    assert len(str(raised.value)) < 5000
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("batch_size={a: &a [1], b: *a}", "--set batch_size: .*is not a YAML value"),
+        ("batch_size=!!int ''", "--set batch_size: .*is not a YAML value"),
+        ("batch_size=" + "[" * 100_000, "--set batch_size: .*is not a YAML value"),
+        ("batch_size" + ".a" * 5000 + "=1", "batch_size: .* too long to show"),
+        ("batch_size=0x" + "f" * 5000, "batch_size: .* too long to show"),
+        ("data.images=\udc80", "--set data.images: .*is not a YAML value"),
+    ],
+)
+def test_an_override_that_is_made_to_do_harm_is_a_short_error(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as raised:
+        load_config(None, [override])
+    assert len(str(raised.value).splitlines()) == 1
+    assert len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (".", "cannot read .*directory"),
+        ("a\0b", "cannot read .*null byte"),
+        ("x" * 300, "cannot read .*too long"),
+        ("/dev/zero", "over 1048576 bytes"),
+    ],
+)
+def test_a_path_that_leads_to_no_configuration_is_an_error(path: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as raised:
+        load_config(Path(path))
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    content=st.lists(
+        st.sampled_from(
+            [
+                *("data", "images", "batch_size", "devices", "profile", ": ", ":", "\n", "\n  "),
+                *("- ", "[", "]", "{", "}", ", ", "&a ", "*a", "!!int ", "!!set ", "!!binary "),
+                *("!!timestamp ", "!!omap ", "? ", "| ", "> ", '"', "'", "~", "1", "0x1f", "1e9"),
+                *(".nan", "2020-13-01", "<<", "---", "...", "%YAML 9.9", "#", "\t", "\0", "é"),
+            ]
+        ),
+        max_size=12,
+    ).map("".join)
+)
+def test_any_text_is_a_configuration_or_an_error_of_one_line(content: str) -> None:
+    with NamedTemporaryFile(suffix=".yaml") as file:
+        Path(file.name).write_text(content)
+        try:
+            config = load_config(Path(file.name))
+        except ConfigError as error:
+            lines = str(error).splitlines()
+        else:
+            lines = [config.model_dump_json()]
+    assert len(lines) == 1

@@ -1,9 +1,17 @@
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from distributed_pose import ExecutionError
-from distributed_pose.files import sha256_hex, write_atomically
+from distributed_pose import ExecutionError, SetupError, files
+from distributed_pose.files import (
+    Folder,
+    new_run_folder,
+    point_latest_at,
+    sha256_hex,
+    write_atomically,
+)
 
 
 def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
@@ -33,6 +41,169 @@ def test_a_file_can_be_read_by_others(tmp_path: Path) -> None:
     assert (tmp_path / "file.txt").stat().st_mode & 0o777 == 0o644
 
 
+def test_a_full_disk_leaves_the_file_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "file.txt"
+    write_atomically(path, "first")
+    monkeypatch.setattr(os, "fsync", is_full)
+    with pytest.raises(ExecutionError, match=rf"cannot write {path}: No space left on device"):
+        write_atomically(path, "second")
+    assert path.read_text() == "first"
+    assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize(("durable", "syncs"), [(True, 1), (False, 0)])
+def test_only_a_durable_file_waits_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, durable: bool, syncs: int
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    write_atomically(tmp_path / "one.txt", "content", durable=durable)
+    assert len(synced) == syncs
+    Folder(tmp_path).write("two.txt", "content", durable=durable)
+    assert len(synced) == 2 * syncs
+    assert (tmp_path / "two.txt").read_text() == "content"
+
+
 def test_content_is_identified_by_its_sha256() -> None:
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256_hex(b"abc") == expected
+
+
+# On disk as a path and as a URI, and a file system of pyarrow's in memory.
+@pytest.fixture(params=["{}/run", "file://{}/run", "mock:///run"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    return Folder(request.param.format(tmp_path))
+
+
+def test_a_folder_is_called_what_it_was_given_as(tmp_path: Path) -> None:
+    assert str(Folder(tmp_path / "run")) == f"{tmp_path}/run"
+    assert str(Folder("mock:///run")) == "mock:///run"
+
+
+def test_what_is_written_to_a_folder_is_read_from_it(folder: Folder) -> None:
+    folder.write("ledger/deep/file", b"\0\xff")
+    folder.write("text", "é")
+    assert folder.read("ledger/deep/file") == b"\0\xff"
+    assert folder.read("text").decode() == "é"
+
+
+def test_a_file_of_a_folder_is_replaced_whole(folder: Folder) -> None:
+    folder.write("ledger/file", b"a long content")
+    folder.write("ledger/file", b"short")
+    assert folder.read("ledger/file") == b"short"
+    assert folder.names("ledger") == ["ledger/file"]
+
+
+def test_the_files_of_a_folder_are_listed_by_name_without_the_folders_in_it(
+    folder: Folder,
+) -> None:
+    for name in ("ledger/b", "ledger/a", "ledger/folder/c", "beside"):
+        folder.write(name, "content")
+    assert folder.names("ledger") == ["ledger/a", "ledger/b"]
+
+
+def test_a_folder_that_is_not_there_has_no_files(folder: Folder) -> None:
+    assert folder.names("ledger") == []
+
+
+def test_a_deleted_file_is_gone(folder: Folder) -> None:
+    folder.write("ledger/a", "content")
+    folder.write("ledger/b", "content")
+    folder.delete("ledger/a")
+    assert folder.names("ledger") == ["ledger/b"]
+    with pytest.raises(OSError, match="ledger/a"):
+        folder.read("ledger/a")
+
+
+def test_a_file_that_is_not_there_cannot_be_deleted(folder: Folder) -> None:
+    with pytest.raises(ExecutionError, match=rf"{folder}/ledger/a"):
+        folder.delete("ledger/a")
+
+
+def test_a_path_and_a_uri_are_the_same_folder(tmp_path: Path) -> None:
+    Folder(tmp_path / "run").write("ledger/a", "content")
+    assert Folder(f"file://{tmp_path}/run").read("ledger/a") == b"content"
+
+
+def test_a_relative_path_stays_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Folder("run")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    folder.write("file", "content")
+    assert (tmp_path / "run" / "file").read_text() == "content"
+
+
+@pytest.mark.parametrize("location", ["{}/taken", "file://{}/taken"])
+def test_a_file_of_a_folder_that_cannot_be_written_is_named_and_leaves_nothing(
+    tmp_path: Path, location: str
+) -> None:
+    (tmp_path / "taken").touch()
+    folder = Folder(location.format(tmp_path))
+    with pytest.raises(ExecutionError, match=rf"cannot write {folder}/ledger/a: "):
+        folder.write("ledger/a", "content")
+    assert [*tmp_path.iterdir()] == [tmp_path / "taken"]
+
+
+@pytest.mark.parametrize("location", ["{}", "file://{}"])
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, location: str) -> None:
+    (tmp_path / "ledger").touch()
+    folder = Folder(location.format(tmp_path))
+    with pytest.raises(SetupError, match=rf"cannot list {folder}/ledger: "):
+        folder.names("ledger")
+
+
+@pytest.mark.parametrize("location", ["gopher://host/run", "file://host/run", "://run"])
+def test_a_uri_without_a_filesystem_is_refused(location: str) -> None:
+    with pytest.raises(SetupError, match=f"cannot open {location}: ") as caught:
+        Folder(location)
+    assert "--output" in caught.value.hint
+    assert "\n" not in str(caught.value)
+
+
+class Clock(datetime):
+    """A clock that stands still."""
+
+    @classmethod
+    def now(cls, tz: object = None) -> "Clock":
+        assert tz is UTC
+        return cls(2024, 2, 29, 23, 5, 7, tzinfo=UTC)
+
+
+def test_a_run_without_a_name_gets_a_folder_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "datetime", Clock)
+    found = []
+    for _ in range(3):
+        found.append(new_run_folder(tmp_path / "runs"))
+        assert not found[-1].exists()
+        found[-1].mkdir(parents=True)
+    assert [folder.name for folder in found] == [
+        "20240229T230507Z",
+        "20240229T230507Z-2",
+        "20240229T230507Z-3",
+    ]
+
+
+def test_the_latest_link_leads_to_the_last_folder_wherever_it_is_moved(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for name in ("first", "second"):
+        point_latest_at(runs / name)
+        (runs / name / "report.json").write_text(name)
+    assert (runs / "latest" / "report.json").read_text() == "second"
+    assert sorted(path.name for path in runs.iterdir()) == ["first", "latest", "second"]
+    moved = runs.rename(tmp_path / "moved")
+    assert (moved / "latest" / "report.json").read_text() == "second"
+
+
+def test_a_folder_in_place_of_the_latest_link_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "latest").mkdir()
+    with pytest.raises(ExecutionError, match=rf"cannot write {tmp_path}/latest: "):
+        point_latest_at(tmp_path / "first")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "latest"]

@@ -18,7 +18,7 @@ from distributed_pose.data.shards import (
     unpack_detections,
     unpack_maps,
 )
-from distributed_pose.evaluation import read_inputs
+from distributed_pose.inputs import read_inputs
 from distributed_pose.records import ImageRecord
 from tests.conftest import Dataset
 from tests.tiny_models import save_constant_model

@@ -1,0 +1,202 @@
+"""The ledger on storage: one small file a finished shard, from which a run is taken up again.
+
+A file is an Arrow IPC file of the shard's detections; all else is in the metadata of its schema.
+Its name is the SHA-256 of its content, so that a part of a file is known for what it is.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from queue import Full, Queue
+from threading import Thread
+from typing import Any, Self
+
+import pyarrow as pa
+
+from distributed_pose.cluster.ledger import Entry
+from distributed_pose.data.shards import DETECTIONS
+from distributed_pose.errors import ExecutionError, SetupError
+from distributed_pose.files import Folder, sha256_hex
+from distributed_pose.records import DevicePlan, DeviceReady, ShardResult
+
+_LOG = logging.getLogger(__name__)
+
+_FOLDER = "ledger"
+_SUFFIX = ".arrow"
+_KEY = b"distributed_pose"
+
+# What reading a file with the right checksum and another content ends with.
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
+
+# Object stores answer in tens of milliseconds, and a run must not wait for them.
+_THREADS = 4
+_MAX_QUEUED = 64
+# Disks and object stores that hang do so for good.
+_DEADLINE_S = 120.0
+
+
+class LedgerFiles:
+    """Files of a ledger in the folder of a run.
+
+    Used as a context manager, which ends when all that was added is written.
+
+    Args:
+        folder: of the run.
+        fingerprint: what the results depend on, by name of the part.
+    """
+
+    def __init__(self, folder: Folder, fingerprint: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._fingerprint = dict(fingerprint)
+        self._queue: Queue[Entry | None] = Queue(_MAX_QUEUED)
+        self._threads: list[Thread] = []
+        self._error: Exception | None = None
+
+    def load(self) -> Iterator[Entry]:
+        """Yields what earlier sessions of the same run have settled.
+
+        Raises:
+            SetupError: if the folder holds another run, or cannot be read.
+        """
+        names = [name for name in self._folder.names(_FOLDER) if name.endswith(_SUFFIX)]
+        for name, content in self._contents(names):
+            try:
+                yield self._entry(name, content)
+            except _UNREADABLE:
+                _LOG.warning("%s/%s is damaged; its images are run again", self._folder, name)
+
+    def clear(self) -> None:
+        """Deletes what earlier sessions of any run have left."""
+        for name in self._folder.names(_FOLDER):
+            self._folder.delete(name)
+
+    def add(self, entry: Entry) -> None:
+        """Has an entry written, soon.
+
+        Raises:
+            ExecutionError: if this or an earlier one could not be written.
+        """
+        self._check()
+        self._put(entry)
+
+    def __enter__(self) -> Self:
+        # Not of an executor, whose threads keep the process from ending while one hangs.
+        self._threads = [Thread(target=self._write_queued, daemon=True) for _ in range(_THREADS)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            for _thread in self._threads:
+                self._put(None)
+            for thread in self._threads:
+                thread.join(_DEADLINE_S)
+                if thread.is_alive():
+                    raise self._too_slow()
+            self._check()
+        except ExecutionError:
+            # What ended the run is the better message.
+            if kind is None:
+                raise
+
+    def _put(self, entry: Entry | None) -> None:
+        try:
+            self._queue.put(entry, timeout=_DEADLINE_S)
+        except Full:
+            raise self._too_slow() from None
+
+    def _too_slow(self) -> ExecutionError:
+        return ExecutionError(f"writing to {self._folder}/{_FOLDER} takes over {_DEADLINE_S:.0f} s")
+
+    def _check(self) -> None:
+        if self._error:
+            raise self._error
+
+    def _write_queued(self) -> None:
+        while (entry := self._queue.get()) is not None:
+            # After an error the queue is emptied, so that nobody waits for room in it.
+            if self._error is None:
+                try:
+                    content = _pack(entry, self._fingerprint)
+                    name = f"{_FOLDER}/{sha256_hex(content)}{_SUFFIX}"
+                    self._folder.write(name, content, durable=False)
+                # Raised where the entries come from.
+                except Exception as error:  # noqa: BLE001
+                    self._error = error
+
+    def _contents(self, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        threads = ThreadPoolExecutor(_THREADS)
+        try:
+            yield from zip(
+                names, threads.map(self._read, names, timeout=_DEADLINE_S + len(names)), strict=True
+            )
+        except TimeoutError:
+            raise SetupError(f"reading {self._folder}/{_FOLDER} takes too long") from None
+        finally:
+            # A read that hangs cannot be ended, and is not waited for.
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return self._folder.read(name)
+        except OSError as error:
+            reason = " ".join(str(error).split())
+            raise SetupError(f"cannot read {self._folder}/{name}: {reason}") from None
+
+    def _entry(self, name: str, content: bytes) -> Entry:
+        if name != f"{_FOLDER}/{sha256_hex(content)}{_SUFFIX}":
+            raise ValueError(name)
+        with pa.ipc.open_file(content) as reader:
+            about = json.loads(reader.schema.metadata[_KEY])
+            detections = reader.get_batch(0).replace_schema_metadata(None)
+        # First of all, since files of another version may have other fields.
+        if different := _differences(about["fingerprint"], self._fingerprint):
+            raise SetupError(
+                f"{self._folder} holds another run: {'; '.join(different)}",
+                "choose another --output, or --restart to start anew in its place",
+            )
+        entry = _unpack(about, bytes(detections.cast(DETECTIONS).serialize()))
+        if len(entry.result.image_ids) != len(entry.result.encoded_bytes):
+            raise ValueError(name)
+        return entry
+
+
+def _differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
+    return [
+        f"{part} is {there.get(part, 'unknown')} there and {here.get(part, 'unknown')} here"
+        for part in {**here, **there}
+        if there.get(part) != here.get(part)
+    ]
+
+
+def _pack(entry: Entry, fingerprint: Mapping[str, str]) -> bytes:
+    result = asdict(entry.result)
+    # Failures are not kept: what could not be read may be there when the run is taken up again.
+    del result["failures"]
+    detections = pa.ipc.read_record_batch(result.pop("detections"), DETECTIONS)
+    about = {**asdict(entry), "result": result, "fingerprint": fingerprint}
+    schema = DETECTIONS.with_metadata({_KEY: json.dumps(about)})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(detections.replace_schema_metadata(schema.metadata))
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def _unpack(about: Mapping[str, Any], detections: bytes) -> Entry:
+    device, result = about["device"], about["result"]
+    return Entry(
+        about["session"],
+        about["elapsed_ns"],
+        DeviceReady(**{**device, "plan": DevicePlan(**device["plan"])}),
+        ShardResult(
+            result["device"],
+            tuple(result["image_ids"]),
+            detections,
+            durations={stage: tuple(times) for stage, times in result["durations"].items()},
+            encoded_bytes=tuple(result["encoded_bytes"]),
+        ),
+    )

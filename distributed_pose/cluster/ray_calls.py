@@ -1,0 +1,245 @@
+"""Actors as the driver sees them, and its calls to them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, Self
+
+import ray
+from ray.exceptions import (
+    GetTimeoutError,
+    ObjectLostError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
+
+from distributed_pose.cluster.engine import check_report, describe
+from distributed_pose.cluster.health import Health
+from distributed_pose.cluster.ray_actors import Create
+from distributed_pose.cluster.transit import Load
+from distributed_pose.cluster.work import Task
+from distributed_pose.cluster.worker import WorkerReport
+from distributed_pose.errors import ExecutionError
+from distributed_pose.records import DeviceReady
+
+# Loading and warming up a model takes seconds; what takes minutes waits for CPUs it never gets.
+_FIRST_START_S = 300.0
+_START_FACTOR = 10
+
+# Of an answer that is there, and need only be fetched.
+_FETCH_TIMEOUT_S = 60.0
+
+
+@dataclass(eq=False)
+class Actor:
+    """A worker or reducer: the process that is it now, and how all of them have done.
+
+    Attributes:
+        name: in messages, such as `cpu:0`.
+        create: starts a process.
+        health: of all of its processes.
+        node_id: where it must be; empty for anywhere.
+        handle: of the process; None where there is none.
+        starting: the first call of a process that is not ready yet.
+        ready: what the device said when it was first ready.
+        calls: in flight.
+    """
+
+    name: str
+    create: Create
+    health: Health
+    node_id: str = ""
+    handle: Any = None
+    starting: Any = None
+    ready: DeviceReady | None = None
+    calls: list["Call"] = field(default_factory=list)
+    _since: float = 0.0
+    _start_s: float | None = None
+
+    def launch(self) -> None:
+        """Starts a process."""
+        self.handle, self.starting = self.create()
+        self._since = monotonic()
+
+    def started(self, ready: DeviceReady | None) -> None:
+        """Takes the answer of a process that is ready."""
+        self.starting = None
+        self._start_s = max(self._start_s or 0.0, monotonic() - self._since)
+        if ready:
+            self.ready = ready
+            self.health.expect(ready.batch_ns / 1e9)
+
+    def end(self) -> None:
+        """Ends the process, if there is one."""
+        if self.handle is not None:
+            ray.kill(self.handle)
+        self.handle = self.starting = None
+
+    def has_room(self, in_flight: int) -> bool:
+        """Returns whether the actor can take another call."""
+        alone = any(call.is_late or call.task.is_suspect for call in self.calls)
+        return bool(self.handle) and not self.starting and not alone and len(self.calls) < in_flight
+
+    @property
+    def start_deadline_s(self) -> float:
+        """What a process may take until it is ready."""
+        if self._start_s is None:
+            return max(_FIRST_START_S, self.health.floor_s)
+        return self.health.floor_s + _START_FACTOR * self._start_s
+
+    @property
+    def start_deadline_at(self) -> float:
+        """When a process that is starting must be ready."""
+        return self._since + self.start_deadline_s
+
+    def is_overdue(self) -> bool:
+        """Returns whether a process that is starting takes too long."""
+        return monotonic() > self.start_deadline_at
+
+    def describe(self) -> str:
+        """Returns what the driver waits for it to do."""
+        now = monotonic()
+        if self.health.is_out:
+            return "is taken out"
+        if self.starting:
+            return f"has been starting for {now - self._since:.0f} s"
+        if self.calls:
+            number, since = self.calls[0].task.shard.number, self.calls[0].since
+            return f"has had shard {number} for {now - since:.0f} s"
+        return "is idle"
+
+
+@dataclass(eq=False)
+class Call:
+    """A shard at a worker, or its maps at a reducer.
+
+    Attributes:
+        actor: that has it.
+        task: the shard.
+        load: its bytes.
+        device: name of the worker.
+        reference: to the answer: a worker's report, or with it what it grouped its maps into; a
+            reducer's reduction.
+        maps: reference to the maps; None where the worker groups them.
+        limit_s: what the call may take, and once more before its actor is ended.
+        report: of the worker, once it is there.
+        is_late: whether the task was given to others too.
+    """
+
+    actor: Actor
+    task: Task
+    load: Load
+    device: str
+    reference: Any
+    maps: Any
+    limit_s: float
+    report: WorkerReport | None = None
+    is_late: bool = False
+    since: float = field(default_factory=monotonic)
+
+    @classmethod
+    def infer(cls, actor: Actor, task: Task, load: Load, *, gather: str) -> Self:
+        """Gives a shard to a worker."""
+        # Maps stay where they are until a reducer asks for them; the report alone comes here.
+        process = actor.handle.process.options(num_returns=2 if gather == "maps" else 1)
+        answer = process.remote(task.shard.images)
+        maps, reference = answer if gather == "maps" else (None, answer)
+        return cls(actor, task, load, actor.name, reference, maps, _limit_s(actor))
+
+    @classmethod
+    def reduce(cls, actor: Actor, inferred: "Call") -> Self:
+        """Gives maps to a reducer."""
+        reference = actor.handle.reduce.remote(inferred.maps)
+        return cls(
+            actor,
+            inferred.task,
+            inferred.load,
+            inferred.device,
+            reference,
+            inferred.maps,
+            _limit_s(actor),
+            inferred.report,
+        )
+
+    @property
+    def deadline_at(self) -> float:
+        """When the next step is taken if there is no answer."""
+        return self.since + self.limit_s * (2 if self.is_late else 1)
+
+    def is_overdue(self) -> bool:
+        """Returns whether the next step is to be taken."""
+        return monotonic() > self.deadline_at
+
+    def answer(self) -> Any:
+        """Returns the answer of a call that is done, or a `Trouble`."""
+        answer = fetch(self.reference)
+        if self.report is None and not isinstance(answer, Trouble):
+            try:
+                check_report(self.task.shard, answer if self.maps is not None else answer[1])
+            except ExecutionError as error:
+                return Trouble(error.message, error)
+        return answer
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What came instead of an answer.
+
+    Attributes:
+        reason: one line.
+        error: that the actor raised; None if it did not.
+        is_lost_input: whether the call was not even made, for want of what it was to work on.
+
+    Without an error it may be the fault of any call that the actor had.
+    """
+
+    reason: str
+    error: BaseException | None = None
+    is_lost_input: bool = False
+
+
+def fetch(references: Any) -> Any:
+    """Returns the answers to calls that are done, or one `Trouble`."""
+    try:
+        return ray.get(references, timeout=_FETCH_TIMEOUT_S)
+    except GetTimeoutError:
+        return Trouble(f"its answer could not be fetched in {_FETCH_TIMEOUT_S:.0f} s")
+    except RayTaskError as error:
+        cause = error.cause
+        return Trouble(describe(cause), cause, isinstance(cause, ObjectLostError))
+    except RayActorError as error:
+        return Trouble(f"its process died: {_cause_of_death(error)}")
+    except RayError as error:
+        return Trouble(f"lost: {describe(error)}", None, isinstance(error, ObjectLostError))
+
+
+def ask(actors: Sequence[Actor], question: str, timeout_s: float) -> dict[str, Any]:
+    """Returns what actors answer to a question in time, by name; some may not.
+
+    Args:
+        actors: those that have a process.
+        question: name of a method without arguments.
+        timeout_s: for all of them together.
+    """
+    asked = {
+        getattr(actor.handle, question).remote(): actor.name
+        for actor in actors
+        if actor.handle is not None
+    }
+    if not asked:
+        return {}
+    done, _ = ray.wait([*asked], num_returns=len(asked), timeout=timeout_s)
+    answers = {asked[reference]: fetch(reference) for reference in done}
+    return {name: a for name, a in answers.items() if not isinstance(a, Trouble)}
+
+
+def _cause_of_death(error: RayActorError) -> str:
+    lines = str(error).strip().splitlines()
+    # Of an exception in a constructor Ray tells the traceback, of anything else the cause first.
+    return lines[-1 if "creation task" in lines[0] else 0]
+
+
+def _limit_s(actor: Actor) -> float:
+    # Calls at an actor wait for each other.
+    return actor.health.deadline_s * (1 + len(actor.calls))

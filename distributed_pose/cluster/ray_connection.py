@@ -1,0 +1,80 @@
+"""Joining the Ray cluster at hand, or starting one for the run."""
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+
+from distributed_pose.cluster.devices import Node
+from distributed_pose.cpu import num_cpus
+from distributed_pose.errors import SetupError
+
+_LOG = logging.getLogger(__name__)
+
+# Shards and maps in flight are tens of megabytes; Ray's default of 30 % of memory is for others.
+_LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
+
+
+def connect() -> None:
+    """Joins the cluster that Ray's conventions name, or starts a local one.
+
+    Raises:
+        SetupError: if the cluster cannot be joined.
+    """
+    quiet = not _LOG.isEnabledFor(logging.INFO)
+    common: dict[str, Any] = {
+        "log_to_driver": not quiet,
+        "logging_level": logging.ERROR if quiet else logging.INFO,
+    }
+    # Ray announces a changed default on stderr unless it is chosen; actors without a GPU keep
+    # the environment as it is.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        ray.init(
+            num_cpus=num_cpus(),
+            object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            **common,
+        )
+    except ValueError:
+        # These settings are refused where there is a cluster to join.
+        _join(common)
+
+
+def live_nodes() -> list[Node]:
+    """Returns the nodes that workers can be placed on, always in the same order.
+
+    Raises:
+        SetupError: if there is none.
+    """
+    nodes = [
+        Node(
+            node["NodeManagerAddress"],
+            node["NodeID"],
+            int(node["Resources"]["CPU"]),
+            int(node["Resources"].get("object_store_memory", 0)),
+        )
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
+    ]
+    if not nodes:
+        raise SetupError("no node of the Ray cluster has a CPU", "see `ray status`")
+    return sorted(nodes, key=lambda node: (node.address, node.node_id))
+
+
+def is_alive(node_id: str) -> bool:
+    """Returns whether a node is in the cluster."""
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return any(node["Alive"] and node["NodeID"] == node_id for node in nodes)
+
+
+def _join(common: Mapping[str, Any]) -> None:
+    try:
+        ray.init(**common)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        address = os.environ.get("RAY_ADDRESS", "")
+        raise SetupError(
+            f"cannot join the Ray cluster {address}: {error}", "see RAY_ADDRESS, or unset it"
+        ) from None

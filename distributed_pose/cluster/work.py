@@ -1,0 +1,139 @@
+"""What there is to do: shards that are handed out until each has a result, whatever fails.
+
+Delivery is at least once. That an image is counted once is the ledger's affair.
+"""
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from distributed_pose.data.shards import Shard
+from distributed_pose.records import Failure
+
+# A shard that fails twice is taken apart, an image that fails twice is given up: once may be the
+# device's fault, and where there is another device, the second try is on that.
+_ATTEMPTS = 2
+
+# What fails once is tried again after the rest, when its devices have shown whether they work.
+# More than so many are not kept in memory meanwhile.
+_MAX_RETRIES = 32
+
+
+@dataclass(eq=False)
+class Task:
+    """A shard on its way to a result.
+
+    Attributes:
+        shard: encoded images.
+        failed_on: devices that failed with it, by name.
+        is_suspect: whether it may be what its devices fail of. Such a task has a process to
+            itself, so that nothing beside it is blamed for the next failure.
+        is_done: whether it has a result, so that copies under way are no longer needed.
+    """
+
+    shard: Shard
+    failed_on: list[str] = field(default_factory=list)
+    is_suspect: bool = False
+    is_done: bool = False
+
+
+class Work:
+    """Hands out the tasks of a run, new ones from a source and failed ones again."""
+
+    def __init__(self, source: Iterator[Shard]) -> None:
+        self._source = source
+        self._next: Task | None = None
+        self._retries: deque[Task] = deque()
+
+    def is_left(self) -> bool:
+        """Returns whether there is a task to hand out."""
+        self._drop_done()
+        return bool(self._retries) or self._peek() is not None
+
+    def take(
+        self,
+        device: str,
+        usable: Collection[str],
+        fits: Callable[[Shard], bool] = lambda _: True,
+        *,
+        is_idle: bool = True,
+    ) -> Task | None:
+        """Returns the next task for a device, if there is one for it.
+
+        Args:
+            device: name.
+            usable: devices that are not taken out. A task is not handed to a device that failed
+                with it while there is one that has not.
+            fits: whether there is room for a shard; what does not fit stays.
+            is_idle: whether the device has nothing else, and may get what is suspect.
+        """
+        self._drop_done()
+        if len(self._retries) <= _MAX_RETRIES and (task := self._peek()):
+            if not fits(task.shard):
+                return None
+            self._next = None
+            return task
+        for task in self._retries:
+            elsewhere = set(usable) - set(task.failed_on)
+            if task.is_suspect and not is_idle:
+                continue
+            if (device in elsewhere or not elsewhere) and fits(task.shard):
+                self._retries.remove(task)
+                return task
+        return None
+
+    def put_back(self, task: Task) -> None:
+        """Has a task handed out again without blame."""
+        if not (task.is_done or task in self._retries):
+            self._retries.append(task)
+
+    def fail(self, task: Task, device: str, reason: str) -> tuple[Failure, ...]:
+        """Has a task tried again that a device failed with, and returns failures that are final.
+
+        Args:
+            task: to be tried again, or in parts.
+            device: name.
+            reason: why it failed.
+        """
+        if task.is_done:
+            return ()
+        task.failed_on.append(device)
+        task.is_suspect = True
+        images = task.shard.images
+        if len(task.failed_on) < _ATTEMPTS:
+            self.put_back(task)
+            return ()
+        task.is_done = True
+        if not images.num_rows:
+            return task.shard.failures
+        if images.num_rows > 1:
+            self._retries.extend(Task(part, is_suspect=True) for part in _parts(task.shard))
+            return ()
+        row = images.select(["image_id", "file_name"]).to_pylist()[0]
+        tries = f"failed {len(task.failed_on)} times, on {' and '.join(task.failed_on)}: {reason}"
+        return (*task.shard.failures, Failure(row["image_id"], row["file_name"], tries))
+
+    def _peek(self) -> Task | None:
+        if self._next is None and (shard := next(self._source, None)) is not None:
+            self._next = Task(shard)
+        return self._next
+
+    def _drop_done(self) -> None:
+        if any(task.is_done for task in self._retries):
+            self._retries = deque(task for task in self._retries if not task.is_done)
+
+
+def _parts(shard: Shard) -> Iterator[Shard]:
+    """Yields the images of a shard as shards of one; what is of the whole goes with the first."""
+    for row in range(shard.images.num_rows):
+        # A copy: a slice is serialised with all of the buffers that it is from.
+        image = shard.images.take(pa.array([row]))
+        of_whole = row == 0
+        yield Shard(
+            shard.number,
+            image,
+            shard.failures if of_whole else (),
+            shard.read_ns if of_whole else (),
+        )

@@ -1,0 +1,118 @@
+"""The report of a run, from its ledger."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter_ns
+from typing import Any
+
+from distributed_pose.cluster.ledger import DeviceFigures, Ledger
+from distributed_pose.config import RunConfig
+from distributed_pose.inputs import RunInputs
+from distributed_pose.metrics.coco_ap import coco_ap
+from distributed_pose.metrics.throughput import images_per_s, stage_figures
+from distributed_pose.records import Faults, Memory
+from distributed_pose.report.run_report import (
+    DataReport,
+    DeviceReport,
+    ModelReport,
+    RunReport,
+    Throughput,
+    library_versions,
+)
+
+_NS = 1e9
+
+
+@dataclass(frozen=True)
+class SessionFacts:
+    """What is known of this stretch of work and not in the ledger; of none if nothing was left.
+
+    Attributes:
+        warmup_ns: time before the start line.
+        memory: of its processes.
+        faults: of its actors.
+    """
+
+    warmup_ns: int = 0
+    memory: Memory = field(default_factory=lambda: Memory({}, 0))
+    faults: Faults = field(default_factory=Faults)
+
+
+def summarise(
+    config: RunConfig,
+    inputs: RunInputs,
+    ledger: Ledger,
+    detections: Sequence[Mapping[str, Any]],
+    facts: SessionFacts,
+) -> RunReport:
+    """Returns the report of a run; AP is there if no more images failed than may."""
+    failures = tuple(ledger.failures)
+    durations = ledger.durations
+    ap = None
+    if len(failures) <= config.allow_failures:
+        start = perf_counter_ns()
+        image_ids = [image.image_id for image in inputs.index.images]
+        ap = coco_ap(inputs.index.ground_truth, detections, image_ids)
+        durations["score"].append(perf_counter_ns() - start)
+    devices = ledger.devices
+    return RunReport(
+        note=inputs.note,
+        complete=not failures,
+        partial_by_choice=inputs.index.is_partial,
+        num_images=len(inputs.index.images),
+        num_detections=len(detections),
+        failures=failures,
+        failures_allowed=config.allow_failures,
+        ap=ap,
+        profile=config.profile,
+        precision=_joined(figures.device.precision for figures in devices),
+        backend=_joined(figures.device.backend for figures in devices) or inputs.backend,
+        engine=config.engine,
+        gather=config.gather,
+        data=DataReport(str(inputs.folder.absolute()), str(inputs.annotations.absolute())),
+        model=ModelReport(inputs.model.source, inputs.model.sha256),
+        throughput=_throughput(devices, ledger.wall_ns),
+        stages=stage_figures(durations),
+        sessions=ledger.num_sessions,
+        warmup_s=facts.warmup_ns / _NS,
+        memory=facts.memory,
+        faults=facts.faults,
+        devices=tuple(_device(figures) for figures in devices),
+        versions=library_versions(),
+    )
+
+
+def _joined(values: Iterable[str]) -> str:
+    return "+".join(sorted(set(values)))
+
+
+def _throughput(devices: Sequence[DeviceFigures], wall_ns: int) -> Throughput:
+    compute: dict[str, float] = {}
+    for figures in devices:
+        rate = images_per_s(figures.images, figures.inference_ns)
+        # A device that changed between sessions is there twice; the later one stands for it.
+        compute[figures.device.plan.name] = rate
+    busy_ns = sum(figures.inference_ns for figures in devices)
+    device_ns = sum(figures.wall_ns for figures in devices)
+    return Throughput(
+        images_per_s(sum(figures.images for figures in devices), wall_ns),
+        {**compute, "total": sum(compute.values())},
+        wall_ns / _NS,
+        1 - busy_ns / device_ns if device_ns else 0.0,
+    )
+
+
+def _device(figures: DeviceFigures) -> DeviceReport:
+    device = figures.device
+    return DeviceReport(
+        device.plan.name,
+        device.plan.kind,
+        int(device.plan.name.rpartition(":")[2]),
+        device.plan.node,
+        device.description,
+        device.plan.threads,
+        device.batch_size,
+        figures.images,
+        figures.inference_ns / figures.wall_ns if figures.wall_ns else 0.0,
+        images_per_s(figures.images, figures.inference_ns),
+    )

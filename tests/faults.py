@@ -1,0 +1,252 @@
+"""Faults to inject into the actors of a run on Ray, and runs that should not care."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pytest
+import ray
+
+from distributed_pose.cluster import ray_actors
+from distributed_pose.cluster.worker import WorkerSpec
+from distributed_pose.errors import ExecutionError
+
+# What an actor is there for: images to maps and report, maps to detections.
+Work = Callable[[Any], Any]
+
+# What it does instead, given a scene, its name, what it is to work on, and its work.
+Fault = Callable[["Scene", str, Any, Work], Any]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A folder in which actors and the test leave marks for each other."""
+
+    folder: Path
+
+    def once(self, name: str) -> bool:
+        """Returns True to the first who asks."""
+        return self.first(name, 1)
+
+    def first(self, name: str, count: int) -> bool:
+        """Returns True to the first so many who ask."""
+        for number in range(count):
+            try:
+                (self.folder / f"{name}.{number}").touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            return True
+        return False
+
+    def count(self, name: str) -> int:
+        """Returns how many marks there are of a name."""
+        return len([*self.folder.glob(f"{name}.*")])
+
+    def mark(self, name: str) -> None:
+        """Leaves one more mark of a name."""
+        (self.folder / f"{name}.{time.monotonic_ns()}-{os.getpid()}").touch()
+
+    def wait_for(self, name: str, count: int = 1, timeout_s: float = 60.0) -> None:
+        """Waits until there are so many marks of a name."""
+        end = time.monotonic() + timeout_s
+        while self.count(name) < count:
+            assert time.monotonic() < end, f"no {name} in {timeout_s:.0f} s"
+            time.sleep(0.01)
+
+
+class FaultyWorker(ray_actors._WorkerActor):
+    """A worker with a fault."""
+
+    scene: ClassVar[Scene]
+    fault: ClassVar[Fault]
+
+    def __init__(self, spec: WorkerSpec, model: bytes) -> None:
+        super().__init__(spec, model)
+        self._name = spec.plan.name
+
+    def process(self, images: pa.RecordBatch) -> Any:
+        return type(self).fault(self.scene, self._name, images, super().process)
+
+
+class FaultyReducer(ray_actors._ReducerActor):
+    """A reducer with a fault."""
+
+    scene: ClassVar[Scene]
+    fault: ClassVar[Fault]
+
+    def reduce(self, maps: Any) -> Any:
+        return type(self).fault(self.scene, "reducer", maps, super().reduce)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Puts faulty actors in the place of the real ones."""
+
+    scene: Scene
+    monkeypatch: pytest.MonkeyPatch
+
+    def workers(self, fault: Fault) -> None:
+        """Gives all workers a fault."""
+        self._replace("_WorkerActor", FaultyWorker, fault)
+
+    def reducers(self, fault: Fault) -> None:
+        """Gives all reducers a fault."""
+        self._replace("_ReducerActor", FaultyReducer, fault)
+
+    def _replace(self, name: str, base: type, fault: Fault) -> None:
+        # Made here, so that it travels to its process with its fault.
+        faulty = type("Faulty", (base,), {"scene": self.scene, "fault": staticmethod(fault)})
+        self.monkeypatch.setattr(ray_actors, name, faulty)
+
+
+def kill_first(scene: Scene, _name: str, given: Any, work: Work) -> Any:
+    """Ends three processes in the middle of their work."""
+    if scene.first("kill", 3):
+        _die()
+    return work(given)
+
+
+def hang_once(scene: Scene, _name: str, given: Any, work: Work) -> Any:
+    """Never answers once."""
+    if scene.once("hang"):
+        time.sleep(3600)
+    return work(given)
+
+
+def late_once(scene: Scene, _name: str, given: Any, work: Work) -> Any:
+    """Answers once when another has answered for the same images; the two end the run."""
+    mark = f"asked-for-{_image_ids(given)[0]}"
+    scene.mark(mark)
+    if scene.once("late"):
+        scene.wait_for(mark, 2)
+    elif scene.count(mark) == 2:
+        # Else the run could end before the late answer is there.
+        scene.wait_for("answered-late")
+    answer = work(given)
+    if scene.count(mark) == 2:
+        scene.mark("answered-late")
+    return answer
+
+
+def answer_again(scene: Scene, _name: str, given: Any, work: Work) -> Any:
+    """Answers once for the batch before, in place of its own."""
+    answer = work(given)
+    if _ANSWERS and scene.once("again"):
+        return _ANSWERS.pop()
+    _ANSWERS.append(answer)
+    return answer
+
+
+# In the process of an actor.
+_ANSWERS: list[Any] = []
+
+
+def fail_on_cpu_1(scene: Scene, name: str, given: Any, work: Work) -> Any:
+    """Answers nonsense on one device; the others wait until four processes of it have."""
+    if name == "cpu:1":
+        (scene.folder / f"nonsense.{os.getpid()}").touch()
+        raise ExecutionError("the model's output has values that are not finite")
+    scene.wait_for("nonsense", 4)
+    return work(given)
+
+
+# Ids of the demo's images count from 1.
+POISONOUS = {7}
+
+
+def poison(scene: Scene, _name: str, given: Any, work: Work) -> Any:
+    """Dies of one image."""
+    if set(_image_ids(given)) & POISONOUS:
+        scene.mark("kill")
+        _die()
+    return work(given)
+
+
+def fail_after_six(scene: Scene, _name: str, given: Any, work: Work) -> Any:
+    """Fails for good after six batches on all devices together."""
+    if scene.first("well", 6):
+        return work(given)
+    raise RuntimeError("the card fell off the bus")
+
+
+def stop_on_cpu_1(scene: Scene, name: str, given: Any, work: Work) -> Any:
+    """Stops working on one device after three batches, until which the others wait."""
+    if name == "cpu:1" and not scene.first("served", 3):
+        scene.mark("stopped")
+        time.sleep(3600)
+    if name != "cpu:1":
+        scene.wait_for("stopped")
+    return work(given)
+
+
+def serve(scene: Scene, _name: str, given: Any, work: Work) -> Any:
+    """Works as it should, no faster than `killer` kills, and offers its process to it."""
+    mark = scene.folder / f"batch.{_image_ids(given)[0]}"
+    end = time.monotonic() + _PATIENCE_S
+    # What is tried again does not wait, or it would be the target of most kills.
+    if not mark.exists():
+        mark.touch()
+        while scene.count("kill") < _kills_due(scene) and time.monotonic() < end:
+            time.sleep(0.01)
+    answer = work(given)
+    (scene.folder / f"pid.{os.getpid()}").touch()
+    return answer
+
+
+def _kills_due(scene: Scene) -> int:
+    return scene.count("batch") // _BATCHES_A_KILL
+
+
+_BATCHES_A_KILL = 8
+_PATIENCE_S = 5.0
+
+
+def _die() -> None:
+    # As the kernel does when memory runs out.
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _image_ids(images: pa.RecordBatch) -> list[int]:
+    ids: list[int] = images.column("image_id").to_pylist()
+    return ids
+
+
+@contextmanager
+def killer(scene: Scene, seed: int) -> Iterator[None]:
+    """Kills processes that have served, at random, as long as it is entered."""
+    stop = Event()
+    thread = Thread(target=_kill, args=(scene, random.Random(seed), stop))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _kill(scene: Scene, choice: random.Random, stop: Event) -> None:
+    while not stop.wait(choice.uniform(0, 0.2)):
+        pids = sorted(scene.folder.glob("pid.*"))
+        if pids and scene.count("kill") < _kills_due(scene):
+            victim = choice.choice(pids)
+            victim.unlink()
+            try:
+                os.kill(int(victim.suffix[1:]), signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            scene.mark("kill")
+
+
+def is_spilling() -> bool:
+    """Returns whether Ray's object store has spilled to disk."""
+    from ray._private.internal_api import memory_summary
+
+    return "Spilled" in memory_summary(ray.get_runtime_context().gcs_address, stats_only=True)

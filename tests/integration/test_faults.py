@@ -1,0 +1,173 @@
+"""Devices, reducers and nodes that fail during a run, whose detections must not show it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distributed_pose import ExecutionError, RunConfig
+from distributed_pose.cluster.ray_engine import RayEngine
+from distributed_pose.data.shards import Shard
+from distributed_pose.evaluation import evaluate, evaluate_on
+from distributed_pose.inputs import read_inputs
+from distributed_pose.records import ShardResult
+from tests import faults
+from tests.conftest import Dataset
+from tests.faults import Stage, killer
+
+# Deadlines in the tests of what passes them: a second more than ten times the slowest batch.
+QUICK_S = 1.0
+
+
+def on_ray(dataset: Dataset, **values: Any) -> RunConfig:
+    return dataset.config(**{"engine": "ray", "batch_size": 4, "devices": "cpu:3", **values})
+
+
+def detections(folder: Path) -> bytes:
+    return (folder / "detections.json").read_bytes()
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("gather", ["maps", "poses"])
+def test_killed_workers_change_nothing(
+    stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path, gather: str
+) -> None:
+    stage.workers(faults.kill_first)
+    report = evaluate(on_ray(crowd, gather=gather), tmp_path)
+    assert detections(tmp_path) == undisturbed
+    assert stage.scene.count("kill") == 3
+    assert sum(map(len, report.faults.reasons.values())) == 3
+    assert not report.faults.taken_out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_twenty_workers_killed_at_random_change_nothing(
+    stage: Stage, people: Dataset, tmp_path: Path
+) -> None:
+    many = people.times(56, tmp_path)
+    evaluate(many.config(), tmp_path / "undisturbed")
+    stage.workers(faults.serve)
+    with killer(stage.scene, seed=0):
+        report = evaluate(on_ray(many, devices="cpu:4"), tmp_path / "killed")
+    assert report.failures == ()
+    assert detections(tmp_path / "killed") == detections(tmp_path / "undisturbed")
+    assert stage.scene.count("kill") >= 20
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("reducers", [1, 2])
+def test_killed_reducers_change_nothing(
+    stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path, reducers: int
+) -> None:
+    stage.reducers(faults.kill_first)
+    report = evaluate(on_ray(crowd, reducers=reducers), tmp_path)
+    assert detections(tmp_path) == undisturbed
+    assert stage.scene.count("kill") == 3
+    assert {name.partition(":")[0] for name in report.faults.reasons} == {"reducer"}
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("kind", ["workers", "reducers"])
+def test_a_hanging_process_is_ended_and_its_batch_goes_elsewhere(
+    stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path, kind: str
+) -> None:
+    getattr(stage, kind)(faults.hang_once)
+    report = evaluate(on_ray(crowd, deadline_s=QUICK_S), tmp_path)
+    assert detections(tmp_path) == undisturbed
+    assert stage.scene.count("hang") == 1
+    assert ["no answer for" in reason for (reason,) in report.faults.reasons.values()] == [True]
+
+
+class CountingEngine(RayEngine):
+    """Counts how often images come back."""
+
+    copies = 1
+    came_back = 0
+
+    def run(self, shards: Iterator[Shard]) -> Iterator[ShardResult]:  # type: ignore[override]
+        for result in super().run(shards):
+            for _ in range(self.copies):
+                self.came_back += len(result.image_ids)
+                yield result
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_late_answer_beside_that_of_another_device_is_counted_once(
+    stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path
+) -> None:
+    stage.workers(faults.late_once)
+    config = on_ray(crowd, deadline_s=QUICK_S)
+    engine = CountingEngine(config)
+    report = evaluate_on(engine, config, read_inputs(config), tmp_path)
+    assert detections(tmp_path) == undisturbed
+    assert engine.came_back == report.num_images + config.batch_size
+    assert not report.faults.reasons
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_answers_that_come_twice_are_counted_once(
+    crowd: Dataset, undisturbed: bytes, tmp_path: Path
+) -> None:
+    config = on_ray(crowd)
+    engine = CountingEngine(config)
+    engine.copies = 2
+    report = evaluate_on(engine, config, read_inputs(config), tmp_path)
+    assert detections(tmp_path) == undisturbed
+    assert engine.came_back == 2 * report.num_images
+    assert sum(device.images for device in report.devices) == report.num_images
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_an_answer_for_other_images_is_the_fault_of_its_device(
+    stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path
+) -> None:
+    stage.workers(faults.answer_again)
+    report = evaluate(on_ray(crowd), tmp_path)
+    assert detections(tmp_path) == undisturbed
+    assert stage.scene.count("again") == 1
+    assert "answered for images" in str(report.faults.reasons)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_device_that_keeps_failing_is_taken_out_and_named(
+    stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path
+) -> None:
+    stage.workers(faults.fail_on_cpu_1)
+    report = evaluate(on_ray(crowd), tmp_path)
+    assert detections(tmp_path) == undisturbed
+    assert report.faults.taken_out == ("cpu:1",)
+    assert "not finite" in report.faults.reasons["cpu:1"][-1]
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_an_image_that_kills_every_process_is_the_only_one_that_fails(
+    stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path, batch_size: int
+) -> None:
+    stage.workers(faults.poison)
+    report = evaluate(on_ray(crowd, batch_size=batch_size), tmp_path)
+    assert {failure.image_id for failure in report.failures} == faults.POISONOUS
+    assert "died" in report.failures[0].reason
+    assert not report.complete
+    assert report.ap is None
+    assert json.loads(detections(tmp_path)) == [
+        one for one in json.loads(undisturbed) if one["image_id"] not in faults.POISONOUS
+    ]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_run_without_devices_ends_and_keeps_what_is_done(
+    stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path
+) -> None:
+    stage.workers(faults.fail_after_six)
+    with pytest.raises(ExecutionError, match=r"no device is left.*fell off the bus"):
+        evaluate(on_ray(crowd), tmp_path)
+    kept = len([*(tmp_path / "ledger").iterdir()])
+    stage.monkeypatch.undo()
+    seen: list[int] = []
+    evaluate(on_ray(crowd), tmp_path, lambda _total, done: seen.append(done))
+    assert 0 < seen[0] == 4 * kept < 120
+    assert detections(tmp_path) == undisturbed

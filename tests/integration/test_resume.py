@@ -1,0 +1,145 @@
+"""Runs that are cut short and taken up again, as a user meets them at the command line."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Dataset
+
+# Long enough to be cut short: the driver is killed between two of some hundred batches.
+TIMES = 100
+
+
+@pytest.fixture(scope="module")
+def many(people: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The rendered images a hundred times."""
+    return people.times(TIMES, tmp_path_factory.mktemp("many"))
+
+
+@pytest.fixture(scope="module")
+def expected(many: Dataset, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The detections of a run that is left alone."""
+    folder = tmp_path_factory.mktemp("alone")
+    assert finish(start(many, folder, "engine=inline")) == (0, "")
+    return (folder / "detections.json").read_bytes()
+
+
+def start(dataset: Dataset, output: Path, *settings: str) -> subprocess.Popen[str]:
+    """Starts the command on a Ray of its own."""
+    keys = (
+        f"data.images={dataset.images}",
+        f"data.annotations={dataset.annotations}",
+        "backend=oracle",
+        *settings,
+    )
+    command = [sys.executable, "-m", "distributed_pose", "evaluate", "--output", str(output)]
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        [*command, *(f"--set={key}" for key in keys)],
+        env=environment,
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+def finish(run: subprocess.Popen[str]) -> tuple[int, str]:
+    """Returns exit code and stderr of a run that ends by itself, or was ended."""
+    _, stderr = run.communicate(timeout=120)
+    return run.returncode, stderr
+
+
+def wait_for_shards(run: subprocess.Popen[str], output: Path, count: int) -> None:
+    """Waits until a run has so many more shards in its ledger."""
+    before, end = num_shards(output), time.monotonic() + 60
+    while num_shards(output) < before + count:
+        assert run.poll() is None, "the run ended before it could be cut short"
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def num_shards(output: Path) -> int:
+    return len([*(output / "ledger").glob("*.arrow")])
+
+
+@pytest.mark.slow
+def test_a_driver_killed_five_times_and_resumed_with_other_devices_loses_nothing(
+    many: Dataset, expected: bytes, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    for count, devices, batch_size in ((1, 1, 4), (20, 2, 3), (5, 3, 8), (33, 1, 5), (2, 4, 2)):
+        run = start(many, output, f"devices=cpu:{devices}", f"batch_size={batch_size}")
+        wait_for_shards(run, output, count)
+        run.kill()
+        finish(run)
+    last = start(many, output, "devices=cpu:2", "gather=poses")
+    assert finish(last) == (0, "")
+    assert (output / "detections.json").read_bytes() == expected
+    report = json.loads((output / "report.json").read_text())
+    assert report["complete"]
+    assert report["sessions"] == 6
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_how_to_go_on(
+    many: Dataset, expected: bytes, tmp_path: Path, number: signal.Signals
+) -> None:
+    run = start(many, tmp_path / "run", "devices=cpu:2")
+    wait_for_shards(run, tmp_path / "run", 3)
+    run.send_signal(number)
+    code, stderr = finish(run)
+    assert code == 4
+    assert f"of {12 * TIMES} images are done" in stderr
+    again = shlex.split(stderr.partition("go on with: ")[2].strip().removesuffix(")"))
+    kept = num_shards(tmp_path / "run")
+    assert kept >= 3
+    command = [sys.executable, "-m", *again, "--set", "engine=inline"]
+    command[2] = "distributed_pose"
+    assert subprocess.run(command, capture_output=True, check=True).stderr == b""
+    assert (tmp_path / "run" / "detections.json").read_bytes() == expected
+    assert num_shards(tmp_path / "run") > kept
+
+
+def test_a_full_disk_is_named_and_the_run_can_go_on(
+    many: Dataset, expected: bytes, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        run = start(many, disk / "run", "engine=inline")
+        code, stderr = finish(run)
+        assert code == 4
+        assert f"cannot write {disk}/run/ledger/" in stderr
+        assert "No space left on device" in stderr
+        assert num_shards(disk / "run") > 3
+        subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
+        assert finish(start(many, disk / "run", "engine=inline")) == (0, "")
+        assert (disk / "run" / "detections.json").read_bytes() == expected
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_another_run_in_the_folder_is_refused_unless_it_may_start_anew(
+    people: Dataset, tmp_path: Path
+) -> None:
+    assert finish(start(people, tmp_path, "engine=inline")) == (0, "")
+    run = start(people, tmp_path, "engine=inline", "profile=upstream")
+    code, stderr = finish(run)
+    assert code == 3
+    assert "profile is modelzoo there and upstream here" in stderr
+    keys = ["--restart", "--set", "engine=inline", "--set", "profile=upstream"]
+    keys += ["--set", f"data.images={people.images}", "--set", "backend=oracle"]
+    keys += ["--set", f"data.annotations={people.annotations}", "--output", str(tmp_path)]
+    command = [sys.executable, "-m", "distributed_pose", "evaluate", *keys]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    assert json.loads((tmp_path / "report.json").read_text())["profile"] == "upstream"

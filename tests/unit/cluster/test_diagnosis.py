@@ -1,0 +1,71 @@
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from threading import Event, Thread
+
+import pytest
+
+from distributed_pose.cluster.diagnosis import describe_threads
+from distributed_pose.cluster.work import Work
+from distributed_pose.data.shards import Shard
+
+
+@pytest.fixture
+def release() -> Iterator[Event]:
+    event = Event()
+    yield event
+    event.set()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 5.0
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_the_function_that_another_thread_is_in_is_named(release: Event) -> None:
+    def blocked() -> Iterator[Shard]:
+        release.wait(5.0)
+        yield from ()
+
+    thread = Thread(target=Work(blocked()).is_left)
+    thread.start()
+    # Not what it waits in, which is Python's and says nothing, nor who called it.
+    wait_until(lambda: "cluster.work._peek" in describe_threads().split(", "))
+    assert "wait" not in describe_threads()
+    assert "cluster.work.is_left" not in describe_threads()
+    release.set()
+    thread.join()
+    assert "cluster.work" not in describe_threads()
+
+
+def test_the_thread_that_asks_and_those_elsewhere_are_not_named(
+    release: Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = Thread(target=release.wait, args=(5.0,))
+    elsewhere.start()
+    # Tests before may have left threads that end soon.
+    here = {elsewhere.ident, threading.get_ident()}
+    frames = sys._current_frames
+    monkeypatch.setattr(
+        sys, "_current_frames", lambda: {i: frame for i, frame in frames().items() if i in here}
+    )
+    assert describe_threads() == "nothing of its own"
+    release.set()
+    elsewhere.join()
+
+
+def test_threads_in_the_same_function_are_named_once(release: Event) -> None:
+    def blocked() -> Iterator[Shard]:
+        release.wait(5.0)
+        yield from ()
+
+    threads = [Thread(target=Work(blocked()).is_left) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: describe_threads().count("cluster.work._peek") == 1)
+    release.set()
+    for thread in threads:
+        thread.join()
