@@ -41,9 +41,10 @@ def test_a_node_that_leaves_takes_its_devices_along_and_nothing_else(
 ) -> None:
     node = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    stage.workers(faults.stop_on_cpu_1)
+    stage.workers(faults.stop_where_told)
     try:
         second = cluster.add_node(**node)
+        stage.scene.mark(f"leaving-{second.node_id}")
         ray.init(address=cluster.address, log_to_driver=False)
 
         def remove(_total: int, _done: int) -> None:
