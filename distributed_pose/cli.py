@@ -33,6 +33,7 @@ app = typer.Typer(
 app.add_typer(bench)
 app.add_typer(fetch)
 
+_NAME = "distributed-pose"
 _RUNS = Path("runs")
 
 _Config = Annotated[
@@ -239,8 +240,9 @@ def _resumable(bar: _Bar, again: str) -> Iterator[None]:
 
 def _command(config: Path | None, overrides: Iterable[str], output: str) -> str:
     """Returns the command line that takes a run up again."""
-    words = ["distributed-pose", "evaluate"]
-    words += ["--config", str(config)] if config else []
+    # As it was called, since a virtual environment's commands need not be in the PATH.
+    called = sys.argv[0] if Path(sys.argv[0]).name == _NAME else _NAME
+    words = [called, "evaluate", *(["--config", str(config)] if config else [])]
     for override in overrides:
         words += ["--set", override]
     return shlex.join([*words, "--output", output])

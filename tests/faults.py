@@ -121,6 +121,11 @@ def hang_once(scene: Scene, _name: str, given: Any, work: Work) -> Any:
     return work(given)
 
 
+def hang(_scene: Scene, _name: str, _given: Any, _work: Work) -> Any:
+    """Never answers."""
+    time.sleep(3600)
+
+
 def late_once(scene: Scene, _name: str, given: Any, work: Work) -> Any:
     """Answers once when another has answered for the same images; the two end the run."""
     mark = f"asked-for-{_image_ids(given)[0]}"

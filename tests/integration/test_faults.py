@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from distributed_pose import ExecutionError, RunConfig
+from distributed_pose.cluster import ray_engine
 from distributed_pose.cluster.ray_engine import RayEngine
 from distributed_pose.data.shards import Shard
 from distributed_pose.evaluation import evaluate, evaluate_on
@@ -30,15 +31,30 @@ def detections(folder: Path) -> bytes:
 
 
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("gather", ["maps", "poses"])
-def test_killed_workers_change_nothing(
-    stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path, gather: str
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("workers", {"gather": "maps"}),
+        ("workers", {"gather": "poses"}),
+        ("reducers", {"reducers": 1}),
+        ("reducers", {"reducers": 2}),
+    ],
+)
+def test_killed_processes_change_nothing(
+    stage: Stage,
+    crowd: Dataset,
+    undisturbed: bytes,
+    tmp_path: Path,
+    kind: str,
+    values: dict[str, Any],
 ) -> None:
-    stage.workers(faults.kill_first)
-    report = evaluate(on_ray(crowd, gather=gather), tmp_path)
+    getattr(stage, kind)(faults.kill_first)
+    report = evaluate(on_ray(crowd, **values), tmp_path)
     assert detections(tmp_path) == undisturbed
     assert stage.scene.count("kill") == 3
     assert sum(map(len, report.faults.reasons.values())) == 3
+    killed = {"workers": "cpu", "reducers": "reducer"}[kind]
+    assert {name.partition(":")[0] for name in report.faults.reasons} == {killed}
     assert not report.faults.taken_out
 
 
@@ -58,18 +74,6 @@ def test_twenty_workers_killed_at_random_change_nothing(
 
 
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("reducers", [1, 2])
-def test_killed_reducers_change_nothing(
-    stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path, reducers: int
-) -> None:
-    stage.reducers(faults.kill_first)
-    report = evaluate(on_ray(crowd, reducers=reducers), tmp_path)
-    assert detections(tmp_path) == undisturbed
-    assert stage.scene.count("kill") == 3
-    assert {name.partition(":")[0] for name in report.faults.reasons} == {"reducer"}
-
-
-@pytest.mark.usefixtures("local_ray")
 @pytest.mark.parametrize("kind", ["workers", "reducers"])
 def test_a_hanging_process_is_ended_and_its_batch_goes_elsewhere(
     stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path, kind: str
@@ -79,6 +83,16 @@ def test_a_hanging_process_is_ended_and_its_batch_goes_elsewhere(
     assert detections(tmp_path) == undisturbed
     assert stage.scene.count("hang") == 1
     assert ["no answer for" in reason for (reason,) in report.faults.reasons.values()] == [True]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_run_that_does_not_go_on_ends_with_what_its_actors_do(
+    stage: Stage, crowd: Dataset, tmp_path: Path
+) -> None:
+    stage.workers(faults.hang)
+    stage.monkeypatch.setattr(ray_engine, "_STALL_FACTOR", 0.1)
+    with pytest.raises(ExecutionError, match=r"no result for \d+ s: cpu:0 .*reducer:0 is idle"):
+        evaluate(on_ray(crowd, deadline_s=QUICK_S), tmp_path)
 
 
 class CountingEngine(RayEngine):

@@ -342,17 +342,19 @@ def shards_of(layout: list[tuple[int, int]]) -> list[Shard]:
     ]
 
 
+def play(layout: list[tuple[int, int]], num_devices: int, choice: Random, max_copies: int) -> Run:
+    """Returns a run that has been played to its end."""
+    devices = [f"cpu:{number}" for number in range(num_devices)]
+    run = Run(Work(iter(shards_of(layout))), choice, devices, max_copies=max_copies)
+    run.play(max_steps=1000)
+    return run
+
+
 @given(LAYOUTS, st.integers(1, 4), st.randoms(use_true_random=False))
 def test_every_image_ends_once_whatever_fails(
     layout: list[tuple[int, int]], num_devices: int, choice: Random
 ) -> None:
-    run = Run(
-        Work(iter(shards_of(layout))),
-        choice,
-        [f"cpu:{n}" for n in range(num_devices)],
-        max_copies=0,
-    )
-    run.play(max_steps=1000)
+    run = play(layout, num_devices, choice, max_copies=0)
     assert run.results + run.failures == Counter(range(sum(map(sum, layout))))
 
 
@@ -360,13 +362,7 @@ def test_every_image_ends_once_whatever_fails(
 def test_no_image_is_lost_between_copies(
     layout: list[tuple[int, int]], num_devices: int, choice: Random
 ) -> None:
-    run = Run(
-        Work(iter(shards_of(layout))),
-        choice,
-        [f"cpu:{n}" for n in range(num_devices)],
-        max_copies=9,
-    )
-    run.play(max_steps=1000)
+    run = play(layout, num_devices, choice, max_copies=9)
     assert {*run.results, *run.failures} == {*range(sum(map(sum, layout)))}
 
 
