@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,15 @@ def test_a_driver_killed_five_times_and_resumed_with_other_devices_loses_nothing
     assert report["sessions"] == 6
 
 
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """Has processes heed SIGINT, which those in the background of a shell inherit as ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_says_how_to_go_on(
     many: Dataset, expected: bytes, tmp_path: Path, number: signal.Signals
