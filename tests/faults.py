@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -109,9 +109,14 @@ class Stage:
 
 def kill_first(scene: Scene, _name: str, given: Any, work: Work) -> Any:
     """Ends three processes in the middle of their work."""
-    if scene.first("kill", 3):
-        _die()
+    # A process that works on two batches dies once.
+    with _DYING:
+        if scene.first("kill", 3):
+            _die()
     return work(given)
+
+
+_DYING = Lock()
 
 
 def hang_once(scene: Scene, _name: str, given: Any, work: Work) -> Any:

@@ -34,10 +34,10 @@ def detections(folder: Path) -> bytes:
 @pytest.mark.parametrize(
     ("kind", "values"),
     [
-        ("workers", {"gather": "maps"}),
+        pytest.param("workers", {"gather": "maps"}, marks=pytest.mark.slow),
         ("workers", {"gather": "poses"}),
         ("reducers", {"reducers": 1}),
-        ("reducers", {"reducers": 2}),
+        pytest.param("reducers", {"reducers": 2}, marks=pytest.mark.slow),
     ],
 )
 def test_killed_processes_change_nothing(
@@ -74,7 +74,7 @@ def test_twenty_workers_killed_at_random_change_nothing(
 
 
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("kind", ["workers", "reducers"])
+@pytest.mark.parametrize("kind", ["workers", pytest.param("reducers", marks=pytest.mark.slow)])
 def test_a_hanging_process_is_ended_and_its_batch_goes_elsewhere(
     stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path, kind: str
 ) -> None:
@@ -157,7 +157,7 @@ def test_a_device_that_keeps_failing_is_taken_out_and_named(
 
 
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_an_image_that_kills_every_process_is_the_only_one_that_fails(
     stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path, batch_size: int
 ) -> None:
