@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as ProgressBar
 
 from distributed_pose import __version__
-from distributed_pose.cli_bench import bench
+from distributed_pose.cli_bench import batch_sizes, bench
 from distributed_pose.cli_fetch import fetch
 from distributed_pose.config import load_config
 from distributed_pose.errors import ExecutionError, PoseEvalError
@@ -129,10 +129,11 @@ def devices(*, config: _Config = None, overrides: _Set = None, verbose: _Verbose
     """List the devices that an evaluation would use."""
     _log(verbose=verbose)
     settings = load_config(config, overrides or ())
-    from distributed_pose.evaluation import planned_devices
+    from distributed_pose.cluster.deployment import planned_devices
     from distributed_pose.report.tables import device_table
 
-    Console().print(device_table(*planned_devices(settings)))
+    rows = [(plan, settings.on(plan.kind)) for plan in planned_devices(settings)]
+    Console().print(device_table(rows))
 
 
 @app.command()
@@ -153,6 +154,53 @@ def export(
     content = export_onnx(load_checkpoint(checkpoint), opset=opset, last_stage=last_stage)
     write_atomically(output, content)
     typer.echo(f"Written to {output}: {len(content) / 1e6:.1f} MB, opset {opset}, equal to PyTorch")
+
+
+@app.command("compile")
+def compile_(  # noqa: PLR0913 - one argument an option
+    *,
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX file or checkpoint (.pth).")],
+    target: Annotated[
+        str,
+        typer.Option(
+            "--for",
+            metavar="TARGET",
+            help="ascend310, ascend310p3, ..., tensorrt, cuda, torch, cann, openvino, onnxruntime.",
+        ),
+    ],
+    batch: Annotated[str, typer.Option(help="Batch sizes, with commas.")] = "1",
+    dynamic_batch: Annotated[
+        bool, typer.Option("--dynamic-batch", help="One .om for all batch sizes.")
+    ] = False,
+    precision: Annotated[str, typer.Option(help="As the key of a configuration.")] = "auto",
+    profile: Annotated[str, typer.Option(help="As the key of a configuration.")] = "modelzoo",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="DIR", help="Copy artifact and card there."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the vendor's commands and run none.")
+    ] = False,
+    config: _Config = None,
+    overrides: _Set = None,
+) -> None:
+    """Compile a model for a device, once: the artifact and its card are kept by content."""
+    keys = [f"precision={precision}", f"profile={profile}"]
+    settings = load_config(config, [*(overrides or ()), *keys])
+    sizes = batch_sizes(batch)
+    from distributed_pose.compilation import commands_for, compile_for, orders_for
+
+    orders = orders_for(target, precision, profile, sizes, dynamic=dynamic_batch)
+    if dry_run:
+        typer.echo(commands_for(model, orders))
+        return
+    for compiled in compile_for(model, orders, settings, output):
+        card = compiled.artifact.card
+        batches = ",".join(map(str, card["batch_sizes"]))
+        details = f"batch {batches}, {card['bytes'] / 1e6:.1f} MB, {card['seconds']:.1f} s"
+        typer.echo(f"{compiled.path}: {details}")
+        if accuracy := card.get("accuracy"):
+            typer.echo(", ".join(f"{name} {value}" for name, value in accuracy.items()))
 
 
 @app.command()

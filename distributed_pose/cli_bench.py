@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from distributed_pose.config import RunConfig, load_config
+from distributed_pose.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +22,9 @@ bench = typer.Typer(
     help="Measure what the host and the whole pipeline cost, after a check of the poses.",
     no_args_is_help=True,
 )
+
+# More than any device has memory for.
+_MAX_BATCH = 4096
 
 _Config = Annotated[
     Path | None, typer.Option("--config", metavar="FILE.yaml", help="As for `evaluate`.")
@@ -71,6 +75,41 @@ def pipeline(
         typer.echo(json.dumps(asdict(report), indent=2))
     else:
         Console().print(pipeline_table(report))
+
+
+@bench.command("device")
+def device(
+    *,
+    config: _Config = None,
+    overrides: _Set = None,
+    batch: Annotated[str, typer.Option(help="Batch sizes, with commas.")] = "1,2,4,8,16,32",
+    seconds: Annotated[float, typer.Option(help="Of each batch size, at least.", min=0.0)] = 2.0,
+    as_json: _Json = False,
+) -> None:
+    """Latency and images/s of each device by batch size, compute only, and the best size."""
+    settings = load_config(config, overrides or ())
+    sizes = batch_sizes(batch)
+    from distributed_pose.bench.device import bench_device
+    from distributed_pose.bench.tables import device_bench_table
+
+    with _progress() as on_progress:
+        sweeps = bench_device(settings, sizes, seconds, on_progress)
+    if as_json:
+        typer.echo(json.dumps([asdict(sweep) for sweep in sweeps], indent=2))
+    else:
+        Console().print(*map(device_bench_table, sweeps))
+
+
+def batch_sizes(text: str) -> list[int]:
+    """Returns the batch sizes in a text such as `1,4,8`.
+
+    Raises:
+        ConfigError: if it is no such text.
+    """
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and 1 <= int(part) <= _MAX_BATCH for part in parts):
+        raise ConfigError(f"--batch {text}: expected sizes such as 1,4,8, to {_MAX_BATCH} at most")
+    return [int(part) for part in parts]
 
 
 def _with_limit(config: RunConfig, limit: int) -> RunConfig:

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -16,7 +16,26 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from distributed_pose.errors import ConfigError
 
 ProfileName = Literal["modelzoo", "upstream", "uint8"]
-BackendName = Literal["auto", "openvino", "onnxruntime", "oracle"]
+BackendName = Literal[
+    "auto",
+    "openvino",
+    "onnxruntime",
+    "onnxruntime:cpu",
+    "onnxruntime:cuda",
+    "onnxruntime:tensorrt",
+    "onnxruntime:cann",
+    "torch",
+    "torch:cpu",
+    "torch:cuda",
+    "ascend",
+    "ascend-ais",
+    "oracle",
+    "simulated",
+    "simulated:ascend310",
+    "simulated:ascend310p3",
+    "simulated:ascend710",
+    "simulated:t4",
+]
 Precision = Literal["auto", "f32", "bf16", "f16", "int8"]
 EngineName = Literal["ray", "inline"]
 Gather = Literal["maps", "poses"]
@@ -37,7 +56,18 @@ _MAX_MISTAKES = 20
 # A count of images, workers or the like; strict, so that `true` and "8" are not numbers.
 _Count = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 
-_DEVICE = re.compile(r"cpu(:[1-9][0-9]*)?")
+
+def _check_batch_size(value: object) -> object:
+    if value == "auto" or (type(value) is int and 1 <= value < 2**31):
+        return value
+    raise ValueError(f"must be a count from 1, or 'auto', not {_shown(value)}")
+
+
+# Images in a batch; `auto` is the best one of a sweep on the device.
+BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_check_batch_size)]
+
+# No cluster has more devices of a kind than five digits count.
+_DEVICE = re.compile(r"cpu(:[1-9][0-9]{0,4})?|(cuda|npu):(\*|0|[1-9][0-9]{0,4})")
 
 
 def _as_list(value: object) -> object:
@@ -51,7 +81,10 @@ def _check_devices(devices: tuple[str, ...]) -> tuple[str, ...]:
         return devices
     for device in devices:
         if not _DEVICE.fullmatch(device):
-            raise ValueError(f"'{device}' is no device: use 'auto', 'cpu' or 'cpu:N' (N workers)")
+            raise ValueError(
+                f"'{device}' is no device: use 'auto', 'cpu' or 'cpu:N' (N workers), 'cuda:*' or "
+                "'npu:*' (all of a kind), 'cuda:N' or 'npu:N' (the one of that number)"
+            )
     return devices
 
 
@@ -87,6 +120,20 @@ class ModelConfig(_Section):
     path: _Path | None = None
 
 
+class KindConfig(_Section):
+    """What is different on devices of one kind; what is not set is as for all of them."""
+
+    backend: BackendName | None = None
+    precision: Precision | None = None
+    batch_size: BatchSize | None = None
+
+
+class NpuConfig(KindConfig):
+    """NPUs, of which the compiler must know the soc, such as `310P3`."""
+
+    soc: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,32}$")] | None = None
+
+
 class RunConfig(_Section):
     """One evaluation run. Every key has a default; README.md describes them."""
 
@@ -95,16 +142,36 @@ class RunConfig(_Section):
     profile: ProfileName = "modelzoo"
     backend: BackendName = "auto"
     precision: Precision = "auto"
-    batch_size: _Count = 8
+    batch_size: BatchSize = 8
     devices: Annotated[
         tuple[str, ...], BeforeValidator(_as_list), AfterValidator(_check_devices)
     ] = ("auto",)
+    cpu: KindConfig = KindConfig()
+    cuda: KindConfig = KindConfig()
+    npu: NpuConfig = NpuConfig()
     reducers: _Count = 1
     engine: EngineName = "ray"
     gather: Gather = "maps"
     maps_dtype: MapsDtype = "f32"
     allow_failures: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)] = 0
     deadline_s: Annotated[float, Field(strict=True, gt=0, le=86400)] = 30.0
+
+    def on(self, kind: str) -> "KindSettings":
+        """Returns what holds on devices of a kind: `cpu`, `cuda` or `npu`."""
+        own: KindConfig = getattr(self, kind)
+        return KindSettings(
+            own.backend or self.backend,
+            own.precision or self.precision,
+            own.batch_size or self.batch_size,
+        )
+
+
+class KindSettings(NamedTuple):
+    """What holds on devices of a kind."""
+
+    backend: BackendName
+    precision: Precision
+    batch_size: BatchSize
 
 
 def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
@@ -237,5 +304,13 @@ def _dotted_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}"
 
 
-def _choices(dotted: str) -> Iterable[str]:
-    return get_args(RunConfig.model_fields[dotted].annotation)
+def _choices(dotted: str) -> Iterator[str]:
+    section: type[BaseModel] = RunConfig
+    *parents, leaf = dotted.split(".")
+    for name in parents:
+        nested = section.model_fields[name].annotation
+        assert isinstance(nested, type)  # noqa: S101 - pydantic came here the same way
+        section = nested
+    # A literal, or one or nothing.
+    for choice in get_args(section.model_fields[leaf].annotation):
+        yield from (choice,) if isinstance(choice, str) else get_args(choice)

@@ -4,12 +4,12 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from math import gcd
 from pathlib import Path
 from time import perf_counter_ns
 from types import FrameType
 from uuid import uuid4
 
-from distributed_pose.backends.registry import resolve_backend
 from distributed_pose.cluster.engine import Engine, InlineEngine
 from distributed_pose.cluster.ledger import Entry, Ledger
 from distributed_pose.cluster.ledger_files import LedgerFiles
@@ -17,8 +17,7 @@ from distributed_pose.config import RunConfig
 from distributed_pose.data.shards import encoded_size, read_shards
 from distributed_pose.errors import SetupError
 from distributed_pose.files import Folder
-from distributed_pose.inputs import RunInputs, fingerprint, read_inputs
-from distributed_pose.records import DevicePlan
+from distributed_pose.inputs import RunInputs, calibration, fingerprint, read_inputs
 from distributed_pose.report.run_report import RunReport, write_run
 from distributed_pose.summary import SessionFacts, summarise
 
@@ -82,13 +81,6 @@ def open_engine(config: RunConfig) -> Engine:
     return RayEngine(config)
 
 
-def planned_devices(config: RunConfig) -> tuple[tuple[DevicePlan, ...], str]:
-    """Returns the devices that a run would use, and its backend."""
-    backend = resolve_backend(config.backend, config.precision)
-    with open_engine(config) as engine:
-        return engine.devices(), backend
-
-
 def _take_up(files: LedgerFiles, ledger: Ledger, inputs: RunInputs, *, restart: bool) -> None:
     """Enters what earlier sessions of the run have settled."""
     if restart:
@@ -132,19 +124,22 @@ def _run_session(
         stack.enter_context(engine)
         # After Ray, which sets its own.
         stack.enter_context(_stopped_by_sigterm())
-        ready = engine.start(inputs.backend, inputs.model.content)
+        ready = engine.start(inputs.model, calibration(config, inputs))
         begun = perf_counter_ns()
         ledger.begin(session, ready)
         devices = {device.plan.name: device for device in ready}
         progress()
-        shards = read_shards(ledger.open_images, inputs.folder, config.batch_size)
+        # What every device's batch is a multiple of; devices get as many as make theirs.
+        size = gcd(*(device.shard_size for device in ready))
+        shards = read_shards(ledger.open_images, inputs.folder, size)
         for result in engine.run(shards):
             elapsed_ns = perf_counter_ns() - begun
             new = ledger.accept(Entry(session, elapsed_ns, devices[result.device], result))
             if new and files:
                 files.add(new)
             progress()
-        return SessionFacts(begun - started, engine.memory(), engine.faults())
+        warmup_ns = begun - started
+        return SessionFacts(warmup_ns, engine.compile_s(), engine.memory(), engine.faults())
 
 
 @contextmanager

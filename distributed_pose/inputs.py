@@ -2,19 +2,28 @@
 
 import importlib
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from distributed_pose.backends.registry import BACKENDS, resolve_backend
+import numpy.typing as npt
+
+from distributed_pose.cluster.deployment import KINDS, check_backends, runs_model
 from distributed_pose.config import RunConfig
 from distributed_pose.data.coco import CocoIndex, load_index
+from distributed_pose.data.shards import encoded_size, image_rows, read_shards
 from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.files import sha256_hex
-from distributed_pose.model.artifacts import Artifact, load_model
-from distributed_pose.model.folding import fold_normalisation
+from distributed_pose.model.artifacts import Source, load_source, truth_source
+from distributed_pose.model.compile import Calibration
+from distributed_pose.vision.preprocess import UndecodableImageError, decode_image, preprocess
 from distributed_pose.vision.profiles import PROFILES
+
+# Enough for ranges of values, and a minute of inference at most.
+_CALIBRATION_IMAGES = 64
 
 # The rooms whose code decides which detections there are.
 _DECIDING = ("vision", "pose", "model", "backends", "testing")
@@ -27,8 +36,7 @@ class RunInputs:
     index: CocoIndex
     folder: Path
     annotations: Path
-    backend: str
-    model: Artifact
+    model: Source
     note: str
 
 
@@ -36,21 +44,64 @@ def read_inputs(config: RunConfig) -> RunInputs:
     """Returns what a run reads.
 
     Raises:
-        ConfigError: if a key that the run needs is not set.
+        ConfigError: if a key that the run needs is not set, or a backend cannot be what is asked
+            of it.
         SetupError: if a file is missing or is not what it should be.
     """
-    backend = resolve_backend(config.backend, config.precision)
+    check_backends(config)
     config, note = _with_demo(config)
     folder = _required(config.data.images, "data.images")
     annotations = _required(config.data.annotations, "data.annotations")
-    if BACKENDS[backend].runs_model:
+    if runs_model(config):
         _required(config.model.path, "model.path")
     # Unlike Path's, it takes a path of any length.
     if not os.path.isdir(folder):  # noqa: PTH112
         raise SetupError(f"{folder} is no folder", "data.images must hold the images")
     index = load_index(annotations, config.data.limit)
-    model = _load_model(config, backend, annotations)
-    return RunInputs(index, folder, annotations, backend, model, note)
+    model = (
+        load_source(_required(config.model.path, "model.path"))
+        if runs_model(config)
+        else truth_source(annotations)
+    )
+    return RunInputs(index, folder, annotations, model, note)
+
+
+def read_model(config: RunConfig) -> tuple[Source, Calibration | None]:
+    """Returns the model of a configuration, and what int8 is calibrated with.
+
+    Data is asked for only where the model cannot do without.
+
+    Raises:
+        ConfigError: as `read_inputs`.
+        SetupError: likewise.
+    """
+    is_int8 = "int8" in {config.on(kind).precision for kind in KINDS}
+    if is_int8 or config.model.path is None or not runs_model(config):
+        inputs = read_inputs(config)
+        return inputs.model, calibration(config, inputs)
+    check_backends(config)
+    return load_source(config.model.path), None
+
+
+def calibration(config: RunConfig, inputs: RunInputs) -> Calibration | None:
+    """Returns the first images of a run as inputs to calibrate with; None if nothing is int8."""
+    if "int8" not in {config.on(kind).precision for kind in KINDS}:
+        return None
+    images = inputs.index.images[:_CALIBRATION_IMAGES]
+    profile = PROFILES[config.profile]
+
+    def arrays() -> Iterator[npt.NDArray[Any]]:
+        for shard in read_shards(images, inputs.folder, 1):
+            for record, encoded in image_rows(shard.images):
+                try:
+                    image_HW3 = decode_image(encoded, record.height, record.width)
+                except UndecodableImageError:
+                    continue
+                yield preprocess(image_HW3, profile)[0][None]
+
+    sizes = [(image.image_id, encoded_size(image, inputs.folder)) for image in images]
+    digest = _short(repr((inputs.model.sha256, config.profile, sizes)).encode())
+    return Calibration(arrays, digest, len(images))
 
 
 def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
@@ -64,19 +115,10 @@ def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
         "data.limit": f"{len(inputs.index.images)} of {inputs.index.num_images_listed} images",
         "model": inputs.model.sha256[:16],
         "profile": config.profile,
-        "precision": config.precision,
+        "precision": _precision(config),
         "maps_dtype": config.maps_dtype,
         "code": f"{version('distributed-pose')} {_code_digest()}",
     }
-
-
-def _load_model(config: RunConfig, backend: str, annotations: Path) -> Artifact:
-    if BACKENDS[backend].runs_model:
-        model = load_model(_required(config.model.path, "model.path"))
-        folds = PROFILES[config.profile].on_bytes
-        return replace(model, content=fold_normalisation(model.content)) if folds else model
-    content = annotations.read_bytes()
-    return Artifact(content, sha256_hex(content), str(annotations))
 
 
 def _with_demo(config: RunConfig) -> tuple[RunConfig, str]:
@@ -93,6 +135,13 @@ def _with_demo(config: RunConfig) -> tuple[RunConfig, str]:
         "model": model.model_copy(update={"path": demo.model}),
     }
     return config.model_copy(update=update), demo.note
+
+
+def _precision(config: RunConfig) -> str:
+    own = {kind: getattr(config, kind).precision for kind in KINDS}
+    return ", ".join(
+        [config.precision, *(f"{kind} {value}" for kind, value in own.items() if value)]
+    )
 
 
 def _required(path: Path | None, key: str) -> Path:

@@ -61,11 +61,13 @@ class DevicePlan:
     """A device that gets one worker.
 
     Attributes:
-        name: unique in the run, such as `cpu:0`.
-        kind: `cpu`.
+        name: unique in the run, such as `cpu:0`; devices of a kind are numbered over all nodes.
+        kind: `cpu`, `cuda` or `npu`.
         node: address of its node; empty where there is only one.
         node_id: the cluster's identifier of that node; empty where there is only one.
         cpus: CPUs that the worker reserves; its threads are at most as many.
+        device_id: by which its node knows it among those of its kind; empty for CPUs.
+        model: its maker's name of it, such as `310P3`; empty for CPUs and where nobody tells.
     """
 
     name: str
@@ -73,11 +75,57 @@ class DevicePlan:
     node: str
     node_id: str
     cpus: float
+    device_id: str = ""
+    model: str = ""
 
     @property
     def threads(self) -> int:
         """Threads that the worker may use."""
         return max(1, int(self.cpus))
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be compiled.
+
+    Attributes:
+        backend: name in the registry.
+        precision: to compile for; `auto` where the device decides when it loads.
+        profile: of preprocessing, which decides on type and size of the inputs.
+        batch_sizes: that the device must take; compilers of fixed shapes need to know.
+        target: soc or GPU that only this artifact runs on; empty for portable ones.
+    """
+
+    backend: str
+    precision: str
+    profile: str
+    batch_sizes: tuple[int, ...] = (1,)
+    target: str = ""
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What a worker is; travels by value into its constructor.
+
+    Attributes:
+        plan: the device.
+        backend: name in the registry.
+        precision: requested precision.
+        profile: name of the preprocessing profile.
+        batch_sizes: most images in a batch; of several, a sweep on the device finds the best.
+        maps_dtype: `f32` or `f16`, of maps before they are grouped.
+        gather: `maps` or `poses`, what the worker answers with.
+        index: of the device among those of its kind that the worker's process sees.
+    """
+
+    plan: DevicePlan
+    backend: str
+    precision: str
+    profile: str
+    batch_sizes: tuple[int, ...]
+    maps_dtype: str
+    gather: str
+    index: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,6 +140,7 @@ class DeviceReady:
         batch_size: 1 for a model that mixes the images of a batch, whatever was asked for.
         warmup_ns: time to load and warm up.
         batch_ns: the part of it that the last batch took.
+        shard_size: images that are sent to it at once.
     """
 
     plan: DevicePlan
@@ -101,6 +150,7 @@ class DeviceReady:
     batch_size: int
     warmup_ns: int
     batch_ns: int = 0
+    shard_size: int = 1
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,13 @@ class SessionFacts:
 
     Attributes:
         warmup_ns: time before the start line.
+        compile_s: the part of it in which the model was compiled for the devices.
         memory: of its processes.
         faults: of its actors.
     """
 
     warmup_ns: int = 0
+    compile_s: float = 0.0
     memory: Memory = field(default_factory=lambda: Memory({}, 0))
     faults: Faults = field(default_factory=Faults)
 
@@ -66,15 +68,16 @@ def summarise(
         ap=ap,
         profile=config.profile,
         precision=_joined(figures.device.precision for figures in devices),
-        backend=_joined(figures.device.backend for figures in devices) or inputs.backend,
+        backend=_joined(figures.device.backend for figures in devices),
         engine=config.engine,
         gather=config.gather,
         data=DataReport(str(inputs.folder.absolute()), str(inputs.annotations.absolute())),
-        model=ModelReport(inputs.model.source, inputs.model.sha256),
+        model=ModelReport(inputs.model.path, inputs.model.sha256),
         throughput=_throughput(devices, ledger.wall_ns),
         stages=stage_figures(durations),
         sessions=ledger.num_sessions,
         warmup_s=facts.warmup_ns / _NS,
+        compile_s=facts.compile_s,
         memory=facts.memory,
         faults=facts.faults,
         devices=tuple(_device(figures) for figures in devices),
@@ -108,8 +111,11 @@ def _device(figures: DeviceFigures) -> DeviceReport:
         device.plan.name,
         device.plan.kind,
         int(device.plan.name.rpartition(":")[2]),
+        device.plan.device_id,
         device.plan.node,
         device.description,
+        device.backend,
+        device.precision,
         device.plan.threads,
         device.batch_size,
         figures.images,

@@ -1,7 +1,10 @@
 """Fixtures of all tests: the shared reference data, and a small dataset made on the spot."""
 
+import atexit
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,10 @@ from distributed_pose.demo.dataset import write_dataset
 
 if TYPE_CHECKING:
     from tests.faults import Stage
+
+# Clusters that others have on this machine are not for tests to join, nor theirs for others.
+os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="dp-")
+atexit.register(shutil.rmtree, os.environ["RAY_TMPDIR"], ignore_errors=True)
 
 _REPOSITORY = Path(__file__).parents[1]
 

@@ -1,5 +1,6 @@
 """Faults to inject into the actors of a run on Ray, and runs that should not care."""
 
+import json
 import os
 import random
 import signal
@@ -16,8 +17,8 @@ import pytest
 import ray
 
 from distributed_pose.cluster import ray_actors
-from distributed_pose.cluster.worker import WorkerSpec
 from distributed_pose.errors import ExecutionError
+from distributed_pose.records import DeviceReady, WorkerSpec
 
 # What an actor is there for: images to maps and report, maps to detections.
 Work = Callable[[Any], Any]
@@ -68,9 +69,9 @@ class FaultyWorker(ray_actors._WorkerActor):
     scene: ClassVar[Scene]
     fault: ClassVar[Fault]
 
-    def __init__(self, spec: WorkerSpec, model: bytes) -> None:
-        super().__init__(spec, model)
+    def start(self, spec: WorkerSpec, model: bytes) -> DeviceReady:
         self._name = spec.plan.name
+        return super().start(spec, model)
 
     def process(self, images: pa.RecordBatch) -> Any:
         return type(self).fault(self.scene, self._name, images, super().process)
@@ -117,6 +118,25 @@ def kill_first(scene: Scene, _name: str, given: Any, work: Work) -> Any:
 
 
 _DYING = Lock()
+
+
+def tell_place(scene: Scene, name: str, given: Any, work: Work) -> Any:
+    """Tells which device of which node a process has and sees; one device's process dies once."""
+    context = ray.get_runtime_context()
+    ids = context.get_accelerator_ids()["NPU"]
+    seen = os.environ.get("ASCEND_RT_VISIBLE_DEVICES")
+    node = context.get_node_id()
+    place = {"name": name, "node": node, "ids": ids, "seen": seen, "pid": os.getpid()}
+    (scene.folder / f"place.{name}.{os.getpid()}").write_text(json.dumps(place))
+    # Until all have some of the work, and the one that dies has some of it again.
+    scene.wait_for("place", scene.count("devices"))
+    if name == "npu:1":
+        with _DYING:
+            if scene.once("kill"):
+                _die()
+    elif scene.count("devices"):
+        scene.wait_for("place.npu:1", 2)
+    return work(given)
 
 
 def hang_once(scene: Scene, _name: str, given: Any, work: Work) -> Any:

@@ -64,10 +64,29 @@ class Backend(Protocol):
         """Frees the device; may be called again."""
 
 
-class BackendFactory(Protocol):
-    """Makes a backend from a model by value; what the registry's strings lead to."""
+@dataclass(frozen=True)
+class BackendOptions:
+    """How a backend runs its model.
 
-    def __call__(self, content: bytes, *, precision: str, threads: int) -> Backend:
+    Attributes:
+        precision: asked for; `auto` is the backend's choice.
+        threads: of the processor that it may use.
+        batch_size: most images in a batch.
+        index: of the device among those of its kind that the process sees; 0 where it is pinned.
+        variant: what stands behind the colon of the backend's name, such as a provider.
+    """
+
+    precision: str = "auto"
+    threads: int = 1
+    batch_size: int = 1
+    index: int = 0
+    variant: str = ""
+
+
+class BackendFactory(Protocol):
+    """Makes a backend from an artifact by value; what the registry's strings lead to."""
+
+    def __call__(self, content: bytes, options: BackendOptions) -> Backend:
         """Returns the backend.
 
         Raises:

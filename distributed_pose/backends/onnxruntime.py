@@ -1,9 +1,19 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime: on the CPU, and by its providers on NVIDIA and Ascend devices."""
+
+import contextlib
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
+import platformdirs
 
 from distributed_pose.backends.base import (
+    BackendOptions,
     InputBatch,
     Maps,
     ModelPort,
@@ -11,59 +21,238 @@ from distributed_pose.backends.base import (
     check_input,
     select_outputs,
 )
+from distributed_pose.backends.fixed_batch import run_in_batches
+from distributed_pose.backends.onnx_facts import fixed_shapes, is_engine, parsed, precision_of
+from distributed_pose.backends.providers import (
+    CANN,
+    CPU,
+    CUDA,
+    TENSORRT,
+    Provider,
+    cached_tensorrt_options,
+    cann_options,
+    cuda_options,
+    require,
+)
 from distributed_pose.cpu import cpu_name
 from distributed_pose.errors import ExecutionError, SetupError
+from distributed_pose.nvidia import (
+    cuda_device_name,
+    forbid_tf32,
+    tensorrt_major,
+    tensorrt_options,
+)
+
+Array = npt.NDArray[Any]
 
 _DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
 
 
 class OnnxRuntimeBackend:
-    """A session on the CPU provider; it computes in float32, whose kernels are the native ones."""
+    """A session on one provider, which runs the whole model or refuses it.
 
-    precision = "f32"
+    On the CPU it computes in float32, whose kernels are the native ones; on NVIDIA devices in the
+    type of the model's weights. It never falls back to another provider.
+    """
 
-    def __init__(self, content: bytes, *, precision: str, threads: int) -> None:
-        del precision  # The registry admits no other than f32.
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # Idle threads that spin take the processor from preprocessing and decoding.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            session = onnxruntime.InferenceSession(
-                content, options, providers=["CPUExecutionProvider"]
+    def __init__(self, content: bytes, options: BackendOptions) -> None:
+        variant = options.variant or CPU
+        provider = require(variant, onnxruntime.get_available_providers())
+        self.precision = _precision(content, options, variant)
+        if options.precision not in {"auto", self.precision}:
+            raise SetupError(
+                f"the model has precision {self.precision}, not {options.precision}",
+                "compile it for this backend and precision",
             )
-        # The runtime's own exceptions have no common documented base class.
-        except Exception as error:  # noqa: BLE001
-            reason = str(error).strip().partition("\n")[0]
-            raise SetupError(f"ONNX Runtime cannot load the model: {reason}") from None
+        session = _session(content, options, provider, _provider_options(content, options, variant))
         inputs = [_port(node) for node in session.get_inputs()]
         self._outputs = select_outputs([_port(node) for node in session.get_outputs()])
-        self._input_name = check_input(inputs)
-        self._input = inputs[0]
-        self._session: onnxruntime.InferenceSession | None = session
-
-    @property
-    def description(self) -> str:
-        return cpu_name()
+        check_input(inputs)
+        self._batch_size = inputs[0].shape[0]
+        self._input = replace(inputs[0], shape=(None, *inputs[0].shape[1:]))
+        self.description = _description(variant, options.index)
+        run = BoundSession if provider.on_cuda else _PlainSession
+        self._run: Callable[[Array], Sequence[Array]] | None = run(
+            session, self._input.name, self._outputs, ("cuda", options.index)
+        )
 
     def infer(self, batch: InputBatch) -> Maps:
-        if self._session is None:
+        if self._run is None:
             raise SetupError("the backend is closed")
         check_fits(self._input, batch)
         try:
-            outputs = self._session.run(list(self._outputs), {self._input_name: batch.inputs_N3HW})
+            outputs = run_in_batches(self._run, batch.inputs_N3HW, self._batch_size)
         except Exception as error:  # noqa: BLE001
-            reason = str(error).strip().partition("\n")[0]
             raise ExecutionError(
-                f"ONNX Runtime cannot run the model: {reason}", image_ids=batch.image_ids
+                f"ONNX Runtime cannot run the model: {_reason(error)}", image_ids=batch.image_ids
             ) from None
         return Maps(*(np.asarray(output, np.float32) for output in outputs))
 
     def close(self) -> None:
-        self._session = None
+        self._run = None
+
+
+class _PlainSession:
+    """Runs a session whose inputs and outputs are in the memory of the processor."""
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        input_name: str,
+        output_names: Sequence[str],
+        _device: tuple[str, int],
+    ) -> None:
+        self._session = session
+        self._input_name = input_name
+        self._output_names = list(output_names)
+
+    def __call__(self, inputs_N3HW: Array) -> Sequence[Array]:
+        outputs: list[Array] = self._session.run(
+            self._output_names, {self._input_name: inputs_N3HW}
+        )
+        return outputs
+
+
+class _Buffers(NamedTuple):
+    shape: tuple[int, ...]
+    binding: onnxruntime.IOBinding
+    input_N3HW: onnxruntime.OrtValue
+
+
+class BoundSession:
+    """Runs a session whose input and outputs are in a device's memory, allocated once a shape.
+
+    Args:
+        session: on a provider of the device.
+        input_name: of the image input.
+        output_names: in the order in which they are returned.
+        device: its kind in ONNX Runtime's words, and its index among those that the process sees.
+    """
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        input_name: str,
+        output_names: Sequence[str],
+        device: tuple[str, int],
+    ) -> None:
+        self._session = session
+        self._input_name = input_name
+        self._output_names = output_names
+        self._device = device
+        self._buffers: _Buffers | None = None
+
+    def __call__(self, inputs_N3HW: Array) -> list[Array]:
+        buffers = self._buffers
+        if buffers is None or buffers.shape != inputs_N3HW.shape:
+            # First, so that a shape that fails leaves no buffers behind.
+            self._buffers = None
+            buffers = self._allocate(inputs_N3HW)
+            self._session.run_with_iobinding(buffers.binding)
+            self._keep_outputs(buffers)
+            self._buffers = buffers
+        else:
+            buffers.input_N3HW.update_inplace(inputs_N3HW)
+            self._session.run_with_iobinding(buffers.binding)
+        return [np.array(output.numpy()) for output in buffers.binding.get_outputs()]
+
+    def _allocate(self, inputs_N3HW: Array) -> _Buffers:
+        # Of a copy: where the device is the processor, the array itself would be its buffer.
+        value = onnxruntime.OrtValue.ortvalue_from_numpy(inputs_N3HW.copy(), *self._device)
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input(self._input_name, value)
+        for name in self._output_names:
+            binding.bind_output(name, *self._device)
+        return _Buffers(inputs_N3HW.shape, binding, value)
+
+    def _keep_outputs(self, buffers: _Buffers) -> None:
+        """Binds the outputs of a first run, whose shapes nobody knows before it, for the next."""
+        outputs = buffers.binding.get_outputs()
+        for name, output in zip(self._output_names, outputs, strict=True):
+            buffers.binding.bind_ortvalue_output(name, output)
+
+
+def _session(
+    content: bytes, options: BackendOptions, provider: Provider, told: dict[str, str]
+) -> onnxruntime.InferenceSession:
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    settings.inter_op_num_threads = 1
+    # Idle threads that spin take the processor from preprocessing and decoding.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if options.variant not in {"", CPU}:
+        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    try:
+        session = onnxruntime.InferenceSession(
+            content, settings, providers=[(provider.name, told)], enable_fallback=0
+        )
+    # The runtime's own exceptions have no common documented base class.
+    except Exception as error:  # noqa: BLE001
+        raise SetupError(f"ONNX Runtime cannot load the model: {_reason(error)}") from None
+    if session.get_providers()[0] != provider.name:
+        raise SetupError(
+            f"ONNX Runtime cannot start {provider.name}, and has only "
+            f"{', '.join(session.get_providers())}",
+            "its log above names the library that is missing",
+        )
+    return session
+
+
+def _provider_options(content: bytes, options: BackendOptions, variant: str) -> dict[str, str]:
+    """Returns what the provider is told, after loading the libraries that it needs."""
+    if variant == CPU:
+        return {}
+    if variant == CANN:
+        return cann_options(options.index, half=options.precision != "f32")
+    _load_libraries(variant)
+    if variant == CUDA:
+        return cuda_options(options.index)
+    model = parsed(content)
+    half, major = precision_of(model) == "f16", tensorrt_major()
+    if not half:
+        forbid_tf32()
+    if is_engine(model):
+        return tensorrt_options(options.index, half=half, major=major, shapes=None)
+    shapes, cache = fixed_shapes(model, options.batch_size), str(_engine_folder())
+    return cached_tensorrt_options(
+        options.index, half=half, major=major, shapes=shapes, cache=cache
+    )
+
+
+def _load_libraries(variant: str) -> None:
+    """Loads CUDA, and TensorRT if it is used, from Python packages where they are installed so."""
+    if preload := getattr(onnxruntime, "preload_dlls", None):
+        preload()
+    if variant == TENSORRT:
+        with contextlib.suppress(ImportError):
+            importlib.import_module("tensorrt")
+
+
+def _engine_folder() -> Path:
+    folder = Path(platformdirs.user_cache_dir("distributed_pose")) / "tensorrt"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _precision(content: bytes, options: BackendOptions, variant: str) -> str:
+    if variant == CPU:
+        return "f32"
+    # CANN compiles to half precision whatever the model has, unless it is told to keep its types.
+    if variant == CANN and options.precision != "f32":
+        return "f16"
+    return precision_of(parsed(content))
+
+
+def _description(variant: str, index: int) -> str:
+    if variant == CPU:
+        return cpu_name()
+    return "Ascend NPU" if variant == CANN else cuda_device_name(index)
 
 
 def _port(node: onnxruntime.NodeArg) -> ModelPort:
     shape = tuple(n if isinstance(n, int) else None for n in node.shape)
     return ModelPort(node.name, shape, _DTYPES.get(node.type, node.type))
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

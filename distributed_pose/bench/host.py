@@ -15,15 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from distributed_pose.cluster.deployment import deploy
 from distributed_pose.cluster.devices import Node, plan_devices
-from distributed_pose.cluster.engine import worker_specs
 from distributed_pose.cluster.worker import Worker
 from distributed_pose.config import RunConfig
 from distributed_pose.cpu import cpu_name, keep_freed_memory, num_cpus
 from distributed_pose.data.shards import ImageMaps, pack_maps, read_shards, unpack_maps
 from distributed_pose.errors import ExecutionError
 from distributed_pose.evaluation import Progress
-from distributed_pose.inputs import RunInputs, read_inputs
+from distributed_pose.inputs import RunInputs, calibration, read_inputs
+from distributed_pose.model.compile import compile_model, portable
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.records import DECODE_STAGES, ImageRecord
 from distributed_pose.vision.preprocess import decode_image, preprocess
@@ -95,12 +96,14 @@ def bench_host(config: RunConfig, repeat: int, on_progress: Progress) -> HostRep
 
 def _infer(config: RunConfig, inputs: RunInputs) -> dict[int, ImageMaps]:
     """Returns the maps of each image by its id."""
-    plans = plan_devices(("cpu",), [Node("", "", num_cpus())])
-    (spec,) = worker_specs(config, inputs.backend, plans)
-    worker = Worker(replace(spec, gather="maps"), inputs.model.content)
-    worker.start()
+    (plan,) = plan_devices(("cpu",), [Node("", "", num_cpus())])
+    deployment = deploy(config, plan, (), inputs.model.format)
+    order = deployment.order
+    model = compile_model(portable(inputs.model, order), order, calibration(config, inputs))
+    worker = Worker(replace(deployment.spec, gather="maps"), model.content)
+    shard_size = worker.start().shard_size
     maps = {}
-    for shard in read_shards(inputs.index.images, inputs.folder, config.batch_size):
+    for shard in read_shards(inputs.index.images, inputs.folder, shard_size):
         batches, report = worker.infer(shard.images)
         if failures := shard.failures + report.failures:
             raise ExecutionError(failures[0].reason, image_ids=(failures[0].image_id,))

@@ -11,14 +11,17 @@ from time import perf_counter
 
 import numpy as np
 
-from distributed_pose.backends.base import Backend, InputBatch
+from distributed_pose.backends.base import Backend, BackendOptions, InputBatch
 from distributed_pose.backends.registry import open_backend
+from distributed_pose.cluster.deployment import deploy
+from distributed_pose.cluster.devices import Node, plan_devices
 from distributed_pose.config import RunConfig
 from distributed_pose.cpu import cpu_name, num_cpus
 from distributed_pose.data.shards import image_rows, read_shards
-from distributed_pose.errors import ExecutionError
+from distributed_pose.errors import ConfigError, ExecutionError
 from distributed_pose.evaluation import Progress, evaluate_on, open_engine
-from distributed_pose.inputs import RunInputs, read_inputs
+from distributed_pose.inputs import RunInputs, calibration, read_inputs
+from distributed_pose.model.compile import compile_model, portable
 from distributed_pose.report.run_report import RunReport
 from distributed_pose.vision.preprocess import UndecodableImageError, decode_image, preprocess
 from distributed_pose.vision.profiles import PROFILES
@@ -90,9 +93,12 @@ def bench_pipeline(config: RunConfig, repeat: int, on_progress: Progress) -> Pip
 def _bare_images_per_s(
     config: RunConfig, inputs: RunInputs, batches: list[InputBatch], images: int
 ) -> float:
-    backend = open_backend(
-        inputs.backend, inputs.model.content, precision=config.precision, threads=num_cpus()
-    )
+    (plan,) = plan_devices(("cpu",), [Node("", "", num_cpus())])
+    deployment = deploy(config, plan, (), inputs.model.format)
+    spec, order = deployment.spec, deployment.order
+    model = compile_model(portable(inputs.model, order), order, calibration(config, inputs))
+    options = BackendOptions(spec.precision, num_cpus(), _batch_size(config))
+    backend = open_backend(spec.backend, model.content, options)
     for batch in batches:
         backend.infer(batch)
     done, start = 0, perf_counter()
@@ -110,7 +116,7 @@ def _infer(backend: Backend, batches: list[InputBatch]) -> int:
 
 
 def _batches(config: RunConfig, inputs: RunInputs) -> list[InputBatch]:
-    shards = read_shards(inputs.index.images, inputs.folder, config.batch_size)
+    shards = read_shards(inputs.index.images, inputs.folder, _batch_size(config))
     profile = PROFILES[config.profile]
     batches = []
     for shard in islice(shards, _BARE_BATCHES):
@@ -130,6 +136,13 @@ def _batches(config: RunConfig, inputs: RunInputs) -> list[InputBatch]:
     return batches
 
 
+def _batch_size(config: RunConfig) -> int:
+    size = config.on("cpu").batch_size
+    if size == "auto":
+        raise ConfigError("the bare model and the run need the same batch_size", "set a number")
+    return size
+
+
 def _report(config: RunConfig, bare: list[float], reports: list[RunReport]) -> PipelineReport:
     whole = [report.throughput.wall_images_per_s for report in reports]
     last = reports[-1]
@@ -142,7 +155,7 @@ def _report(config: RunConfig, bare: list[float], reports: list[RunReport]) -> P
         cpu_name(),
         num_cpus(),
         last.precision,
-        config.batch_size,
+        _batch_size(config),
         last.num_images,
         ap,
         tuple(bare),

@@ -3,6 +3,7 @@
 from rich import box
 from rich.table import Table
 
+from distributed_pose.bench.device import DeviceSweep
 from distributed_pose.bench.host import Cost, HostReport
 from distributed_pose.bench.pipeline import PipelineReport
 
@@ -47,6 +48,28 @@ def pipeline_table(report: PipelineReport) -> Table:
     table.caption = (
         f"{report.processor}, {report.cores} cores · {report.precision} · batch "
         f"{report.batch_size} · {report.num_images} images · AP {report.ap:.3f}"
+    )
+    return table
+
+
+def device_bench_table(sweep: DeviceSweep) -> Table:
+    """Returns the latencies and rates of a device by batch size."""
+    title = f"{sweep.name} {sweep.description}, compute only"
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    for name in ("batch", "min ms", "mean", "median", "p90", "p99", "max", "batches", "images/s"):
+        table.add_column(name, justify="right")
+    for row in sweep.batches:
+        times = (row.min_ms, row.mean_ms, row.median_ms, row.p90_ms, row.p99_ms, row.max_ms)
+        is_best = row.batch_size == sweep.best_batch_size
+        table.add_row(
+            f"{row.batch_size}{' *' if is_best else ''}",
+            *(f"{time:.2f}" for time in times),
+            str(row.count),
+            f"{row.images_per_s:.2f}",
+        )
+    table.caption = (
+        f"{sweep.backend} · {sweep.precision} · profile {sweep.profile} · * best by the median: "
+        f"batch_size {sweep.best_batch_size}"
     )
     return table
 

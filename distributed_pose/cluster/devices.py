@@ -1,9 +1,28 @@
-"""Which devices a run uses: requests such as `cpu:2` laid out over the nodes."""
+"""Which devices a run uses: requests such as `npu:*` or `cpu:2` laid out over the nodes."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 
+from distributed_pose.errors import SetupError
 from distributed_pose.records import DevicePlan
+
+ACCELERATORS = ("npu", "cuda")
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """A card or chip of a node.
+
+    Attributes:
+        kind: `npu` or `cuda`.
+        device_id: by which the node knows it.
+        model: its maker's name of it; empty where nobody tells.
+    """
+
+    kind: str
+    device_id: str
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -15,43 +34,107 @@ class Node:
         node_id: the cluster's identifier; empty likewise.
         cpus: CPUs that may be reserved.
         object_store_bytes: room for shards and maps; 0 without a cluster.
+        accelerators: in the order of their numbers.
     """
 
     address: str
     node_id: str
     cpus: int
     object_store_bytes: int = 0
+    accelerators: tuple[Accelerator, ...] = ()
 
 
-def plan_devices(requests: Sequence[str], nodes: Sequence[Node]) -> tuple[DevicePlan, ...]:
+def plan_devices(
+    requests: Sequence[str], nodes: Sequence[Node], auto_kinds: Collection[str] = ()
+) -> tuple[DevicePlan, ...]:
     """Returns the devices of a run, one worker each.
 
-    `auto` is one CPU worker on every node, `cpu` is one worker and `cpu:N` are N workers, dealt
-    over the nodes in turn. The workers of a node share its CPUs evenly.
+    `auto` is every accelerator of a kind that may be used, or one CPU worker on every node where
+    there is none. `cpu` is one worker and `cpu:N` are N workers, dealt over the nodes in turn;
+    `npu:*` and `cuda:*` are all devices of a kind, `npu:3` is that of number 3, counted over the
+    nodes in order.
+
+    The workers of a node share its CPUs: one each for those that feed an accelerator, the rest
+    for those that are CPU devices.
 
     Args:
         requests: as checked by the configuration.
         nodes: at least one.
+        auto_kinds: of accelerators, for `auto`.
+
+    Raises:
+        SetupError: if a device is not there, or no node has a CPU for a CPU worker.
     """
-    count = len(nodes) if tuple(requests) == ("auto",) else sum(map(_count, requests))
-    owners = [nodes[index % len(nodes)] for index in range(count)]
-    return tuple(
-        DevicePlan(
-            name=f"cpu:{index}",
-            kind="cpu",
-            node=node.address,
-            node_id=node.node_id,
-            cpus=_share(node, owners.count(node)),
-        )
-        for index, node in enumerate(owners)
-    )
+    found = list(_accelerators(nodes))
+    if tuple(requests) == ("auto",):
+        chosen = [(plan, node) for plan, node in found if plan.kind in auto_kinds]
+        wanted = 0 if chosen else len(_with_cpus(nodes))
+    else:
+        names = _selected(requests, [plan.name for plan, _ in found])
+        chosen = [(plan, node) for plan, node in found if plan.name in names]
+        wanted = sum(map(_count, requests))
+    return _with_shares([*chosen, *_cpu_workers(wanted, nodes)])
+
+
+def _accelerators(nodes: Sequence[Node]) -> Iterator[tuple[DevicePlan, Node]]:
+    numbers: Counter[str] = Counter()
+    for node in nodes:
+        for device in node.accelerators:
+            name = f"{device.kind}:{numbers[device.kind]}"
+            numbers[device.kind] += 1
+            plan = DevicePlan(
+                name, device.kind, node.address, node.node_id, 0, device.device_id, device.model
+            )
+            yield plan, node
+
+
+def _selected(requests: Sequence[str], names: Sequence[str]) -> set[str]:
+    selected: set[str] = set()
+    for request in requests:
+        kind, _, number = request.partition(":")
+        if kind not in ACCELERATORS:
+            continue
+        of_kind = [name for name in names if name.startswith(f"{kind}:")]
+        matching = of_kind if number == "*" else [name for name in of_kind if name == request]
+        if not matching:
+            there = ", ".join(names) or "none but CPUs"
+            raise SetupError(
+                f"there is no device {request}: found {there}",
+                "see `distributed-pose devices`; on a cluster, `ray status` lists GPU and NPU",
+            )
+        selected.update(matching)
+    return selected
+
+
+def _cpu_workers(count: int, nodes: Sequence[Node]) -> Iterator[tuple[DevicePlan, Node]]:
+    owners = _with_cpus(nodes)
+    if count and not owners:
+        raise SetupError("no node has a CPU for a CPU worker", "see `ray status`")
+    for index in range(count):
+        node = owners[index % len(owners)]
+        yield DevicePlan(f"cpu:{index}", "cpu", node.address, node.node_id, 0), node
+
+
+def _with_cpus(nodes: Sequence[Node]) -> list[Node]:
+    return [node for node in nodes if node.cpus >= 1]
 
 
 def _count(request: str) -> int:
-    _, _, number = request.partition(":")
-    return int(number or 1)
+    kind, _, number = request.partition(":")
+    return int(number or 1) if kind == "cpu" else 0
 
 
-def _share(node: Node, workers: int) -> float:
-    # Ray takes fractions of a CPU only below one.
-    return node.cpus // workers if workers <= node.cpus else node.cpus / workers
+def _with_shares(placed: Sequence[tuple[DevicePlan, Node]]) -> tuple[DevicePlan, ...]:
+    feeders = Counter(node for plan, node in placed if plan.kind != "cpu")
+    workers = Counter(node for plan, node in placed if plan.kind == "cpu")
+    plans = []
+    for plan, node in placed:
+        everyone = feeders[node] + workers[node]
+        if node.cpus <= everyone:
+            cpus = node.cpus / everyone
+        elif plan.kind == "cpu":
+            cpus = (node.cpus - feeders[node]) // workers[node]
+        else:
+            cpus = 1
+        plans.append(replace(plan, cpus=cpus))
+    return tuple(plans)

@@ -9,21 +9,30 @@ from typing import Protocol, Self
 
 import pyarrow.compute as pc
 
-from distributed_pose.cluster.devices import Node, plan_devices
+from distributed_pose.backends.registry import installed
+from distributed_pose.cluster.deployment import (
+    Deployment,
+    deploy,
+    local_devices,
+    on_this_machine,
+)
 from distributed_pose.cluster.health import Health, collect_faults, none_left
 from distributed_pose.cluster.reducer import Reducer, Reduction
 from distributed_pose.cluster.work import Task, Work
-from distributed_pose.cluster.worker import Worker, WorkerReport, WorkerSpec
+from distributed_pose.cluster.worker import Worker, WorkerReport
 from distributed_pose.config import RunConfig
-from distributed_pose.cpu import num_cpus, peak_rss_bytes
+from distributed_pose.cpu import peak_rss_bytes
 from distributed_pose.data.shards import Shard, no_detections
 from distributed_pose.errors import ExecutionError, PoseEvalError
+from distributed_pose.model.artifacts import Source
+from distributed_pose.model.compile import Calibration, compile_model, portable
 from distributed_pose.records import (
     DevicePlan,
     DeviceReady,
     Failure,
     Faults,
     Memory,
+    Order,
     ShardResult,
 )
 
@@ -34,12 +43,27 @@ class Engine(Protocol):
     def devices(self) -> tuple[DevicePlan, ...]:
         """Returns the devices that the run uses."""
 
-    def start(self, backend: str, model: bytes) -> tuple[DeviceReady, ...]:
+    def start(
+        self, model: Source, calibration: Calibration | None = None
+    ) -> tuple[DeviceReady, ...]:
         """Returns when every device has loaded and warmed up its model.
 
+        What a device runs is compiled where it is not in the cache, once for all devices alike.
+
+        Args:
+            model: of the user.
+            calibration: for devices that compute in int8.
+
         Raises:
-            SetupError: if one of them cannot.
+            ConfigError: if a backend cannot be what is asked of it.
+            SetupError: if a device cannot run the model.
         """
+
+    def compile_s(self) -> float:
+        """Returns the seconds of `start` that went into compiling."""
+
+    def sweep(self, device: str, batch_size: int, least_s: float) -> tuple[int, ...]:
+        """Returns how long batches take on a device; see `Worker.sweep`."""
 
     def run(self, shards: Iterable[Shard]) -> Iterator[ShardResult]:
         """Yields the results of all shards, in the order in which they are done.
@@ -86,21 +110,50 @@ class InlineEngine:
         self._config = config
         self._devices: list[_Device] = []
         self._reducer = Reducer()
+        self._shard_sizes: dict[str, int] = {}
+        self._compile_s = 0.0
 
     def devices(self) -> tuple[DevicePlan, ...]:
-        return plan_devices(self._config.devices, [Node("", "", num_cpus())])
+        return local_devices(self._config)
 
-    def start(self, backend: str, model: bytes) -> tuple[DeviceReady, ...]:
+    def start(
+        self, model: Source, calibration: Calibration | None = None
+    ) -> tuple[DeviceReady, ...]:
+        deployments = [
+            on_this_machine(deploy(self._config, plan, installed(plan.kind), model.format))
+            for plan in self.devices()
+        ]
+        artifacts = self._compile(model, deployments, calibration)
         ready = []
-        for spec in worker_specs(self._config, backend, self.devices()):
-            worker = Worker(spec, model)
+        for deployment in deployments:
+            spec = deployment.spec
+            worker = Worker(spec, artifacts[deployment.order])
             self._devices.append(_Device(spec.plan.name, worker, Health(self._config.deadline_s)))
             ready.append(worker.start())
+        self._shard_sizes = {device.plan.name: device.shard_size for device in ready}
         self._reducer.warm_up()
         return tuple(ready)
 
+    def compile_s(self) -> float:
+        return self._compile_s
+
+    def sweep(self, device: str, batch_size: int, least_s: float) -> tuple[int, ...]:
+        (worker,) = (found.worker for found in self._devices if found.name == device)
+        return worker.sweep(batch_size, least_s)
+
+    def _compile(
+        self, model: Source, deployments: Sequence[Deployment], calibration: Calibration | None
+    ) -> dict[Order, bytes]:
+        start = perf_counter()
+        artifacts = {
+            order: compile_model(portable(model, order), order, calibration).content
+            for order in {deployment.order: None for deployment in deployments}
+        }
+        self._compile_s = perf_counter() - start
+        return artifacts
+
     def run(self, shards: Iterable[Shard]) -> Iterator[ShardResult]:
-        work = Work(iter(shards))
+        work = Work(iter(shards), self._shard_sizes)
         turns = cycle(self._devices)
         while work.is_left():
             usable = [device.name for device in self._devices if not device.health.is_out]
@@ -154,22 +207,6 @@ class InlineEngine:
     ) -> None:
         for device in self._devices:
             device.worker.close()
-
-
-def worker_specs(config: RunConfig, backend: str, plans: Sequence[DevicePlan]) -> list[WorkerSpec]:
-    """Returns the worker of each device."""
-    return [
-        WorkerSpec(
-            plan,
-            backend,
-            config.precision,
-            config.profile,
-            config.batch_size,
-            config.maps_dtype,
-            config.gather,
-        )
-        for plan in plans
-    ]
 
 
 def check_report(shard: Shard, report: WorkerReport) -> None:

@@ -1,19 +1,25 @@
 """Worker and reducer as Ray actors: their processes, and what may be asked of them meanwhile."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import pyarrow as pa
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from distributed_pose.backends.registry import installed
 from distributed_pose.cluster.diagnosis import describe_threads
+from distributed_pose.cluster.discovery import hide_accelerators
+from distributed_pose.cluster.ray_connection import RESOURCES
 from distributed_pose.cluster.reducer import Reducer, Reduction
-from distributed_pose.cluster.worker import Worker, WorkerReport, WorkerSpec
+from distributed_pose.cluster.worker import Worker, WorkerReport
 from distributed_pose.cpu import keep_freed_memory, peak_rss_bytes
-from distributed_pose.records import DeviceReady
+from distributed_pose.model.artifacts import Source
+from distributed_pose.model.compile import compile_model
+from distributed_pose.records import DevicePlan, DeviceReady, Order, WorkerSpec
 
 # Calls in flight at each actor: one at work and one prepared, so that a device never waits for
 # the driver; more would only fill the object store.
@@ -44,23 +50,54 @@ class _Actor:
         return describe_threads()
 
 
-class _WorkerActor(_Actor):
-    """A worker in an actor's process."""
+@dataclass(frozen=True)
+class Place:
+    """Where an actor for a device found itself.
 
-    def __init__(self, spec: WorkerSpec, model: bytes) -> None:
+    Attributes:
+        device_id: of the device that Ray gave it; empty for CPUs.
+        installed: backends for its kind of devices that its node has, best first.
+    """
+
+    device_id: str
+    installed: tuple[str, ...]
+
+
+class _WorkerActor(_Actor):
+    """A worker in an actor's process, pinned to a device by Ray."""
+
+    def __init__(self, kind: str) -> None:
         super().__init__()
+        self._kind = kind
+        self._worker: Worker | None = None
+        if kind not in RESOURCES:
+            # Ray leaves them visible to actors that have none of them.
+            hide_accelerators()
+
+    def place(self) -> Place:
+        ids = ray.get_runtime_context().get_accelerator_ids()
+        device_id = next(iter(ids.get(RESOURCES.get(self._kind, ""), [])), "")
+        return Place(device_id, installed(self._kind))
+
+    def compile(self, model: Source, order: Order) -> bytes:
+        return compile_model(model, order).content
+
+    def start(self, spec: WorkerSpec, model: bytes) -> DeviceReady:
         self._worker = Worker(spec, model)
         groups = spec.gather == "poses"
         self._answer = self._worker.infer_and_group if groups else self._worker.infer
-
-    def start(self) -> DeviceReady:
         return self._worker.start()
 
     def process(self, images: pa.RecordBatch) -> tuple[Any, WorkerReport]:
         return self._answer(images)
 
+    def sweep(self, batch_size: int, least_s: float) -> tuple[int, ...]:
+        # Asked of devices that are ready alone.
+        return cast("Worker", self._worker).sweep(batch_size, least_s)
+
     def close(self) -> None:
-        self._worker.close()
+        if self._worker:
+            self._worker.close()
 
 
 class _ReducerActor(_Actor):
@@ -80,19 +117,17 @@ class _ReducerActor(_Actor):
         pass
 
 
-def create_worker(spec: WorkerSpec, model: Any) -> tuple[Any, Any]:
-    """Starts a worker on its node.
-
-    Args:
-        spec: what it is.
-        model: reference to the model's content.
-    """
+def create_worker(plan: DevicePlan) -> tuple[Any, Any]:
+    """Starts a process for a device of the plan's kind on its node; the call returns a `Place`."""
+    resource = RESOURCES.get(plan.kind, "")
+    device: dict[str, Any] = {"NPU": {"resources": {"NPU": 1}}, "GPU": {"num_gpus": 1}}
     actor = _remote(max_concurrency=IN_FLIGHT)(_WorkerActor).options(
-        num_cpus=spec.plan.cpus,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(spec.plan.node_id, soft=False),
+        num_cpus=plan.cpus,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(plan.node_id, soft=False),
+        **device.get(resource, {}),
     )
-    handle: Any = actor.remote(spec, model)
-    return handle, handle.start.remote()
+    handle: Any = actor.remote(plan.kind)
+    return handle, handle.place.remote()
 
 
 def create_reducer() -> tuple[Any, Any]:

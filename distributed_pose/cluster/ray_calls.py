@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import ray
 from ray.exceptions import (
@@ -14,14 +14,15 @@ from ray.exceptions import (
     RayTaskError,
 )
 
+from distributed_pose.cluster.devices import Node
 from distributed_pose.cluster.engine import check_report, describe
 from distributed_pose.cluster.health import Health
-from distributed_pose.cluster.ray_actors import Create
+from distributed_pose.cluster.ray_actors import Create, Place
 from distributed_pose.cluster.transit import Load
 from distributed_pose.cluster.work import Task
 from distributed_pose.cluster.worker import WorkerReport
-from distributed_pose.errors import ExecutionError
-from distributed_pose.records import DeviceReady
+from distributed_pose.errors import ExecutionError, SetupError
+from distributed_pose.records import DevicePlan, DeviceReady, WorkerSpec
 
 # Loading and warming up a model takes seconds; what takes minutes waits for CPUs it never gets.
 _FIRST_START_S = 300.0
@@ -39,9 +40,11 @@ class Actor:
         name: in messages, such as `cpu:0`.
         create: starts a process.
         health: of all of its processes.
-        node_id: where it must be; empty for anywhere.
+        plan: of a worker's device; None for reducers, which can be anywhere.
         handle: of the process; None where there is none.
-        starting: the first call of a process that is not ready yet.
+        starting: the last call of a process that is not ready yet.
+        place: where a worker's process found itself.
+        held: processes that Ray gave other devices than this one, kept until it has its own.
         ready: what the device said when it was first ready.
         calls: in flight.
     """
@@ -49,9 +52,11 @@ class Actor:
     name: str
     create: Create
     health: Health
-    node_id: str = ""
+    plan: DevicePlan | None = None
     handle: Any = None
     starting: Any = None
+    place: Place | None = None
+    held: list[Any] = field(default_factory=list)
     ready: DeviceReady | None = None
     calls: list["Call"] = field(default_factory=list)
     _since: float = 0.0
@@ -60,6 +65,34 @@ class Actor:
     def launch(self) -> None:
         """Starts a process."""
         self.handle, self.starting = self.create()
+        self.place = None
+        self._since = monotonic()
+
+    def hold(self) -> None:
+        """Keeps the process, so that the next one gets another device, and starts that one."""
+        self.held.append(self.handle)
+        self.launch()
+
+    def exchange(self, other: "Actor") -> None:
+        """Changes processes with an actor that is starting, too."""
+        for name in ("handle", "starting", "place"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            setattr(self, name, theirs)
+            setattr(other, name, mine)
+
+    def placed(self, place: Place) -> None:
+        """Takes the answer of a process that has found its device."""
+        self.place, self.starting = place, None
+        self._release()
+
+    def begin(self, spec: WorkerSpec, model: Any) -> None:
+        """Has a process that is in its place load a model.
+
+        Args:
+            spec: of the worker.
+            model: reference to the artifact's content.
+        """
+        self.starting = self.handle.start.remote(spec, model)
         self._since = monotonic()
 
     def started(self, ready: DeviceReady | None) -> None:
@@ -74,7 +107,18 @@ class Actor:
         """Ends the process, if there is one."""
         if self.handle is not None:
             ray.kill(self.handle)
-        self.handle = self.starting = None
+        self.handle = self.starting = self.place = None
+        self._release()
+
+    def _release(self) -> None:
+        for handle in self.held:
+            ray.kill(handle)
+        self.held.clear()
+
+    @property
+    def node_id(self) -> str:
+        """Where the actor must be; empty for anywhere."""
+        return self.plan.node_id if self.plan else ""
 
     def has_room(self, in_flight: int) -> bool:
         """Returns whether the actor can take another call."""
@@ -212,6 +256,49 @@ def fetch(references: Any) -> Any:
         return Trouble(f"its process died: {_cause_of_death(error)}")
     except RayError as error:
         return Trouble(f"lost: {describe(error)}", None, isinstance(error, ObjectLostError))
+
+
+def owner_of(
+    place: Place, actor: Actor, workers: Sequence[Actor], nodes: Sequence[Node]
+) -> Actor | None:
+    """Returns the worker that a process is for, by the device that Ray gave it; None for none.
+
+    Args:
+        place: where the process found itself.
+        actor: that it was started for.
+        workers: of the run.
+        nodes: of the cluster.
+
+    Raises:
+        SetupError: if a part of a node's devices is wanted, and the node does not count them from
+            0, so that nobody can say which is which.
+    """
+    plan = cast("DevicePlan", actor.plan)
+    if plan.kind == "cpu":
+        return actor
+    peers = [
+        worker
+        for worker in workers
+        if worker.plan and (worker.plan.kind, worker.node_id) == (plan.kind, plan.node_id)
+    ]
+    there = [
+        device.device_id
+        for node in nodes
+        if node.node_id == plan.node_id
+        for device in node.accelerators
+        if device.kind == plan.kind
+    ]
+    if place.device_id in there or not there:
+        waiting = [peer for peer in peers if peer.starting and peer.place is None]
+        mine = (p for p in waiting if p.plan and p.plan.device_id == place.device_id)
+        return next(mine, None)
+    if len(peers) == len(there):
+        return actor
+    raise SetupError(
+        f"the node has devices {plan.kind} by other numbers, such as {place.device_id}",
+        f"choose all of them, devices={plan.kind}:*",
+        device=actor.name,
+    )
 
 
 def ask(actors: Sequence[Actor], question: str, timeout_s: float) -> dict[str, Any]:

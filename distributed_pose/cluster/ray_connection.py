@@ -7,11 +7,17 @@ from typing import Any
 
 import ray
 
-from distributed_pose.cluster.devices import Node
+from distributed_pose.cluster.devices import Accelerator, Node
+from distributed_pose.cluster.discovery import local_accelerators
 from distributed_pose.cpu import num_cpus
 from distributed_pose.errors import SetupError
 
 _LOG = logging.getLogger(__name__)
+
+# Ray's names of the kinds of accelerators, and the node labels that tell which ones they are. For
+# Ascend there is none but what `ray start --labels soc=310P3` says.
+RESOURCES = {"npu": "NPU", "cuda": "GPU"}
+_LABELS = {"npu": "soc", "cuda": "ray.io/accelerator-type"}
 
 # Shards and maps in flight are tens of megabytes; Ray's default of 30 % of memory is for others.
 _LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
@@ -53,15 +59,37 @@ def live_nodes() -> list[Node]:
         Node(
             node["NodeManagerAddress"],
             node["NodeID"],
-            int(node["Resources"]["CPU"]),
+            int(node["Resources"].get("CPU", 0)),
             int(node["Resources"].get("object_store_memory", 0)),
+            _accelerators(node),
         )
         for node in ray.nodes()  # type: ignore[no-untyped-call]
-        if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
+        if node["Alive"]
     ]
-    if not nodes:
-        raise SetupError("no node of the Ray cluster has a CPU", "see `ray status`")
-    return sorted(nodes, key=lambda node: (node.address, node.node_id))
+    usable = [node for node in nodes if node.cpus >= 1 or node.accelerators]
+    if not usable:
+        raise SetupError(
+            "no node of the Ray cluster has a CPU or another device", "see `ray status`"
+        )
+    return sorted(usable, key=lambda node: (node.address, node.node_id))
+
+
+def _accelerators(node: Mapping[str, Any]) -> tuple[Accelerator, ...]:
+    """Returns what a node has said that it has, named by its labels or by the machine itself."""
+    found = []
+    for kind, resource in RESOURCES.items():
+        count = int(node["Resources"].get(resource, 0))
+        label = node.get("Labels", {}).get(_LABELS[kind], "")
+        names = [] if label or not count else _local_names(node, kind)
+        names = names if len(names) == count else [label] * count
+        found += [Accelerator(kind, str(slot), name) for slot, name in enumerate(names)]
+    return tuple(found)
+
+
+def _local_names(node: Mapping[str, Any], kind: str) -> list[str]:
+    if node["NodeManagerAddress"] != ray.util.get_node_ip_address():  # type: ignore[no-untyped-call]
+        return []
+    return [device.model for device in local_accelerators() if device.kind == kind]
 
 
 def is_alive(node_id: str) -> bool:

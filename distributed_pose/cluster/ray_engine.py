@@ -8,19 +8,21 @@ twice the time its actor is ended and started anew, as is one whose process dies
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import ray
 
+from distributed_pose.cluster.deployment import Deployment, auto_kinds, deploy
 from distributed_pose.cluster.devices import plan_devices
-from distributed_pose.cluster.engine import failed_result, shard_result, worker_specs
+from distributed_pose.cluster.engine import failed_result, shard_result
 from distributed_pose.cluster.health import Health, collect_faults, none_left
-from distributed_pose.cluster.ray_actors import IN_FLIGHT, create_reducer, create_worker
-from distributed_pose.cluster.ray_calls import Actor, Call, Trouble, ask, fetch
+from distributed_pose.cluster.ray_actors import IN_FLIGHT, Place, create_reducer, create_worker
+from distributed_pose.cluster.ray_calls import Actor, Call, Trouble, ask, fetch, owner_of
 from distributed_pose.cluster.ray_connection import connect, is_alive, live_nodes
 from distributed_pose.cluster.transit import Transit
 from distributed_pose.cluster.work import Work
@@ -28,13 +30,23 @@ from distributed_pose.config import RunConfig
 from distributed_pose.cpu import peak_rss_bytes
 from distributed_pose.data.read_ahead import read_ahead
 from distributed_pose.data.shards import Shard
-from distributed_pose.errors import ExecutionError, SetupError
-from distributed_pose.records import DevicePlan, DeviceReady, Faults, Memory, ShardResult
+from distributed_pose.errors import ExecutionError, PoseEvalError, SetupError
+from distributed_pose.model.artifacts import Source
+from distributed_pose.model.compile import (
+    Calibration,
+    compile_model,
+    needs_device,
+    portable,
+)
+from distributed_pose.records import DevicePlan, DeviceReady, Faults, Memory, Order, ShardResult
 
 _LOG = logging.getLogger(__name__)
 
 _CLOSE_TIMEOUT_S = 5.0
 _QUESTION_TIMEOUT_S = 2.0
+
+# Compilers of vendors take minutes, and with tuning tens of them.
+_LONG_TIMEOUT_S = 7200.0
 
 # Every fault is dealt with long before; this is for the one that nobody has thought of.
 _STALL_FACTOR = 10
@@ -51,37 +63,46 @@ class RayEngine:
         self._calls: dict[Any, Call] = {}
         self._waiting: list[Call] = []
         self._transit = Transit(config, room_bytes=0)
+        self._deployed: dict[str, tuple[Any, Any]] = {}
+        self._shard_sizes: dict[str, int] = {}
+        self._compile_s = 0.0
         self._progress_at = 0.0
 
     def devices(self) -> tuple[DevicePlan, ...]:
         # In the nodes' order, so that device names stand for the same ones in every run.
-        return plan_devices(self._config.devices, live_nodes())
+        return plan_devices(self._config.devices, live_nodes(), auto_kinds(self._config))
 
-    def start(self, backend: str, model: bytes) -> tuple[DeviceReady, ...]:
-        self._transit = Transit(self._config, min(node.object_store_bytes for node in live_nodes()))
-        content = ray.put(model)
-        self._workers = [
-            Actor(
-                spec.plan.name,
-                partial(create_worker, spec, content),
-                Health(self._config.deadline_s),
-                spec.plan.node_id,
-            )
-            for spec in worker_specs(self._config, backend, self.devices())
-        ]
-        self._reducers = [
-            Actor(f"reducer:{index}", create_reducer, Health(self._config.deadline_s))
-            for index in range(self._config.reducers if self._config.gather == "maps" else 0)
-        ]
-        # All at once: devices load and warm up side by side.
-        for actor in self._actors():
-            actor.launch()
-        while any(actor.starting for actor in self._actors()):
-            self._await_start()
-        return tuple(actor.ready for actor in self._workers if actor.ready)
+    def start(
+        self, model: Source, calibration: Calibration | None = None
+    ) -> tuple[DeviceReady, ...]:
+        self._launch()
+        self._await_starts()
+        deployments = {actor.name: self._deployment(actor, model) for actor in self._workers}
+        artifacts = self._compile(model, deployments, calibration)
+        self._deployed = {
+            name: (deployment.spec, artifacts[deployment.order])
+            for name, deployment in deployments.items()
+        }
+        for actor in self._workers:
+            actor.begin(*self._deployed[actor.name])
+        self._await_starts()
+        ready = tuple(actor.ready for actor in self._workers if actor.ready)
+        self._shard_sizes = {device.plan.name: device.shard_size for device in ready}
+        room_bytes = min(node.object_store_bytes for node in live_nodes())
+        self._transit = Transit(self._config, room_bytes, max(self._shard_sizes.values()))
+        return ready
+
+    def compile_s(self) -> float:
+        return self._compile_s
+
+    def sweep(self, device: str, batch_size: int, least_s: float) -> tuple[int, ...]:
+        (actor,) = (worker for worker in self._workers if worker.name == device)
+        answer = self._ask_long(actor, actor.handle.sweep.remote(batch_size, least_s))
+        durations_ns: tuple[int, ...] = answer
+        return durations_ns
 
     def run(self, shards: Iterable[Shard]) -> Iterator[ShardResult]:
-        work = Work(read_ahead(shards))
+        work = Work(read_ahead(shards), self._shard_sizes)
         self._progress_at = monotonic()
         while True:
             self._reduce()
@@ -119,6 +140,65 @@ class RayEngine:
     def _actors(self) -> Sequence[Actor]:
         return (*self._workers, *self._reducers)
 
+    def _launch(self) -> None:
+        self._workers = [
+            Actor(
+                plan.name, partial(create_worker, plan), Health(self._config.deadline_s), plan=plan
+            )
+            for plan in self.devices()
+        ]
+        self._reducers = [
+            Actor(f"reducer:{index}", create_reducer, Health(self._config.deadline_s))
+            for index in range(self._config.reducers if self._config.gather == "maps" else 0)
+        ]
+        # All at once: devices load and warm up side by side.
+        for actor in self._actors():
+            actor.launch()
+
+    def _deployment(self, actor: Actor, model: Source) -> Deployment:
+        # Both are there once the actor is in its place.
+        plan, place = cast("DevicePlan", actor.plan), cast("Place", actor.place)
+        found = replace(plan, device_id=place.device_id)
+        return deploy(self._config, found, place.installed, model.format)
+
+    def _compile(
+        self,
+        model: Source,
+        deployments: Mapping[str, Deployment],
+        calibration: Calibration | None,
+    ) -> dict[Order, Any]:
+        """Returns references to the artifacts by order."""
+        start = monotonic()
+        artifacts: dict[Order, Any] = {}
+        for actor in self._workers:
+            order = deployments[actor.name].order
+            if order not in artifacts:
+                source = portable(model, order)
+                if needs_device(source, order):
+                    content = self._ask_long(actor, actor.handle.compile.remote(source, order))
+                else:
+                    content = compile_model(source, order, calibration).content
+                artifacts[order] = ray.put(content)
+        self._compile_s = monotonic() - start
+        return artifacts
+
+    def _ask_long(self, actor: Actor, reference: Any) -> Any:
+        """Returns the answer of a call that may take long, before there is work to lose."""
+        done, _ = ray.wait([reference], timeout=_LONG_TIMEOUT_S)
+        if not done:
+            raise SetupError(f"no answer within {_LONG_TIMEOUT_S:.0f} s", device=actor.name)
+        answer = fetch(reference)
+        if not isinstance(answer, Trouble):
+            return answer
+        if isinstance(answer.error, PoseEvalError):
+            answer.error.device = actor.name
+            raise answer.error
+        raise SetupError(answer.reason, device=actor.name)
+
+    def _await_starts(self) -> None:
+        while any(actor.starting for actor in self._actors()):
+            self._await_start()
+
     def _await_start(self) -> None:
         """Waits for one of the starting actors.
 
@@ -132,7 +212,7 @@ class RayEngine:
             if actor.starting and actor.is_overdue():
                 raise SetupError(
                     f"not ready within {actor.start_deadline_s:.0f} s",
-                    "are its CPUs taken by another job? see `ray status`",
+                    "are its CPUs or the device taken by another job? see `ray status`",
                     device=actor.name,
                 )
             if actor.health.is_out:
@@ -140,12 +220,26 @@ class RayEngine:
 
     def _finish_start(self, actor: Actor) -> None:
         answer = fetch(actor.starting)
-        if not isinstance(answer, Trouble):
+        if isinstance(answer, Place):
+            self._find_place(actor, answer)
+        elif not isinstance(answer, Trouble):
             actor.started(answer)
         elif isinstance(answer.error, SetupError) and actor.ready is None:
             raise answer.error
         else:
             self._restart(actor, answer.reason)
+
+    def _find_place(self, actor: Actor, place: Place) -> None:
+        """Has a process work as the device that Ray gave it, which may be another's than meant."""
+        owner = owner_of(place, actor, self._workers, live_nodes())
+        if owner is None:
+            actor.hold()
+            return
+        if owner is not actor:
+            actor.exchange(owner)
+        owner.placed(place)
+        if owner.name in self._deployed:
+            owner.begin(*self._deployed[owner.name])
 
     def _wait(self, references: list[Any]) -> list[Any]:
         """Returns a reference that is done, or nothing at the next deadline."""

@@ -33,12 +33,13 @@ class Transit:
     Args:
         config: of the run.
         room_bytes: size of the smallest object store; 0 sets no bound.
+        shard_size: most images that are sent at once.
 
     Raises:
         SetupError: if not even one batch has room.
     """
 
-    def __init__(self, config: RunConfig, room_bytes: int) -> None:
+    def __init__(self, config: RunConfig, room_bytes: int, shard_size: int = 1) -> None:
         self._profile = PROFILES[config.profile]
         self._gathers_maps = config.gather == "maps"
         self._itemsize = np.dtype(
@@ -47,7 +48,7 @@ class Transit:
         self._room = int(room_bytes * _SHARE) if room_bytes else 0
         self._promised = self._there = self.peak_bytes = 0
         height, width = self._profile.nominal_input
-        needed = config.batch_size * self._maps_bytes(height, width)
+        needed = shard_size * self._maps_bytes(height, width)
         if self._room and needed > self._room:
             raise SetupError(
                 f"the maps of a batch take {needed / 1e6:.0f} MB, and an object store has "

@@ -4,12 +4,12 @@ Delivery is at least once. That an image is counted once is the ledger's affair.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from distributed_pose.data.shards import Shard
+from distributed_pose.data.shards import MAX_SHARD_BYTES, Shard, join_shards, num_images
 from distributed_pose.records import Failure
 
 # A shard that fails twice is taken apart, an image that fails twice is given up: once may be the
@@ -40,17 +40,23 @@ class Task:
 
 
 class Work:
-    """Hands out the tasks of a run, new ones from a source and failed ones again."""
+    """Hands out the tasks of a run, new ones from a source and failed ones again.
 
-    def __init__(self, source: Iterator[Shard]) -> None:
+    Args:
+        source: of new shards.
+        sizes: images that are handed to a device at once, by its name; small shards are joined.
+    """
+
+    def __init__(self, source: Iterator[Shard], sizes: Mapping[str, int] | None = None) -> None:
         self._source = source
-        self._next: Task | None = None
+        self._sizes = sizes or {}
+        self._fresh: deque[Shard] = deque()
         self._retries: deque[Task] = deque()
 
     def is_left(self) -> bool:
         """Returns whether there is a task to hand out."""
         self._drop_done()
-        return bool(self._retries) or self._peek() is not None
+        return bool(self._retries or self._peek(1))
 
     def take(
         self,
@@ -70,11 +76,14 @@ class Work:
             is_idle: whether the device has nothing else, and may get what is suspect.
         """
         self._drop_done()
-        if len(self._retries) <= _MAX_RETRIES and (task := self._peek()):
-            if not fits(task.shard):
+        size = self._sizes.get(device, 1)
+        if len(self._retries) <= _MAX_RETRIES and (parts := self._peek(size)):
+            shard = join_shards(parts)
+            if not fits(shard):
                 return None
-            self._next = None
-            return task
+            for _ in parts:
+                self._fresh.popleft()
+            return Task(shard)
         for task in self._retries:
             elsewhere = set(usable) - set(task.failed_on)
             if task.is_suspect and not is_idle:
@@ -115,10 +124,22 @@ class Work:
         tries = f"failed {len(task.failed_on)} times, on {' and '.join(task.failed_on)}: {reason}"
         return (*task.shard.failures, Failure(row["image_id"], row["file_name"], tries))
 
-    def _peek(self) -> Task | None:
-        if self._next is None and (shard := next(self._source, None)) is not None:
-            self._next = Task(shard)
-        return self._next
+    def _peek(self, size: int) -> list[Shard]:
+        """Returns the next shards that come to at most so many images; one if there is any."""
+        parts: list[Shard] = []
+        images = encoded_bytes = 0
+        while images < size and (shard := self._at(len(parts))):
+            images += num_images(shard)
+            encoded_bytes += shard.images.nbytes
+            if parts and (images > size or encoded_bytes > MAX_SHARD_BYTES):
+                break
+            parts.append(shard)
+        return parts
+
+    def _at(self, position: int) -> Shard | None:
+        if position == len(self._fresh) and (shard := next(self._source, None)):
+            self._fresh.append(shard)
+        return self._fresh[position] if position < len(self._fresh) else None
 
     def _drop_done(self) -> None:
         if any(task.is_done for task in self._retries):

@@ -13,18 +13,25 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from distributed_pose.backends.base import Backend, InputBatch, Maps, check_maps
+from distributed_pose.backends.base import (
+    Backend,
+    BackendOptions,
+    InputBatch,
+    Maps,
+    check_maps,
+)
 from distributed_pose.backends.registry import open_backend
 from distributed_pose.cluster.reducer import Reducer, Reduction
 from distributed_pose.data.shards import ImageMaps, image_rows, pack_maps
 from distributed_pose.errors import PoseEvalError, SetupError
+from distributed_pose.metrics.throughput import best_batch_size
 from distributed_pose.records import (
-    DevicePlan,
     DeviceReady,
     Durations,
     Failure,
     Geometry,
     ImageRecord,
+    WorkerSpec,
 )
 from distributed_pose.vision.preprocess import (
     InputArray,
@@ -47,28 +54,9 @@ _MAX_INPUT_PIXELS = 2**24
 # networks with frozen statistics, 260 % in the PAFs of one with statistics of the batch.
 _MIXING_TOLERANCE = 0.05
 
-
-@dataclass(frozen=True)
-class WorkerSpec:
-    """What a worker is; travels by value into its constructor.
-
-    Attributes:
-        plan: the device.
-        backend: name in the registry.
-        precision: requested precision.
-        profile: name of the preprocessing profile.
-        batch_size: most images in a batch.
-        maps_dtype: `f32` or `f16`, of maps before they are grouped.
-        gather: `maps` or `poses`, what the worker answers with.
-    """
-
-    plan: DevicePlan
-    backend: str
-    precision: str
-    profile: str
-    batch_size: int
-    maps_dtype: str
-    gather: str
+# How long the sweep at the start of a run measures each batch size, and how often at least.
+_QUICK_SWEEP_S = 0.5
+_LEAST_BATCHES = 3
 
 
 @dataclass(frozen=True)
@@ -108,7 +96,7 @@ class Worker:
         self._profile = PROFILES[spec.profile]
         self._device_thread = ThreadPoolExecutor(1, thread_name_prefix=spec.plan.name)
         self._backend: Backend | None = None
-        self._batch_size = spec.batch_size
+        self._batch_size = max(spec.batch_sizes)
         self._reducer = Reducer()
 
     def start(self) -> DeviceReady:
@@ -160,6 +148,18 @@ class Worker:
         )
         return converted, report
 
+    def sweep(self, batch_size: int, least_s: float) -> tuple[int, ...]:
+        """Returns how long batches of a size take, in nanoseconds each, compute only.
+
+        Args:
+            batch_size: images in each.
+            least_s: how long to measure.
+
+        Raises:
+            ExecutionError: if the device fails.
+        """
+        return self._device_thread.submit(self._sweep, batch_size, least_s).result()
+
     def close(self) -> None:
         """Frees the device; may be called again."""
         if self._backend:
@@ -171,11 +171,13 @@ class Worker:
         start = perf_counter_ns()
         spec = self._spec
         try:
-            self._backend = open_backend(
-                spec.backend, self._model, precision=spec.precision, threads=spec.plan.threads
+            options = BackendOptions(
+                spec.precision, spec.plan.threads, max(spec.batch_sizes), spec.index
             )
-            if spec.batch_size > 1 and self._mixes_images():
-                self._batch_size = 1
+            self._backend = open_backend(spec.backend, self._model, options)
+            mixes = max(spec.batch_sizes) > 1 and self._mixes_images()
+            shard_size = self._best_batch_size() if len(spec.batch_sizes) > 1 else self._batch_size
+            self._batch_size = 1 if mixes else shard_size
             batch = _warmup_batch(self._warmup_inputs(self._batch_size))
             batch_start = perf_counter_ns()
             self._backend_infer(batch)
@@ -193,7 +195,25 @@ class Worker:
             self._batch_size,
             perf_counter_ns() - start,
             batch_ns,
+            shard_size,
         )
+
+    def _best_batch_size(self) -> int:
+        durations_ns = {
+            size: self._sweep(size, _QUICK_SWEEP_S) for size in sorted(self._spec.batch_sizes)
+        }
+        return best_batch_size(durations_ns)
+
+    def _sweep(self, batch_size: int, least_s: float) -> tuple[int, ...]:
+        batch = _warmup_batch(self._warmup_inputs(batch_size))
+        # Once for what is made at the first batch of a size, such as plans and graphs.
+        self._backend_infer(batch)
+        durations_ns: list[int] = []
+        while len(durations_ns) < _LEAST_BATCHES or sum(durations_ns) < least_s * 1e9:
+            start = perf_counter_ns()
+            self._backend_infer(batch)
+            durations_ns.append(perf_counter_ns() - start)
+        return tuple(durations_ns)
 
     def _mixes_images(self) -> bool:
         """Returns whether an image's maps depend on its neighbours in the batch.

@@ -47,7 +47,7 @@ MAX_FILE_BYTES = 2**28
 
 # A shard is cut short where its files come to more. A column of Arrow's holds 2 GiB, and with the
 # file that exceeds it, a shard has at most half a GiB.
-_MAX_SHARD_BYTES = 2**28
+MAX_SHARD_BYTES = 2**28
 
 _GEOMETRY = tuple(field.name for field in fields(Geometry))
 
@@ -96,6 +96,25 @@ def read_shards(images: Sequence[ImageRecord], folder: Path, size: int) -> Itera
     remaining = iter(images)
     for number, first in enumerate(remaining):
         yield _read_shard(number, chain([first], islice(remaining, size - 1)), folder, root)
+
+
+def num_images(shard: Shard) -> int:
+    """Returns how many images of the dataset a shard stands for, unreadable ones included."""
+    return int(shard.images.num_rows) + len(shard.failures)
+
+
+def join_shards(shards: Sequence[Shard]) -> Shard:
+    """Returns at least one shard as one, with the number of the first."""
+    if len(shards) == 1:
+        return shards[0]
+    table = pa.Table.from_batches([shard.images for shard in shards]).combine_chunks()
+    empty = shards[0].images.slice(0, 0)
+    return Shard(
+        shards[0].number,
+        next(iter(table.to_batches()), empty),
+        tuple(failure for shard in shards for failure in shard.failures),
+        tuple(ns for shard in shards for ns in shard.read_ns),
+    )
 
 
 def image_rows(images: pa.RecordBatch) -> Iterator[tuple[ImageRecord, bytes]]:
@@ -171,7 +190,7 @@ def no_detections() -> bytes:
 
 
 def _read_shard(number: int, records: Iterator[ImageRecord], folder: Path, root: str) -> Shard:
-    """Reads images up to the last, or up to `_MAX_SHARD_BYTES`; the rest is left to be read."""
+    """Reads images up to the last, or up to `MAX_SHARD_BYTES`; the rest is left to be read."""
     rows, failures, read_ns, total_bytes = [], [], [], 0
     for record in records:
         start = perf_counter_ns()
@@ -186,7 +205,7 @@ def _read_shard(number: int, records: Iterator[ImageRecord], folder: Path, root:
         read_ns.append(perf_counter_ns() - start)
         rows.append((record.image_id, record.file_name, record.height, record.width, encoded))
         total_bytes += len(encoded)
-        if total_bytes > _MAX_SHARD_BYTES:
+        if total_bytes > MAX_SHARD_BYTES:
             break
     columns = zip(*rows, strict=True) if rows else [[] for _ in IMAGES]
     arrays = [pa.array(c, field.type) for c, field in zip(columns, IMAGES, strict=True)]

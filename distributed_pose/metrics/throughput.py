@@ -4,7 +4,7 @@ Wall-clock and compute-only throughput are two named figures: the first is what 
 the second what a device's data sheet speaks of.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,9 @@ import numpy as np
 from distributed_pose.records import STAGES, Durations
 
 _NS = 1e9
+
+# Medians of the same batch differ by as much from run to run.
+_AS_GOOD = 0.98
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,50 @@ class StageFigures:
     p50_ns: int
     p90_ns: int
     p99_ns: int
+
+
+@dataclass(frozen=True)
+class LatencyFigures:
+    """Times of batches of one size, in milliseconds, and what they come to.
+
+    Attributes:
+        batch_size: images in each.
+        count: batches that were timed.
+        images_per_s: compute only, from the mean.
+    """
+
+    batch_size: int
+    count: int
+    min_ms: float
+    mean_ms: float
+    median_ms: float
+    p90_ms: float
+    p99_ms: float
+    max_ms: float
+    images_per_s: float
+
+
+def latency_figures(batch_size: int, durations_ns: Sequence[int]) -> LatencyFigures:
+    """Returns the figures of at least one batch."""
+    times_ms = np.array(durations_ns) / 1e6
+    least, median, p90, p99, most = np.percentile(times_ms, (0, 50, 90, 99, 100)).tolist()
+    mean = float(times_ms.mean())
+    return LatencyFigures(
+        batch_size, len(times_ms), least, mean, median, p90, p99, most, batch_size * 1e3 / mean
+    )
+
+
+def best_batch_size(durations_ns: Mapping[int, Sequence[int]]) -> int:
+    """Returns the batch size with the most images a second, by the median batch.
+
+    Of sizes that differ by less than times scatter the smallest is best: it is the quickest to
+    fill, and takes the least memory.
+
+    Args:
+        durations_ns: of batches, by their size.
+    """
+    rates = {size: size / float(np.median(times)) for size, times in durations_ns.items()}
+    return min(size for size, rate in rates.items() if rate >= _AS_GOOD * max(rates.values()))
 
 
 def merge(parts: Iterable[Durations]) -> dict[str, list[int]]:

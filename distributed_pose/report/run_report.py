@@ -46,10 +46,13 @@ class DeviceReport:
 
     Attributes:
         name: unique in the run.
-        kind: `cpu`.
+        kind: `cpu`, `cuda` or `npu`.
         id: number of the device among those of its kind.
+        physical_id: by which its node knows it; empty for CPUs.
         node: address of its node.
         description: the device's own name.
+        backend: that ran the model.
+        precision: that the compiled model computes in.
         threads: CPU threads of its worker.
         batch_size: most images that it infers at once.
         images: settled by it.
@@ -60,8 +63,11 @@ class DeviceReport:
     name: str
     kind: str
     id: int
+    physical_id: str
     node: str
     description: str
+    backend: str
+    precision: str
     threads: int
     batch_size: int
     images: int
@@ -101,8 +107,9 @@ class RunReport:
         ap: the ten COCO figures by name; -1 where COCO leaves one undefined.
         gather: `maps` or `poses`, what the workers answered with.
         sessions: stretches of work that the run was done in; its wall time is their sum.
-        warmup_s: time to start the workers, load and warm up the model on every device; it,
-            memory and faults are those of the last session.
+        warmup_s: time to start the workers, compile, load and warm up the model on every device;
+            it, memory and faults are those of the last session.
+        compile_s: the part of it that went into compiling.
         faults: what went wrong with devices and reducers, and was dealt with.
     """
 
@@ -125,6 +132,7 @@ class RunReport:
     stages: Mapping[str, StageFigures]
     sessions: int
     warmup_s: float
+    compile_s: float
     memory: Memory
     faults: Faults
     devices: tuple[DeviceReport, ...]

@@ -1,18 +1,20 @@
 """A report as tables for the terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from distributed_pose.config import KindSettings
 from distributed_pose.records import DevicePlan
-from distributed_pose.report.run_report import RunReport
+from distributed_pose.report.run_report import DeviceReport, RunReport
 
 _FAILURES_SHOWN = 5
 _MS = 1e6
 _MIB = 2**20
+_WORTH_TELLING_S = 0.1
 
 
 def run_tables(report: RunReport) -> Iterator[RenderableType]:
@@ -25,11 +27,21 @@ def run_tables(report: RunReport) -> Iterator[RenderableType]:
     yield _stages(report)
 
 
-def device_table(devices: tuple[DevicePlan, ...], backend: str) -> Table:
-    """Returns the devices that a run would use."""
-    table = Table("device", "kind", "node", "threads", "backend", title="Devices")
-    for device in devices:
-        table.add_row(device.name, device.kind, device.node or "here", str(device.threads), backend)
+def device_table(devices: Sequence[tuple[DevicePlan, KindSettings]]) -> Table:
+    """Returns the devices that a run would use, and what it would use them with."""
+    columns = ("device", "model", "node", "id there", "threads", "backend", "precision", "batch")
+    table = Table(*columns, title="Devices")
+    for plan, settings in devices:
+        table.add_row(
+            plan.name,
+            plan.model or ("processor" if plan.kind == "cpu" else "unknown"),
+            plan.node or "here",
+            plan.device_id,
+            str(plan.threads),
+            settings.backend,
+            settings.precision,
+            str(settings.batch_size),
+        )
     return table
 
 
@@ -82,7 +94,7 @@ def _throughput(report: RunReport) -> Table:
         table.add_column(name, justify="right")
     for device in report.devices:
         table.add_row(
-            f"{device.name} {device.description}",
+            _device_name(device, report),
             str(device.batch_size),
             str(device.images),
             f"{device.busy_share:.0%}",
@@ -105,8 +117,17 @@ def _throughput(report: RunReport) -> Table:
     # A run that was done before has started no device now.
     if peaks := report.memory.peak_rss_bytes.values():
         table.caption += f", {report.warmup_s:.1f} s of warm-up before it"
+        if report.compile_s >= _WORTH_TELLING_S:
+            table.caption += f" ({report.compile_s:.1f} s of it compiling)"
         table.caption += f" · at most {max(peaks) / _MIB:,.0f} MiB in a process"
     return table
+
+
+def _device_name(device: DeviceReport, report: RunReport) -> str:
+    name = f"{device.name} {device.description}"
+    # Otherwise it stands beside the AP.
+    is_mixed = "+" in report.backend or "+" in report.precision
+    return f"{name} · {device.backend} {device.precision}" if is_mixed else name
 
 
 def _stages(report: RunReport) -> Table:

@@ -9,7 +9,7 @@ from collections import defaultdict
 import numpy as np
 import numpy.typing as npt
 
-from distributed_pose.backends.base import InputBatch, Maps
+from distributed_pose.backends.base import BackendOptions, InputBatch, Maps
 from distributed_pose.errors import SetupError
 from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS, STRIDE
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
@@ -25,8 +25,8 @@ class OracleBackend:
     precision = "f32"
     description = "ground truth"
 
-    def __init__(self, content: bytes, *, precision: str, threads: int) -> None:
-        del precision, threads  # It draws in float32, on one thread.
+    def __init__(self, content: bytes, options: BackendOptions) -> None:
+        del options  # It draws in float32, on one thread.
         people: dict[int, list[list[float]]] = defaultdict(list)
         for annotation in json.loads(content)["annotations"]:
             if not annotation.get("iscrowd") and annotation.get("num_keypoints"):

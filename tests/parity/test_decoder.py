@@ -16,11 +16,11 @@ import pytest
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
-from distributed_pose.backends.base import InputBatch
+from distributed_pose.backends.base import BackendOptions, InputBatch
 from distributed_pose.backends.onnxruntime import OnnxRuntimeBackend
 from distributed_pose.data.coco import load_index
 from distributed_pose.demo.default import WEIGHTS
-from distributed_pose.model.artifacts import load_model
+from distributed_pose.model.artifacts import load_source
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs
@@ -215,7 +215,7 @@ def network_maps(
     dataset: Dataset, model: Path, profile: str
 ) -> Iterator[tuple[Geometry, Floats, Floats]]:
     """Yields geometry, heatmaps and PAFs of the images of a dataset, by ONNX Runtime."""
-    backend = OnnxRuntimeBackend(load_model(model).content, precision="f32", threads=2)
+    backend = OnnxRuntimeBackend(load_source(model).content, BackendOptions(threads=2))
     for record in load_index(dataset.annotations).images:
         encoded = (dataset.images / record.file_name).read_bytes()
         image_HW3 = decode_image(encoded, record.height, record.width)

@@ -24,6 +24,14 @@ def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path: Path)
     assert config.data.images == Path("pictures")
 
 
+def test_a_kind_of_device_has_what_all_have_unless_it_has_its_own() -> None:
+    overrides = ["precision=f32", "batch_size=2", "npu.batch_size=auto", "cuda.precision=f16"]
+    config = load_config(None, overrides)
+    assert config.on("cpu") == ("auto", "f32", 2)
+    assert config.on("npu") == ("auto", "f32", "auto")
+    assert config.on("cuda") == ("auto", "f16", 2)
+
+
 def test_every_profile_can_be_named_and_bears_its_name() -> None:
     assert get_args(ProfileName) == tuple(PROFILES)
     for name, profile in PROFILES.items():
@@ -42,6 +50,15 @@ def test_every_profile_can_be_named_and_bears_its_name() -> None:
         ("batch_size=1.5", "batch_size: "),
         ("batch_size=0", "batch_size: .*not 0"),
         ("batch_size=null", "batch_size: "),
+        ("batch_size=Auto", "batch_size: must be a count from 1, or 'auto', not 'Auto'"),
+        ("cuda.batch_size=0", "cuda.batch_size: must be a count from 1"),
+        ("npu.backend=ascent", "npu.backend: .*did you mean 'ascend'"),
+        ("npu.precision=fp16", "npu.precision: .*did you mean 'f16'"),
+        ("npu.sok=1", "unknown key 'npu.sok'; did you mean 'npu.soc'"),
+        ("npu.soc='310 P3'", "npu.soc: "),
+        ("cuda.soc=310", "unknown key 'cuda.soc'"),
+        ("devices=cuda", "devices: 'cuda' is no device.*'cuda:\\*'"),
+        ("devices=npu:01", "devices: 'npu:01' is no device"),
         ("batch_size=99999999999999999999", "batch_size: "),
         ("data.limit=-1", "data.limit: "),
         ("data.limit=true", "data.limit: "),
@@ -72,7 +89,12 @@ def test_what_is_wrong_is_named_by_its_key(override: str, message: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("auto", ("auto",)), ("cpu:2", ("cpu:2",)), ("[cpu, 'cpu:2']", ("cpu", "cpu:2"))],
+    [
+        ("auto", ("auto",)),
+        ("cpu:2", ("cpu:2",)),
+        ("[cpu, 'cpu:2']", ("cpu", "cpu:2")),
+        ("[npu:*, cuda:0, cpu:2]", ("npu:*", "cuda:0", "cpu:2")),
+    ],
 )
 def test_devices_are_one_or_a_list(text: str, expected: tuple[str, ...]) -> None:
     assert load_config(None, [f"devices={text}"]).devices == expected
@@ -139,11 +161,11 @@ LAUGHS = "a: &a [x, x]\n" + "".join(
         ("batch_size: !!timestamp soon", "not what its tag says"),
         ("batch_size: !!int ''", "not what its tag says"),
         ("batch_size: !!bool maybe", "not what its tag says"),
-        ("batch_size: 0x" + "f" * 5000, "less than .* too long to show"),
+        ("batch_size: 0x" + "f" * 5000, "a count from 1.* too long to show"),
         ("batch_size: " + "9" * 5000, "is not YAML"),
-        ("batch_size: " + "{a: " * 90 + "1" + "}" * 90, "valid integer"),
+        ("batch_size: " + "{a: " * 90 + "1" + "}" * 90, "a count from 1"),
         ("\n".join(" " * depth + "a:" for depth in range(700)), "is not YAML"),
-        ("batch_size: " + "x" * 100_000, "valid integer"),
+        ("batch_size: " + "x" * 100_000, "a count from 1"),
         ("? " + "x" * 1000 + "\n: 1", "unknown key 'x+\\.\\.\\.'"),
         ('"a\\nb": 1', "unknown key 'a b'"),
         ("\n".join(f"key{number}: 1" for number in range(1000)), "and 980 more"),

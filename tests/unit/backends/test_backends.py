@@ -2,16 +2,24 @@
 
 import json
 import math
+import re
+import subprocess
+import sys
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from distributed_pose import ConfigError, ExecutionError, SetupError
 from distributed_pose.backends.base import (
     Backend,
+    BackendOptions,
     InputBatch,
     Maps,
     ModelPort,
@@ -20,13 +28,24 @@ from distributed_pose.backends.base import (
     check_maps,
     select_outputs,
 )
-from distributed_pose.backends.registry import BACKENDS, open_backend, resolve_backend
+from distributed_pose.backends.registry import (
+    BACKENDS,
+    open_backend,
+    resolve_backend,
+    resolve_precision,
+)
+from distributed_pose.config import BackendName
 from distributed_pose.model.folding import fold_normalisation
+from distributed_pose.model.network import LightweightOpenPose
+from distributed_pose.model.torch_program import export_program
 from distributed_pose.records import Geometry
 from tests.requirements import skip_without_bf16
 from tests.tiny_models import save_constant_model
 
-RUNTIMES = ("onnxruntime", "openvino")
+RUNTIMES = ("onnxruntime:cpu", "openvino")
+
+# Backends of devices that every machine has; the others have tests of their own.
+HERE = [name for name, entry in BACKENDS.items() if "cpu" in entry.kinds]
 
 
 def model(order: tuple[str, str] = ("heatmaps", "pafs")) -> bytes:
@@ -52,7 +71,17 @@ def model(order: tuple[str, str] = ("heatmaps", "pafs")) -> bytes:
 
 
 TRUTH = json.dumps({"annotations": []}).encode()
-CONTENT = {"oracle": TRUTH, "onnxruntime": model(), "openvino": model()}
+
+
+@cache
+def content_of(name: str) -> bytes:
+    """Returns what a backend of this machine's processor loads."""
+    if not BACKENDS[name].runs_model:
+        return TRUTH
+    if name != "torch:cpu":
+        return model()
+    torch.manual_seed(0)
+    return export_program(LightweightOpenPose().eval(), on_bytes=False)
 
 
 def in_bytes(batch: InputBatch) -> InputBatch:
@@ -67,10 +96,10 @@ def batch(count: int, height: int = 32, width: int = 48) -> InputBatch:
 
 
 def opened(name: str, precision: str = "f32") -> Backend:
-    return open_backend(name, CONTENT[name], precision=precision, threads=1)
+    return open_backend(name, content_of(name), BackendOptions(precision, batch_size=4))
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", HERE)
 class TestEveryBackend:
     def test_answers_any_batch_and_size_with_maps_of_a_stride_of_eight(self, name: str) -> None:
         backend = opened(name)
@@ -105,7 +134,7 @@ class TestEveryBackend:
 @pytest.mark.parametrize("name", RUNTIMES)
 class TestEveryRuntime:
     def test_tells_outputs_apart_whatever_their_order(self, name: str) -> None:
-        turned = open_backend(name, model(("pafs", "heatmaps")), precision="f32", threads=1)
+        turned = open_backend(name, model(("pafs", "heatmaps")), BackendOptions("f32"))
         for one, other in zip(opened(name).infer(batch(2)), turned.infer(batch(2)), strict=True):
             np.testing.assert_array_equal(one, other)
 
@@ -114,25 +143,35 @@ class TestEveryRuntime:
     ) -> None:
         content = save_constant_model(tmp_path / "other.onnx", heatmaps=20).read_bytes()
         with pytest.raises(SetupError, match=r"no output of 19 channels.*heatmaps.*20.*pafs.*38"):
-            open_backend(name, content, precision="f32", threads=1)
+            open_backend(name, content, BackendOptions("f32"))
 
-    def test_refuses_a_batch_that_the_model_does_not_take(self, name: str, tmp_path: Path) -> None:
-        content = save_constant_model(tmp_path / "fixed.onnx", batch=2).read_bytes()
-        backend = open_backend(name, content, precision="f32", threads=1)
-        backend.infer(batch(2))
-        with pytest.raises(SetupError, match="batch_size"):
-            backend.infer(batch(3))
+    def test_fills_batches_for_a_model_of_one_batch_size(self, name: str) -> None:
+        fixed = onnx.load_model_from_string(model())
+        for port in (*fixed.graph.input, *fixed.graph.output):
+            port.type.tensor_type.shape.dim[0].dim_value = 2
+        backend = open_backend(name, fixed.SerializeToString(), BackendOptions("f32"))
+        for count in (1, 2, 3, 4):
+            found, expected = backend.infer(batch(count)), opened(name).infer(batch(count))
+            for one, other in zip(found, expected, strict=True):
+                np.testing.assert_allclose(one, other, atol=1e-5)
+
+    def test_refuses_a_size_that_the_model_does_not_take(self, name: str) -> None:
+        fixed = onnx.load_model_from_string(model())
+        fixed.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 40
+        backend = open_backend(name, fixed.SerializeToString(), BackendOptions("f32"))
+        with pytest.raises(SetupError, match=r"the batch is \[2, 3, 32, 48\]"):
+            backend.infer(batch(2))
 
     def test_takes_bytes_if_the_model_normalises_by_itself(self, name: str) -> None:
         given = in_bytes(batch(2))
         floats = (given.inputs_N3HW.astype(np.float32) - 128) / 256
-        folded = open_backend(name, fold_normalisation(model()), precision="f32", threads=1)
+        folded = open_backend(name, fold_normalisation(model()), BackendOptions("f32"))
         expected = opened(name).infer(InputBatch(given.image_ids, given.geometries, floats))
         for one, other in zip(folded.infer(given), expected, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-6)
 
     def test_refuses_inputs_of_another_type_than_the_models(self, name: str) -> None:
-        folded = open_backend(name, fold_normalisation(model()), precision="f32", threads=1)
+        folded = open_backend(name, fold_normalisation(model()), BackendOptions("f32"))
         with pytest.raises(SetupError, match="input data is uint8, the profile's float32"):
             folded.infer(batch(1))
         with pytest.raises(SetupError, match="input data is float32, the profile's uint8"):
@@ -141,7 +180,7 @@ class TestEveryRuntime:
     @pytest.mark.parametrize("content", [b"", b"no model", model()[:-50]])
     def test_refuses_what_is_no_model(self, name: str, content: bytes) -> None:
         with pytest.raises(SetupError, match="cannot load the model"):
-            open_backend(name, content, precision="f32", threads=1)
+            open_backend(name, content, BackendOptions("f32"))
 
     def test_answers_each_image_as_if_it_were_alone(self, name: str) -> None:
         backend, whole = opened(name), batch(3)
@@ -154,7 +193,7 @@ class TestEveryRuntime:
                 np.testing.assert_allclose(one[0], other[index], atol=1e-5)
 
 
-PRECISIONS = [(name, precision) for name in BACKENDS for precision in BACKENDS[name].precisions]
+PRECISIONS = [(name, precision) for name in HERE for precision in BACKENDS[name].precisions]
 
 
 @pytest.mark.parametrize(("name", "precision"), PRECISIONS)
@@ -166,10 +205,10 @@ def test_a_backend_has_the_precision_asked_for_or_says_that_it_cannot(
         assert opened(name, precision).precision == precision
     except SetupError as error:
         refusal = str(error)
-    assert not refusal or (precision != "f32" and f"no native {precision}" in refusal)
+    assert not refusal or (precision != "f32" and re.search(f"no native {precision}|int8", refusal))
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", HERE)
 def test_the_precision_is_the_backends_choice_if_none_is_asked_for(name: str) -> None:
     assert opened(name, "auto").precision in BACKENDS[name].precisions
 
@@ -189,24 +228,79 @@ def test_bf16_is_reported_and_differs_a_little() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "precision", "resolved"),
+    ("name", "kind", "found", "resolved"),
     [
-        ("auto", "auto", "openvino"),
-        ("onnxruntime", "f32", "onnxruntime"),
-        ("auto", "bf16", "openvino"),
-        ("oracle", "auto", "oracle"),
+        ("auto", "cpu", (), "openvino"),
+        ("auto", "cuda", ("torch:cuda",), "torch:cuda"),
+        ("auto", "cuda", ("onnxruntime:tensorrt", "torch:cuda"), "onnxruntime:tensorrt"),
+        ("auto", "npu", (), "ascend"),
+        ("auto", "npu", ("ascend-ais",), "ascend-ais"),
+        ("onnxruntime", "cpu", (), "onnxruntime:cpu"),
+        ("onnxruntime", "cuda", ("torch:cuda", "onnxruntime:cuda"), "onnxruntime:cuda"),
+        ("onnxruntime", "npu", (), "onnxruntime:cann"),
+        ("onnxruntime:cuda", "cuda", ("onnxruntime:tensorrt",), "onnxruntime:cuda"),
+        ("torch", "cpu", (), "torch:cpu"),
+        ("torch", "cuda", (), "torch:cuda"),
+        ("oracle", "npu", (), "oracle"),
+        ("simulated:t4", "cuda", (), "simulated:t4"),
     ],
 )
-def test_backends_are_resolved_by_name(name: str, precision: str, resolved: str) -> None:
-    assert resolve_backend(name, precision) == resolved
+def test_backends_are_resolved_by_name_kind_of_device_and_what_is_installed(
+    name: str, kind: str, found: tuple[str, ...], resolved: str
+) -> None:
+    assert resolve_backend(name, kind, "auto", found) == resolved
 
 
 @pytest.mark.parametrize(
-    ("name", "precision"), [("onnxruntime", "bf16"), ("auto", "int8"), ("oracle", "f16")]
+    ("name", "kind"),
+    [("openvino", "npu"), ("ascend", "cpu"), ("torch", "npu"), ("onnxruntime:cuda", "cpu")],
+)
+def test_a_backend_on_another_kind_of_device_is_a_config_error(name: str, kind: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"backend {name} does not run .*{kind}.*{kind}\.backend"
+    ):
+        resolve_backend(name, kind, "auto")
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [("onnxruntime", "bf16"), ("torch", "int8"), ("oracle", "f16")]
 )
 def test_a_precision_that_a_backend_lacks_is_a_config_error(name: str, precision: str) -> None:
     with pytest.raises(ConfigError, match=f"precision: {precision}.*available: auto, f32"):
-        resolve_backend(name, precision)
+        resolve_backend(name, "cpu", precision)
+
+
+def test_auto_is_half_precision_on_cards_and_the_devices_choice_on_processors() -> None:
+    defaults = {name: resolve_precision(name, "auto") for name in BACKENDS}
+    assert {name for name, precision in defaults.items() if precision == "f16"} == {
+        name for name, entry in BACKENDS.items() if "cpu" not in entry.kinds
+    }
+    assert resolve_precision("torch:cuda", "f32") == "f32"
+
+
+def test_every_backend_can_be_named_in_a_configuration() -> None:
+    assert set(get_args(BackendName)) >= {"auto", *BACKENDS}
+
+
+def test_a_backend_whose_package_is_missing_says_so() -> None:
+    if find_spec("acl"):
+        pytest.skip("CANN is installed")
+    with pytest.raises(SetupError, match=r"backend ascend is not installed: .*acl"):
+        open_backend("ascend", b"", BackendOptions())
+
+
+def test_what_is_installed_is_found_without_loading_it() -> None:
+    code = (
+        "import sys; from distributed_pose.backends.registry import installed;"
+        "print([installed(kind) for kind in ('cpu', 'cuda', 'npu')]);"
+        "print([m for m in ('torch', 'onnxruntime', 'openvino', 'acl') if m in sys.modules])"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    found, loaded = answer.stdout.splitlines()
+    assert found.startswith("[('openvino',)")
+    assert loaded == "[]"
 
 
 def ports(**channels: int) -> list[ModelPort]:
@@ -276,7 +370,7 @@ def test_openvino_feeds_models_of_other_float_types() -> None:
         node.input[0] = "floats"
     half.graph.node.insert(0, helper.make_node("Cast", ["data"], ["floats"], to=TensorProto.FLOAT))
     expected, found = (
-        open_backend("openvino", m.SerializeToString(), precision="f32", threads=1).infer(batch(2))
+        open_backend("openvino", m.SerializeToString(), BackendOptions("f32")).infer(batch(2))
         for m in (exact, half)
     )
     for one, other in zip(found, expected, strict=True):
@@ -296,7 +390,7 @@ def test_a_model_that_takes_no_image_is_refused() -> None:
     onnx.checker.check_model(flat)
     for name in RUNTIMES:
         with pytest.raises(SetupError, match=r"y \[\?, 5\]"):
-            open_backend(name, flat.SerializeToString(), precision="f32", threads=1)
+            open_backend(name, flat.SerializeToString(), BackendOptions("f32"))
 
 
 @pytest.mark.parametrize(
@@ -320,5 +414,5 @@ def test_an_impossible_answer_is_an_execution_error(
 def test_a_model_that_fails_on_a_batch_is_an_execution_error() -> None:
     # Its layer of 8x8 cannot be laid over a smaller image.
     with pytest.raises(ExecutionError, match="cannot run the model") as caught:
-        opened("onnxruntime").infer(batch(1, 4, 4))
+        opened("onnxruntime:cpu").infer(batch(1, 4, 4))
     assert caught.value.image_ids == (0,)

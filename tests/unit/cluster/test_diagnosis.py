@@ -33,7 +33,7 @@ def test_the_function_that_another_thread_is_in_is_named(release: Event) -> None
     thread = Thread(target=Work(blocked()).is_left)
     thread.start()
     # Not what it waits in, which is Python's and says nothing, nor who called it.
-    wait_until(lambda: "cluster.work._peek" in describe_threads().split(", "))
+    wait_until(lambda: "cluster.work._at" in describe_threads().split(", "))
     assert "wait" not in describe_threads()
     assert "cluster.work.is_left" not in describe_threads()
     release.set()
@@ -65,7 +65,7 @@ def test_threads_in_the_same_function_are_named_once(release: Event) -> None:
     threads = [Thread(target=Work(blocked()).is_left) for _ in range(3)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: describe_threads().count("cluster.work._peek") == 1)
+    wait_until(lambda: describe_threads().count("cluster.work._at") == 1)
     release.set()
     for thread in threads:
         thread.join()

@@ -66,15 +66,15 @@ def test_without_a_bound_there_is_always_room() -> None:
 
 def test_a_batch_whose_maps_do_not_fit_is_refused_before_the_run() -> None:
     needed = 4 * MAPS_BYTES
-    Transit(config(batch_size=4), room_bytes=2 * needed)
+    Transit(config(), 2 * needed, shard_size=4)
     with pytest.raises(SetupError, match=r"3 MB.*7 MB.*batch_size, or gather=poses"):
-        Transit(config(batch_size=4), room_bytes=2 * needed - 2)
+        Transit(config(), 2 * needed - 2, shard_size=4)
 
 
 def test_where_workers_group_only_encoded_bytes_count() -> None:
     one = shard(encoded=b"x" * 1000)
     size = one.images.nbytes
-    transit = Transit(config(gather="poses", batch_size=64), room_bytes=2 * 2 * size)
+    transit = Transit(config(gather="poses"), 2 * 2 * size, shard_size=64)
     assert transit.entered(one).promised == size
     assert transit.has_room(one)
     transit.entered(one)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from distributed_pose import SetupError
+from distributed_pose.cluster.deployment import deploy
 from distributed_pose.cluster.devices import Node, plan_devices
-from distributed_pose.cluster.engine import worker_specs
 from distributed_pose.cluster.reducer import Reducer
-from distributed_pose.cluster.worker import Worker, WorkerSpec
+from distributed_pose.cluster.worker import Worker
 from distributed_pose.data.shards import (
     ImageMaps,
     Shard,
@@ -19,7 +19,8 @@ from distributed_pose.data.shards import (
     unpack_maps,
 )
 from distributed_pose.inputs import read_inputs
-from distributed_pose.records import ImageRecord
+from distributed_pose.model.compile import compile_model
+from distributed_pose.records import ImageRecord, WorkerSpec
 from tests.conftest import Dataset
 from tests.tiny_models import save_constant_model
 
@@ -27,8 +28,10 @@ from tests.tiny_models import save_constant_model
 def worker_of(dataset: Dataset, **values: object) -> tuple[Worker, WorkerSpec]:
     config = dataset.config(**values)
     inputs = read_inputs(config)
-    (spec,) = worker_specs(config, inputs.backend, plan_devices(("cpu",), [Node("", "", 1)]))
-    return Worker(spec, inputs.model.content), spec
+    (plan,) = plan_devices(("cpu",), [Node("", "", 1)])
+    deployment = deploy(config, plan, (), inputs.model.format)
+    model = compile_model(inputs.model, deployment.order)
+    return Worker(deployment.spec, model.content), deployment.spec
 
 
 def shard_of(dataset: Dataset, count: int = 12) -> Shard:
@@ -137,10 +140,22 @@ def test_a_worker_warms_up_before_it_is_ready_and_can_be_closed_twice(people: Da
     worker, spec = worker_of(people)
     ready = worker.start()
     assert (ready.plan, ready.backend, ready.precision) == (spec.plan, "oracle", "f32")
-    assert ready.batch_size == spec.batch_size
+    assert (ready.batch_size,) == (ready.shard_size,) == spec.batch_sizes
     assert ready.warmup_ns > 0
     worker.close()
     worker.close()
+
+
+def test_a_sweep_at_the_start_finds_the_batch_size(people: Dataset) -> None:
+    worker, spec = worker_of(people, batch_size="auto")
+    ready = worker.start()
+    times_ns = worker.sweep(2, least_s=0.0)
+    worker.close()
+    assert spec.batch_sizes == (1, 2, 4, 8, 16, 32)
+    assert ready.batch_size == ready.shard_size
+    assert ready.batch_size in spec.batch_sizes
+    assert len(times_ns) == 3
+    assert min(times_ns) > 0
 
 
 def test_a_worker_that_is_not_started_says_so(people: Dataset) -> None:

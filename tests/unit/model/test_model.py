@@ -13,10 +13,13 @@ import torch
 
 from distributed_pose import ConfigError, SetupError
 from distributed_pose.files import sha256_hex
-from distributed_pose.model.artifacts import load_model
+from distributed_pose.model.artifacts import load_source
 from distributed_pose.model.checkpoint import load_checkpoint
+from distributed_pose.model.compile import portable
 from distributed_pose.model.export import OUTPUT_NAMES, export_onnx
 from distributed_pose.model.network import LightweightOpenPose
+from distributed_pose.records import Order
+from tests.tiny_models import save_constant_model
 
 TOLERANCE = 1e-4
 
@@ -206,25 +209,31 @@ def test_an_opset_that_cannot_be_written_is_a_config_error(network: LightweightO
         export_onnx(network, opset=99)
 
 
+def onnx_of(path: Path) -> bytes:
+    return portable(load_source(path), Order("openvino", "auto", "modelzoo")).content
+
+
 def test_an_onnx_file_is_taken_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").write_bytes(b"content")
-    artifact = load_model(tmp_path / "model.onnx")
-    assert artifact.content == b"content"
-    assert artifact.sha256 == sha256_hex(b"content")
-    assert artifact.source == str(tmp_path / "model.onnx")
+    path = save_constant_model(tmp_path / "model.onnx")
+    source = load_source(path)
+    assert (source.content, source.format) == (path.read_bytes(), "onnx")
+    assert source.sha256 == sha256_hex(path.read_bytes())
+    assert source.path == str(path)
+    assert onnx_of(path) == path.read_bytes()
 
 
 def test_a_checkpoint_is_exported_once_and_kept_by_content(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    first = load_model(checkpoint)
-    (kept,) = (tmp_path / "cache").rglob("*.onnx")
-    kept.write_bytes(b"kept")
-    second = load_model(checkpoint)
-    assert first.sha256 == second.sha256 == sha256_hex(checkpoint.read_bytes())
-    assert second.content == b"kept"
-    assert tuple(run_onnx(first.content, np.zeros((1, 3, 32, 32), np.float32))) == OUTPUT_NAMES[2:]
+    first = onnx_of(checkpoint)
+    (kept,) = (tmp_path / "cache").rglob("artifact")
+    written = kept.stat().st_mtime_ns
+    assert onnx_of(checkpoint) == first
+    assert kept.stat().st_mtime_ns == written
+    kept.write_bytes(b"damaged")
+    assert onnx_of(checkpoint) == kept.read_bytes()
+    assert tuple(run_onnx(first, np.zeros((1, 3, 32, 32), np.float32))) == OUTPUT_NAMES[2:]
 
 
 @pytest.mark.parametrize(
@@ -232,10 +241,10 @@ def test_a_checkpoint_is_exported_once_and_kept_by_content(
     [
         ("missing.onnx", "cannot read .*missing.onnx"),
         ("missing.pth", "cannot read .*missing.pth"),
-        ("model.txt", "model.txt is no model file .*onnx or .pth"),
+        ("model.txt", "model.txt is no model file .*onnx, .pth or .om"),
     ],
 )
 def test_what_is_no_model_file_is_named(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "model.txt").touch()
     with pytest.raises(SetupError, match=message):
-        load_model(tmp_path / name)
+        load_source(tmp_path / name)

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distributed_pose.backends.base import InputBatch
+from distributed_pose.backends.base import BackendOptions, InputBatch
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.records import Geometry
 from distributed_pose.testing.oracle import OracleBackend
@@ -32,7 +32,7 @@ def person(image_id: int, **values: Any) -> dict[str, Any]:
 
 
 def oracle(*people: dict[str, Any]) -> OracleBackend:
-    return OracleBackend(json.dumps({"annotations": people}).encode(), precision="f32", threads=1)
+    return OracleBackend(json.dumps({"annotations": people}).encode(), BackendOptions())
 
 
 def test_its_maps_are_decoded_to_the_labelled_people() -> None:

@@ -1,0 +1,210 @@
+"""Calls of pyACL: every return code is checked and explained, and what is taken is given back.
+
+Source: the pyACL reference of CANN 5.1 to 9.0, and the codes of its `acl_base.h`,
+`rt_error_codes.h` and `ge_error_codes.h`.
+"""
+
+import atexit
+from collections.abc import Mapping
+from functools import cache
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Any
+
+import acl  # type: ignore[import-not-found]
+
+_REPEATED_INIT = 100002
+_MESSAGE_CHARACTERS = 300
+
+_DEVICE_STUCK = "see npu-smi info for its health; a reset or a restart of the host helps"
+_RECOMPILE = "compile it for this chip and with this version of CANN"
+_MEMORY = "lower batch_size, or end what else runs on the device"
+_INSTALLATION = "see that npu-smi info lists the device and that this user is of its group"
+_REPORT = "this is a fault of the program: report it with this message"
+
+_CODES: Mapping[int, tuple[str, str]] = MappingProxyType(
+    {
+        100000: ("an argument is wrong", _REPORT),
+        100001: ("pyACL is not initialised", _REPORT),
+        100003: ("the file is invalid", _RECOMPILE),
+        100011: ("there is no such model", _REPORT),
+        100012: ("the model cannot be read", _RECOMPILE),
+        100013: ("the model cannot be parsed", _RECOMPILE),
+        100014: ("the model cannot be read", _RECOMPILE),
+        100015: ("the model is cut short", _RECOMPILE),
+        100016: ("the model lacks something that this version of CANN needs", _RECOMPILE),
+        100017: ("the input is not what the model takes", _REPORT),
+        100018: ("the output is not what the model gives", _REPORT),
+        100019: ("the model has no dynamic batch", _REPORT),
+        100039: ("this library only compiles", "source the set_env.sh of CANN's runtime"),
+        107001: ("there is no such device", _INSTALLATION),
+        107002: ("the thread has no context", _REPORT),
+        107003: ("the stream is of another context", _REPORT),
+        107017: ("the handle is invalid", _REPORT),
+        107019: ("waiting took too long", _DEVICE_STUCK),
+        107020: ("a task took too long", _DEVICE_STUCK),
+        145003: ("there is no such model", _REPORT),
+        145006: ("the model is cut short", _RECOMPILE),
+        145011: ("the input that tells the batch size is wrong", _REPORT),
+        145013: ("the model was not compiled for this batch size", _RECOMPILE),
+        200000: ("the host has no memory left", _MEMORY),
+        200001: ("this chip cannot do it", _INSTALLATION),
+        200002: ("there is no such device", _INSTALLATION),
+        207000: ("this chip cannot do it", _INSTALLATION),
+        207001: ("there is no memory left", _MEMORY),
+        207004: ("there is no device", _INSTALLATION),
+        207005: ("the device has no resources left", _MEMORY),
+        207006: ("this user may not use the device", "add the user to the group HwHiAiUser"),
+        207008: ("the device has no stream left", _MEMORY),
+        207018: ("the device has no memory left", _MEMORY),
+        245000: ("there is no memory left for the model", _MEMORY),
+        245002: ("the device's memory cannot be used", _DEVICE_STUCK),
+        500002: (
+            "the model cannot be loaded or run, as if compiled for another chip",
+            _RECOMPILE,
+        ),
+        500003: ("the runtime failed", _DEVICE_STUCK),
+        500004: ("the driver failed", _DEVICE_STUCK),
+        507000: ("the runtime failed", _DEVICE_STUCK),
+        507008: ("the model is for another chip", _RECOMPILE),
+        507010: ("the device does not answer", _DEVICE_STUCK),
+        507011: ("the model failed on the device", _DEVICE_STUCK),
+        507012: ("the device does not answer", _DEVICE_STUCK),
+        507013: ("a copy to or from the device failed", _DEVICE_STUCK),
+        507014: ("an operator took too long", _DEVICE_STUCK),
+        507015: ("an operator failed on the device", _DEVICE_STUCK),
+        507017: ("an operator took too long", _DEVICE_STUCK),
+        507018: ("an operator failed on the device", _DEVICE_STUCK),
+        507033: ("the device cannot be started", _DEVICE_STUCK),
+        507046: ("waiting for the device took too long", _DEVICE_STUCK),
+        507899: ("the driver failed", _DEVICE_STUCK),
+        545001: ("the model cannot be loaded", _RECOMPILE),
+        545005: ("the model's operators cannot be loaded", _RECOMPILE),
+    }
+)
+
+# What the first digit of a code says, by the rules of the reference.
+_CLASSES: Mapping[int, tuple[str, str]] = MappingProxyType(
+    {
+        1: ("the call or the installation is wrong", _REPORT),
+        2: ("the device lacks a resource or a feature", _MEMORY),
+        3: ("the device is busy", "try again"),
+        5: ("the device or its software failed", _DEVICE_STUCK),
+    }
+)
+
+
+class AclError(Exception):
+    """A call of pyACL that failed.
+
+    Args:
+        call: its name without `acl.`.
+        code: that it returned; None if it returned none.
+    """
+
+    def __init__(self, call: str, code: int | None = None) -> None:
+        words, self.hint = explain(code) if code is not None else ("it answered nothing", _REPORT)
+        answered = "" if code is None else f" with code {code}"
+        recent = _recent_message()
+        super().__init__(f"acl.{call} failed{answered}: {words}{recent}")
+
+
+class Taken:
+    """What was taken of the device and the host, to be given back in reverse."""
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[str, tuple[int, ...]]] = []
+
+    def give_back_by(self, call: str, *arguments: int) -> None:
+        """Notes the call that gives something back."""
+        self._calls.append((call, arguments))
+
+    def give_back(self) -> None:
+        """Gives everything back; nothing is left to be given back a second time.
+
+        Raises:
+            AclError: the first one, after all the rest was given back.
+        """
+        failures = []
+        while self._calls:
+            call, arguments = self._calls.pop()
+            try:
+                done(call, *arguments)
+            except AclError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+
+@cache
+def initialise() -> None:
+    """Returns when pyACL is ready for this process, until the process ends.
+
+    It can be initialised once a process and not again after its end, so that no backend ends it.
+
+    Raises:
+        AclError: if it cannot be.
+    """
+    code = acl.init()
+    if code == 0:
+        atexit.register(acl.finalize)
+    # Otherwise another library of the process has done it, and ends it too.
+    elif code != _REPEATED_INIT:
+        raise AclError("init", code)
+
+
+def done(call: str, *arguments: Any) -> None:
+    """Makes a call that answers a code.
+
+    Raises:
+        AclError: if the code says so.
+    """
+    if code := _function(call)(*arguments):
+        raise AclError(call, code)
+
+
+def taken(call: str, *arguments: Any) -> Any:
+    """Returns what a call answers that answers a value and a code.
+
+    Raises:
+        AclError: if the code says so.
+    """
+    value, code = _function(call)(*arguments)
+    if code:
+        raise AclError(call, code)
+    return value
+
+
+def something(call: str, *arguments: Any) -> Any:
+    """Returns what a call answers that has no code: a handle, a name, a size or a number.
+
+    Raises:
+        AclError: if it is none or 0.
+    """
+    value = told(call, *arguments)
+    if not value:
+        raise AclError(call)
+    return value
+
+
+def told(call: str, *arguments: Any) -> Any:
+    """Returns what a call answers that has no code, and whose every answer has a meaning."""
+    return _function(call)(*arguments)
+
+
+def explain(code: int) -> tuple[str, str]:
+    """Returns what a code means, and what to do."""
+    unknown = ("of an unknown kind", _REPORT)
+    return _CODES.get(code) or _CLASSES.get(code // 100_000, unknown)
+
+
+def _function(call: str) -> Any:
+    return attrgetter(call)(acl)
+
+
+def _recent_message() -> str:
+    """Returns what the vendor's software has to say of the last failure of this thread."""
+    # Versions before CANN 5.1 do not have it.
+    tell = getattr(acl, "get_recent_err_msg", None)
+    text = " ".join(((tell() if tell else "") or "").split())
+    return f" ({text[:_MESSAGE_CHARACTERS]})" if text else ""

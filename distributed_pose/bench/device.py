@@ -1,0 +1,104 @@
+"""How long batches of each size take on each device, compute only, and which size is best."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from distributed_pose.config import RunConfig
+from distributed_pose.evaluation import Progress, open_engine
+from distributed_pose.inputs import read_model
+from distributed_pose.metrics.throughput import (
+    LatencyFigures,
+    best_batch_size,
+    latency_figures,
+)
+from distributed_pose.records import DeviceReady
+
+
+@dataclass(frozen=True)
+class DeviceSweep:
+    """One device.
+
+    Attributes:
+        name: such as `npu:0`.
+        description: the device's own name.
+        node: address of its node.
+        backend: that ran the model.
+        precision: that the compiled model computes in.
+        profile: which decides on the size of the inputs.
+        batches: figures by batch size, ascending.
+        best_batch_size: the one with the most images a second.
+    """
+
+    name: str
+    description: str
+    node: str
+    backend: str
+    precision: str
+    profile: str
+    batches: tuple[LatencyFigures, ...]
+    best_batch_size: int
+
+
+def bench_device(
+    config: RunConfig, batch_sizes: Sequence[int], least_s: float, on_progress: Progress
+) -> tuple[DeviceSweep, ...]:
+    """Returns the sweep of each device of a configuration, one device at a time.
+
+    The model is compiled and loaded anew for each batch size, so that each is measured as a run
+    with that `batch_size` has it.
+
+    Args:
+        config: of model, backend and devices.
+        batch_sizes: to measure.
+        least_s: how long each is measured.
+        on_progress: called after each batch size of each device.
+
+    Raises:
+        SetupError: if a device cannot run the model.
+    """
+    devices: dict[str, DeviceReady] = {}
+    times_ns: dict[str, dict[int, tuple[int, ...]]] = {}
+    sizes = sorted(set(batch_sizes))
+    with ExitStack() as stack:
+        # Holds on to Ray, which would else be started for each size.
+        stack.enter_context(open_engine(config))
+        for done, size in enumerate(sizes):
+            for device, found_ns in _sweep(_with_batch_size(config, size), size, least_s):
+                devices[device.plan.name] = device
+                times_ns.setdefault(device.plan.name, {})[size] = found_ns
+            on_progress(len(sizes), done + 1)
+    return tuple(_figures(config, device, times_ns[name]) for name, device in devices.items())
+
+
+def _sweep(
+    config: RunConfig, size: int, least_s: float
+) -> Iterator[tuple[DeviceReady, tuple[int, ...]]]:
+    source, ranges = read_model(config)
+    with open_engine(config) as engine:
+        for device in engine.start(source, ranges):
+            yield device, engine.sweep(device.plan.name, size, least_s)
+
+
+def _with_batch_size(config: RunConfig, size: int) -> RunConfig:
+    # Also where a kind of device has its own.
+    own = {
+        kind: getattr(config, kind).model_copy(update={"batch_size": None})
+        for kind in ("cpu", "cuda", "npu")
+    }
+    return config.model_copy(update={"batch_size": size, **own})
+
+
+def _figures(
+    config: RunConfig, device: DeviceReady, times_ns: dict[int, tuple[int, ...]]
+) -> DeviceSweep:
+    return DeviceSweep(
+        device.plan.name,
+        device.description,
+        device.plan.node,
+        device.backend,
+        device.precision,
+        config.profile,
+        tuple(latency_figures(size, durations) for size, durations in times_ns.items()),
+        best_batch_size(times_ns),
+    )

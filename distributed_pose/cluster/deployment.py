@@ -1,0 +1,149 @@
+"""What runs on which device: backend, precision, batch sizes and artifact of each."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from distributed_pose.backends.registry import entries, resolve_backend, resolve_precision
+from distributed_pose.cluster.devices import ACCELERATORS, Node, plan_devices
+from distributed_pose.cluster.discovery import local_accelerators, may_join_cluster
+from distributed_pose.config import RunConfig
+from distributed_pose.cpu import num_cpus
+from distributed_pose.errors import ConfigError
+from distributed_pose.records import DevicePlan, Order, WorkerSpec
+from distributed_pose.soc import soc_version
+
+KINDS = ("cpu", *ACCELERATORS)
+
+# What a sweep tries.
+SWEPT = (1, 2, 4, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A worker, and what is to be compiled for it."""
+
+    spec: WorkerSpec
+    order: Order
+
+
+def check_backends(config: RunConfig) -> None:
+    """Checks what can be checked before any device is known.
+
+    Raises:
+        ConfigError: if a backend does not run on devices that are asked for, lacks the precision,
+            or answers from the annotations beside one that runs the model.
+    """
+    for kind in _kinds(config):
+        settings = config.on(kind)
+        resolve_backend(settings.backend, kind, settings.precision)
+    names = {config.on(kind).backend for kind in _kinds(config)}
+    if len({_runs_model(name) for name in names}) > 1:
+        raise ConfigError(
+            f"backends {', '.join(sorted(names))} cannot be in one run: some answer from the "
+            "annotations, and not from the model"
+        )
+
+
+def runs_model(config: RunConfig) -> bool:
+    """Returns whether a run needs a model, and not the ground truth alone."""
+    return all(_runs_model(config.on(kind).backend) for kind in _kinds(config))
+
+
+def auto_kinds(config: RunConfig) -> tuple[str, ...]:
+    """Returns the kinds of accelerators that `devices: auto` takes: those its backends run on.
+
+    Fakes take none, since they have no use for them.
+    """
+    names = {kind: config.on(kind).backend for kind in ACCELERATORS}
+    return tuple(
+        kind
+        for kind, name in names.items()
+        if name == "auto" or (_runs_model(name) and _runs_on(name, kind))
+    )
+
+
+def planned_devices(config: RunConfig) -> tuple[DevicePlan, ...]:
+    """Returns the devices that a run would use.
+
+    Ray, which takes seconds to start, is asked where there is a cluster to join.
+
+    Raises:
+        ConfigError: as `check_backends`.
+        SetupError: if a device is not there.
+    """
+    check_backends(config)
+    if config.engine == "ray" and may_join_cluster():
+        from distributed_pose.cluster.ray_engine import RayEngine
+
+        with RayEngine(config) as engine:
+            return engine.devices()
+    return local_devices(config)
+
+
+def local_devices(config: RunConfig) -> tuple[DevicePlan, ...]:
+    """Returns the devices of this machine that a run would use without a cluster.
+
+    Raises:
+        SetupError: if a device is not there.
+    """
+    here = Node("", "", num_cpus(), accelerators=local_accelerators())
+    return plan_devices(config.devices, [here], auto_kinds(config))
+
+
+def deploy(
+    config: RunConfig, plan: DevicePlan, installed: Sequence[str], model_format: str
+) -> Deployment:
+    """Returns what runs on a device.
+
+    Args:
+        config: of the run.
+        plan: the device.
+        installed: backends that are there, where the device is, best first.
+        model_format: of the user's model; PyTorch runs checkpoints alone.
+
+    Raises:
+        ConfigError: as `check_backends`.
+    """
+    settings = config.on(plan.kind)
+    fitting = [n for n in installed if model_format == "pth" or not n.startswith("torch")]
+    backend = resolve_backend(settings.backend, plan.kind, settings.precision, fitting)
+    precision = resolve_precision(backend, settings.precision)
+    sizes = SWEPT if settings.batch_size == "auto" else (settings.batch_size,)
+    spec = WorkerSpec(
+        plan, backend, precision, config.profile, sizes, config.maps_dtype, config.gather
+    )
+    target = _target(config, plan, backend)
+    return Deployment(spec, Order(backend, precision, config.profile, sizes, target))
+
+
+def on_this_machine(deployment: Deployment) -> Deployment:
+    """Returns a deployment for a process that sees all devices of its machine."""
+    number = int(deployment.spec.plan.name.rpartition(":")[2])
+    index = 0 if deployment.spec.plan.kind == "cpu" else number
+    return replace(deployment, spec=replace(deployment.spec, index=index))
+
+
+def _kinds(config: RunConfig) -> Iterator[str]:
+    """Yields the kinds of devices that a run is known to use."""
+    if config.devices != ("auto",):
+        yield from sorted({request.partition(":")[0] for request in config.devices})
+    elif config.backend == "auto":
+        yield "cpu"
+    else:
+        yield next(kind for kind in KINDS if _runs_on(config.backend, kind))
+
+
+def _target(config: RunConfig, plan: DevicePlan, backend: str) -> str:
+    """Returns what an artifact is bound to; portable ones to nothing."""
+    if backend.startswith("ascend"):
+        name = config.npu.soc or plan.model
+        return soc_version(name) if name else ""
+    return plan.model if backend == "onnxruntime:tensorrt" else ""
+
+
+def _runs_on(backend: str, kind: str) -> bool:
+    return any(kind in found.kinds for found in entries(backend))
+
+
+def _runs_model(backend: str) -> bool:
+    return backend == "auto" or all(found.runs_model for found in entries(backend))

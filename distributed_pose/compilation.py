@@ -1,0 +1,216 @@
+"""Compiling a model ahead of a run, for a device that need not be here."""
+
+import importlib
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from distributed_pose.backends.registry import resolve_backend, resolve_precision
+from distributed_pose.config import RunConfig
+from distributed_pose.errors import ConfigError
+from distributed_pose.evaluation import evaluate
+from distributed_pose.files import write_atomically
+from distributed_pose.inputs import calibration, read_inputs
+from distributed_pose.model.artifacts import Artifact, Source, keep, load_source
+from distributed_pose.model.compile import (
+    Calibration,
+    atc_order,
+    cache_name,
+    compile_model,
+    fixed_input,
+    input_of,
+    portable,
+)
+from distributed_pose.nvidia import EngineShapes
+from distributed_pose.records import Order
+from distributed_pose.soc import soc_version
+
+# What can be compiled for beside `ascend310`, `ascend310p3` and the like: backend and kind.
+TARGETS = {
+    "openvino": ("openvino", "cpu"),
+    "onnxruntime": ("onnxruntime:cpu", "cpu"),
+    "cuda": ("onnxruntime:cuda", "cuda"),
+    "tensorrt": ("onnxruntime:tensorrt", "cuda"),
+    "torch": ("torch:cuda", "cuda"),
+    "cann": ("onnxruntime:cann", "npu"),
+}
+
+_SUFFIXES = {"ascend": ".om", "torch:cuda": ".pt2"}
+
+_DEFAULT_INPUT = "data"
+
+# Images on which the precisions of a quantised model are compared.
+_COMPARED_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """An artifact and where it lies.
+
+    Attributes:
+        path: of the file.
+        artifact: with its card.
+    """
+
+    path: Path
+    artifact: Artifact
+
+
+def orders_for(
+    target: str, precision: str, profile: str, batch_sizes: Sequence[int], *, dynamic: bool
+) -> list[Order]:
+    """Returns an order for each artifact: one, or one a batch size where shapes are fixed.
+
+    Args:
+        target: `ascendSOC` or a key of `TARGETS`.
+        precision: as configured.
+        profile: of preprocessing.
+        batch_sizes: that it must take.
+        dynamic: whether one artifact takes all of them where each could have its own.
+
+    Raises:
+        ConfigError: if there is no such target, or it lacks the precision.
+    """
+    chip = re.fullmatch(r"ascend(.+)", target, re.IGNORECASE)
+    if not chip and target not in TARGETS:
+        known = ", ".join(("ascend310", "ascend310p3", *TARGETS))
+        raise ConfigError(f"--for {target}: there is no such target", f"known: {known}")
+    name, kind = ("ascend", "npu") if chip else TARGETS[target]
+    backend = resolve_backend(name, kind, precision)
+    soc = soc_version(chip[1]) if chip else ""
+    order = Order(backend, resolve_precision(backend, precision), profile, target=soc)
+    if not chip or dynamic:
+        return [replace(order, batch_sizes=tuple(sorted(batch_sizes)))]
+    return [replace(order, batch_sizes=(size,)) for size in batch_sizes]
+
+
+def commands_for(model: Path, orders: Sequence[Order]) -> str:
+    """Returns the lines to run on a machine that has the vendor's compiler.
+
+    Raises:
+        ConfigError: if the orders are carried out by libraries, without any command.
+        SetupError: if the model cannot be read.
+    """
+    lines = []
+    onnx = model.with_suffix(".onnx")
+    if model.suffix != ".onnx":
+        lines.append(shlex.join(["distributed-pose", "export", str(model), str(onnx)]))
+    name = input_of(load_source(model).content) if model.suffix == ".onnx" else _DEFAULT_INPUT
+    aipp = ""
+    for order in orders:
+        if order.backend == "ascend":
+            command, aipp = _atc_lines(onnx, name, order)
+        else:
+            command = _trtexec_line(onnx, name, order)
+        lines.append(command)
+    return "\n".join([*([aipp] if aipp else []), *lines])
+
+
+def compile_for(
+    model: Path, orders: Sequence[Order], config: RunConfig, output: Path | None
+) -> list[Compiled]:
+    """Returns the artifacts of a model, from the cache where they are there.
+
+    The card of an int8 artifact tells its AP beside that in float32.
+
+    Args:
+        model: ONNX file or checkpoint.
+        orders: what is wanted.
+        config: its data is what int8 is calibrated with and compared on; the demo's if there is
+            none.
+        output: folder for copies of artifacts and cards; None leaves them in the cache.
+
+    Raises:
+        SetupError: if a compiler is missing or refuses the model.
+    """
+    source = load_source(model)
+    compiled = []
+    for order in orders:
+        ranges, run = None, config
+        if order.precision == "int8":
+            run = _with_data(config, model, order)
+            ranges = calibration(run, read_inputs(run))
+        artifact, key = _compiled(portable(source, order), order, ranges)
+        if order.precision == "int8" and "accuracy" not in artifact.card:
+            artifact = replace(artifact, card={**artifact.card, "accuracy": _accuracy(run)})
+        compiled.append(Compiled(_written(model, order, artifact, key, output), artifact))
+    return compiled
+
+
+def _compiled(source: Source, order: Order, ranges: Calibration | None) -> tuple[Artifact, str]:
+    return compile_model(source, order, ranges), cache_name(source, order, ranges)
+
+
+def _written(model: Path, order: Order, artifact: Artifact, key: str, output: Path | None) -> Path:
+    if output is None:
+        return keep(key, artifact)
+    batches = "_".join(map(str, order.batch_sizes))
+    suffix = _SUFFIXES.get(order.backend, ".onnx" if order.precision != "int8" else ".zip")
+    target = order.target or order.backend.replace(":", "_")
+    path = output / f"{model.stem}_{target}_bs{batches}{suffix}"
+    write_atomically(path, artifact.content)
+    write_atomically(path.with_suffix(".json"), _card_text(artifact))
+    return path
+
+
+def _card_text(artifact: Artifact) -> str:
+    return json.dumps(dict(artifact.card), indent=2) + "\n"
+
+
+def _with_data(config: RunConfig, model: Path, order: Order) -> RunConfig:
+    data = config.data
+    if not (data.images and data.annotations):
+        # By name, so that the system does not depend on its demo.
+        demo = importlib.import_module("distributed_pose.demo.default").prepare_demo(64)
+        paths = {"images": demo.images, "annotations": demo.annotations}
+        data = data.model_copy(update=paths)
+    data = data.model_copy(update={"limit": data.limit or _COMPARED_IMAGES})
+    update: dict[str, Any] = {
+        "data": data,
+        "model": config.model.model_copy(update={"path": model}),
+        "backend": order.backend,
+        "precision": order.precision,
+        "profile": order.profile,
+        "engine": "inline",
+        "devices": ("cpu",),
+    }
+    return config.model_copy(update=update)
+
+
+def _accuracy(config: RunConfig) -> dict[str, Any]:
+    figures: dict[str, Any] = {"images": config.data.limit}
+    for precision in ("f32", config.precision):
+        report = evaluate(config.model_copy(update={"precision": precision}))
+        figures[precision] = round((report.ap or {})["AP"], 4)
+    return figures
+
+
+def _atc_lines(onnx: Path, name: str, order: Order) -> tuple[str, str]:
+    from distributed_pose.model.atc import aipp_text, atc_command
+
+    wanted = atc_order(name, order)
+    batches = "_".join(map(str, order.batch_sizes))
+    output = Path(f"{onnx.stem}_bs{batches}")
+    config = Path("aipp.config") if wanted.aipp else None
+    text = ""
+    if wanted.aipp:
+        text = f"cat > aipp.config <<'END'\n{aipp_text(wanted.height, wanted.width)}END"
+    return shlex.join(atc_command(wanted, onnx, output, config)), text
+
+
+def _trtexec_line(onnx: Path, name: str, order: Order) -> str:
+    if order.backend != "onnxruntime:tensorrt":
+        raise ConfigError(
+            f"--dry-run: {order.backend} is compiled by a library, without any command",
+            "leave --dry-run out",
+        )
+    from distributed_pose.model.tensorrt import trtexec_command
+
+    height, width = fixed_input(order.profile)
+    least, most = min(order.batch_sizes), max(order.batch_sizes)
+    shapes = EngineShapes(name, least, most, height, width)
+    return shlex.join(trtexec_command(onnx, shapes=shapes, precision=order.precision))

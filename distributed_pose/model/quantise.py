@@ -1,0 +1,161 @@
+"""Int8 models for OpenVINO, by post-training quantisation with NNCF.
+
+Array legend: N images, 3 the channels blue, green, red, H and W size of the network input.
+"""
+
+import contextlib
+import importlib
+import io
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distributed_pose.errors import SetupError
+
+if TYPE_CHECKING:
+    import openvino
+
+# Part of the version: raised when the same model and images would become another int8 model.
+_RECIPE = 1
+
+# Where NNCF looks before it reports its use to its makers.
+_NO_TELEMETRY = "NNCF_CI"
+
+# OpenVINO's type of depthwise convolutions.
+_DEPTHWISE = "GroupConvolution"
+
+
+def quantise(content: bytes, calibration: Iterable[npt.NDArray[np.float32 | np.uint8]]) -> bytes:
+    """Returns the int8 form of a model: a ZIP of OpenVINO's `model.xml` and `model.bin`.
+
+    Batch and size stay as free as they are. Two kinds of layers stay in float: the convolutions
+    that make the outputs, since rounding them took half of the AP of one network of the family
+    away, and depthwise ones, which the runtime computes in float even if they are quantised.
+
+    Args:
+        content: serialised ONNX with one image input, float32 or uint8.
+        calibration: network inputs, [N, 3, H, W] each, in the type that the model takes. All are
+            used, one image at a time, and kept in memory together.
+
+    Raises:
+        SetupError: if NNCF is not installed, there are no inputs, or the model is refused.
+    """
+    images = [image_3HW[None] for batch_N3HW in calibration for image_3HW in batch_N3HW]
+    if not images:
+        raise SetupError("int8 needs images to calibrate with, and there are none", "see data")
+    with _quietly():
+        nncf = _load_nncf()
+        try:
+            model = _quantised(nncf, content, images)
+        # NNCF's and OpenVINO's exceptions have no common base class.
+        except Exception as error:  # noqa: BLE001
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+            raise SetupError(f"NNCF cannot quantise the model: {reason}") from None
+    if not any(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops()):
+        raise SetupError(
+            "the model has no layer to quantise: its convolutions make outputs or are depthwise",
+            "set another precision",
+        )
+    return _pack(model)
+
+
+def quantiser_version() -> str:
+    """Returns what decides on an int8 model beside its source and its images, for cache keys.
+
+    Raises:
+        SetupError: if NNCF is not installed.
+    """
+    try:
+        return f"nncf {version('nncf')} openvino {version('openvino')} recipe {_RECIPE}"
+    except PackageNotFoundError:
+        raise _not_installed() from None
+
+
+def _quantised(
+    nncf: ModuleType, content: bytes, images: Sequence[npt.NDArray[Any]]
+) -> "openvino.Model":
+    import openvino
+
+    model = openvino.Core().read_model(content)
+    ignored = nncf.IgnoredScope(names=_heads(model), types=[_DEPTHWISE], validate=False)
+    return nncf.quantize(
+        model,
+        nncf.Dataset(images),
+        subset_size=len(images),
+        # Weights symmetric, activations not: these networks have ELUs, which reach from -1 up.
+        preset=nncf.QuantizationPreset.MIXED,
+        target_device=nncf.TargetDevice.CPU,
+        ignored_scope=ignored,
+    )
+
+
+def _heads(model: "openvino.Model") -> list[str]:
+    """Returns the names of the convolutions nearest to the outputs, on every way to them."""
+    waiting = [output.get_node() for output in model.outputs]
+    seen: set[str] = set()
+    heads = []
+    while waiting:
+        node = waiting.pop()
+        name = node.get_friendly_name()
+        if name in seen:
+            continue
+        seen.add(name)
+        if node.get_type_name() == "Convolution":
+            heads.append(name)
+        else:
+            waiting += [value.get_node() for value in node.input_values()]
+    return sorted(heads)
+
+
+def _pack(model: "openvino.Model") -> bytes:
+    import openvino
+
+    content = io.BytesIO()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        paths = Path(folder, "model.xml"), Path(folder, "model.bin")
+        openvino.serialize(model, *paths)
+        for path in paths:
+            # With a time of its own the same model would be other bytes at every call.
+            member = zipfile.ZipInfo(path.name)
+            archive.writestr(member, path.read_bytes(), zipfile.ZIP_DEFLATED)
+    return content.getvalue()
+
+
+def _load_nncf() -> ModuleType:
+    # By its name, because it takes seconds to import and is not always there.
+    try:
+        return importlib.import_module("nncf")
+    except ModuleNotFoundError:
+        raise _not_installed() from None
+
+
+def _not_installed() -> SetupError:
+    return SetupError(
+        "int8 needs NNCF, which is not installed", "pip install 'distributed-pose[int8]'"
+    )
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keeps NNCF's log and progress bars from the standard output, and its telemetry from Intel."""
+    before = os.environ.get(_NO_TELEMETRY)
+    os.environ[_NO_TELEMETRY] = "1"
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        if before is None:
+            del os.environ[_NO_TELEMETRY]
+        else:
+            os.environ[_NO_TELEMETRY] = before

@@ -1,0 +1,212 @@
+"""ONNX to TensorRT engines, and the commands that do the same by hand."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import ModelProto, TensorProto
+
+from distributed_pose.errors import SetupError
+from distributed_pose.nvidia import (
+    STRONGLY_TYPED_MAJOR,
+    EngineShapes,
+    forbid_tf32,
+    tensorrt_major,
+    tensorrt_options,
+    tensorrt_version,
+)
+
+_PROVIDER = "TensorrtExecutionProvider"
+
+# The key under which `backends.onnx_facts` finds what an engine computes in.
+_METADATA = "precision"
+
+
+def trtexec_command(
+    model: Path, *, shapes: EngineShapes, precision: str, major: int = STRONGLY_TYPED_MAJOR - 1
+) -> list[str]:
+    """Returns the command of TensorRT's own tool that makes such an engine and times it.
+
+    Args:
+        model: ONNX file.
+        shapes: of its input.
+        precision: `f32` or `f16`.
+        major: version of TensorRT; see `trtexec_note` for those from 11 on.
+    """
+    command = ["trtexec", f"--onnx={model}"]
+    if precision == "f16" and major < STRONGLY_TYPED_MAJOR:
+        command.append("--fp16")
+    if precision == "f32":
+        # It takes TF32 for float32 by itself.
+        command.append("--noTF32")
+    if shapes.least == shapes.most:
+        return [*command, f"--shapes={shapes.text(shapes.most)}"]
+    return [
+        *command,
+        f"--minShapes={shapes.text(shapes.least)}",
+        f"--optShapes={shapes.text(shapes.most)}",
+        f"--maxShapes={shapes.text(shapes.most)}",
+    ]
+
+
+def trtexec_note(precision: str, major: int) -> str:
+    """Returns what must be said beside the command; empty where there is nothing."""
+    if precision != "f16" or major < STRONGLY_TYPED_MAJOR:
+        return ""
+    return f"TensorRT {major} has no --fp16: the ONNX file itself must be of half precision"
+
+
+def engine_shapes(
+    content: bytes, *, batch_sizes: Sequence[int], height: int, width: int
+) -> EngineShapes:
+    """Returns the shapes of an engine that takes these batch sizes and all between them.
+
+    One that is to take several also takes single images, for ragged batches and what is retried.
+
+    Args:
+        content: serialised ONNX.
+        batch_sizes: that it must take.
+        height: of the input in pixels.
+        width: of the input in pixels.
+
+    Raises:
+        SetupError: if the model has a fixed batch size that is none of them.
+    """
+    image = _image_input(onnx.load_model_from_string(content))
+    fixed = image.type.tensor_type.shape.dim[0].dim_value
+    if fixed:
+        return EngineShapes(image.name, fixed, fixed, height, width)
+    return EngineShapes(image.name, 1, max(batch_sizes), height, width)
+
+
+def build_engine(
+    content: bytes,
+    *,
+    batch_sizes: Sequence[int],
+    height: int,
+    width: int,
+    precision: str,
+    cache_folder: Path | None = None,
+) -> bytes:
+    """Returns an engine for the GPU of this process, wrapped in ONNX, for `onnxruntime:tensorrt`.
+
+    It runs on GPUs of the same architecture, with the same TensorRT.
+
+    Args:
+        content: serialised ONNX, of half precision (`model.half`) if the engine is to be.
+        batch_sizes: that it must take.
+        height: of the input in pixels.
+        width: of the input in pixels.
+        precision: `f32`, `f16`, or `auto` for the model's.
+        cache_folder: where TensorRT keeps what it times, so that the next engine is made sooner.
+
+    Raises:
+        SetupError: if TensorRT is missing, cannot run the whole model, or the model has another
+            precision.
+    """
+    if _PROVIDER not in onnxruntime.get_available_providers():
+        raise SetupError(
+            f"this ONNX Runtime has no {_PROVIDER}, it has "
+            f"{', '.join(onnxruntime.get_available_providers())}",
+            "install onnxruntime-gpu in place of onnxruntime, and TensorRT",
+        )
+    model = onnx.load_model_from_string(content)
+    real = checked_precision(model, precision)
+    shapes = engine_shapes(content, batch_sizes=batch_sizes, height=height, width=width)
+    if real == "f32":
+        forbid_tf32()
+    options = tensorrt_options(0, half=real == "f16", major=tensorrt_major(), shapes=shapes)
+    if cache_folder:
+        cache_folder.mkdir(parents=True, exist_ok=True)
+        options["trt_timing_cache_enable"] = "1"
+        options["trt_timing_cache_path"] = str(cache_folder)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "engine.onnx"
+        _build(content, options, shapes, file)
+        if not file.exists():
+            raise SetupError("TensorRT has made no engine", "its log above says why")
+        return labelled_engine(file.read_bytes(), real)
+
+
+def checked_precision(model: ModelProto, precision: str) -> str:
+    """Returns the precision of a model's weights, `f32` or `f16`.
+
+    Raises:
+        SetupError: if another was asked for. An engine would have the model's: TensorRT 11 knows
+            no other.
+    """
+    is_half = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
+    real = "f16" if is_half else "f32"
+    if precision not in {"auto", real}:
+        raise SetupError(
+            f"the model has precision {real}, and so would the engine, not {precision}",
+            "convert the model first",
+        )
+    return real
+
+
+def labelled_engine(content: bytes, precision: str) -> bytes:
+    """Returns an engine in ONNX that says what it computes in.
+
+    Raises:
+        SetupError: if it is not one engine for the whole model.
+    """
+    model = onnx.load_model_from_string(content)
+    kinds = [node.op_type for node in model.graph.node]
+    if kinds != ["EPContext"]:
+        raise SetupError(
+            f"TensorRT runs only parts of the model, which became {', '.join(kinds)}",
+            "choose another backend, such as onnxruntime:cuda",
+        )
+    onnx.helper.set_model_props(model, {_METADATA: precision})
+    return bytes(model.SerializeToString())
+
+
+def toolkit_version() -> str:
+    """Returns what engines depend on beside the model and the GPU."""
+    return f"onnxruntime {onnxruntime.__version__}, tensorrt {tensorrt_version() or 'unknown'}"
+
+
+def _build(content: bytes, options: dict[str, str], shapes: EngineShapes, file: Path) -> None:
+    settings = onnxruntime.SessionOptions()
+    for key, value in engine_settings(file).items():
+        settings.add_session_config_entry(key, value)
+    try:
+        session = onnxruntime.InferenceSession(
+            content, settings, providers=[(_PROVIDER, options)], enable_fallback=0
+        )
+        # Some versions write the engine at its first use or at the end of the session.
+        image = session.get_inputs()[0]
+        dtype = np.uint8 if image.type == "tensor(uint8)" else np.float32
+        inputs_N3HW = np.zeros((shapes.most, 3, shapes.height, shapes.width), dtype)
+        session.run(None, {image.name: inputs_N3HW})
+    # The runtime's own exceptions have no common documented base class.
+    except Exception as error:  # noqa: BLE001
+        reason = str(error).strip().partition("\n")[0]
+        raise SetupError(f"TensorRT cannot make an engine of the model: {reason}") from None
+
+
+def engine_settings(file: Path) -> dict[str, str]:
+    """Returns the settings of a session that writes its engine into an ONNX file.
+
+    Source: onnxruntime.ai, EP context design.
+    """
+    return {
+        "ep.context_enable": "1",
+        "ep.context_file_path": str(file),
+        "ep.context_embed_mode": "1",
+        "session.disable_cpu_ep_fallback": "1",
+    }
+
+
+def _image_input(model: ModelProto) -> onnx.ValueInfoProto:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs: list[onnx.ValueInfoProto] = [
+        port for port in model.graph.input if port.name not in weights
+    ]
+    if len(inputs) != 1:
+        raise SetupError(f"the model has {len(inputs)} inputs, not one", "see model.path")
+    return inputs[0]

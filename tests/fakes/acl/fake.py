@@ -1,0 +1,209 @@
+"""What the stand-in for pyACL knows of the process: calls made, what was taken, what was wrong.
+
+Not part of pyACL. Tests set what is to fail and ask what is left; a fresh import is a fresh
+process. Misuse that the real library may let pass, or die of, is noted in `violations`.
+"""
+
+import ctypes
+import functools
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+ALIGNMENT = 64
+
+# Memory that nobody has written: bytes of 255, which as a float is not a number.
+UNWRITTEN = 0xFF
+
+soc = "Ascend310P3"
+devices = 2
+
+# Position in `calls` of the one call that fails, and of the first from which on all fail.
+fail_at: int | None = None
+fail_from: int | None = None
+INJECTED = 507899
+
+# Whether queued work is done at once, and not when it is waited for. Programs must not care.
+eager = False
+
+calls: list[str] = []
+violations: list[str] = []
+message = ""
+
+
+class Refused(Exception):  # noqa: N818
+    """A call that answers an error code."""
+
+    def __init__(self, code: int, text: str, *, violation: bool = False) -> None:
+        super().__init__(text)
+        self.code = code
+        if violation:
+            violations.append(text)
+
+
+@dataclass
+class Thing:
+    """Anything with a handle. What refused to be given back, because a test wanted it so, is
+    still a leak, but what it stands in the way of is not a violation."""
+
+    kind: str
+    context: int = 0
+    refused: bool = False
+
+
+@dataclass
+class Memory(Thing):
+    """Real memory; the handle is its address."""
+
+    size: int = 0
+    block: Any = None
+    address: int = 0
+
+
+@dataclass
+class Stream(Thing):
+    pending: list[tuple[str, Callable[[], None]]] = field(default_factory=list)
+
+
+things: dict[int, Thing] = {}
+initialised = False
+finalised = False
+device_users: Counter[int] = Counter()
+default_contexts: dict[int, int] = {}
+current: dict[int, int] = {}
+# Freed memory is kept, so that reading it is no crash but wrong values.
+_freed: list[Any] = []
+_handles = iter(range(0x10000, 2**62, 0x10))
+
+
+def api(answers: str, *, failed: Any = 0, context: bool = True) -> Callable[..., Any]:
+    """Makes a function of pyACL.
+
+    Args:
+        answers: `code`; `value` for a value and a code; `plain` for a value alone.
+        failed: the value where the call fails.
+        context: whether the thread must have a context.
+    """
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        name = f"{function.__module__.removeprefix('acl.')}.{function.__name__}"
+
+        @functools.wraps(function)
+        def call(*arguments: Any) -> Any:
+            value, code = failed, 0
+            try:
+                _enter(name.removeprefix("acl."), arguments, context=context)
+                value = function(*arguments)
+            except Refused as refusal:
+                code = refusal.code
+                globals()["message"] = f"EE9999: {refusal}"
+            return {"code": code, "value": (value, code), "plain": value}[answers]
+
+        return call
+
+    return wrap
+
+
+def _enter(name: str, arguments: tuple[Any, ...], *, context: bool) -> None:
+    calls.append(name)
+    index = len(calls) - 1
+    if index == fail_at or (fail_from is not None and index >= fail_from):
+        if _gives_back(name) and arguments and arguments[0] in things:
+            things[arguments[0]].refused = True
+        raise Refused(INJECTED, "a test wanted this call to fail")
+    if not initialised and name != "init":
+        raise Refused(100001, f"{name} before init or after finalize", violation=True)
+    if context and not current.get(threading.get_ident()):
+        raise Refused(107002, f"{name} in a thread without a context", violation=True)
+
+
+def _gives_back(name: str) -> bool:
+    return any(word in name for word in ("free", "destroy", "unload"))
+
+
+def add(thing: Thing, handle: int = 0) -> int:
+    handle = handle or next(_handles)
+    thing.context = current.get(threading.get_ident(), 0)
+    things[handle] = thing
+    return handle
+
+
+def find(handle: int, kind: str) -> Any:
+    thing = things.get(handle)
+    if thing is None or thing.kind != kind:
+        raise Refused(107017, f"{handle:#x} is no {kind}, or no more", violation=True)
+    return thing
+
+
+def remove(handle: int, kind: str) -> Any:
+    thing = find(handle, kind)
+    del things[handle]
+    return thing
+
+
+def new_memory(kind: str, size: int) -> int:
+    if size <= 0:
+        raise Refused(107000, f"{kind} of {size} bytes", violation=True)
+    block = (ctypes.c_ubyte * (size + ALIGNMENT))()
+    address = -(-ctypes.addressof(block) // ALIGNMENT) * ALIGNMENT
+    ctypes.memset(address, UNWRITTEN, size)
+    return add(Memory(kind, size=size, block=block, address=address), address)
+
+
+def free_memory(address: int, kind: str) -> None:
+    memory = remove(address, kind)
+    if any(stream.pending for stream in streams()):
+        violations.append(f"{kind} freed while work is under way")
+    ctypes.memset(address, UNWRITTEN, memory.size)
+    _freed.append(memory.block)
+
+
+def check_memory(address: int, size: int, kind: str) -> None:
+    """Checks that a range lies in memory that is there."""
+    for thing in things.values():
+        if (
+            isinstance(thing, Memory)
+            and thing.kind == kind
+            and thing.address <= address
+            and address + size <= thing.address + thing.size
+        ):
+            return
+    text = f"{size} bytes at {address:#x} are not within {kind} that is there"
+    raise Refused(107000, text, violation=True)
+
+
+def streams() -> list[Stream]:
+    return [thing for thing in things.values() if isinstance(thing, Stream)]
+
+
+def queue(handle: int, what: str, work: Callable[[], None]) -> None:
+    stream = find(handle, "stream")
+    if stream.context != current[threading.get_ident()]:
+        raise Refused(107003, "the stream is of another context", violation=True)
+    stream.pending.append((what, work))
+    if eager:
+        perform(stream)
+
+
+def perform(stream: Stream) -> None:
+    while stream.pending:
+        _, work = stream.pending.pop(0)
+        work()
+
+
+def new_process() -> None:
+    """Forgets everything, as a fresh import does."""
+    global fail_at, fail_from, initialised, finalised, message  # noqa: PLW0603
+    fail_at = fail_from = None
+    initialised = finalised = False
+    message = ""
+    for known in (calls, violations, things, device_users, default_contexts, current, _freed):
+        known.clear()
+
+
+def leaks() -> dict[str, int]:
+    """Returns how many of each kind are taken and not given back; devices count as well."""
+    kinds = Counter(thing.kind for thing in things.values() if thing.kind != "default context")
+    return dict(kinds + Counter({"device": device_users.total()}))

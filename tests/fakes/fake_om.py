@@ -1,0 +1,121 @@
+"""The `.om` of the fakes: what the real one says of itself, then the ONNX that it was made from.
+
+It is computed by ONNX Runtime in single precision.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from math import prod
+
+import numpy as np
+import onnxruntime
+
+_MAGIC = b"IMOD of the fakes\n"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output; dims as the runtime tells them, size that of the largest batch."""
+
+    name: str
+    dims: tuple[int, ...]
+    dtype: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Aipp:
+    """Normalisation on the chip: `(bytes - mean) * scale`, from [N, H, W, 3] to [N, 3, H, W]."""
+
+    mean: float
+    scale: float
+
+
+@dataclass(frozen=True)
+class Om:
+    """A compiled model.
+
+    Attributes:
+        soc: chip that it runs on.
+        input_name: in the ONNX.
+        image: [3, height, width].
+        batches: one for a static batch, several for a dynamic one.
+        aipp: in front of the model, which then takes bytes.
+        output_dtype: of all outputs.
+        onnx: the model.
+    """
+
+    soc: str
+    input_name: str
+    image: tuple[int, int, int]
+    batches: tuple[int, ...]
+    aipp: Aipp | None
+    output_dtype: str
+    onnx: bytes
+
+    @property
+    def dynamic(self) -> bool:
+        return len(self.batches) > 1
+
+    @property
+    def image_in_memory(self) -> tuple[int, int, int]:
+        channels, height, width = self.image
+        return (height, width, channels) if self.aipp else self.image
+
+    @property
+    def input_dtype(self) -> str:
+        return "uint8" if self.aipp else "float32"
+
+    def inputs(self) -> list[Tensor]:
+        dims = (-1 if self.dynamic else self.batches[0], *self.image_in_memory)
+        size = self.batches[-1] * prod(self.image) * np.dtype(self.input_dtype).itemsize
+        tensors = [Tensor(self.input_name, dims, self.input_dtype, size)]
+        if self.dynamic:
+            tensors.append(Tensor("ascend_mbatch_shape_data", (1,), "int32", 4))
+        return tensors
+
+    def outputs(self) -> list[Tensor]:
+        return self._outputs
+
+    @cached_property
+    def _outputs(self) -> list[Tensor]:
+        itemsize = np.dtype(self.output_dtype).itemsize
+        made = self.run(np.zeros((self.batches[-1], *self.image_in_memory), self.input_dtype))
+        names = [node.name for node in _session(self.onnx).get_outputs()]
+        return [
+            Tensor(f"Conv_{index}:0:{name}", array.shape, self.output_dtype, array.size * itemsize)
+            for index, (name, array) in enumerate(zip(names, made, strict=True))
+        ]
+
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        if self.aipp:
+            planes = images.astype(np.float32).transpose(0, 3, 1, 2)
+            images = (planes - self.aipp.mean) * np.float32(self.aipp.scale)
+        outputs = _session(self.onnx).run(None, {self.input_name: np.ascontiguousarray(images)})
+        return [output.astype(self.output_dtype) for output in outputs]
+
+    def save(self) -> bytes:
+        fields = asdict(self)
+        del fields["onnx"]
+        return _MAGIC + json.dumps(fields).encode() + b"\n" + self.onnx
+
+
+def load(content: bytes) -> Om:
+    """Returns the model; raises ValueError if it is none."""
+    if not content.startswith(_MAGIC):
+        message = "not an .om of the fakes"
+        raise ValueError(message)
+    header, _, onnx = content.removeprefix(_MAGIC).partition(b"\n")
+    fields = json.loads(header)
+    aipp = fields.pop("aipp")
+    for name in ("image", "batches"):
+        fields[name] = tuple(fields[name])
+    return Om(**fields, aipp=Aipp(**aipp) if aipp else None, onnx=onnx)
+
+
+@lru_cache(8)
+def _session(onnx: bytes) -> onnxruntime.InferenceSession:
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(onnx, settings, providers=["CPUExecutionProvider"])

@@ -1,0 +1,264 @@
+"""From a model to artifacts, and from artifacts to runs, with stand-ins for what vendors ship."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+from typer.testing import CliRunner
+
+from distributed_pose import ConfigError, SetupError
+from distributed_pose.cli import app
+from distributed_pose.demo.default import WEIGHTS
+from distributed_pose.evaluation import evaluate
+from distributed_pose.model.artifacts import load_source
+from distributed_pose.model.compile import portable
+from distributed_pose.records import Order
+from tests.conftest import Dataset
+from tests.fakes.ascend import FOLDER
+from tests.tiny_models import save_constant_model
+
+# Few, since the demo's network takes a tenth of a second for each.
+IMAGES = {"limit": 5}
+
+
+# Of the guide, but for the batch and the chip.
+ATC = (
+    "atc --framework=5 --model=M.onnx --output=M_bs{} --input_format=NCHW "
+    "--input_shape=data:{},3,368,640 --log=error"
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's network as ONNX."""
+    order = Order("onnxruntime:cpu", "auto", "modelzoo")
+    path = tmp_path_factory.mktemp("model") / "demo.onnx"
+    path.write_bytes(portable(load_source(WEIGHTS), order).content)
+    return path
+
+
+@pytest.fixture(scope="module")
+def cann(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The file in which each run of a stand-in for CANN's compiler is a line."""
+    folder = tmp_path_factory.mktemp("cann")
+    log = folder / "atc.log"
+    log.touch()
+    script = f'#!/bin/sh\necho "$@" >> {log}\nexec {sys.executable} {FOLDER}/atc "$@"\n'
+    (folder / "atc").write_text(script)
+    (folder / "atc").chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(folder), prepend=os.pathsep)
+        patch.setenv("PYTHONPATH", str(FOLDER), prepend=os.pathsep)
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        yield log
+
+
+@pytest.fixture(scope="module")
+def npus(cann: Path) -> Iterator[Path]:
+    """Two nodes with an NPU each, and CANN."""
+    node: dict[str, Any] = {
+        "num_cpus": 1,
+        "object_store_memory": 100 * 2**20,
+        "resources": {"NPU": 1},
+        "labels": {"soc": "310P3"},
+    }
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    cluster.add_node(**node)
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cann
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def command(*arguments: object) -> str:
+    answer = CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False)
+    assert answer.exit_code == 0
+    return answer.stdout
+
+
+def lines(log: Path) -> list[str]:
+    return log.read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["ascend310"], [f"{ATC.format(1, 1)} --soc_version=Ascend310"]),
+        (
+            ["ascend310p3", "--batch", "1,4"],
+            [f"{ATC.format(size, size)} --soc_version=Ascend310P3" for size in (1, 4)],
+        ),
+        (
+            ["ascend310p3", "--batch", "1,2,4,8", "--dynamic-batch"],
+            [f"{ATC.format('1_2_4_8', -1)} --soc_version=Ascend310P3 --dynamic_batch_size=1,2,4,8"],
+        ),
+        (["tensorrt"], ["trtexec --onnx=M.onnx --fp16 --shapes=data:1x3x368x640"]),
+    ],
+)
+def test_the_vendors_commands_are_those_of_the_guide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], expected: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_constant_model(Path("M.onnx"))
+    told = command("compile", "M.onnx", "--for", *options, "--dry-run")
+    assert told.splitlines() == expected
+
+
+def test_the_guides_aipp_text_comes_before_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_constant_model(Path("M.onnx"))
+    told = command("compile", "M.onnx", "--for", "ascend310", "--profile", "uint8", "--dry-run")
+    text, _, last = told.partition("\nEND\n")
+    assert text.startswith("cat > aipp.config <<'END'\naipp_op {\n")
+    assert text.count(": 0.00390625") == text.count("mean_chn_") == 3
+    assert last.endswith("--soc_version=Ascend310 --insert_op_conf=aipp.config\n")
+
+
+def test_a_checkpoint_is_exported_before_the_vendors_command() -> None:
+    told = command("compile", "a/b.pth", "--for", "ascend310", "--dry-run").splitlines()
+    assert told[0] == "distributed-pose export a/b.pth a/b.onnx"
+    assert "--model=a/b.onnx" in told[1]
+
+
+def test_a_library_has_no_command_to_show(tmp_path: Path) -> None:
+    path = save_constant_model(tmp_path / "M.onnx")
+    with pytest.raises(ConfigError, match="openvino is compiled by a library"):
+        command("compile", path, "--for", "openvino", "--dry-run")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--for", "tpu"], "no such target.*known: ascend310, .*tensorrt"),
+        (["--for", "ascendx"], "x is no Ascend chip"),
+        (["--for", "cuda", "--precision", "int8"], "precision: int8 is not available"),
+        (["--for", "ascend310", "--profile", "upstream"], "inputs of any width"),
+        (["--for", "ascend310", "--batch", "1,x"], "--batch 1,x: expected sizes"),
+        (["--for", "ascend310", "--batch", "0"], "--batch 0: expected sizes"),
+    ],
+)
+def test_what_cannot_be_compiled_is_a_config_error(
+    tmp_path: Path, options: list[str], message: str
+) -> None:
+    path = save_constant_model(tmp_path / "M.onnx")
+    with pytest.raises(ConfigError, match=message):
+        command("compile", path, *options)
+
+
+def test_without_the_vendors_compiler_the_error_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    path = save_constant_model(tmp_path / "M.onnx")
+    with pytest.raises(SetupError, match=r"atc.*set_env\.sh.*--dry-run"):
+        command("compile", path, "--for", "ascend310p3")
+
+
+def test_an_artifact_is_made_once_and_its_card_tells_how(
+    model: Path, cann: Path, tmp_path: Path
+) -> None:
+    before = len(lines(cann))
+    options = ["--for", "ascend310p3", "--batch", "1,4", "--profile", "uint8"]
+    first = command("compile", model, *options, "--output", tmp_path)
+    second = command("compile", model, *options, "--output", tmp_path)
+    assert first == second
+    assert len(lines(cann)) - before == 2
+    oms = sorted(path.name for path in tmp_path.glob("*.om"))
+    assert oms == ["demo_Ascend310P3_bs1.om", "demo_Ascend310P3_bs4.om"]
+    card = json.loads((tmp_path / "demo_Ascend310P3_bs4.json").read_text())
+    assert (card["backend"], card["target"], card["precision"]) == ("ascend", "Ascend310P3", "f16")
+    assert (card["batch_sizes"], card["profile"]) == ([4], "uint8")
+    assert [port["name"] for port in card["inputs"]] == ["data"]
+    assert [port["shape"][1] for port in card["outputs"]] == [19, 38]
+    assert "--input_shape=data:4,3,368,640" in card["command"]
+    assert card["bytes"] == (tmp_path / oms[1]).stat().st_size
+    assert card["seconds"] > 0
+    assert card["source"]["file"] == "demo.onnx"
+
+
+@pytest.mark.parametrize("profile", ["modelzoo", "uint8"])
+def test_npus_give_the_processors_poses_and_the_model_is_compiled_once(
+    people: Dataset, model: Path, npus: Path, tmp_path: Path, profile: str
+) -> None:
+    before = len(lines(npus))
+    values = {"model": {"path": model}, "data": IMAGES, "profile": profile, "batch_size": 2}
+    on_npus = people.config(engine="ray", devices="npu:*", **{**values, "backend": "ascend"})
+    report = evaluate(on_npus, tmp_path / "npus")
+    cpu = people.config(**{**values, "backend": "onnxruntime", "precision": "f32"})
+    evaluate(cpu, tmp_path / "cpu")
+    found, expected = (
+        json.loads((tmp_path / name / "detections.json").read_text()) for name in ("npus", "cpu")
+    )
+    assert len(found) == len(expected) > 0
+    for one, other in zip(found, expected, strict=True):
+        assert one["keypoints"] == pytest.approx(other["keypoints"])
+    assert [line.count("--input_shape=data:2,") for line in lines(npus)[before:]] == [1]
+    assert ("--insert_op_conf" in lines(npus)[-1]) is (profile == "uint8")
+    assert {(d.backend, d.precision, d.description) for d in report.devices} == {
+        ("ascend", "f16", "Ascend310P3")
+    }
+    assert report.compile_s > 0
+
+
+@pytest.mark.usefixtures("npus")
+def test_an_om_is_run_as_it_is(people: Dataset, model: Path, tmp_path: Path) -> None:
+    command("compile", model, "--for", "ascend310p3", "--batch", 4, "--output", tmp_path)
+    (path,) = tmp_path.glob("*.om")
+    values = {"model": {"path": path}, "data": IMAGES, "batch_size": 4, "engine": "ray"}
+    report = evaluate(people.config(devices="npu:*", backend="ascend-ais", **values))
+    assert report.complete
+    assert {device.backend for device in report.devices} == {"ascend-ais"}
+    with pytest.raises(SetupError, match="compiled for Ascend, and backend openvino cannot"):
+        evaluate(people.config(devices="cpu", backend="openvino", **values))
+
+
+@pytest.mark.usefixtures("npus")
+def test_a_chip_that_the_compiler_cannot_serve_is_a_setup_error_that_names_the_device(
+    people: Dataset, model: Path
+) -> None:
+    values = {"model": {"path": model}, "data": IMAGES, "engine": "ray", "devices": "npu:*"}
+    with pytest.raises(SetupError, match="f16 only"):
+        evaluate(people.config(backend="ascend", precision="f32", **values))
+    with pytest.raises(ConfigError, match=r"inputs of any width.*profile=modelzoo"):
+        evaluate(people.config(backend="ascend", profile="upstream", **values))
+
+
+def test_pytorch_gives_the_poses_of_onnx_runtime(people: Dataset, tmp_path: Path) -> None:
+    values = {"model": {"path": WEIGHTS}, "data": IMAGES, "batch_size": 2}
+    for name in ("torch", "onnxruntime"):
+        evaluate(people.config(**{**values, "backend": name}), tmp_path / name)
+    found, expected = (
+        json.loads((tmp_path / name / "detections.json").read_text())
+        for name in ("torch", "onnxruntime")
+    )
+    assert len(found) == len(expected) > 0
+    for one, other in zip(found, expected, strict=True):
+        assert one["keypoints"] == pytest.approx(other["keypoints"], abs=1)
+
+
+def test_pytorch_runs_checkpoints_alone(people: Dataset, tmp_path: Path) -> None:
+    path = save_constant_model(tmp_path / "model.onnx")
+    with pytest.raises(SetupError, match=r"runs checkpoints .*model\.onnx is ONNX"):
+        evaluate(people.config(backend="torch", model={"path": path}))
+
+
+def test_a_damaged_artifact_of_the_cache_is_made_anew(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    command("compile", model, "--for", "cuda")
+    (artifact,) = tmp_path.rglob("artifact")
+    whole = artifact.read_bytes()
+    artifact.write_bytes(whole[:-1])
+    command("compile", model, "--for", "cuda")
+    assert artifact.read_bytes() == whole
+    shutil.rmtree(tmp_path / "distributed_pose")

@@ -1,0 +1,423 @@
+"""The pyACL backend against a stand-in for pyACL that polices how it is called."""
+
+import importlib
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from distributed_pose import ExecutionError, PoseEvalError, SetupError
+from distributed_pose.backends.base import Backend, BackendOptions, InputBatch, Maps, check_maps
+from distributed_pose.backends.registry import open_backend
+from distributed_pose.records import Geometry
+from tests.fakes.ascend import FOLDER, HEIGHT, PLAIN, TWO_STAGES, WIDTH, network, om, stand_ins
+
+# Batch sizes that an `.om` is compiled for, and whether it takes bytes.
+KINDS = {
+    "static 1": ((1,), False),
+    "static 4": ((4,), False),
+    "dynamic": ((1, 2, 4), False),
+    "aipp": ((2,), True),
+    "dynamic aipp": ((1, 3), True),
+}
+MOST = 9
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(autouse=True)
+def fake() -> Iterator[ModuleType]:
+    """What the stand-in knows; every test must leave it clean."""
+    with stand_ins():
+        state = importlib.import_module("acl.fake")
+        yield state
+        assert state.violations == []
+
+
+def opened(content: bytes, precision: str = "auto", most: int = MOST, index: int = 0) -> Backend:
+    return open_backend("ascend", content, BackendOptions(precision, 1, most, index))
+
+
+def compiled(kind: str, outputs: tuple[str, ...] = tuple(PLAIN)) -> bytes:
+    batches, aipp = KINDS[kind]
+    return om(network(outputs), batches, aipp=aipp)
+
+
+def batch(count: int, kind: str = "static 1", seed: int = 0, width: int = WIDTH) -> InputBatch:
+    generator = np.random.default_rng([count, seed])
+    pixels = generator.integers(0, 256, (count, 3, HEIGHT, width), dtype=np.uint8)
+    inputs = pixels if KINDS[kind][1] else ((pixels - np.float32(128)) / 256).astype(np.float32)
+    geometry = Geometry(HEIGHT, width, 0, 0, 0, 0)
+    return InputBatch(tuple(range(count)), (geometry,) * count, inputs)
+
+
+def expected(images: InputBatch, outputs: tuple[str, str] = ("heatmaps", "pafs")) -> Maps:
+    """Returns what ONNX Runtime makes of the same network and images."""
+    inputs = images.inputs_N3HW
+    if inputs.dtype == np.uint8:
+        inputs = (inputs - np.float32(128)) / 256
+    session = onnxruntime.InferenceSession(network(outputs))
+    return Maps(*session.run(list(outputs), {"data": inputs.astype(np.float32)}))
+
+
+def assert_equal(found: Maps, wanted: Maps) -> None:
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+class TestEveryKindOfModel:
+    @pytest.mark.parametrize("eager", [False, True])
+    def test_answers_any_batch_up_to_the_largest_as_onnx_runtime_does(
+        self, kind: str, fake: ModuleType, *, eager: bool
+    ) -> None:
+        fake.eager = eager
+        backend = opened(compiled(kind))
+        for count in (*range(1, MOST + 1), 1):
+            images = batch(count, kind)
+            maps = check_maps(backend.infer(images), images)
+            assert all(array.dtype == np.float32 and array.flags.c_contiguous for array in maps)
+            assert_equal(maps, expected(images))
+        backend.close()
+        assert fake.leaks() == {}
+
+    def test_leaves_earlier_answers_as_they_were(self, kind: str) -> None:
+        backend = opened(compiled(kind))
+        first = backend.infer(batch(MOST, kind))
+        copies = Maps(*(array.copy() for array in first))
+        backend.infer(batch(MOST, kind, seed=1))
+        backend.close()
+        for one, other in zip(first, copies, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+    def test_takes_memory_once(self, kind: str, fake: ModuleType) -> None:
+        backend = opened(compiled(kind))
+        before = len(fake.calls)
+        for count in range(1, MOST + 1):
+            backend.infer(batch(count, kind))
+        assert {name for name in fake.calls[before:] if "malloc" in name or "create" in name} == (
+            set()
+        )
+
+    @pytest.mark.parametrize("name", ["fail_at", "fail_from"])
+    def test_a_failure_of_any_call_is_a_clean_error_and_leaves_nothing(
+        self, kind: str, name: str
+    ) -> None:
+        total = len(cycle(kind, "fail_at", None))
+        assert total > 50
+        for position in range(total):
+            cycle(kind, name, position)
+        importlib.import_module("acl.fake").new_process()
+
+
+def cycle(kind: str, name: str, position: int | None) -> list[str]:
+    """Returns the calls of opening, inferring and closing, of which one or the rest fails."""
+    fake = importlib.import_module("acl.fake")
+    importlib.import_module("distributed_pose.backends.acl_calls").initialise.cache_clear()
+    fake.new_process()
+    setattr(fake, name, position)
+    errors: list[Exception] = []
+    backend = attempt(lambda: opened(compiled(kind)), errors)
+    for _ in range(2):
+        attempt(lambda: backend and backend.infer(batch(5, kind)), errors)
+    attempt(lambda: backend and backend.close(), errors)
+    left = {thing.kind for thing in fake.things.values() if not thing.refused}
+    attempt(lambda: backend and backend.close(), errors)
+    failed = fake.calls[position] if position is not None else "none"
+    where = f"{failed}, call {position} of {len(fake.calls)}: {errors}"
+    assert all(isinstance(error, PoseEvalError) for error in errors), where
+    assert bool(errors) == (position is not None), where
+    # Calls without a code answer 0, no name or -1.
+    told = (str(fake.INJECTED), "it answered nothing", "not known: -1")
+    assert all(any(text in str(error) for text in told) for error in errors), where
+    assert fake.violations == [], where
+    if name == "fail_at":
+        # What refuses to be given back is left, and nothing else.
+        assert left <= {"default context"}, where
+        assert sum(fake.leaks().values()) <= 1, where
+        gives_back = ("free", "destroy", "unload", "reset")
+        assert fake.leaks() == {} or any(word in failed for word in gives_back), where
+    return list(fake.calls)
+
+
+def attempt(action: Callable[[], Any], errors: list[Exception]) -> Any:
+    try:
+        return action()
+    except Exception as error:  # noqa: BLE001
+        errors.append(error)
+        return None
+
+
+def test_a_failure_names_the_call_its_code_and_what_to_do(fake: ModuleType) -> None:
+    backend = opened(compiled("static 4"))
+    fake.fail_at = len(fake.calls) + 2
+    with pytest.raises(ExecutionError, match=r"acl\.rt\.synchronize_stream failed with code") as e:
+        backend.infer(batch(2))
+    assert "507899: the driver failed" in e.value.message
+    assert "a test wanted this call to fail" in e.value.message
+    assert "npu-smi info" in e.value.hint
+    assert e.value.image_ids == (0, 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_works_again_after_a_batch_that_failed(kind: str, fake: ModuleType) -> None:
+    images, other = batch(MOST, kind), batch(MOST, kind, seed=1)
+    backend = opened(compiled(kind))
+    before = len(fake.calls)
+    backend.infer(images)
+    calls = len(fake.calls) - before
+    for position in range(calls):
+        fake.fail_at = len(fake.calls) + position
+        with pytest.raises(ExecutionError):
+            backend.infer(other)
+        fake.fail_at = None
+        assert_equal(backend.infer(images), expected(images))
+
+
+def test_copies_the_next_part_before_it_waits_for_the_last_one(fake: ModuleType) -> None:
+    backend = opened(compiled("static 4"))
+    before = len(fake.calls)
+    backend.infer(batch(8))
+    short = {"rt.memcpy_async": "copy", "rt.synchronize_stream": "wait"}
+    calls = [short.get(name, name.partition(".")[2]) for name in fake.calls[before:]]
+    assert calls == [
+        "set_context",
+        *("copy", "wait", "execute_async"),
+        # The second part goes to the device while the first is executed there ...
+        *("copy", "wait", "wait", "execute_async"),
+        # ... and the first comes back while the second is.
+        *("copy", "copy", "wait", "wait"),
+        *("copy", "copy", "wait"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(1, [1]), (2, [2]), (3, [4]), (4, [4]), (5, [4, 1]), (9, [4, 4, 1])]
+)
+def test_a_dynamic_batch_is_run_in_the_least_sizes_that_fit(
+    count: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mdl = importlib.import_module("acl.mdl")
+    seen, original = [], mdl.set_dynamic_batch_size
+    monkeypatch.setattr(
+        mdl, "set_dynamic_batch_size", lambda *given: seen.append(given[3]) or original(*given)
+    )
+    opened(compiled("dynamic")).infer(batch(count))
+    assert seen == sizes
+
+
+class TestOutputs:
+    @pytest.mark.parametrize("order", [("heatmaps", "pafs"), ("pafs", "heatmaps")])
+    def test_are_told_apart_whatever_their_order(self, order: tuple[str, str]) -> None:
+        assert_equal(opened(compiled("static 4", order)).infer(batch(3)), expected(batch(3)))
+
+    @pytest.mark.parametrize("turned", [False, True])
+    def test_of_the_last_stage_are_taken(self, *, turned: bool) -> None:
+        names = tuple(reversed(TWO_STAGES)) if turned else tuple(TWO_STAGES)
+        wanted = expected(batch(3), ("stage_1_output_1_heatmaps", "stage_1_output_0_pafs"))
+        assert_equal(opened(compiled("dynamic", names)).infer(batch(3)), wanted)
+
+    def test_of_half_precision_are_widened(self) -> None:
+        content = om(network(), (4,), output_dtype="float16")
+        maps = opened(content).infer(batch(3))
+        for one, other in zip(maps, expected(batch(3)), strict=True):
+            np.testing.assert_array_equal(one, other.astype(np.float16).astype(np.float32))
+
+    def test_that_are_missing_are_named(self, fake: ModuleType) -> None:
+        with pytest.raises(SetupError, match=r"no output of 38 channels.*heatmaps \[1, 19, 4, 6\]"):
+            opened(compiled("static 1", ("heatmaps",)))
+        assert fake.leaks() == {}
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("what", ["input", "output"])
+    def test_a_model_whose_memory_is_smaller_than_its_shape(
+        self, what: str, monkeypatch: pytest.MonkeyPatch, fake: ModuleType
+    ) -> None:
+        mdl = importlib.import_module("acl.mdl")
+        monkeypatch.setattr(mdl, f"get_{what}_size_by_index", lambda *_: 8)
+        with pytest.raises(SetupError, match="has 8 bytes instead of"):
+            opened(compiled("static 1"))
+        assert fake.leaks() == {}
+
+    def test_a_model_for_another_chip(self, fake: ModuleType) -> None:
+        fake.soc = "Ascend310"
+        with pytest.raises(SetupError, match="for Ascend310P3 and this is Ascend310") as caught:
+            opened(compiled("static 1"))
+        assert "compile it for this chip" in caught.value.hint
+        assert fake.leaks() == {}
+
+    @pytest.mark.parametrize("content", [b"", b"no model", network()])
+    def test_what_is_no_model(self, content: bytes, fake: ModuleType) -> None:
+        with pytest.raises(SetupError, match="compile it"):
+            opened(content)
+        assert fake.leaks() == {}
+
+    def test_a_device_that_is_not_there(self, fake: ModuleType) -> None:
+        with pytest.raises(SetupError, match="there is no such device"):
+            opened(compiled("static 1"), index=2)
+        assert fake.leaks() == {}
+
+    def test_another_size_of_images(self) -> None:
+        backend = opened(compiled("static 4"))
+        with pytest.raises(SetupError, match=r"data \[\?, 3, 32, 48\].*\[2, 3, 32, 56\]") as e:
+            backend.infer(batch(2, width=56))
+        assert "profile=modelzoo or uint8" in e.value.hint
+
+    def test_another_type_of_images(self) -> None:
+        with pytest.raises(SetupError, match=r"data is uint8, the profile's float32 .*the profile"):
+            opened(compiled("aipp")).infer(batch(2))
+        with pytest.raises(SetupError, match=r"data is float32, the profile's uint8 .*the profile"):
+            opened(compiled("static 4")).infer(batch(2, "aipp"))
+
+    def test_more_images_than_it_was_opened_for(self) -> None:
+        with pytest.raises(SetupError, match="3 images and the backend is for 2"):
+            opened(compiled("static 4"), most=2).infer(batch(3))
+
+    def test_single_precision_where_the_chip_has_none(self, fake: ModuleType) -> None:
+        with pytest.raises(SetupError, match="convolutions of Ascend310P3 are f16 only"):
+            opened(compiled("static 1"), "f32")
+        assert fake.leaks() == {}
+
+
+@pytest.mark.parametrize(
+    ("soc", "asked", "told"),
+    [
+        ("Ascend310P3", "auto", "f16"),
+        ("Ascend310P3", "f16", "f16"),
+        ("Ascend910B4", "f32", "f32"),
+        ("Ascend310B1", "auto", "f16"),
+    ],
+)
+def test_tells_its_chip_and_precision(soc: str, asked: str, told: str, fake: ModuleType) -> None:
+    fake.soc = soc
+    backend = opened(om(network(), soc=soc), asked)
+    assert (backend.description, backend.precision) == (soc, told)
+
+
+def test_what_fills_a_batch_up_does_not_depend_on_what_was_run_before() -> None:
+    backend = opened(compiled("static 4"))
+    fresh = backend._slots[0].host_input
+    backend.infer(batch(4))
+    backend.infer(batch(1))
+    assert np.any(fresh[0])
+    assert not np.any(fresh[1:])
+
+
+def test_can_be_closed_twice_and_not_be_used_after(fake: ModuleType) -> None:
+    backend = opened(compiled("static 1"))
+    backend.close()
+    backend.close()
+    with pytest.raises(SetupError, match="the backend is closed"):
+        backend.infer(batch(1))
+    assert fake.leaks() == {}
+
+
+def test_two_are_open_at_once_and_others_after_them(fake: ModuleType) -> None:
+    images = batch(3)
+    first, second = opened(compiled("static 4")), opened(compiled("dynamic"), index=1)
+    for backend in (first, second, first, second):
+        assert_equal(backend.infer(images), expected(images))
+    first.close()
+    assert_equal(second.infer(images), expected(images))
+    second.close()
+    third = opened(compiled("aipp"))
+    assert_equal(third.infer(batch(3, "aipp")), expected(batch(3, "aipp")))
+    third.close()
+    assert fake.leaks() == {}
+    assert fake.calls.count("init") == 1
+
+
+def test_pyacl_that_another_library_has_initialised_is_used() -> None:
+    acl = importlib.import_module("acl")
+    assert acl.init() == 0
+    opened(compiled("static 1")).close()
+    assert acl.finalize() == 0
+
+
+def test_two_threads_have_a_backend_each() -> None:
+    answers: dict[int, Maps] = {}
+
+    def work(index: int) -> None:
+        backend = opened(compiled("static 4"), index=index)
+        answers[index] = backend.infer(batch(5, seed=index))
+        backend.close()
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index in range(2):
+        assert_equal(answers[index], expected(batch(5, seed=index)))
+
+
+def test_pyacl_is_ended_once_with_the_process() -> None:
+    code = (
+        "import atexit, acl.fake as fake\n"
+        "atexit.register(lambda: print(fake.finalised, fake.violations, fake.calls[-1]))\n"
+        "from tests.unit.backends.test_ascend import batch, compiled, opened\n"
+        "for kind in ('static 4', 'dynamic'):\n"
+        "    backend = opened(compiled(kind)); backend.infer(batch(5)); backend.close()\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": f"{FOLDER}:{FOLDER.parents[1]}"},
+        check=True,
+    )
+    assert answer.stdout.split() == ["True", "[]", "finalize"]
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(507015, "an operator failed"), (207999, "lacks a resource"), (-3, "unknown kind")],
+)
+def test_codes_are_explained_one_by_one_or_by_their_class(code: int, words: str) -> None:
+    calls = importlib.import_module("distributed_pose.backends.acl_calls")
+    assert words in calls.explain(code)[0]
+
+
+def test_the_stand_in_is_used_as_the_package_says() -> None:
+    """The stand-in itself: it notices what the real library lets pass or dies of."""
+    acl = importlib.import_module("acl")
+    fake = acl.fake
+    assert acl.rt.malloc(64, 0) == (0, 100001)
+    acl.init()
+    assert acl.rt.malloc(64, 0) == (0, 107002)
+    acl.rt.set_device(0)
+    (device, _), (host, _), (stream, _) = (
+        acl.rt.malloc(64, 0),
+        acl.rt.malloc_host(64),
+        acl.rt.create_stream(),
+    )
+    answered: list[int] = []
+    thread = threading.Thread(target=lambda: answered.append(acl.rt.free(device)))
+    thread.start()
+    thread.join()
+    assert answered == [107002]
+    assert acl.rt.memcpy_async(device, 128, host, 128, 1, stream) == 107000
+    assert acl.rt.memcpy_async(device, 64, host, 64, 2, stream) == 107000
+    assert acl.rt.memcpy_async(host, 64, device, 64, 2, stream) == 0
+    assert acl.rt.free(device) == 0
+    assert acl.rt.synchronize_stream(stream) == 107000
+    assert acl.rt.free(device) == 107017
+    assert fake.leaks() == {"host memory": 1, "stream": 1, "device": 1}
+    acl.finalize()
+    assert len(fake.violations) == 9
+    fake.violations.clear()
+
+
+def test_options_with_one_image_at_a_time_take_memory_for_one_part(fake: ModuleType) -> None:
+    options = BackendOptions(batch_size=1)
+    open_backend("ascend", compiled("static 4"), options)
+    one = fake.leaks()["host memory"]
+    open_backend("ascend", compiled("static 4"), replace(options, batch_size=5))
+    assert fake.leaks()["host memory"] == 3 * one

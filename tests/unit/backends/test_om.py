@@ -1,0 +1,83 @@
+"""What an `.om` takes and gives, whichever runtime tells it."""
+
+import numpy as np
+import pytest
+
+from distributed_pose import SetupError
+from distributed_pose.backends.om import Chunk, image_input, map_outputs, om_port
+
+
+def test_an_output_is_called_as_in_the_onnx_and_not_by_its_node() -> None:
+    names = {
+        "Conv_1:0:stage_1_output_1_heatmaps": "stage_1_output_1_heatmaps",
+        "PartitionedCall_/stage_9/Conv_2:0:stage_0:x": "stage_0:x",
+        "Conv_44:0": "Conv_44:0",
+        "data": "data",
+    }
+    assert [om_port(name, (1,), "float32").name for name in names] == list(names.values())
+
+
+def test_a_stage_is_read_from_the_output_and_not_from_its_node() -> None:
+    outputs = [
+        om_port(f"stage_9/Conv:0:stage_0_{kind}", (1, channels, 4, 6), "float32")
+        for kind, channels in (("heatmaps", 19), ("pafs", 38))
+    ]
+    outputs += [
+        om_port(f"last/Conv:0:stage_1_{kind}", (1, channels, 4, 6), "float32")
+        for kind, channels in (("pafs", 38), ("heatmaps", 19))
+    ]
+    assert map_outputs(outputs) == (3, 2)
+
+
+@pytest.mark.parametrize("dims", [(-1, 3, -1, -1), (1, 3, 368, -1), (-1, 3, 368, 640)])
+def test_an_input_of_open_size_is_refused(dims: tuple[int, ...]) -> None:
+    with pytest.raises(SetupError, match=r"data has dimensions that are not fixed: \[-?1, 3"):
+        image_input([om_port("data", dims, "float32")])
+
+
+def test_an_output_of_open_size_is_refused() -> None:
+    outputs = [
+        om_port("heatmaps", (1, 19, -1, -1), "float32"),
+        om_port("pafs", (1, 38, 4, 6), "float32"),
+    ]
+    with pytest.raises(SetupError, match="heatmaps has no fixed size"):
+        map_outputs(outputs)
+
+
+@pytest.mark.parametrize("dims", [(1, 3), (1, 4, 8, 8)])
+def test_an_input_that_is_no_image_is_refused(dims: tuple[int, ...]) -> None:
+    with pytest.raises(SetupError, match="the model's inputs are data"):
+        image_input([om_port("data", dims, "float32")])
+
+
+def test_more_than_one_input_is_refused() -> None:
+    with pytest.raises(SetupError, match=r"the model's inputs are a .*, b"):
+        image_input([om_port(name, (1, 3, 8, 8), "float32") for name in "ab"])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "images", "chunks"),
+    [
+        ((4,), 4, [(0, 4, 4)]),
+        ((4,), 9, [(0, 4, 4), (4, 8, 4), (8, 9, 4)]),
+        ((8, 1, 2), 3, [(0, 3, 8)]),
+        ((8, 1, 2), 10, [(0, 8, 8), (8, 10, 2)]),
+    ],
+)
+def test_a_batch_is_run_in_parts(
+    sizes: tuple[int, ...], images: int, chunks: list[tuple[int, int, int]]
+) -> None:
+    taken = image_input([om_port("data", (-1, 3, 8, 8), "float32")], sizes)
+    assert taken.chunks(images) == [Chunk(*chunk) for chunk in chunks]
+
+
+@pytest.mark.parametrize("dims", [(4, 3, 16, 24), (4, 16, 24, 3)])
+def test_images_are_laid_out_as_the_model_has_them(dims: tuple[int, ...]) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 3, 16, 24), dtype=np.uint8)
+    taken = image_input([om_port("data", dims, "uint8")])
+    out = np.full((4, *taken.image_shape), 7, np.uint8)
+    taken.pack(images, out)
+    axes = (0, 2, 3, 1) if taken.channels_last else (0, 1, 2, 3)
+    assert taken.port.shape == (None, 3, 16, 24)
+    np.testing.assert_array_equal(out[:3], images.transpose(axes))
+    assert not out[3:].any()

@@ -1,0 +1,130 @@
+import os
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+from onnx import ModelProto, TensorProto, helper
+
+from distributed_pose import SetupError
+from distributed_pose.model.half import to_half
+from distributed_pose.model.tensorrt import (
+    build_engine,
+    checked_precision,
+    engine_settings,
+    engine_shapes,
+    labelled_engine,
+    toolkit_version,
+    trtexec_command,
+    trtexec_note,
+)
+from distributed_pose.nvidia import EngineShapes, forbid_tf32
+from tests.tiny_models import save_constant_model
+
+MODEL = Path("M.onnx")
+ONE = EngineShapes("data", 1, 1, 368, 640)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> bytes:
+    return save_constant_model(tmp_path / "tiny.onnx", value=0.5).read_bytes()
+
+
+def test_the_command_is_the_guides() -> None:
+    command = trtexec_command(MODEL, shapes=ONE, precision="f16")
+    assert " ".join(command) == "trtexec --onnx=M.onnx --fp16 --shapes=data:1x3x368x640"
+
+
+def test_a_range_of_batch_sizes_is_given_by_its_ends() -> None:
+    command = trtexec_command(MODEL, shapes=EngineShapes("input", 1, 8, 368, 640), precision="f16")
+    assert " ".join(command) == (
+        "trtexec --onnx=M.onnx --fp16 --minShapes=input:1x3x368x640 "
+        "--optShapes=input:8x3x368x640 --maxShapes=input:8x3x368x640"
+    )
+
+
+def test_float32_is_no_tf32() -> None:
+    command = trtexec_command(MODEL, shapes=ONE, precision="f32")
+    assert " ".join(command) == "trtexec --onnx=M.onnx --noTF32 --shapes=data:1x3x368x640"
+
+
+def test_tensorrt_11_has_no_flag_and_that_is_said() -> None:
+    command = trtexec_command(MODEL, shapes=ONE, precision="f16", major=11)
+    assert " ".join(command) == "trtexec --onnx=M.onnx --shapes=data:1x3x368x640"
+    assert "must be of half precision" in trtexec_note("f16", 11)
+    assert not trtexec_note("f16", 10)
+    assert not trtexec_note("f32", 11)
+
+
+def with_batch(content: bytes, size: int) -> bytes:
+    model = onnx.load_model_from_string(content)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = size
+    return bytes(model.SerializeToString())
+
+
+def test_an_engine_takes_single_images_up_to_the_largest_batch(tiny: bytes) -> None:
+    found = engine_shapes(tiny, batch_sizes=(4, 8), height=368, width=640)
+    assert found == EngineShapes("data", 1, 8, 368, 640)
+
+
+def test_an_engine_of_a_fixed_batch_takes_that_one(tiny: bytes) -> None:
+    found = engine_shapes(with_batch(tiny, 4), batch_sizes=(1, 8), height=368, width=640)
+    assert found == EngineShapes("data", 4, 4, 368, 640)
+
+
+def test_an_engine_has_the_precision_of_the_model_or_there_is_none(tiny: bytes) -> None:
+    exact, half = (onnx.load_model_from_string(content) for content in (tiny, to_half(tiny)))
+    assert checked_precision(exact, "f32") == checked_precision(exact, "auto") == "f32"
+    assert checked_precision(half, "f16") == checked_precision(half, "auto") == "f16"
+    with pytest.raises(SetupError, match="precision f32, and so would the engine, not f16"):
+        checked_precision(exact, "f16")
+    with pytest.raises(SetupError, match="precision f16, and so would the engine, not f32"):
+        checked_precision(half, "f32")
+
+
+def wrapping(*kinds: str) -> bytes:
+    names = ["data", *[f"value{number}" for number in range(len(kinds))]]
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node(kind, [source], [target])
+        for kind, source, target in zip(kinds, names, names[1:], strict=False)
+    ]
+    ports = [value(name, TensorProto.FLOAT, ["n", 3, "h", "w"]) for name in (names[0], names[-1])]
+    model: ModelProto = helper.make_model(helper.make_graph(nodes, "g", ports[:1], ports[1:]))
+    return bytes(model.SerializeToString())
+
+
+def test_an_engine_says_what_it_computes_in() -> None:
+    model = onnx.load_model_from_string(labelled_engine(wrapping("EPContext"), "f16"))
+    assert {entry.key: entry.value for entry in model.metadata_props} == {"precision": "f16"}
+
+
+def test_an_engine_for_a_part_of_the_model_is_refused() -> None:
+    with pytest.raises(SetupError, match="only parts of the model, which became EPContext, Relu"):
+        labelled_engine(wrapping("EPContext", "Relu"), "f16")
+
+
+def test_the_runtime_writes_the_engine_into_the_file_and_runs_nothing_on_the_cpu() -> None:
+    assert engine_settings(Path("/engines/e.onnx")) == {
+        "ep.context_enable": "1",
+        "ep.context_file_path": "/engines/e.onnx",
+        "ep.context_embed_mode": "1",
+        "session.disable_cpu_ep_fallback": "1",
+    }
+
+
+def test_without_tensorrt_the_missing_provider_is_named(tiny: bytes) -> None:
+    if "TensorrtExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has TensorRT")
+    with pytest.raises(SetupError, match=r"no TensorrtExecutionProvider, it has .*onnxruntime-gpu"):
+        build_engine(tiny, batch_sizes=(1,), height=32, width=48, precision="f32")
+
+
+def test_the_toolkit_is_told_with_its_versions() -> None:
+    assert f"onnxruntime {onnxruntime.__version__}, tensorrt " in toolkit_version()
+
+
+def test_float32_engines_are_kept_from_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    forbid_tf32()
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
