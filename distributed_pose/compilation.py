@@ -137,6 +137,7 @@ def compile_for(
         artifact, key = _compiled(portable(source, order), order, ranges)
         if order.precision == "int8" and "accuracy" not in artifact.card:
             artifact = replace(artifact, card={**artifact.card, "accuracy": _accuracy(run)})
+            keep(key, artifact)
         compiled.append(Compiled(_written(model, order, artifact, key, output), artifact))
     return compiled
 

@@ -54,9 +54,9 @@ def pipeline_table(report: PipelineReport) -> Table:
 
 def device_bench_table(sweep: DeviceSweep) -> Table:
     """Returns the latencies and rates of a device by batch size."""
-    title = f"{sweep.name} {sweep.description}, compute only"
+    title = f"{sweep.name} {sweep.description}: latency in ms, compute only"
     table = Table(title=title, box=box.SIMPLE_HEAD)
-    for name in ("batch", "min ms", "mean", "median", "p90", "p99", "max", "batches", "images/s"):
+    for name in ("batch", "min", "mean", "median", "p90", "p99", "max", "count", "images/s"):
         table.add_column(name, justify="right")
     for row in sweep.batches:
         times = (row.min_ms, row.mean_ms, row.median_ms, row.p90_ms, row.p99_ms, row.max_ms)

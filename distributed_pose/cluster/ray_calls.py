@@ -301,6 +301,14 @@ def owner_of(
     )
 
 
+def wait(references: Sequence[Any], deadlines: Sequence[float]) -> list[Any]:
+    """Returns a reference that is done, or nothing at the next deadline."""
+    now = monotonic()
+    timeout_s = max(0.0, min(deadlines, default=now) - now)
+    done, _ = ray.wait([*references], timeout=timeout_s)
+    return list(done)
+
+
 def ask(actors: Sequence[Actor], question: str, timeout_s: float) -> dict[str, Any]:
     """Returns what actors answer to a question in time, by name; some may not.
 

@@ -6,7 +6,7 @@ long is kept in the cache under a key of all that it depends on.
 
 import platform
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
@@ -175,9 +175,11 @@ def atc_order(input_name: str, order: Order) -> "AtcOrder":
 def _key_parts(
     source: Source, order: Order, maker: _Maker, calibration: Calibration | None
 ) -> dict[str, Any]:
+    # What is made for any batch size is the same for all of them.
+    sizes = order.batch_sizes if maker.needs_device else ()
     return {
         "source": sha256_hex(source.content),
-        "order": asdict(order),
+        "order": asdict(replace(order, batch_sizes=sizes)),
         "toolchain": maker.toolchain(),
         "calibration": calibration.digest if calibration and order.precision == "int8" else "",
     }

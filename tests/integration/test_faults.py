@@ -113,7 +113,8 @@ def test_a_late_answer_beside_that_of_another_device_is_counted_once(
     stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path
 ) -> None:
     stage.workers(faults.late_once)
-    config = on_ray(crowd, deadline_s=QUICK_S)
+    # What is late is given away after the rest, which must be done before its device is ended.
+    config = on_ray(crowd, deadline_s=3 * QUICK_S)
     engine = CountingEngine(config)
     report = evaluate_on(engine, config, read_inputs(config), tmp_path)
     assert detections(tmp_path) == undisturbed

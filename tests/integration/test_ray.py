@@ -34,10 +34,19 @@ def test_a_model_that_answers_nonsense_is_a_setup_error_that_names_the_device(
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_model_that_cannot_take_the_batch_is_a_setup_error_that_names_the_device(
+def test_a_model_that_the_backend_cannot_load_is_a_setup_error_that_names_the_device(
     people: Dataset, tmp_path: Path
 ) -> None:
-    model = save_constant_model(tmp_path / "fixed.onnx", batch=1)
-    config = people.config(engine="ray", backend="onnxruntime", model={"path": model}, batch_size=3)
-    with pytest.raises(SetupError, match=r"device cpu:0.*batch_size"):
+    model = save_constant_model(tmp_path / "other.onnx", heatmaps=20)
+    config = people.config(engine="ray", backend="onnxruntime", model={"path": model})
+    with pytest.raises(SetupError, match=r"device cpu:0.*no output of 19"):
         evaluate(config)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_model_of_one_batch_size_runs_with_any(people: Dataset, tmp_path: Path) -> None:
+    model = save_constant_model(tmp_path / "fixed.onnx", batch=2)
+    config = people.config(engine="ray", backend="onnxruntime", model={"path": model}, batch_size=5)
+    report = evaluate(config)
+    assert report.complete
+    assert [device.batch_size for device in report.devices] == [5]

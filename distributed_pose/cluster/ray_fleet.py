@@ -1,0 +1,209 @@
+"""The actors of a run: started, put in their places, started anew and ended."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from time import monotonic
+from typing import Any, cast
+
+import ray
+
+from distributed_pose.cluster.deployment import Deployment, auto_kinds, deploy
+from distributed_pose.cluster.devices import plan_devices
+from distributed_pose.cluster.health import Health
+from distributed_pose.cluster.ray_actors import Place, create_reducer, create_worker
+from distributed_pose.cluster.ray_calls import Actor, Trouble, ask, fetch, owner_of, wait
+from distributed_pose.cluster.ray_connection import is_alive, live_nodes
+from distributed_pose.config import RunConfig
+from distributed_pose.errors import PoseEvalError, SetupError
+from distributed_pose.model.artifacts import Source
+from distributed_pose.model.compile import Calibration, compile_model, needs_device, portable
+from distributed_pose.records import DevicePlan, DeviceReady, Order
+
+_LOG = logging.getLogger(__name__)
+
+_CLOSE_TIMEOUT_S = 5.0
+
+# Compilers of vendors take minutes, and with tuning tens of them.
+_LONG_TIMEOUT_S = 7200.0
+
+
+class Fleet:
+    """The workers and reducers of a run.
+
+    A worker's process is started before it is known which of its node's devices Ray gives it. It
+    is then put in the place of that device, and only then loads what runs there.
+
+    Attributes:
+        workers: one a device.
+        reducers: none where workers group.
+        compile_s: seconds of the start that went into compiling.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        self.workers: list[Actor] = []
+        self.reducers: list[Actor] = []
+        self.compile_s = 0.0
+        self._deployed: dict[str, tuple[Any, Any]] = {}
+
+    @property
+    def actors(self) -> Sequence[Actor]:
+        """Workers and reducers."""
+        return (*self.workers, *self.reducers)
+
+    @property
+    def start_deadlines(self) -> list[float]:
+        """When the actors that are starting must be ready."""
+        return [actor.start_deadline_at for actor in self.actors if actor.starting]
+
+    def devices(self) -> tuple[DevicePlan, ...]:
+        """Returns the devices that the run uses."""
+        # In the nodes' order, so that device names stand for the same ones in every run.
+        return plan_devices(self._config.devices, live_nodes(), auto_kinds(self._config))
+
+    def start(self, model: Source, calibration: Calibration | None) -> tuple[DeviceReady, ...]:
+        """Returns when every device is ready; see `Engine.start`."""
+        self._launch()
+        self._await_starts()
+        deployments = {actor.name: self._deployment(actor, model) for actor in self.workers}
+        artifacts = self._compile(model, deployments, calibration)
+        self._deployed = {
+            name: (deployment.spec, artifacts[deployment.order])
+            for name, deployment in deployments.items()
+        }
+        for actor in self.workers:
+            actor.begin(*self._deployed[actor.name])
+        self._await_starts()
+        return tuple(actor.ready for actor in self.workers if actor.ready)
+
+    def sweep(self, device: str, batch_size: int, least_s: float) -> tuple[int, ...]:
+        """Returns how long batches take on a device; see `Worker.sweep`."""
+        (actor,) = (worker for worker in self.workers if worker.name == device)
+        answer = self._ask_long(actor, actor.handle.sweep.remote(batch_size, least_s))
+        durations_ns: tuple[int, ...] = answer
+        return durations_ns
+
+    def end(self) -> None:
+        """Frees the devices."""
+        ask(self.workers, "close", _CLOSE_TIMEOUT_S)
+        for actor in self.actors:
+            actor.end()
+
+    def restart(self, actor: Actor, reason: str, *, is_suspect: bool = False) -> bool:
+        """Starts an actor anew or takes it out, and returns whether its node has left."""
+        gone = bool(actor.node_id) and not is_alive(actor.node_id)
+        actor.end()
+        reason = f"its node left: {reason}" if gone else reason
+        actor.health.fault(reason, final=gone, is_suspect=is_suspect)
+        _LOG.warning("%s: %s", actor.name, reason)
+        if not actor.health.is_out:
+            actor.launch()
+        return gone
+
+    def _launch(self) -> None:
+        self.workers = [
+            Actor(
+                plan.name, partial(create_worker, plan), Health(self._config.deadline_s), plan=plan
+            )
+            for plan in self.devices()
+        ]
+        self.reducers = [
+            Actor(f"reducer:{index}", create_reducer, Health(self._config.deadline_s))
+            for index in range(self._config.reducers if self._config.gather == "maps" else 0)
+        ]
+        # All at once: devices load and warm up side by side.
+        for actor in self.actors:
+            actor.launch()
+
+    def _deployment(self, actor: Actor, model: Source) -> Deployment:
+        # Both are there once the actor is in its place.
+        plan, place = cast("DevicePlan", actor.plan), cast("Place", actor.place)
+        found = replace(plan, device_id=place.device_id)
+        return deploy(self._config, found, place.installed, model.format)
+
+    def _compile(
+        self,
+        model: Source,
+        deployments: Mapping[str, Deployment],
+        calibration: Calibration | None,
+    ) -> dict[Order, Any]:
+        """Returns references to the artifacts by order."""
+        start = monotonic()
+        artifacts: dict[Order, Any] = {}
+        for actor in self.workers:
+            order = deployments[actor.name].order
+            if order not in artifacts:
+                source = portable(model, order)
+                if needs_device(source, order):
+                    content = self._ask_long(actor, actor.handle.compile.remote(source, order))
+                else:
+                    content = compile_model(source, order, calibration).content
+                artifacts[order] = ray.put(content)
+        self.compile_s = monotonic() - start
+        return artifacts
+
+    def _ask_long(self, actor: Actor, reference: Any) -> Any:
+        """Returns the answer of a call that may take long, before there is work to lose."""
+        done, _ = ray.wait([reference], timeout=_LONG_TIMEOUT_S)
+        if not done:
+            raise SetupError(f"no answer within {_LONG_TIMEOUT_S:.0f} s", device=actor.name)
+        answer = fetch(reference)
+        if not isinstance(answer, Trouble):
+            return answer
+        if isinstance(answer.error, PoseEvalError):
+            answer.error.device = actor.name
+            raise answer.error
+        raise SetupError(answer.reason, device=actor.name)
+
+    def _await_starts(self) -> None:
+        while any(actor.starting for actor in self.actors):
+            self._await_start()
+
+    def _await_start(self) -> None:
+        """Waits for one of the starting actors.
+
+        Fewer devices than were asked for are not what was asked for, and nothing is lost yet.
+        """
+        starting = {actor.starting: actor for actor in self.actors if actor.starting}
+        done = wait([*starting], self.start_deadlines)
+        for actor in [starting[reference] for reference in done]:
+            self.finish_start(actor)
+        for actor in starting.values():
+            if actor.starting and actor.is_overdue():
+                raise SetupError(
+                    f"not ready within {actor.start_deadline_s:.0f} s",
+                    "are its CPUs or the device taken by another job? see `ray status`",
+                    device=actor.name,
+                )
+            if actor.health.is_out:
+                raise SetupError(actor.health.faults[-1], device=actor.name)
+
+    def finish_start(self, actor: Actor) -> None:
+        """Deals with the answer of an actor that is starting.
+
+        Raises:
+            SetupError: if it cannot be what it is meant to be, and never was.
+        """
+        answer = fetch(actor.starting)
+        if isinstance(answer, Place):
+            self._find_place(actor, answer)
+        elif not isinstance(answer, Trouble):
+            actor.started(answer)
+        elif isinstance(answer.error, SetupError) and actor.ready is None:
+            raise answer.error
+        else:
+            self.restart(actor, answer.reason)
+
+    def _find_place(self, actor: Actor, place: Place) -> None:
+        """Has a process work as the device that Ray gave it, which may be another's than meant."""
+        owner = owner_of(place, actor, self.workers, live_nodes())
+        if owner is None:
+            actor.hold()
+            return
+        if owner is not actor:
+            actor.exchange(owner)
+        owner.placed(place)
+        if owner.name in self._deployed:
+            owner.begin(*self._deployed[owner.name])
