@@ -6,11 +6,9 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import platformdirs
 import pytest
-import ray
-from ray.cluster_utils import Cluster
 from typer.testing import CliRunner
 
 from distributed_pose import ConfigError, SetupError
@@ -20,6 +18,7 @@ from distributed_pose.evaluation import evaluate
 from distributed_pose.model.artifacts import load_source
 from distributed_pose.model.compile import portable
 from distributed_pose.records import Order
+from tests.clusters import two_nodes
 from tests.conftest import Dataset
 from tests.fakes.ascend import FOLDER
 from tests.tiny_models import save_constant_model
@@ -53,6 +52,11 @@ def cann(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     script = f'#!/bin/sh\necho "$@" >> {log}\nexec {sys.executable} {FOLDER}/atc "$@"\n'
     (folder / "atc").write_text(script)
     (folder / "atc").chmod(0o755)
+    # The decoder's compiled code is not what is tested, and takes long to make.
+    kept = Path(platformdirs.user_cache_dir("distributed_pose")) / "kernels"
+    kept.mkdir(parents=True, exist_ok=True)
+    (folder / "cache" / "distributed_pose").mkdir(parents=True)
+    (folder / "cache" / "distributed_pose" / "kernels").symlink_to(kept)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", str(folder), prepend=os.pathsep)
         patch.setenv("PYTHONPATH", str(FOLDER), prepend=os.pathsep)
@@ -63,18 +67,8 @@ def cann(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def npus(cann: Path) -> Iterator[Path]:
     """Two nodes with an NPU each, and CANN."""
-    node: dict[str, Any] = {
-        "num_cpus": 1,
-        "object_store_memory": 100 * 2**20,
-        "resources": {"NPU": 1},
-        "labels": {"soc": "310P3"},
-    }
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    cluster.add_node(**node)
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cann
-    ray.shutdown()
-    cluster.shutdown()
+    with two_nodes(npus=1, cpus=1):
+        yield cann
 
 
 def command(*arguments: object) -> str:
@@ -185,7 +179,7 @@ def test_an_artifact_is_made_once_and_its_card_tells_how(
     assert card["source"]["file"] == "demo.onnx"
 
 
-@pytest.mark.parametrize("profile", ["modelzoo", "uint8"])
+@pytest.mark.parametrize("profile", ["modelzoo", pytest.param("uint8", marks=pytest.mark.slow)])
 def test_npus_give_the_processors_poses_and_the_model_is_compiled_once(
     people: Dataset, model: Path, npus: Path, tmp_path: Path, profile: str
 ) -> None:
@@ -209,6 +203,7 @@ def test_npus_give_the_processors_poses_and_the_model_is_compiled_once(
     assert report.compile_s > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("npus")
 def test_an_om_is_run_as_it_is(people: Dataset, model: Path, tmp_path: Path) -> None:
     command("compile", model, "--for", "ascend310p3", "--batch", 4, "--output", tmp_path)
@@ -233,7 +228,7 @@ def test_a_chip_that_the_compiler_cannot_serve_is_a_setup_error_that_names_the_d
 
 
 def test_pytorch_gives_the_poses_of_onnx_runtime(people: Dataset, tmp_path: Path) -> None:
-    values = {"model": {"path": WEIGHTS}, "data": IMAGES, "batch_size": 2}
+    values = {"model": {"path": WEIGHTS}, "data": {"limit": 2}, "batch_size": 2}
     for name in ("torch", "onnxruntime"):
         evaluate(people.config(**{**values, "backend": name}), tmp_path / name)
     found, expected = (

@@ -6,33 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
-from ray.cluster_utils import Cluster
 
 from distributed_pose import SetupError
 from distributed_pose.cluster.deployment import planned_devices
 from distributed_pose.evaluation import evaluate
 from distributed_pose.report.run_report import RunReport
 from tests import faults
+from tests.clusters import two_nodes
 from tests.conftest import Dataset
 from tests.faults import Scene, Stage
 
 
 @pytest.fixture(scope="module")
-def npus() -> Iterator[Cluster]:
+def npus() -> Iterator[None]:
     """Two nodes with two NPUs each, as far as Ray knows."""
-    node: dict[str, Any] = {
-        "num_cpus": 2,
-        "object_store_memory": 100 * 2**20,
-        "resources": {"NPU": 2},
-        "labels": {"soc": "310P3"},
-    }
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    cluster.add_node(**node)
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    with two_nodes(npus=2, cpus=2):
+        yield
 
 
 def places(scene: Scene) -> list[dict[str, Any]]:

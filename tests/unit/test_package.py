@@ -1,9 +1,23 @@
+import os
 import subprocess
 import sys
 
+import pytest
+
 import distributed_pose
 
-HEAVY = ("ray", "torch", "openvino", "onnxruntime", "cv2", "acl", "tensorrt", "pyarrow")
+HEAVY = (
+    "ray",
+    "nncf",
+    "ais_bench",
+    "torch",
+    "openvino",
+    "onnxruntime",
+    "cv2",
+    "acl",
+    "tensorrt",
+    "pyarrow",
+)
 
 
 def test_importing_the_package_loads_no_runtime() -> None:
@@ -12,6 +26,20 @@ def test_importing_the_package_loads_no_runtime() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", ["--help", "compile --help", "devices"])
+def test_help_and_the_list_of_devices_load_no_runtime(command: str) -> None:
+    code = (
+        f"import sys; from distributed_pose.cli import app; app({command.split()}, "
+        f"standalone_mode=False); print([m for m in {HEAVY} if m in sys.modules])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert len(answer.stdout.splitlines()) > 3
+    assert answer.stdout.splitlines()[-1] == "[]"
 
 
 def test_the_public_names_are_these() -> None:
