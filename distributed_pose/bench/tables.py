@@ -55,7 +55,7 @@ def pipeline_table(report: PipelineReport) -> Table:
 def device_bench_table(sweep: DeviceSweep) -> Table:
     """Returns the latencies and rates of a device by batch size."""
     title = f"{sweep.name} {sweep.description}: latency in ms, compute only"
-    table = Table(title=title, box=box.SIMPLE_HEAD)
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("batch", "min", "mean", "median", "p90", "p99", "max", "count", "images/s"):
         table.add_column(name, justify="right")
     for row in sweep.batches:
@@ -63,7 +63,7 @@ def device_bench_table(sweep: DeviceSweep) -> Table:
         is_best = row.batch_size == sweep.best_batch_size
         table.add_row(
             f"{row.batch_size}{' *' if is_best else ''}",
-            *(f"{time:.2f}" for time in times),
+            *(f"{time:.2f}" if time < 100 else f"{time:.0f}" for time in times),
             str(row.count),
             f"{row.images_per_s:.2f}",
         )

@@ -81,3 +81,33 @@ def test_a_wrong_setting_is_named(people: Dataset) -> None:
     result = CliRunner().invoke(app, ["bench", "host", *arguments(people, "--set", "gather=pose")])
     assert "gather" in str(result.exception)
     assert "poses" in str(result.exception)
+
+
+def test_a_sweep_finds_the_best_batch_size_of_a_device(people: Dataset) -> None:
+    options = arguments(people, "--set", "backend=simulated:ascend310p3", "--seconds", "0.3")
+    result = CliRunner().invoke(app, ["bench", "device", *options, "--batch", "64,4,1", "--json"])
+    assert result.exit_code == 0
+    (device,) = json.loads(result.stdout)
+    assert [row["batch_size"] for row in device["batches"]] == [1, 4, 64]
+    assert device["best_batch_size"] == 4
+    assert (device["name"], device["backend"]) == ("cpu:0", "simulated:ascend310p3")
+    for row in device["batches"]:
+        names = ("min_ms", "median_ms", "p90_ms", "p99_ms", "max_ms")
+        times = [row[name] for name in names]
+        assert times == sorted(times)
+        assert row["count"] >= 3
+
+
+def test_a_sweep_is_a_table_for_people_that_marks_the_best(people: Dataset) -> None:
+    options = arguments(people, "--seconds", "0", "--batch", "1,2")
+    result = CliRunner().invoke(app, ["bench", "device", *options])
+    assert result.exit_code == 0
+    assert "cpu:0" in result.stdout
+    assert " *" in result.stdout
+    assert "best by the median" in result.stdout
+
+
+@pytest.mark.parametrize("text", ["", "0", "1,,2", "a", "-1", "1.5", "99999"])
+def test_batch_sizes_that_are_none_are_named(people: Dataset, text: str) -> None:
+    result = CliRunner().invoke(app, ["bench", "device", *arguments(people, f"--batch={text}")])
+    assert f"--batch {text}: expected sizes" in str(result.exception)

@@ -24,6 +24,7 @@ def differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
     [
         {"devices": "cpu:3"},
         {"batch_size": 3},
+        {"npu": {"batch_size": 3, "soc": "310P3"}},
         {"engine": "ray"},
         {"reducers": 2},
         {"gather": "poses"},
@@ -44,6 +45,7 @@ def test_what_detections_do_not_depend_on_is_not_in_it(
         ({"profile": "upstream"}, "profile", "upstream"),
         ({"precision": "f32"}, "precision", "f32"),
         ({"maps_dtype": "f16"}, "maps_dtype", "f16"),
+        ({"cuda": {"precision": "f16"}}, "precision", "auto, cuda f16"),
         ({"data": {"limit": 5}}, "data.limit", "5 of 12 images"),
     ],
 )

@@ -62,6 +62,66 @@ def fail_twice(work: Work, *, reason: str = "broken") -> tuple[Failure, ...]:
     return work.fail(first, "b", reason)
 
 
+def test_small_shards_are_joined_to_what_a_device_takes_at_once() -> None:
+    work = Work(iter([shard(number, number) for number in range(7)]), {"a": 1, "b": 4})
+    assert ids(take(work, "b", TWO)) == [0, 1, 2, 3]
+    assert ids(take(work, "a", TWO)) == [4]
+    last = take(work, "b", TWO)
+    assert ids(last) == [5, 6]
+    assert last.shard.number == 5
+    assert last.shard.read_ns == (50, 60)
+    assert work.take("a", TWO) is None
+
+
+def test_unreadable_images_count_and_go_with_the_shard_that_they_are_joined_to() -> None:
+    source = [shard(0, failed=[0]), shard(1, 1), shard(2, failed=[2]), shard(3, 3)]
+    task = take(Work(iter(source), {"a": 3}))
+    assert ids(task) == [1]
+    assert [failure.image_id for failure in task.shard.failures] == [0, 2]
+
+
+def test_what_does_not_fit_is_whole_for_the_next_who_asks() -> None:
+    work = Work(iter([shard(number, number) for number in range(4)]), {"a": 4, "b": 2})
+    assert work.take("a", TWO, lambda given: given.images.num_rows < 4) is None
+    assert ids(take(work, "b", TWO)) == [0, 1]
+    assert ids(take(work, "a", TWO)) == [2, 3]
+
+
+def test_shards_are_joined_to_no_more_bytes_than_one_may_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = shard(0, 0)
+    monkeypatch.setattr(module, "MAX_SHARD_BYTES", 2 * one.images.nbytes)
+    work = Work(iter([shard(number, number) for number in range(4)]), {"a": 4})
+    assert [ids(take(work)), ids(take(work))] == [[0, 1], [2, 3]]
+
+
+@given(
+    st.lists(st.integers(0, 5), max_size=12),
+    st.dictionaries(st.sampled_from(TWO), st.integers(1, 9)),
+    st.randoms(use_true_random=False),
+)
+def test_however_shards_are_joined_every_image_is_handed_out_once(
+    counts: list[int], sizes: dict[str, int], choice: Random
+) -> None:
+    first = 0
+    shards = []
+    for number, count in enumerate(counts):
+        shards.append(shard(number, *range(first, first + count), failed=[1000 + number]))
+        first += count
+    work = Work(iter(shards), sizes)
+    found: list[int] = []
+    unreadable: list[int] = []
+    while work.is_left():
+        device = choice.choice(TWO)
+        task = take(work, device, TWO)
+        task.is_done = True
+        found += ids(task)
+        unreadable += [failure.image_id for failure in task.shard.failures]
+    assert found == list(range(first))
+    assert unreadable == [1000 + number for number in range(len(counts))]
+
+
 def test_shards_are_handed_out_in_the_order_of_the_source() -> None:
     work = Work(iter([shard(number, number) for number in range(3)]))
     assert numbers(work) == [0, 1, 2]

@@ -6,7 +6,9 @@ import pytest
 from distributed_pose.metrics.coco_ap import FIGURES, coco_ap
 from distributed_pose.metrics.throughput import (
     StageFigures,
+    best_batch_size,
     images_per_s,
+    latency_figures,
     merge,
     stage_figures,
 )
@@ -85,3 +87,37 @@ def test_percentiles_are_of_all_durations_whatever_their_order() -> None:
 def test_throughput_is_images_over_time() -> None:
     assert images_per_s(50, 2 * 10**9) == 25
     assert images_per_s(0, 0) == images_per_s(7, 0) == 0
+
+
+def test_latency_figures_are_in_milliseconds_and_images_a_second() -> None:
+    figures = latency_figures(4, [10_000_000, 20_000_000, 30_000_000, 40_000_000])
+    assert (figures.batch_size, figures.count) == (4, 4)
+    assert (figures.min_ms, figures.median_ms, figures.mean_ms, figures.max_ms) == (10, 25, 25, 40)
+    assert figures.median_ms < figures.p90_ms < figures.p99_ms < figures.max_ms
+    assert figures.images_per_s == pytest.approx(4 / 0.025)
+
+
+# Ascend 310P3, images a second by batch size, as published.
+PUBLISHED = {1: 712.16, 4: 887.45, 8: 837.97, 16: 873.55, 32: 880.94, 64: 566.44}
+
+
+def test_the_best_batch_size_is_not_the_largest() -> None:
+    times_ns = {size: [round(size / rate * 1e9)] for size, rate in PUBLISHED.items()}
+    assert best_batch_size(times_ns) == 4
+
+
+@pytest.mark.parametrize(
+    ("times_ns", "best"),
+    [
+        ({1: [100]}, 1),
+        ({1: [100], 8: [800]}, 1),
+        ({1: [101], 8: [800]}, 1),
+        ({1: [110], 8: [800]}, 8),
+        # One batch that was disturbed says nothing.
+        ({1: [100, 100, 100], 2: [150, 150, 9000]}, 2),
+    ],
+)
+def test_of_batch_sizes_as_good_the_smallest_is_best(
+    times_ns: dict[int, list[int]], best: int
+) -> None:
+    assert best_batch_size(times_ns) == best

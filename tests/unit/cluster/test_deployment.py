@@ -1,0 +1,140 @@
+from dataclasses import replace
+
+import pytest
+
+from distributed_pose import ConfigError, RunConfig, parse_config
+from distributed_pose.cluster.deployment import (
+    auto_kinds,
+    check_backends,
+    deploy,
+    on_this_machine,
+    runs_model,
+)
+from distributed_pose.records import DevicePlan
+
+NPU = DevicePlan("npu:3", "npu", "10.0.0.1", "a", 1, "3", "310P3")
+GPU = DevicePlan("cuda:1", "cuda", "10.0.0.1", "a", 1, "1", "Tesla T4")
+CPU = DevicePlan("cpu:1", "cpu", "10.0.0.1", "a", 4)
+
+
+def config(**values: object) -> RunConfig:
+    return parse_config(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"devices": ["npu:*", "cuda:0", "cpu"]},
+        {"devices": ["npu:*", "cpu"], "npu": {"backend": "ascend", "precision": "f16"}},
+        {"backend": "ascend"},
+        {"backend": "onnxruntime", "devices": ["cuda:0", "cpu"], "cuda": {"precision": "f16"}},
+        {"backend": "oracle", "npu": {"backend": "simulated"}, "devices": ["npu:0", "cpu"]},
+        {"precision": "int8"},
+    ],
+)
+def test_what_can_run_is_let_through(values: dict[str, object]) -> None:
+    check_backends(config(**values))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"backend": "openvino", "devices": "npu:0"}, "openvino does not run .* npu"),
+        ({"backend": "ascend", "devices": ["npu:0", "cpu"]}, "ascend does not run .* cpu"),
+        ({"precision": "int8", "devices": ["cuda:0", "cpu"]}, "int8 is not available"),
+        ({"backend": "ascend", "precision": "bf16"}, "bf16 is not available on backend ascend"),
+        (
+            {"devices": ["npu:0", "cpu"], "npu": {"backend": "simulated"}},
+            "auto, simulated cannot be in one run",
+        ),
+    ],
+)
+def test_what_cannot_run_is_a_config_error(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_backends(config(**values))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, True),
+        ({"backend": "ascend"}, True),
+        ({"backend": "oracle"}, False),
+        ({"backend": "simulated:t4", "devices": "cuda:*"}, False),
+        ({"devices": "npu:*", "npu": {"backend": "simulated:ascend310"}}, False),
+        ({"npu": {"backend": "simulated"}}, True),
+    ],
+)
+def test_fakes_need_no_model(values: dict[str, object], *, expected: bool) -> None:
+    assert runs_model(config(**values)) is expected
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, ("npu", "cuda")),
+        ({"backend": "openvino"}, ()),
+        ({"backend": "torch"}, ("cuda",)),
+        ({"backend": "onnxruntime"}, ("npu", "cuda")),
+        ({"backend": "onnxruntime:cpu"}, ()),
+        ({"backend": "ascend"}, ("npu",)),
+        ({"backend": "oracle"}, ()),
+        ({"backend": "openvino", "cuda": {"backend": "torch"}}, ("cuda",)),
+    ],
+)
+def test_auto_takes_the_accelerators_that_the_backend_runs_on(
+    values: dict[str, object], expected: tuple[str, ...]
+) -> None:
+    assert auto_kinds(config(**values)) == expected
+
+
+def test_a_device_has_what_its_kind_has() -> None:
+    settings = config(batch_size=2, npu={"batch_size": 4, "precision": "f16"}, precision="f32")
+    npu, cpu = (deploy(settings, plan, (), "onnx") for plan in (NPU, CPU))
+    assert (npu.spec.backend, npu.spec.precision, npu.spec.batch_sizes) == ("ascend", "f16", (4,))
+    assert (cpu.spec.backend, cpu.spec.precision, cpu.spec.batch_sizes) == (
+        "openvino",
+        "f32",
+        (2,),
+    )
+    assert npu.order.batch_sizes == (4,)
+    assert npu.spec.plan == NPU
+
+
+def test_an_artifact_is_bound_to_a_chip_only_where_its_compiler_must_know() -> None:
+    def target(plan: DevicePlan, **values: object) -> str:
+        return deploy(config(**values), plan, (), "onnx").order.target
+
+    assert target(NPU) == "Ascend310P3"
+    assert target(NPU, npu={"soc": "310"}) == "Ascend310"
+    assert target(replace(NPU, model="")) == ""
+    assert target(GPU, backend="onnxruntime:tensorrt") == "Tesla T4"
+    assert target(GPU, backend="onnxruntime:cuda") == ""
+    assert target(CPU) == ""
+
+
+def test_devices_alike_have_one_order() -> None:
+    orders = {
+        deploy(config(), replace(NPU, name=f"npu:{n}", device_id=f"{n}"), (), "onnx").order
+        for n in range(4)
+    }
+    assert len(orders) == 1
+
+
+@pytest.mark.parametrize(
+    ("model_format", "expected"), [("pth", "torch:cuda"), ("onnx", "onnxruntime:cuda")]
+)
+def test_pytorch_is_chosen_for_checkpoints_alone(model_format: str, expected: str) -> None:
+    found = ("torch:cuda", "onnxruntime:cuda")
+    assert deploy(config(), GPU, found, model_format).spec.backend == expected
+
+
+def test_an_automatic_batch_size_is_swept_from_one_to_thirty_two() -> None:
+    deployment = deploy(config(batch_size="auto"), NPU, (), "onnx")
+    assert deployment.spec.batch_sizes == deployment.order.batch_sizes == (1, 2, 4, 8, 16, 32)
+
+
+def test_a_process_that_sees_all_devices_counts_them() -> None:
+    here = [on_this_machine(deploy(config(), plan, (), "onnx")) for plan in (NPU, GPU, CPU)]
+    assert [deployment.spec.index for deployment in here] == [3, 1, 0]

@@ -1,0 +1,146 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from distributed_pose.cluster import discovery
+from distributed_pose.cluster.devices import Accelerator
+from distributed_pose.cluster.discovery import (
+    VISIBLE,
+    hide_accelerators,
+    local_accelerators,
+    may_join_cluster,
+)
+
+# As the vendor's tool prints it: two lines a chip, the first of which names the card's.
+TABLE_310P3 = """\
++------------------------------------------------------------------------------------------------+
+| npu-smi 23.0.0                   Version: 23.0.0                                               |
++---------------------------+---------------+----------------------------------------------------+
+| NPU   Name                | Health        | Power(W)    Temp(C)           Hugepages-Usage(page)|
+| Chip  Device              | Bus-Id        | AICore(%)   Memory-Usage(MB)                       |
++===========================+===============+====================================================+
+| 2     310P3               | OK            | NA          44                0    / 0             |
+| 0     0                   | 0000:01:00.0  | 0           1559 / 21527                           |
++===========================+===============+====================================================+
+| 5     310P3               | OK            | NA          45                0    / 0             |
+| 0     1                   | 0000:81:00.0  | 0           1559 / 21527                           |
++===========================+===============+====================================================+
+"""
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that has the only tools there are, beside `dev`, which has the only devices."""
+    (tmp_path / "dev").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(discovery, "_DEV", tmp_path / "dev")
+    for variable in VISIBLE.values():
+        monkeypatch.delenv(variable, raising=False)
+    return tmp_path
+
+
+def tool(folder: Path, name: str, text: str, ending: str = "exit 0") -> None:
+    (folder / f"{name}.txt").write_text(text)
+    script = f'#!/bin/sh\nwhile IFS= read -r line; do echo "$line"; done < {folder}/{name}.txt\n'
+    (folder / name).write_text(f"{script}{ending}\n")
+    (folder / name).chmod(0o755)
+
+
+def davinci(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / "dev" / name).touch()
+
+
+@pytest.mark.usefixtures("tools")
+def test_without_drivers_there_is_nothing() -> None:
+    assert local_accelerators() == ()
+
+
+def test_gpus_are_those_that_the_drivers_tool_lists(tools: Path) -> None:
+    tool(tools, "nvidia-smi", "0, Tesla T4\n1, NVIDIA A10\n")
+    assert local_accelerators() == (
+        Accelerator("cuda", "0", "Tesla T4"),
+        Accelerator("cuda", "1", "NVIDIA A10"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "ending"),
+    [
+        ("NVIDIA-SMI has failed because it could not communicate with the driver.\n", "exit 9"),
+        ("No devices were found\n", "exit 0"),
+        ("0, Tesla T4\n", "exit 15"),
+    ],
+)
+def test_a_tool_that_fails_finds_nothing(tools: Path, text: str, ending: str) -> None:
+    tool(tools, "nvidia-smi", text, ending)
+    assert local_accelerators() == ()
+
+
+def test_a_tool_that_hangs_finds_nothing(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "_TOOL_TIMEOUT_S", 0.2)
+    tool(tools, "nvidia-smi", "0, Tesla T4\n", "while :; do :; done")
+    assert local_accelerators() == ()
+
+
+def test_npus_are_the_drivers_files_by_number_named_by_the_tool(tools: Path) -> None:
+    davinci(tools, "davinci10", "davinci2", "davinci_manager", "davinci", "null")
+    tool(tools, "npu-smi", TABLE_310P3)
+    assert local_accelerators() == (
+        Accelerator("npu", "2", "310P3"),
+        Accelerator("npu", "10", "310P3"),
+    )
+
+
+def test_chips_of_a_card_that_the_tool_names_once_are_all_of_that_name(tools: Path) -> None:
+    davinci(tools, *(f"davinci{number}" for number in range(4)))
+    tool(tools, "npu-smi", "| 0     310                 | OK |\n| 0     0  | 0000:01:00.0 |\n")
+    assert [device.model for device in local_accelerators()] == ["310"] * 4
+
+
+def test_npus_without_the_tool_have_no_name(tools: Path) -> None:
+    davinci(tools, "davinci0")
+    assert local_accelerators() == (Accelerator("npu", "0", ""),)
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [("1", ["1"]), ("2,0", ["2", "0"]), ("", []), ("-1", []), ("7", []), (" 0 , 2", ["0", "2"])],
+)
+def test_what_the_environment_hides_is_not_there(
+    tools: Path, monkeypatch: pytest.MonkeyPatch, visible: str, expected: list[str]
+) -> None:
+    davinci(tools, "davinci0", "davinci1", "davinci2")
+    tool(tools, "nvidia-smi", "0, A\n1, B\n2, C\n")
+    monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", visible)
+    found = local_accelerators()
+    assert [d.device_id for d in found if d.kind == "npu"] == expected
+    assert [d.device_id for d in found if d.kind == "cuda"] == ["0", "1", "2"]
+
+
+def test_hidden_accelerators_are_not_found_after(
+    tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool(tools, "nvidia-smi", "0, Tesla T4\n")
+    for variable in VISIBLE.values():
+        monkeypatch.setenv(variable, "0")
+    assert local_accelerators()
+    hide_accelerators()
+    assert local_accelerators() == ()
+    assert {os.environ[variable] for variable in VISIBLE.values()} == {""}
+
+
+def test_a_cluster_is_looked_for_where_ray_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert not may_join_cluster()
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("10.0.0.1:6379")
+    assert may_join_cluster()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "other"))
+    assert not may_join_cluster()
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert may_join_cluster()

@@ -1,0 +1,199 @@
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from onnx import TensorProto
+
+from distributed_pose import ConfigError, SetupError
+from distributed_pose.files import sha256_hex
+from distributed_pose.model.artifacts import Source, cache_folder, keep, load_cached, load_source
+from distributed_pose.model.compile import (
+    Calibration,
+    cache_name,
+    compile_model,
+    fixed_input,
+    input_of,
+    needs_device,
+    portable,
+)
+from distributed_pose.records import Order
+from tests.tiny_models import save_constant_model
+
+CPU = Order("onnxruntime:cpu", "f32", "modelzoo")
+HALF = Order("onnxruntime:cuda", "f16", "modelzoo")
+OM = Order("ascend", "f16", "modelzoo", (1,), "Ascend310P3")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    return load_source(save_constant_model(tmp_path / "model.onnx", value=0.25))
+
+
+def input_type(content: bytes) -> int:
+    return int(onnx.load_model_from_string(content).graph.input[0].type.tensor_type.elem_type)
+
+
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [
+        ("openvino", False),
+        ("onnxruntime:cuda", False),
+        ("torch:cuda", False),
+        ("onnxruntime:tensorrt", True),
+        ("ascend", True),
+        ("ascend-ais", True),
+        ("oracle", False),
+    ],
+)
+def test_what_a_vendors_compiler_makes_is_made_where_that_is(
+    source: Source, backend: str, *, expected: bool
+) -> None:
+    order = Order(backend, "auto", "modelzoo")
+    assert needs_device(source, order) is expected
+    assert not needs_device(replace(source, format="om"), order)
+
+
+def test_an_onnx_file_is_run_as_it_is_and_not_kept(source: Source) -> None:
+    assert compile_model(source, CPU).content == source.content
+    assert not cache_folder().exists()
+
+
+def test_bytes_are_normalised_inside_the_model(source: Source) -> None:
+    content = compile_model(source, replace(CPU, profile="uint8")).content
+    assert (input_type(source.content), input_type(content)) == (
+        TensorProto.FLOAT,
+        TensorProto.UINT8,
+    )
+
+
+def test_what_takes_long_is_kept_with_its_card(source: Source) -> None:
+    artifact = compile_model(source, HALF)
+    (folder,) = cache_folder().iterdir()
+    card = json.loads((folder / "card.json").read_text())
+    assert folder.name == cache_name(source, HALF)
+    assert (folder / "artifact").read_bytes() == artifact.content != source.content
+    assert card == artifact.card
+    assert (card["backend"], card["precision"], card["profile"]) == (
+        "onnxruntime:cuda",
+        "f16",
+        "modelzoo",
+    )
+    assert card["sha256"] == sha256_hex(artifact.content)
+    assert card["bytes"] == len(artifact.content)
+    assert card["source"] == {"file": "model.onnx", "sha256": source.sha256}
+    assert card["inputs"] == [
+        {"name": "data", "shape": ["n", 3, "h", "w"], "dtype": "float32"},
+    ]
+    assert [port["name"] for port in card["outputs"]] == ["heatmaps", "pafs"]
+    assert "onnxruntime" in card["toolchain"]
+    assert compile_model(source, HALF) == artifact
+
+
+def test_names_in_the_cache_differ_with_all_that_an_artifact_depends_on(source: Source) -> None:
+    other = replace(source, content=source.content + b"x")
+    calibration = Calibration(list, "some images", 3)
+    int8 = Order("openvino", "int8", "modelzoo")
+    names = [
+        cache_name(source, OM),
+        cache_name(other, OM),
+        cache_name(source, replace(OM, target="Ascend310")),
+        cache_name(source, replace(OM, precision="f32")),
+        cache_name(source, replace(OM, profile="uint8")),
+        cache_name(source, replace(OM, batch_sizes=(4,))),
+        cache_name(source, replace(OM, backend="ascend-ais")),
+        cache_name(source, int8, calibration),
+        cache_name(source, int8, replace(calibration, digest="others")),
+    ]
+    assert len(set(names)) == len(names)
+
+
+def test_what_takes_any_batch_size_has_one_name(source: Source) -> None:
+    names = {cache_name(source, replace(HALF, batch_sizes=(size,))) for size in (1, 8)}
+    assert len(names) == 1
+
+
+def test_a_compilers_version_is_part_of_the_name(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = set()
+    for version in ("8.0.0", "8.2.0"):
+        monkeypatch.setenv("ASCEND_TOOLKIT_HOME", str(tmp_path / version))
+        (tmp_path / version / "compiler").mkdir(parents=True)
+        for folder in (tmp_path / version, tmp_path / version / "compiler"):
+            (folder / "version.info").write_text(f"Version={version}\n")
+        names.add(cache_name(source, OM))
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize("damage", ["content", "card", "no card"])
+def test_what_is_damaged_in_the_cache_is_not_there(source: Source, damage: str) -> None:
+    artifact = compile_model(source, HALF)
+    name = cache_name(source, HALF)
+    folder = keep(name, artifact)
+    if damage == "content":
+        (folder / "artifact").write_bytes(artifact.content[:-1])
+    elif damage == "card":
+        (folder / "card.json").write_text("{")
+    else:
+        (folder / "card.json").unlink()
+    assert load_cached(name) is None
+    assert compile_model(source, HALF) == replace(
+        artifact, card={**artifact.card, "seconds": compile_model(source, HALF).card["seconds"]}
+    )
+
+
+def test_annotations_and_compiled_models_pass_through() -> None:
+    for kind in ("truth", "om"):
+        source = Source(b"content", kind, sha256_hex(b"content"), "a.file")
+        order = replace(OM, backend="oracle" if kind == "truth" else "ascend")
+        assert portable(source, order) is source
+        assert compile_model(source, order).content == b"content"
+
+
+def test_a_compiled_model_is_for_ascend_alone() -> None:
+    source = Source(b"content", "om", "", "a.om")
+    with pytest.raises(SetupError, match=r"a\.om is compiled for Ascend, and backend onnxruntime"):
+        portable(source, CPU)
+
+
+def test_int8_without_images_is_a_setup_error(source: Source) -> None:
+    with pytest.raises(SetupError, match=r"int8 needs images .*data\.images"):
+        compile_model(source, Order("openvino", "int8", "modelzoo"))
+
+
+def test_a_chip_that_nobody_names_is_a_config_error(source: Source) -> None:
+    with pytest.raises(ConfigError, match=r"npu\.soc is not set.*ray start --labels soc="):
+        compile_model(source, replace(OM, target=""))
+
+
+def test_fixed_shapes_need_a_profile_of_one_size() -> None:
+    assert fixed_input("modelzoo") == fixed_input("uint8") == (368, 640)
+    with pytest.raises(ConfigError, match="upstream has inputs of any width"):
+        fixed_input("upstream")
+
+
+def test_the_input_is_found_by_its_only_name(source: Source) -> None:
+    assert input_of(source.content) == "data"
+    with pytest.raises(SetupError, match="no valid ONNX"):
+        input_of(b"\xff\xff")
+
+
+def test_calibration_is_asked_for_once_and_only_for_int8(source: Source) -> None:
+    asked: list[int] = []
+
+    def inputs() -> Iterator[npt.NDArray[np.float32]]:
+        asked.append(1)
+        yield np.zeros((1, 3, 368, 640), np.float32)
+
+    compile_model(source, HALF, Calibration(inputs, "d", 1))
+    assert asked == []
