@@ -12,7 +12,7 @@ from time import perf_counter
 import numpy as np
 
 from distributed_pose.backends.base import Backend, BackendOptions, InputBatch
-from distributed_pose.backends.registry import open_backend
+from distributed_pose.backends.registry import installed, open_backend
 from distributed_pose.cluster.deployment import deploy
 from distributed_pose.cluster.devices import Node, plan_devices
 from distributed_pose.config import RunConfig
@@ -94,7 +94,7 @@ def _bare_images_per_s(
     config: RunConfig, inputs: RunInputs, batches: list[InputBatch], images: int
 ) -> float:
     (plan,) = plan_devices(("cpu",), [Node("", "", num_cpus())])
-    deployment = deploy(config, plan, (), inputs.model.format)
+    deployment = deploy(config, plan, installed("cpu"), inputs.model.format)
     spec, order = deployment.spec, deployment.order
     model = compile_model(portable(inputs.model, order), order, calibration(config, inputs))
     options = BackendOptions(spec.precision, num_cpus(), _batch_size(config))

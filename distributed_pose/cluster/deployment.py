@@ -8,7 +8,7 @@ from distributed_pose.cluster.devices import ACCELERATORS, Node, plan_devices
 from distributed_pose.cluster.discovery import local_accelerators, may_join_cluster
 from distributed_pose.config import RunConfig
 from distributed_pose.cpu import num_cpus
-from distributed_pose.errors import ConfigError
+from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.records import DevicePlan, Order, WorkerSpec
 from distributed_pose.soc import soc_version
 
@@ -103,9 +103,16 @@ def deploy(
 
     Raises:
         ConfigError: as `check_backends`.
+        SetupError: if `auto` has nothing to choose from.
     """
     settings = config.on(plan.kind)
     fitting = [n for n in installed if model_format == "pth" or not n.startswith("torch")]
+    if settings.backend == "auto" and not fitting:
+        raise SetupError(
+            f"nothing that can run the model on {plan.kind} devices is installed",
+            "see README.md, Devices; or choose others, such as devices=cpu",
+            device=plan.name,
+        )
     backend = resolve_backend(settings.backend, plan.kind, settings.precision, fitting)
     precision = resolve_precision(backend, settings.precision)
     sizes = SWEPT if settings.batch_size == "auto" else (settings.batch_size,)

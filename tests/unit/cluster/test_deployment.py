@@ -2,8 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from distributed_pose import ConfigError, RunConfig, parse_config
+from distributed_pose import ConfigError, RunConfig, SetupError, parse_config
 from distributed_pose.cluster.deployment import (
+    Deployment,
     auto_kinds,
     check_backends,
     deploy,
@@ -19,6 +20,12 @@ CPU = DevicePlan("cpu:1", "cpu", "10.0.0.1", "a", 4)
 
 def config(**values: object) -> RunConfig:
     return parse_config(values)
+
+
+def deployed(plan: DevicePlan, settings: RunConfig) -> Deployment:
+    """Returns what runs on a device whose node has the usual backends."""
+    usual = {"npu": "ascend", "cuda": "onnxruntime:cuda", "cpu": "openvino"}
+    return deploy(settings, plan, (usual[plan.kind],), "onnx")
 
 
 @pytest.mark.parametrize(
@@ -91,7 +98,7 @@ def test_auto_takes_the_accelerators_that_the_backend_runs_on(
 
 def test_a_device_has_what_its_kind_has() -> None:
     settings = config(batch_size=2, npu={"batch_size": 4, "precision": "f16"}, precision="f32")
-    npu, cpu = (deploy(settings, plan, (), "onnx") for plan in (NPU, CPU))
+    npu, cpu = (deployed(plan, settings) for plan in (NPU, CPU))
     assert (npu.spec.backend, npu.spec.precision, npu.spec.batch_sizes) == ("ascend", "f16", (4,))
     assert (cpu.spec.backend, cpu.spec.precision, cpu.spec.batch_sizes) == (
         "openvino",
@@ -104,7 +111,7 @@ def test_a_device_has_what_its_kind_has() -> None:
 
 def test_an_artifact_is_bound_to_a_chip_only_where_its_compiler_must_know() -> None:
     def target(plan: DevicePlan, **values: object) -> str:
-        return deploy(config(**values), plan, (), "onnx").order.target
+        return deployed(plan, config(**values)).order.target
 
     assert target(NPU) == "Ascend310P3"
     assert target(NPU, npu={"soc": "310"}) == "Ascend310"
@@ -116,8 +123,7 @@ def test_an_artifact_is_bound_to_a_chip_only_where_its_compiler_must_know() -> N
 
 def test_devices_alike_have_one_order() -> None:
     orders = {
-        deploy(config(), replace(NPU, name=f"npu:{n}", device_id=f"{n}"), (), "onnx").order
-        for n in range(4)
+        deployed(replace(NPU, name=f"npu:{n}", device_id=f"{n}"), config()).order for n in range(4)
     }
     assert len(orders) == 1
 
@@ -130,11 +136,20 @@ def test_pytorch_is_chosen_for_checkpoints_alone(model_format: str, expected: st
     assert deploy(config(), GPU, found, model_format).spec.backend == expected
 
 
+@pytest.mark.parametrize(("found", "model_format"), [((), "pth"), (("torch:cuda",), "onnx")])
+def test_where_nothing_can_run_the_model_the_error_says_so(
+    found: tuple[str, ...], model_format: str
+) -> None:
+    message = r"device cuda:1.*nothing .* cuda devices is installed .*devices=cpu"
+    with pytest.raises(SetupError, match=message):
+        deploy(config(), GPU, found, model_format)
+
+
 def test_an_automatic_batch_size_is_swept_from_one_to_thirty_two() -> None:
-    deployment = deploy(config(batch_size="auto"), NPU, (), "onnx")
+    deployment = deployed(NPU, config(batch_size="auto"))
     assert deployment.spec.batch_sizes == deployment.order.batch_sizes == (1, 2, 4, 8, 16, 32)
 
 
 def test_a_process_that_sees_all_devices_counts_them() -> None:
-    here = [on_this_machine(deploy(config(), plan, (), "onnx")) for plan in (NPU, GPU, CPU)]
+    here = [on_this_machine(deployed(plan, config())) for plan in (NPU, GPU, CPU)]
     assert [deployment.spec.index for deployment in here] == [3, 1, 0]

@@ -29,7 +29,7 @@ def worker_of(dataset: Dataset, **values: object) -> tuple[Worker, WorkerSpec]:
     config = dataset.config(**values)
     inputs = read_inputs(config)
     (plan,) = plan_devices(("cpu",), [Node("", "", 1)])
-    deployment = deploy(config, plan, (), inputs.model.format)
+    deployment = deploy(config, plan, ("openvino",), inputs.model.format)
     model = compile_model(inputs.model, deployment.order)
     return Worker(deployment.spec, model.content), deployment.spec
 
