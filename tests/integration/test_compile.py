@@ -227,6 +227,7 @@ def test_a_chip_that_the_compiler_cannot_serve_is_a_setup_error_that_names_the_d
         evaluate(people.config(backend="ascend", profile="upstream", **values))
 
 
+@pytest.mark.slow
 def test_pytorch_gives_the_poses_of_onnx_runtime(people: Dataset, tmp_path: Path) -> None:
     values = {"model": {"path": WEIGHTS}, "data": {"limit": 2}, "batch_size": 2}
     for name in ("torch", "onnxruntime"):

@@ -58,9 +58,9 @@ def test_four_actors_are_on_four_devices_and_a_killed_one_comes_back_on_its_own(
 @pytest.mark.parametrize(
     ("devices", "expected"),
     [
-        (["npu:1"], [("npu:1", "1")]),
+        pytest.param(["npu:1"], [("npu:1", "1")], marks=pytest.mark.slow),
         (["npu:2", "npu:1"], [("npu:1", "1"), ("npu:2", "0")]),
-        (["npu:3", "cpu"], [("cpu:0", ""), ("npu:3", "1")]),
+        pytest.param(["npu:3", "cpu"], [("cpu:0", ""), ("npu:3", "1")], marks=pytest.mark.slow),
     ],
 )
 def test_a_part_of_the_devices_are_those_of_these_numbers(

@@ -85,6 +85,7 @@ def test_a_hanging_process_is_ended_and_its_batch_goes_elsewhere(
     assert ["no answer for" in reason for (reason,) in report.faults.reasons.values()] == [True]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_run_that_does_not_go_on_ends_with_what_its_actors_do(
     stage: Stage, crowd: Dataset, tmp_path: Path

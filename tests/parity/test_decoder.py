@@ -21,10 +21,11 @@ from distributed_pose.backends.onnxruntime import OnnxRuntimeBackend
 from distributed_pose.data.coco import load_index
 from distributed_pose.demo.default import WEIGHTS
 from distributed_pose.model.artifacts import load_source
+from distributed_pose.model.compile import portable
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs
-from distributed_pose.records import Geometry
+from distributed_pose.records import Geometry, Order
 from distributed_pose.testing.plain_decoder import plain_decode
 from distributed_pose.vision.preprocess import decode_image, preprocess
 from distributed_pose.vision.profiles import PROFILES
@@ -215,7 +216,9 @@ def network_maps(
     dataset: Dataset, model: Path, profile: str
 ) -> Iterator[tuple[Geometry, Floats, Floats]]:
     """Yields geometry, heatmaps and PAFs of the images of a dataset, by ONNX Runtime."""
-    backend = OnnxRuntimeBackend(load_source(model).content, BackendOptions(threads=2))
+    order = Order("onnxruntime:cpu", "f32", profile)
+    content = portable(load_source(model), order).content
+    backend = OnnxRuntimeBackend(content, BackendOptions(threads=2))
     for record in load_index(dataset.annotations).images:
         encoded = (dataset.images / record.file_name).read_bytes()
         image_HW3 = decode_image(encoded, record.height, record.width)

@@ -46,6 +46,7 @@ def average_precision(backend: OpenVinoBackend, dataset: Dataset) -> float:
     return coco_ap(index.ground_truth, detections, ids)["AP"]
 
 
+@pytest.mark.slow
 @needs_nncf
 @needs_int8
 def test_int8_keeps_the_accuracy_of_the_demo(people: Dataset, tmp_path: Path) -> None:
