@@ -172,8 +172,8 @@ def compile_(  # noqa: PLR0913 - one argument an option
     dynamic_batch: Annotated[
         bool, typer.Option("--dynamic-batch", help="One .om for all batch sizes.")
     ] = False,
-    precision: Annotated[str, typer.Option(help="As the key of a configuration.")] = "auto",
-    profile: Annotated[str, typer.Option(help="As the key of a configuration.")] = "modelzoo",
+    precision: Annotated[str | None, typer.Option(help="As --set precision=.")] = None,
+    profile: Annotated[str | None, typer.Option(help="As --set profile=.")] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", metavar="DIR", help="Copy artifact and card there."),
@@ -185,12 +185,13 @@ def compile_(  # noqa: PLR0913 - one argument an option
     overrides: _Set = None,
 ) -> None:
     """Compile a model for a device, once: the artifact and its card are kept by content."""
-    keys = [f"precision={precision}", f"profile={profile}"]
+    given = {"precision": precision, "profile": profile}
+    keys = [f"{key}={value}" for key, value in given.items() if value]
     settings = load_config(config, [*(overrides or ()), *keys])
     sizes = batch_sizes(batch)
     from distributed_pose.compilation import commands_for, compile_for, orders_for
 
-    orders = orders_for(target, precision, profile, sizes, dynamic=dynamic_batch)
+    orders = orders_for(target, settings.precision, settings.profile, sizes, dynamic=dynamic_batch)
     if dry_run:
         typer.echo(commands_for(model, orders))
         return

@@ -15,19 +15,13 @@ from distributed_pose.errors import ConfigError
 from distributed_pose.evaluation import evaluate
 from distributed_pose.files import write_atomically
 from distributed_pose.inputs import calibration, read_inputs
-from distributed_pose.model.artifacts import Artifact, Source, keep, load_source
-from distributed_pose.model.compile import (
-    Calibration,
-    atc_order,
-    cache_name,
-    compile_model,
-    fixed_input,
-    input_of,
-    portable,
-)
+from distributed_pose.model.artifacts import Artifact, keep, load_source
+from distributed_pose.model.compile import cache_name, compile_model, portable
+from distributed_pose.model.makers import atc_order, fixed_input, input_of
 from distributed_pose.nvidia import EngineShapes
 from distributed_pose.records import Order
 from distributed_pose.soc import soc_version
+from distributed_pose.vision.profiles import PROFILES
 
 # What can be compiled for beside `ascend310`, `ascend310p3` and the like: backend and kind.
 TARGETS = {
@@ -134,16 +128,14 @@ def compile_for(
         if order.precision == "int8":
             run = _with_data(config, model, order)
             ranges = calibration(run, read_inputs(run))
-        artifact, key = _compiled(portable(source, order), order, ranges)
+        made_of = portable(source, order)
+        artifact = compile_model(made_of, order, ranges)
+        key = cache_name(made_of, order, ranges)
         if order.precision == "int8" and "accuracy" not in artifact.card:
             artifact = replace(artifact, card={**artifact.card, "accuracy": _accuracy(run)})
             keep(key, artifact)
         compiled.append(Compiled(_written(model, order, artifact, key, output), artifact))
     return compiled
-
-
-def _compiled(source: Source, order: Order, ranges: Calibration | None) -> tuple[Artifact, str]:
-    return compile_model(source, order, ranges), cache_name(source, order, ranges)
 
 
 def _written(model: Path, order: Order, artifact: Artifact, key: str, output: Path | None) -> Path:
@@ -164,7 +156,7 @@ def _card_text(artifact: Artifact) -> str:
 
 def _with_data(config: RunConfig, model: Path, order: Order) -> RunConfig:
     data = config.data
-    if not (data.images and data.annotations):
+    if not (data.images or data.annotations):
         # By name, so that the system does not depend on its demo.
         demo = importlib.import_module("distributed_pose.demo.default").prepare_demo(64)
         paths = {"images": demo.images, "annotations": demo.annotations}
@@ -183,11 +175,13 @@ def _with_data(config: RunConfig, model: Path, order: Order) -> RunConfig:
 
 
 def _accuracy(config: RunConfig) -> dict[str, Any]:
-    figures: dict[str, Any] = {"images": config.data.limit}
+    figures: dict[str, Any] = {}
+    # A bad image is none of the model's, and counts for both.
+    config = config.model_copy(update={"allow_failures": config.data.limit})
     for precision in ("f32", config.precision):
         report = evaluate(config.model_copy(update={"precision": precision}))
         figures[precision] = round((report.ap or {})["AP"], 4)
-    return figures
+    return {"images": report.num_images, **figures}
 
 
 def _atc_lines(onnx: Path, name: str, order: Order) -> tuple[str, str]:
@@ -212,6 +206,13 @@ def _trtexec_line(onnx: Path, name: str, order: Order) -> str:
     from distributed_pose.model.tensorrt import trtexec_command
 
     height, width = fixed_input(order.profile)
-    least, most = min(order.batch_sizes), max(order.batch_sizes)
+    if PROFILES[order.profile].on_bytes:
+        raise ConfigError(
+            "--dry-run: an engine on bytes is made of a model that normalises by itself",
+            "leave --dry-run out, or set profile=modelzoo",
+        )
+    # As in a run: what takes several sizes takes single images, too.
+    most = max(order.batch_sizes)
+    least = most if len(order.batch_sizes) == 1 else 1
     shapes = EngineShapes(name, least, most, height, width)
     return shlex.join(trtexec_command(onnx, shapes=shapes, precision=order.precision))

@@ -18,7 +18,7 @@ from distributed_pose.data.shards import encoded_size, image_rows, read_shards
 from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.files import sha256_hex
 from distributed_pose.model.artifacts import Source, load_source, truth_source
-from distributed_pose.model.compile import Calibration
+from distributed_pose.model.makers import Calibration
 from distributed_pose.vision.preprocess import UndecodableImageError, decode_image, preprocess
 from distributed_pose.vision.profiles import PROFILES
 

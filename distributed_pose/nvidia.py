@@ -17,7 +17,7 @@ _TENSORRT_PACKAGES = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
 _USUAL_MAJOR = 10
 
 # From here on all networks are strongly typed: precision is that of the model, and no flag's.
-STRONGLY_TYPED_MAJOR = 11
+_STRONGLY_TYPED_MAJOR = 11
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def tensorrt_options(
     Source: onnxruntime.ai, TensorRT execution provider.
     """
     options = {"device_id": str(index)}
-    if half and major < STRONGLY_TYPED_MAJOR:
+    if half and major < _STRONGLY_TYPED_MAJOR:
         options["trt_fp16_enable"] = "1"
     if shapes:
         options["trt_profile_min_shapes"] = shapes.text(shapes.least)

@@ -94,6 +94,7 @@ class Order:
         profile: of preprocessing, which decides on type and size of the inputs.
         batch_sizes: that the device must take; compilers of fixed shapes need to know.
         target: soc or GPU that only this artifact runs on; empty for portable ones.
+        index: of a device to make it on, among those that the process sees; any like it will do.
     """
 
     backend: str
@@ -101,6 +102,7 @@ class Order:
     profile: str
     batch_sizes: tuple[int, ...] = (1,)
     target: str = ""
+    index: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class WorkerSpec:
         maps_dtype: `f32` or `f16`, of maps before they are grouped.
         gather: `maps` or `poses`, what the worker answers with.
         index: of the device among those of its kind that the worker's process sees.
+        best_batch_size: that an earlier process of the device has found; 0 if none has.
     """
 
     plan: DevicePlan
@@ -126,6 +129,7 @@ class WorkerSpec:
     maps_dtype: str
     gather: str
     index: int = 0
+    best_batch_size: int = 0
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,12 @@ def save_constant_model(
     batch: int | str = "n",
     *,
     mixing: bool = False,
+    most: int = 0,
 ) -> Path:
     """Returns the path of a model with a stride of 8 whose every output is `value`.
 
-    With `mixing` the statistics of the whole batch are added to each of its images.
+    With `mixing` the statistics of the whole batch are added to each of its images. With `most`,
+    batches of more images than that fail as for want of memory.
     """
     outputs = {"heatmaps": heatmaps, "pafs": 38}
     weights, nodes = [], []
@@ -26,7 +28,8 @@ def save_constant_model(
         weights.append(numpy_helper.from_array(kernel, f"{name}.weight"))
         bias = np.full(channels, value, np.float32)
         weights.append(numpy_helper.from_array(bias, f"{name}.bias"))
-        inputs = ["data", f"{name}.weight", f"{name}.bias"]
+        image = "data.checked" if most else "data"
+        inputs = [image, f"{name}.weight", f"{name}.bias"]
         plain = f"{name}.plain" if mixing else name
         nodes.append(helper.make_node("Conv", inputs, [plain], strides=[8, 8]))
         if mixing:
@@ -38,6 +41,20 @@ def save_constant_model(
                 helper.make_node("Add", [plain, f"{name}.mean"], [name]),
             ]
             nodes += spread
+    if most:
+        weights += [
+            numpy_helper.from_array(np.zeros(most, np.float32), "room"),
+            numpy_helper.from_array(np.array(0), "batch axis"),
+            numpy_helper.from_array(np.array(1), "one"),
+        ]
+        # No room has the number of one image too many.
+        nodes[:0] = [
+            helper.make_node("Shape", ["data"], ["shape"]),
+            helper.make_node("Gather", ["shape", "batch axis"], ["count"]),
+            helper.make_node("Sub", ["count", "one"], ["last"]),
+            helper.make_node("Gather", ["room", "last"], ["nothing"]),
+            helper.make_node("Add", ["data", "nothing"], ["data.checked"]),
+        ]
     ports = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, channels, "h", "w"])
         for name, channels in {"data": 3, **outputs}.items()

@@ -22,6 +22,7 @@ class Entry:
         kinds: of devices that it runs on.
         precisions: that it can be asked for; whether a device has one is known only there.
         default: what `auto` is; `auto` itself where the device decides.
+        fixed_shapes: whether its models are compiled for one size of input.
         runs_model: whether it loads the user's model; the others answer from the ground truth.
     """
 
@@ -29,6 +30,7 @@ class Entry:
     kinds: tuple[str, ...]
     precisions: tuple[str, ...]
     default: str = "auto"
+    fixed_shapes: bool = False
     runs_model: bool = True
 
 
@@ -44,12 +46,18 @@ BACKENDS: Mapping[str, Entry] = MappingProxyType(
         ),
         "onnxruntime:cpu": Entry(_ONNXRUNTIME, (CPU,), ("f32",)),
         "onnxruntime:cuda": Entry(_ONNXRUNTIME, (CUDA,), ("f32", "f16"), "f16"),
-        "onnxruntime:tensorrt": Entry(_ONNXRUNTIME, (CUDA,), ("f32", "f16"), "f16"),
+        "onnxruntime:tensorrt": Entry(
+            _ONNXRUNTIME, (CUDA,), ("f32", "f16"), "f16", fixed_shapes=True
+        ),
         "onnxruntime:cann": Entry(_ONNXRUNTIME, (NPU,), ("f32", "f16"), "f16"),
         "torch:cpu": Entry(_TORCH, (CPU,), ("f32",)),
         "torch:cuda": Entry(_TORCH, (CUDA,), ("f32", "f16"), "f16"),
-        "ascend": Entry(f"{_ROOM}.ascend:AscendBackend", (NPU,), ("f32", "f16"), "f16"),
-        "ascend-ais": Entry(f"{_ROOM}.ascend_ais:AisBackend", (NPU,), ("f32", "f16"), "f16"),
+        "ascend": Entry(
+            f"{_ROOM}.ascend:AscendBackend", (NPU,), ("f32", "f16"), "f16", fixed_shapes=True
+        ),
+        "ascend-ais": Entry(
+            f"{_ROOM}.ascend_ais:AisBackend", (NPU,), ("f32", "f16"), "f16", fixed_shapes=True
+        ),
         "oracle": Entry(
             f"{_TESTING}.oracle:OracleBackend", (CPU, CUDA, NPU), ("f32",), runs_model=False
         ),

@@ -1,10 +1,12 @@
 """How long batches of each size take on each device, compute only, and which size is best."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from distributed_pose.config import RunConfig
+from distributed_pose.errors import PoseEvalError
 from distributed_pose.evaluation import Progress, open_engine
 from distributed_pose.inputs import read_model
 from distributed_pose.metrics.throughput import (
@@ -13,6 +15,8 @@ from distributed_pose.metrics.throughput import (
     latency_figures,
 )
 from distributed_pose.records import DeviceReady
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,10 @@ def bench_device(
         least_s: how long each is measured.
         on_progress: called after each batch size of each device.
 
+    Sizes from the first on that cannot be run are left out, with a warning.
+
     Raises:
-        SetupError: if a device cannot run the model.
+        SetupError: if a device cannot run the model with the smallest.
     """
     devices: dict[str, DeviceReady] = {}
     times_ns: dict[str, dict[int, tuple[int, ...]]] = {}
@@ -64,9 +70,16 @@ def bench_device(
         # Holds on to Ray, which would else be started for each size.
         stack.enter_context(open_engine(config))
         for done, size in enumerate(sizes):
-            for device, found_ns in _sweep(_with_batch_size(config, size), size, least_s):
-                devices[device.plan.name] = device
-                times_ns.setdefault(device.plan.name, {})[size] = found_ns
+            try:
+                for device, found_ns in _sweep(_with_batch_size(config, size), size, least_s):
+                    devices[device.plan.name] = device
+                    times_ns.setdefault(device.plan.name, {})[size] = found_ns
+            except PoseEvalError as error:
+                if not devices:
+                    raise
+                # As a rule for want of memory, of which larger ones need more.
+                _LOG.warning("batches of %d and more are left out: %s", size, error)
+                break
             on_progress(len(sizes), done + 1)
     return tuple(_figures(config, device, times_ns[name]) for name, device in devices.items())
 

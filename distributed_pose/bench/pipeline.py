@@ -76,6 +76,7 @@ def bench_pipeline(config: RunConfig, repeat: int, on_progress: Progress) -> Pip
     Raises:
         ExecutionError: if an image cannot be read: figures of a partial run are none.
     """
+    config = config.model_copy(update={"devices": ("cpu",)})
     inputs = read_inputs(config)
     images = max(1, round(len(inputs.index.images) * _BARE_SHARE))
     bare, reports = [], []

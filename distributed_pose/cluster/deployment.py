@@ -1,16 +1,26 @@
 """What runs on which device: backend, precision, batch sizes and artifact of each."""
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from distributed_pose.backends.registry import entries, resolve_backend, resolve_precision
-from distributed_pose.cluster.devices import ACCELERATORS, Node, plan_devices
+from distributed_pose.backends.registry import (
+    BACKENDS,
+    entries,
+    entry,
+    installed,
+    resolve_backend,
+    resolve_precision,
+)
+from distributed_pose.cluster.devices import ACCELERATORS, Accelerator, Node, plan_devices
 from distributed_pose.cluster.discovery import local_accelerators, may_join_cluster
 from distributed_pose.config import RunConfig
 from distributed_pose.cpu import num_cpus
 from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.records import DevicePlan, Order, WorkerSpec
 from distributed_pose.soc import soc_version
+
+_LOG = logging.getLogger(__name__)
 
 KINDS = ("cpu", *ACCELERATORS)
 
@@ -62,6 +72,23 @@ def auto_kinds(config: RunConfig) -> tuple[str, ...]:
     )
 
 
+def usable_here(config: RunConfig, accelerators: Iterable[Accelerator]) -> tuple[str, ...]:
+    """Returns the kinds that `devices: auto` takes on this machine.
+
+    Those are left out, with a warning, for which nothing is installed; who names a backend with its
+    variant, or a device, is told by an error instead.
+    """
+    kinds = []
+    there = {device.kind for device in accelerators}
+    for kind in auto_kinds(config):
+        name = config.on(kind).backend
+        if kind not in there or name in BACKENDS or any(_is_of(f, name) for f in installed(kind)):
+            kinds.append(kind)
+        elif config.devices == ("auto",):
+            _LOG.warning("nothing that runs on %s devices is installed; see README.md", kind)
+    return tuple(kinds)
+
+
 def planned_devices(config: RunConfig) -> tuple[DevicePlan, ...]:
     """Returns the devices that a run would use.
 
@@ -87,18 +114,18 @@ def local_devices(config: RunConfig) -> tuple[DevicePlan, ...]:
         SetupError: if a device is not there.
     """
     here = Node("", "", num_cpus(), accelerators=local_accelerators())
-    return plan_devices(config.devices, [here], auto_kinds(config))
+    return plan_devices(config.devices, [here], usable_here(config, here.accelerators))
 
 
 def deploy(
-    config: RunConfig, plan: DevicePlan, installed: Sequence[str], model_format: str
+    config: RunConfig, plan: DevicePlan, found: Sequence[str], model_format: str
 ) -> Deployment:
     """Returns what runs on a device.
 
     Args:
         config: of the run.
         plan: the device.
-        installed: backends that are there, where the device is, best first.
+        found: backends that are there, where the device is, best first.
         model_format: of the user's model; PyTorch runs checkpoints alone.
 
     Raises:
@@ -106,7 +133,7 @@ def deploy(
         SetupError: if `auto` has nothing to choose from.
     """
     settings = config.on(plan.kind)
-    fitting = [n for n in installed if model_format == "pth" or not n.startswith("torch")]
+    fitting = [name for name in found if _fits(name, config, model_format)]
     if settings.backend == "auto" and not fitting:
         raise SetupError(
             f"nothing that can run the model on {plan.kind} devices is installed",
@@ -127,7 +154,8 @@ def on_this_machine(deployment: Deployment) -> Deployment:
     """Returns a deployment for a process that sees all devices of its machine."""
     number = int(deployment.spec.plan.name.rpartition(":")[2])
     index = 0 if deployment.spec.plan.kind == "cpu" else number
-    return replace(deployment, spec=replace(deployment.spec, index=index))
+    order = replace(deployment.order, index=index)
+    return Deployment(replace(deployment.spec, index=index), order)
 
 
 def _kinds(config: RunConfig) -> Iterator[str]:
@@ -145,7 +173,22 @@ def _target(config: RunConfig, plan: DevicePlan, backend: str) -> str:
     if backend.startswith("ascend"):
         name = config.npu.soc or plan.model
         return soc_version(name) if name else ""
-    return plan.model if backend == "onnxruntime:tensorrt" else ""
+    # Cards of no known model are taken for different ones.
+    return (plan.model or plan.name) if backend == "onnxruntime:tensorrt" else ""
+
+
+def _fits(backend: str, config: RunConfig, model_format: str) -> bool:
+    """Returns whether `auto` may choose a backend for a model and a profile."""
+    # OpenCV comes with it, and listing devices does without.
+    from distributed_pose.vision.profiles import PROFILES
+
+    if entry(backend).fixed_shapes and PROFILES[config.profile].fixed_width is None:
+        return False
+    return model_format == "pth" or not backend.startswith("torch")
+
+
+def _is_of(backend: str, name: str) -> bool:
+    return name in {"auto", backend, backend.partition(":")[0]}
 
 
 def _runs_on(backend: str, kind: str) -> bool:

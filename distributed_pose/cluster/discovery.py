@@ -41,9 +41,15 @@ def hide_accelerators() -> None:
 
 
 def _gpus() -> list[Accelerator]:
-    query = ["nvidia-smi", "--query-gpu=index,name", "--format=csv,noheader"]
-    rows = (line.partition(",") for line in _output(query) if "," in line)
-    return [Accelerator("cuda", index.strip(), name.strip()) for index, _, name in rows]
+    query = ["nvidia-smi", "--query-gpu=index,uuid,name", "--format=csv,noheader"]
+    rows = [line.split(",", 2) for line in _output(query) if line.count(",") >= 2]
+    listed = os.environ.get(VISIBLE["cuda"], "")
+    found = []
+    for index, uuid, name in (map(str.strip, row) for row in rows):
+        # Who names cards by their UUIDs gets them by these from Ray as well.
+        is_named = uuid and uuid in map(str.strip, listed.split(","))
+        found.append(Accelerator("cuda", uuid if is_named else index, name))
+    return found
 
 
 def _npus() -> list[Accelerator]:

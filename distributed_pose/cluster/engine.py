@@ -1,5 +1,6 @@
 """What runs workers and reducers: the protocol, and the engine without Ray."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -25,7 +26,8 @@ from distributed_pose.cpu import peak_rss_bytes
 from distributed_pose.data.shards import Shard, no_detections
 from distributed_pose.errors import ExecutionError, PoseEvalError
 from distributed_pose.model.artifacts import Source
-from distributed_pose.model.compile import Calibration, compile_model, portable
+from distributed_pose.model.compile import compile_model, portable
+from distributed_pose.model.makers import Calibration
 from distributed_pose.records import (
     DevicePlan,
     DeviceReady,
@@ -35,6 +37,8 @@ from distributed_pose.records import (
     Order,
     ShardResult,
 )
+
+_LOG = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
@@ -206,7 +210,11 @@ class InlineEngine:
         traceback: TracebackType | None,
     ) -> None:
         for device in self._devices:
-            device.worker.close()
+            try:
+                device.worker.close()
+            # The others must be closed too, and what was done is done.
+            except Exception as failure:  # noqa: BLE001
+                _LOG.warning("%s: %s", device.name, describe(failure))
 
 
 def check_report(shard: Shard, report: WorkerReport) -> None:

@@ -120,9 +120,12 @@ class _ReducerActor(_Actor):
 def create_worker(plan: DevicePlan) -> tuple[Any, Any]:
     """Starts a process for a device of the plan's kind on its node; the call returns a `Place`."""
     resource = RESOURCES.get(plan.kind, "")
+    # What feeds an accelerator has its CPU set aside in the plan. Reserved, it would keep a
+    # process that is held, and that which is to take its place, from being there at once.
+    cpus = 0 if resource else plan.cpus
     device: dict[str, Any] = {"NPU": {"resources": {"NPU": 1}}, "GPU": {"num_gpus": 1}}
     actor = _remote(max_concurrency=IN_FLIGHT)(_WorkerActor).options(
-        num_cpus=plan.cpus,
+        num_cpus=cpus,
         scheduling_strategy=NodeAffinitySchedulingStrategy(plan.node_id, soft=False),
         **device.get(resource, {}),
     )

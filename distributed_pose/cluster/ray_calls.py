@@ -1,7 +1,7 @@
 """Actors as the driver sees them, and its calls to them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any, Self, cast
 
@@ -83,6 +83,8 @@ class Actor:
     def placed(self, place: Place) -> None:
         """Takes the answer of a process that has found its device."""
         self.place, self.starting = place, None
+        if self.plan:
+            self.plan = replace(self.plan, device_id=place.device_id)
         self._release()
 
     def begin(self, spec: WorkerSpec, model: Any) -> None:
@@ -92,6 +94,8 @@ class Actor:
             spec: of the worker.
             model: reference to the artifact's content.
         """
+        if self.ready:
+            spec = replace(spec, best_batch_size=self.ready.shard_size)
         self.starting = self.handle.start.remote(spec, model)
         self._since = monotonic()
 
@@ -288,12 +292,14 @@ def owner_of(
         for device in node.accelerators
         if device.kind == plan.kind
     ]
-    if place.device_id in there or not there:
-        waiting = [peer for peer in peers if peer.starting and peer.place is None]
-        mine = (p for p in waiting if p.plan and p.plan.device_id == place.device_id)
-        return next(mine, None)
+    known = {peer.plan.device_id: peer for peer in peers if peer.plan}
+    if owner := known.get(place.device_id):
+        return owner if owner.starting and owner.place is None else None
+    # All are wanted, and this one by whichever number the node has given it.
     if len(peers) == len(there):
         return actor
+    if place.device_id in there:
+        return None
     raise SetupError(
         f"the node has devices {plan.kind} by other numbers, such as {place.device_id}",
         f"choose all of them, devices={plan.kind}:*",

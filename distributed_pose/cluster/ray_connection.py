@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import ray
@@ -89,7 +90,11 @@ def _accelerators(node: Mapping[str, Any]) -> tuple[Accelerator, ...]:
 def _local_names(node: Mapping[str, Any], kind: str) -> list[str]:
     if node["NodeManagerAddress"] != ray.util.get_node_ip_address():  # type: ignore[no-untyped-call]
         return []
-    return [device.model for device in local_accelerators() if device.kind == kind]
+    return [device.model for device in _local_accelerators() if device.kind == kind]
+
+
+# Drivers' tools take seconds, and are asked for each device that is put in its place.
+_local_accelerators = cache(local_accelerators)
 
 
 def is_alive(node_id: str) -> bool:

@@ -28,7 +28,7 @@ from distributed_pose.data.read_ahead import read_ahead
 from distributed_pose.data.shards import Shard
 from distributed_pose.errors import ExecutionError
 from distributed_pose.model.artifacts import Source
-from distributed_pose.model.compile import Calibration
+from distributed_pose.model.makers import Calibration
 from distributed_pose.records import DevicePlan, DeviceReady, Faults, Memory, ShardResult
 
 _QUESTION_TIMEOUT_S = 2.0

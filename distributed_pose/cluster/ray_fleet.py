@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import ray
 
-from distributed_pose.cluster.deployment import Deployment, auto_kinds, deploy
+from distributed_pose.cluster.deployment import Deployment, auto_kinds, deploy, usable_here
 from distributed_pose.cluster.devices import plan_devices
 from distributed_pose.cluster.health import Health
 from distributed_pose.cluster.ray_actors import Place, create_reducer, create_worker
@@ -18,7 +18,8 @@ from distributed_pose.cluster.ray_connection import is_alive, live_nodes
 from distributed_pose.config import RunConfig
 from distributed_pose.errors import PoseEvalError, SetupError
 from distributed_pose.model.artifacts import Source
-from distributed_pose.model.compile import Calibration, compile_model, needs_device, portable
+from distributed_pose.model.compile import compile_model, needs_device, portable
+from distributed_pose.model.makers import Calibration
 from distributed_pose.records import DevicePlan, DeviceReady, Order
 
 _LOG = logging.getLogger(__name__)
@@ -61,7 +62,11 @@ class Fleet:
     def devices(self) -> tuple[DevicePlan, ...]:
         """Returns the devices that the run uses."""
         # In the nodes' order, so that device names stand for the same ones in every run.
-        return plan_devices(self._config.devices, live_nodes(), auto_kinds(self._config))
+        nodes = live_nodes()
+        here = [device for node in nodes for device in node.accelerators]
+        # What is installed on other machines is only known when there are processes on them.
+        kinds = usable_here(self._config, here) if len(nodes) == 1 else auto_kinds(self._config)
+        return plan_devices(self._config.devices, nodes, kinds)
 
     def start(self, model: Source, calibration: Calibration | None) -> tuple[DeviceReady, ...]:
         """Returns when every device is ready; see `Engine.start`."""

@@ -3,6 +3,7 @@
 Array legend: N images, H and W size in pixels, 3 the channels blue, green, red.
 """
 
+import logging
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -40,6 +41,8 @@ from distributed_pose.vision.preprocess import (
     preprocess,
 )
 from distributed_pose.vision.profiles import PROFILES, Profile
+
+_LOG = logging.getLogger(__name__)
 
 _DTYPES: dict[str, type[np.floating[Any]]] = {"f32": np.float32, "f16": np.float16}
 
@@ -176,7 +179,7 @@ class Worker:
             )
             self._backend = open_backend(spec.backend, self._model, options)
             mixes = max(spec.batch_sizes) > 1 and self._mixes_images()
-            shard_size = self._best_batch_size() if len(spec.batch_sizes) > 1 else self._batch_size
+            shard_size = self._best_batch_size()
             self._batch_size = 1 if mixes else shard_size
             batch = _warmup_batch(self._warmup_inputs(self._batch_size))
             batch_start = perf_counter_ns()
@@ -199,9 +202,19 @@ class Worker:
         )
 
     def _best_batch_size(self) -> int:
-        durations_ns = {
-            size: self._sweep(size, _QUICK_SWEEP_S) for size in sorted(self._spec.batch_sizes)
-        }
+        sizes = sorted(self._spec.batch_sizes)
+        if self._spec.best_batch_size or len(sizes) == 1:
+            return self._spec.best_batch_size or sizes[0]
+        durations_ns: dict[int, tuple[int, ...]] = {}
+        for size in sizes:
+            try:
+                durations_ns[size] = self._sweep(size, _QUICK_SWEEP_S)
+            except PoseEvalError as error:
+                if not durations_ns:
+                    raise
+                # What does not fit into its memory is not the best, nor is what is larger.
+                _LOG.warning("%s: batches of %d: %s", self._spec.plan.name, size, error)
+                break
         return best_batch_size(durations_ns)
 
     def _sweep(self, batch_size: int, least_s: float) -> tuple[int, ...]:

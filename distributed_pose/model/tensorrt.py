@@ -11,7 +11,6 @@ from onnx import ModelProto, TensorProto
 
 from distributed_pose.errors import SetupError
 from distributed_pose.nvidia import (
-    STRONGLY_TYPED_MAJOR,
     EngineShapes,
     forbid_tf32,
     tensorrt_major,
@@ -25,19 +24,19 @@ _PROVIDER = "TensorrtExecutionProvider"
 _METADATA = "precision"
 
 
-def trtexec_command(
-    model: Path, *, shapes: EngineShapes, precision: str, major: int = STRONGLY_TYPED_MAJOR - 1
-) -> list[str]:
+def trtexec_command(model: Path, *, shapes: EngineShapes, precision: str) -> list[str]:
     """Returns the command of TensorRT's own tool that makes such an engine and times it.
+
+    It is for versions up to 10; from 11 on there is no --fp16, and the ONNX file itself must be of
+    half precision.
 
     Args:
         model: ONNX file.
         shapes: of its input.
         precision: `f32` or `f16`.
-        major: version of TensorRT; see `trtexec_note` for those from 11 on.
     """
     command = ["trtexec", f"--onnx={model}"]
-    if precision == "f16" and major < STRONGLY_TYPED_MAJOR:
+    if precision == "f16":
         command.append("--fp16")
     if precision == "f32":
         # It takes TF32 for float32 by itself.
@@ -50,13 +49,6 @@ def trtexec_command(
         f"--optShapes={shapes.text(shapes.most)}",
         f"--maxShapes={shapes.text(shapes.most)}",
     ]
-
-
-def trtexec_note(precision: str, major: int) -> str:
-    """Returns what must be said beside the command; empty where there is nothing."""
-    if precision != "f16" or major < STRONGLY_TYPED_MAJOR:
-        return ""
-    return f"TensorRT {major} has no --fp16: the ONNX file itself must be of half precision"
 
 
 def engine_shapes(
@@ -89,9 +81,9 @@ def build_engine(
     height: int,
     width: int,
     precision: str,
-    cache_folder: Path | None = None,
+    index: int = 0,
 ) -> bytes:
-    """Returns an engine for the GPU of this process, wrapped in ONNX, for `onnxruntime:tensorrt`.
+    """Returns an engine for a GPU of this process, wrapped in ONNX, for `onnxruntime:tensorrt`.
 
     It runs on GPUs of the same architecture, with the same TensorRT.
 
@@ -101,7 +93,7 @@ def build_engine(
         height: of the input in pixels.
         width: of the input in pixels.
         precision: `f32`, `f16`, or `auto` for the model's.
-        cache_folder: where TensorRT keeps what it times, so that the next engine is made sooner.
+        index: of the GPU.
 
     Raises:
         SetupError: if TensorRT is missing, cannot run the whole model, or the model has another
@@ -118,11 +110,7 @@ def build_engine(
     shapes = engine_shapes(content, batch_sizes=batch_sizes, height=height, width=width)
     if real == "f32":
         forbid_tf32()
-    options = tensorrt_options(0, half=real == "f16", major=tensorrt_major(), shapes=shapes)
-    if cache_folder:
-        cache_folder.mkdir(parents=True, exist_ok=True)
-        options["trt_timing_cache_enable"] = "1"
-        options["trt_timing_cache_path"] = str(cache_folder)
+    options = tensorrt_options(index, half=real == "f16", major=tensorrt_major(), shapes=shapes)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "engine.onnx"
         _build(content, options, shapes, file)

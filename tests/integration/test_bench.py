@@ -11,6 +11,7 @@ from distributed_pose import ExecutionError
 from distributed_pose.bench.host import STAGES
 from distributed_pose.cli import app
 from tests.conftest import Dataset
+from tests.tiny_models import save_constant_model
 
 
 def arguments(dataset: Dataset, *more: str) -> list[str]:
@@ -105,6 +106,18 @@ def test_a_sweep_is_a_table_for_people_that_marks_the_best(people: Dataset) -> N
     assert "cpu:0" in result.stdout
     assert " *" in result.stdout
     assert "best by the median" in result.stdout
+
+
+def test_sizes_that_a_device_cannot_take_are_left_out_and_the_others_kept(
+    people: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = save_constant_model(tmp_path / "model.onnx", most=2)
+    options = ["--set", "backend=onnxruntime", "--set", f"model.path={path}"]
+    sizes = ["--seconds", "0", "--batch", "1,2,4,8", "--json"]
+    result = CliRunner().invoke(app, ["bench", "device", *arguments(people), *sizes, *options])
+    (device,) = json.loads(result.stdout)
+    assert [row["batch_size"] for row in device["batches"]] == [1, 2]
+    assert "batches of 4 and more are left out" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["", "0", "1,,2", "a", "-1", "1.5", "99999"])

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from distributed_pose import ConfigError, SetupError
 from distributed_pose.cli import app
+from distributed_pose.demo.dataset import write_dataset
 from distributed_pose.demo.default import WEIGHTS
 from distributed_pose.evaluation import evaluate
 from distributed_pose.model.artifacts import load_source
@@ -21,6 +22,7 @@ from distributed_pose.records import Order
 from tests.clusters import two_nodes
 from tests.conftest import Dataset
 from tests.fakes.ascend import FOLDER
+from tests.int8_models import needs_int8, needs_nncf, small_network
 from tests.tiny_models import save_constant_model
 
 # Few, since the demo's network takes a tenth of a second for each.
@@ -117,6 +119,32 @@ def test_the_guides_aipp_text_comes_before_the_command(
     assert last.endswith("--soc_version=Ascend310 --insert_op_conf=aipp.config\n")
 
 
+def test_precision_and_profile_are_those_of_the_configuration_unless_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_constant_model(Path("M.onnx"))
+    Path("run.yaml").write_text("profile: uint8\nprecision: f16\n")
+    start = ["compile", "M.onnx", "--config", "run.yaml", "--dry-run", "--for"]
+    assert "aipp" in command(*start, "ascend310")
+    assert "aipp" not in command(*start, "ascend310", "--profile", "modelzoo")
+    options = ["--set", "profile=modelzoo", "--set", "precision=f32"]
+    assert "--noTF32" in command(*start, "tensorrt", *options)
+    assert "--fp16" in command(*start, "tensorrt", *options, "--precision", "f16")
+
+
+def test_an_engine_for_several_sizes_takes_single_images_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_constant_model(Path("M.onnx"))
+    told = command(
+        "compile", "M.onnx", "--for", "tensorrt", "--batch", "4,8", "--dynamic-batch", "--dry-run"
+    )
+    assert "--minShapes=data:1x3x368x640" in told
+    assert "--maxShapes=data:8x3x368x640" in told
+
+
 def test_a_checkpoint_is_exported_before_the_vendors_command() -> None:
     told = command("compile", "a/b.pth", "--for", "ascend310", "--dry-run").splitlines()
     assert told[0] == "distributed-pose export a/b.pth a/b.onnx"
@@ -138,6 +166,7 @@ def test_a_library_has_no_command_to_show(tmp_path: Path) -> None:
         (["--for", "ascend310", "--profile", "upstream"], "inputs of any width"),
         (["--for", "ascend310", "--batch", "1,x"], "--batch 1,x: expected sizes"),
         (["--for", "ascend310", "--batch", "0"], "--batch 0: expected sizes"),
+        (["--for", "tensorrt", "--profile", "uint8", "--dry-run"], "normalises by itself"),
     ],
 )
 def test_what_cannot_be_compiled_is_a_config_error(
@@ -155,6 +184,31 @@ def test_without_the_vendors_compiler_the_error_names_it(
     path = save_constant_model(tmp_path / "M.onnx")
     with pytest.raises(SetupError, match=r"atc.*set_env\.sh.*--dry-run"):
         command("compile", path, "--for", "ascend310p3")
+
+
+def test_data_that_is_named_by_half_is_not_replaced_by_the_demos(tmp_path: Path) -> None:
+    path = save_constant_model(tmp_path / "M.onnx")
+    options = ["--for", "openvino", "--precision", "int8", "--set", f"data.images={tmp_path}"]
+    with pytest.raises(ConfigError, match=r"data\.annotations is not set"):
+        command("compile", path, *options)
+
+
+@pytest.mark.slow
+@needs_nncf
+@needs_int8
+def test_an_image_that_is_broken_counts_for_int8_and_float_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    written = write_dataset(tmp_path / "data", 3, seed=1)
+    next(written.images.iterdir()).write_bytes(b"no picture")
+    model = tmp_path / "small.onnx"
+    model.write_bytes(small_network())
+    data = {"data.images": written.images, "data.annotations": written.annotations}
+    keys = [w for key, value in data.items() for w in ("--set", f"{key}={value}")]
+    options = ["--for", "openvino", "--precision", "int8", "--set", "engine=inline", *keys]
+    told = command("compile", model, *options, "--output", tmp_path / "out")
+    assert "images 3, f32 " in told
 
 
 def test_an_artifact_is_made_once_and_its_card_tells_how(

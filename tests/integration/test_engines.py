@@ -132,3 +132,26 @@ def test_a_limit_scores_the_first_ids_and_is_marked(people: Dataset, tmp_path: P
     assert report.complete
     assert report.num_images == 5
     assert found <= set(first)
+
+
+def test_a_device_that_cannot_be_freed_hides_neither_the_result_nor_the_others(
+    people: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = people.config(devices="cpu:2")
+    engine = InlineEngine(config)
+    closed: list[str] = []
+
+    def refuse() -> None:
+        closed.append("refused")
+        raise RuntimeError("the driver is gone")
+
+    with engine:
+        engine.start(read_inputs(config).model)
+        first, second = (device.worker for device in engine._devices)
+        free = first.close
+        first.close = refuse  # type: ignore[method-assign]
+    free()
+    assert closed == ["refused"]
+    assert "cpu:0: RuntimeError('the driver is gone')" in caplog.text
+    with pytest.raises(RuntimeError, match="shutdown"):
+        second.sweep(1, 0.0)

@@ -10,7 +10,9 @@ from distributed_pose.cluster.deployment import (
     deploy,
     on_this_machine,
     runs_model,
+    usable_here,
 )
+from distributed_pose.cluster.devices import Accelerator
 from distributed_pose.records import DevicePlan
 
 NPU = DevicePlan("npu:3", "npu", "10.0.0.1", "a", 1, "3", "310P3")
@@ -153,3 +155,44 @@ def test_an_automatic_batch_size_is_swept_from_one_to_thirty_two() -> None:
 def test_a_process_that_sees_all_devices_counts_them() -> None:
     here = [on_this_machine(deployed(plan, config())) for plan in (NPU, GPU, CPU)]
     assert [deployment.spec.index for deployment in here] == [3, 1, 0]
+    # What is compiled for one card of a machine is compiled on it.
+    assert [deployment.order.index for deployment in here] == [3, 1, 0]
+
+
+def test_a_profile_of_any_width_is_not_given_to_what_compiles_fixed_shapes() -> None:
+    found = ("onnxruntime:tensorrt", "onnxruntime:cuda")
+    chosen = {
+        profile: deploy(config(profile=profile), GPU, found, "onnx").spec.backend
+        for profile in ("modelzoo", "upstream")
+    }
+    assert chosen == {"modelzoo": "onnxruntime:tensorrt", "upstream": "onnxruntime:cuda"}
+    with pytest.raises(SetupError, match="nothing that can run the model"):
+        deploy(config(profile="upstream"), NPU, ("ascend",), "onnx")
+
+
+def test_cards_that_nobody_names_are_taken_for_different_ones() -> None:
+    cards = [replace(GPU, name=f"cuda:{n}", model="") for n in range(2)]
+    settings = config(backend="onnxruntime:tensorrt")
+    assert len({deployed(card, settings).order for card in cards}) == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "expected", "warnings"),
+    [
+        # No machine that tests this has CANN.
+        ({}, ("cuda",), 1),
+        ({"npu": {"backend": "onnxruntime"}}, ("cuda",), 1),
+        ({"devices": "npu:*"}, ("cuda",), 0),
+        ({"npu": {"backend": "ascend"}}, ("npu", "cuda"), 0),
+        ({"backend": "simulated", "devices": "npu:*"}, (), 0),
+    ],
+)
+def test_auto_leaves_out_what_nothing_installed_can_use_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+    values: dict[str, object],
+    expected: tuple[str, ...],
+    warnings: int,
+) -> None:
+    assert usable_here(config(**values), [Accelerator("npu", "0", "310P3")]) == expected
+    told = [record.getMessage() for record in caplog.records]
+    assert len([text for text in told if "nothing that runs on npu devices" in text]) == warnings

@@ -58,7 +58,7 @@ def test_without_drivers_there_is_nothing() -> None:
 
 
 def test_gpus_are_those_that_the_drivers_tool_lists(tools: Path) -> None:
-    tool(tools, "nvidia-smi", "0, Tesla T4\n1, NVIDIA A10\n")
+    tool(tools, "nvidia-smi", "0, GPU-a, Tesla T4\n1, GPU-b, NVIDIA A10\n")
     assert local_accelerators() == (
         Accelerator("cuda", "0", "Tesla T4"),
         Accelerator("cuda", "1", "NVIDIA A10"),
@@ -70,7 +70,7 @@ def test_gpus_are_those_that_the_drivers_tool_lists(tools: Path) -> None:
     [
         ("NVIDIA-SMI has failed because it could not communicate with the driver.\n", "exit 9"),
         ("No devices were found\n", "exit 0"),
-        ("0, Tesla T4\n", "exit 15"),
+        ("0, GPU-a, Tesla T4\n", "exit 15"),
     ],
 )
 def test_a_tool_that_fails_finds_nothing(tools: Path, text: str, ending: str) -> None:
@@ -80,7 +80,7 @@ def test_a_tool_that_fails_finds_nothing(tools: Path, text: str, ending: str) ->
 
 def test_a_tool_that_hangs_finds_nothing(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discovery, "_TOOL_TIMEOUT_S", 0.2)
-    tool(tools, "nvidia-smi", "0, Tesla T4\n", "while :; do :; done")
+    tool(tools, "nvidia-smi", "0, GPU-a, Tesla T4\n", "while :; do :; done")
     assert local_accelerators() == ()
 
 
@@ -112,17 +112,29 @@ def test_what_the_environment_hides_is_not_there(
     tools: Path, monkeypatch: pytest.MonkeyPatch, visible: str, expected: list[str]
 ) -> None:
     davinci(tools, "davinci0", "davinci1", "davinci2")
-    tool(tools, "nvidia-smi", "0, A\n1, B\n2, C\n")
+    tool(tools, "nvidia-smi", "0, GPU-a, A\n1, GPU-b, B\n2, GPU-c, C\n")
     monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", visible)
     found = local_accelerators()
     assert [d.device_id for d in found if d.kind == "npu"] == expected
     assert [d.device_id for d in found if d.kind == "cuda"] == ["0", "1", "2"]
 
 
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [("GPU-b", ["GPU-b"]), ("GPU-b, GPU-a", ["GPU-b", "GPU-a"]), ("1", ["1"]), ("GPU-x", [])],
+)
+def test_gpus_that_the_environment_names_by_their_uuids_are_found_by_these(
+    tools: Path, monkeypatch: pytest.MonkeyPatch, visible: str, expected: list[str]
+) -> None:
+    tool(tools, "nvidia-smi", "0, GPU-a, A\n1, GPU-b, B\n")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [device.device_id for device in local_accelerators()] == expected
+
+
 def test_hidden_accelerators_are_not_found_after(
     tools: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tool(tools, "nvidia-smi", "0, Tesla T4\n")
+    tool(tools, "nvidia-smi", "0, GPU-a, Tesla T4\n")
     for variable in VISIBLE.values():
         monkeypatch.setenv(variable, "0")
     assert local_accelerators()

@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -156,6 +157,26 @@ def test_a_sweep_at_the_start_finds_the_batch_size(people: Dataset) -> None:
     assert ready.batch_size in spec.batch_sizes
     assert len(times_ns) == 3
     assert min(times_ns) > 0
+
+
+def test_a_process_of_a_device_that_was_swept_before_is_not_swept_again(people: Dataset) -> None:
+    first, spec = worker_of(people, batch_size="auto")
+    again = Worker(replace(spec, best_batch_size=16), first._model)
+    ready = again.start()
+    again.close()
+    first.close()
+    assert (ready.batch_size, ready.shard_size) == (16, 16)
+
+
+def test_batches_that_a_device_cannot_take_are_not_its_best(
+    people: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = save_constant_model(tmp_path / "model.onnx", most=4)
+    worker, _ = worker_of(people, backend="onnxruntime", model={"path": path}, batch_size="auto")
+    ready = worker.start()
+    worker.close()
+    assert ready.shard_size in {1, 2, 4}
+    assert "batches of 8" in caplog.text
 
 
 def test_a_worker_that_is_not_started_says_so(people: Dataset) -> None:

@@ -12,15 +12,8 @@ from onnx import TensorProto
 from distributed_pose import ConfigError, SetupError
 from distributed_pose.files import sha256_hex
 from distributed_pose.model.artifacts import Source, cache_folder, keep, load_cached, load_source
-from distributed_pose.model.compile import (
-    Calibration,
-    cache_name,
-    compile_model,
-    fixed_input,
-    input_of,
-    needs_device,
-    portable,
-)
+from distributed_pose.model.compile import cache_name, compile_model, needs_device, portable
+from distributed_pose.model.makers import Calibration, fixed_input, input_of
 from distributed_pose.records import Order
 from tests.tiny_models import save_constant_model
 
@@ -150,6 +143,21 @@ def test_what_is_damaged_in_the_cache_is_not_there(source: Source, damage: str) 
     assert compile_model(source, HALF) == replace(
         artifact, card={**artifact.card, "seconds": compile_model(source, HALF).card["seconds"]}
     )
+
+
+def test_what_cannot_be_kept_is_made_all_the_same_with_a_warning(
+    source: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cache").write_text("in the way")
+    assert compile_model(source, HALF).card["precision"] == "f16"
+    assert "not kept for the next run" in caplog.text
+    assert load_cached(cache_name(source, HALF)) is None
+
+
+def test_a_card_and_a_name_do_not_tell_which_of_like_devices_it_was_made_on(source: Source) -> None:
+    elsewhere = replace(HALF, index=3)
+    assert cache_name(source, elsewhere) == cache_name(source, HALF)
+    assert "index" not in compile_model(source, elsewhere).card
 
 
 def test_annotations_and_compiled_models_pass_through() -> None:

@@ -16,7 +16,6 @@ from distributed_pose.model.tensorrt import (
     labelled_engine,
     toolkit_version,
     trtexec_command,
-    trtexec_note,
 )
 from distributed_pose.nvidia import EngineShapes, forbid_tf32
 from tests.tiny_models import save_constant_model
@@ -46,14 +45,6 @@ def test_a_range_of_batch_sizes_is_given_by_its_ends() -> None:
 def test_float32_is_no_tf32() -> None:
     command = trtexec_command(MODEL, shapes=ONE, precision="f32")
     assert " ".join(command) == "trtexec --onnx=M.onnx --noTF32 --shapes=data:1x3x368x640"
-
-
-def test_tensorrt_11_has_no_flag_and_that_is_said() -> None:
-    command = trtexec_command(MODEL, shapes=ONE, precision="f16", major=11)
-    assert " ".join(command) == "trtexec --onnx=M.onnx --shapes=data:1x3x368x640"
-    assert "must be of half precision" in trtexec_note("f16", 11)
-    assert not trtexec_note("f16", 10)
-    assert not trtexec_note("f32", 11)
 
 
 def with_batch(content: bytes, size: int) -> bytes:

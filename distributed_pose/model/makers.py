@@ -1,0 +1,274 @@
+"""One maker for each backend: from a portable model to what the backend loads.
+
+Each calls the compiler or library that does the work, and tells its version.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+import onnx
+
+from distributed_pose.errors import ConfigError, SetupError
+from distributed_pose.model.artifacts import Source
+from distributed_pose.model.folding import fold_normalisation
+from distributed_pose.records import Order
+from distributed_pose.vision.profiles import PROFILES
+
+if TYPE_CHECKING:
+    from distributed_pose.model.atc import AtcOrder
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Inputs from which ranges of values are taken.
+
+    Attributes:
+        inputs: returns arrays [1, 3, H, W] of the order's profile.
+        digest: of which images they are.
+        num_images: how many.
+    """
+
+    inputs: Callable[[], Iterable[npt.NDArray[Any]]]
+    digest: str
+    num_images: int
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a maker returns.
+
+    Attributes:
+        content: what the backend loads.
+        toolchain: what made it, with its version.
+        command: that was run; empty where it was made in this process.
+    """
+
+    content: bytes
+    toolchain: str
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What makes the artifacts of a backend.
+
+    Attributes:
+        make: from a model, what is wanted of it, and what int8 is calibrated with.
+        toolchain: what an artifact depends on beside these.
+        needs_device: whether it can only be made where the device or its compiler is.
+        is_kept: whether making it takes longer than reading it from the cache.
+    """
+
+    make: Callable[[Source, Order, Calibration | None], Made]
+    toolchain: Callable[[], str]
+    needs_device: bool = False
+    is_kept: bool = True
+
+
+def input_of(content: bytes) -> str:
+    """Returns the name of an ONNX model's image input.
+
+    Raises:
+        SetupError: if the content is no ONNX model with one input.
+    """
+    inputs, _ = ports(content)
+    if len(inputs) != 1:
+        raise SetupError(f"the model has {len(inputs)} inputs, not one", "see model.path")
+    return str(inputs[0]["name"])
+
+
+def fixed_input(profile: str) -> tuple[int, int]:
+    """Returns height and width of every network input of a profile.
+
+    Raises:
+        ConfigError: if they follow the image.
+    """
+    if PROFILES[profile].fixed_width is None:
+        raise ConfigError(
+            f"profile {profile} has inputs of any width, and this backend compiles fixed shapes",
+            "set profile=modelzoo or profile=uint8",
+        )
+    return PROFILES[profile].nominal_input
+
+
+def atc_order(input_name: str, order: Order) -> "AtcOrder":
+    """Returns what the Ascend compiler is asked for.
+
+    Raises:
+        ConfigError: if the chip is not known, or the profile has no fixed size.
+    """
+    from distributed_pose.model.atc import AtcOrder
+
+    height, width = fixed_input(order.profile)
+    if not order.target:
+        raise ConfigError(
+            "npu.soc is not set, and the node does not tell which chip it has",
+            "set npu.soc=310P3 (see `npu-smi info`), or start the node with "
+            "`ray start --labels soc=310P3`",
+        )
+    return AtcOrder(
+        order.target,
+        order.batch_sizes,
+        dynamic_batch=len(order.batch_sizes) > 1,
+        precision=order.precision,
+        input_name=input_name,
+        height=height,
+        width=width,
+        # The chip's own preprocessing normalises bytes, and the model stays as it is.
+        aipp=PROFILES[order.profile].on_bytes,
+    )
+
+
+def ports(content: bytes) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Returns inputs and outputs of an ONNX model: name, shape and dtype of each.
+
+    Raises:
+        SetupError: if the content is no ONNX model.
+    """
+    try:
+        graph = onnx.load_model_from_string(content).graph
+    # What a parser of protocol buffers raises is an affair of its implementation.
+    except Exception as error:  # noqa: BLE001
+        raise SetupError(f"the model is no valid ONNX: {error}", "see model.path") from None
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [port for port in graph.input if port.name not in weights]
+    return [_port(port) for port in inputs], [_port(port) for port in graph.output]
+
+
+def _port(port: onnx.ValueInfoProto) -> dict[str, Any]:
+    tensor = port.type.tensor_type
+    shape = [d.dim_value if d.HasField("dim_value") else d.dim_param for d in tensor.shape.dim]
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type) if tensor.elem_type else "none"
+    return {"name": port.name, "shape": shape, "dtype": str(dtype)}
+
+
+def _folded(source: Source, order: Order) -> bytes:
+    folds = PROFILES[order.profile].on_bytes
+    return fold_normalisation(source.content) if folds else source.content
+
+
+def as_it_is(source: Source, _order: Order, _calibration: Calibration | None) -> Made:
+    """Returns a model that needs nothing done to it."""
+    return Made(source.content, "")
+
+
+def _make_onnx(source: Source, order: Order, _calibration: Calibration | None) -> Made:
+    return Made(_folded(source, order), _onnx_version())
+
+
+def _make_int8(source: Source, order: Order, calibration: Calibration | None) -> Made:
+    if calibration is None:
+        raise SetupError("int8 needs images to calibrate with", "set data.images")
+    # Brings a runtime and a statistics library with it.
+    from distributed_pose.model.quantise import quantise
+
+    return Made(quantise(_folded(source, order), calibration.inputs()), _int8_version())
+
+
+def _make_half(source: Source, order: Order, _calibration: Calibration | None) -> Made:
+    return Made(_halved(_folded(source, order), order), _half_version())
+
+
+def _halved(content: bytes, order: Order) -> bytes:
+    if order.precision != "f16":
+        return content
+    from distributed_pose.model.half import to_half
+
+    return to_half(content)
+
+
+def _make_tensorrt(source: Source, order: Order, _calibration: Calibration | None) -> Made:
+    from distributed_pose.model import tensorrt
+
+    height, width = fixed_input(order.profile)
+    content = tensorrt.build_engine(
+        _halved(_folded(source, order), order),
+        batch_sizes=order.batch_sizes,
+        height=height,
+        width=width,
+        precision=order.precision,
+        index=order.index,
+    )
+    return Made(content, _tensorrt_version())
+
+
+def _make_om(source: Source, order: Order, _calibration: Calibration | None) -> Made:
+    from distributed_pose.model import atc
+
+    content, ran = atc.run_atc(atc_order(input_of(source.content), order), source.content)
+    return Made(content, ran.toolchain, ran.command)
+
+
+def _make_torch(source: Source, order: Order, _calibration: Calibration | None) -> Made:
+    if source.format != "pth":
+        raise SetupError(
+            f"backend {order.backend} runs checkpoints of Lightweight OpenPose, and "
+            f"{source.path} is {source.format.upper()}",
+            "give its .pth file, or choose another backend such as onnxruntime",
+        )
+    from distributed_pose.model.checkpoint import load_checkpoint
+    from distributed_pose.model.torch_program import export_program
+
+    network = load_checkpoint(Path(source.path))
+    on_bytes = PROFILES[order.profile].on_bytes
+    return Made(export_program(network, on_bytes=on_bytes), _torch_version())
+
+
+def _onnx_version() -> str:
+    return f"onnx {version('onnx')}"
+
+
+def _half_version() -> str:
+    # The converter comes with ONNX Runtime, whose distribution has another name for each device.
+    import onnxruntime
+
+    return f"onnxruntime {onnxruntime.__version__}, onnx {version('onnx')}"
+
+
+def _int8_version() -> str:
+    from distributed_pose.model.quantise import quantiser_version
+
+    return quantiser_version()
+
+
+def _torch_version() -> str:
+    return f"torch {version('torch')}"
+
+
+def _ascend_version() -> str:
+    from distributed_pose.model.atc import toolchain_version
+
+    return f"CANN {toolchain_version() or 'of unknown version'}"
+
+
+def _tensorrt_version() -> str:
+    from distributed_pose.model.tensorrt import toolkit_version
+
+    return toolkit_version()
+
+
+_MAKERS: Mapping[str, Maker] = {
+    "openvino": Maker(_make_onnx, _onnx_version, is_kept=False),
+    "openvino int8": Maker(_make_int8, _int8_version),
+    "onnxruntime:cpu": Maker(_make_onnx, _onnx_version, is_kept=False),
+    "onnxruntime:cuda": Maker(_make_half, _half_version),
+    "onnxruntime:cann": Maker(_make_onnx, _onnx_version, is_kept=False),
+    "onnxruntime:tensorrt": Maker(_make_tensorrt, _tensorrt_version, needs_device=True),
+    "torch:cpu": Maker(_make_torch, _torch_version),
+    "torch:cuda": Maker(_make_torch, _torch_version),
+    "ascend": Maker(_make_om, _ascend_version, needs_device=True),
+    "ascend-ais": Maker(_make_om, _ascend_version, needs_device=True),
+}
+
+# Backends that are no runtimes of models load what they are given.
+_NONE = Maker(as_it_is, lambda: "", is_kept=False)
+
+
+def maker_of(order: Order) -> Maker:
+    """Returns what carries out an order."""
+    special = _MAKERS.get(f"{order.backend} {order.precision}")
+    return special or _MAKERS.get(order.backend, _NONE)

@@ -1,0 +1,76 @@
+"""Which worker a process is for, by the device that Ray gave it."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from distributed_pose import SetupError
+from distributed_pose.cluster.devices import Accelerator, Node
+from distributed_pose.cluster.health import Health
+from distributed_pose.cluster.ray_actors import Place
+from distributed_pose.cluster.ray_calls import Actor, owner_of
+from distributed_pose.records import DevicePlan
+
+NODE = Node("10.0.0.1", "a", 2, accelerators=tuple(Accelerator("npu", str(n)) for n in range(2)))
+
+
+@dataclass(frozen=True)
+class Process:
+    """As much of a process as matters before it is asked anything."""
+
+    device_id: str
+
+
+def worker(number: int) -> Actor:
+    plan = DevicePlan(f"npu:{number}", "npu", NODE.address, NODE.node_id, 1, str(number))
+    actor = Actor(plan.name, lambda: (None, None), Health(1.0), plan=plan)
+    actor.handle = actor.starting = Process("unknown")
+    return actor
+
+
+def find_place(actor: Actor, workers: list[Actor], device_id: str) -> Actor | None:
+    """Does what the driver does with the answer of a process, but for starting others."""
+    place = Place(device_id, ())
+    owner = owner_of(place, actor, workers, [NODE])
+    if owner:
+        if owner is not actor:
+            actor.exchange(owner)
+        owner.placed(place)
+    return owner
+
+
+@pytest.mark.parametrize("given", [("0", "1"), ("1", "0"), ("1", "2"), ("2", "1"), ("6", "7")])
+def test_where_all_of_a_nodes_devices_are_wanted_each_gets_one_by_whatever_number(
+    given: tuple[str, str],
+) -> None:
+    workers = [worker(0), worker(1)]
+    for device_id in given:
+        waiting = next(actor for actor in workers if actor.starting)
+        assert find_place(waiting, workers, device_id)
+    assert sorted(actor.plan.device_id for actor in workers if actor.plan) == sorted(given)
+    assert not any(actor.starting for actor in workers)
+
+
+@pytest.mark.parametrize("given", [("0", "1"), ("2", "1"), ("7", "6")])
+def test_a_process_that_is_started_anew_is_on_the_same_device(given: tuple[str, str]) -> None:
+    workers = [worker(0), worker(1)]
+    for device_id in given:
+        find_place(next(actor for actor in workers if actor.starting), workers, device_id)
+    killed = workers[0]
+    assert killed.plan
+    before = killed.plan.device_id
+    killed.place, killed.starting = None, Process("unknown")
+    assert find_place(killed, workers, before) is killed
+    assert killed.plan.device_id == before
+
+
+def test_a_process_on_a_device_that_is_not_wanted_is_for_nobody() -> None:
+    (wanted,) = workers = [worker(1)]
+    assert find_place(wanted, workers, "0") is None
+    assert find_place(wanted, workers, "1") is wanted
+
+
+def test_a_part_of_devices_that_are_counted_otherwise_is_an_error() -> None:
+    (wanted,) = workers = [worker(1)]
+    with pytest.raises(SetupError, match=r"by other numbers, such as 5.*devices=npu:\*"):
+        find_place(wanted, workers, "5")
