@@ -1,6 +1,5 @@
 """The command line: parse, call, map errors to exit codes."""
 
-import importlib
 import logging
 import shlex
 import sys
@@ -18,7 +17,7 @@ from rich.progress import Progress as ProgressBar
 
 from distributed_pose import __version__
 from distributed_pose.cli_bench import batch_sizes, bench
-from distributed_pose.cli_fetch import fetch
+from distributed_pose.cli_data import demo_data, fetch, pack
 from distributed_pose.config import load_config
 from distributed_pose.errors import ExecutionError, PoseEvalError
 from distributed_pose.files import new_run_folder, point_latest_at
@@ -32,6 +31,8 @@ app = typer.Typer(
 
 app.add_typer(bench)
 app.add_typer(fetch)
+app.command("demo-data")(demo_data)
+app.command("pack")(pack)
 
 _NAME = "distributed-pose"
 _RUNS = Path("runs")
@@ -216,21 +217,6 @@ def picture(
 
     draw_run(run, output, images)
     typer.echo(f"Written to {output}")
-
-
-@app.command("demo-data")
-def demo_data(
-    *,
-    folder: Annotated[Path, typer.Argument(metavar="DIR")],
-    images: Annotated[int, typer.Option(help="How many images.")] = 64,
-    seed: Annotated[int, typer.Option(help="Other seeds give other images.")] = 0,
-) -> None:
-    """Render a COCO keypoint dataset of any size, the same from the same seed."""
-    demo = importlib.import_module("distributed_pose.demo.dataset")
-    with _progress(shown=True) as on_progress:
-        on_progress(images, 0)
-        written = demo.write_dataset(folder, images, seed, lambda done: on_progress(images, done))
-    typer.echo(f"--set data.images={written.images} --set data.annotations={written.annotations}")
 
 
 class _Bar:

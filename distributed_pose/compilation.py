@@ -159,7 +159,7 @@ def _with_data(config: RunConfig, model: Path, order: Order) -> RunConfig:
     if not (data.images or data.annotations):
         # By name, so that the system does not depend on its demo.
         demo = importlib.import_module("distributed_pose.demo.default").prepare_demo(64)
-        paths = {"images": demo.images, "annotations": demo.annotations}
+        paths = {"images": str(demo.images), "annotations": str(demo.annotations)}
         data = data.model_copy(update=paths)
     data = data.model_copy(update={"limit": data.limit or _COMPARED_IMAGES})
     update: dict[str, Any] = {

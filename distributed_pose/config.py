@@ -8,12 +8,13 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from distributed_pose.errors import ConfigError
+from distributed_pose.records import Simulation
 
 ProfileName = Literal["modelzoo", "upstream", "uint8"]
 BackendName = Literal[
@@ -40,6 +41,7 @@ Precision = Literal["auto", "f32", "bf16", "f16", "int8"]
 EngineName = Literal["ray", "inline"]
 Gather = Literal["maps", "poses"]
 MapsDtype = Literal["f32", "f16"]
+Reader = Literal["driver", "worker"]
 
 # Impossible dates and deep nesting are not YAMLErrors. What a tag does not fit, as `!!bool 5`, is
 # whatever PyYAML comes upon first.
@@ -88,7 +90,10 @@ def _check_devices(devices: tuple[str, ...]) -> tuple[str, ...]:
     return devices
 
 
-def _check_path(path: Path) -> Path:
+_PathT = TypeVar("_PathT", Path, str)
+
+
+def _check_path(path: _PathT) -> _PathT:
     if "\0" in str(path):
         raise ValueError("a path has no null byte")
     # YAML can spell halves of characters; this is a ValueError with them.
@@ -96,7 +101,14 @@ def _check_path(path: Path) -> Path:
     return path
 
 
+def _as_text(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
+
+
 _Path = Annotated[Path, AfterValidator(_check_path)]
+
+# A path, or a URI that pyarrow opens.
+_Location = Annotated[str, BeforeValidator(_as_text), AfterValidator(_check_path)]
 
 
 class _Section(BaseModel):
@@ -104,14 +116,15 @@ class _Section(BaseModel):
 
 
 class DataConfig(_Section):
-    """The dataset: a folder of images and a COCO keypoint annotation file.
+    """The dataset: a folder of images, packed or not, and a COCO keypoint annotation file.
 
     A run that names neither these nor a model is the demo.
     """
 
-    images: _Path | None = None
-    annotations: _Path | None = None
+    images: _Location | None = None
+    annotations: _Location | None = None
     limit: _Count | None = None
+    read: Reader = "driver"
 
 
 class ModelConfig(_Section):
@@ -134,6 +147,19 @@ class NpuConfig(KindConfig):
     soc: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,32}$")] | None = None
 
 
+class SimulatedConfig(_Section):
+    """Simulated devices, where they are to differ from the published ones."""
+
+    rate: Annotated[float, Field(strict=True, gt=0, le=1e6)] | None = None
+    overhead_ms: Annotated[float, Field(strict=True, ge=0, le=6e4)] = 0.0
+    jitter: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.02
+
+    @property
+    def simulation(self) -> Simulation:
+        """The same in seconds, as it travels to the devices."""
+        return Simulation(self.rate or 0.0, self.overhead_ms / 1e3, self.jitter)
+
+
 class RunConfig(_Section):
     """One evaluation run. Every key has a default; README.md describes them."""
 
@@ -149,6 +175,7 @@ class RunConfig(_Section):
     cpu: KindConfig = KindConfig()
     cuda: KindConfig = KindConfig()
     npu: NpuConfig = NpuConfig()
+    simulated: SimulatedConfig = SimulatedConfig()
     reducers: _Count = 1
     engine: EngineName = "ray"
     gather: Gather = "maps"

@@ -14,7 +14,7 @@ from distributed_pose.cluster.engine import Engine, InlineEngine
 from distributed_pose.cluster.ledger import Entry, Ledger
 from distributed_pose.cluster.ledger_files import LedgerFiles
 from distributed_pose.config import RunConfig
-from distributed_pose.data.shards import encoded_size, read_shards
+from distributed_pose.data.shards import list_shards, read_shards
 from distributed_pose.errors import SetupError
 from distributed_pose.files import Folder
 from distributed_pose.inputs import RunInputs, calibration, fingerprint, read_inputs
@@ -90,10 +90,10 @@ def _take_up(files: LedgerFiles, ledger: Ledger, inputs: RunInputs, *, restart: 
         ledger.accept(entry)
     for image in inputs.index.images:
         then = ledger.encoded_bytes.get(image.image_id)
-        now = encoded_size(image, inputs.folder) if then is not None else None
+        now = inputs.images.size(image.file_name) if then is not None else None
         if then != now:
             raise SetupError(
-                f"{inputs.folder / image.file_name} is not what the run was begun with: "
+                f"{inputs.images.location}/{image.file_name} is not what the run was begun with: "
                 f"it had {then} bytes and has {'none' if now is None else now}",
                 "choose another --output, or --restart to start anew in its place",
             )
@@ -124,22 +124,30 @@ def _run_session(
         stack.enter_context(engine)
         # After Ray, which sets its own.
         stack.enter_context(_stopped_by_sigterm())
-        ready = engine.start(inputs.model, calibration(config, inputs))
+        images = inputs.images.location if config.data.read == "worker" else ""
+        ready = engine.start(inputs.model, calibration(config, inputs), images)
         begun = perf_counter_ns()
         ledger.begin(session, ready)
         devices = {device.plan.name: device for device in ready}
         progress()
         # What every device's batch is a multiple of; devices get as many as make theirs.
         size = gcd(*(device.shard_size for device in ready))
-        shards = read_shards(ledger.open_images, inputs.folder, size)
-        for result in engine.run(shards):
+        shards = (
+            list_shards(ledger.open_images, size)
+            if config.data.read == "worker"
+            else read_shards(ledger.open_images, inputs.images, size)
+        )
+        # Where a shard and its answer are short, there may be several to a call.
+        is_short = config.data.read == "worker" and config.gather == "poses"
+        for result in engine.run(shards, len(ledger.open_images) if is_short else 0):
             elapsed_ns = perf_counter_ns() - begun
             new = ledger.accept(Entry(session, elapsed_ns, devices[result.device], result))
             if new and files:
                 files.add(new)
             progress()
+        use = engine.host_use()
         warmup_ns = begun - started
-        return SessionFacts(warmup_ns, engine.compile_s(), engine.memory(), engine.faults())
+        return SessionFacts(warmup_ns, engine.compile_s(), engine.memory(), engine.faults(), use)
 
 
 @contextmanager

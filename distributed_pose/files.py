@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import chain, count
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from distributed_pose.errors import ExecutionError, SetupError
@@ -24,21 +25,9 @@ class Folder:
     """
 
     def __init__(self, location: str | Path) -> None:
-        # Loaded here, so that help is shown without it.
-        from pyarrow import fs
-
         self._location = str(location)
         self._is_local = "://" not in self._location
-        self._path = str(Path(location).absolute())
-        self._filesystem: Any = fs.LocalFileSystem()
-        if not self._is_local:
-            try:
-                self._filesystem, self._path = fs.FileSystem.from_uri(self._location)
-            except (OSError, ValueError) as error:
-                reason = _reason(error)
-                raise SetupError(f"cannot open {location}: {reason}", "see --output") from None
-        self._selector = fs.FileSelector
-        self._file = fs.FileType.File
+        self._filesystem, self._path = filesystem_of(self._location, "--output")
 
     def __str__(self) -> str:
         return self._location
@@ -80,12 +69,14 @@ class Folder:
         Raises:
             SetupError: if it cannot be listed.
         """
-        selector = self._selector(f"{self._path}/{within}", allow_not_found=True)
+        from pyarrow import fs
+
+        selector = fs.FileSelector(f"{self._path}/{within}", allow_not_found=True)
         try:
             found = self._filesystem.get_file_info(selector)
         except OSError as error:
             raise SetupError(f"cannot list {self}/{within}: {_reason(error)}") from None
-        return sorted(f"{within}/{info.base_name}" for info in found if info.type == self._file)
+        return sorted(f"{within}/{info.base_name}" for info in found if info.is_file)
 
     def delete(self, name: str) -> None:
         """Deletes a file.
@@ -95,6 +86,51 @@ class Folder:
         """
         with _writing(f"{self._location}/{name}"):
             self._filesystem.delete_file(f"{self._path}/{name}")
+
+
+def filesystem_of(location: str, setting: str) -> tuple[Any, str]:
+    """Returns pyarrow's filesystem of a path or a URI, and the path on it.
+
+    Args:
+        location: a path, or a URI such as `s3://bucket/folder`.
+        setting: that names it, for messages.
+
+    Raises:
+        SetupError: if there is no filesystem for the URI.
+    """
+    # Loaded here, so that help is shown without it.
+    from pyarrow import fs
+
+    if "://" not in location:
+        return fs.LocalFileSystem(), str(Path(location).absolute())
+    try:
+        filesystem, path = fs.FileSystem.from_uri(location)
+    except (OSError, ValueError) as error:
+        raise SetupError(f"cannot open {location}: {_reason(error)}", f"see {setting}") from None
+    return filesystem, path
+
+
+def absolute_location(location: str) -> str:
+    """Returns a path or URI as other processes can open it."""
+    return location if "://" in location else str(Path(location).absolute())
+
+
+def read_location(location: str, setting: str) -> bytes:
+    """Returns the content of a file at a path or a URI.
+
+    Raises:
+        OSError: if it cannot be read.
+        SetupError: if it is no regular file, or there is no filesystem for the URI.
+    """
+    if "://" not in location:
+        # Reading a pipe or device may never end, and a run reads the file more than once.
+        if not S_ISREG(Path(location).stat().st_mode):
+            raise SetupError(f"{location} is no regular file", f"see {setting}")
+        return Path(location).read_bytes()
+    filesystem, path = filesystem_of(location, setting)
+    with filesystem.open_input_stream(path) as stream:
+        content: bytes = stream.read()
+    return content
 
 
 def write_atomically(path: Path, content: bytes | str, *, durable: bool = True) -> None:

@@ -1,22 +1,22 @@
 """What a run reads, checked before any device is started."""
 
 import importlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy.typing as npt
 
 from distributed_pose.cluster.deployment import KINDS, check_backends, runs_model
 from distributed_pose.config import RunConfig
 from distributed_pose.data.coco import CocoIndex, load_index
-from distributed_pose.data.shards import encoded_size, image_rows, read_shards
-from distributed_pose.errors import ConfigError, SetupError
-from distributed_pose.files import sha256_hex
+from distributed_pose.data.shards import image_rows, read_shards
+from distributed_pose.data.sources import ImageSource, open_images
+from distributed_pose.errors import ConfigError
+from distributed_pose.files import absolute_location, read_location, sha256_hex
 from distributed_pose.model.artifacts import Source, load_source, truth_source
 from distributed_pose.model.makers import Calibration
 from distributed_pose.vision.preprocess import UndecodableImageError, decode_image, preprocess
@@ -34,8 +34,8 @@ class RunInputs:
     """What a run reads, and what to tell its user."""
 
     index: CocoIndex
-    folder: Path
-    annotations: Path
+    images: ImageSource
+    annotations: str
     model: Source
     note: str
 
@@ -50,20 +50,27 @@ def read_inputs(config: RunConfig) -> RunInputs:
     """
     check_backends(config)
     config, note = _with_demo(config)
-    folder = _required(config.data.images, "data.images")
-    annotations = _required(config.data.annotations, "data.annotations")
-    if runs_model(config):
-        _required(config.model.path, "model.path")
-    # Unlike Path's, it takes a path of any length.
-    if not os.path.isdir(folder):  # noqa: PTH112
-        raise SetupError(f"{folder} is no folder", "data.images must hold the images")
-    index = load_index(annotations, config.data.limit)
+    index, source, annotations = read_dataset(config)
     model = (
         load_source(_required(config.model.path, "model.path"))
         if runs_model(config)
-        else truth_source(annotations)
+        else truth_source(annotations, read_location(annotations, "data.annotations"))
     )
-    return RunInputs(index, folder, annotations, model, note)
+    return RunInputs(index, source, absolute_location(annotations), model, note)
+
+
+def read_dataset(config: RunConfig) -> tuple[CocoIndex, ImageSource, str]:
+    """Returns the dataset of a configuration: index, images, and where the annotations are.
+
+    Raises:
+        ConfigError: if a key is not set.
+        SetupError: if images or annotations are missing or are not what they should be.
+    """
+    config, _ = _with_demo(config)
+    folder = _required(config.data.images, "data.images")
+    annotations = _required(config.data.annotations, "data.annotations")
+    source = open_images(folder)
+    return load_index(annotations, config.data.limit), source, annotations
 
 
 def read_model(config: RunConfig) -> tuple[Source, Calibration | None]:
@@ -91,7 +98,7 @@ def calibration(config: RunConfig, inputs: RunInputs) -> Calibration | None:
     profile = PROFILES[config.profile]
 
     def arrays() -> Iterator[npt.NDArray[Any]]:
-        for shard in read_shards(images, inputs.folder, 1):
+        for shard in read_shards(images, inputs.images, 1):
             for record, encoded in image_rows(shard.images):
                 try:
                     image_HW3 = decode_image(encoded, record.height, record.width)
@@ -99,7 +106,7 @@ def calibration(config: RunConfig, inputs: RunInputs) -> Calibration | None:
                     continue
                 yield preprocess(image_HW3, profile)[0][None]
 
-    sizes = [(image.image_id, encoded_size(image, inputs.folder)) for image in images]
+    sizes = [(image.image_id, inputs.images.size(image.file_name)) for image in images]
     digest = _short(repr((inputs.model.sha256, config.profile, sizes)).encode())
     return Calibration(arrays, digest, len(images))
 
@@ -111,7 +118,7 @@ def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
     the images' bytes, which are compared image by image where a run is taken up again.
     """
     return {
-        "data.annotations": _short(inputs.annotations.read_bytes()),
+        "data.annotations": _short(read_location(inputs.annotations, "data.annotations")),
         "data.limit": f"{len(inputs.index.images)} of {inputs.index.num_images_listed} images",
         "model": inputs.model.sha256[:16],
         "profile": config.profile,
@@ -129,7 +136,7 @@ def _with_demo(config: RunConfig) -> tuple[RunConfig, str]:
     # By name, so that the system does not depend on its demo.
     module = importlib.import_module("distributed_pose.demo.default")
     demo = module.prepare_demo(max(data.limit or 0, module.DEFAULT_NUM_IMAGES))
-    paths = {"images": demo.images, "annotations": demo.annotations}
+    paths = {"images": str(demo.images), "annotations": str(demo.annotations)}
     update = {
         "data": data.model_copy(update=paths),
         "model": model.model_copy(update={"path": demo.model}),
@@ -144,7 +151,10 @@ def _precision(config: RunConfig) -> str:
     )
 
 
-def _required(path: Path | None, key: str) -> Path:
+_T = TypeVar("_T")
+
+
+def _required(path: _T | None, key: str) -> _T:
     if path is None:
         raise ConfigError(f"{key} is not set", f"give --set {key}=PATH or a --config that has it")
     return path

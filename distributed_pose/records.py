@@ -106,6 +106,21 @@ class Order:
 
 
 @dataclass(frozen=True)
+class Simulation:
+    """How a simulated device differs from the published one that it stands for.
+
+    Attributes:
+        images_per_s: 0 for the published rates.
+        overhead_s: that a batch of any size takes on top.
+        jitter: half the range of a batch's time, as a share of it.
+    """
+
+    images_per_s: float = 0.0
+    overhead_s: float = 0.0
+    jitter: float = 0.02
+
+
+@dataclass(frozen=True)
 class WorkerSpec:
     """What a worker is; travels by value into its constructor.
 
@@ -119,6 +134,8 @@ class WorkerSpec:
         gather: `maps` or `poses`, what the worker answers with.
         index: of the device among those of its kind that the worker's process sees.
         best_batch_size: that an earlier process of the device has found; 0 if none has.
+        images: location that the worker reads images from; empty where shards bring them.
+        simulation: of a simulated device.
     """
 
     plan: DevicePlan
@@ -130,6 +147,8 @@ class WorkerSpec:
     gather: str
     index: int = 0
     best_batch_size: int = 0
+    images: str = ""
+    simulation: Simulation = field(default_factory=Simulation)
 
 
 @dataclass(frozen=True)
@@ -190,6 +209,20 @@ class Memory:
 
     peak_rss_bytes: Mapping[str, int]
     peak_object_store_bytes: int
+
+
+@dataclass(frozen=True)
+class HostUse:
+    """What the host did while devices were at work.
+
+    Attributes:
+        cpu_s: processor time by process: the driver, workers, reducers, and `ray` for Ray's own on
+            the driver's machine. Of a process that was started anew it is the last one's.
+        object_store_bytes: of shards and maps that were sent; 0 without Ray.
+    """
+
+    cpu_s: Mapping[str, float] = field(default_factory=dict)
+    object_store_bytes: int = 0
 
 
 @dataclass(frozen=True)

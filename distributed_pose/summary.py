@@ -10,7 +10,7 @@ from distributed_pose.config import RunConfig
 from distributed_pose.inputs import RunInputs
 from distributed_pose.metrics.coco_ap import coco_ap
 from distributed_pose.metrics.throughput import images_per_s, stage_figures
-from distributed_pose.records import Faults, Memory
+from distributed_pose.records import Faults, HostUse, Memory
 from distributed_pose.report.run_report import (
     DataReport,
     DeviceReport,
@@ -32,12 +32,14 @@ class SessionFacts:
         compile_s: the part of it in which the model was compiled for the devices.
         memory: of its processes.
         faults: of its actors.
+        host_use: of its processes while devices were at work.
     """
 
     warmup_ns: int = 0
     compile_s: float = 0.0
     memory: Memory = field(default_factory=lambda: Memory({}, 0))
     faults: Faults = field(default_factory=Faults)
+    host_use: HostUse = field(default_factory=HostUse)
 
 
 def summarise(
@@ -71,7 +73,7 @@ def summarise(
         backend=_joined(figures.device.backend for figures in devices),
         engine=config.engine,
         gather=config.gather,
-        data=DataReport(str(inputs.folder.absolute()), str(inputs.annotations.absolute())),
+        data=DataReport(inputs.images.location, inputs.annotations),
         model=ModelReport(inputs.model.path, inputs.model.sha256),
         throughput=_throughput(devices, ledger.wall_ns),
         stages=stage_figures(durations),
@@ -80,6 +82,7 @@ def summarise(
         compile_s=facts.compile_s,
         memory=facts.memory,
         faults=facts.faults,
+        host_use=facts.host_use,
         devices=tuple(_device(figures) for figures in devices),
         versions=library_versions(),
     )

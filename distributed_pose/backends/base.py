@@ -6,7 +6,7 @@ input size in pixels.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
-from distributed_pose.records import Geometry
+from distributed_pose.records import Geometry, Simulation
 
 _STAGE = re.compile(r"stage_(\d+)")
 
@@ -74,6 +74,7 @@ class BackendOptions:
         batch_size: most images in a batch.
         index: of the device among those of its kind that the process sees; 0 where it is pinned.
         variant: what stands behind the colon of the backend's name, such as a provider.
+        simulation: for simulated devices.
     """
 
     precision: str = "auto"
@@ -81,6 +82,7 @@ class BackendOptions:
     batch_size: int = 1
     index: int = 0
     variant: str = ""
+    simulation: Simulation = field(default_factory=Simulation)
 
 
 class BackendFactory(Protocol):

@@ -7,7 +7,6 @@ import importlib
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from time import thread_time_ns
 
 import cv2
@@ -22,6 +21,7 @@ from distributed_pose.cluster.worker import Worker
 from distributed_pose.config import RunConfig
 from distributed_pose.cpu import cpu_name, keep_freed_memory, num_cpus
 from distributed_pose.data.shards import ImageMaps, pack_maps, read_shards, unpack_maps
+from distributed_pose.data.sources import ImageSource
 from distributed_pose.errors import ExecutionError
 from distributed_pose.evaluation import Progress
 from distributed_pose.inputs import RunInputs, calibration, read_inputs
@@ -87,7 +87,7 @@ def bench_host(config: RunConfig, repeat: int, on_progress: Progress) -> HostRep
     # As in the actors of a run.
     cv2.setNumThreads(1)
     keep_freed_memory()
-    bench = _HostBench(config, inputs.folder)
+    bench = _HostBench(config, inputs.images)
     found = 0
     for done, image in enumerate(images):
         found += bench.measure(image, maps[image.image_id], repeat)
@@ -104,7 +104,7 @@ def _infer(config: RunConfig, inputs: RunInputs) -> dict[int, ImageMaps]:
     worker = Worker(replace(deployment.spec, gather="maps"), model.content)
     shard_size = worker.start().shard_size
     maps = {}
-    for shard in read_shards(inputs.index.images, inputs.folder, shard_size):
+    for shard in read_shards(inputs.index.images, inputs.images, shard_size):
         batches, report = worker.infer(shard.images)
         if failures := shard.failures + report.failures:
             raise ExecutionError(failures[0].reason, image_ids=(failures[0].image_id,))
@@ -117,9 +117,9 @@ def _infer(config: RunConfig, inputs: RunInputs) -> dict[int, ImageMaps]:
 
 
 class _HostBench:
-    def __init__(self, config: RunConfig, folder: Path) -> None:
+    def __init__(self, config: RunConfig, images: ImageSource) -> None:
         self._profile = PROFILES[config.profile]
-        self._folder = folder
+        self._images = images
         self._decoder = Decoder(thread_time_ns)
         self._decoder.warm_up()
         # By name: the plain decoder is a part of no run.
@@ -154,7 +154,7 @@ class _HostBench:
 
     def _run(self, image: ImageRecord, maps: ImageMaps) -> list[int]:
         times = [thread_time_ns()]
-        encoded = (self._folder / image.file_name).read_bytes()
+        encoded = self._images.read(image.file_name)
         times.append(thread_time_ns())
         image_HW3 = decode_image(encoded, image.height, image.width)
         times.append(thread_time_ns())

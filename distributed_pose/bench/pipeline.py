@@ -117,7 +117,7 @@ def _infer(backend: Backend, batches: list[InputBatch]) -> int:
 
 
 def _batches(config: RunConfig, inputs: RunInputs) -> list[InputBatch]:
-    shards = read_shards(inputs.index.images, inputs.folder, _batch_size(config))
+    shards = read_shards(inputs.index.images, inputs.images, _batch_size(config))
     profile = PROFILES[config.profile]
     batches = []
     for shard in islice(shards, _BARE_BATCHES):

@@ -144,7 +144,14 @@ def deploy(
     precision = resolve_precision(backend, settings.precision)
     sizes = SWEPT if settings.batch_size == "auto" else (settings.batch_size,)
     spec = WorkerSpec(
-        plan, backend, precision, config.profile, sizes, config.maps_dtype, config.gather
+        plan,
+        backend,
+        precision,
+        config.profile,
+        sizes,
+        config.maps_dtype,
+        config.gather,
+        simulation=config.simulated.simulation,
     )
     target = _target(config, plan, backend)
     return Deployment(spec, Order(backend, precision, config.profile, sizes, target))

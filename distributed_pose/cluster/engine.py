@@ -2,13 +2,11 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
-from time import perf_counter
+from time import perf_counter, process_time
 from types import TracebackType
 from typing import Protocol, Self
-
-import pyarrow.compute as pc
 
 from distributed_pose.backends.registry import installed
 from distributed_pose.cluster.deployment import (
@@ -33,6 +31,7 @@ from distributed_pose.records import (
     DeviceReady,
     Failure,
     Faults,
+    HostUse,
     Memory,
     Order,
     ShardResult,
@@ -48,7 +47,7 @@ class Engine(Protocol):
         """Returns the devices that the run uses."""
 
     def start(
-        self, model: Source, calibration: Calibration | None = None
+        self, model: Source, calibration: Calibration | None = None, images: str = ""
     ) -> tuple[DeviceReady, ...]:
         """Returns when every device has loaded and warmed up its model.
 
@@ -57,6 +56,7 @@ class Engine(Protocol):
         Args:
             model: of the user.
             calibration: for devices that compute in int8.
+            images: location that workers read images from; empty where shards bring them.
 
         Raises:
             ConfigError: if a backend cannot be what is asked of it.
@@ -69,7 +69,7 @@ class Engine(Protocol):
     def sweep(self, device: str, batch_size: int, least_s: float) -> tuple[int, ...]:
         """Returns how long batches take on a device; see `Worker.sweep`."""
 
-    def run(self, shards: Iterable[Shard]) -> Iterator[ShardResult]:
+    def run(self, shards: Iterable[Shard], num_images: int = 0) -> Iterator[ShardResult]:
         """Yields the results of all shards, in the order in which they are done.
 
         A shard whose device fails goes elsewhere, a device that keeps failing is given up, and so
@@ -81,6 +81,9 @@ class Engine(Protocol):
 
     def memory(self) -> Memory:
         """Returns what the run has taken so far, while its processes live."""
+
+    def host_use(self) -> HostUse:
+        """Returns what the host has done for the shards of `run`."""
 
     def faults(self) -> Faults:
         """Returns what went wrong so far and was dealt with."""
@@ -116,12 +119,13 @@ class InlineEngine:
         self._reducer = Reducer()
         self._shard_sizes: dict[str, int] = {}
         self._compile_s = 0.0
+        self._cpu_before_s = 0.0
 
     def devices(self) -> tuple[DevicePlan, ...]:
         return local_devices(self._config)
 
     def start(
-        self, model: Source, calibration: Calibration | None = None
+        self, model: Source, calibration: Calibration | None = None, images: str = ""
     ) -> tuple[DeviceReady, ...]:
         deployments = [
             on_this_machine(deploy(self._config, plan, installed(plan.kind), model.format))
@@ -130,7 +134,7 @@ class InlineEngine:
         artifacts = self._compile(model, deployments, calibration)
         ready = []
         for deployment in deployments:
-            spec = deployment.spec
+            spec = replace(deployment.spec, images=images)
             worker = Worker(spec, artifacts[deployment.order])
             self._devices.append(_Device(spec.plan.name, worker, Health(self._config.deadline_s)))
             ready.append(worker.start())
@@ -156,7 +160,9 @@ class InlineEngine:
         self._compile_s = perf_counter() - start
         return artifacts
 
-    def run(self, shards: Iterable[Shard]) -> Iterator[ShardResult]:
+    def run(self, shards: Iterable[Shard], num_images: int = 0) -> Iterator[ShardResult]:
+        del num_images  # No call is saved by tasks of several batches.
+        self._cpu_before_s = process_time()
         work = Work(iter(shards), self._shard_sizes)
         turns = cycle(self._devices)
         while work.is_left():
@@ -194,6 +200,9 @@ class InlineEngine:
     def memory(self) -> Memory:
         return Memory({"driver": peak_rss_bytes()}, 0)
 
+    def host_use(self) -> HostUse:
+        return HostUse({"driver": process_time() - self._cpu_before_s}, 0)
+
     def faults(self) -> Faults:
         return collect_faults(self._health())
 
@@ -225,7 +234,7 @@ def check_report(shard: Shard, report: WorkerReport) -> None:
     """
     answered = [*report.image_ids, *(failure.image_id for failure in report.failures)]
     asked = shard.images.column("image_id").to_pylist()
-    if sorted(answered) != sorted(asked):
+    if sorted(answered) != sorted(asked) or len(report.encoded_bytes) != len(report.image_ids):
         raise ExecutionError(f"answered for images {sorted(answered)} instead of {sorted(asked)}")
 
 
@@ -233,8 +242,6 @@ def shard_result(
     device: str, shard: Shard, report: WorkerReport, reduction: Reduction
 ) -> ShardResult:
     """Returns what worker and reducer made of a shard as one result."""
-    ids, encoded = (shard.images.column(name) for name in ("image_id", "encoded"))
-    sizes = dict(zip(ids.to_pylist(), pc.binary_length(encoded).to_pylist(), strict=True))
     return ShardResult(
         device,
         report.image_ids,
@@ -246,7 +253,7 @@ def shard_result(
             "transfer": (report.pack_ns + reduction.unpack_ns,) if report.pack_ns else (),
             **reduction.durations,
         },
-        tuple(sizes[image_id] for image_id in report.image_ids),
+        report.encoded_bytes,
     )
 
 

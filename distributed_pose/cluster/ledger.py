@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 from distributed_pose.data.shards import keep_detections, unpack_detections
@@ -65,7 +66,7 @@ class Ledger:
         self._expected = {image.image_id: image for image in images}
         self._encoded_bytes: dict[int, int] = {}
         self._failures: dict[int, Failure] = {}
-        self._detections: list[dict[str, Any]] = []
+        self._detections: list[bytes] = []
         self._durations: list[Durations] = []
         self._sessions: dict[str, _Session] = defaultdict(_Session)
         self._num_images: Counter[DeviceReady] = Counter()
@@ -97,10 +98,10 @@ class Ledger:
         new = _new_part(result, self._encoded_bytes.keys())
         if not new.image_ids:
             return None
-        for image_id, size in zip(new.image_ids, new.encoded_bytes, strict=True):
-            self._failures.pop(image_id, None)
-            self._encoded_bytes[image_id] = size
-        self._detections += unpack_detections(new.detections)
+        self._encoded_bytes |= zip(new.image_ids, new.encoded_bytes, strict=True)
+        for image_id in self._failures.keys() & set(new.image_ids):
+            del self._failures[image_id]
+        self._detections.append(new.detections)
         self._durations.append(new.durations)
         self._num_images[device] += len(new.image_ids)
         self._inference_ns[device] += sum(new.durations.get("inference", ()))
@@ -138,7 +139,8 @@ class Ledger:
         AP depends on the order of tied scores, so the order must not depend on who came first: by
         image id, then score from high to low, then keypoints.
         """
-        rows = [_coco_result(row) for row in self._detections]
+        packed = map(unpack_detections, self._detections)
+        rows = [_coco_result(row) for row in chain.from_iterable(packed)]
         return sorted(rows, key=lambda r: (r["image_id"], -r["score"], r["keypoints"]))
 
     @property

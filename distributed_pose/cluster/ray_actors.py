@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from time import process_time
 from typing import Any, cast
 
 import cv2
@@ -17,6 +18,7 @@ from distributed_pose.cluster.ray_connection import RESOURCES
 from distributed_pose.cluster.reducer import Reducer, Reduction
 from distributed_pose.cluster.worker import Worker, WorkerReport
 from distributed_pose.cpu import keep_freed_memory, peak_rss_bytes
+from distributed_pose.data.shards import unpack_images
 from distributed_pose.model.artifacts import Source
 from distributed_pose.model.compile import compile_model
 from distributed_pose.records import DevicePlan, DeviceReady, Order, WorkerSpec
@@ -44,6 +46,10 @@ class _Actor:
     @ray.method(concurrency_group=_ASIDE)
     def peak_rss_bytes(self) -> int:
         return peak_rss_bytes()
+
+    @ray.method(concurrency_group=_ASIDE)
+    def cpu_s(self) -> float:
+        return process_time()
 
     @ray.method(concurrency_group=_ASIDE)
     def doing(self) -> str:
@@ -88,8 +94,8 @@ class _WorkerActor(_Actor):
         self._answer = self._worker.infer_and_group if groups else self._worker.infer
         return self._worker.start()
 
-    def process(self, images: pa.RecordBatch) -> tuple[Any, WorkerReport]:
-        return self._answer(images)
+    def process(self, images: pa.RecordBatch | bytes) -> tuple[Any, WorkerReport]:
+        return self._answer(unpack_images(images))
 
     def sweep(self, batch_size: int, least_s: float) -> tuple[int, ...]:
         # Asked of devices that are ready alone.

@@ -21,6 +21,7 @@ from distributed_pose.cluster.ray_actors import Create, Place
 from distributed_pose.cluster.transit import Load
 from distributed_pose.cluster.work import Task
 from distributed_pose.cluster.worker import WorkerReport
+from distributed_pose.data.shards import pack_images
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.records import DevicePlan, DeviceReady, WorkerSpec
 
@@ -191,7 +192,7 @@ class Call:
         """Gives a shard to a worker."""
         # Maps stay where they are until a reducer asks for them; the report alone comes here.
         process = actor.handle.process.options(num_returns=2 if gather == "maps" else 1)
-        answer = process.remote(task.shard.images)
+        answer = process.remote(pack_images(task.shard.images))
         maps, reference = answer if gather == "maps" else (None, answer)
         return cls(actor, task, load, actor.name, reference, maps, _limit_s(actor))
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+import psutil
 import ray
 
 from distributed_pose.cluster.devices import Accelerator, Node
@@ -19,6 +20,8 @@ _LOG = logging.getLogger(__name__)
 # Ascend there is none but what `ray start --labels soc=310P3` says.
 RESOURCES = {"npu": "NPU", "cuda": "GPU"}
 _LABELS = {"npu": "soc", "cuda": "ray.io/accelerator-type"}
+
+_RAYS_PROCESSES = {"raylet", "gcs_server"}
 
 # Shards and maps in flight are tens of megabytes; Ray's default of 30 % of memory is for others.
 _LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
@@ -95,6 +98,20 @@ def _local_names(node: Mapping[str, Any], kind: str) -> list[str]:
 
 # Drivers' tools take seconds, and are asked for each device that is put in its place.
 _local_accelerators = cache(local_accelerators)
+
+
+def ray_cpu_s() -> float:
+    """Returns the processor time of the cluster's own processes on this machine, in seconds."""
+    address = ray.get_runtime_context().gcs_address
+    # The head's server is told its port alone.
+    marks = (address, f"port={address.rpartition(':')[2]}")
+    total_s = 0.0
+    for process in psutil.process_iter(["name", "cmdline", "cpu_times"]):
+        told = process.info
+        is_of_it = any(word.endswith(marks) for word in told["cmdline"] or ())
+        if told["name"] in _RAYS_PROCESSES and is_of_it and told["cpu_times"]:
+            total_s += told["cpu_times"].user + told["cpu_times"].system
+    return total_s
 
 
 def is_alive(node_id: str) -> bool:

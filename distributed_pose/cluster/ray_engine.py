@@ -8,7 +8,7 @@ twice the time its actor is ended and started anew, as is one whose process dies
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from time import monotonic
+from time import monotonic, process_time
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from distributed_pose.cluster.engine import failed_result, shard_result
 from distributed_pose.cluster.health import collect_faults, none_left
 from distributed_pose.cluster.ray_actors import IN_FLIGHT
 from distributed_pose.cluster.ray_calls import Actor, Call, Trouble, ask, wait
-from distributed_pose.cluster.ray_connection import connect, live_nodes
+from distributed_pose.cluster.ray_connection import connect, live_nodes, ray_cpu_s
 from distributed_pose.cluster.ray_fleet import Fleet
 from distributed_pose.cluster.transit import Transit
 from distributed_pose.cluster.work import Work
@@ -29,12 +29,18 @@ from distributed_pose.data.shards import Shard
 from distributed_pose.errors import ExecutionError
 from distributed_pose.model.artifacts import Source
 from distributed_pose.model.makers import Calibration
-from distributed_pose.records import DevicePlan, DeviceReady, Faults, Memory, ShardResult
+from distributed_pose.records import DevicePlan, DeviceReady, Faults, HostUse, Memory, ShardResult
 
 _QUESTION_TIMEOUT_S = 2.0
 
 # Every fault is dealt with long before; this is for the one that nobody has thought of.
 _STALL_FACTOR = 10
+
+
+# A call costs the driver half a millisecond, however much it asks for; and what it asks for is lost
+# if its process ends.
+_MAX_BATCHES = 16
+_CALL_NS = 2e9
 
 
 class RayEngine:
@@ -48,16 +54,19 @@ class RayEngine:
         self._waiting: list[Call] = []
         self._transit = Transit(config, room_bytes=0)
         self._shard_sizes: dict[str, int] = {}
+        self._batches_a_call: dict[str, int] = {}
         self._progress_at = 0.0
+        self._cpu_before_s: dict[str, float] = {}
 
     def devices(self) -> tuple[DevicePlan, ...]:
         return self._fleet.devices()
 
     def start(
-        self, model: Source, calibration: Calibration | None = None
+        self, model: Source, calibration: Calibration | None = None, images: str = ""
     ) -> tuple[DeviceReady, ...]:
-        ready = self._fleet.start(model, calibration)
+        ready = self._fleet.start(model, calibration, images)
         self._shard_sizes = {device.plan.name: device.shard_size for device in ready}
+        self._batches_a_call = {device.plan.name: _batches_a_call(device) for device in ready}
         room_bytes = min(node.object_store_bytes for node in live_nodes())
         self._transit = Transit(self._config, room_bytes, max(self._shard_sizes.values()))
         return ready
@@ -68,9 +77,14 @@ class RayEngine:
     def sweep(self, device: str, batch_size: int, least_s: float) -> tuple[int, ...]:
         return self._fleet.sweep(device, batch_size, least_s)
 
-    def run(self, shards: Iterable[Shard]) -> Iterator[ShardResult]:
-        work = Work(read_ahead(shards), self._shard_sizes)
+    def run(self, shards: Iterable[Shard], num_images: int = 0) -> Iterator[ShardResult]:
+        batches = self._batches_a_call if num_images else {}
+        # What is only listed is not waited for.
+        source = iter(shards) if num_images else read_ahead(shards)
+        work = Work(source, self._shard_sizes, batches, num_images)
         self._progress_at = monotonic()
+        others_s = self._others_cpu_s()
+        self._cpu_before_s = {"driver": process_time(), **others_s}
         while True:
             self._reduce()
             self._dispatch(work)
@@ -82,6 +96,18 @@ class RayEngine:
     def memory(self) -> Memory:
         peaks = ask(self._fleet.actors, "peak_rss_bytes", _QUESTION_TIMEOUT_S)
         return Memory({"driver": peak_rss_bytes(), **peaks}, self._transit.peak_bytes)
+
+    def host_use(self) -> HostUse:
+        before, after = self._cpu_before_s, {"driver": process_time(), **self._others_cpu_s()}
+        used = {name: after_s - before.get(name, 0.0) for name, after_s in after.items()}
+        # A process that was started anew has counted from 0.
+        return HostUse(
+            {name: used_s if used_s >= 0 else after[name] for name, used_s in used.items()},
+            self._transit.total_bytes,
+        )
+
+    def _others_cpu_s(self) -> dict[str, float]:
+        return {**ask(self._fleet.actors, "cpu_s", _QUESTION_TIMEOUT_S), "ray": ray_cpu_s()}
 
     def faults(self) -> Faults:
         return collect_faults({actor.name: actor.health for actor in self._fleet.actors})
@@ -228,3 +254,8 @@ class RayEngine:
     def _call(self, call: Call) -> None:
         call.actor.calls.append(call)
         self._calls[call.reference] = call
+
+
+def _batches_a_call(device: DeviceReady) -> int:
+    """Returns how many batches a device is asked for at once, where they are short to send."""
+    return max(1, min(_MAX_BATCHES, int(_CALL_NS // max(1, device.batch_ns))))

@@ -68,14 +68,16 @@ class Fleet:
         kinds = usable_here(self._config, here) if len(nodes) == 1 else auto_kinds(self._config)
         return plan_devices(self._config.devices, nodes, kinds)
 
-    def start(self, model: Source, calibration: Calibration | None) -> tuple[DeviceReady, ...]:
+    def start(
+        self, model: Source, calibration: Calibration | None, images: str = ""
+    ) -> tuple[DeviceReady, ...]:
         """Returns when every device is ready; see `Engine.start`."""
         self._launch()
         self._await_starts()
         deployments = {actor.name: self._deployment(actor, model) for actor in self.workers}
         artifacts = self._compile(model, deployments, calibration)
         self._deployed = {
-            name: (deployment.spec, artifacts[deployment.order])
+            name: (replace(deployment.spec, images=images), artifacts[deployment.order])
             for name, deployment in deployments.items()
         }
         for actor in self.workers:

@@ -46,7 +46,7 @@ class Transit:
             {"f32": np.float32, "f16": np.float16}[config.maps_dtype]
         ).itemsize
         self._room = int(room_bytes * _SHARE) if room_bytes else 0
-        self._promised = self._there = self.peak_bytes = 0
+        self._promised = self._there = self.peak_bytes = self.total_bytes = 0
         height, width = self._profile.nominal_input
         needed = shard_size * self._maps_bytes(height, width)
         if self._room and needed > self._room:
@@ -81,6 +81,7 @@ class Transit:
 
     def _add(self, number: int) -> None:
         self._there += number
+        self.total_bytes += max(0, number)
         self.peak_bytes = max(self.peak_bytes, self._there)
 
     def _bytes(self, shard: Shard) -> int:

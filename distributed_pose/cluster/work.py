@@ -21,6 +21,10 @@ _ATTEMPTS = 2
 _MAX_RETRIES = 32
 
 
+# What is left is to be dealt out evenly: at least so many tasks for each device.
+_TASKS_LEFT = 6
+
+
 @dataclass(eq=False)
 class Task:
     """A shard on its way to a result.
@@ -44,11 +48,23 @@ class Work:
 
     Args:
         source: of new shards.
-        sizes: images that are handed to a device at once, by its name; small shards are joined.
+        sizes: images of a device's batch, by its name; small shards are joined to make one.
+        batches: most batches in a task of a device, by its name; 1 of those that are not there.
+            There are several while there is much to do, and one at the end, so that no device
+            waits for another's last.
+        num_images: that the source comes to, where there are to be several.
     """
 
-    def __init__(self, source: Iterator[Shard], sizes: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        source: Iterator[Shard],
+        sizes: Mapping[str, int] | None = None,
+        batches: Mapping[str, int] | None = None,
+        num_images: int = 0,
+    ) -> None:
         self._source = source
+        self._batches = batches or {}
+        self._num_left = num_images
         self._sizes = sizes or {}
         self._fresh: deque[Shard] = deque()
         self._retries: deque[Task] = deque()
@@ -76,13 +92,14 @@ class Work:
             is_idle: whether the device has nothing else, and may get what is suspect.
         """
         self._drop_done()
-        size = self._sizes.get(device, 1)
+        size = self._size(device, len(usable))
         if len(self._retries) <= _MAX_RETRIES and (parts := self._peek(size)):
             shard = join_shards(parts)
             if not fits(shard):
                 return None
             for _ in parts:
                 self._fresh.popleft()
+            self._num_left -= num_images(shard)
             return Task(shard)
         for task in self._retries:
             elsewhere = set(usable) - set(task.failed_on)
@@ -123,6 +140,11 @@ class Work:
         row = images.select(["image_id", "file_name"]).to_pylist()[0]
         tries = f"failed {len(task.failed_on)} times, on {' and '.join(task.failed_on)}: {reason}"
         return (*task.shard.failures, Failure(row["image_id"], row["file_name"], tries))
+
+    def _size(self, device: str, num_devices: int) -> int:
+        batch_size = self._sizes.get(device, 1)
+        share = self._num_left // (_TASKS_LEFT * max(1, num_devices) * batch_size)
+        return batch_size * max(1, min(self._batches.get(device, 1), share))
 
     def _peek(self, size: int) -> list[Shard]:
         """Returns the next shards that come to at most so many images; one if there is any."""

@@ -5,10 +5,12 @@ Array legend: N images, H and W size in pixels, 3 the channels blue, green, red.
 
 import logging
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from time import perf_counter_ns
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +25,8 @@ from distributed_pose.backends.base import (
 )
 from distributed_pose.backends.registry import open_backend
 from distributed_pose.cluster.reducer import Reducer, Reduction
-from distributed_pose.data.shards import ImageMaps, image_rows, pack_maps
+from distributed_pose.data.shards import ImageMaps, pack_maps, read_image, rows_to_read
+from distributed_pose.data.sources import ImageSource, open_images
 from distributed_pose.errors import PoseEvalError, SetupError
 from distributed_pose.metrics.throughput import best_batch_size
 from distributed_pose.records import (
@@ -68,13 +71,15 @@ class WorkerReport:
 
     Attributes:
         image_ids: images whose maps were made.
-        failures: images that could not be decoded.
-        durations: stages `decode_jpeg`, `preprocess` and `inference`.
+        encoded_bytes: file size of each of them.
+        failures: images that could not be decoded, or read where the worker reads.
+        durations: stages `decode_jpeg`, `preprocess` and `inference`, and `read` where it does.
         pack_ns: time to make Arrow batches of the maps.
         maps_bytes: size of those batches.
     """
 
     image_ids: tuple[int, ...]
+    encoded_bytes: tuple[int, ...]
     failures: tuple[Failure, ...]
     durations: Durations
     pack_ns: int = 0
@@ -84,6 +89,17 @@ class WorkerReport:
 class _Decoded(NamedTuple):
     image_id: int
     image_HW3: npt.NDArray[np.uint8]
+
+
+@dataclass
+class _Decoding:
+    """What became of the images of a shard."""
+
+    images: list[_Decoded] = field(default_factory=list)
+    encoded_bytes: dict[int, int] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    read_ns: list[int] = field(default_factory=list)
+    decode_ns: list[int] = field(default_factory=list)
 
 
 class Worker:
@@ -99,8 +115,9 @@ class Worker:
         self._profile = PROFILES[spec.profile]
         self._device_thread = ThreadPoolExecutor(1, thread_name_prefix=spec.plan.name)
         self._backend: Backend | None = None
-        self._batch_size = max(spec.batch_sizes)
+        self._batch_size = self._shard_size = max(spec.batch_sizes)
         self._reducer = Reducer()
+        self._source: ImageSource | None = None
 
     def start(self) -> DeviceReady:
         """Returns when the model is loaded and warmed up.
@@ -119,37 +136,73 @@ class Worker:
         Raises:
             ExecutionError: if the device fails or answers nonsense.
         """
-        maps, report = self._infer_shard(images)
-        start = perf_counter_ns()
-        packed = [pack_maps(batch) for batch in maps]
+        reports: list[WorkerReport] = []
+        packed, pack_ns = [], 0
+        for maps in self._inferred(images, reports):
+            start = perf_counter_ns()
+            packed.append(pack_maps(maps))
+            pack_ns += perf_counter_ns() - start
         size_bytes = sum(batch.nbytes for batch in packed)
-        return packed, replace(report, pack_ns=perf_counter_ns() - start, maps_bytes=size_bytes)
+        return packed, replace(_joined(reports), pack_ns=pack_ns, maps_bytes=size_bytes)
 
     def infer_and_group(self, images: pa.RecordBatch) -> tuple[Reduction, WorkerReport]:
         """Returns the detections of a shard, grouped beside the device, and the report.
 
         Arguments and errors are those of `infer`.
         """
-        maps, report = self._infer_shard(images)
-        return self._reducer.group(maps), report
+        reports: list[WorkerReport] = []
+        reduction = self._reducer.group(self._inferred(images, reports))
+        return reduction, _joined(reports)
 
-    def _infer_shard(self, images: pa.RecordBatch) -> tuple[list[ImageMaps], WorkerReport]:
-        decoded, failures, decode_ns = _decode(images, self._profile)
-        batches, preprocess_ns = self._preprocess(decoded)
+    def _inferred(self, images: pa.RecordBatch, reports: list[WorkerReport]) -> Iterator[ImageMaps]:
+        """Yields the maps of a shard batch by batch, and adds a report of each."""
+        for start in range(0, images.num_rows, self._shard_size):
+            maps, report = self._infer_part(images.slice(start, self._shard_size))
+            reports.append(report)
+            yield from maps
+
+    def _infer_part(self, images: pa.RecordBatch) -> tuple[list[ImageMaps], WorkerReport]:
+        decoding = self._decode(images)
+        batches, preprocess_ns = self._preprocess(decoding.images)
         answered = self._device_thread.submit(self._infer, batches)
         maps, inference_ns = answered.result()
         dtype = _DTYPES[self._spec.maps_dtype]
         converted = [_image_maps(batch, m, dtype) for batch, m in zip(batches, maps, strict=True)]
-        report = WorkerReport(
-            tuple(image_id for batch in batches for image_id in batch.image_ids),
-            tuple(failures),
-            {
-                "decode_jpeg": tuple(decode_ns),
-                "preprocess": tuple(preprocess_ns),
-                "inference": tuple(inference_ns),
-            },
-        )
-        return converted, report
+        image_ids = tuple(image_id for batch in batches for image_id in batch.image_ids)
+        durations: dict[str, tuple[int, ...]] = {
+            "decode_jpeg": tuple(decoding.decode_ns),
+            "preprocess": tuple(preprocess_ns),
+            "inference": tuple(inference_ns),
+        }
+        if self._source:
+            durations["read"] = tuple(decoding.read_ns)
+        sizes = tuple(decoding.encoded_bytes[image_id] for image_id in image_ids)
+        return converted, WorkerReport(image_ids, sizes, tuple(decoding.failures), durations)
+
+    def _decode(self, images: pa.RecordBatch) -> _Decoding:
+        found = _Decoding()
+        for record, encoded in rows_to_read(images):
+            try:
+                content = self._read(record, found) if encoded is None else encoded
+                start = perf_counter_ns()
+                _check_input(record, self._profile)
+                image_HW3 = decode_image(content, record.height, record.width)
+            except UndecodableImageError as error:
+                found.failures.append(Failure(record.image_id, record.file_name, str(error)))
+                continue
+            found.decode_ns.append(perf_counter_ns() - start)
+            found.encoded_bytes[record.image_id] = len(content)
+            found.images.append(_Decoded(record.image_id, image_HW3))
+        return found
+
+    def _read(self, record: ImageRecord, found: _Decoding) -> bytes:
+        start = perf_counter_ns()
+        # Shards list images only for workers that have a source.
+        answer = read_image(record, cast("ImageSource", self._source))
+        if isinstance(answer, Failure):
+            raise UndecodableImageError(answer.reason)
+        found.read_ns.append(perf_counter_ns() - start)
+        return answer
 
     def sweep(self, batch_size: int, least_s: float) -> tuple[int, ...]:
         """Returns how long batches of a size take, in nanoseconds each, compute only.
@@ -174,13 +227,19 @@ class Worker:
         start = perf_counter_ns()
         spec = self._spec
         try:
+            self._source = open_images(spec.images) if spec.images else None
             options = BackendOptions(
-                spec.precision, spec.plan.threads, max(spec.batch_sizes), spec.index
+                spec.precision,
+                spec.plan.threads,
+                max(spec.batch_sizes),
+                spec.index,
+                simulation=spec.simulation,
             )
             self._backend = open_backend(spec.backend, self._model, options)
             mixes = max(spec.batch_sizes) > 1 and self._mixes_images()
             shard_size = self._best_batch_size()
             self._batch_size = 1 if mixes else shard_size
+            self._shard_size = shard_size
             batch = _warmup_batch(self._warmup_inputs(self._batch_size))
             batch_start = perf_counter_ns()
             self._backend_infer(batch)
@@ -292,21 +351,17 @@ class Worker:
             raise
 
 
-def _decode(
-    images: pa.RecordBatch, profile: Profile
-) -> tuple[list[_Decoded], list[Failure], list[int]]:
-    decoded, failures, durations_ns = [], [], []
-    for record, encoded in image_rows(images):
-        start = perf_counter_ns()
-        try:
-            _check_input(record, profile)
-            image_HW3 = decode_image(encoded, record.height, record.width)
-        except UndecodableImageError as error:
-            failures.append(Failure(record.image_id, record.file_name, str(error)))
-            continue
-        durations_ns.append(perf_counter_ns() - start)
-        decoded.append(_Decoded(record.image_id, image_HW3))
-    return decoded, failures, durations_ns
+def _joined(reports: Sequence[WorkerReport]) -> WorkerReport:
+    durations: dict[str, tuple[int, ...]] = defaultdict(tuple)
+    for report in reports:
+        for stage, times_ns in report.durations.items():
+            durations[stage] += times_ns
+    return WorkerReport(
+        tuple(chain.from_iterable(report.image_ids for report in reports)),
+        tuple(chain.from_iterable(report.encoded_bytes for report in reports)),
+        tuple(chain.from_iterable(report.failures for report in reports)),
+        dict(durations),
+    )
 
 
 def _check_input(record: ImageRecord, profile: Profile) -> None:

@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from stat import S_ISREG
 from typing import Any
 
 from distributed_pose.errors import SetupError
+from distributed_pose.files import read_location
 from distributed_pose.metrics.coco_ap import PERSON_CATEGORY
 from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
 from distributed_pose.records import ImageRecord
@@ -51,17 +51,17 @@ class CocoIndex:
         return len(self.images) < self.num_images_listed
 
 
-def load_index(annotations: Path, limit: int | None = None) -> CocoIndex:
+def load_index(annotations: Path | str, limit: int | None = None) -> CocoIndex:
     """Returns the index of an annotation file.
 
     Args:
-        annotations: COCO keypoint annotations, JSON.
+        annotations: COCO keypoint annotations, JSON, at a path or a URI.
         limit: keep only the first so many image ids, in ascending order.
 
     Raises:
         SetupError: if the file cannot be read or is no COCO keypoint file; names the entry.
     """
-    content = _read_json(annotations)
+    content = _read_json(str(annotations))
     try:
         _check_depth(content)
         images = _check_images(_list(content, "images"))
@@ -78,18 +78,17 @@ class _InvalidEntryError(ValueError):
     """What is wrong with an entry."""
 
 
-def _read_json(path: Path) -> _JsonObject:
+def _read_json(location: str) -> _JsonObject:
+    setting = "data.annotations"
     try:
-        # Reading a pipe or device may never end, and a run reads the file more than once.
-        if not S_ISREG(path.stat().st_mode):
-            raise SetupError(f"{path} is no regular file", "see data.annotations")
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_location(location, setting))
     except OSError as error:
-        raise SetupError(f"cannot read {path}: {error.strerror}", "see data.annotations") from None
+        reason = error.strerror or " ".join(str(error).split())
+        raise SetupError(f"cannot read {location}: {reason}", f"see {setting}") from None
     except (ValueError, RecursionError) as error:
-        raise SetupError(f"{path} is not JSON: {error}", "see data.annotations") from None
+        raise SetupError(f"{location} is not JSON: {error}", f"see {setting}") from None
     if not isinstance(content, dict):
-        raise SetupError(f"{path}: is a {type(content).__name__}, not a COCO annotation object")
+        raise SetupError(f"{location}: is a {type(content).__name__}, not a COCO annotation object")
     return content
 
 

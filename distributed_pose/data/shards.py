@@ -5,13 +5,9 @@ This is the one place that names their columns.
 Array legend: N images, K heatmaps, P PAF channels, H and W map size in cells.
 """
 
-import errno
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from itertools import chain, islice
-from pathlib import Path
-from stat import S_ISREG
 from time import perf_counter_ns
 from typing import Any
 
@@ -20,19 +16,21 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from distributed_pose.data.sources import ImageSource
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
 from distributed_pose.records import Failure, Geometry, ImageRecord
 
-IMAGES = pa.schema(
+# Images that whoever gets them reads by himself.
+LISTED = pa.schema(
     [
         ("image_id", pa.int64()),
         ("file_name", pa.string()),
         ("height", pa.int32()),
         ("width", pa.int32()),
-        ("encoded", pa.binary()),
     ]
 )
+IMAGES = LISTED.append(pa.field("encoded", pa.binary()))
 
 DETECTIONS = pa.schema(
     [
@@ -41,9 +39,6 @@ DETECTIONS = pa.schema(
         ("keypoints", pa.list_(pa.float64(), 3 * NUM_COCO_KEYPOINTS)),
     ]
 )
-
-# A hundred times what a photograph takes.
-MAX_FILE_BYTES = 2**28
 
 # A shard is cut short where its files come to more. A column of Arrow's holds 2 GiB, and with the
 # file that exceeds it, a shard has at most half a GiB.
@@ -54,11 +49,11 @@ _GEOMETRY = tuple(field.name for field in fields(Geometry))
 
 @dataclass(frozen=True)
 class Shard:
-    """Encoded images on their way to a worker.
+    """Images on their way to a worker.
 
     Attributes:
         number: position of the shard in the dataset.
-        images: record batch, schema `IMAGES`.
+        images: record batch, schema `IMAGES`, or `LISTED` where workers read.
         failures: images of the shard that could not be read.
         read_ns: reading time of each image.
     """
@@ -86,16 +81,34 @@ class ImageMaps:
     pafs_NPHW: npt.NDArray[np.floating[Any]]
 
 
-def read_shards(images: Sequence[ImageRecord], folder: Path, size: int) -> Iterator[Shard]:
+def read_shards(images: Sequence[ImageRecord], source: ImageSource, size: int) -> Iterator[Shard]:
     """Yields the images' encoded bytes in shards of at most `size`, read when they are asked for.
 
     An image is a failure of its shard, not an error, if it cannot be read: if it is no regular
-    file, if a link leads out of the folder, or if it has over `MAX_FILE_BYTES`.
+    file, if a link leads out of the folder, or if it has over `sources.MAX_FILE_BYTES`.
     """
-    root = _root(folder)
     remaining = iter(images)
     for number, first in enumerate(remaining):
-        yield _read_shard(number, chain([first], islice(remaining, size - 1)), folder, root)
+        yield _read_shard(number, chain([first], islice(remaining, size - 1)), source)
+
+
+def list_shards(images: Sequence[ImageRecord], size: int) -> Iterator[Shard]:
+    """Yields the images in shards of at most `size` for workers that read them."""
+    columns = [[getattr(image, name) for image in images] for name in LISTED.names]
+    listed = pa.record_batch(columns, schema=LISTED)
+    for number, start in enumerate(range(0, len(images), size)):
+        yield Shard(number, listed.slice(start, size), (), ())
+
+
+def read_image(record: ImageRecord, source: ImageSource) -> bytes | Failure:
+    """Returns an image's encoded bytes, or why there are none."""
+    try:
+        return source.read(record.file_name)
+    # A name that the file system's encoding does not have is a ValueError.
+    except (OSError, ValueError) as error:
+        text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        where = f"{source.location}/{record.file_name}"
+        return Failure(record.image_id, record.file_name, f"cannot read {where}: {text}")
 
 
 def num_images(shard: Shard) -> int:
@@ -117,11 +130,35 @@ def join_shards(shards: Sequence[Shard]) -> Shard:
     )
 
 
+def image_records(images: pa.RecordBatch) -> list[ImageRecord]:
+    """Returns the images of a shard."""
+    columns = (images.column(name).to_pylist() for name in LISTED.names)
+    return [ImageRecord(*row) for row in zip(*columns, strict=True)]
+
+
 def image_rows(images: pa.RecordBatch) -> Iterator[tuple[ImageRecord, bytes]]:
     """Yields each image of a shard with its encoded bytes."""
-    for row in images.to_pylist():
-        encoded = row.pop("encoded")
-        yield ImageRecord(**row), encoded
+    return zip(image_records(images), images.column("encoded").to_pylist(), strict=True)
+
+
+def rows_to_read(images: pa.RecordBatch) -> Iterator[tuple[ImageRecord, bytes | None]]:
+    """Yields each image of a shard, with None where its encoded bytes are yet to be read."""
+    if "encoded" in images.schema.names:
+        return image_rows(images)
+    return ((record, None) for record in image_records(images))
+
+
+def pack_images(images: pa.RecordBatch) -> pa.RecordBatch | bytes:
+    """Returns a shard's images as they travel.
+
+    What is only listed is short, and takes a twentieth of the time to send as bytes.
+    """
+    return bytes(images.serialize()) if images.schema == LISTED else images
+
+
+def unpack_images(packed: pa.RecordBatch | bytes) -> pa.RecordBatch:
+    """Returns images that have travelled."""
+    return pa.ipc.read_record_batch(packed, LISTED) if isinstance(packed, bytes) else packed
 
 
 def pack_maps(maps: ImageMaps) -> pa.RecordBatch:
@@ -172,71 +209,32 @@ def keep_detections(serialised: bytes, image_ids: Sequence[int]) -> bytes:
     return bytes(detections.filter(kept).serialize())
 
 
-def encoded_size(image: ImageRecord, folder: Path) -> int | None:
-    """Returns the size of an image's file in bytes, None if there is none that would be read."""
-    try:
-        descriptor = _open_inside(_root(folder), image.file_name)
-    except (OSError, ValueError):
-        return None
-    try:
-        return os.fstat(descriptor).st_size
-    finally:
-        os.close(descriptor)
-
-
 def no_detections() -> bytes:
     """Returns no detections, serialised like those that there are."""
     return bytes(pa.record_batch([[], [], []], schema=DETECTIONS).serialize())
 
 
-def _read_shard(number: int, records: Iterator[ImageRecord], folder: Path, root: str) -> Shard:
+def _read_shard(number: int, records: Iterator[ImageRecord], source: ImageSource) -> Shard:
     """Reads images up to the last, or up to `MAX_SHARD_BYTES`; the rest is left to be read."""
-    rows, failures, read_ns, total_bytes = [], [], [], 0
+    rows: list[tuple[Any, ...]] = []
+    failures: list[Failure] = []
+    read_ns: list[int] = []
+    total_bytes = 0
     for record in records:
         start = perf_counter_ns()
-        try:
-            encoded = _read_inside(root, record.file_name)
-        # A name that the file system's encoding does not have is a ValueError.
-        except (OSError, ValueError) as error:
-            text = error.strerror if isinstance(error, OSError) else error
-            reason = f"cannot read {folder / record.file_name}: {text}"
-            failures.append(Failure(record.image_id, record.file_name, reason))
+        encoded = read_image(record, source)
+        if isinstance(encoded, Failure):
+            failures.append(encoded)
             continue
         read_ns.append(perf_counter_ns() - start)
         rows.append((record.image_id, record.file_name, record.height, record.width, encoded))
         total_bytes += len(encoded)
         if total_bytes > MAX_SHARD_BYTES:
             break
-    columns = zip(*rows, strict=True) if rows else [[] for _ in IMAGES]
-    arrays = [pa.array(c, field.type) for c, field in zip(columns, IMAGES, strict=True)]
-    batch = pa.record_batch(arrays, schema=IMAGES)
-    return Shard(number, batch, tuple(failures), tuple(read_ns))
+    return Shard(number, _batch(rows, IMAGES), tuple(failures), tuple(read_ns))
 
 
-def _read_inside(root: str, name: str) -> bytes:
-    with os.fdopen(_open_inside(root, name), "rb", buffering=0) as stream:
-        size = os.fstat(stream.fileno()).st_size
-        if size > MAX_FILE_BYTES:
-            reason = f"it has {size} bytes, over the limit of {MAX_FILE_BYTES}"
-            raise OSError(errno.EFBIG, reason)
-        return stream.readall()
-
-
-def _root(folder: Path) -> str:
-    return os.path.realpath(folder).rstrip("/") + "/"
-
-
-def _open_inside(root: str, name: str) -> int:
-    """Returns the descriptor of a regular file in a folder, whose path is resolved."""
-    path = root + name
-    # To resolve every path would take half as long as to read its file.
-    if "/" in name or os.path.islink(path):  # noqa: PTH114
-        path = os.path.realpath(path)
-        if not path.startswith(root):
-            raise OSError(errno.EACCES, f"it leads out of the folder, to {path}")
-    # Without waiting, which opening a pipe does until something is written to it.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-    if not S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no regular file")
-    return descriptor
+def _batch(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.RecordBatch:
+    columns = zip(*rows, strict=True) if rows else [[] for _ in schema]
+    arrays = [pa.array(c, field.type) for c, field in zip(columns, schema, strict=True)]
+    return pa.record_batch(arrays, schema=schema)

@@ -66,10 +66,9 @@ def load_source(path: Path) -> Source:
     return Source(content, _FORMATS[path.suffix], sha256_hex(content), str(path))
 
 
-def truth_source(path: Path) -> Source:
+def truth_source(location: str, content: bytes) -> Source:
     """Returns what stands in a model's place for backends that answer from annotations."""
-    content = path.read_bytes()
-    return Source(content, "truth", sha256_hex(content), str(path))
+    return Source(content, "truth", sha256_hex(content), location)
 
 
 def cache_folder() -> Path:

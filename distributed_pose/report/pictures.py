@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from distributed_pose.data.sources import ImageSource, open_images
 from distributed_pose.errors import SetupError
-from distributed_pose.files import write_atomically
+from distributed_pose.files import read_location, write_atomically
 from distributed_pose.pose.skeleton import LIMBS, NECK, NUM_COCO_KEYPOINTS, TO_COCO
 
 Image = npt.NDArray[np.uint8]
@@ -45,7 +46,7 @@ def draw_run(run: Path, output: Path, count: int = 4) -> None:
     Raises:
         SetupError: if the run's files or images cannot be read, or it has no detections.
     """
-    folder = Path(_read(run / "report.json")["data"]["images"])
+    images = open_images(_read(run / "report.json")["data"]["images"])
     names = _file_names(run)
     poses: dict[int, list[list[float]]] = defaultdict(list)
     for detection in _read(run / "detections.json"):
@@ -53,7 +54,7 @@ def draw_run(run: Path, output: Path, count: int = 4) -> None:
     if not poses:
         raise SetupError(f"{run} has no detections to draw")
     tiles = [
-        _tile(draw_poses(_load(folder / names[image_id]), keypoints))
+        _tile(draw_poses(_load(images, names[image_id]), keypoints))
         for image_id, keypoints in [*poses.items()][:count]
     ]
     _write(output, _sheet(tiles))
@@ -86,22 +87,27 @@ def _pixel(point: npt.NDArray[np.float64]) -> tuple[int, int]:
 
 
 def _file_names(run: Path) -> dict[int, str]:
-    annotations = _read(Path(_read(run / "report.json")["data"]["annotations"]))
+    location = _read(run / "report.json")["data"]["annotations"]
+    annotations = _read(location)
     return {image["id"]: image["file_name"] for image in annotations["images"]}
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path | str) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_location(str(path), "the run"))
     except (OSError, ValueError) as error:
         hint = "give the output folder of an evaluation"
         raise SetupError(f"cannot read {path}: {error}", hint) from None
 
 
-def _load(path: Path) -> Image:
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+def _load(images: ImageSource, name: str) -> Image:
+    try:
+        encoded = np.frombuffer(images.read(name), np.uint8)
+        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    except (OSError, ValueError, cv2.error):
+        image = None
     if image is None:
-        raise SetupError(f"cannot read {path}")
+        raise SetupError(f"cannot read {images.location}/{name}")
     return image.astype(np.uint8, copy=False)
 
 

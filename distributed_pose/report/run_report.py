@@ -10,7 +10,7 @@ import yaml
 
 from distributed_pose.files import Folder
 from distributed_pose.metrics.throughput import StageFigures
-from distributed_pose.records import Failure, Faults, Memory
+from distributed_pose.records import Failure, Faults, HostUse, Memory
 
 # Libraries whose version can change a figure.
 _LIBRARIES = (
@@ -108,9 +108,10 @@ class RunReport:
         gather: `maps` or `poses`, what the workers answered with.
         sessions: stretches of work that the run was done in; its wall time is their sum.
         warmup_s: time to start the workers, compile, load and warm up the model on every device;
-            it, memory and faults are those of the last session.
+            it, memory, faults and host_use are those of the last session.
         compile_s: the part of it that went into compiling.
         faults: what went wrong with devices and reducers, and was dealt with.
+        host_use: processor time and object-store traffic of the timed phase.
     """
 
     note: str
@@ -135,6 +136,7 @@ class RunReport:
     compile_s: float
     memory: Memory
     faults: Faults
+    host_use: HostUse
     devices: tuple[DeviceReport, ...]
     versions: Mapping[str, str]
 

@@ -16,12 +16,8 @@ import numpy.typing as npt
 from distributed_pose.backends.base import BackendOptions, InputBatch, Maps
 from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
-from distributed_pose.records import Geometry
+from distributed_pose.records import Geometry, Simulation
 from distributed_pose.testing.oracle import OracleBackend
-
-# Half the range of a batch's time around the modelled one, as a share of it. No source tells the
-# spread of its figures; a mean of 1 keeps the rates.
-_JITTER = 0.02
 
 # 30 to 4,000 images of the drawn maps' nonzero values.
 _KEPT_BYTES = 2**26
@@ -80,7 +76,8 @@ _Drawn = tuple[_Part, _Part]
 class SimulatedBackend(OracleBackend):
     """The oracle's maps after the time of a published device.
 
-    The variant in the options names the device, the index seeds its jitter. Drawing is part of the
+    The variant in the options names the device, its simulation what is different, and the index
+    seeds its jitter, whose mean keeps the rates. Drawing is part of the
     modelled time as long as it is shorter. Images with the same people in the same place are drawn
     once, so that a dataset that lists few images many times costs next to no processor time.
 
@@ -108,8 +105,10 @@ class SimulatedBackend(OracleBackend):
                 f"available: {', '.join(f'simulated:{known}' for known in DEVICES)}",
             )
         super().__init__(content, options)
-        self.description = f"simulated {name}"
-        self._model = DEVICES[name]
+        rate = options.simulation.images_per_s
+        self.description = f"simulated, {rate:g} images/s" if rate else f"simulated {name}"
+        self._model = _model(DEVICES[name], options.simulation)
+        self._spread = options.simulation.jitter
         self._jitter = np.random.default_rng(options.index)
         self._clock, self._sleep = clock, sleep
         self._kept: dict[object, _Drawn] = {}
@@ -118,7 +117,7 @@ class SimulatedBackend(OracleBackend):
     def infer(self, batch: InputBatch) -> Maps:
         start_s = self._clock()
         maps = self._answer(batch)
-        factor = self._jitter.uniform(1 - _JITTER, 1 + _JITTER)
+        factor = self._jitter.uniform(1 - self._spread, 1 + self._spread)
         duration_s = factor * self._model.batch_s(len(batch.image_ids))
         remaining_s = start_s + duration_s - self._clock()
         if remaining_s > 0:
@@ -157,6 +156,13 @@ class SimulatedBackend(OracleBackend):
             self._kept[key] = drawn
             self._kept_bytes += size_bytes
         return drawn
+
+
+def _model(published: DeviceModel, simulation: Simulation) -> DeviceModel:
+    rates = published.rates
+    if simulation.images_per_s:
+        rates = ((1, simulation.images_per_s),)
+    return DeviceModel(rates, published.overhead_s + simulation.overhead_s)
 
 
 def _empty(num_images: int, height: int, width: int) -> Maps:

@@ -19,6 +19,7 @@ from distributed_pose.data.shards import (
     unpack_detections,
     unpack_maps,
 )
+from distributed_pose.data.sources import FolderImages
 from distributed_pose.inputs import read_inputs
 from distributed_pose.model.compile import compile_model
 from distributed_pose.records import ImageRecord, WorkerSpec
@@ -37,7 +38,7 @@ def worker_of(dataset: Dataset, **values: object) -> tuple[Worker, WorkerSpec]:
 
 def shard_of(dataset: Dataset, count: int = 12) -> Shard:
     images = read_inputs(dataset.config()).index.images[:count]
-    (shard,) = read_shards(images, dataset.images, count)
+    (shard,) = read_shards(images, FolderImages(dataset.images), count)
     return shard
 
 
@@ -78,7 +79,7 @@ def test_images_that_cannot_be_decoded_are_failures_and_the_rest_goes_on(
     records = [ImageRecord(number, f"{number}.jpg", 40, 60) for number in contents]
     for record in records:
         (tmp_path / record.file_name).write_bytes(contents[record.image_id])
-    (shard,) = read_shards(records, tmp_path, 4)
+    (shard,) = read_shards(records, FolderImages(tmp_path), 4)
     worker, _ = worker_of(people)
     worker.start()
     maps, report = worker.infer(shard.images)

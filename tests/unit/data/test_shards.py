@@ -12,6 +12,7 @@ from distributed_pose.data.shards import (
     unpack_detections,
     unpack_maps,
 )
+from distributed_pose.data.sources import FolderImages
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.records import Geometry, ImageRecord
 
@@ -23,7 +24,7 @@ def records(count: int) -> list[ImageRecord]:
 def test_shards_hold_all_images_in_order_the_last_may_be_smaller(tmp_path: Path) -> None:
     for record in records(5):
         (tmp_path / record.file_name).write_bytes(bytes([record.image_id]))
-    shards = [*read_shards(records(5), tmp_path, 2)]
+    shards = [*read_shards(records(5), FolderImages(tmp_path), 2)]
     rows = [row for shard in shards for row in image_rows(shard.images)]
     assert [shard.images.num_rows for shard in shards] == [2, 2, 1]
     assert [shard.number for shard in shards] == [0, 1, 2]
@@ -33,7 +34,7 @@ def test_shards_hold_all_images_in_order_the_last_may_be_smaller(tmp_path: Path)
 
 def test_a_shard_is_read_when_it_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "0.jpg").write_bytes(b"x")
-    shards = read_shards(records(2), tmp_path, 1)
+    shards = read_shards(records(2), FolderImages(tmp_path), 1)
     assert next(shards).images.num_rows == 1
     (tmp_path / "1.jpg").write_bytes(b"y")
     assert not next(shards).failures
@@ -41,7 +42,7 @@ def test_a_shard_is_read_when_it_is_asked_for(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_a_failure_of_its_shard(tmp_path: Path) -> None:
     (tmp_path / "1.jpg").write_bytes(b"x")
-    first, second = read_shards(records(3), tmp_path, 2)
+    first, second = read_shards(records(3), FolderImages(tmp_path), 2)
     assert [row[0].image_id for row in image_rows(first.images)] == [1]
     assert [failure.image_id for failure in (*first.failures, *second.failures)] == [0, 2]
     assert second.images.num_rows == 0
@@ -52,7 +53,7 @@ def test_a_missing_file_is_a_failure_of_its_shard(tmp_path: Path) -> None:
 
 def test_a_folder_in_place_of_a_file_is_a_failure(tmp_path: Path) -> None:
     (tmp_path / "0.jpg").mkdir()
-    (shard,) = read_shards(records(1), tmp_path, 1)
+    (shard,) = read_shards(records(1), FolderImages(tmp_path), 1)
     assert [failure.image_id for failure in shard.failures] == [0]
 
 

@@ -6,13 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from distributed_pose.data.shards import (
-    MAX_FILE_BYTES,
-    Shard,
-    encoded_size,
-    image_rows,
-    read_shards,
-)
+from distributed_pose.data.shards import Shard, image_rows, read_shards
+from distributed_pose.data.sources import MAX_FILE_BYTES, FolderImages
 from distributed_pose.records import ImageRecord
 
 
@@ -33,8 +28,12 @@ def record(name: str) -> ImageRecord:
 
 
 def read(folder: Path, name: str) -> Shard:
-    (shard,) = read_shards([record(name)], folder, 8)
+    (shard,) = read_shards([record(name)], FolderImages(folder), 8)
     return shard
+
+
+def size(folder: Path, name: str) -> int | None:
+    return FolderImages(folder).size(name)
 
 
 @pytest.mark.parametrize("target", ["0.jpg", "sub/1.jpg", "sub/../0.jpg", "../images/0.jpg"])
@@ -42,7 +41,7 @@ def test_a_link_that_stays_inside_is_followed(folder: Path, target: str) -> None
     (folder / "link.jpg").symlink_to(target)
     ((_, encoded),) = image_rows(read(folder, "link.jpg").images)
     assert encoded == (folder / target).read_bytes()
-    assert encoded_size(record("link.jpg"), folder) == len(encoded)
+    assert size(folder, "link.jpg") == len(encoded)
 
 
 def test_a_linked_folder_is_a_folder_like_any(folder: Path, tmp_path: Path) -> None:
@@ -50,7 +49,7 @@ def test_a_linked_folder_is_a_folder_like_any(folder: Path, tmp_path: Path) -> N
     (folder / "within").symlink_to("sub")
     for name in ("0.jpg", "sub/1.jpg", "within/1.jpg"):
         assert not read(tmp_path / "link", name).failures
-        assert encoded_size(record(name), tmp_path / "link") == (folder / name).stat().st_size
+        assert size(tmp_path / "link", name) == (folder / name).stat().st_size
 
 
 @pytest.mark.parametrize(
@@ -74,14 +73,14 @@ def test_any_other_link_is_a_failure(folder: Path, target: str, reason: str) -> 
     assert (failure.image_id, failure.file_name) == (7, "link.jpg")
     assert re.search(reason, failure.reason)
     assert shard.images.num_rows == 0
-    assert encoded_size(record("link.jpg"), folder) is None
+    assert size(folder, "link.jpg") is None
 
 
 @pytest.mark.parametrize("name", ["../secret.jpg", "sub/../../secret.jpg", "/etc/passwd", "up/x"])
 def test_a_name_that_leads_out_is_a_failure(folder: Path, name: str) -> None:
     (folder / "up").symlink_to("../images beside")
     assert read(folder, name.replace("up/x", "up/2.jpg")).failures
-    assert encoded_size(record(name.replace("up/x", "up/2.jpg")), folder) is None
+    assert size(folder, name.replace("up/x", "up/2.jpg")) is None
 
 
 @pytest.mark.parametrize("name", ["a\0b.jpg", "\ud800.jpg", "x" * 300, "0.jpg/x", "sub"])
@@ -89,14 +88,14 @@ def test_a_name_that_no_file_has_is_a_failure(folder: Path, name: str) -> None:
     (failure,) = read(folder, name).failures
     assert failure.reason.startswith("cannot read ")
     assert "None" not in failure.reason
-    assert encoded_size(record(name), folder) is None
+    assert size(folder, name) is None
 
 
 def test_a_pipe_is_a_failure_and_nothing_waits_for_it(folder: Path) -> None:
     os.mkfifo(folder / "pipe.jpg")
     (failure,) = read(folder, "pipe.jpg").failures
     assert "no regular file" in failure.reason
-    assert encoded_size(record("pipe.jpg"), folder) is None
+    assert size(folder, "pipe.jpg") is None
 
 
 def test_no_descriptor_is_left_open(folder: Path) -> None:
@@ -105,7 +104,7 @@ def test_no_descriptor_is_left_open(folder: Path) -> None:
     for _ in range(10):
         for name in names:
             read(folder, name)
-            encoded_size(record(name), folder)
+            size(folder, name)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
@@ -122,7 +121,7 @@ def test_a_shard_of_large_files_is_cut_short(folder: Path) -> None:
     for image in records:
         with (folder / image.file_name).open("wb") as stream:
             stream.truncate(large if image.image_id < 3 else 5)
-    shards = read_shards(records, folder, 4)
+    shards = read_shards(records, FolderImages(folder), 4)
     found = [(shard.number, shard.images.column("image_id").to_pylist()) for shard in shards]
     assert found == [(0, [0, 1]), (1, [2, 3])]
 
@@ -132,7 +131,7 @@ def test_every_image_is_in_one_shard(folder: Path, size: int) -> None:
     records = [ImageRecord(number, f"{number}.bin", 4, 6) for number in range(11)]
     for image in records[::2]:
         (folder / image.file_name).write_bytes(b"x")
-    shards = list(read_shards(records, folder, size))
+    shards = list(read_shards(records, FolderImages(folder), size))
     counts = [len(shard.failures) + shard.images.num_rows for shard in shards]
     assert counts == [size] * (11 // size) + [11 % size] * (11 % size > 0)
     ids = [

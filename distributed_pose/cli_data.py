@@ -1,7 +1,8 @@
-"""The `fetch` commands: the published dataset and checkpoint, for those who can download."""
+"""The commands that bring data into place: `fetch`, `demo-data` and `pack`."""
 
+import importlib
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
@@ -18,12 +20,21 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from distributed_pose.config import load_config
+from distributed_pose.files import absolute_location
+
 fetch = typer.Typer(
     name="fetch",
     help="Download what is published: COCO val2017, the Lightweight OpenPose checkpoint.",
     no_args_is_help=True,
 )
 
+_Config = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE.yaml", help="As for `evaluate`.")
+]
+_Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As for `evaluate`.")
+]
 _Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder for the files.")]
 
 
@@ -47,7 +58,40 @@ def checkpoint(folder: _Folder) -> None:
     _say_options({"model.path": path})
 
 
-def _say_options(values: dict[str, Path]) -> None:
+def demo_data(
+    *,
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    images: Annotated[int, typer.Option(help="How many images.")] = 64,
+    seed: Annotated[int, typer.Option(help="Other seeds give other images.")] = 0,
+) -> None:
+    """Render a COCO keypoint dataset of any size, the same from the same seed."""
+    demo = importlib.import_module("distributed_pose.demo.dataset")
+    with _images_progress() as on_progress:
+        on_progress(images, 0)
+        written = demo.write_dataset(folder, images, seed, lambda done: on_progress(images, done))
+    _say_options({"data.images": written.images, "data.annotations": written.annotations})
+
+
+def pack(
+    *,
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Empty folder, a path or a URI.")],
+    config: _Config = None,
+    overrides: _Set = None,
+) -> None:
+    """Write a dataset as Parquet files, for workers that read from a shared disk or a bucket."""
+    settings = load_config(config, overrides or ())
+    from distributed_pose.data.packing import ANNOTATIONS, pack_dataset
+    from distributed_pose.inputs import read_dataset
+
+    index, source, _ = read_dataset(settings)
+    with _images_progress() as on_progress:
+        pack_dataset(index, source, folder, on_progress)
+    place = absolute_location(folder)
+    annotations = f"{place.rstrip('/')}/{ANNOTATIONS}"
+    _say_options({"data.images": place, "data.annotations": annotations, "data.read": "worker"})
+
+
+def _say_options(values: Mapping[str, Path | str]) -> None:
     # Quoted, so that the line can be pasted after `distributed-pose evaluate`.
     typer.echo(" ".join(f"--set {shlex.quote(f'{key}={path}')}" for key, path in values.items()))
 
@@ -79,3 +123,13 @@ def _progress() -> Iterator[_Bars]:
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         yield _Bars(progress)
+
+
+@contextmanager
+def _images_progress() -> Iterator[Callable[[int, int], None]]:
+    columns = TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda total, done: progress.update(task, total=total, completed=done)
