@@ -18,6 +18,7 @@ from rich.progress import Progress as ProgressBar
 from distributed_pose import __version__
 from distributed_pose.cli_bench import batch_sizes, bench
 from distributed_pose.cli_data import demo_data, fetch, pack
+from distributed_pose.cli_scale import plan, scale
 from distributed_pose.config import load_config
 from distributed_pose.errors import ExecutionError, PoseEvalError
 from distributed_pose.files import new_run_folder, point_latest_at
@@ -29,10 +30,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-app.add_typer(bench)
-app.add_typer(fetch)
-app.command("demo-data")(demo_data)
-app.command("pack")(pack)
 
 _NAME = "distributed-pose"
 _RUNS = Path("runs")
@@ -217,6 +214,15 @@ def picture(
 
     draw_run(run, output, images)
     typer.echo(f"Written to {output}")
+
+
+# In the order of the help.
+app.command("scale")(scale)
+app.command("plan")(plan)
+app.command("demo-data")(demo_data)
+app.command("pack")(pack)
+app.add_typer(bench)
+app.add_typer(fetch)
 
 
 class _Bar:

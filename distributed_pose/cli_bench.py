@@ -48,7 +48,7 @@ def host(
     from distributed_pose.bench.host import bench_host
     from distributed_pose.bench.tables import host_table
 
-    with _progress() as on_progress:
+    with progress() as on_progress:
         report = bench_host(settings, repeat, on_progress)
     if as_json:
         typer.echo(json.dumps(asdict(report), indent=2))
@@ -69,7 +69,7 @@ def pipeline(
     from distributed_pose.bench.pipeline import bench_pipeline
     from distributed_pose.bench.tables import pipeline_table
 
-    with _progress() as on_progress:
+    with progress() as on_progress:
         report = bench_pipeline(settings, repeat, on_progress)
     if as_json:
         typer.echo(json.dumps(asdict(report), indent=2))
@@ -92,7 +92,7 @@ def device(
     from distributed_pose.bench.device import bench_device
     from distributed_pose.bench.tables import device_bench_table
 
-    with _progress() as on_progress:
+    with progress() as on_progress:
         sweeps = bench_device(settings, sizes, seconds, on_progress)
     if as_json:
         typer.echo(json.dumps([asdict(sweep) for sweep in sweeps], indent=2))
@@ -118,10 +118,11 @@ def _with_limit(config: RunConfig, limit: int) -> RunConfig:
 
 
 @contextmanager
-def _progress() -> Iterator["Callable[[int, int], None]"]:
+def progress() -> Iterator["Callable[[int, int], None]"]:
+    """Shows a bar while it is entered, on a terminal; gives what is called with total and done."""
     console = Console(stderr=True)
     columns = TextColumn("at work"), BarColumn(), MofNCompleteColumn()
     hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda total, done: progress.update(task, total=total, completed=done)
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda total, done: bar.update(task, total=total, completed=done)

@@ -2,7 +2,7 @@
 
 import importlib
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
-    MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
@@ -20,6 +19,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from distributed_pose.cli_bench import progress
 from distributed_pose.config import load_config
 from distributed_pose.files import absolute_location
 
@@ -43,7 +43,7 @@ def coco_val2017(folder: _Folder) -> None:
     """Download COCO val2017, 5,000 images and their keypoints: 1.1 GB, and 0.8 GB extracted."""
     from distributed_pose.data.fetch import fetch_coco_val2017
 
-    with _progress() as on_progress:
+    with _downloads() as on_progress:
         files = fetch_coco_val2017(folder, on_progress)
     _say_options({"data.images": files.images, "data.annotations": files.annotations})
 
@@ -53,7 +53,7 @@ def checkpoint(folder: _Folder) -> None:
     """Download the published checkpoint of Lightweight OpenPose."""
     from distributed_pose.data.fetch import fetch_checkpoint
 
-    with _progress() as on_progress:
+    with _downloads() as on_progress:
         path = fetch_checkpoint(folder, on_progress)
     _say_options({"model.path": path})
 
@@ -66,7 +66,7 @@ def demo_data(
 ) -> None:
     """Render a COCO keypoint dataset of any size, the same from the same seed."""
     demo = importlib.import_module("distributed_pose.demo.dataset")
-    with _images_progress() as on_progress:
+    with progress() as on_progress:
         on_progress(images, 0)
         written = demo.write_dataset(folder, images, seed, lambda done: on_progress(images, done))
     _say_options({"data.images": written.images, "data.annotations": written.annotations})
@@ -84,7 +84,7 @@ def pack(
     from distributed_pose.inputs import read_dataset
 
     index, source, _ = read_dataset(settings)
-    with _images_progress() as on_progress:
+    with progress() as on_progress:
         pack_dataset(index, source, folder, on_progress)
     place = absolute_location(folder)
     annotations = f"{place.rstrip('/')}/{ANNOTATIONS}"
@@ -111,7 +111,7 @@ class _Bars:
 
 
 @contextmanager
-def _progress() -> Iterator[_Bars]:
+def _downloads() -> Iterator[_Bars]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -121,15 +121,5 @@ def _progress() -> Iterator[_Bars]:
     )
     # On stderr, so that stdout holds the options alone; a log file gets none of it.
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        yield _Bars(progress)
-
-
-@contextmanager
-def _images_progress() -> Iterator[Callable[[int, int], None]]:
-    columns = TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda total, done: progress.update(task, total=total, completed=done)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        yield _Bars(bars)

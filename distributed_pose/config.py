@@ -124,6 +124,7 @@ class DataConfig(_Section):
     images: _Location | None = None
     annotations: _Location | None = None
     limit: _Count | None = None
+    repeat: _Count = 1
     read: Reader = "driver"
 
 

@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from math import gcd
 from pathlib import Path
 from time import perf_counter_ns
@@ -132,20 +133,21 @@ def _run_session(
         progress()
         # What every device's batch is a multiple of; devices get as many as make theirs.
         size = gcd(*(device.shard_size for device in ready))
+        to_do = ledger.open_images
         shards = (
-            list_shards(ledger.open_images, size)
+            list_shards(to_do, size)
             if config.data.read == "worker"
-            else read_shards(ledger.open_images, inputs.images, size)
+            else read_shards(to_do, inputs.images, size)
         )
         # Where a shard and its answer are short, there may be several to a call.
         is_short = config.data.read == "worker" and config.gather == "poses"
-        for result in engine.run(shards, len(ledger.open_images) if is_short else 0):
+        for result in engine.run(shards, len(to_do) if is_short else 0):
             elapsed_ns = perf_counter_ns() - begun
             new = ledger.accept(Entry(session, elapsed_ns, devices[result.device], result))
             if new and files:
                 files.add(new)
             progress()
-        use = engine.host_use()
+        use = replace(engine.host_use(), images=len(to_do))
         warmup_ns = begun - started
         return SessionFacts(warmup_ns, engine.compile_s(), engine.memory(), engine.faults(), use)
 

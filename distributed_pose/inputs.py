@@ -1,6 +1,7 @@
 """What a run reads, checked before any device is started."""
 
 import importlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from distributed_pose.cluster.deployment import KINDS, check_backends, runs_model
 from distributed_pose.config import RunConfig
-from distributed_pose.data.coco import CocoIndex, load_index
+from distributed_pose.data.coco import CocoIndex, load_index, repeated
 from distributed_pose.data.shards import image_rows, read_shards
 from distributed_pose.data.sources import ImageSource, open_images
 from distributed_pose.errors import ConfigError
@@ -54,8 +55,10 @@ def read_inputs(config: RunConfig) -> RunInputs:
     model = (
         load_source(_required(config.model.path, "model.path"))
         if runs_model(config)
-        else truth_source(annotations, read_location(annotations, "data.annotations"))
+        else truth_source(annotations, _truth(index, annotations, config))
     )
+    if config.data.repeat > 1:
+        note = f"{note} Each image is counted {config.data.repeat} times.".strip()
     return RunInputs(index, source, absolute_location(annotations), model, note)
 
 
@@ -70,7 +73,15 @@ def read_dataset(config: RunConfig) -> tuple[CocoIndex, ImageSource, str]:
     folder = _required(config.data.images, "data.images")
     annotations = _required(config.data.annotations, "data.annotations")
     source = open_images(folder)
-    return load_index(annotations, config.data.limit), source, annotations
+    index = load_index(annotations, config.data.limit)
+    return repeated(index, config.data.repeat), source, annotations
+
+
+def _truth(index: CocoIndex, annotations: str, config: RunConfig) -> bytes:
+    """Returns the annotation file of an index."""
+    if config.data.repeat == 1:
+        return read_location(annotations, "data.annotations")
+    return json.dumps(index.ground_truth).encode()
 
 
 def read_model(config: RunConfig) -> tuple[Source, Calibration | None]:
@@ -120,6 +131,7 @@ def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
     return {
         "data.annotations": _short(read_location(inputs.annotations, "data.annotations")),
         "data.limit": f"{len(inputs.index.images)} of {inputs.index.num_images_listed} images",
+        "data.repeat": str(config.data.repeat),
         "model": inputs.model.sha256[:16],
         "profile": config.profile,
         "precision": _precision(config),

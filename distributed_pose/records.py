@@ -219,10 +219,14 @@ class HostUse:
         cpu_s: processor time by process: the driver, workers, reducers, and `ray` for Ray's own on
             the driver's machine. Of a process that was started anew it is the last one's.
         object_store_bytes: of shards and maps that were sent; 0 without Ray.
+        cores: processors of all nodes.
+        images: that the devices were given.
     """
 
     cpu_s: Mapping[str, float] = field(default_factory=dict)
     object_store_bytes: int = 0
+    cores: int = 0
+    images: int = 0
 
 
 @dataclass(frozen=True)

@@ -73,9 +73,9 @@ def summarise(
         backend=_joined(figures.device.backend for figures in devices),
         engine=config.engine,
         gather=config.gather,
-        data=DataReport(inputs.images.location, inputs.annotations),
+        data=DataReport(inputs.images.location, inputs.annotations, config.data.repeat),
         model=ModelReport(inputs.model.path, inputs.model.sha256),
-        throughput=_throughput(devices, ledger.wall_ns),
+        throughput=_throughput(devices, ledger),
         stages=stage_figures(durations),
         sessions=ledger.num_sessions,
         warmup_s=facts.warmup_ns / _NS,
@@ -92,7 +92,7 @@ def _joined(values: Iterable[str]) -> str:
     return "+".join(sorted(set(values)))
 
 
-def _throughput(devices: Sequence[DeviceFigures], wall_ns: int) -> Throughput:
+def _throughput(devices: Sequence[DeviceFigures], ledger: Ledger) -> Throughput:
     compute: dict[str, float] = {}
     for figures in devices:
         rate = images_per_s(figures.images, figures.inference_ns)
@@ -101,10 +101,11 @@ def _throughput(devices: Sequence[DeviceFigures], wall_ns: int) -> Throughput:
     busy_ns = sum(figures.inference_ns for figures in devices)
     device_ns = sum(figures.wall_ns for figures in devices)
     return Throughput(
-        images_per_s(sum(figures.images for figures in devices), wall_ns),
+        images_per_s(sum(figures.images for figures in devices), ledger.wall_ns),
         {**compute, "total": sum(compute.values())},
-        wall_ns / _NS,
+        ledger.wall_ns / _NS,
         1 - busy_ns / device_ns if device_ns else 0.0,
+        ledger.straggler_share,
     )
 
 

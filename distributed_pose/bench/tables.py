@@ -3,9 +3,11 @@
 from rich import box
 from rich.table import Table
 
+from distributed_pose.bench.capacity import Capacity, HostCosts
 from distributed_pose.bench.device import DeviceSweep
 from distributed_pose.bench.host import Cost, HostReport
 from distributed_pose.bench.pipeline import PipelineReport
+from distributed_pose.bench.scale import ScaleReport
 
 
 def host_table(report: HostReport) -> Table:
@@ -70,6 +72,74 @@ def device_bench_table(sweep: DeviceSweep) -> Table:
     table.caption = (
         f"{sweep.backend} · {sweep.precision} · profile {sweep.profile} · * best by the median: "
         f"batch_size {sweep.best_batch_size}"
+    )
+    return table
+
+
+def scale_table(report: ScaleReport) -> Table:
+    """Returns a scaling experiment, a row for each count of devices."""
+    title = f"{report.scaling.title()} scaling, images/s by wall clock"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in ("devices", "images/s", "speed-up", "efficiency", "tail", "host", "AP"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("bound by", no_wrap=True)
+    for point in report.points:
+        table.add_row(
+            str(point.devices),
+            f"{point.wall_images_per_s:.1f}",
+            f"{point.speed_up:.2f}",
+            f"{point.efficiency:.1%}",
+            f"{point.straggler_share:.1%}",
+            f"{point.host_busy_share:.0%}",
+            f"{point.ap.get('AP', -1):.3f}",
+            point.bound_by,
+        )
+    table.caption = (
+        f"{report.backend}, {report.description} · batch {report.batch_size} · gather "
+        f"{report.gather} · read by {report.read} · {report.cores} cores · "
+        f"{report.points[0].images} images with {report.points[0].devices} · tail: devices' wait "
+        "for the last ones · host: processor time in use"
+    )
+    return table
+
+
+def scale_costs_table(report: ScaleReport) -> Table:
+    """Returns what an image costs the host, a column for each count of devices."""
+    table = Table(title="Host, microseconds an image", box=box.SIMPLE_HEAD)
+    table.add_column("devices")
+    for point in report.points:
+        table.add_column(str(point.devices), justify="right")
+    for role in report.points[0].cpu_us:
+        costs = (f"{point.cpu_us[role]:,.0f}" for point in report.points)
+        table.add_row(f"CPU time, {role}", *costs)
+    table.add_section()
+    for stage, spent in report.points[0].stage_us.items():
+        if spent:
+            costs = (f"{point.stage_us[stage]:,.0f}" for point in report.points)
+            table.add_row(f"elapsed, {stage}", *costs)
+    table.add_section()
+    stored = (f"{point.object_store_bytes / 1e3:,.0f}" for point in report.points)
+    table.add_row("object store, kB an image", *stored)
+    return table
+
+
+def capacity_table(found: Capacity, costs: HostCosts) -> Table:
+    """Returns what devices and hosts run together."""
+    table = Table(title="Capacity", box=box.SIMPLE_HEAD, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row("images/s, wall clock", f"{found.images_per_s:,.0f}")
+    table.add_row("hours", f"{found.hours:,.2f}")
+    table.add_row("bound by", found.bound_by)
+    table.add_section()
+    for name, limit in found.limits_images_per_s.items():
+        table.add_row(f"{name} allow, images/s", f"{limit:,.0f}")
+    table.add_section()
+    table.add_row("cores needed to feed all devices", f"{found.cores_needed:,.1f}")
+    table.add_row("object store, MB/s", f"{found.object_store_bytes_per_s / 1e6:,.0f}")
+    table.caption = (
+        f"costs of a host of {costs.cores} cores: {costs.ceiling_images_per_s:,.0f} images/s at "
+        f"most, gather {costs.gather}, read by {costs.read}, batch {costs.batch_size}"
     )
     return table
 

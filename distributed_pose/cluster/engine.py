@@ -20,7 +20,7 @@ from distributed_pose.cluster.reducer import Reducer, Reduction
 from distributed_pose.cluster.work import Task, Work
 from distributed_pose.cluster.worker import Worker, WorkerReport
 from distributed_pose.config import RunConfig
-from distributed_pose.cpu import peak_rss_bytes
+from distributed_pose.cpu import num_cpus, peak_rss_bytes
 from distributed_pose.data.shards import Shard, no_detections
 from distributed_pose.errors import ExecutionError, PoseEvalError
 from distributed_pose.model.artifacts import Source
@@ -201,7 +201,7 @@ class InlineEngine:
         return Memory({"driver": peak_rss_bytes()}, 0)
 
     def host_use(self) -> HostUse:
-        return HostUse({"driver": process_time() - self._cpu_before_s}, 0)
+        return HostUse({"driver": process_time() - self._cpu_before_s}, 0, num_cpus())
 
     def faults(self) -> Faults:
         return collect_faults(self._health())

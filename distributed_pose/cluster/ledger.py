@@ -57,6 +57,12 @@ class DeviceFigures:
 class _Session:
     wall_ns: int = 0
     devices: set[DeviceReady] = field(default_factory=set)
+    last_ns: dict[DeviceReady, int] = field(default_factory=dict)
+
+    @property
+    def straggled_ns(self) -> int:
+        """Time of its devices after the last result of each, while others were at work."""
+        return sum(self.wall_ns - self.last_ns.get(device, 0) for device in self.devices)
 
 
 class Ledger:
@@ -94,6 +100,7 @@ class Ledger:
         self.begin(entry.session, [device])
         session = self._sessions[entry.session]
         session.wall_ns = max(session.wall_ns, entry.elapsed_ns)
+        session.last_ns[device] = max(session.last_ns.get(device, 0), entry.elapsed_ns)
         self._failures |= {i: f for i, f in failed.items() if i not in self._encoded_bytes}
         new = _new_part(result, self._encoded_bytes.keys())
         if not new.image_ids:
@@ -157,6 +164,13 @@ class Ledger:
     def wall_ns(self) -> int:
         """Time from first dispatch to last result, summed over the sessions."""
         return sum(session.wall_ns for session in self._sessions.values())
+
+    @property
+    def straggler_share(self) -> float:
+        """Share of the devices' wall time that they waited at the end for others."""
+        device_ns = sum(one.wall_ns * len(one.devices) for one in self._sessions.values())
+        straggled_ns = sum(session.straggled_ns for session in self._sessions.values())
+        return straggled_ns / device_ns if device_ns else 0.0
 
     @property
     def devices(self) -> list[DeviceFigures]:

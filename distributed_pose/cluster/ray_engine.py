@@ -104,6 +104,7 @@ class RayEngine:
         return HostUse(
             {name: used_s if used_s >= 0 else after[name] for name, used_s in used.items()},
             self._transit.total_bytes,
+            sum(node.cpus for node in live_nodes()),
         )
 
     def _others_cpu_s(self) -> dict[str, float]:

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -72,6 +72,31 @@ def load_index(annotations: Path | str, limit: int | None = None) -> CocoIndex:
         raise SetupError(f"{annotations}: {error}", hint) from None
     images.sort(key=lambda image: image.image_id)
     return CocoIndex(tuple(images[:limit]), content, len(images))
+
+
+def repeated(index: CocoIndex, times: int) -> CocoIndex:
+    """Returns a dataset that lists the same images so many times, under ids that go on.
+
+    It measures long runs with few images.
+    """
+    if times == 1:
+        return index
+    content = {**index.ground_truth, "images": [], "annotations": []}
+    kept = {image.image_id for image in index.images}
+    listed = [image for image in index.ground_truth["images"] if image["id"] in kept]
+    people = [one for one in index.ground_truth["annotations"] if one["image_id"] in kept]
+    image_step = 1 + max(kept)
+    step = 1 + max((one["id"] for one in people), default=0)
+    images = []
+    for turn in range(times):
+        first = turn * image_step
+        content["images"] += [{**image, "id": image["id"] + first} for image in listed]
+        content["annotations"] += [
+            {**one, "id": one["id"] + turn * step, "image_id": one["image_id"] + first}
+            for one in people
+        ]
+        images += [replace(image, image_id=image.image_id + first) for image in index.images]
+    return CocoIndex(tuple(images), content, times * index.num_images_listed)
 
 
 class _InvalidEntryError(ValueError):

@@ -171,9 +171,12 @@ class PackedImages:
 
     def _opened(self, part: str) -> Any:
         try:
-            return pq.ParquetFile(self._filesystem.open_input_file(part))
+            file = pq.ParquetFile(self._filesystem.open_input_file(part))
         except pa.ArrowInvalid as error:
             raise OSError(errno.EINVAL, f"{part} is no packed dataset: {_reason(error)}") from None
+        if file.schema_arrow.names != PACKED.names:
+            raise OSError(errno.EINVAL, f"{part} is no packed dataset: it has other columns")
+        return file
 
 
 def is_packed(filesystem: Any, path: str) -> bool:

@@ -50,7 +50,9 @@ def draw_run(run: Path, output: Path, count: int = 4) -> None:
     names = _file_names(run)
     poses: dict[int, list[list[float]]] = defaultdict(list)
     for detection in _read(run / "detections.json"):
-        poses[detection["image_id"]].append(detection["keypoints"])
+        # A repeated image has no name under its other ids.
+        if detection["image_id"] in names:
+            poses[detection["image_id"]].append(detection["keypoints"])
     if not poses:
         raise SetupError(f"{run} has no detections to draw")
     tiles = [

@@ -26,10 +26,11 @@ _LIBRARIES = (
 
 @dataclass(frozen=True)
 class DataReport:
-    """The dataset: folder of images and annotation file."""
+    """The dataset: folder of images, annotation file, and how often it is gone through."""
 
     images: str
     annotations: str
+    repeat: int = 1
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,14 @@ class Throughput:
         compute_images_per_s: images over model time, compute only, by device and in sum.
         wall_s: that wall time.
         outside_inference_share: share of the devices' wall time in which their model did not run.
+        straggler_share: share of it after the last result of each, while others were at work.
     """
 
     wall_images_per_s: float
     compute_images_per_s: Mapping[str, float]
     wall_s: float
     outside_inference_share: float
+    straggler_share: float
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from distributed_pose.cluster.engine import InlineEngine
+from distributed_pose.data.packing import pack_dataset
 from distributed_pose.data.shards import Shard
 from distributed_pose.evaluation import evaluate, evaluate_on
 from distributed_pose.files import sha256_hex
-from distributed_pose.inputs import read_inputs
+from distributed_pose.inputs import read_dataset, read_inputs
 from distributed_pose.records import ShardResult
 from tests.conftest import Dataset
 from tests.tiny_models import save_constant_model
@@ -23,8 +24,8 @@ ORACLE_AP = {"modelzoo": 0.8563, "upstream": 0.8696, "uint8": 0.8563}
 class ReversedEngine(InlineEngine):
     """Finishes the last shard first."""
 
-    def run(self, shards: Iterable[Shard]) -> Iterator[ShardResult]:
-        return reversed([*super().run([*shards][::-1])])
+    def run(self, shards: Iterable[Shard], num_images: int = 0) -> Iterator[ShardResult]:
+        return reversed([*super().run([*shards][::-1], num_images)])
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,38 @@ def test_ray_gives_the_inline_detections(
     names = {"driver", *actors, *(device.name for device in report.devices)}
     assert report.memory.peak_rss_bytes.keys() == names
     assert report.memory.peak_object_store_bytes > 2**20
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize(
+    ("gather", "engine", "packed"),
+    [("poses", "ray", True), ("maps", "ray", False), ("poses", "inline", False)],
+)
+def test_detections_are_the_same_whoever_reads_the_images(
+    people: Dataset, tmp_path: Path, gather: str, engine: str, *, packed: bool
+) -> None:
+    config = people.config(batch_size=2)
+    evaluate(config, tmp_path / "driver")
+    index, source, _ = read_dataset(config)
+    images = tmp_path / "packed" if packed else people.images
+    if packed:
+        pack_dataset(index, source, str(images))
+    data = {"images": images, "read": "worker", "repeat": 4}
+    report = evaluate(
+        people.config(batch_size=2, data=data, gather=gather, engine=engine, devices="cpu:2"),
+        tmp_path / "workers",
+    )
+    assert report.stages["read"].count == report.num_images == 48
+    first, all_of_them = (
+        json.loads((tmp_path / name / "detections.json").read_text())
+        for name in ("driver", "workers")
+    )
+    last_id = max(image.image_id for image in index.images)
+    assert [one for one in all_of_them if one["image_id"] <= last_id] == first
+    assert len(all_of_them) == 4 * len(first)
+    assert report.host_use.images == 48
+    assert report.host_use.cpu_s["driver"] > 0
+    assert ("cpu:1" in report.host_use.cpu_s) == (engine == "ray")
 
 
 @pytest.mark.parametrize("profile", ORACLE_AP)

@@ -1,7 +1,7 @@
 """Devices, reducers and nodes that fail during a run, whose detections must not show it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +102,8 @@ class CountingEngine(RayEngine):
     copies = 1
     came_back = 0
 
-    def run(self, shards: Iterator[Shard]) -> Iterator[ShardResult]:  # type: ignore[override]
-        for result in super().run(shards):
+    def run(self, shards: Iterable[Shard], num_images: int = 0) -> Iterator[ShardResult]:
+        for result in super().run(shards, num_images):
             for _ in range(self.copies):
                 self.came_back += len(result.image_ids)
                 yield result

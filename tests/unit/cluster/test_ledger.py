@@ -65,6 +65,17 @@ def test_an_image_in_two_shards_counts_once_with_the_detections_of_the_first() -
     assert not ledger.open_images
 
 
+def test_devices_straggle_from_their_last_result_to_the_end_of_the_session() -> None:
+    ledger = Ledger(IMAGES)
+    ledger.accept(entry(result(1, device="cpu:0"), elapsed_ns=60))
+    ledger.accept(entry(result(2, device="cpu:1"), elapsed_ns=100))
+    assert ledger.straggler_share == pytest.approx(40 / 200)
+    # One that has had nothing has waited all the time.
+    ledger.begin("first", [device("cpu:2")])
+    assert ledger.straggler_share == pytest.approx(140 / 300)
+    assert Ledger(IMAGES).straggler_share == 0
+
+
 def test_a_result_that_is_all_new_is_returned_as_it_came() -> None:
     came = entry(result(1, 2), elapsed_ns=7)
     assert Ledger(IMAGES).accept(came) == came

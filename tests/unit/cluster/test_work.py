@@ -73,6 +73,26 @@ def test_small_shards_are_joined_to_what_a_device_takes_at_once() -> None:
     assert work.take("a", TWO) is None
 
 
+def test_a_task_is_of_several_batches_while_there_is_much_to_do() -> None:
+    source = iter([shard(number, number) for number in range(200)])
+    work = Work(source, {"a": 2, "b": 2}, {"a": 8}, 200)
+    sizes = []
+    while work.is_left():
+        task = take(work, "a", TWO)
+        task.is_done = True
+        sizes.append(len(ids(task)))
+    # At most eight batches; single ones at the end.
+    assert sizes[0] == 16
+    assert sizes[-1] == 2
+    assert sizes == sorted(sizes, reverse=True)
+    assert sum(sizes) == 200
+
+
+def test_a_device_that_is_slow_gets_single_batches() -> None:
+    work = Work(iter([shard(number, number) for number in range(99)]), {"b": 2}, {"a": 8}, 99)
+    assert ids(take(work, "b", TWO)) == [0, 1]
+
+
 def test_unreadable_images_count_and_go_with_the_shard_that_they_are_joined_to() -> None:
     source = [shard(0, failed=[0]), shard(1, 1), shard(2, failed=[2]), shard(3, 3)]
     task = take(Work(iter(source), {"a": 3}))

@@ -1,3 +1,4 @@
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from distributed_pose.cluster.worker import Worker
 from distributed_pose.data.shards import (
     ImageMaps,
     Shard,
+    image_records,
+    list_shards,
     pack_maps,
     read_shards,
     unpack_detections,
@@ -94,6 +97,50 @@ def test_images_that_cannot_be_decoded_are_failures_and_the_rest_goes_on(
     ]
     assert (none, no_report.image_ids, len(no_report.failures)) == ([], (), 2)
     assert unpack_detections(Reducer().reduce(none).detections) == []
+
+
+def test_a_worker_reads_images_that_are_only_listed(people: Dataset) -> None:
+    worker, spec = worker_of(people, batch_size=2)
+    shard = shard_of(people, 5)
+    (listed,) = list_shards(image_records(shard.images), 5)
+    reader = Worker(replace(spec, images=str(people.images)), worker._model)
+    for one in (worker, reader):
+        one.start()
+    sent, sent_report = worker.infer_and_group(shard.images)
+    read, read_report = reader.infer_and_group(listed.images)
+    assert read.detections == sent.detections
+    assert read_report.encoded_bytes == sent_report.encoded_bytes
+    assert len(read_report.durations["read"]) == 5
+    assert "read" not in sent_report.durations
+    for one in (worker, reader):
+        one.close()
+
+
+def test_an_image_that_a_worker_cannot_read_is_a_failure(people: Dataset, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(people.images, images)
+    (listed,) = list_shards(image_records(shard_of(people, 3).images), 3)
+    gone = listed.images.column("file_name")[1].as_py()
+    (images / gone).unlink()
+    worker, spec = worker_of(people)
+    reader = Worker(replace(spec, images=str(images)), worker._model)
+    reader.start()
+    _, report = reader.infer_and_group(listed.images)
+    reader.close()
+    worker.close()
+    (failure,) = report.failures
+    assert failure.file_name == gone
+    assert f"cannot read {images / gone}" in failure.reason
+    assert len(report.image_ids) == 2
+
+
+def test_a_worker_that_does_not_see_the_images_says_so_at_its_start(people: Dataset) -> None:
+    worker, spec = worker_of(people)
+    reader = Worker(replace(spec, images="/nowhere"), worker._model)
+    with pytest.raises(SetupError, match=r"device cpu:0.*/nowhere is no folder"):
+        reader.start()
+    reader.close()
+    worker.close()
 
 
 @pytest.mark.parametrize(("maps_dtype", "dtype"), [("f32", np.float32), ("f16", np.float16)])

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distributed_pose import SetupError
-from distributed_pose.data.coco import load_index
+from distributed_pose.data.coco import load_index, repeated
 from distributed_pose.pose.skeleton import COCO_KEYPOINTS
 
 Content = dict[str, Any]
@@ -50,6 +50,26 @@ def test_images_come_by_ascending_id_those_without_people_too(tmp_path: Path) ->
     assert (index.images[0].height, index.images[0].width) == (48, 64)
     assert not index.is_partial
     assert index.ground_truth == content()
+
+
+@pytest.mark.parametrize("limit", [None, 2])
+def test_a_repeated_dataset_has_the_same_people_under_other_ids(
+    tmp_path: Path, limit: int | None
+) -> None:
+    index = load_index(write(tmp_path, content()), limit=limit)
+    thrice = repeated(index, 3)
+    names = [image.file_name for image in index.images]
+    assert [image.file_name for image in thrice.images] == 3 * names
+    assert thrice.is_partial == index.is_partial
+    # It is a dataset like any other.
+    (tmp_path / "thrice").mkdir()
+    written = load_index(write(tmp_path / "thrice", thrice.ground_truth))
+    assert written.images == thrice.images
+    people = written.ground_truth["annotations"]
+    assert [person["keypoints"] for person in people] == 3 * [
+        content()["annotations"][0]["keypoints"]
+    ]
+    assert repeated(index, 1) is index
 
 
 @pytest.mark.parametrize("limit", [3, 4])

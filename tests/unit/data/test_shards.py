@@ -6,10 +6,15 @@ import pytest
 from distributed_pose.data.shards import (
     ImageMaps,
     image_rows,
+    list_shards,
+    num_images,
     pack_detections,
+    pack_images,
     pack_maps,
     read_shards,
+    rows_to_read,
     unpack_detections,
+    unpack_images,
     unpack_maps,
 )
 from distributed_pose.data.sources import FolderImages
@@ -30,6 +35,23 @@ def test_shards_hold_all_images_in_order_the_last_may_be_smaller(tmp_path: Path)
     assert [shard.number for shard in shards] == [0, 1, 2]
     assert rows == [(record, bytes([record.image_id])) for record in records(5)]
     assert [len(shard.read_ns) for shard in shards] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 9])
+def test_shards_that_only_list_images_travel_as_short_bytes(size: int) -> None:
+    shards = [*list_shards(records(5), size)]
+    packed = [pack_images(shard.images) for shard in shards]
+    assert all(isinstance(content, bytes) for content in packed)
+    rows = [row for content in packed for row in rows_to_read(unpack_images(content))]
+    assert rows == [(record, None) for record in records(5)]
+    assert sum(num_images(shard) for shard in shards) == 5
+
+
+def test_shards_with_images_travel_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "0.jpg").write_bytes(b"x")
+    (shard,) = read_shards(records(1), FolderImages(tmp_path), 1)
+    assert unpack_images(pack_images(shard.images)) is shard.images
+    assert list(rows_to_read(shard.images)) == [(records(1)[0], b"x")]
 
 
 def test_a_shard_is_read_when_it_is_asked_for(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from time import perf_counter, process_time
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from distributed_pose import ConfigError, SetupError
 from distributed_pose.backends.base import BackendOptions, InputBatch
 from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
-from distributed_pose.records import Geometry
+from distributed_pose.records import Geometry, Simulation
 from distributed_pose.testing.oracle import OracleBackend
 from distributed_pose.testing.simulated import DEVICES, DeviceModel, SimulatedBackend
 
@@ -48,6 +49,37 @@ class Clock:
     def sleep(self, seconds: float) -> None:
         self.slept_s.append(seconds)
         self.now_s += seconds
+
+
+@pytest.mark.parametrize(
+    ("simulation", "expected_s"),
+    [
+        (Simulation(images_per_s=50), 4 / 50),
+        (Simulation(overhead_s=0.5), 0.5 + 4 / 252.592),
+        (Simulation(images_per_s=10, overhead_s=0.1), 0.1 + 4 / 10),
+    ],
+)
+def test_a_device_may_have_another_rate_and_overhead(
+    simulation: Simulation, expected_s: float
+) -> None:
+    clock = Clock()
+    options = BackendOptions(variant="t4", simulation=replace(simulation, jitter=0.0))
+    backend = SimulatedBackend(truth(), options, clock.read, clock.sleep)
+    backend.infer(batch(1, 2, 3, 1))
+    assert sum(clock.slept_s) == pytest.approx(expected_s)
+    told = "50 images/s" if simulation.images_per_s == 50 else "simulated"
+    assert told in backend.description
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.5])
+def test_jitter_spreads_the_times_about_the_mean(jitter: float) -> None:
+    clock = Clock()
+    options = BackendOptions(simulation=Simulation(images_per_s=1, jitter=jitter))
+    backend = SimulatedBackend(truth(), options, clock.read, clock.sleep)
+    for _ in range(400):
+        backend.infer(batch(1))
+    assert np.mean(clock.slept_s) == pytest.approx(1, abs=0.05)
+    assert max(clock.slept_s) - min(clock.slept_s) == pytest.approx(2 * jitter, abs=0.05)
 
 
 def simulated(

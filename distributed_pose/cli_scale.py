@@ -1,0 +1,133 @@
+"""The `scale` and `plan` commands: how throughput grows with devices, and what they need."""
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from distributed_pose.cli_bench import progress
+from distributed_pose.config import load_config
+from distributed_pose.errors import ConfigError, SetupError
+from distributed_pose.files import write_atomically
+
+if TYPE_CHECKING:
+    from distributed_pose.bench.capacity import DeviceGroup, HostCosts
+
+_Config = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE.yaml", help="As for `evaluate`.")
+]
+_Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As for `evaluate`.")
+]
+
+_MAX_COUNT = 99999
+
+
+def scale(
+    *,
+    devices: Annotated[str, typer.Option(help="Counts of devices, with commas.")] = "1,2,4,8",
+    repeat: Annotated[int, typer.Option(help="Runs of each count.", min=1)] = 3,
+    weak: Annotated[
+        bool, typer.Option("--weak", help="The same images for each device, not for each count.")
+    ] = False,
+    config: _Config = None,
+    overrides: _Set = None,
+    output: Annotated[
+        Path, typer.Option("--output", metavar="DIR", help="For scaling.json and the plot.")
+    ] = Path("scaling"),
+) -> None:
+    """Run with more and more devices: images/s, speed-up, efficiency, and what stops it."""
+    counts = _counts(devices)
+    settings = load_config(config, overrides or ())
+    from distributed_pose.bench.scale import run_scaling
+    from distributed_pose.bench.tables import scale_costs_table, scale_table
+    from distributed_pose.report.plots import scaling_plots
+
+    with progress() as on_progress:
+        report = run_scaling(settings, counts, repeat, on_progress, weak=weak)
+    points = report.points
+    plots = scaling_plots(
+        [point.devices for point in points],
+        [point.runs_images_per_s for point in points],
+        [point.wall_images_per_s for point in points],
+        f"{report.description}, batch {report.batch_size}, gather {report.gather}",
+    )
+    write_atomically(output / "scaling.json", json.dumps(asdict(report), indent=2) + "\n")
+    for suffix, content in plots.items():
+        write_atomically(output / f"scaling.{suffix}", content)
+    console = Console()
+    console.print(scale_table(report), scale_costs_table(report), f"Written to {output}", sep="\n")
+
+
+def plan(  # noqa: PLR0913 - one argument an option
+    *,
+    devices: Annotated[
+        str,
+        typer.Option(help="Such as ascend310p3=8,t4=2; images/s in place of a name: 300=4."),
+    ],
+    images: Annotated[float, typer.Option(help="To be run.", min=1)] = 5000,
+    hosts: Annotated[int, typer.Option(help="That the devices are in.", min=1)] = 1,
+    cores: Annotated[int | None, typer.Option(help="Of each; this machine's.", min=1)] = None,
+    costs: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of an earlier --save; else measured.")
+    ] = None,
+    save: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the costs.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Run it with simulated devices on this machine, too.")
+    ] = False,
+    config: _Config = None,
+    overrides: _Set = None,
+) -> None:
+    """Say what devices run together, what hosts they need, and what is the bottleneck."""
+    settings = load_config(config, overrides or ())
+    from distributed_pose.bench.capacity import capacity, measure_host_costs, measured
+    from distributed_pose.bench.tables import capacity_table
+    from distributed_pose.cpu import num_cpus
+
+    groups = _groups(devices)
+    if costs:
+        found = _read_costs(costs)
+    else:
+        with progress() as on_progress:
+            found = measure_host_costs(settings, on_progress)
+    if save:
+        write_atomically(save, json.dumps(asdict(found), indent=2) + "\n")
+    planned = capacity(found, groups, images, hosts=hosts, cores=cores or num_cpus())
+    console = Console()
+    console.print(capacity_table(planned, found))
+    if check:
+        rate = measured(settings, groups)
+        ratio = planned.images_per_s / rate
+        console.print(f"measured, simulated: {rate:,.1f} images/s; planned / measured {ratio:.3f}")
+
+
+def _counts(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and 1 <= int(part) <= _MAX_COUNT for part in parts):
+        raise ConfigError(f"--devices {text}: expected counts such as 1,2,4,8")
+    return [int(part) for part in parts]
+
+
+def _groups(text: str) -> "list[DeviceGroup]":
+    from distributed_pose.bench.capacity import DeviceGroup, published_rate
+
+    groups = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([a-z0-9]+|[0-9.]+)=([1-9][0-9]{0,4})\s*", part)
+        if not match:
+            raise ConfigError(f"--devices {text}: expected such as ascend310p3=8 or 300=4")
+        groups.append(DeviceGroup(match[1], int(match[2]), published_rate(match[1])))
+    return groups
+
+
+def _read_costs(path: Path) -> "HostCosts":
+    from distributed_pose.bench.capacity import HostCosts
+
+    try:
+        return HostCosts(**json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        raise SetupError(f"cannot read costs from {path}: {error}", "make it by --save") from None
