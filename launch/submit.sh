@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Submits an evaluation to a running Ray cluster, follows it, and ends as it ends:
+#   launch/submit.sh CONFIG.yaml [OUTPUT] [-- options of evaluate …]
+# OUTPUT is a folder that the head node writes and this machine sees, or a URI, whose files are
+# fetched into runs/ID; runs/ID of this folder by default. Paths in CONFIG are the cluster's. The
+# cluster is that of RAY_API_SERVER_ADDRESS or RAY_ADDRESS, or http://127.0.0.1:8265.
+# Ends with 0, or as the job did: 2 configuration, 3 set-up, 4 execution or stopped; 1 for others.
+set -euo pipefail
+
+fail() {
+  echo "error: $2" >&2
+  exit "$1"
+}
+
+config=${1-}
+[[ -n $config && $config != -* ]] || fail 2 "usage: launch/submit.sh CONFIG.yaml [OUTPUT] [-- options …]"
+[[ -r $config ]] || fail 2 "cannot read $config"
+shift
+python=${PYTHON:-python3}
+id=pose-$(date -u +%Y%m%dT%H%M%SZ)-$$
+output=$PWD/runs/$id
+if [[ $# -gt 0 && $1 != -- ]]; then
+  output=$1
+  [[ $output == *://* ]] || output=$(realpath -m "$output")
+  shift
+fi
+[[ ${1-} != -- ]] || shift
+export RAY_API_SERVER_ADDRESS=${RAY_API_SERVER_ADDRESS:-${RAY_ADDRESS:-http://127.0.0.1:8265}}
+# A cluster is protected by the token that Ray keeps for its user, where there is one; the commands
+# for jobs show it only when they are told to.
+if [[ -z ${RAY_AUTH_MODE-} && -r ${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token} ]]; then
+  export RAY_AUTH_MODE=token
+fi
+
+# The job's working directory: the configuration, and no data.
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cp "$config" "$work/config.yaml"
+
+ray job submit --no-wait --submission-id "$id" --working-dir "$work" -- \
+  python -m distributed_pose evaluate --config config.yaml --output "$output" "$@" ||
+  fail 3 "no job was submitted; is there a cluster at $RAY_API_SERVER_ADDRESS?"
+trap 'ray job stop --no-wait "$id"; fail 4 "stopped; the same command with OUTPUT $output goes on"' INT TERM
+
+# Its end is not the job's: it may break off.
+ray job logs --follow "$id" || true
+code=0
+"$python" "$(dirname "$0")/job_status.py" "$id" || code=$?
+[[ $code == 0 ]] || fail "$code" "job $id failed"
+
+if [[ $output == *://* ]]; then
+  mkdir -p "runs/$id"
+  "$python" -c 'import sys; from pyarrow.fs import copy_files; copy_files(*sys.argv[1:])' \
+    "$output" "runs/$id" || fail 3 "the job has succeeded, but its results cannot be fetched from $output"
+  output=runs/$id
+fi
+[[ -r $output/report.json ]] || fail 3 "the job has succeeded, but $output/report.json is not here"
+echo "report: $output/report.json"
