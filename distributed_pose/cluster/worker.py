@@ -7,13 +7,12 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from time import perf_counter_ns
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from distributed_pose.backends.base import (
@@ -24,9 +23,10 @@ from distributed_pose.backends.base import (
     check_maps,
 )
 from distributed_pose.backends.registry import open_backend
+from distributed_pose.cluster.preparation import Preparation
 from distributed_pose.cluster.reducer import Reducer, Reduction
-from distributed_pose.data.shards import ImageMaps, pack_maps, read_image, rows_to_read
-from distributed_pose.data.sources import ImageSource, open_images
+from distributed_pose.data.shards import ImageMaps, pack_maps
+from distributed_pose.data.sources import open_images
 from distributed_pose.errors import PoseEvalError, SetupError
 from distributed_pose.metrics.throughput import best_batch_size
 from distributed_pose.records import (
@@ -34,16 +34,10 @@ from distributed_pose.records import (
     Durations,
     Failure,
     Geometry,
-    ImageRecord,
     WorkerSpec,
 )
-from distributed_pose.vision.preprocess import (
-    InputArray,
-    UndecodableImageError,
-    decode_image,
-    preprocess,
-)
-from distributed_pose.vision.profiles import PROFILES, Profile
+from distributed_pose.vision.preprocess import InputArray, preprocess
+from distributed_pose.vision.profiles import PROFILES
 
 _LOG = logging.getLogger(__name__)
 
@@ -51,10 +45,6 @@ _DTYPES: dict[str, type[np.floating[Any]]] = {"f32": np.float32, "f16": np.float
 
 # Id of an input that is no image of the dataset.
 _NO_IMAGE = -1
-
-# An input is as wide as its image where the profile scales by height, however long and thin the
-# image: one pixel high and 60,000 wide, it has 22 million columns. This is 70 times a usual input.
-_MAX_INPUT_PIXELS = 2**24
 
 # Relative difference of maps that shows the images of a batch to be mixed: none was measured in
 # networks with frozen statistics, 260 % in the PAFs of one with statistics of the batch.
@@ -86,22 +76,6 @@ class WorkerReport:
     maps_bytes: int = 0
 
 
-class _Decoded(NamedTuple):
-    image_id: int
-    image_HW3: npt.NDArray[np.uint8]
-
-
-@dataclass
-class _Decoding:
-    """What became of the images of a shard."""
-
-    images: list[_Decoded] = field(default_factory=list)
-    encoded_bytes: dict[int, int] = field(default_factory=dict)
-    failures: list[Failure] = field(default_factory=list)
-    read_ns: list[int] = field(default_factory=list)
-    decode_ns: list[int] = field(default_factory=list)
-
-
 class Worker:
     """Runs shards through one device.
 
@@ -117,7 +91,7 @@ class Worker:
         self._backend: Backend | None = None
         self._batch_size = self._shard_size = max(spec.batch_sizes)
         self._reducer = Reducer()
-        self._source: ImageSource | None = None
+        self._preparation = Preparation(self._profile, None)
 
     def start(self) -> DeviceReady:
         """Returns when the model is loaded and warmed up.
@@ -162,47 +136,16 @@ class Worker:
             yield from maps
 
     def _infer_part(self, images: pa.RecordBatch) -> tuple[list[ImageMaps], WorkerReport]:
-        decoding = self._decode(images)
-        batches, preprocess_ns = self._preprocess(decoding.images)
-        answered = self._device_thread.submit(self._infer, batches)
-        maps, inference_ns = answered.result()
+        prepared = self._preparation.prepare(images, self._batch_size)
+        batches = prepared.batches
+        maps, inference_ns = self._device_thread.submit(self._infer, batches).result()
         dtype = _DTYPES[self._spec.maps_dtype]
         converted = [_image_maps(batch, m, dtype) for batch, m in zip(batches, maps, strict=True)]
         image_ids = tuple(image_id for batch in batches for image_id in batch.image_ids)
-        durations: dict[str, tuple[int, ...]] = {
-            "decode_jpeg": tuple(decoding.decode_ns),
-            "preprocess": tuple(preprocess_ns),
-            "inference": tuple(inference_ns),
-        }
-        if self._source:
-            durations["read"] = tuple(decoding.read_ns)
-        sizes = tuple(decoding.encoded_bytes[image_id] for image_id in image_ids)
-        return converted, WorkerReport(image_ids, sizes, tuple(decoding.failures), durations)
-
-    def _decode(self, images: pa.RecordBatch) -> _Decoding:
-        found = _Decoding()
-        for record, encoded in rows_to_read(images):
-            try:
-                content = self._read(record, found) if encoded is None else encoded
-                start = perf_counter_ns()
-                _check_input(record, self._profile)
-                image_HW3 = decode_image(content, record.height, record.width)
-            except UndecodableImageError as error:
-                found.failures.append(Failure(record.image_id, record.file_name, str(error)))
-                continue
-            found.decode_ns.append(perf_counter_ns() - start)
-            found.encoded_bytes[record.image_id] = len(content)
-            found.images.append(_Decoded(record.image_id, image_HW3))
-        return found
-
-    def _read(self, record: ImageRecord, found: _Decoding) -> bytes:
-        start = perf_counter_ns()
-        # Shards list images only for workers that have a source.
-        answer = read_image(record, cast("ImageSource", self._source))
-        if isinstance(answer, Failure):
-            raise UndecodableImageError(answer.reason)
-        found.read_ns.append(perf_counter_ns() - start)
-        return answer
+        sizes = tuple(prepared.encoded_bytes[image_id] for image_id in image_ids)
+        durations = {stage: tuple(times) for stage, times in prepared.durations.items()}
+        durations["inference"] = tuple(inference_ns)
+        return converted, WorkerReport(image_ids, sizes, tuple(prepared.failures), durations)
 
     def sweep(self, batch_size: int, least_s: float) -> tuple[int, ...]:
         """Returns how long batches of a size take, in nanoseconds each, compute only.
@@ -227,7 +170,8 @@ class Worker:
         start = perf_counter_ns()
         spec = self._spec
         try:
-            self._source = open_images(spec.images) if spec.images else None
+            if spec.images:
+                self._preparation = Preparation(self._profile, open_images(spec.images))
             options = BackendOptions(
                 spec.precision,
                 spec.plan.threads,
@@ -311,28 +255,6 @@ class Worker:
         preprocess(noise_HW3, profile, inputs_N3HW[0])
         return inputs_N3HW
 
-    def _preprocess(self, decoded: list[_Decoded]) -> tuple[list[InputBatch], list[int]]:
-        by_shape: dict[tuple[int, ...], list[_Decoded]] = defaultdict(list)
-        for item in decoded:
-            by_shape[self._profile.input_shape(*item.image_HW3.shape[:2])].append(item)
-        batches, durations_ns = [], []
-        for shape, items in by_shape.items():
-            for start in range(0, len(items), self._batch_size):
-                batch, batch_ns = self._batch(items[start : start + self._batch_size], shape)
-                batches.append(batch)
-                durations_ns += batch_ns
-        return batches, durations_ns
-
-    def _batch(self, items: list[_Decoded], shape: tuple[int, ...]) -> tuple[InputBatch, list[int]]:
-        inputs_N3HW = np.empty((len(items), *shape), self._profile.input_dtype)
-        geometries, durations_ns = [], []
-        for item, input_3HW in zip(items, inputs_N3HW, strict=True):
-            start = perf_counter_ns()
-            geometries.append(preprocess(item.image_HW3, self._profile, input_3HW)[1])
-            durations_ns.append(perf_counter_ns() - start)
-        image_ids = tuple(item.image_id for item in items)
-        return InputBatch(image_ids, tuple(geometries), inputs_N3HW), durations_ns
-
     def _infer(self, batches: list[InputBatch]) -> tuple[list[Maps], list[int]]:
         maps, durations_ns = [], []
         for batch in batches:
@@ -362,15 +284,6 @@ def _joined(reports: Sequence[WorkerReport]) -> WorkerReport:
         tuple(chain.from_iterable(report.failures for report in reports)),
         dict(durations),
     )
-
-
-def _check_input(record: ImageRecord, profile: Profile) -> None:
-    _, height, width = profile.input_shape(record.height, record.width)
-    if height * width > _MAX_INPUT_PIXELS:
-        raise UndecodableImageError(
-            f"an image of {record.width}x{record.height} needs a network input of "
-            f"{width}x{height}, over the limit of {_MAX_INPUT_PIXELS} pixels"
-        )
 
 
 def _warmup_batch(inputs_N3HW: InputArray) -> InputBatch:
