@@ -1,5 +1,6 @@
 """The command line: parse, call, map errors to exit codes."""
 
+import json
 import logging
 import shlex
 import sys
@@ -18,6 +19,8 @@ from rich.progress import Progress as ProgressBar
 from distributed_pose import __version__
 from distributed_pose.cli_bench import batch_sizes, bench
 from distributed_pose.cli_data import demo_data, fetch, pack
+from distributed_pose.cli_guide import guide
+from distributed_pose.cli_report import report as report_commands
 from distributed_pose.cli_scale import plan, scale
 from distributed_pose.config import load_config
 from distributed_pose.errors import ExecutionError, PoseEvalError
@@ -92,6 +95,10 @@ def evaluate(  # noqa: PLR0913 - one argument an option
         int | None,
         typer.Option("--allow-failures", metavar="N", help="As --set allow_failures=N."),
     ] = None,
+    dump_maps: Annotated[
+        str | None,
+        typer.Option("--dump-maps", metavar="DIR", help="As --set dump_maps=DIR."),
+    ] = None,
     as_json: _Json = False,
     verbose: _Verbose = False,
 ) -> None:
@@ -99,6 +106,9 @@ def evaluate(  # noqa: PLR0913 - one argument an option
     _log(verbose=verbose)
     if allow_failures is not None:
         overrides = [*(overrides or ()), f"allow_failures={allow_failures}"]
+    if dump_maps is not None:
+        # As JSON, which YAML reads, whatever is in the name.
+        overrides = [*(overrides or ()), f"dump_maps={json.dumps(dump_maps)}"]
     settings = load_config(config, overrides or ())
     from distributed_pose.evaluation import evaluate as run
     from distributed_pose.report.tables import run_tables
@@ -222,6 +232,8 @@ app.command("plan")(plan)
 app.command("demo-data")(demo_data)
 app.command("pack")(pack)
 app.add_typer(bench)
+app.add_typer(report_commands)
+app.add_typer(guide)
 app.add_typer(fetch)
 
 

@@ -1,21 +1,16 @@
 """The `bench` commands: what the host costs, and what a whole run keeps of the model's speed."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from distributed_pose.cli_parts import progress
 from distributed_pose.config import RunConfig, load_config
 from distributed_pose.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 bench = typer.Typer(
     name="bench",
@@ -115,14 +110,3 @@ def batch_sizes(text: str) -> list[int]:
 def _with_limit(config: RunConfig, limit: int) -> RunConfig:
     data = config.data.model_copy(update={"limit": config.data.limit or limit})
     return config.model_copy(update={"data": data})
-
-
-@contextmanager
-def progress() -> Iterator["Callable[[int, int], None]"]:
-    """Shows a bar while it is entered, on a terminal; gives what is called with total and done."""
-    console = Console(stderr=True)
-    columns = TextColumn("at work"), BarColumn(), MofNCompleteColumn()
-    hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda total, done: bar.update(task, total=total, completed=done)

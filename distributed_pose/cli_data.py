@@ -19,7 +19,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from distributed_pose.cli_bench import progress
+from distributed_pose.cli_parts import progress
 from distributed_pose.config import load_config
 from distributed_pose.files import absolute_location
 

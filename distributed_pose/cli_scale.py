@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from distributed_pose.cli_bench import progress
+from distributed_pose.cli_parts import progress
 from distributed_pose.config import load_config
 from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.files import write_atomically

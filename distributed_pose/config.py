@@ -30,6 +30,7 @@ BackendName = Literal[
     "torch:cuda",
     "ascend",
     "ascend-ais",
+    "recorded",
     "oracle",
     "simulated",
     "simulated:ascend310",
@@ -111,6 +112,16 @@ _Path = Annotated[Path, AfterValidator(_check_path)]
 _Location = Annotated[str, BeforeValidator(_as_text), AfterValidator(_check_path)]
 
 
+def _check_no_uri(value: object) -> object:
+    # A path of it would be a folder in the working directory.
+    if isinstance(value, str) and "://" in value:
+        raise ValueError(f"must be a folder that all nodes see, not a URI, as {_shown(value)} is")
+    return value
+
+
+_SharedFolder = Annotated[_Path, BeforeValidator(_check_no_uri)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -129,7 +140,10 @@ class DataConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """The model: an ONNX file or a checkpoint of Lightweight OpenPose (.pth)."""
+    """The model: an ONNX file or a checkpoint of Lightweight OpenPose (.pth).
+
+    For backend `recorded` it is the folder of the maps.
+    """
 
     path: _Path | None = None
 
@@ -181,6 +195,7 @@ class RunConfig(_Section):
     engine: EngineName = "ray"
     gather: Gather = "maps"
     maps_dtype: MapsDtype = "f32"
+    dump_maps: _SharedFolder | None = None
     allow_failures: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)] = 0
     deadline_s: Annotated[float, Field(strict=True, gt=0, le=86400)] = 30.0
 

@@ -16,6 +16,7 @@ from distributed_pose.cluster.ledger import Entry, Ledger
 from distributed_pose.cluster.ledger_files import LedgerFiles
 from distributed_pose.config import RunConfig
 from distributed_pose.data.shards import list_shards, read_shards
+from distributed_pose.dumping import MapsDump
 from distributed_pose.errors import SetupError
 from distributed_pose.files import Folder
 from distributed_pose.inputs import RunInputs, calibration, fingerprint, read_inputs
@@ -58,15 +59,23 @@ def evaluate_on(
     """Returns the report of a run on an engine that has not been entered."""
     ledger = Ledger(inputs.index.images)
     folder = Folder(output) if output else None
-    files = LedgerFiles(folder, fingerprint(config, inputs)) if folder else None
+    parts = fingerprint(config, inputs)
+    files = LedgerFiles(folder, parts) if folder else None
+    dump = MapsDump(config.dump_maps, inputs.index.images, parts) if config.dump_maps else None
+    if dump:
+        dump.check_owner(restart=restart)
     if files:
         _take_up(files, ledger, inputs, restart=restart)
+    if dump:
+        dump.begin(ledger.encoded_bytes, restart=restart)
     progress = _reporter(ledger, len(inputs.index.images), on_progress)
     facts = SessionFacts()
     if ledger.open_images:
         facts = _run_session(engine, config, inputs, ledger, files, progress)
     detections = ledger.detections
     report = summarise(config, inputs, ledger, detections, facts)
+    if dump:
+        dump.finish(ledger.encoded_bytes, report.backend, report.precision)
     if folder:
         write_run(folder, report, detections, config.model_dump(mode="json"))
     return report

@@ -133,7 +133,9 @@ def read_location(location: str, setting: str) -> bytes:
     return content
 
 
-def write_atomically(path: Path, content: bytes | str, *, durable: bool = True) -> None:
+def write_atomically(
+    path: Path, content: bytes | memoryview | str, *, durable: bool = True
+) -> None:
     """Writes a file through a temporary one beside it, so that readers never see a part of it.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy.typing as npt
 
-from distributed_pose.cluster.deployment import KINDS, check_backends, runs_model
+from distributed_pose.cluster.deployment import KINDS, check_backends, replays, runs_model
 from distributed_pose.config import RunConfig
 from distributed_pose.data.coco import CocoIndex, load_index, repeated
 from distributed_pose.data.shards import image_rows, read_shards
@@ -20,6 +20,7 @@ from distributed_pose.errors import ConfigError
 from distributed_pose.files import absolute_location, read_location, sha256_hex
 from distributed_pose.model.artifacts import Source, load_source, truth_source
 from distributed_pose.model.makers import Calibration
+from distributed_pose.recordings.manifest import describe_recording
 from distributed_pose.vision.preprocess import UndecodableImageError, decode_image, preprocess
 from distributed_pose.vision.profiles import PROFILES
 
@@ -27,7 +28,9 @@ from distributed_pose.vision.profiles import PROFILES
 _CALIBRATION_IMAGES = 64
 
 # The rooms whose code decides which detections there are.
-_DECIDING = ("vision", "pose", "model", "backends", "testing")
+_DECIDING = ("vision", "pose", "recordings", "model", "backends", "testing")
+
+_REPLAYED = "Recorded maps: no model ran, so that there is no compute-only throughput."
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,7 @@ def read_inputs(config: RunConfig) -> RunInputs:
     check_backends(config)
     config, note = _with_demo(config)
     index, source, annotations = read_dataset(config)
-    model = (
-        load_source(_required(config.model.path, "model.path"))
-        if runs_model(config)
-        else truth_source(annotations, _truth(index, annotations, config))
-    )
+    model = _model(config, index, annotations)
     if config.data.repeat > 1:
         note = f"{note} Each image is counted {config.data.repeat} times.".strip()
     return RunInputs(index, source, absolute_location(annotations), model, note)
@@ -140,20 +139,32 @@ def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
     }
 
 
+def _model(config: RunConfig, index: CocoIndex, annotations: str) -> Source:
+    """Returns what the run's backends answer from."""
+    if runs_model(config):
+        return load_source(_required(config.model.path, "model.path"))
+    if replays(config):
+        path = _required(config.model.path, "model.path")
+        content, digest = describe_recording(path.absolute(), index.images, config.profile)
+        return Source(content, "recording", digest, str(path))
+    return truth_source(annotations, _truth(index, annotations, config))
+
+
 def _with_demo(config: RunConfig) -> tuple[RunConfig, str]:
     """Returns the demo in place of data and model if none of them is named, and its note."""
     data, model = config.data, config.model
-    if data.images or data.annotations or model.path:
-        return config, ""
+    replayed = replays(config)
+    note = _REPLAYED if replayed else ""
+    if data.images or data.annotations or (model.path and not replayed):
+        return config, note
     # By name, so that the system does not depend on its demo.
     module = importlib.import_module("distributed_pose.demo.default")
     demo = module.prepare_demo(max(data.limit or 0, module.DEFAULT_NUM_IMAGES))
     paths = {"images": str(demo.images), "annotations": str(demo.annotations)}
-    update = {
-        "data": data.model_copy(update=paths),
-        "model": model.model_copy(update={"path": demo.model}),
-    }
-    return config.model_copy(update=update), demo.note
+    update: dict[str, Any] = {"data": data.model_copy(update=paths)}
+    if not replayed:
+        update["model"] = model.model_copy(update={"path": demo.model})
+    return config.model_copy(update=update), "\n".join(filter(None, (demo.note, note)))
 
 
 def _precision(config: RunConfig) -> str:

@@ -136,6 +136,7 @@ class WorkerSpec:
         best_batch_size: that an earlier process of the device has found; 0 if none has.
         images: location that the worker reads images from; empty where shards bring them.
         simulation: of a simulated device.
+        dump_folder: where it writes the maps too; empty for nowhere.
     """
 
     plan: DevicePlan
@@ -149,6 +150,7 @@ class WorkerSpec:
     best_batch_size: int = 0
     images: str = ""
     simulation: Simulation = field(default_factory=Simulation)
+    dump_folder: str = ""
 
 
 @dataclass(frozen=True)

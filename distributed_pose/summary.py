@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from time import perf_counter_ns
 from typing import Any
 
+from distributed_pose.cluster.deployment import replays
 from distributed_pose.cluster.ledger import DeviceFigures, Ledger
 from distributed_pose.config import RunConfig
 from distributed_pose.inputs import RunInputs
@@ -59,6 +60,9 @@ def summarise(
         ap = coco_ap(inputs.index.ground_truth, detections, image_ids)
         durations["score"].append(perf_counter_ns() - start)
     devices = ledger.devices
+    computed = not replays(config)
+    if not computed:
+        durations["inference"].clear()
     return RunReport(
         note=inputs.note,
         complete=not failures,
@@ -75,7 +79,7 @@ def summarise(
         gather=config.gather,
         data=DataReport(inputs.images.location, inputs.annotations, config.data.repeat),
         model=ModelReport(inputs.model.path, inputs.model.sha256),
-        throughput=_throughput(devices, ledger),
+        throughput=_throughput(devices, ledger, computed=computed),
         stages=stage_figures(durations),
         sessions=ledger.num_sessions,
         warmup_s=facts.warmup_ns / _NS,
@@ -83,7 +87,7 @@ def summarise(
         memory=facts.memory,
         faults=facts.faults,
         host_use=facts.host_use,
-        devices=tuple(_device(figures) for figures in devices),
+        devices=tuple(_device(figures, computed=computed) for figures in devices),
         versions=library_versions(),
     )
 
@@ -92,7 +96,10 @@ def _joined(values: Iterable[str]) -> str:
     return "+".join(sorted(set(values)))
 
 
-def _throughput(devices: Sequence[DeviceFigures], ledger: Ledger) -> Throughput:
+def _throughput(devices: Sequence[DeviceFigures], ledger: Ledger, *, computed: bool) -> Throughput:
+    wall_rate = images_per_s(sum(figures.images for figures in devices), ledger.wall_ns)
+    if not computed:
+        return Throughput(wall_rate, {}, ledger.wall_ns / _NS, None, ledger.straggler_share)
     compute: dict[str, float] = {}
     for figures in devices:
         rate = images_per_s(figures.images, figures.inference_ns)
@@ -101,7 +108,7 @@ def _throughput(devices: Sequence[DeviceFigures], ledger: Ledger) -> Throughput:
     busy_ns = sum(figures.inference_ns for figures in devices)
     device_ns = sum(figures.wall_ns for figures in devices)
     return Throughput(
-        images_per_s(sum(figures.images for figures in devices), ledger.wall_ns),
+        wall_rate,
         {**compute, "total": sum(compute.values())},
         ledger.wall_ns / _NS,
         1 - busy_ns / device_ns if device_ns else 0.0,
@@ -109,8 +116,9 @@ def _throughput(devices: Sequence[DeviceFigures], ledger: Ledger) -> Throughput:
     )
 
 
-def _device(figures: DeviceFigures) -> DeviceReport:
+def _device(figures: DeviceFigures, *, computed: bool) -> DeviceReport:
     device = figures.device
+    busy_share = figures.inference_ns / figures.wall_ns if figures.wall_ns else 0.0
     return DeviceReport(
         device.plan.name,
         device.plan.kind,
@@ -123,6 +131,6 @@ def _device(figures: DeviceFigures) -> DeviceReport:
         device.plan.threads,
         device.batch_size,
         figures.images,
-        figures.inference_ns / figures.wall_ns if figures.wall_ns else 0.0,
-        images_per_s(figures.images, figures.inference_ns),
+        busy_share if computed else None,
+        images_per_s(figures.images, figures.inference_ns) if computed else None,
     )

@@ -4,8 +4,9 @@ import atexit
 import json
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from distributed_pose import RunConfig, evaluate, parse_config
+from distributed_pose.cli import main
+from distributed_pose.data.coco import load_index
 from distributed_pose.demo.dataset import write_dataset
+from distributed_pose.records import ImageRecord
 
 if TYPE_CHECKING:
     from tests.faults import Stage
@@ -23,6 +27,9 @@ os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="dp-")
 atexit.register(shutil.rmtree, os.environ["RAY_TMPDIR"], ignore_errors=True)
 
 _REPOSITORY = Path(__file__).parents[1]
+
+# Takes the arguments of the command and returns exit code, stdout and stderr.
+Run = Callable[..., tuple[int, str, str]]
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,10 @@ class Dataset:
         """Returns a configuration of a run on this dataset, by default with the oracle inline."""
         data = {"images": self.images, "annotations": self.annotations, **values.pop("data", {})}
         return parse_config({"backend": "oracle", "engine": "inline", **values, "data": data})
+
+    def records(self) -> tuple[ImageRecord, ...]:
+        """Returns the images that the annotations list, by id."""
+        return load_index(self.annotations).images
 
     def times(self, number: int, folder: Path) -> "Dataset":
         """Returns a dataset that lists the same images so many times, under other ids."""
@@ -94,6 +105,22 @@ def undisturbed(crowd: Dataset, tmp_path_factory: pytest.TempPathFactory) -> byt
     folder = tmp_path_factory.mktemp("undisturbed")
     assert evaluate(crowd.config(), folder).complete
     return (folder / "detections.json").read_bytes()
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs the command in this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["distributed-pose", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        out, err = capsys.readouterr()
+        return int(exit_.value.code or 0), out, err
+
+    return command
 
 
 @pytest.fixture

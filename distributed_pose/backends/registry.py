@@ -23,7 +23,8 @@ class Entry:
         precisions: that it can be asked for; whether a device has one is known only there.
         default: what `auto` is; `auto` itself where the device decides.
         fixed_shapes: whether its models are compiled for one size of input.
-        runs_model: whether it loads the user's model; the others answer from the ground truth.
+        runs_model: whether it loads the user's model.
+        replays: whether it answers from recorded maps; what does neither, from the ground truth.
     """
 
     factory: str
@@ -32,6 +33,7 @@ class Entry:
     default: str = "auto"
     fixed_shapes: bool = False
     runs_model: bool = True
+    replays: bool = False
 
 
 _ROOM = "distributed_pose.backends"
@@ -57,6 +59,13 @@ BACKENDS: Mapping[str, Entry] = MappingProxyType(
         ),
         "ascend-ais": Entry(
             f"{_ROOM}.ascend_ais:AisBackend", (NPU,), ("f32", "f16"), "f16", fixed_shapes=True
+        ),
+        "recorded": Entry(
+            f"{_ROOM}.recorded:RecordedBackend",
+            (CPU,),
+            ("f32", "bf16", "f16", "int8"),
+            runs_model=False,
+            replays=True,
         ),
         "oracle": Entry(
             f"{_TESTING}.oracle:OracleBackend", (CPU, CUDA, NPU), ("f32",), runs_model=False

@@ -4,7 +4,6 @@ The model has two parts: devices that each keep a share of their compute-only ra
 can do so many images a second on a core. The slower part decides.
 """
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from distributed_pose.bench.scale import cpu_us
 from distributed_pose.config import RunConfig
 from distributed_pose.errors import ConfigError
 from distributed_pose.evaluation import Progress, evaluate, open_engine
+from distributed_pose.report.published import PUBLISHED
 from distributed_pose.report.run_report import RunReport
 
 # Of the host's ceiling: what one device is given to do, since hosts are seldom idle.
@@ -93,16 +93,14 @@ def published_rate(name: str) -> float:
     Raises:
         ConfigError: if it is neither.
     """
-    # By name, since no run depends on fakes.
-    published = importlib.import_module("distributed_pose.testing.simulated").DEVICES
-    if name in published:
-        return float(max(rate for _, rate in published[name].rates))
+    if name in PUBLISHED:
+        return max(rate for _, rate in PUBLISHED[name].rates)
     try:
         rate = float(name)
     except ValueError:
         rate = 0.0
     if not 0 < rate < _ENDLESS:
-        raise ConfigError(f"there is no device {name}", f"known: {', '.join(published)}")
+        raise ConfigError(f"there is no device {name}", f"known: {', '.join(PUBLISHED)}")
     return rate
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from distributed_pose.cluster.deployment import check_computes
 from distributed_pose.config import RunConfig
 from distributed_pose.errors import PoseEvalError
 from distributed_pose.evaluation import Progress, open_engine
@@ -63,6 +64,7 @@ def bench_device(
     Raises:
         SetupError: if a device cannot run the model with the smallest.
     """
+    check_computes(config)
     devices: dict[str, DeviceReady] = {}
     times_ns: dict[str, dict[int, tuple[int, ...]]] = {}
     sizes = sorted(set(batch_sizes))

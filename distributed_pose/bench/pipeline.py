@@ -13,7 +13,7 @@ import numpy as np
 
 from distributed_pose.backends.base import Backend, BackendOptions, InputBatch
 from distributed_pose.backends.registry import installed, open_backend
-from distributed_pose.cluster.deployment import deploy
+from distributed_pose.cluster.deployment import check_computes, deploy
 from distributed_pose.cluster.devices import Node, plan_devices
 from distributed_pose.config import RunConfig
 from distributed_pose.cpu import cpu_name, num_cpus
@@ -76,6 +76,7 @@ def bench_pipeline(config: RunConfig, repeat: int, on_progress: Progress) -> Pip
     Raises:
         ExecutionError: if an image cannot be read: figures of a partial run are none.
     """
+    check_computes(config)
     config = config.model_copy(update={"devices": ("cpu",)})
     inputs = read_inputs(config)
     images = max(1, round(len(inputs.index.images) * _BARE_SHARE))
@@ -164,5 +165,6 @@ def _report(config: RunConfig, bare: list[float], reports: list[RunReport]) -> P
         median(w / b for w, b in zip(whole, bare, strict=True)),
         stage_ms.pop("inference"),
         stage_ms,
-        last.throughput.outside_inference_share,
+        # Only replayed maps have none.
+        last.throughput.outside_inference_share or 0.0,
     )

@@ -217,4 +217,4 @@ def _bound_by(run: RunReport, efficiency: float, busy: float) -> str:
 
 
 def _busiest(run: RunReport) -> float:
-    return max(device.busy_share for device in run.devices)
+    return max(device.busy_share or 0.0 for device in run.devices)

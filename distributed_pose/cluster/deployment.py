@@ -47,16 +47,33 @@ def check_backends(config: RunConfig) -> None:
         settings = config.on(kind)
         resolve_backend(settings.backend, kind, settings.precision)
     names = {config.on(kind).backend for kind in _kinds(config)}
-    if len({_runs_model(name) for name in names}) > 1:
+    if len({(_runs_model(name), _replays(name)) for name in names}) > 1:
         raise ConfigError(
             f"backends {', '.join(sorted(names))} cannot be in one run: some answer from the "
-            "annotations, and not from the model"
+            "annotations or a recording, and not from the model"
         )
 
 
 def runs_model(config: RunConfig) -> bool:
-    """Returns whether a run needs a model, and not the ground truth alone."""
+    """Returns whether a run needs a model, and not the ground truth or a recording alone."""
     return all(_runs_model(config.on(kind).backend) for kind in _kinds(config))
+
+
+def replays(config: RunConfig) -> bool:
+    """Returns whether a run answers from recorded maps."""
+    return all(_replays(config.on(kind).backend) for kind in _kinds(config))
+
+
+def check_computes(config: RunConfig) -> None:
+    """Checks that a configuration has something to measure.
+
+    Raises:
+        ConfigError: if it answers from recorded maps.
+    """
+    if replays(config):
+        raise ConfigError(
+            "backend recorded runs no model, and there is nothing to measure", "set backend"
+        )
 
 
 def auto_kinds(config: RunConfig) -> tuple[str, ...]:
@@ -143,6 +160,8 @@ def deploy(
     backend = resolve_backend(settings.backend, plan.kind, settings.precision, fitting)
     precision = resolve_precision(backend, settings.precision)
     sizes = SWEPT if settings.batch_size == "auto" else (settings.batch_size,)
+    # Workers have other working directories.
+    dump_folder = str(config.dump_maps.absolute()) if config.dump_maps else ""
     spec = WorkerSpec(
         plan,
         backend,
@@ -152,6 +171,7 @@ def deploy(
         config.maps_dtype,
         config.gather,
         simulation=config.simulated.simulation,
+        dump_folder=dump_folder,
     )
     target = _target(config, plan, backend)
     return Deployment(spec, Order(backend, precision, config.profile, sizes, target))
@@ -204,3 +224,7 @@ def _runs_on(backend: str, kind: str) -> bool:
 
 def _runs_model(backend: str) -> bool:
     return backend == "auto" or all(found.runs_model for found in entries(backend))
+
+
+def _replays(backend: str) -> bool:
+    return backend != "auto" and all(found.replays for found in entries(backend))

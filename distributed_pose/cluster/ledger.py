@@ -141,14 +141,8 @@ class Ledger:
 
     @property
     def detections(self) -> list[dict[str, Any]]:
-        """All detections in COCO results format and in canonical order.
-
-        AP depends on the order of tied scores, so the order must not depend on who came first: by
-        image id, then score from high to low, then keypoints.
-        """
-        packed = map(unpack_detections, self._detections)
-        rows = [_coco_result(row) for row in chain.from_iterable(packed)]
-        return sorted(rows, key=lambda r: (r["image_id"], -r["score"], r["keypoints"]))
+        """All detections in COCO results format and in canonical order."""
+        return coco_results(chain.from_iterable(map(unpack_detections, self._detections)))
 
     @property
     def durations(self) -> dict[str, list[int]]:
@@ -185,6 +179,27 @@ class Ledger:
         return sorted(figures, key=lambda f: (_natural(f.device.plan.name), repr(f.device)))
 
 
+def coco_results(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns detections in COCO results format and in canonical order.
+
+    AP depends on the order of tied scores, so the order must not depend on who came first: by
+    image id, then score from high to low, then keypoints.
+
+    Args:
+        rows: with the keys of `data.shards.DETECTIONS`.
+    """
+    results = [
+        {
+            "image_id": row["image_id"],
+            "category_id": PERSON_CATEGORY,
+            "keypoints": row["keypoints"],
+            "score": row["score"],
+        }
+        for row in rows
+    ]
+    return sorted(results, key=lambda r: (r["image_id"], -r["score"], r["keypoints"]))
+
+
 def _lasting(device: DeviceReady) -> DeviceReady:
     """Returns what of a device is the same in every session."""
     return replace(device, plan=replace(device.plan, node_id=""), warmup_ns=0, batch_ns=0)
@@ -209,12 +224,3 @@ def _new_part(result: ShardResult, settled: Iterable[int]) -> ShardResult:
         # They are of the whole shard, and cannot be told apart by image.
         durations={},
     )
-
-
-def _coco_result(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "image_id": row["image_id"],
-        "category_id": PERSON_CATEGORY,
-        "keypoints": row["keypoints"],
-        "score": row["score"],
-    }

@@ -29,6 +29,8 @@ from distributed_pose.data.shards import ImageMaps, pack_maps
 from distributed_pose.data.sources import open_images
 from distributed_pose.errors import PoseEvalError, SetupError
 from distributed_pose.metrics.throughput import best_batch_size
+from distributed_pose.recordings.pads import output_name
+from distributed_pose.recordings.recording import Recording
 from distributed_pose.records import (
     DeviceReady,
     Durations,
@@ -92,6 +94,7 @@ class Worker:
         self._batch_size = self._shard_size = max(spec.batch_sizes)
         self._reducer = Reducer()
         self._preparation = Preparation(self._profile, None)
+        self._dump = Recording(spec.dump_folder) if spec.dump_folder else None
 
     def start(self) -> DeviceReady:
         """Returns when the model is loaded and warmed up.
@@ -141,6 +144,8 @@ class Worker:
         maps, inference_ns = self._device_thread.submit(self._infer, batches).result()
         dtype = _DTYPES[self._spec.maps_dtype]
         converted = [_image_maps(batch, m, dtype) for batch, m in zip(batches, maps, strict=True)]
+        if self._dump:
+            _write_maps(self._dump, images, converted)
         image_ids = tuple(image_id for batch in batches for image_id in batch.image_ids)
         sizes = tuple(prepared.encoded_bytes[image_id] for image_id in image_ids)
         durations = {stage: tuple(times) for stage, times in prepared.durations.items()}
@@ -295,3 +300,13 @@ def _warmup_batch(inputs_N3HW: InputArray) -> InputBatch:
 def _image_maps(batch: InputBatch, maps: Maps, dtype: type[np.floating[Any]]) -> ImageMaps:
     heatmaps, pafs = (np.ascontiguousarray(array, dtype) for array in maps)
     return ImageMaps(batch.image_ids, batch.geometries, heatmaps, pafs)
+
+
+def _write_maps(recording: Recording, images: pa.RecordBatch, maps: list[ImageMaps]) -> None:
+    """Writes the maps as the decoder gets them, so that other code decodes them to the same."""
+    ids, file_names = (images.column(name).to_pylist() for name in ("image_id", "file_name"))
+    names = {i: output_name(file_name) for i, file_name in zip(ids, file_names, strict=True)}
+    for batch in maps:
+        parts = zip(batch.image_ids, batch.heatmaps_NKHW, batch.pafs_NPHW, strict=True)
+        for image_id, heatmaps_KHW, pafs_PHW in parts:
+            recording.write(names[image_id], heatmaps_KHW, pafs_PHW)

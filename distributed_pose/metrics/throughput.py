@@ -29,6 +29,8 @@ class StageFigures:
     p50_ns: int
     p90_ns: int
     p99_ns: int
+    min_ns: int
+    max_ns: int
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ def images_per_s(images: int, duration_ns: int) -> float:
 
 def _figures(durations_ns: list[int]) -> StageFigures:
     if not durations_ns:
-        return StageFigures(0, 0, 0, 0, 0)
-    p50, p90, p99 = np.percentile(durations_ns, (50, 90, 99))
-    return StageFigures(len(durations_ns), sum(durations_ns), round(p50), round(p90), round(p99))
+        return StageFigures(0, 0, 0, 0, 0, 0, 0)
+    percentiles = np.percentile(durations_ns, (50, 90, 99)).tolist()
+    p50, p90, p99 = map(round, percentiles)
+    count, total_ns = len(durations_ns), sum(durations_ns)
+    return StageFigures(count, total_ns, p50, p90, p99, min(durations_ns), max(durations_ns))

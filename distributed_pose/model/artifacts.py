@@ -26,9 +26,9 @@ class Source:
 
     Attributes:
         content: of the file.
-        format: `onnx`, `pth` (a checkpoint), `om` (compiled for Ascend), or `truth` for the
-            annotations that fakes answer from.
-        sha256: of the content.
+        format: `onnx`, `pth` (a checkpoint), `om` (compiled for Ascend), `recording` for a list of
+            recorded maps, or `truth` for the annotations that fakes answer from.
+        sha256: of the content; of a recording, of names, sizes and times of its files.
         path: of the file.
     """
 

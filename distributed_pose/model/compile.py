@@ -55,7 +55,7 @@ def compile_model(source: Source, order: Order, calibration: Calibration | None 
         SetupError: if the compiler is missing or refuses the model.
     """
     maker = maker_of(order)
-    is_ready = source.format in {"om", "truth"}
+    is_ready = source.format in {"om", "truth", "recording"}
     if is_ready or not maker.is_kept:
         make = as_it_is if is_ready else maker.make
         return _artifact(source, order, make(source, order, calibration), 0.0)

@@ -57,8 +57,8 @@ class DeviceReport:
         threads: CPU threads of its worker.
         batch_size: most images that it infers at once.
         images: settled by it.
-        busy_share: share of the timed phase that it spent in its model.
-        compute_images_per_s: images a second of model time, compute only.
+        busy_share: share of the timed phase that it spent in its model; None where none ran.
+        compute_images_per_s: images a second of model time, compute only; None likewise.
     """
 
     name: str
@@ -72,8 +72,8 @@ class DeviceReport:
     threads: int
     batch_size: int
     images: int
-    busy_share: float
-    compute_images_per_s: float
+    busy_share: float | None
+    compute_images_per_s: float | None
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,18 @@ class Throughput:
     Attributes:
         wall_images_per_s: images over the wall time from the first dispatch to the last result,
             all devices ready before; over the sum of these times if there were several sessions.
-        compute_images_per_s: images over model time, compute only, by device and in sum.
+        compute_images_per_s: images over model time, compute only, by device and in sum; empty
+            where maps were replayed and no model ran.
         wall_s: that wall time.
-        outside_inference_share: share of the devices' wall time in which their model did not run.
+        outside_inference_share: share of the devices' wall time in which their model did not run;
+            None where none ran.
         straggler_share: share of it after the last result of each, while others were at work.
     """
 
     wall_images_per_s: float
     compute_images_per_s: Mapping[str, float]
     wall_s: float
-    outside_inference_share: float
+    outside_inference_share: float | None
     straggler_share: float
 
 
@@ -159,6 +161,12 @@ def library_versions() -> dict[str, str]:
     return found
 
 
+def detections_json(detections: Sequence[Mapping[str, Any]]) -> str:
+    """Returns COCO results as JSON, a line a detection."""
+    rows = ",\n".join(json.dumps(detection, allow_nan=False) for detection in detections)
+    return f"[\n{rows}\n]\n" if rows else "[]\n"
+
+
 def write_run(
     folder: Folder,
     report: RunReport,
@@ -170,7 +178,6 @@ def write_run(
     Raises:
         ExecutionError: if a file cannot be written.
     """
-    rows = ",\n".join(json.dumps(detection, allow_nan=False) for detection in detections)
-    folder.write("detections.json", f"[\n{rows}\n]\n" if rows else "[]\n")
+    folder.write("detections.json", detections_json(detections))
     folder.write("config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
     folder.write("report.json", report.to_json())

@@ -1,6 +1,6 @@
 """A report as tables for the terminal."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich import box
 from rich.console import RenderableType
@@ -45,23 +45,27 @@ def device_table(devices: Sequence[tuple[DevicePlan, KindSettings]]) -> Table:
     return table
 
 
+def ap_table(figures: Mapping[str, float], title: str, caption: str) -> Table:
+    """Returns the COCO figures by name."""
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in figures:
+        table.add_column(name, justify="right")
+    # COCO's -1 says that no person of that size is labelled.
+    table.add_row(*("n/a" if value == -1 else f"{value:.3f}" for value in figures.values()))
+    return table
+
+
 def _ap(report: RunReport) -> Table:
     subset = ", a chosen part" if report.partial_by_choice else ""
     title = f"COCO keypoint AP, {report.num_images} images{subset}"
     if report.failures:
         failed = len(report.failures)
         title += f"; {failed} of them failed and counted as images without detections"
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    values = report.ap or {}
-    for name in values:
-        table.add_column(name, justify="right")
-    # COCO's -1 says that no person of that size is labelled.
-    table.add_row(*("n/a" if value == -1 else f"{value:.3f}" for value in values.values()))
-    table.caption = (
+    caption = (
         f"{report.backend} · {report.precision} · profile {report.profile} · "
         f"{report.num_detections} detections"
     )
-    return table
+    return ap_table(report.ap or {}, title, caption)
 
 
 def _failures(report: RunReport) -> Table:
@@ -97,18 +101,19 @@ def _throughput(report: RunReport) -> Table:
             _device_name(device, report),
             str(device.batch_size),
             str(device.images),
-            f"{device.busy_share:.0%}",
-            f"{device.compute_images_per_s:.2f}",
+            _share(device.busy_share),
+            _rate(device.compute_images_per_s),
             "",
         )
     figures = report.throughput
+    outside = figures.outside_inference_share
     table.add_section()
     table.add_row(
         "all",
         "",
         str(sum(device.images for device in report.devices)),
-        f"{1 - figures.outside_inference_share:.0%}",
-        f"{figures.compute_images_per_s['total']:.2f}",
+        _share(None if outside is None else 1 - outside),
+        _rate(figures.compute_images_per_s.get("total")),
         f"{figures.wall_images_per_s:.2f}",
     )
     table.caption = f"{figures.wall_s:.1f} s of work"
@@ -121,6 +126,14 @@ def _throughput(report: RunReport) -> Table:
             table.caption += f" ({report.compile_s:.1f} s of it compiling)"
         table.caption += f" · at most {max(peaks) / _MIB:,.0f} MiB in a process"
     return table
+
+
+def _share(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.0%}"
+
+
+def _rate(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.2f}"
 
 
 def _device_name(device: DeviceReport, report: RunReport) -> str:

@@ -17,6 +17,7 @@ from distributed_pose.backends.base import BackendOptions, InputBatch, Maps
 from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
 from distributed_pose.records import Geometry, Simulation
+from distributed_pose.report.published import PUBLISHED
 from distributed_pose.testing.oracle import OracleBackend
 
 # 30 to 4,000 images of the drawn maps' nonzero values.
@@ -32,10 +33,7 @@ class DeviceModel:
             between two the time of a batch is interpolated; beyond the last its rate holds.
         overhead_s: time that a batch of any size takes on top. Published rates contain it.
 
-    Source: Huawei's ModelZoo guides to the offline inference of Lightweight OpenPose, read in
-    November 2026. Ascend 310 is one of the card's four chips (547.996 a card), 710 one device, T4
-    the inverse of the mean GPU compute time of `trtexec --fp16`, all at batch 1; 310P3 is the sweep
-    of `ais_bench` in the later guide, whose best batch is 4.
+    Source: `report.published`.
     """
 
     rates: tuple[tuple[int, float], ...]
@@ -51,14 +49,7 @@ class DeviceModel:
 
 
 DEVICES: Mapping[str, DeviceModel] = MappingProxyType(
-    {
-        "t4": DeviceModel(((1, 252.592),)),
-        "ascend310": DeviceModel(((1, 136.999),)),
-        "ascend310p3": DeviceModel(
-            ((1, 712.16), (4, 887.45), (8, 837.97), (16, 873.55), (32, 880.94), (64, 566.44))
-        ),
-        "ascend710": DeviceModel(((1, 674.06),)),
-    }
+    {key: DeviceModel(published.rates) for key, published in PUBLISHED.items()}
 )
 _DEFAULT = "t4"
 

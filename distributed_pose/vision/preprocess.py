@@ -35,13 +35,36 @@ def decode_image(encoded: bytes, height: int, width: int) -> npt.NDArray[np.uint
     Raises:
         UndecodableImageError: if it is empty, truncated, no image, or of another size.
     """
-    if not encoded:
-        raise UndecodableImageError("the file is empty")
     if height * width > MAX_IMAGE_PIXELS:
         raise UndecodableImageError(
             f"the annotation says {width}x{height}, over the limit of {MAX_IMAGE_PIXELS} pixels"
         )
-    _check_header(read_header(encoded), height, width)
+    header = _whole_header(encoded)
+    if header and header.height * header.width > height * width:
+        raise _wrong_size(header.height, header.width, height, width)
+    image = _decode(encoded)
+    if image.shape[:2] != (height, width):
+        raise _wrong_size(image.shape[0], image.shape[1], height, width)
+    return image
+
+
+def decode_unlisted_image(encoded: bytes) -> npt.NDArray[np.uint8]:
+    """Returns an image whose size nobody tells, as `decode_image` does.
+
+    Raises:
+        UndecodableImageError: if it is empty, truncated or no image, or of more pixels than
+            `MAX_IMAGE_PIXELS`.
+    """
+    header = _whole_header(encoded)
+    if header and header.height * header.width > MAX_IMAGE_PIXELS:
+        raise UndecodableImageError(
+            f"the image is {header.width}x{header.height}, over the limit of {MAX_IMAGE_PIXELS} "
+            "pixels"
+        )
+    return _decode(encoded)
+
+
+def _decode(encoded: bytes) -> npt.NDArray[np.uint8]:
     try:
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
@@ -49,23 +72,21 @@ def decode_image(encoded: bytes, height: int, width: int) -> npt.NDArray[np.uint
         raise UndecodableImageError(f"OpenCV cannot decode it: {reason}") from None
     if image is None:
         raise UndecodableImageError("not an image that OpenCV can decode")
-    if image.shape[:2] != (height, width):
-        raise _wrong_size(image.shape[0], image.shape[1], height, width)
     return image.astype(np.uint8, copy=False)
 
 
-def _check_header(header: Header | None, height: int, width: int) -> None:
-    """Refuses what OpenCV would decode nevertheless, or only find out with the memory taken.
+def _whole_header(encoded: bytes) -> Header | None:
+    """Returns the header, after which OpenCV cannot be misled by what it says.
 
     It decodes what there is of a truncated JPEG, in some versions, and fills the rest with grey.
     It makes room for whatever size a header claims: of a few bytes, gigabytes.
     """
-    if header is None:
-        return
-    if header.is_cut_off:
+    if not encoded:
+        raise UndecodableImageError("the file is empty")
+    header = read_header(encoded)
+    if header and header.is_cut_off:
         raise UndecodableImageError("the file is truncated")
-    if header.height * header.width > height * width:
-        raise _wrong_size(header.height, header.width, height, width)
+    return header
 
 
 def _wrong_size(
@@ -94,11 +115,10 @@ def preprocess(
     if out_3HW is None:
         shape = profile.input_shape(image_height, image_width)
         out_3HW = np.empty(shape, profile.input_dtype)
+    geometry = profile.geometry(image_height, image_width)
     resized = _resize(image_HW3 if profile.on_bytes else _normalise(image_HW3), profile)
     height, width = resized.shape[:2]
-    canvas_height, canvas_width = out_3HW.shape[1:]
-    top, left = (canvas_height - height) // 2, (canvas_width - width) // 2
-    bottom, right = canvas_height - height - top, canvas_width - width - left
+    top, left = geometry.pad_top, geometry.pad_left
     rows_3hW = out_3HW[:, top : top + height]
     rows_3hW[:, :, left : left + width] = resized.transpose(2, 0, 1)
     for border in (
@@ -108,7 +128,7 @@ def preprocess(
         rows_3hW[:, :, left + width :],
     ):
         border.fill(profile.padding)
-    return out_3HW, Geometry(image_height, image_width, top, left, bottom, right)
+    return out_3HW, geometry
 
 
 def _normalise(image_HW3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

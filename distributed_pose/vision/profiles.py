@@ -14,6 +14,8 @@ from types import MappingProxyType
 import cv2
 import numpy as np
 
+from distributed_pose.records import Geometry
+
 STRIDE = 8
 BASE_HEIGHT = 368
 
@@ -68,6 +70,14 @@ class Profile:
             return BASE_HEIGHT, self.fixed_width
         width = max(resized_width, BASE_HEIGHT)
         return BASE_HEIGHT, -(-width // STRIDE) * STRIDE
+
+    def geometry(self, height: int, width: int) -> Geometry:
+        """Returns how an image lies in its input: centred, the smaller half at the top and left."""
+        resized_height, resized_width = self.resized(height, width)
+        canvas_height, canvas_width = self.canvas(resized_width)
+        top, left = (canvas_height - resized_height) // 2, (canvas_width - resized_width) // 2
+        bottom, right = canvas_height - resized_height - top, canvas_width - resized_width - left
+        return Geometry(height, width, top, left, bottom, right)
 
     @property
     def nominal_input(self) -> tuple[int, int]:

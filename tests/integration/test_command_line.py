@@ -13,8 +13,7 @@ import pytest
 import torch
 import yaml
 
-from distributed_pose.cli import main
-from tests.conftest import Dataset
+from tests.conftest import Dataset, Run
 from tests.tiny_models import save_constant_model
 
 FIGURES = ["AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"]
@@ -22,24 +21,6 @@ STAGES = [
     *("read", "decode_jpeg", "preprocess", "inference", "transfer"),
     *("peaks", "limbs", "assemble", "score"),
 ]
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Runs the command in this process and returns exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def command(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["distributed-pose", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        out, err = capsys.readouterr()
-        return int(exit_.value.code or 0), out, err
-
-    return command
 
 
 def settings(dataset: Dataset, **values: Any) -> list[str]:

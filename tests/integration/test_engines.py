@@ -156,6 +156,27 @@ def test_rendered_people_are_found_by_the_oracle_on_ray(
     assert inline.ap["AP"] > 0.8
 
 
+@pytest.mark.usefixtures("local_ray")
+def test_maps_are_written_and_replayed_by_the_workers_of_ray(
+    people: Dataset, tmp_path: Path
+) -> None:
+    ray = {"engine": "ray", "devices": "cpu:2", "batch_size": 2, "reducers": 2}
+    evaluate(people.config(dump_maps=tmp_path / "inline-maps"), tmp_path / "inline")
+    evaluate(people.config(**ray, dump_maps=tmp_path / "maps"), tmp_path / "ray")
+    recorded = {"backend": "recorded", "model": {"path": tmp_path / "maps"}}
+    evaluate(people.config(**ray, **recorded), tmp_path / "again")
+    first, *others = (
+        (tmp_path / name / "detections.json").read_bytes() for name in ("inline", "ray", "again")
+    )
+    assert others == [first, first]
+    inline_maps, ray_maps = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        for name in ("inline-maps", "maps")
+    )
+    assert len(inline_maps) == 2 * 12 + 2
+    assert inline_maps == ray_maps
+
+
 def test_a_limit_scores_the_first_ids_and_is_marked(people: Dataset, tmp_path: Path) -> None:
     report = evaluate(people.config(data={"limit": 5}), tmp_path)
     listed = json.loads(people.annotations.read_text())["images"]

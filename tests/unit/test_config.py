@@ -44,6 +44,7 @@ def test_every_profile_can_be_named_and_bears_its_name() -> None:
         ("data.anotations=x", "unknown key 'data.anotations'; did you mean 'data.annotations'"),
         ("batchsize=4", "unknown key 'batchsize'; did you mean 'batch_size'"),
         ("images=x", "did you mean 'data.images'"),
+        ("dump_maps=s3://bucket/maps", "dump_maps: must be a folder that all nodes see, not a URI"),
         ("zzzz=1", "valid: allow_failures, backend, batch_size"),
         ("batch_size='8'", "batch_size: "),
         ("batch_size=true", "batch_size: "),

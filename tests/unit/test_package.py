@@ -28,7 +28,9 @@ def test_importing_the_package_loads_no_runtime() -> None:
     assert answer.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", ["--help", "compile --help", "devices"])
+@pytest.mark.parametrize(
+    "command", ["--help", "compile --help", "devices", "report table --reference guide"]
+)
 def test_help_and_the_list_of_devices_load_no_runtime(command: str) -> None:
     code = (
         f"import sys; from distributed_pose.cli import app; app({command.split()}, "

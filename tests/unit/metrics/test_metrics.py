@@ -76,12 +76,12 @@ def test_stages_are_merged_raw_before_their_percentiles() -> None:
     figures = stage_figures(merged)
     assert tuple(figures) == STAGES
     assert (figures["read"].count, figures["read"].total_ns) == (91, 10 + sum(range(90)))
-    assert figures["score"] == StageFigures(0, 0, 0, 0, 0)
+    assert figures["score"] == StageFigures(0, 0, 0, 0, 0, 0, 0)
 
 
 def test_percentiles_are_of_all_durations_whatever_their_order() -> None:
     figures = stage_figures({"peaks": [*range(100, -1, -1)]})["peaks"]
-    assert figures == StageFigures(101, 5050, 50, 90, 99)
+    assert figures == StageFigures(101, 5050, 50, 90, 99, 0, 100)
 
 
 def test_throughput_is_images_over_time() -> None:

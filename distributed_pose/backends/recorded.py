@@ -1,0 +1,49 @@
+"""Recorded maps in place of a model: those of an earlier run, or of a benchmark tool."""
+
+import numpy as np
+
+from distributed_pose.backends.base import BackendOptions, InputBatch, Maps
+from distributed_pose.errors import ExecutionError, SetupError
+from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
+from distributed_pose.recordings.manifest import Manifest, load_manifest
+
+
+class RecordedBackend:
+    """Reads each image's maps from a folder, which its process must see.
+
+    Its model is a manifest. What is no image of the run, as in a warm-up, has empty maps.
+
+    Raises:
+        SetupError: if the maps were computed in another precision than is asked for.
+    """
+
+    description = "recorded maps"
+
+    def __init__(self, content: bytes, options: BackendOptions) -> None:
+        manifest = load_manifest(content)
+        self.precision = manifest.precision
+        if options.precision not in {"auto", self.precision} and self.precision != "unknown":
+            raise SetupError(
+                f"precision: the maps in {manifest.recording.folder} were computed in "
+                f"{self.precision}, not {options.precision}",
+                "set precision=auto",
+            )
+        self._manifest: Manifest | None = manifest
+
+    def infer(self, batch: InputBatch) -> Maps:
+        if self._manifest is None:
+            raise SetupError("the backend is closed")
+        height, width = (size // STRIDE for size in batch.inputs_N3HW.shape[2:])
+        count = len(batch.image_ids)
+        heatmaps_NKHW = np.zeros((count, NUM_HEATMAPS, height, width), np.float32)
+        pafs_NPHW = np.zeros((count, NUM_PAFS, height, width), np.float32)
+        for index, image_id in enumerate(batch.image_ids):
+            if image_id in self._manifest.missing:
+                raise ExecutionError("the recorded run has no maps of it", image_ids=(image_id,))
+            if name := self._manifest.names.get(image_id):
+                maps = self._manifest.recording.read(name, (height, width))
+                heatmaps_NKHW[index], pafs_NPHW[index] = maps
+        return Maps(heatmaps_NKHW, pafs_NPHW)
+
+    def close(self) -> None:
+        self._manifest = None

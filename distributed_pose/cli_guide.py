@@ -1,0 +1,95 @@
+"""The `guide` commands: the vendor guide's own steps, with its files in and out."""
+
+import logging
+from enum import Enum
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from distributed_pose.cli_parts import progress
+
+guide = typer.Typer(
+    name="guide",
+    help="The vendor guide's steps, file for file: inputs, info file, outputs to AP.",
+    no_args_is_help=True,
+)
+
+
+class Kind(Enum):
+    """What an info file lists; the guide's own writer knows other kinds, too."""
+
+    BIN = "bin"
+
+
+_Pads = Annotated[Path, typer.Option("--pad-txt-path", metavar="pad.txt", help="Padding by image.")]
+
+
+@guide.command("preprocess")
+def preprocess(
+    *,
+    images: Annotated[Path, typer.Option("--src-path", metavar="IMAGES", help="Folder.")],
+    output: Annotated[Path, typer.Option("--save-path", metavar="DIR", help="Of the .bin files.")],
+    pad_file: _Pads,
+) -> None:
+    """Write the network input of each image as .bin, and pad.txt (step 3.2)."""
+    from distributed_pose.guide.preprocess import preprocess_folder
+
+    start = perf_counter()
+    with progress() as on_progress:
+        number = preprocess_folder(images, output, pad_file, on_progress)
+    _say(number, perf_counter() - start, f"{output} and {pad_file}")
+
+
+@guide.command("info")
+def info(
+    *,
+    kind: Annotated[Kind, typer.Argument(metavar="bin", help="Of the files.")],
+    folder: Annotated[str, typer.Argument(metavar="DIR")],
+    output: Annotated[Path, typer.Argument(metavar="OUT.info")],
+    width: Annotated[int, typer.Argument(metavar="640", min=1)],
+    height: Annotated[int, typer.Argument(metavar="368", min=1)],
+) -> None:
+    """List the .bin files of a folder for cann-benchmark (step 3.3)."""
+    del kind  # There is one.
+    from distributed_pose.guide.preprocess import write_info
+
+    number = write_info(folder, output, width, height)
+    typer.echo(f"Written to {output}: {number} files")
+
+
+@guide.command("postprocess")
+def postprocess(
+    *,
+    results: Annotated[
+        Path, typer.Option("--result-dir", metavar="DIR", help="Of cann-benchmark or ais_bench.")
+    ],
+    pad_file: _Pads,
+    labels: Annotated[
+        Path, typer.Option("--labels", metavar="FILE", help="COCO keypoint annotations.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--detections-save-path", metavar="OUT.json", help="COCO results.")
+    ],
+) -> None:
+    """Decode the outputs of a benchmark tool on all CPUs, and print AP (step 5.5)."""
+    logging.basicConfig(level=logging.WARNING)
+    from distributed_pose.files import write_atomically
+    from distributed_pose.guide.postprocess import postprocess as run
+    from distributed_pose.report.run_report import detections_json
+    from distributed_pose.report.tables import ap_table
+
+    with progress() as on_progress:
+        scored = run(results, pad_file, labels, on_progress)
+    write_atomically(output, detections_json(scored.detections))
+    part = f" of {scored.num_labelled}" if scored.num_images < scored.num_labelled else ""
+    title = f"COCO keypoint AP, {scored.num_images}{part} images"
+    Console().print(ap_table(scored.ap, title, f"{len(scored.detections)} detections"))
+    _say(scored.num_images, scored.seconds, str(output))
+
+
+def _say(number: int, seconds: float, where: str) -> None:
+    rate = f"{number / seconds:.1f} images/s"
+    typer.echo(f"Written to {where}: {number} images in {seconds:.1f} s, {rate}")

@@ -1,0 +1,1 @@
+"""The steps of the vendor guide, file for file."""

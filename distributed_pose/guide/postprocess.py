@@ -1,0 +1,123 @@
+"""Step 5.5 of the guide: the outputs of a benchmark tool to detections and AP."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from distributed_pose.cluster.ledger import coco_results
+from distributed_pose.cluster.reducer import Reducer
+from distributed_pose.cpu import num_cpus
+from distributed_pose.data.coco import CocoIndex, load_index
+from distributed_pose.data.shards import ImageMaps, unpack_detections
+from distributed_pose.errors import SetupError
+from distributed_pose.metrics.coco_ap import coco_ap
+from distributed_pose.recordings.layout import check_complete, find_layout, scan
+from distributed_pose.recordings.pads import maps_grid, output_name, output_names, read_pads
+from distributed_pose.recordings.recording import Recording
+from distributed_pose.records import Geometry, ImageRecord
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the outputs of a tool come to.
+
+    Attributes:
+        detections: COCO results in canonical order.
+        ap: the ten COCO figures by name.
+        num_images: that `pad.txt` lists and AP is over.
+        num_labelled: that the labels list.
+        seconds: to read and decode all outputs, AP left out.
+    """
+
+    detections: Sequence[Mapping[str, Any]]
+    ap: Mapping[str, float]
+    num_images: int
+    num_labelled: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Job:
+    image_id: int
+    name: str
+    geometry: Geometry
+    grid: tuple[int, int]
+
+
+def postprocess(
+    results: Path, pad_file: Path, labels: Path, on_progress: Progress | None = None
+) -> Scored:
+    """Returns the detections in a result folder and their AP, decoded on all CPUs.
+
+    Args:
+        results: folder of `cann-benchmark`, `ais_bench` or `--dump-maps`; see `recordings.layout`.
+        pad_file: `pad.txt`, which lists the images.
+        labels: COCO keypoint annotation file.
+        on_progress: called after each image.
+
+    Raises:
+        SetupError: if a file is missing, damaged, or of an image that is not listed; names it.
+    """
+    index = load_index(labels)
+    jobs = _jobs(pad_file, labels, index)
+    found = scan(results)
+    layout = find_layout(results, found, {job.name: job.grid for job in jobs})
+    check_complete(results, found, layout, [job.name for job in jobs], str(pad_file))
+    decode = _Decoding(Recording(str(results), layout))
+    start = perf_counter()
+    rows: list[dict[str, object]] = []
+    with ThreadPoolExecutor(num_cpus()) as pool:
+        for done, found_rows in enumerate(pool.map(decode, jobs), 1):
+            rows += found_rows
+            if on_progress:
+                on_progress(len(jobs), done)
+    seconds = perf_counter() - start
+    detections = coco_results(rows)
+    ap = coco_ap(index.ground_truth, detections, sorted(job.image_id for job in jobs))
+    return Scored(detections, ap, len(jobs), len(index.images), seconds)
+
+
+class _Decoding:
+    """Reads and decodes an image's maps, on any number of threads."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+        self._own = threading.local()
+        # Compiled once, and not by each thread.
+        Reducer().warm_up()
+
+    def __call__(self, job: _Job) -> list[dict[str, object]]:
+        if not hasattr(self._own, "reducer"):
+            self._own.reducer = Reducer()
+        reducer: Reducer = self._own.reducer
+        heatmaps_KHW, pafs_PHW = self._recording.read(job.name, job.grid)
+        maps = ImageMaps((job.image_id,), (job.geometry,), heatmaps_KHW[None], pafs_PHW[None])
+        return unpack_detections(reducer.group([maps]).detections)
+
+
+def _jobs(pad_file: Path, labels: Path, index: CocoIndex) -> list[_Job]:
+    output_names(index.images)  # Refuses labels in which a name would be of two images.
+    listed = {Path(image.file_name).name: image for image in index.images}
+    jobs = []
+    for file_name, geometry in read_pads(pad_file).items():
+        image = listed.get(file_name)
+        if image is None:
+            raise SetupError(f"{pad_file}: {file_name} is no image that {labels} lists")
+        _check_size(pad_file, labels, image, geometry)
+        grid = maps_grid(file_name, geometry)
+        jobs.append(_Job(image.image_id, output_name(file_name), geometry, grid))
+    return jobs
+
+
+def _check_size(pad_file: Path, labels: Path, image: ImageRecord, geometry: Geometry) -> None:
+    if (geometry.image_height, geometry.image_width) != (image.height, image.width):
+        raise SetupError(
+            f"{pad_file}: {image.file_name} is of {geometry.image_width}x{geometry.image_height} "
+            f"pixels, and {labels} says {image.width}x{image.height}"
+        )

@@ -1,0 +1,101 @@
+"""What the recorded backend is given in place of a model: where each image's maps are.
+
+The maps themselves stay on the disk, 839,040 bytes an image, and every worker reads its own.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from distributed_pose.errors import SetupError
+from distributed_pose.files import sha256_hex
+from distributed_pose.recordings.card import Card, read_card
+from distributed_pose.recordings.layout import Found, Layout, find_layout, missing_file, scan
+from distributed_pose.recordings.pads import PAD_FILE, check_pads, output_names, read_pads
+from distributed_pose.recordings.recording import Recording
+from distributed_pose.records import ImageRecord
+from distributed_pose.vision.profiles import PROFILES, STRIDE
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A recording of a run's images.
+
+    Attributes:
+        recording: of the files.
+        names: of each image's files, by image id.
+        missing: images that the recorded run had no result of, by id.
+        precision: that the maps were computed in; `unknown` where nobody tells.
+    """
+
+    recording: Recording
+    names: dict[int, str]
+    missing: frozenset[int]
+    precision: str
+
+
+def describe_recording(
+    folder: Path, images: Sequence[ImageRecord], profile: str
+) -> tuple[bytes, str]:
+    """Returns the manifest of a folder for a run, serialised, and a digest of its files.
+
+    Args:
+        folder: of any form that `recordings.layout` tells.
+        images: of the run.
+        profile: of the run.
+
+    Raises:
+        SetupError: if the folder is ambiguous, lacks a file or is of another profile; names it.
+    """
+    card = read_card(folder) or Card()
+    recorded = card.fingerprint.get("profile", profile)
+    if recorded != profile:
+        raise SetupError(
+            f"{folder} was recorded with profile {recorded}, and the run's is {profile}",
+            f"set profile={recorded}",
+        )
+    names = output_names(images)
+    shapes = ((i, PROFILES[profile].input_shape(i.height, i.width)) for i in images)
+    grids = {names[i.image_id]: (rows // STRIDE, cols // STRIDE) for i, (_, rows, cols) in shapes}
+    found = scan(folder)
+    layout = find_layout(folder, found, grids)
+    values = {
+        "folder": str(folder),
+        "layout": asdict(layout),
+        "names": names,
+        "missing": _missing(folder, found, layout, images, profile),
+        "precision": card.precision or "unknown",
+    }
+    files = sorted((key, asdict(facts)) for key, facts in found.items() if key[0] in grids)
+    return json.dumps(values).encode(), sha256_hex(json.dumps(files).encode())
+
+
+def load_manifest(content: bytes) -> Manifest:
+    """Returns a manifest that was serialised."""
+    values = json.loads(content)
+    layout = Layout(**{**values["layout"], "numbers": tuple(values["layout"]["numbers"])})
+    return Manifest(
+        Recording(values["folder"], layout),
+        {int(image_id): name for image_id, name in values["names"].items()},
+        frozenset(values["missing"]),
+        values["precision"],
+    )
+
+
+def _missing(
+    folder: Path, found: Found, layout: Layout, images: Sequence[ImageRecord], profile: str
+) -> list[int]:
+    """Returns the images that a recorded run gave up, which its `pad.txt` does not list."""
+    pad_file = folder / PAD_FILE
+    pads = read_pads(pad_file) if pad_file.exists() else None
+    if pads is not None:
+        check_pads(pad_file, pads, images, profile)
+    names = output_names(images)
+    lacking = {i: missing_file(found, layout, names[i.image_id]) for i in images}
+    for image, file_name in lacking.items():
+        if file_name and (pads is None or Path(image.file_name).name in pads):
+            raise SetupError(
+                f"{folder / file_name} is missing", "data.limit takes the first N images alone"
+            )
+    return [image.image_id for image, file_name in lacking.items() if file_name]

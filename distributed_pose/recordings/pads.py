@@ -1,0 +1,130 @@
+"""`pad.txt`: how each image lies in its network input, a line an image.
+
+A line is `NAME.jpg height width top bottom left right`, the image's size in its own pixels and the
+padding in input pixels.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from distributed_pose.errors import SetupError
+from distributed_pose.records import Geometry, ImageRecord
+from distributed_pose.vision.profiles import PROFILES, STRIDE
+
+PAD_FILE = "pad.txt"
+
+_HINT = "pad.txt has lines such as: 000000000139.jpg 426 640 0 0 43 44"
+
+# Names of files need not be text.
+_ENCODING, _ERRORS = "utf-8", "surrogateescape"
+
+
+def pads_content(pads: Iterable[tuple[str, Geometry]]) -> bytes:
+    """Returns the content of a `pad.txt`.
+
+    Args:
+        pads: file name and geometry of each image.
+
+    Raises:
+        SetupError: if a name has a line break in it.
+    """
+    return "".join(_line(name, geometry) for name, geometry in pads).encode(_ENCODING, _ERRORS)
+
+
+def read_pads(path: Path) -> dict[str, Geometry]:
+    """Returns the geometry of each image by its file name, in the order of the lines.
+
+    Raises:
+        SetupError: if the file cannot be read or a line is none of its format; names the line.
+    """
+    try:
+        lines = path.read_bytes().decode(_ENCODING, _ERRORS).splitlines()
+    except OSError as error:
+        raise SetupError(f"cannot read {path}: {error.strerror}", _HINT) from None
+    pads: dict[str, Geometry] = {}
+    for number, line in enumerate(lines, 1):
+        # From the right, since names may have blanks.
+        name, *numbers = line.strip().rsplit(" ", 6)
+        if len(numbers) != 6 or not all(map(_is_count, numbers)):
+            raise SetupError(f"{path}, line {number}: {line[:100]!r} is no line of pad.txt", _HINT)
+        if name in pads:
+            raise SetupError(f"{path}, line {number}: {name} is there twice")
+        height, width, top, bottom, left, right = map(int, numbers)
+        pads[name] = Geometry(height, width, top, left, bottom, right)
+    if not pads:
+        raise SetupError(f"{path} lists no images", _HINT)
+    return pads
+
+
+def maps_grid(name: str, geometry: Geometry) -> tuple[int, int]:
+    """Returns height and width of an image's maps in cells.
+
+    Args:
+        name: of the image's file.
+        geometry: from a `pad.txt`, which does not tell the size of the input by itself.
+
+    Raises:
+        SetupError: if no profile has such a geometry.
+    """
+    size = geometry.image_height, geometry.image_width
+    for profile in PROFILES.values():
+        if profile.geometry(*size) == geometry:
+            _, height, width = profile.input_shape(*size)
+            return height // STRIDE, width // STRIDE
+    raise SetupError(
+        f"pad.txt: the padding of {name}, an image of {size[1]}x{size[0]}, is that of no profile",
+        "write pad.txt with `distributed-pose guide preprocess`",
+    )
+
+
+def output_names(images: Iterable[ImageRecord]) -> dict[int, str]:
+    """Returns what the files of each image are named after, by image id: its name, no suffix.
+
+    Raises:
+        SetupError: if two images would have files of the same name.
+    """
+    names: dict[int, str] = {}
+    owners: dict[str, str] = {}
+    for image in images:
+        name = output_name(image.file_name)
+        if name in owners:
+            raise SetupError(
+                f"the maps of {owners[name]} and {image.file_name} would have the same file names"
+            )
+        names[image.image_id], owners[name] = name, image.file_name
+    return names
+
+
+def output_name(file_name: str) -> str:
+    """Returns what the files made of an image are named after."""
+    return Path(file_name).stem
+
+
+def check_pads(
+    path: Path, pads: Mapping[str, Geometry], images: Iterable[ImageRecord], profile: str
+) -> None:
+    """Checks that images lie in their inputs as a profile has it; those not listed are not checked.
+
+    Raises:
+        SetupError: if one does not; names it.
+    """
+    for image in images:
+        found = pads.get(Path(image.file_name).name)
+        if found and found != PROFILES[profile].geometry(image.height, image.width):
+            raise SetupError(
+                f"{path}: {image.file_name} was not preprocessed with profile {profile}, or is "
+                f"not of {image.width}x{image.height} pixels",
+                "set profile to that of the recorded run",
+            )
+
+
+def _line(name: str, geometry: Geometry) -> str:
+    if len(name.splitlines()) != 1:
+        raise SetupError(f"{name!r} has a line break in it, and pad.txt has a line an image")
+    g = geometry
+    padding = f"{g.pad_top} {g.pad_bottom} {g.pad_left} {g.pad_right}"
+    return f"{name} {g.image_height} {g.image_width} {padding}\n"
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 10

@@ -1,0 +1,176 @@
+"""The lines in which the guide's tools tell their figures, read and written.
+
+`cann-benchmark` leaves a perf file of five rows, `trtexec` and `ais_bench` a log with a summary.
+Rates are images a second, times milliseconds; both tools print six digits.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_NUMBER = r"([-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)"
+
+# The names of the rows in the guide, and those of other versions of the tool.
+_ROWS = {
+    "e2e": "e2e",
+    "data read": "data read",
+    "preprocess": "preprocess",
+    "inference": "inference",
+    "infer": "inference",
+    "postprocess": "postprocess",
+    "post": "postprocess",
+}
+_PERF_ROW = re.compile(r"\[(" + "|".join(_ROWS) + r")\] (.*throughputRate.*)")
+_PERF_VALUE = re.compile(rf"(Interface throughputRate|\w+): {_NUMBER}")
+_PERF_KEYS = {
+    "e2e": ("throughputRate", "latency"),
+    "data read": ("throughputRate", "moduleLatency"),
+    "preprocess": ("throughputRate", "moduleLatency"),
+    "inference": ("throughputRate", "Interface throughputRate", "moduleLatency"),
+    "postprocess": ("throughputRate", "moduleLatency"),
+}
+
+# The guide prints the values of `trtexec` a line each.
+_TRTEXEC = re.compile(rf"(?<!Total )GPU Compute Time:\s*((?:\S+ = {_NUMBER} ms,?\s*)+)")
+_AIS = re.compile(rf"NPU_compute_time \(ms\):\s*((?:\S+ = {_NUMBER},?\s*)+)")
+_TIME = re.compile(rf"(min|max|mean|median|percentile\(99%\)) = {_NUMBER}")
+
+_AIS_RATE = re.compile(
+    rf"throughput 1000\*batchsize(?:\.mean)?\((\d+)(?:\.0+)?\)/NPU_compute_time[^:]*: {_NUMBER}",
+    re.IGNORECASE,
+)
+
+_TRTEXEC_DEVICE = re.compile(r"Selected Device: (.+)")
+_TRTEXEC_PRECISION = re.compile(r"\] Precision: (\S+)")
+_TRTEXEC_BATCH = re.compile(r"(?:--shapes=[^\s:]+:|Input inference shape ?: ?[^\s=]+=)(\d+)x")
+
+
+@dataclass(frozen=True)
+class PerfFile:
+    """The rows of a perf file, by name and key as the guide spells them."""
+
+    rows: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class ComputeTimes:
+    """Times of a batch in the model, in milliseconds; p99 is None in logs without percentiles."""
+
+    min_ms: float
+    max_ms: float
+    mean_ms: float
+    median_ms: float
+    p99_ms: float | None
+
+
+@dataclass(frozen=True)
+class TrtexecLog:
+    """What a log of `trtexec` tells; device, precision and batch only if it is whole.
+
+    Attributes:
+        times: of a query, which is a batch.
+        device: name, empty if not there.
+        precision: `f32`, `f16`, `bf16` or `int8`; empty if not there.
+        batch: None if not there.
+    """
+
+    times: ComputeTimes
+    device: str
+    precision: str
+    batch: int | None
+
+
+@dataclass(frozen=True)
+class AisLog:
+    """The summary of `ais_bench` for one device.
+
+    Attributes:
+        times: of a batch.
+        batch: images in it.
+        images_per_s: compute only.
+    """
+
+    times: ComputeTimes
+    batch: int
+    images_per_s: float
+
+
+def perf_text(perf: PerfFile) -> str:
+    """Returns the five rows as the guide prints them."""
+    lines = []
+    for name, keys in _PERF_KEYS.items():
+        values = ", ".join(f"{key}: {perf.rows[name][key]:g}" for key in keys)
+        lines.append(f"[{name}] {values}\n")
+    return "".join(lines)
+
+
+def read_perf(text: str) -> PerfFile | None:
+    """Returns the rows in a text; None if one of them or of their values is missing."""
+    rows = {
+        _ROWS[match[1]]: {key: float(value) for key, value in _PERF_VALUE.findall(match[2])}
+        for match in _PERF_ROW.finditer(text)
+    }
+    complete = all(set(keys) <= rows.get(name, {}).keys() for name, keys in _PERF_KEYS.items())
+    return PerfFile(rows) if complete else None
+
+
+def trtexec_text(times: ComputeTimes) -> str:
+    """Returns the line of GPU compute time, as `trtexec` prints it."""
+    values = {
+        "min": times.min_ms,
+        "max": times.max_ms,
+        "mean": times.mean_ms,
+        "median": times.median_ms,
+        "percentile(99%)": times.p99_ms,
+    }
+    told = (f"{name} = {value:g} ms" for name, value in values.items() if value is not None)
+    return f"[I] GPU Compute Time: {', '.join(told)}\n"
+
+
+def read_trtexec(text: str) -> TrtexecLog | None:
+    """Returns what a log tells, whole or not; None if there is no line of GPU compute time."""
+    found = _TRTEXEC.search(text)
+    times = _times(found[1]) if found else None
+    if times is None:
+        return None
+    device, precision, batch = (
+        pattern.search(text) for pattern in (_TRTEXEC_DEVICE, _TRTEXEC_PRECISION, _TRTEXEC_BATCH)
+    )
+    return TrtexecLog(
+        times,
+        device[1].strip() if device else "",
+        _precision(precision[1] if precision else "", text),
+        int(batch[1]) if batch else None,
+    )
+
+
+def read_ais(text: str) -> list[AisLog]:
+    """Returns a summary for each device of a log of `ais_bench`; none if there are none."""
+    times = [_times(match[1]) for match in _AIS.finditer(text)]
+    rates = _AIS_RATE.findall(text)
+    return [
+        AisLog(of_device, int(batch), float(rate))
+        for of_device, (batch, rate) in zip(times, rates, strict=False)
+        if of_device
+    ]
+
+
+def _times(text: str) -> ComputeTimes | None:
+    values = {name: float(value) for name, value in _TIME.findall(text)}
+    if not {"min", "max", "mean", "median"} <= values.keys() or values["mean"] <= 0:
+        return None
+    return ComputeTimes(
+        values["min"],
+        values["max"],
+        values["mean"],
+        values["median"],
+        values.get("percentile(99%)"),
+    )
+
+
+def _precision(told: str, text: str) -> str:
+    """Returns the lowest precision that a build was allowed, which is what `trtexec` tells."""
+    for name in ("int8", "bf16", "fp16"):
+        if name.upper() in told.split("+") or f"--{name}" in text:
+            return name.replace("fp", "f")
+    return "f32" if told.startswith("FP32") else ""

@@ -1,0 +1,52 @@
+"""The figures that the vendor's guides publish. Nothing here was measured by this system.
+
+All are of compute alone, at 368x640. Source: Huawei's ModelZoo guides to the offline inference of
+Lightweight OpenPose with PyTorch, section 6, read in November 2026.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class Published:
+    """A device in a guide.
+
+    Attributes:
+        name: of the device.
+        devices_per_card: chips that one card has. Guides give the figure of a card where there are
+            several.
+        rates: batch size and images/s of one device, from batch 1 up.
+        precision: that the model was compiled to.
+        ap: on COCO val2017; None where the guide has no accuracy step.
+        how: what the figure is.
+    """
+
+    name: str
+    devices_per_card: int
+    rates: tuple[tuple[int, float], ...]
+    precision: str
+    ap: float | None
+    how: str
+
+
+PUBLISHED: Mapping[str, Published] = MappingProxyType(
+    {
+        "ascend310": Published(
+            "Ascend310", 4, ((1, 136.999),), "f16", 0.404, "cann-benchmark, four chips a card"
+        ),
+        "ascend710": Published("Ascend710", 1, ((1, 674.06),), "f16", 0.404, "cann-benchmark"),
+        "t4": Published(
+            "T4", 1, ((1, 252.592),), "f16", None, "1000 / mean GPU compute time of trtexec"
+        ),
+        "ascend310p3": Published(
+            "Ascend310P3",
+            1,
+            ((1, 712.16), (4, 887.45), (8, 837.97), (16, 873.55), (32, 880.94), (64, 566.44)),
+            "f16",
+            None,
+            "ais_bench, pure inference; a later guide",
+        ),
+    }
+)

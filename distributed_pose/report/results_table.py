@@ -1,0 +1,116 @@
+"""The guide's section 6: devices side by side, with what each figure is."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Literal
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from distributed_pose.report.published import PUBLISHED
+from distributed_pose.report.rows import Row
+
+_TEXT_COLUMNS = {"device", "prec.", "clock", "origin"}
+
+_CAPTION = (
+    "Samples/s; n: devices that the row is of; wall: everything from reading to results, compute: "
+    "the model alone; / is the ratio of compute, card to card; published: by the vendor's guides, "
+    "not measured here."
+)
+
+# The devices that the guide compares at batch 1.
+_COMPARED = ("ascend310", "ascend710", "t4")
+
+
+def table_bases(rows: Sequence[Row], *, published: bool) -> list[Row]:
+    """Returns the rows that others are compared with: the guide's three, or else the first.
+
+    Args:
+        rows: of the table.
+        published: whether the guide's rows are among them.
+    """
+    compute = [row for row in rows if row.clock == "compute"]
+    if not published:
+        return compute[:1]
+    names = [PUBLISHED[key].name for key in _COMPARED]
+    found = {row.device: row for row in reversed(compute) if row.origin == "published"}
+    return [found[name] for name in names]
+
+
+def results_table(rows: Sequence[Row], bases: Sequence[Row]) -> Table:
+    """Returns the rows with their ratios for the terminal; the sources are below by number."""
+    header, *lines = _lines(rows, bases)
+    sources = list(dict.fromkeys(row.source for row in rows))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in header:
+        justify: Literal["left", "right"] = "left" if name in _TEXT_COLUMNS else "right"
+        table.add_column(name, justify=justify, overflow="fold")
+    for row, line in zip(rows, lines, strict=True):
+        *told, origin = map(escape, line)
+        table.add_row(*told, f"{origin} {sources.index(row.source) + 1}")
+    legend = (f"{number}: {escape(source)}" for number, source in enumerate(sources, 1))
+    table.caption = "\n".join((_CAPTION, *legend))
+    table.caption_justify = "left"
+    return table
+
+
+def results_markdown(rows: Sequence[Row], bases: Sequence[Row]) -> str:
+    """Returns the rows with their ratios as a table in markdown."""
+    header, *lines = _lines(rows, bases)
+    sources = [row.source.replace("|", "\\|") for row in rows]
+    shown = [[*header, "from"], ["---"] * (len(header) + 1)]
+    shown += [[*line, source] for line, source in zip(lines, sources, strict=True)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in shown) + f"\n{_CAPTION}\n"
+
+
+def results_json(rows: Sequence[Row], bases: Sequence[Row]) -> str:
+    """Returns the rows with their ratios as JSON."""
+    entries = [
+        {
+            **asdict(row),
+            "images_per_s_per_device": row.per_device,
+            "images_per_s_per_card": row.per_card,
+            "ratios": {base.device: ratio(row, base) for base in bases},
+        }
+        for row in rows
+    ]
+    return json.dumps(entries, indent=2) + "\n"
+
+
+def ratio(row: Row, base: Row) -> float | None:
+    """Returns a row's rate over another's, card to card.
+
+    None where clocks differ, since the time of a model is not that of a whole run, and where a
+    device of no known card would be compared with a card of several devices.
+    """
+    if row.clock != base.clock or row.per_device is None or base.per_device is None:
+        return None
+    if row.per_card is None and (base.devices_per_card or 1) > 1:
+        return None
+    return (row.per_card or row.per_device) / (base.per_card or base.per_device)
+
+
+def _lines(rows: Sequence[Row], bases: Sequence[Row]) -> list[list[str]]:
+    short = [f"/{base.device.removeprefix('Ascend')}" for base in bases]
+    ratios = short if len(bases) > 1 else ["/ first"] * len(bases)
+    header = ["device", "n", "per device", "per card", *ratios]
+    header += ["AP", "prec.", "batch", "clock", "origin"]
+    return [header, *([*_figures(row, bases), *_facts(row)] for row in rows)]
+
+
+def _figures(row: Row, bases: Sequence[Row]) -> list[str]:
+    # Six digits, as the guides and their tools have them.
+    rates = ("" if rate is None else f"{rate:.6g}" for rate in (row.per_device, row.per_card))
+    ratios = (_number(ratio(row, base), 2) for base in bases)
+    return [row.device, str(row.devices), *rates, *ratios]
+
+
+def _facts(row: Row) -> list[str]:
+    batch = str(row.batch) if row.batch else "?"
+    return [_number(row.ap, 3), row.precision or "?", batch, row.clock, row.origin]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

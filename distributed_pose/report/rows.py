@@ -1,0 +1,142 @@
+"""Rows of the results table: what a device, a run or a guide makes a second."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Literal
+
+from distributed_pose.report.published import PUBLISHED
+
+# What is known of other names than the guides'; 710 is an earlier name of the 310P.
+_CHIPS_A_CARD = (
+    (re.compile(r"(Ascend ?)?310", re.IGNORECASE), 4),
+    (re.compile(r"(Ascend ?)?(310P\d?|710)", re.IGNORECASE), 1),
+    (re.compile(r"T4|.*(NVIDIA|Tesla|GeForce).*", re.IGNORECASE), 1),
+)
+
+
+# Backends whose time is none of a model's.
+_FAKES = {"oracle", "simulated"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure and what it is of.
+
+    Attributes:
+        device: name of the device, or of all of them where they are not alike.
+        devices: how many the total is of.
+        total_images_per_s: of all these devices.
+        is_uniform: whether the devices are alike, so that one has its share of the total.
+        devices_per_card: None where there are no cards, or nobody knows.
+        clock: `wall`, of everything from reading to results, or `compute`, of the model alone.
+        batch: None if unknown.
+        precision: empty if unknown.
+        ap: None if there is none.
+        origin: `measured` by this system, `simulated` by it, read from a `log`, or `published`.
+        source: where the figure is from.
+    """
+
+    device: str
+    total_images_per_s: float
+    clock: Literal["wall", "compute"]
+    origin: Literal["measured", "simulated", "log", "published"]
+    source: str
+    devices: int = 1
+    is_uniform: bool = True
+    devices_per_card: int | None = None
+    batch: int | None = None
+    precision: str = ""
+    ap: float | None = None
+
+    @property
+    def per_device(self) -> float | None:
+        """Images/s of one device."""
+        return self.total_images_per_s / self.devices if self.is_uniform else None
+
+    @property
+    def per_card(self) -> float | None:
+        """Images/s of one card."""
+        if self.per_device is None or self.devices_per_card is None:
+            return None
+        return self.per_device * self.devices_per_card
+
+
+def devices_per_card(name: str) -> int | None:
+    """Returns how many devices of a name are on a card; None if nobody knows."""
+    return next((chips for known, chips in _CHIPS_A_CARD if known.fullmatch(name)), None)
+
+
+def published_rows() -> list[Row]:
+    """Returns the guides' rows, which were not measured here."""
+    return [
+        Row(
+            device.name,
+            rate,
+            "compute",
+            "published",
+            device.how,
+            devices_per_card=device.devices_per_card,
+            batch=batch,
+            precision=device.precision,
+            ap=device.ap,
+        )
+        for device in PUBLISHED.values()
+        for batch, rate in device.rates
+    ]
+
+
+def run_rows(report: Mapping[str, Any], source: str) -> Iterator[Row]:
+    """Yields the rows of a run: compute of each group of devices alike, and the wall clock of all.
+
+    Replayed maps have no compute.
+
+    Args:
+        report: content of its `report.json`.
+        source: to name it by.
+
+    Raises:
+        KeyError: if a value is not there.
+    """
+    groups = [[*group] for _, group in groupby(sorted(report["devices"], key=_kind), key=_kind)]
+    ap = report["ap"]["AP"] if report["ap"] else None
+    part = ", a chosen part" if report["partial_by_choice"] else ""
+    source = f"{source}, {report['num_images']} images{part}"
+    for group in groups:
+        rates = [device["compute_images_per_s"] for device in group]
+        if None not in rates:
+            yield _measured(group, sum(rates), "compute", source, ap)
+    devices = [device for group in groups for device in group]
+    yield _measured(devices, report["throughput"]["wall_images_per_s"], "wall", source, ap)
+
+
+def _measured(
+    devices: Sequence[Mapping[str, Any]],
+    total: float,
+    clock: Literal["wall", "compute"],
+    source: str,
+    ap: float | None,
+) -> Row:
+    names = sorted({device["description"] for device in devices})
+    batches = {device["batch_size"] for device in devices}
+    is_uniform = len({_kind(device) for device in devices}) == 1
+    backends = {device["backend"].partition(":")[0] for device in devices}
+    return Row(
+        " + ".join(names),
+        total,
+        clock,
+        "simulated" if backends & _FAKES else "measured",
+        source,
+        len(devices),
+        is_uniform,
+        devices_per_card(names[0]) if is_uniform else None,
+        batches.pop() if len(batches) == 1 else None,
+        "+".join(sorted({device["precision"] for device in devices})),
+        ap,
+    )
+
+
+def _kind(device: Mapping[str, Any]) -> tuple[str, ...]:
+    keys = ("description", "backend", "precision", "batch_size")
+    return tuple(str(device[key]) for key in keys)
