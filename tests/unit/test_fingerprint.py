@@ -30,6 +30,7 @@ def differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
         {"gather": "poses"},
         {"deadline_s": 5.0},
         {"allow_failures": 3},
+        {"dump_maps": "maps"},
         {"data": {"limit": 12}},
     ],
 )
@@ -86,7 +87,14 @@ def test_the_content_of_the_model_is_in_it_and_not_its_name(
 
 
 @pytest.mark.parametrize(
-    ("room", "matters"), [("pose", True), ("vision", True), ("model", True), ("cluster", False)]
+    ("room", "matters"),
+    [
+        ("pose", True),
+        ("vision", True),
+        ("recordings", True),
+        ("model", True),
+        ("cluster", False),
+    ],
 )
 def test_the_code_that_decides_on_detections_is_in_it(
     room: str, *, matters: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
