@@ -93,7 +93,11 @@ def test_ray_gives_the_inline_detections(
 @pytest.mark.usefixtures("local_ray")
 @pytest.mark.parametrize(
     ("gather", "engine", "packed"),
-    [("poses", "ray", True), ("maps", "ray", False), ("poses", "inline", False)],
+    [
+        ("poses", "ray", True),
+        pytest.param("maps", "ray", False, marks=pytest.mark.slow),
+        ("poses", "inline", False),
+    ],
 )
 def test_detections_are_the_same_whoever_reads_the_images(
     people: Dataset, tmp_path: Path, gather: str, engine: str, *, packed: bool

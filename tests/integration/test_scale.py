@@ -55,6 +55,7 @@ def test_each_count_has_its_figures_and_all_have_one_ap(people: Dataset) -> None
     assert (report.scaling, report.read, report.cores) == ("strong", "worker", 2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_weak_scaling_has_the_same_images_for_each_device(people: Dataset) -> None:
     config = simulated(people, data={"read": "worker", "repeat": 1}, gather="maps")
