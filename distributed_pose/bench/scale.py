@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import chain
 from statistics import median
 
-from distributed_pose.cluster.deployment import planned_devices
+from distributed_pose.cluster.deployment import check_computes, planned_devices
 from distributed_pose.config import RunConfig
 from distributed_pose.errors import ConfigError, ExecutionError
 from distributed_pose.evaluation import Progress, evaluate, open_engine
@@ -102,9 +102,10 @@ def run_scaling(
         weak: whether the dataset grows with the count: it is repeated once a device.
 
     Raises:
-        ConfigError: if there are fewer devices than the largest count.
+        ConfigError: if there are fewer devices than the largest count, or no model to run.
         ExecutionError: if images have no result, or AP differs between runs of the same images.
     """
+    check_computes(config)
     chosen = sorted(set(counts))
     settings = {count: _with_devices(config, count, weak=weak) for count in chosen}
     reports: dict[int, list[RunReport]] = {count: [] for count in chosen}

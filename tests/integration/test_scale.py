@@ -116,6 +116,13 @@ def test_counts_that_are_none_are_named(people: Dataset, text: str) -> None:
     assert f"--devices {text}: expected counts" in str(result.exception)
 
 
+def test_recorded_maps_do_not_scale(people: Dataset) -> None:
+    more = ["--set", "backend=recorded", "--set", "model.path=maps"]
+    result = CliRunner().invoke(app, ["scale", *options(people, *more)])
+    assert isinstance(result.exception, ConfigError)
+    assert "nothing to measure" in str(result.exception)
+
+
 def test_a_plan_of_kept_costs_says_what_binds(tmp_path: Path) -> None:
     costs = {
         "cores": 2,
