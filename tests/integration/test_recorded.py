@@ -33,8 +33,8 @@ from tests.result_folders import (
 class StoppingEngine(InlineEngine):
     """Is stopped after four shards."""
 
-    def run(self, shards: Iterable[Shard]) -> Iterator[ShardResult]:
-        for number, result in enumerate(super().run(shards)):
+    def run(self, shards: Iterable[Shard], num_images: int = 0) -> Iterator[ShardResult]:
+        for number, result in enumerate(super().run(shards, num_images)):
             if number == 4:
                 raise ExecutionError("stopped")
             yield result

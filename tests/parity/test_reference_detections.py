@@ -36,8 +36,14 @@ AP_TOLERANCE = {
 UINT8_AP_TOLERANCE = {("tf_pose_mobilenet_v2_small", "openvino", "f32"): 0.004}
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    ("network", "profile"),
+    [
+        pytest.param(network, profile, marks=[pytest.mark.slow] if large and odd else [])
+        for network, large in ((name, name.startswith("human")) for name in NETWORKS)
+        for profile, odd in ((name, name == "upstream") for name in PROFILES)
+    ],
+)
 def test_onnxruntime_gives_the_reference_detections(
     coco_mini: Dataset, shared: Path, tmp_path: Path, network: str, profile: str
 ) -> None:
@@ -75,8 +81,8 @@ def test_openvino_gives_the_reference_ap(
 @pytest.mark.parametrize(
     "network",
     [
-        "human_pose_estimation_0001",
-        pytest.param("tf_pose_mobilenet_v2_small", marks=pytest.mark.slow),
+        pytest.param("human_pose_estimation_0001", marks=pytest.mark.slow),
+        "tf_pose_mobilenet_v2_small",
     ],
 )
 def test_onnxruntime_gives_the_known_ap_on_bytes(

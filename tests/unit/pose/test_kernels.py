@@ -47,6 +47,7 @@ def copy_of_package(tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
+@pytest.mark.slow
 def test_a_later_process_compiles_nothing(tmp_path: Path) -> None:
     checkout, cache = Path(distributed_pose.__file__).parents[1], tmp_path / "cache"
     run(DECODE, checkout, NUMBA_CACHE_DIR=cache)
