@@ -11,6 +11,7 @@ from time import perf_counter_ns
 from types import FrameType
 from uuid import uuid4
 
+from distributed_pose.cluster.address import check_cluster
 from distributed_pose.cluster.engine import Engine, InlineEngine
 from distributed_pose.cluster.ledger import Entry, Ledger
 from distributed_pose.cluster.ledger_files import LedgerFiles
@@ -82,9 +83,14 @@ def evaluate_on(
 
 
 def open_engine(config: RunConfig) -> Engine:
-    """Returns the engine of a configuration, not yet entered."""
+    """Returns the engine of a configuration, not yet entered.
+
+    Raises:
+        SetupError: if the Ray cluster that it would join does not answer.
+    """
     if config.engine == "inline":
         return InlineEngine(config)
+    check_cluster()
     # Ray takes a second to import, and the inline engine works without it.
     from distributed_pose.cluster.ray_engine import RayEngine
 

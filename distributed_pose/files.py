@@ -1,7 +1,10 @@
 """Files that appear whole or not at all, on disks and behind URIs, and what identifies them."""
 
+import atexit
 import hashlib
+import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +14,11 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
+import platformdirs
+
 from distributed_pose.errors import ExecutionError, SetupError
+
+_LOG = logging.getLogger(__name__)
 
 
 class Folder:
@@ -190,6 +197,36 @@ def point_latest_at(folder: Path) -> None:
         except OSError:
             temporary.unlink()
             raise
+
+
+def user_cache_folder() -> Path:
+    """Returns the folder for what takes long to make, which can be written.
+
+    It is the user's cache folder where there is one. Otherwise, as in containers whose user has no
+    home, it is a private folder that this process and those that it starts share, and that is
+    removed when this process ends; a warning says so.
+    """
+    try:
+        folder = Path(platformdirs.user_cache_dir("distributed_pose"))
+        folder.mkdir(parents=True, exist_ok=True)
+    # Without a home there is no such folder to name.
+    except (OSError, RuntimeError) as error:
+        return _temporary_cache(_reason(error))
+    return folder if os.access(folder, os.W_OK) else _temporary_cache(f"{folder} is read-only")
+
+
+def _temporary_cache(reason: str) -> Path:
+    base = tempfile.mkdtemp(prefix="distributed_pose-")
+    atexit.register(shutil.rmtree, base, ignore_errors=True)
+    os.environ["XDG_CACHE_HOME"] = base
+    _LOG.warning(
+        "no cache can be kept for the next run, which costs it a minute: %s "
+        "(set XDG_CACHE_HOME to a folder that can be written)",
+        reason,
+    )
+    folder = Path(base, "distributed_pose")
+    folder.mkdir()
+    return folder
 
 
 def sha256_hex(content: bytes) -> str:

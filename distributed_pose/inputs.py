@@ -5,13 +5,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy.typing as npt
 
 from distributed_pose.cluster.deployment import KINDS, check_backends, replays, runs_model
+from distributed_pose.cluster.identity import package_identity, source_digest
 from distributed_pose.config import RunConfig
 from distributed_pose.data.coco import CocoIndex, load_index, repeated
 from distributed_pose.data.shards import image_rows, read_shards
@@ -27,8 +26,17 @@ from distributed_pose.vision.profiles import PROFILES
 # Enough for ranges of values, and a minute of inference at most.
 _CALIBRATION_IMAGES = 64
 
-# The rooms whose code decides which detections there are.
-_DECIDING = ("vision", "pose", "recordings", "model", "backends", "testing")
+# The packages whose code decides which detections there are.
+_RESULT_AFFECTING_PACKAGES = (
+    "vision",
+    "pose",
+    "recordings",
+    "model",
+    "backends",
+    "testing",
+    "cluster",
+    "data",
+)
 
 _REPLAYED = "Recorded maps: no model ran, so that there is no compute-only throughput."
 
@@ -135,7 +143,7 @@ def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
         "profile": config.profile,
         "precision": _precision(config),
         "maps_dtype": config.maps_dtype,
-        "code": f"{version('distributed-pose')} {_code_digest()}",
+        "code": f"{package_identity().version} {_code_digest()}",
     }
 
 
@@ -189,6 +197,4 @@ def _short(content: bytes) -> str:
 
 @cache
 def _code_digest() -> str:
-    package = Path(__file__).parent
-    sources = sorted(path for room in _DECIDING for path in (package / room).glob("*.py"))
-    return _short(b"\0".join(path.read_bytes() for path in sources))
+    return source_digest(*(f"{package}/*.py" for package in _RESULT_AFFECTING_PACKAGES))

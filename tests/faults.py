@@ -1,23 +1,27 @@
 """Faults to inject into the actors of a run on Ray, and runs that should not care."""
 
 import json
+import math
 import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import ray
 
 from distributed_pose.cluster import ray_actors
+from distributed_pose.data.shards import detected_images, pack_detections
 from distributed_pose.errors import ExecutionError
+from distributed_pose.pose.assemble import Poses
 from distributed_pose.records import DeviceReady, WorkerSpec
 
 # What an actor is there for: images to maps and report, maps to detections.
@@ -83,8 +87,9 @@ class FaultyReducer(ray_actors._ReducerActor):
     scene: ClassVar[Scene]
     fault: ClassVar[Fault]
 
-    def reduce(self, maps: Any) -> Any:
-        return type(self).fault(self.scene, "reducer", maps, super().reduce)
+    def reduce(self, maps: Any, image_ids: Sequence[int]) -> Any:
+        reduce = super().reduce
+        return type(self).fault(self.scene, "reducer", maps, lambda given: reduce(given, image_ids))
 
 
 @dataclass(frozen=True)
@@ -177,6 +182,51 @@ def answer_again(scene: Scene, _name: str, given: Any, work: Work) -> Any:
 
 # In the process of an actor.
 _ANSWERS: list[Any] = []
+
+
+def maps_of_another(scene: Scene, _name: str, given: Any, work: Work) -> Any:
+    """Answers once with its own report and the maps of the batch before."""
+    maps, report = work(given)
+    if _ANSWERS and scene.once("again"):
+        return _ANSWERS[-1], report
+    _ANSWERS.append(maps)
+    return maps, report
+
+
+def poses_of_another(scene: Scene, _name: str, given: Any, work: Work) -> Any:
+    """Answers once with its own report and the people of the batch before."""
+    reduction, report = work(given)
+    if _ANSWERS and scene.once("again"):
+        return _ANSWERS[-1], report
+    _ANSWERS.append(reduction)
+    return reduction, report
+
+
+def people_elsewhere(scene: Scene, _name: str, given: Any, work: Work) -> Any:
+    """Answers once for the right images, with people in others."""
+    reduction = work(given)
+    if _ANSWERS and scene.once("again"):
+        return replace(reduction, detections=_ANSWERS[-1].detections)
+    # Only what has people can be told from others.
+    if detected_images(reduction.detections):
+        _ANSWERS.append(reduction)
+    return reduction
+
+
+def garbage_once(scene: Scene, _name: str, given: Any, work: Work) -> Any:
+    """Answers once with bytes that are no detections."""
+    reduction = work(given)
+    return replace(reduction, detections=b"garbage") if scene.once("again") else reduction
+
+
+def not_finite_once(scene: Scene, _name: str, given: Any, work: Work) -> Any:
+    """Answers once with a score that is not a number."""
+    reduction = work(given)
+    ids = sorted(detected_images(reduction.detections))
+    if ids and scene.once("again"):
+        poses = Poses(np.zeros((1, 51)), np.array([math.nan]))
+        return replace(reduction, detections=pack_detections(np.array(ids[:1]), poses))
+    return reduction
 
 
 def fail_on_cpu_1(scene: Scene, name: str, given: Any, work: Work) -> Any:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-import platformdirs
 
 from distributed_pose.backends.base import (
     BackendOptions,
@@ -36,6 +35,7 @@ from distributed_pose.backends.providers import (
 )
 from distributed_pose.cpu import cpu_name
 from distributed_pose.errors import ExecutionError, SetupError
+from distributed_pose.files import user_cache_folder
 from distributed_pose.nvidia import (
     cuda_device_name,
     forbid_tf32,
@@ -229,7 +229,7 @@ def _load_libraries(variant: str) -> None:
 
 
 def _engine_folder() -> Path:
-    folder = Path(platformdirs.user_cache_dir("distributed_pose")) / "tensorrt"
+    folder = user_cache_folder() / "tensorrt"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

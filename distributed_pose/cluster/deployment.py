@@ -12,8 +12,9 @@ from distributed_pose.backends.registry import (
     resolve_backend,
     resolve_precision,
 )
+from distributed_pose.cluster.address import check_cluster, cluster_address
 from distributed_pose.cluster.devices import ACCELERATORS, Accelerator, Node, plan_devices
-from distributed_pose.cluster.discovery import local_accelerators, may_join_cluster
+from distributed_pose.cluster.discovery import local_accelerators
 from distributed_pose.config import RunConfig
 from distributed_pose.cpu import num_cpus
 from distributed_pose.errors import ConfigError, SetupError
@@ -116,7 +117,8 @@ def planned_devices(config: RunConfig) -> tuple[DevicePlan, ...]:
         SetupError: if a device is not there.
     """
     check_backends(config)
-    if config.engine == "ray" and may_join_cluster():
+    if config.engine == "ray" and cluster_address():
+        check_cluster()
         from distributed_pose.cluster.ray_engine import RayEngine
 
         with RayEngine(config) as engine:

@@ -6,7 +6,6 @@ No vendor SDK is loaded for it, so that listing devices is quick and works with 
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -26,12 +25,6 @@ _NPU_ROW = re.compile(r"\|\s*\d+\s+(?:Ascend)?(310\w*|910\w*|\d{3}P\w*)\s*\|")
 def local_accelerators() -> tuple[Accelerator, ...]:
     """Returns the devices that this process may use, NPUs before GPUs."""
     return (*_visible(_npus()), *_visible(_gpus()))
-
-
-def may_join_cluster() -> bool:
-    """Returns whether Ray would find a cluster to join, by its own conventions."""
-    temporary = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir()))
-    return "RAY_ADDRESS" in os.environ or (temporary / "ray" / "ray_current_cluster").exists()
 
 
 def hide_accelerators() -> None:

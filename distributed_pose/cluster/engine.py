@@ -21,7 +21,7 @@ from distributed_pose.cluster.work import Task, Work
 from distributed_pose.cluster.worker import Worker, WorkerReport
 from distributed_pose.config import RunConfig
 from distributed_pose.cpu import num_cpus, peak_rss_bytes
-from distributed_pose.data.shards import Shard, no_detections
+from distributed_pose.data.shards import Shard, detected_images, no_detections
 from distributed_pose.errors import ExecutionError, PoseEvalError
 from distributed_pose.model.artifacts import Source
 from distributed_pose.model.compile import compile_model, portable
@@ -193,8 +193,9 @@ class InlineEngine:
             reduction, report = device.worker.infer_and_group(shard.images)
         else:
             maps, report = device.worker.infer(shard.images)
-            reduction = self._reducer.reduce(maps)
+            reduction = self._reducer.reduce(maps, report.image_ids)
         check_report(shard, report)
+        check_reduction(report, reduction)
         return shard_result(device.name, shard, report, reduction)
 
     def memory(self) -> Memory:
@@ -236,6 +237,19 @@ def check_report(shard: Shard, report: WorkerReport) -> None:
     asked = shard.images.column("image_id").to_pylist()
     if sorted(answered) != sorted(asked) or len(report.encoded_bytes) != len(report.image_ids):
         raise ExecutionError(f"answered for images {sorted(answered)} instead of {sorted(asked)}")
+
+
+def check_reduction(report: WorkerReport, reduction: Reduction) -> None:
+    """Checks that a reduction is of the images whose maps were made, and of no others.
+
+    Raises:
+        ExecutionError: if it is not.
+    """
+    asked, answered = sorted(report.image_ids), sorted(reduction.image_ids)
+    if asked != answered:
+        raise ExecutionError(f"grouped images {answered} instead of {asked}")
+    if strangers := detected_images(reduction.detections) - set(asked):
+        raise ExecutionError(f"found people in images {sorted(strangers)}, which it was not given")
 
 
 def shard_result(

@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from distributed_pose.backends.registry import installed
 from distributed_pose.cluster.diagnosis import describe_threads
 from distributed_pose.cluster.discovery import hide_accelerators
+from distributed_pose.cluster.identity import PackageIdentity, package_identity
 from distributed_pose.cluster.ray_connection import RESOURCES
 from distributed_pose.cluster.reducer import Reducer, Reduction
 from distributed_pose.cluster.worker import Worker, WorkerReport
@@ -63,10 +64,23 @@ class Place:
     Attributes:
         device_id: of the device that Ray gave it; empty for CPUs.
         installed: backends for its kind of devices that its node has, best first.
+        package: the copy of this package that its process runs.
     """
 
     device_id: str
     installed: tuple[str, ...]
+    package: PackageIdentity
+
+
+@dataclass(frozen=True)
+class ReducerReady:
+    """A reducer that can group maps.
+
+    Attributes:
+        package: the copy of this package that its process runs.
+    """
+
+    package: PackageIdentity
 
 
 class _WorkerActor(_Actor):
@@ -83,7 +97,7 @@ class _WorkerActor(_Actor):
     def place(self) -> Place:
         ids = ray.get_runtime_context().get_accelerator_ids()
         device_id = next(iter(ids.get(RESOURCES.get(self._kind, ""), [])), "")
-        return Place(device_id, installed(self._kind))
+        return Place(device_id, installed(self._kind), package_identity())
 
     def compile(self, model: Source, order: Order) -> bytes:
         return compile_model(model, order).content
@@ -113,11 +127,12 @@ class _ReducerActor(_Actor):
         super().__init__()
         self._reducer = Reducer()
 
-    def start(self) -> None:
+    def start(self) -> ReducerReady:
         self._reducer.warm_up()
+        return ReducerReady(package_identity())
 
-    def reduce(self, maps: Sequence[pa.RecordBatch]) -> Reduction:
-        return self._reducer.reduce(maps)
+    def reduce(self, maps: Sequence[pa.RecordBatch], image_ids: Sequence[int]) -> Reduction:
+        return self._reducer.reduce(maps, image_ids)
 
     def close(self) -> None:
         pass
@@ -140,6 +155,9 @@ def create_worker(plan: DevicePlan) -> tuple[Any, Any]:
 
 
 def create_reducer() -> tuple[Any, Any]:
-    """Starts a reducer on any node; it takes the processor time that workers leave."""
+    """Starts a reducer on any node; the call returns a `ReducerReady`.
+
+    It takes the processor time that workers leave.
+    """
     handle: Any = _remote(num_cpus=0)(_ReducerActor).remote()
     return handle, handle.start.remote()

@@ -15,9 +15,10 @@ from ray.exceptions import (
 )
 
 from distributed_pose.cluster.devices import Node
-from distributed_pose.cluster.engine import check_report, describe
+from distributed_pose.cluster.engine import check_reduction, check_report, describe
 from distributed_pose.cluster.health import Health
 from distributed_pose.cluster.ray_actors import Create, Place
+from distributed_pose.cluster.reducer import ForeignMapsError
 from distributed_pose.cluster.transit import Load
 from distributed_pose.cluster.work import Task
 from distributed_pose.cluster.worker import WorkerReport
@@ -100,6 +101,11 @@ class Actor:
         self.starting = self.handle.start.remote(spec, model)
         self._since = monotonic()
 
+    @property
+    def has_started(self) -> bool:
+        """Whether one of its processes was ready before."""
+        return self._start_s is not None
+
     def started(self, ready: DeviceReady | None) -> None:
         """Takes the answer of a process that is ready."""
         self.starting = None
@@ -124,6 +130,11 @@ class Actor:
     def node_id(self) -> str:
         """Where the actor must be; empty for anywhere."""
         return self.plan.node_id if self.plan else ""
+
+    @property
+    def node_address(self) -> str:
+        """Address of that node, for messages."""
+        return self.plan.node if self.plan else "of its own choice"
 
     def has_room(self, in_flight: int) -> bool:
         """Returns whether the actor can take another call."""
@@ -199,7 +210,8 @@ class Call:
     @classmethod
     def reduce(cls, actor: Actor, inferred: "Call") -> Self:
         """Gives maps to a reducer."""
-        reference = actor.handle.reduce.remote(inferred.maps)
+        image_ids = inferred.report.image_ids if inferred.report else ()
+        reference = actor.handle.reduce.remote(inferred.maps, image_ids)
         return cls(
             actor,
             inferred.task,
@@ -221,14 +233,28 @@ class Call:
         return monotonic() > self.deadline_at
 
     def answer(self) -> Any:
-        """Returns the answer of a call that is done, or a `Trouble`."""
+        """Returns the answer of a call that is done, or a `Trouble`.
+
+        An answer that is not for the images of the call is trouble, too.
+        """
         answer = fetch(self.reference)
-        if self.report is None and not isinstance(answer, Trouble):
-            try:
-                check_report(self.task.shard, answer if self.maps is not None else answer[1])
-            except ExecutionError as error:
-                return Trouble(error.message, error)
+        if isinstance(answer, Trouble):
+            return answer
+        try:
+            self._check(answer)
+        except ExecutionError as error:
+            return Trouble(error.message, error)
         return answer
+
+    def _check(self, answer: Any) -> None:
+        if self.report:
+            check_reduction(self.report, answer)
+        elif self.maps is not None:
+            check_report(self.task.shard, answer)
+        else:
+            reduction, report = answer
+            check_report(self.task.shard, report)
+            check_reduction(report, reduction)
 
 
 @dataclass(frozen=True)
@@ -246,6 +272,11 @@ class Trouble:
     reason: str
     error: BaseException | None = None
     is_lost_input: bool = False
+
+    @property
+    def is_foreign_input(self) -> bool:
+        """Whether the maps of a call were of other images, which is the fault of their worker."""
+        return isinstance(self.error, ForeignMapsError)
 
 
 def fetch(references: Any) -> Any:

@@ -3,14 +3,19 @@
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import chdir
 from functools import cache
+from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import psutil
 import ray
 
+from distributed_pose.cluster.address import ClusterAddress, cluster_address
 from distributed_pose.cluster.devices import Accelerator, Node
 from distributed_pose.cluster.discovery import local_accelerators
+from distributed_pose.cluster.identity import package_identity
 from distributed_pose.cpu import num_cpus
 from distributed_pose.errors import SetupError
 
@@ -41,16 +46,13 @@ def connect() -> None:
     # Ray announces a changed default on stderr unless it is chosen; actors without a GPU keep
     # the environment as it is.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        ray.init(
-            num_cpus=num_cpus(),
-            object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            **common,
-        )
-    except ValueError:
-        # These settings are refused where there is a cluster to join.
-        _join(common)
+    address = cluster_address()
+    # The workers of a run import what lies in the driver's working directory before all else.
+    with chdir(Path(package_identity().path).parent):
+        if address:
+            _join(address, common)
+        else:
+            _start(common)
 
 
 def live_nodes() -> list[Node]:
@@ -120,11 +122,45 @@ def is_alive(node_id: str) -> bool:
     return any(node["Alive"] and node["NodeID"] == node_id for node in nodes)
 
 
-def _join(common: Mapping[str, Any]) -> None:
+def _join(address: ClusterAddress, common: Mapping[str, Any]) -> None:
     try:
-        ray.init(**common)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        address = os.environ.get("RAY_ADDRESS", "")
+        ray.init(address=address.target, **common)
+    # Ray documents no exceptions, and raises a dozen kinds of them.
+    except Exception as error:  # noqa: BLE001
         raise SetupError(
-            f"cannot join the Ray cluster {address}: {error}", "see RAY_ADDRESS, or unset it"
+            f"cannot join the Ray cluster {address}: {_reason(error)}", address.remedy
         ) from None
+
+
+def _start(common: Mapping[str, Any]) -> None:
+    """Starts a Ray of the run's own on this machine."""
+    if not _can_keep_a_token():
+        os.environ.setdefault("RAY_AUTH_TOKEN", token_hex(32))
+    try:
+        ray.init(
+            address="local",
+            num_cpus=num_cpus(),
+            object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            **common,
+        )
+    except Exception as error:  # noqa: BLE001
+        raise SetupError(
+            f"cannot start a local Ray: {_reason(error)}",
+            "name a writable folder of a short path by RAY_TMPDIR, or set engine=inline",
+        ) from None
+
+
+def _can_keep_a_token() -> bool:
+    """Returns whether Ray can keep the token of a local cluster where it wants to."""
+    try:
+        folder = Path.home() / ".ray"
+        folder.mkdir(exist_ok=True)
+    except (OSError, RuntimeError):
+        return False
+    return os.access(folder, os.W_OK)
+
+
+def _reason(error: Exception) -> str:
+    """Returns what Ray says of a failure as one line, without the advice that it adds."""
+    return " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__

@@ -151,6 +151,10 @@ class RayEngine:
                 # Its maps went with the node that made them; the one who wanted them is well.
                 self._forget(call)
                 yield from self._fail(work, call, answer.reason)
+            elif answer.is_foreign_input:
+                self._forget(call)
+                yield from self._fault(work, self._worker(call.device), answer.reason, [])
+                yield from self._fail(work, call, answer.reason)
             else:
                 blamed = [call] if answer.error else [*call.actor.calls]
                 yield from self._fault(work, call.actor, answer.reason, blamed)
@@ -167,6 +171,10 @@ class RayEngine:
         reduction, report = (answer, call.report) if call.report else answer
         call.task.is_done = True
         yield shard_result(call.device, call.task.shard, report, reduction)
+
+    def _worker(self, name: str) -> Actor:
+        (worker,) = (worker for worker in self._fleet.workers if worker.name == name)
+        return worker
 
     def _forget(self, call: Call) -> None:
         del self._calls[call.reference]

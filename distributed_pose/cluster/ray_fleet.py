@@ -12,6 +12,7 @@ import ray
 from distributed_pose.cluster.deployment import Deployment, auto_kinds, deploy, usable_here
 from distributed_pose.cluster.devices import plan_devices
 from distributed_pose.cluster.health import Health
+from distributed_pose.cluster.identity import difference
 from distributed_pose.cluster.ray_actors import Place, create_reducer, create_worker
 from distributed_pose.cluster.ray_calls import Actor, Trouble, ask, fetch, owner_of, wait
 from distributed_pose.cluster.ray_connection import is_alive, live_nodes
@@ -185,7 +186,9 @@ class Fleet:
                     device=actor.name,
                 )
             if actor.health.is_out:
-                raise SetupError(actor.health.faults[-1], device=actor.name)
+                raise SetupError(
+                    f"on node {actor.node_address}: {actor.health.faults[-1]}", device=actor.name
+                )
 
     def finish_start(self, actor: Actor) -> None:
         """Deals with the answer of an actor that is starting.
@@ -194,14 +197,29 @@ class Fleet:
             SetupError: if it cannot be what it is meant to be, and never was.
         """
         answer = fetch(actor.starting)
-        if isinstance(answer, Place):
-            self._find_place(actor, answer)
-        elif not isinstance(answer, Trouble):
-            actor.started(answer)
-        elif isinstance(answer.error, SetupError) and actor.ready is None:
-            raise answer.error
-        else:
+        if isinstance(answer, Trouble):
+            if isinstance(answer.error, SetupError) and not actor.has_started:
+                raise answer.error
             self.restart(actor, answer.reason)
+        elif isinstance(answer, DeviceReady):
+            actor.started(answer)
+        elif different := difference(getattr(answer, "package", None)):
+            self._refuse(actor, different)
+        elif isinstance(answer, Place):
+            self._find_place(actor, answer)
+        else:
+            actor.started(None)
+
+    def _refuse(self, actor: Actor, different: str) -> None:
+        """Deals with a process that runs other code than the driver."""
+        if actor.has_started:
+            self.restart(actor, different)
+            return
+        raise SetupError(
+            f"on node {actor.node_address} {different}",
+            "install the same version on all nodes",
+            device=actor.name,
+        )
 
     def _find_place(self, actor: Actor, place: Place) -> None:
         """Has a process work as the device that Ray gave it, which may be another's than meant."""

@@ -1,7 +1,7 @@
 """The reducer: heatmaps and PAFs in, detections out."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from time import perf_counter_ns
 
@@ -9,9 +9,14 @@ import numpy as np
 import pyarrow as pa
 
 from distributed_pose.data.shards import ImageMaps, pack_detections, unpack_maps
+from distributed_pose.errors import ExecutionError
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.records import DECODE_STAGES, Durations
+
+
+class ForeignMapsError(ExecutionError):
+    """Maps that are not those of the images that they should be of: a fault of their worker."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +24,13 @@ class Reduction:
     """What a reducer makes of one shard.
 
     Attributes:
+        image_ids: images that it is for, those without detections included.
         detections: serialised Arrow record batch, schema `data.shards.DETECTIONS`.
         durations: stages `peaks`, `limbs` and `assemble` of each image.
         unpack_ns: time to read the Arrow batches.
     """
 
+    image_ids: tuple[int, ...]
     detections: bytes
     durations: Durations
     unpack_ns: int = 0
@@ -45,20 +52,30 @@ class Reducer:
         with self._turn:
             self._decoder.warm_up()
 
-    def reduce(self, maps: Sequence[pa.RecordBatch]) -> Reduction:
+    def reduce(self, maps: Sequence[pa.RecordBatch], image_ids: Sequence[int]) -> Reduction:
         """Returns the detections in a shard's maps.
 
         Args:
             maps: record batches as `data.shards.pack_maps` makes them.
+            image_ids: images that the maps must be of.
+
+        Raises:
+            ForeignMapsError: if they are not.
         """
         start = perf_counter_ns()
         unpacked = [unpack_maps(batch) for batch in maps]
+        found = sorted(image_id for batch in unpacked for image_id in batch.image_ids)
+        if found != sorted(image_ids):
+            raise ForeignMapsError(
+                f"its maps are of images {found} instead of {sorted(image_ids)}",
+                image_ids=image_ids,
+            )
         unpack_ns = perf_counter_ns() - start
-        reduction = self.group(unpacked)
-        return Reduction(reduction.detections, reduction.durations, unpack_ns)
+        return replace(self.group(unpacked), unpack_ns=unpack_ns)
 
     def group(self, maps: Iterable[ImageMaps]) -> Reduction:
         """Returns the detections in maps at hand."""
+        grouped: list[int] = []
         image_ids = [np.empty(0, np.int64)]
         poses = [Poses(np.empty((0, 51)), np.empty(0))]
         durations = [np.empty((0, len(DECODE_STAGES)), np.int64)]
@@ -67,6 +84,7 @@ class Reducer:
                 decoded = self._decoder.decode_batch(
                     batch.heatmaps_NKHW, batch.pafs_NPHW, batch.geometries
                 )
+            grouped += batch.image_ids
             image_ids.append(np.repeat(np.array(batch.image_ids, np.int64), decoded.counts_N))
             poses.append(decoded.poses)
             durations.append(decoded.durations_ns_N3)
@@ -75,4 +93,5 @@ class Reducer:
             Poses(*(np.concatenate(part) for part in zip(*poses, strict=True))),
         )
         by_stage = zip(DECODE_STAGES, np.concatenate(durations).T.tolist(), strict=True)
-        return Reduction(detections, {stage: tuple(ns) for stage, ns in by_stage})
+        durations_ns = {stage: tuple(ns) for stage, ns in by_stage}
+        return Reduction(tuple(grouped), detections, durations_ns)

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distributed_pose.data.sources import ImageSource
+from distributed_pose.errors import ExecutionError
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
 from distributed_pose.records import Failure, Geometry, ImageRecord
@@ -200,6 +201,24 @@ def unpack_detections(serialised: bytes) -> list[dict[str, object]]:
     """Returns detections as rows with the keys of `DETECTIONS`."""
     rows: list[dict[str, object]] = pa.ipc.read_record_batch(serialised, DETECTIONS).to_pylist()
     return rows
+
+
+def detected_images(serialised: bytes) -> set[int]:
+    """Returns the ids of the images that detections are in.
+
+    Raises:
+        ExecutionError: if the bytes are no serialised detections, or a number is not finite.
+    """
+    try:
+        detections = pa.ipc.read_record_batch(serialised, DETECTIONS)
+        detections.validate(full=True)
+    except (pa.ArrowException, OSError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ExecutionError(f"answered with no detections that can be read: {reason}") from None
+    for numbers in (detections.column("score"), detections.column("keypoints").flatten()):
+        if not pc.all(pc.is_finite(numbers)).as_py() and len(numbers):
+            raise ExecutionError("answered with detections that are not finite")
+    return set(detections.column("image_id").to_pylist())
 
 
 def keep_detections(serialised: bytes, image_ids: Sequence[int]) -> bytes:

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from distributed_pose.errors import SetupError
-from distributed_pose.files import sha256_hex, write_atomically
+from distributed_pose.files import sha256_hex, user_cache_folder, write_atomically
 
 # Part of every key of the cache: raised when the same order is carried out otherwise.
 _CACHE_VERSION = 2
@@ -73,7 +71,7 @@ def truth_source(location: str, content: bytes) -> Source:
 
 def cache_folder() -> Path:
     """Returns the folder in which artifacts are kept, under the user's cache folder."""
-    return Path(platformdirs.user_cache_dir("distributed_pose")) / "models"
+    return user_cache_folder() / "models"
 
 
 def cache_key(parts: Mapping[str, Any]) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
-import platformdirs
+
+from distributed_pose.files import user_cache_folder
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -25,7 +26,7 @@ def _cache_folder() -> Path:
     digest = hashlib.sha256()
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(file.read_bytes())
-    base = numba.config.CACHE_DIR or platformdirs.user_cache_path("distributed_pose") / "kernels"
+    base = numba.config.CACHE_DIR or user_cache_folder() / "kernels"
     return Path(base) / digest.hexdigest()[:16]
 
 

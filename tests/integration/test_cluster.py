@@ -1,28 +1,33 @@
 """Which Ray a run uses: the cluster that the environment names, or one of its own."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from time import monotonic
 
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 
 from distributed_pose import SetupError
+from distributed_pose.cluster.identity import package_identity
 from distributed_pose.evaluation import evaluate
 from tests import faults
+from tests.clusters import node_that_sees
 from tests.conftest import Dataset
 from tests.faults import Stage, is_spilling
+
+NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 
 
 def test_a_run_joins_the_cluster_that_the_environment_names(
     people: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    node = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     try:
-        cluster.add_node(**node)
+        cluster.add_node(**NODE)
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)
         report = evaluate(people.config(engine="ray", batch_size=2), tmp_path / "ray")
         assert not ray.is_initialized()
@@ -39,11 +44,10 @@ def test_a_run_joins_the_cluster_that_the_environment_names(
 def test_a_node_that_leaves_takes_its_devices_along_and_nothing_else(
     stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path
 ) -> None:
-    node = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     stage.workers(faults.stop_where_told)
     try:
-        second = cluster.add_node(**node)
+        second = cluster.add_node(**NODE)
         stage.scene.mark(f"leaving-{second.node_id}")
         ray.init(address=cluster.address, log_to_driver=False)
 
@@ -73,6 +77,44 @@ def test_an_object_store_of_a_hundred_megabytes_is_enough(
         ray.shutdown()
     assert (tmp_path / "detections.json").read_bytes() == undisturbed
     assert report.memory.peak_object_store_bytes < 50 * 10**6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gather", ["maps", "poses"])
+def test_a_node_with_other_code_is_refused_in_seconds_with_both_copies_named(
+    people: Dataset, tmp_path: Path, gather: str
+) -> None:
+    package = Path(package_identity().path)
+    other = tmp_path / "other"
+    shutil.copytree(package, other, ignore=shutil.ignore_patterns("__pycache__", "*.pth"))
+    with (other / "pose" / "decode.py").open("a") as stream:
+        stream.write("# another version\n")
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    try:
+        ray.init(address=cluster.address, log_to_driver=False)
+        with node_that_sees(cluster.address, {package: other}):
+            start = monotonic()
+            with pytest.raises(SetupError, match=r"it runs distributed_pose .*, and the driver"):
+                evaluate(people.config(engine="ray", gather=gather, reducers=4))
+            assert monotonic() - start < 30
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def test_workers_run_the_drivers_code_whatever_lies_in_the_working_directory(
+    people: Dataset, tmp_path: Path
+) -> None:
+    for name in ("cv2", "distributed_pose"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('a file of the user')\n")
+    keys = {"data.images": people.images, "data.annotations": people.annotations}
+    options = [f"--set={key}={value}" for key, value in {**keys, "backend": "oracle"}.items()]
+    command = [Path(sys.executable).with_name("distributed-pose"), "evaluate", *options, "--json"]
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    answer = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
 
 
 def test_the_command_starts_a_quiet_local_ray_and_leaves_none(

@@ -147,6 +147,40 @@ def test_an_answer_for_other_images_is_the_fault_of_its_device(
     assert "answered for images" in str(report.faults.reasons)
 
 
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize(
+    ("kind", "gather", "fault", "reason"),
+    [
+        ("workers", "maps", faults.maps_of_another, "its maps are of images"),
+        ("workers", "poses", faults.poses_of_another, "grouped images"),
+        ("reducers", "maps", faults.answer_again, "grouped images"),
+        pytest.param("reducers", "maps", faults.people_elsewhere, "not given", marks=SLOW),
+        pytest.param("reducers", "maps", faults.garbage_once, "no detections", marks=SLOW),
+        pytest.param("reducers", "maps", faults.not_finite_once, "not finite", marks=SLOW),
+    ],
+)
+def test_an_answer_that_is_not_for_its_question_is_tried_again_and_changes_nothing(
+    stage: Stage,
+    crowd: Dataset,
+    undisturbed: bytes,
+    tmp_path: Path,
+    kind: str,
+    gather: str,
+    fault: faults.Fault,
+    reason: str,
+) -> None:
+    getattr(stage, kind)(fault)
+    report = evaluate(on_ray(crowd, gather=gather), tmp_path)
+    assert detections(tmp_path) == undisturbed
+    assert stage.scene.count("again") == 1
+    ((name, reasons),) = report.faults.reasons.items()
+    assert name.startswith({"workers": "cpu", "reducers": "reducer"}[kind])
+    assert reason in reasons[0]
+
+
 @pytest.mark.usefixtures("local_ray")
 def test_a_device_that_keeps_failing_is_taken_out_and_named(
     stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path

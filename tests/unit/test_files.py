@@ -10,6 +10,7 @@ from distributed_pose.files import (
     new_run_folder,
     point_latest_at,
     sha256_hex,
+    user_cache_folder,
     write_atomically,
 )
 
@@ -207,3 +208,15 @@ def test_a_folder_in_place_of_the_latest_link_is_left_alone(tmp_path: Path) -> N
     with pytest.raises(ExecutionError, match=rf"cannot write {tmp_path}/latest: "):
         point_latest_at(tmp_path / "first")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "latest"]
+
+
+def test_without_a_home_the_cache_is_a_folder_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    folder = user_cache_folder()
+    assert folder.is_dir()
+    assert "no cache can be kept" in caplog.text
+    assert user_cache_folder() == folder
+    assert folder.parent.stat().st_mode & 0o077 == 0

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from distributed_pose import RunConfig, inputs
+from distributed_pose.cluster import identity
 from distributed_pose.inputs import fingerprint, read_inputs
 from tests.conftest import Dataset
 from tests.tiny_models import save_constant_model
@@ -93,14 +94,15 @@ def test_the_content_of_the_model_is_in_it_and_not_its_name(
         ("vision", True),
         ("recordings", True),
         ("model", True),
-        ("cluster", False),
+        ("data", True),
+        ("cluster", True),
+        ("report", False),
     ],
 )
 def test_the_code_that_decides_on_detections_is_in_it(
     room: str, *, matters: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Copies of what the package itself is read from, without what is kept of it.
-    monkeypatch.setattr(inputs, "__file__", str(tmp_path / "inputs.py"))
+    monkeypatch.setattr(identity, "_PACKAGE", tmp_path)
     source = tmp_path / room / "source.py"
     source.parent.mkdir()
     source.write_text("SIZE = 1\n")

@@ -9,7 +9,6 @@ from distributed_pose.cluster.discovery import (
     VISIBLE,
     hide_accelerators,
     local_accelerators,
-    may_join_cluster,
 )
 
 # As the vendor's tool prints it: two lines a chip, the first of which names the card's.
@@ -141,18 +140,3 @@ def test_hidden_accelerators_are_not_found_after(
     hide_accelerators()
     assert local_accelerators() == ()
     assert {os.environ[variable] for variable in VISIBLE.values()} == {""}
-
-
-def test_a_cluster_is_looked_for_where_ray_looks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    assert not may_join_cluster()
-    (tmp_path / "ray").mkdir()
-    (tmp_path / "ray" / "ray_current_cluster").write_text("10.0.0.1:6379")
-    assert may_join_cluster()
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "other"))
-    assert not may_join_cluster()
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert may_join_cluster()

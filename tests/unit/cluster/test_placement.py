@@ -7,6 +7,7 @@ import pytest
 from distributed_pose import SetupError
 from distributed_pose.cluster.devices import Accelerator, Node
 from distributed_pose.cluster.health import Health
+from distributed_pose.cluster.identity import package_identity
 from distributed_pose.cluster.ray_actors import Place
 from distributed_pose.cluster.ray_calls import Actor, owner_of
 from distributed_pose.records import DevicePlan
@@ -30,7 +31,7 @@ def worker(number: int) -> Actor:
 
 def find_place(actor: Actor, workers: list[Actor], device_id: str) -> Actor | None:
     """Does what the driver does with the answer of a process, but for starting others."""
-    place = Place(device_id, ())
+    place = Place(device_id, (), package_identity())
     owner = owner_of(place, actor, workers, [NODE])
     if owner:
         if owner is not actor:

@@ -10,7 +10,7 @@ import pytest
 from distributed_pose import SetupError
 from distributed_pose.cluster.deployment import deploy
 from distributed_pose.cluster.devices import Node, plan_devices
-from distributed_pose.cluster.reducer import Reducer
+from distributed_pose.cluster.reducer import ForeignMapsError, Reducer
 from distributed_pose.cluster.worker import Worker
 from distributed_pose.data.shards import (
     ImageMaps,
@@ -55,7 +55,7 @@ def test_images_of_different_shapes_go_in_batches_of_equal_shape(people: Dataset
     assert len({shape[2:] for shape in shapes}) == len(shapes) > 1
     assert sum(shape[0] for shape in shapes) == 12
     assert sorted(report.image_ids) == shard.images.column("image_id").to_pylist()
-    assert len(Reducer().reduce(maps).durations["peaks"]) == 12
+    assert len(Reducer().reduce(maps, report.image_ids).durations["peaks"]) == 12
 
 
 @pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 5), (2, [2, 2, 1]), (8, [5])])
@@ -96,7 +96,7 @@ def test_images_that_cannot_be_decoded_are_failures_and_the_rest_goes_on(
         (4, "4.jpg"),
     ]
     assert (none, no_report.image_ids, len(no_report.failures)) == ([], (), 2)
-    assert unpack_detections(Reducer().reduce(none).detections) == []
+    assert unpack_detections(Reducer().reduce(none, ()).detections) == []
 
 
 def test_a_worker_reads_images_that_are_only_listed(people: Dataset) -> None:
@@ -155,7 +155,9 @@ def test_maps_travel_as_the_type_asked_for_and_are_decoded_in_float32(
     assert {maps.heatmaps_NKHW.dtype, maps.pafs_NPHW.dtype} == {np.dtype(dtype)}
     heatmaps, pafs = (a.astype(np.float32) for a in (maps.heatmaps_NKHW, maps.pafs_NPHW))
     exact = pack_maps(ImageMaps(maps.image_ids, maps.geometries, heatmaps, pafs))
-    found, wanted = (Reducer().reduce([batch]).detections for batch in (packed, exact))
+    found, wanted = (
+        Reducer().reduce([batch], maps.image_ids).detections for batch in (packed, exact)
+    )
     assert unpack_detections(found)
     assert found == wanted
 
@@ -174,10 +176,11 @@ def test_shards_of_several_threads_do_not_mix(people: Dataset) -> None:
 def test_a_reducer_answers_the_same_each_time(people: Dataset) -> None:
     worker, _ = worker_of(people)
     worker.start()
-    maps, _ = worker.infer(shard_of(people, 4).images)
+    maps, report = worker.infer(shard_of(people, 4).images)
     worker.close()
     reducer = Reducer()
-    first, second = reducer.reduce(maps), reducer.reduce(maps)
+    first, second = (reducer.reduce(maps, report.image_ids) for _ in range(2))
+    assert first.image_ids == report.image_ids
     assert first.detections == second.detections
     assert [len(ns) for ns in first.durations.values()] == [4, 4, 4]
     assert {row["image_id"] for row in unpack_detections(first.detections)} <= {
@@ -260,3 +263,12 @@ def test_a_model_that_mixes_the_images_of_a_batch_runs_them_one_by_one(
     maps, _ = worker.infer(shard_of(people, 4).images)
     worker.close()
     assert {batch.num_rows for batch in maps} == {batch_size}
+
+
+def test_a_reducer_refuses_maps_of_other_images(people: Dataset) -> None:
+    worker, _ = worker_of(people)
+    worker.start()
+    maps, report = worker.infer(shard_of(people, 4).images)
+    worker.close()
+    with pytest.raises(ForeignMapsError, match="instead of"):
+        Reducer().reduce(maps, report.image_ids[1:])

@@ -1,0 +1,183 @@
+"""Which Ray cluster a run joins, and whether it answers, found out before Ray is loaded.
+
+Ray itself tries a dead address for minutes, and reads its authentication mode once, when it is
+imported.
+"""
+
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from distributed_pose.errors import SetupError
+
+_ADDRESS = "RAY_ADDRESS"
+_AUTH_MODE = "RAY_AUTH_MODE"
+
+# A call that every Ray head answers. Others of its servers say that they have no such call.
+_CALL = "/ray.rpc.NodeInfoGcsService/GetClusterId"
+
+_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class ClusterAddress:
+    """The address of a cluster's head.
+
+    Attributes:
+        target: host and port, such as `10.0.0.1:6379`.
+        origin: the environment variable or the file that names it.
+        remedy: what to do if nothing answers there.
+    """
+
+    target: str
+    origin: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.target} (from {self.origin})"
+
+
+def cluster_address() -> ClusterAddress | None:
+    """Returns the cluster that Ray's conventions name, or None where a local Ray is to be started.
+
+    `RAY_ADDRESS` comes first; then the file that `ray start` leaves in Ray's temporary folder.
+
+    Raises:
+        SetupError: if `RAY_ADDRESS` is no address of a cluster's head.
+    """
+    named = os.environ.get(_ADDRESS, "")
+    if named == "local":
+        return None
+    if named not in {"", "auto"}:
+        return ClusterAddress(_checked(named), _ADDRESS, f"correct {_ADDRESS}, or unset it")
+    file = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"
+    try:
+        target = file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        target = ""
+    if target:
+        remedy = f"delete the file if its cluster is gone, or set {_ADDRESS}=local"
+        return ClusterAddress(target, str(file), remedy)
+    if named == "auto":
+        raise SetupError(
+            f"{_ADDRESS}=auto, and no Ray cluster runs on this machine",
+            f"start one (launch/node.sh head), or unset {_ADDRESS} for a local Ray",
+        )
+    return None
+
+
+def check_cluster() -> None:
+    """Checks that the cluster which a run would join answers, as `check_answers` does.
+
+    To be called before Ray is imported. A cluster that this process has joined already is left
+    alone.
+
+    Raises:
+        SetupError: as `cluster_address` and `check_answers`.
+    """
+    ray = sys.modules.get("ray")
+    if ray and ray.is_initialized():
+        return
+    if address := cluster_address():
+        check_answers(address)
+
+
+def check_answers(address: ClusterAddress) -> None:
+    """Checks within seconds that a cluster answers, and that this process may talk to it.
+
+    The token of the user is sent where the cluster asks for one: `RAY_AUTH_MODE` is set for it
+    unless it is set already.
+
+    Raises:
+        SetupError: if nothing answers, something else does, or the token is missing or wrong.
+    """
+    # A cluster with certificates of its own answers nobody who does not show them.
+    if os.environ.get("RAY_USE_TLS", "0") not in {"0", ""}:
+        return
+    token = _token()
+    status, details = _call(address.target, token)
+    if status == "UNAUTHENTICATED":
+        raise SetupError(
+            f"the Ray cluster {address} asks for a token, and "
+            + ("refuses the one at hand" if token else "there is none here"),
+            "copy its token (`ray get-auth-token` on its head) to ~/.ray/auth_token, or set "
+            "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH",
+        )
+    if status in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}:
+        raise _unreachable(address, details)
+    if token and _AUTH_MODE not in os.environ:
+        _send_token(address)
+
+
+def _checked(named: str) -> str:
+    scheme, separator, _ = named.partition("://")
+    if separator and scheme == "ray":
+        raise SetupError(
+            f"{_ADDRESS}={named} is an address of Ray Client, which runs no evaluations",
+            "submit the run with launch/submit.sh, or name the head as HOST:6379 on a node of the "
+            "cluster",
+        )
+    if separator:
+        raise SetupError(
+            f"{_ADDRESS}={named} is an address of the dashboard, which takes jobs",
+            "submit the run with launch/submit.sh, or name the head as HOST:6379",
+        )
+    host, _, port = named.rpartition(":")
+    if not host or not port.isdecimal():
+        raise SetupError(f"{_ADDRESS}={named} is no address", "name the head as HOST:6379")
+    return named
+
+
+def _call(target: str, token: str) -> tuple[str, str]:
+    """Returns the gRPC status of a call to a head, and its details."""
+    if not (token.isascii() and token.isprintable()):
+        return "UNAUTHENTICATED", "the token has characters that no header can have"
+    import grpc
+
+    # Proxies are for addresses outside, and know nothing of a cluster's nodes.
+    options = [("grpc.enable_http_proxy", 0), ("grpc.enable_retries", 0)]
+    metadata = [("authorization", f"Bearer {token}")] if token else []
+    with grpc.insecure_channel(target, options=options) as channel:
+        try:
+            channel.unary_unary(_CALL)(b"", timeout=_TIMEOUT_S, metadata=metadata)
+        except grpc.RpcError as error:
+            # Each such error is a call as well, which the type does not say.
+            return error.code().name, " ".join((error.details() or "").split())
+    return "OK", ""
+
+
+def _unreachable(address: ClusterAddress, details: str) -> SetupError:
+    if "HTTP" in details:
+        return SetupError(
+            f"what answers at {address} is no head of a Ray cluster, but perhaps its dashboard",
+            "name the head's own port, which is 6379 unless it was chosen",
+        )
+    reason = details.rpartition("last error: ")[2] or f"no answer within {_TIMEOUT_S:.0f} s"
+    return SetupError(f"no Ray cluster answers at {address}: {reason}", address.remedy)
+
+
+def _token() -> str:
+    """Returns the token that Ray would send, looked for as Ray does; empty for none."""
+    if os.environ.get(_AUTH_MODE, "token").lower() != "token":
+        return ""
+    if token := os.environ.get("RAY_AUTH_TOKEN", ""):
+        return token.strip()
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, ValueError, RuntimeError):
+        return ""
+
+
+def _send_token(address: ClusterAddress) -> None:
+    status, _ = _call(address.target, "")
+    if status != "UNAUTHENTICATED":
+        return
+    if "ray" in sys.modules:
+        raise SetupError(
+            f"the Ray cluster {address} asks for a token, and Ray was imported without",
+            f"set {_AUTH_MODE}=token before Ray is imported",
+        )
+    os.environ[_AUTH_MODE] = "token"
