@@ -2,9 +2,10 @@
 # Starts Ray on a bare host, the head first and then every other one:
 #   launch/node.sh head [CHIP] [-- options of ray start …]
 #   launch/node.sh ADDRESS:PORT [CHIP] [-- options of ray start …]
-# CHIP is what `npu-smi info` shows on a host with Ascend NPUs, such as 310P3; NVIDIA's cards Ray
-# knows by itself. Jobs from other machines need `-- --dashboard-host=0.0.0.0` at the head, which
-# lets whoever reaches that port run what he likes: open it in trusted networks alone.
+# CHIP is what `npu-smi info` shows on a host with Ascend NPUs, such as 310P3; Ray recognises NVIDIA
+# cards by itself. The cluster asks for the token in ~/.ray/auth_token, which the head makes if there
+# is none: copy it to the other hosts, and to the machines that submit jobs. RAY_AUTH_MODE=disabled
+# starts one without. Jobs from other machines need `-- --dashboard-host=0.0.0.0` at the head.
 set -euo pipefail
 
 place=${1-}
@@ -20,6 +21,18 @@ if [[ $# -gt 0 && $1 != -- ]]; then
 fi
 [[ ${1-} != -- ]] || shift
 if [[ $place == head ]]; then
+  if [[ -z ${RAY_AUTH_MODE-} ]]; then
+    # A cluster without a token runs what anybody sends it.
+    ray get-auth-token --generate >/dev/null
+    export RAY_AUTH_MODE=token
+  fi
   exec ray start --head "${labels[@]}" "$@"
+fi
+if [[ -z ${RAY_AUTH_MODE-} ]]; then
+  if ray get-auth-token >/dev/null 2>&1; then
+    export RAY_AUTH_MODE=token
+  else
+    echo "no token is here: if the head asks for one, copy its ~/.ray/auth_token to this host" >&2
+  fi
 fi
 exec ray start --address="$place" "${labels[@]}" "$@"

@@ -56,22 +56,117 @@ def test_wrong_usage_is_told_with_exit_code_2(script: str, arguments: list[str],
     assert told in answer.stderr
 
 
+@pytest.fixture
+def host(tmp_path: Path) -> Path:
+    """A folder of commands in which `ray` notes how it is called, with its authentication mode."""
+    command(
+        tmp_path,
+        "ray",
+        'echo "${RAY_AUTH_MODE-no} $@" >> "$HOME/called"',
+        'case "$1" in',
+        '  get-auth-token) [[ -e $HOME/token || $2 == --generate ]] && touch "$HOME/token";;',
+        '  status) for n in $(seq "${NODES-0}"); do echo " 1 node_$n"; done;;',
+        '  start) [[ -z ${RAY_FAILS-} ]] || { echo "port is taken" >&2; exit 1; }',
+        "    [[ $* != *--block* ]] || exec sleep 5 >/dev/null 2>&1;;",
+        "esac",
+    )
+    return tmp_path
+
+
+def command(folder: Path, command_name: str, *lines: str) -> None:
+    file = folder / command_name
+    file.write_text("\n".join(["#!/usr/bin/env bash", *lines]) + "\n")
+    file.chmod(0o755)
+
+
+def on(host: Path, *words: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": f"{host}:/usr/bin:/bin", "HOME": str(host), **variables}
+    return run("bash", *words, env=environment, cwd=host)
+
+
+def calls(host: Path) -> list[str]:
+    return (host / "called").read_text().splitlines()
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["head"], "start --head"),
-        (["head", "310P3"], "start --head --labels soc=310P3"),
-        (["10.0.0.1:6379", "310"], "start --address=10.0.0.1:6379 --labels soc=310"),
-        (["head", "--", "--num-cpus=3"], "start --head --num-cpus=3"),
+        (["head"], "token start --head"),
+        (["head", "310P3"], "token start --head --labels soc=310P3"),
+        (["10.0.0.1:6379", "310"], "no start --address=10.0.0.1:6379 --labels soc=310"),
+        (["head", "--", "--num-cpus=3"], "token start --head --num-cpus=3"),
     ],
 )
-def test_a_bare_host_tells_ray_its_chip(
-    tmp_path: Path, arguments: list[str], expected: str
+def test_a_bare_host_tells_ray_its_chip_and_a_head_asks_for_a_token(
+    host: Path, arguments: list[str], expected: str
 ) -> None:
-    (tmp_path / "ray").write_text('#!/bin/sh\necho "$@"\n')
-    (tmp_path / "ray").chmod(0o755)
-    told = run("bash", LAUNCH / "node.sh", *arguments, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
-    assert told.stdout.strip() == expected
+    answer = on(host, LAUNCH / "node.sh", *arguments)
+    assert answer.returncode == 0, answer.stderr
+    assert calls(host)[-1] == expected
+
+
+def test_a_host_that_joins_shows_the_token_that_it_has_or_says_that_it_has_none(
+    host: Path,
+) -> None:
+    assert "copy its ~/.ray/auth_token" in on(host, LAUNCH / "node.sh", "10.0.0.1:6379").stderr
+    (host / "token").touch()
+    assert on(host, LAUNCH / "node.sh", "10.0.0.1:6379").stderr == ""
+    assert calls(host)[-1] == "token start --address=10.0.0.1:6379"
+
+
+def test_a_chosen_authentication_mode_stays(host: Path) -> None:
+    on(host, LAUNCH / "node.sh", "head", RAY_AUTH_MODE="disabled")
+    assert calls(host) == ["disabled start --head"]
+
+
+def slurm(host: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs the batch script on two nodes of a Slurm that runs everything here."""
+    command(host, "scontrol", "echo first; echo second")
+    command(
+        host,
+        "srun",
+        "while [[ $1 == -* ]]; do shift; done; [[ $1 != hostname ]] || { echo 10.0.0.1; exit; }",
+        'echo "cpus=${SRUN_CPUS_PER_TASK-}" >> "$HOME/called"; exec "$@"',
+    )
+    command(host, "distributed-pose", 'echo "$RAY_ADDRESS $RAY_AUTH_MODE $*" >> "$HOME/ran"')
+    settings = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NODELIST": "n[1-2]",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_CPUS_PER_TASK": "4",
+        "START_TIMEOUT_S": "1",
+    }
+    return on(host, LAUNCH / "slurm.sbatch", "c.yaml", "out", **{**settings, **variables})
+
+
+def test_a_slurm_job_evaluates_on_its_cluster_with_a_token_and_its_cpus(host: Path) -> None:
+    answer = slurm(host, NODES="2")
+    assert answer.returncode == 0, answer.stderr
+    assert (host / "ran").read_text() == (
+        "10.0.0.1:20007 token evaluate --config c.yaml --output out\n"
+    )
+    started = [line for line in calls(host) if line.startswith("token start")]
+    assert len(started) == 2
+    assert all("--num-cpus=4" in line for line in started)
+    assert "cpus=4" in calls(host)
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"NODES": "0"}, "1 nodes are not there after 1 s"),
+        ({"NODES": "1"}, "2 nodes are not there after 1 s"),
+        ({"NODES": "0", "RAY_FAILS": "yes", "START_TIMEOUT_S": "60"}, "a Ray process ended"),
+    ],
+)
+def test_a_slurm_job_whose_cluster_does_not_start_ends_and_says_why(
+    host: Path, variables: dict[str, str], told: str
+) -> None:
+    answer = slurm(host, **variables)
+    assert answer.returncode == 3
+    assert told in answer.stderr
+    assert ("port is taken" in answer.stderr) is ("RAY_FAILS" in variables)
+    assert not (host / "ran").exists()
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
