@@ -156,6 +156,12 @@ class KindConfig(_Section):
     batch_size: BatchSize | None = None
 
 
+class CpuConfig(KindConfig):
+    """CPU workers, of which each may be told how many CPUs it takes."""
+
+    cpus: _Count | None = None
+
+
 class NpuConfig(KindConfig):
     """NPUs, of which the compiler must know the soc, such as `310P3`."""
 
@@ -187,7 +193,7 @@ class RunConfig(_Section):
     devices: Annotated[
         tuple[str, ...], BeforeValidator(_as_list), AfterValidator(_check_devices)
     ] = ("auto",)
-    cpu: KindConfig = KindConfig()
+    cpu: CpuConfig = CpuConfig()
     cuda: KindConfig = KindConfig()
     npu: NpuConfig = NpuConfig()
     simulated: SimulatedConfig = SimulatedConfig()

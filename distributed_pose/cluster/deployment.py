@@ -133,7 +133,8 @@ def local_devices(config: RunConfig) -> tuple[DevicePlan, ...]:
         SetupError: if a device is not there.
     """
     here = Node("", "", num_cpus(), accelerators=local_accelerators())
-    return plan_devices(config.devices, [here], usable_here(config, here.accelerators))
+    kinds = usable_here(config, here.accelerators)
+    return plan_devices(config.devices, [here], kinds, cpus=config.cpu.cpus)
 
 
 def deploy(

@@ -45,7 +45,11 @@ class Node:
 
 
 def plan_devices(
-    requests: Sequence[str], nodes: Sequence[Node], auto_kinds: Collection[str] = ()
+    requests: Sequence[str],
+    nodes: Sequence[Node],
+    auto_kinds: Collection[str] = (),
+    *,
+    cpus: int | None = None,
 ) -> tuple[DevicePlan, ...]:
     """Returns the devices of a run, one worker each.
 
@@ -61,9 +65,10 @@ def plan_devices(
         requests: as checked by the configuration.
         nodes: at least one.
         auto_kinds: of accelerators, for `auto`.
+        cpus: CPUs of each CPU worker; None for its share of what its node has.
 
     Raises:
-        SetupError: if a device is not there, or no node has a CPU for a CPU worker.
+        SetupError: if a device is not there, or a node has too few CPUs for a CPU worker.
     """
     found = list(_accelerators(nodes))
     if tuple(requests) == ("auto",):
@@ -73,7 +78,7 @@ def plan_devices(
         names = _selected(requests, [plan.name for plan, _ in found])
         chosen = [(plan, node) for plan, node in found if plan.name in names]
         wanted = sum(map(_count, requests))
-    return _with_shares([*chosen, *_cpu_workers(wanted, nodes)])
+    return _with_shares([*chosen, *_cpu_workers(wanted, nodes)], cpus)
 
 
 def _accelerators(nodes: Sequence[Node]) -> Iterator[tuple[DevicePlan, Node]]:
@@ -124,17 +129,34 @@ def _count(request: str) -> int:
     return int(number or 1) if kind == "cpu" else 0
 
 
-def _with_shares(placed: Sequence[tuple[DevicePlan, Node]]) -> tuple[DevicePlan, ...]:
+def _with_shares(
+    placed: Sequence[tuple[DevicePlan, Node]], cpus: int | None
+) -> tuple[DevicePlan, ...]:
     feeders = Counter(node for plan, node in placed if plan.kind != "cpu")
     workers = Counter(node for plan, node in placed if plan.kind == "cpu")
+    if cpus:
+        _check_room(workers, cpus)
     plans = []
     for plan, node in placed:
         everyone = feeders[node] + workers[node]
-        if node.cpus <= everyone:
-            cpus = node.cpus / everyone
+        if cpus and plan.kind == "cpu":
+            share: float = cpus
+        elif node.cpus <= everyone:
+            share = node.cpus / everyone
         elif plan.kind == "cpu":
-            cpus = (node.cpus - feeders[node]) // workers[node]
+            share = (node.cpus - feeders[node]) // workers[node]
         else:
-            cpus = 1
-        plans.append(replace(plan, cpus=cpus))
+            share = 1
+        plans.append(replace(plan, cpus=share))
     return tuple(plans)
+
+
+def _check_room(workers: Counter[Node], cpus: int) -> None:
+    for node, count in workers.items():
+        if count * cpus > node.cpus:
+            where = f"node {node.address}" if node.address else "this machine"
+            raise SetupError(
+                f"{where} has {node.cpus} CPUs, and {count} CPU workers of {cpus} each need "
+                f"{count * cpus}",
+                "set a smaller cpu.cpus, or fewer workers by devices=cpu:N",
+            )

@@ -138,17 +138,22 @@ class _ReducerActor(_Actor):
         pass
 
 
-def create_worker(plan: DevicePlan) -> tuple[Any, Any]:
-    """Starts a process for a device of the plan's kind on its node; the call returns a `Place`."""
-    resource = RESOURCES.get(plan.kind, "")
+def reservation(plan: DevicePlan) -> dict[str, float]:
+    """Returns what a worker reserves on its node, by Ray's name of the resource."""
     # What feeds an accelerator has its CPU set aside in the plan. Reserved, it would keep a
     # process that is held, and that which is to take its place, from being there at once.
-    cpus = 0 if resource else plan.cpus
-    device: dict[str, Any] = {"NPU": {"resources": {"NPU": 1}}, "GPU": {"num_gpus": 1}}
+    resource = RESOURCES.get(plan.kind, "")
+    return {resource: 1} if resource else {"CPU": plan.cpus}
+
+
+def create_worker(plan: DevicePlan) -> tuple[Any, Any]:
+    """Starts a process for a device of the plan's kind on its node; the call returns a `Place`."""
+    reserved = reservation(plan)
     actor = _remote(max_concurrency=IN_FLIGHT)(_WorkerActor).options(
-        num_cpus=cpus,
+        num_cpus=reserved.pop("CPU", 0),
+        num_gpus=reserved.pop("GPU", 0),
+        resources=reserved,
         scheduling_strategy=NodeAffinitySchedulingStrategy(plan.node_id, soft=False),
-        **device.get(resource, {}),
     )
     handle: Any = actor.remote(plan.kind)
     return handle, handle.place.remote()

@@ -142,6 +142,11 @@ class Actor:
         return bool(self.handle) and not self.starting and not alone and len(self.calls) < in_flight
 
     @property
+    def waited_s(self) -> float:
+        """How long the process has been starting."""
+        return monotonic() - self._since
+
+    @property
     def start_deadline_s(self) -> float:
         """What a process may take until it is ready."""
         if self._start_s is None:

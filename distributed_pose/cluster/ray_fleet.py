@@ -13,9 +13,10 @@ from distributed_pose.cluster.deployment import Deployment, auto_kinds, deploy, 
 from distributed_pose.cluster.devices import plan_devices
 from distributed_pose.cluster.health import Health
 from distributed_pose.cluster.identity import difference
-from distributed_pose.cluster.ray_actors import Place, create_reducer, create_worker
+from distributed_pose.cluster.ray_actors import Place, create_reducer, create_worker, reservation
 from distributed_pose.cluster.ray_calls import Actor, Trouble, ask, fetch, owner_of, wait
 from distributed_pose.cluster.ray_connection import is_alive, live_nodes
+from distributed_pose.cluster.reservations import shortage
 from distributed_pose.config import RunConfig
 from distributed_pose.errors import PoseEvalError, SetupError
 from distributed_pose.model.artifacts import Source
@@ -26,6 +27,11 @@ from distributed_pose.records import DevicePlan, DeviceReady, Order
 _LOG = logging.getLogger(__name__)
 
 _CLOSE_TIMEOUT_S = 5.0
+
+# What a run that has just ended held is free again within seconds; what is not by then is another
+# job's.
+_RESERVATION_S = 15.0
+_LOOK_EVERY_S = 5.0
 
 # Compilers of vendors take minutes, and with tuning tens of them.
 _LONG_TIMEOUT_S = 7200.0
@@ -67,7 +73,7 @@ class Fleet:
         here = [device for node in nodes for device in node.accelerators]
         # What is installed on other machines is only known when there are processes on them.
         kinds = usable_here(self._config, here) if len(nodes) == 1 else auto_kinds(self._config)
-        return plan_devices(self._config.devices, nodes, kinds)
+        return plan_devices(self._config.devices, nodes, kinds, cpus=self._config.cpu.cpus)
 
     def start(
         self, model: Source, calibration: Calibration | None, images: str = ""
@@ -175,14 +181,15 @@ class Fleet:
         Fewer devices than were asked for are not what was asked for, and nothing is lost yet.
         """
         starting = {actor.starting: actor for actor in self.actors if actor.starting}
-        done = wait([*starting], self.start_deadlines)
+        done = wait([*starting], [*self.start_deadlines, monotonic() + _LOOK_EVERY_S])
         for actor in [starting[reference] for reference in done]:
             self.finish_start(actor)
         for actor in starting.values():
+            _check_reservation(actor)
             if actor.starting and actor.is_overdue():
                 raise SetupError(
                     f"not ready within {actor.start_deadline_s:.0f} s",
-                    "are its CPUs or the device taken by another job? see `ray status`",
+                    "see `ray status` and the logs of its node",
                     device=actor.name,
                 )
             if actor.health.is_out:
@@ -232,3 +239,17 @@ class Fleet:
         owner.placed(place)
         if owner.name in self._deployed:
             owner.begin(*self._deployed[owner.name])
+
+
+def _check_reservation(actor: Actor) -> None:
+    """Checks that a worker does not wait for what others hold.
+
+    Raises:
+        SetupError: if it has for some time.
+    """
+    if not (actor.starting and actor.plan) or actor.place or actor.waited_s < _RESERVATION_S:
+        return
+    if lacking := shortage(actor.plan, reservation(actor.plan)):
+        raise SetupError(
+            lacking, "wait for it, end it, or choose others by devices", device=actor.name
+        )

@@ -96,9 +96,41 @@ def test_a_node_with_other_code_is_refused_in_seconds_with_both_copies_named(
             start = monotonic()
             with pytest.raises(SetupError, match=r"it runs distributed_pose .*, and the driver"):
                 evaluate(people.config(engine="ray", gather=gather, reducers=4))
-            assert monotonic() - start < 30
+            assert monotonic() - start < 60
     finally:
         ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_what_another_job_holds_is_named_long_before_the_start_deadline(
+    people: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    script = tmp_path / "trainer.py"
+    script.write_text(
+        "import ray, sys, time\n"
+        "ray.init(address=sys.argv[1], log_to_driver=False)\n"
+        "@ray.remote(num_cpus=1)\n"
+        "class Trainer:\n"
+        "    def ready(self): return True\n"
+        "trainer = Trainer.remote()\n"
+        "print(ray.get(trainer.ready.remote()), flush=True)\n"
+        "time.sleep(120)\n"
+    )
+    command = [sys.executable, script, cluster.address]
+    try:
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"True\n"
+            monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+            start = monotonic()
+            with pytest.raises(SetupError, match=r"free 0 of the 1 CPU .*trainer\.py"):
+                evaluate(people.config(engine="ray", gather="poses"))
+            # Long before the deadline of a start, which is five minutes.
+            assert monotonic() - start < 60
+            other.kill()
+    finally:
         cluster.shutdown()
 
 

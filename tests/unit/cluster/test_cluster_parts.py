@@ -103,6 +103,14 @@ def test_a_cpu_feeds_each_accelerator_and_cpu_workers_share_the_rest(
     assert all(share == int(share) or share < 1 for share in shares)
 
 
+def test_a_cpu_worker_takes_as_many_cpus_as_it_is_told() -> None:
+    node = Node("", "", 8, accelerators=(npu("0"),))
+    plans = plan_devices(("npu:*", "cpu:2"), [node], cpus=3)
+    assert [plan.cpus for plan in plans] == [1, 3, 3]
+    with pytest.raises(SetupError, match="has 8 CPUs, and 3 CPU workers of 3 each need 9"):
+        plan_devices(("cpu:3",), [node], cpus=3)
+
+
 @pytest.mark.parametrize(
     ("requests", "message"),
     [

@@ -1,0 +1,73 @@
+"""What a node of the cluster has free, and which jobs have reserved the rest."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray._private import state
+
+from distributed_pose.records import DevicePlan
+
+# Job ids and command lines that a message shows.
+_MAX_SHOWN = 3
+_MAX_COMMAND = 60
+
+
+def shortage(plan: DevicePlan, reserved: Mapping[str, float]) -> str:
+    """Returns what a worker's node lacks for it and who holds it; empty if there is enough.
+
+    Ray has no public call for what a single node has free, nor for who holds it without a
+    dashboard. Where its own calls change, nothing is known and nothing is said.
+
+    Args:
+        plan: the device of the worker.
+        reserved: amounts by Ray's name of the resource.
+    """
+    try:
+        free = _free(plan.node_id)
+        holders = _holders(plan.node_id)
+    except Exception:  # noqa: BLE001 - a private call of Ray's, of which nothing is promised
+        return ""
+    if free is None:
+        return ""
+    lacking = [
+        f"{free.get(name, 0.0):g} of the {amount:g} {name} that it needs"
+        for name, amount in reserved.items()
+        if free.get(name, 0.0) < amount
+    ]
+    if not lacking:
+        return ""
+    return f"node {plan.node} has free {' and '.join(lacking)}; held by {holders}"
+
+
+def _free(node_id: str) -> Mapping[str, float] | None:
+    nodes: Mapping[str, Mapping[str, float]]
+    nodes = state.available_resources_per_node()  # type: ignore[no-untyped-call]
+    return nodes.get(node_id)
+
+
+def _holders(node_id: str) -> str:
+    """Returns the jobs that have actors on a node, as text."""
+    mine = ray.get_runtime_context().get_job_id()
+    jobs = state.jobs()  # type: ignore[no-untyped-call]
+    commands = {job["JobID"]: job["Entrypoint"] for job in jobs}
+    held: Counter[str] = Counter()
+    for actor in state.actors().values():
+        if actor["State"] == "ALIVE" and actor["Address"]["NodeID"] == node_id:
+            held[_holder(actor, mine, commands)] += 1
+    del held[""]
+    shown = [f"{holder} ({count} actors)" for holder, count in held.most_common(_MAX_SHOWN)]
+    more = [f"{len(held) - _MAX_SHOWN} more"] if len(held) > _MAX_SHOWN else []
+    return ", ".join([*shown, *more]) or "tasks or the entrypoint of a job"
+
+
+def _holder(actor: Mapping[str, Any], mine: str, commands: Mapping[str, str]) -> str:
+    if actor["ActorClassName"] == "JobSupervisor":
+        return "the entrypoint of a submitted job, by --entrypoint-num-cpus or the like"
+    if actor["JobID"] == mine:
+        return ""
+    command = " ".join(commands.get(actor["JobID"], "").split()) or "of unknown command"
+    # Its end names what runs; its beginning is the path of an interpreter.
+    shown = command if len(command) <= _MAX_COMMAND else f"...{command[-_MAX_COMMAND:]}"
+    return f"job {actor['JobID']} {shown}"
