@@ -165,7 +165,7 @@ class CpuConfig(KindConfig):
 class NpuConfig(KindConfig):
     """NPUs, of which the compiler must know the soc, such as `310P3`."""
 
-    soc: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,32}$")] | None = None
+    soc: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")] | None = None
 
 
 class SimulatedConfig(_Section):

@@ -7,7 +7,7 @@ import re
 
 from distributed_pose.errors import ConfigError, SetupError
 
-_NAME = re.compile(r"(?:Ascend)?(\d{3}\w*)", re.IGNORECASE)
+_NAME = re.compile(r"(?:Ascend)?(\d{3}[A-Za-z0-9_-]*)", re.IGNORECASE)
 
 # Chips whose convolutions take half precision alone: Atlas 200/300/500 (310), Atlas inference
 # series (310P, called 710 at first) and Atlas training series (910, 910A, ...). Later ones (310B,
@@ -28,7 +28,8 @@ def soc_version(name: str) -> str:
     match = _NAME.fullmatch(name)
     if not match:
         raise ConfigError(
-            f"{name} is no Ascend chip", "name it as npu-smi info does, such as 310 or 310P3"
+            f"{name} is no Ascend chip",
+            "name it as npu-smi info does, such as 310, 310P3 or 910B4-1",
         )
     chip = match[1]
     return f"Ascend{chip.upper() if chip.islower() else chip}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from distributed_pose import RunConfig, evaluate, parse_config
 from distributed_pose.cli import main
@@ -21,6 +22,10 @@ from distributed_pose.records import ImageRecord
 
 if TYPE_CHECKING:
     from tests.faults import Stage
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("any_speed", deadline=None)
+settings.load_profile("any_speed")
 
 # Clusters that others have on this machine are not for tests to join, nor theirs for others.
 os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="dp-")

@@ -3,6 +3,7 @@
 No vendor SDK is loaded for it, so that listing devices is quick and works with broken ones.
 """
 
+import logging
 import os
 import re
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from distributed_pose.cluster.devices import Accelerator
 
+_LOG = logging.getLogger(__name__)
+
 # What hides devices from a process, as drivers and Ray have it.
 VISIBLE = {"cuda": "CUDA_VISIBLE_DEVICES", "npu": "ASCEND_RT_VISIBLE_DEVICES"}
 
@@ -18,8 +21,17 @@ _TOOL_TIMEOUT_S = 10.0
 _DEV = Path("/dev")
 _DAVINCI = re.compile(r"davinci(\d+)")
 
-# The first line of a device in the table of `npu-smi info`: card and name.
-_NPU_ROW = re.compile(r"\|\s*\d+\s+(?:Ascend)?(310\w*|910\w*|\d{3}P\w*)\s*\|")
+# The first line of a device in the table of `npu-smi info`: card and name, such as 310P3, 910B4-1
+# or, on A3 machines, Ascend910.
+_NPU_ROW = re.compile(r"\|\s*\d+\s+(?:Ascend)?(\d{3}[A-Za-z0-9_-]*)\s*\|")
+
+# Lines of `nvidia-smi -L`, and the beginning of an instance's name.
+_CARD_LINE = re.compile(r"GPU \d+: (.*?) \(UUID: ")
+_MIG_LINE = re.compile(r"\s+MIG (\S+)\s+Device\s+\d+: \(UUID: (MIG-[^)]+)\)")
+_MIG = "MIG-"
+
+# What users write to see no device.
+_NO_DEVICE = {"-1", "none", "NoDevFiles", "void"}
 
 
 def local_accelerators() -> tuple[Accelerator, ...]:
@@ -33,15 +45,44 @@ def hide_accelerators() -> None:
         os.environ[variable] = ""
 
 
+def show_only(kind: str, device_id: str) -> None:
+    """Hides all devices of a kind but one from what this process loads from here on.
+
+    Args:
+        kind: `cuda` or `npu`.
+        device_id: by which the node knows the one that stays.
+    """
+    os.environ[VISIBLE[kind]] = device_id
+
+
 def _gpus() -> list[Accelerator]:
     query = ["nvidia-smi", "--query-gpu=index,uuid,name", "--format=csv,noheader"]
     rows = [line.split(",", 2) for line in _output(query) if line.count(",") >= 2]
-    listed = os.environ.get(VISIBLE["cuda"], "")
+    listed = _listed("cuda") or []
     found = []
     for index, uuid, name in (map(str.strip, row) for row in rows):
-        # Who names cards by their UUIDs gets them by these from Ray as well.
-        is_named = uuid and uuid in map(str.strip, listed.split(","))
-        found.append(Accelerator("cuda", uuid if is_named else index, name))
+        # Who names cards by their UUIDs, or by the beginning of them, gets them by these names
+        # from Ray as well.
+        given = next((word for word in listed if _names_uuid(word, uuid)), index)
+        found.append(Accelerator("cuda", given, name))
+    if any(word.startswith(_MIG) for word in listed):
+        found += _mig_instances()
+    return found
+
+
+def _names_uuid(word: str, uuid: str) -> bool:
+    """Returns whether a word is the UUID of a card or a beginning of it, as CUDA reads it."""
+    return word.startswith("GPU-") and len(word) > len("GPU-") and uuid.startswith(word)
+
+
+def _mig_instances() -> list[Accelerator]:
+    """Returns the instances that cards are divided into, as CUDA_VISIBLE_DEVICES names them."""
+    found, card = [], ""
+    for line in _output(["nvidia-smi", "-L"]):
+        if match := _CARD_LINE.match(line):
+            card = match[1].strip()
+        elif match := _MIG_LINE.match(line):
+            found.append(Accelerator("cuda", match[2], f"{card} MIG {match[1]}"))
     return found
 
 
@@ -64,13 +105,30 @@ def _npu_names() -> list[str]:
     return [match[1] for match in rows if match]
 
 
+def _listed(kind: str) -> list[str] | None:
+    """Returns the devices that the environment leaves, by the names it has; None if it is silent.
+
+    CUDA and CANN stop at the first name that stands for none.
+    """
+    value = os.environ.get(VISIBLE[kind])
+    if value is None:
+        return None
+    return [name for word in value.split(",") if (name := word.strip())]
+
+
 def _visible(devices: Sequence[Accelerator]) -> Iterable[Accelerator]:
     """Yields the devices that the environment leaves, in its order."""
-    if not devices or (listed := os.environ.get(VISIBLE[devices[0].kind])) is None:
+    if not devices or (listed := _listed(devices[0].kind)) is None:
         return devices
     by_id = {device.device_id: device for device in devices}
-    names = [name.strip() for name in listed.split(",")]
-    return [by_id[name] for name in names if name in by_id]
+    if unknown := [name for name in listed if name not in by_id and name not in _NO_DEVICE]:
+        _LOG.warning(
+            "%s names %s, which is none of this machine's devices: %s",
+            VISIBLE[devices[0].kind],
+            ", ".join(unknown),
+            ", ".join(by_id),
+        )
+    return [by_id[name] for name in listed if name in by_id]
 
 
 def _output(command: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distributed_pose.backends.registry import installed
 from distributed_pose.cluster.diagnosis import describe_threads
-from distributed_pose.cluster.discovery import hide_accelerators
+from distributed_pose.cluster.discovery import hide_accelerators, show_only
 from distributed_pose.cluster.identity import PackageIdentity, package_identity
 from distributed_pose.cluster.ray_connection import RESOURCES
 from distributed_pose.cluster.reducer import Reducer, Reduction
@@ -90,14 +90,18 @@ class _WorkerActor(_Actor):
         super().__init__()
         self._kind = kind
         self._worker: Worker | None = None
-        if kind not in RESOURCES:
-            # Ray leaves them visible to actors that have none of them.
+        ids = ray.get_runtime_context().get_accelerator_ids()
+        self._device_id = next(iter(ids.get(RESOURCES.get(kind, ""), [])), "")
+        # Ray leaves all devices visible to actors that have none of them, and to all actors where
+        # RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES or the like is set: index 0 is then the same
+        # card for all of them.
+        if kind in RESOURCES:
+            show_only(kind, self._device_id)
+        else:
             hide_accelerators()
 
     def place(self) -> Place:
-        ids = ray.get_runtime_context().get_accelerator_ids()
-        device_id = next(iter(ids.get(RESOURCES.get(self._kind, ""), [])), "")
-        return Place(device_id, installed(self._kind), package_identity())
+        return Place(self._device_id, installed(self._kind), package_identity())
 
     def compile(self, model: Source, order: Order) -> bytes:
         return compile_model(model, order).content

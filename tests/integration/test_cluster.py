@@ -1,5 +1,6 @@
 """Which Ray a run uses: the cluster that the environment names, or one of its own."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from distributed_pose import SetupError
 from distributed_pose.cluster.identity import package_identity
 from distributed_pose.evaluation import evaluate
 from tests import faults
-from tests.clusters import node_that_sees
+from tests.clusters import node_that_sees, two_nodes
 from tests.conftest import Dataset
 from tests.faults import Stage, is_spilling
 
@@ -169,3 +170,19 @@ def test_an_address_without_a_cluster_is_a_setup_error(
     monkeypatch.setenv("RAY_ADDRESS", "no such address")
     with pytest.raises(SetupError, match="RAY_ADDRESS"):
         evaluate(people.config(engine="ray"))
+
+
+@pytest.mark.slow
+def test_each_actor_has_its_own_device_where_ray_is_told_to_hide_none(
+    stage: Stage, crowd: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_EXPERIMENTAL_NOSET_ASCEND_RT_VISIBLE_DEVICES", "1")
+    stage.workers(faults.tell_place)
+    for _ in range(4):
+        stage.scene.mark("devices")
+    with two_nodes(npus=2, cpus=2):
+        evaluate(crowd.config(engine="ray", devices="npu:*", batch_size=2), tmp_path / "run")
+    places = [json.loads(path.read_text()) for path in stage.scene.folder.glob("place.*")]
+    seen = {(place["node"], place["seen"]) for place in places}
+    assert len(seen) == 4
+    assert {device for _, device in seen} == {"0", "1"}

@@ -3,13 +3,16 @@ from pathlib import Path
 
 import pytest
 
+from distributed_pose import parse_config
 from distributed_pose.cluster import discovery
 from distributed_pose.cluster.devices import Accelerator
 from distributed_pose.cluster.discovery import (
     VISIBLE,
     hide_accelerators,
     local_accelerators,
+    show_only,
 )
+from distributed_pose.soc import soc_version
 
 # As the vendor's tool prints it: two lines a chip, the first of which names the card's.
 TABLE_310P3 = """\
@@ -120,7 +123,13 @@ def test_what_the_environment_hides_is_not_there(
 
 @pytest.mark.parametrize(
     ("visible", "expected"),
-    [("GPU-b", ["GPU-b"]), ("GPU-b, GPU-a", ["GPU-b", "GPU-a"]), ("1", ["1"]), ("GPU-x", [])],
+    [
+        ("GPU-b", ["GPU-b"]),
+        ("GPU-b, GPU-a", ["GPU-b", "GPU-a"]),
+        ("1", ["1"]),
+        ("GPU-x", []),
+        ("GPU-", []),
+    ],
 )
 def test_gpus_that_the_environment_names_by_their_uuids_are_found_by_these(
     tools: Path, monkeypatch: pytest.MonkeyPatch, visible: str, expected: list[str]
@@ -140,3 +149,76 @@ def test_hidden_accelerators_are_not_found_after(
     hide_accelerators()
     assert local_accelerators() == ()
     assert {os.environ[variable] for variable in VISIBLE.values()} == {""}
+
+
+MIG_LIST = """\
+GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5f2c)
+  MIG 3g.20gb     Device  0: (UUID: MIG-41b0)
+  MIG 1g.5gb      Device  1: (UUID: MIG-GPU-5f2c/7/0)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-77aa)
+"""
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        ("GPU-5f", [("GPU-5f", "NVIDIA A100-SXM4-40GB")]),
+        ("MIG-41b0", [("MIG-41b0", "NVIDIA A100-SXM4-40GB MIG 3g.20gb")]),
+        (
+            "MIG-GPU-5f2c/7/0,1",
+            [
+                ("MIG-GPU-5f2c/7/0", "NVIDIA A100-SXM4-40GB MIG 1g.5gb"),
+                ("1", "NVIDIA A100-SXM4-40GB"),
+            ],
+        ),
+    ],
+)
+def test_beginnings_of_uuids_and_instances_of_cards_are_found_by_the_names_given(
+    tools: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    visible: str,
+    expected: list[tuple[str, str]],
+) -> None:
+    name = "NVIDIA A100-SXM4-40GB"
+    tool(tools, "query", f"0, GPU-5f2c, {name}\n1, GPU-77aa, {name}\n")
+    tool(tools, "list", MIG_LIST)
+    answer = f'#!/bin/sh\ncase "$1" in -L) {tools}/list;; *) {tools}/query;; esac\n'
+    (tools / "nvidia-smi").write_text(answer)
+    (tools / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [(device.device_id, device.model) for device in local_accelerators()] == expected
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("visible", "is_told"), [("GPU-x", True), ("0,MIG-no", True), ("-1", False), ("", False)]
+)
+def test_a_name_that_stands_for_no_device_is_told(
+    tools: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    visible: str,
+    *,
+    is_told: bool,
+) -> None:
+    tool(tools, "nvidia-smi", "0, GPU-a, A\n")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    local_accelerators()
+    assert ("which is none of this machine's devices" in caplog.text) is is_told
+
+
+@pytest.mark.parametrize("name", ["310", "310P3", "310B4", "910B4-1", "910_9392", "910ProB"])
+def test_chips_are_named_as_the_vendors_tool_prints_them(tools: Path, name: str) -> None:
+    davinci(tools, "davinci0")
+    tool(tools, "npu-smi", f"| 0     {name:<20}| OK  |\n| 0     0  | 0000:01:00.0 |\n")
+    assert [device.model for device in local_accelerators()] == [name]
+    assert soc_version(name) == f"Ascend{name}"
+    assert parse_config({"npu": {"soc": name}}).npu.soc == name
+
+
+def test_one_device_alone_can_be_shown(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool(tools, "nvidia-smi", "0, GPU-a, A\n1, GPU-b, B\n")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    show_only("cuda", "1")
+    assert [device.device_id for device in local_accelerators()] == ["1"]
