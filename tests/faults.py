@@ -144,6 +144,16 @@ def tell_place(scene: Scene, name: str, given: Any, work: Work) -> Any:
     return work(given)
 
 
+def grow_once(scene: Scene, _name: str, given: Any, work: Work) -> Any:
+    """Takes more and more memory once, until something ends its process."""
+    if scene.once("grow"):
+        taken = []
+        while True:
+            taken.append(np.ones(2**22))
+            time.sleep(0.01)
+    return work(given)
+
+
 def hang_once(scene: Scene, _name: str, given: Any, work: Work) -> Any:
     """Never answers once."""
     if scene.once("hang"):

@@ -1,5 +1,6 @@
 """Actors as the driver sees them, and its calls to them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic
@@ -9,6 +10,7 @@ import ray
 from ray.exceptions import (
     GetTimeoutError,
     ObjectLostError,
+    OutOfMemoryError,
     RayActorError,
     RayError,
     RayTaskError,
@@ -29,6 +31,10 @@ from distributed_pose.records import DevicePlan, DeviceReady, WorkerSpec
 # Loading and warming up a model takes seconds; what takes minutes waits for CPUs it never gets.
 _FIRST_START_S = 300.0
 _START_FACTOR = 10
+
+# How Ray tells the memory of a node and of a process that it ended.
+_NODE_MEMORY = re.compile(r"was ([\d.]+ ?[A-Z]+) used / ([\d.]+ ?[A-Z]+) limit")
+_PROCESS_MEMORY = re.compile(r"actual memory used=([\d.]+ ?[A-Z]+)")
 
 # Of an answer that is there, and need only be fetched.
 _FETCH_TIMEOUT_S = 60.0
@@ -295,6 +301,8 @@ def fetch(references: Any) -> Any:
         return Trouble(describe(cause), cause, isinstance(cause, ObjectLostError))
     except RayActorError as error:
         return Trouble(f"its process died: {_cause_of_death(error)}")
+    except OutOfMemoryError as error:
+        return Trouble(memory_kill(str(error)))
     except RayError as error:
         return Trouble(f"lost: {describe(error)}", None, isinstance(error, ObjectLostError))
 
@@ -372,10 +380,25 @@ def ask(actors: Sequence[Actor], question: str, timeout_s: float) -> dict[str, A
     return {name: a for name, a in answers.items() if not isinstance(a, Trouble)}
 
 
+def memory_kill(text: str) -> str:
+    """Returns Ray's report of a process that it ended for want of memory, as one line.
+
+    Args:
+        text: of the error, which lists the largest processes of the node over forty lines.
+    """
+    node, process = _NODE_MEMORY.search(text), _PROCESS_MEMORY.search(text)
+    figures = [f"its node used {node[1]} of {node[2]}"] if node else []
+    figures += [f"the process {process[1]}"] if process else []
+    return f"Ray ended its process for want of memory{': ' if figures else ''}{', '.join(figures)}"
+
+
 def _cause_of_death(error: RayActorError) -> str:
     lines = str(error).strip().splitlines()
     # Of an exception in a constructor Ray tells the traceback, of anything else the cause first.
-    return lines[-1 if "creation task" in lines[0] else 0]
+    cause = lines[-1 if "creation task" in lines[0] else 0]
+    if "connection error code" in lines[-1]:
+        cause += " The system may have ended it for want of memory: see `dmesg` on its node."
+    return cause
 
 
 def _limit_s(actor: Actor) -> float:

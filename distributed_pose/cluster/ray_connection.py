@@ -2,9 +2,10 @@
 
 import logging
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from contextlib import chdir
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -32,8 +33,10 @@ _RAYS_PROCESSES = {"raylet", "gcs_server"}
 _LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
 
 
-def connect() -> None:
+def connect() -> Callable[[], None]:
     """Joins the cluster that Ray's conventions name, or starts a local one.
+
+    Returns a function that leaves it again; a local one ends, and so do its sockets and logs.
 
     Raises:
         SetupError: if the cluster cannot be joined.
@@ -51,8 +54,8 @@ def connect() -> None:
     with chdir(Path(package_identity().path).parent):
         if address:
             _join(address, common)
-        else:
-            _start(common)
+            return ray.shutdown
+        return partial(_end, _start(common))
 
 
 def live_nodes() -> list[Node]:
@@ -132,12 +135,12 @@ def _join(address: ClusterAddress, common: Mapping[str, Any]) -> None:
         ) from None
 
 
-def _start(common: Mapping[str, Any]) -> None:
-    """Starts a Ray of the run's own on this machine."""
+def _start(common: Mapping[str, Any]) -> Path:
+    """Starts a Ray of the run's own on this machine, and returns where it keeps its files."""
     if not _can_keep_a_token():
         os.environ.setdefault("RAY_AUTH_TOKEN", token_hex(32))
     try:
-        ray.init(
+        context: Any = ray.init(
             address="local",
             num_cpus=num_cpus(),
             object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
@@ -149,6 +152,12 @@ def _start(common: Mapping[str, Any]) -> None:
             f"cannot start a local Ray: {_reason(error)}",
             "name a writable folder of a short path by RAY_TMPDIR, or set engine=inline",
         ) from None
+    return Path(context.address_info["session_dir"])
+
+
+def _end(session: Path) -> None:
+    ray.shutdown()
+    shutil.rmtree(session, ignore_errors=True)
 
 
 def _can_keep_a_token() -> bool:

@@ -7,7 +7,7 @@ Every wait has a deadline. A call that passes its own is given to another device
 twice the time its actor is ended and started anew, as is one whose process dies.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic, process_time
 from types import TracebackType
 from typing import Any, Self
@@ -48,7 +48,8 @@ class RayEngine:
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
-        self._owns_ray = False
+        # Of the cluster that this run has joined or started; None of one that was joined before.
+        self._leave: Callable[[], None] | None = None
         self._fleet = Fleet(config)
         self._calls: dict[Any, Call] = {}
         self._waiting: list[Call] = []
@@ -115,8 +116,7 @@ class RayEngine:
 
     def __enter__(self) -> Self:
         if not ray.is_initialized():
-            connect()
-            self._owns_ray = True
+            self._leave = connect()
         return self
 
     def __exit__(
@@ -126,8 +126,8 @@ class RayEngine:
         traceback: TracebackType | None,
     ) -> None:
         self._fleet.end()
-        if self._owns_ray:
-            ray.shutdown()
+        if self._leave:
+            self._leave()
 
     def _wait(self, references: list[Any]) -> list[Any]:
         """Returns a reference that is done, or nothing at the next deadline."""

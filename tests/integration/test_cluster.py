@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from time import monotonic
 
+import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
@@ -157,10 +159,13 @@ def test_the_command_starts_a_quiet_local_ray_and_leaves_none(
     options = [f"--set={key}={value}" for key, value in {**keys, "backend": "oracle"}.items()]
     command = [sys.executable, "-m", "distributed_pose", "evaluate", *options, "--json"]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    sessions = Path(os.environ["RAY_TMPDIR"], "ray")
+    before = {*sessions.glob("session_2*")}
     answer = subprocess.run(
         command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
     )
     assert (answer.returncode, answer.stderr) == (0, "")
+    assert {*sessions.glob("session_2*")} == before
     assert (tmp_path / "runs" / "latest" / "report.json").read_text() == answer.stdout
 
 
@@ -186,3 +191,23 @@ def test_each_actor_has_its_own_device_where_ray_is_told_to_hide_none(
     seen = {(place["node"], place["seen"]) for place in places}
     assert len(seen) == 4
     assert {device for _, device in seen} == {"0", "1"}
+
+
+@pytest.mark.slow
+def test_a_worker_that_ray_ends_for_want_of_memory_is_told_with_the_figures(
+    stage: Stage,
+    crowd: Dataset,
+    undisturbed: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Two gigabytes more than are used now are too many.
+    memory = psutil.virtual_memory()
+    limit = (memory.total - memory.available + 2 * 2**30) / memory.total
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{limit:.3f}")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+    stage.workers(faults.grow_once)
+    report = evaluate(crowd.config(engine="ray", deadline_s=60.0), tmp_path)
+    assert (tmp_path / "detections.json").read_bytes() == undisturbed
+    reasons = " ".join(reason for found in report.faults.reasons.values() for reason in found)
+    assert re.search(r"for want of memory: its node used [\d.]+GB of [\d.]+GB", reasons), reasons
