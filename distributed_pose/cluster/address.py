@@ -20,6 +20,9 @@ _CALL = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 
 _TIMEOUT_S = 5.0
 
+# gRPC's statuses of calls that nobody answers.
+_SILENT = {"UNAVAILABLE", "DEADLINE_EXCEEDED"}
+
 
 @dataclass(frozen=True)
 class ClusterAddress:
@@ -105,10 +108,16 @@ def check_answers(address: ClusterAddress) -> None:
             "copy its token (`ray get-auth-token` on its head) to ~/.ray/auth_token, or set "
             "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH",
         )
-    if status in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}:
+    if status in _SILENT:
         raise _unreachable(address, details)
     if token and _AUTH_MODE not in os.environ:
         _send_token(address)
+
+
+def head_answers(target: str) -> bool:
+    """Returns whether a cluster's head answers calls now."""
+    status, _ = _call(target, _token())
+    return status not in _SILENT
 
 
 def _checked(named: str) -> str:

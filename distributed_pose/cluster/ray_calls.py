@@ -36,6 +36,8 @@ _START_FACTOR = 10
 _NODE_MEMORY = re.compile(r"was ([\d.]+ ?[A-Z]+) used / ([\d.]+ ?[A-Z]+) limit")
 _PROCESS_MEMORY = re.compile(r"actual memory used=([\d.]+ ?[A-Z]+)")
 
+_LONGEST_WAIT_S = 1.0
+
 # Of an answer that is there, and need only be fetched.
 _FETCH_TIMEOUT_S = 60.0
 
@@ -353,9 +355,12 @@ def owner_of(
 
 
 def wait(references: Sequence[Any], deadlines: Sequence[float]) -> list[Any]:
-    """Returns a reference that is done, or nothing at the next deadline."""
+    """Returns a reference that is done, or nothing at the next deadline or after a second.
+
+    Whoever waits longer looks whether the run is to end meanwhile.
+    """
     now = monotonic()
-    timeout_s = max(0.0, min(deadlines, default=now) - now)
+    timeout_s = max(0.0, min([*deadlines, now + _LONGEST_WAIT_S]) - now)
     done, _ = ray.wait([*references], timeout=timeout_s)
     return list(done)
 

@@ -1,5 +1,6 @@
 """Joining the Ray cluster at hand, or starting one for the run."""
 
+import atexit
 import logging
 import os
 import shutil
@@ -16,6 +17,7 @@ import ray
 from distributed_pose.cluster.address import ClusterAddress, cluster_address
 from distributed_pose.cluster.devices import Accelerator, Node
 from distributed_pose.cluster.discovery import local_accelerators
+from distributed_pose.cluster.guard import Cluster
 from distributed_pose.cluster.identity import package_identity
 from distributed_pose.cpu import num_cpus
 from distributed_pose.errors import SetupError
@@ -56,6 +58,19 @@ def connect() -> Callable[[], None]:
             _join(address, common)
             return ray.shutdown
         return partial(_end, _start(common))
+
+
+def where() -> Cluster:
+    """Returns where the cluster that this process has joined answers."""
+    context = ray.get_runtime_context()
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    (mine,) = (node for node in nodes if node["NodeID"] == context.get_node_id())
+    return Cluster(context.gcs_address, (mine["NodeManagerAddress"], mine["NodeManagerPort"]))
+
+
+def abandon() -> None:
+    """Has this process end without a word to its cluster, which does not answer any more."""
+    atexit.unregister(ray.shutdown)
 
 
 def live_nodes() -> list[Node]:

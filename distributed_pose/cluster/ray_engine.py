@@ -7,6 +7,7 @@ Every wait has a deadline. A call that passes its own is given to another device
 twice the time its actor is ended and started anew, as is one whose process dies.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic, process_time
 from types import TracebackType
@@ -15,10 +16,17 @@ from typing import Any, Self
 import ray
 
 from distributed_pose.cluster.engine import failed_result, shard_result
+from distributed_pose.cluster.guard import ClusterLostError, Guard, Watch
 from distributed_pose.cluster.health import collect_faults, none_left
 from distributed_pose.cluster.ray_actors import IN_FLIGHT
 from distributed_pose.cluster.ray_calls import Actor, Call, Trouble, ask, wait
-from distributed_pose.cluster.ray_connection import connect, live_nodes, ray_cpu_s
+from distributed_pose.cluster.ray_connection import (
+    abandon,
+    connect,
+    live_nodes,
+    ray_cpu_s,
+    where,
+)
 from distributed_pose.cluster.ray_fleet import Fleet
 from distributed_pose.cluster.transit import Transit
 from distributed_pose.cluster.work import Work
@@ -30,6 +38,8 @@ from distributed_pose.errors import ExecutionError
 from distributed_pose.model.artifacts import Source
 from distributed_pose.model.makers import Calibration
 from distributed_pose.records import DevicePlan, DeviceReady, Faults, HostUse, Memory, ShardResult
+
+_LOG = logging.getLogger(__name__)
 
 _QUESTION_TIMEOUT_S = 2.0
 
@@ -51,6 +61,7 @@ class RayEngine:
         # Of the cluster that this run has joined or started; None of one that was joined before.
         self._leave: Callable[[], None] | None = None
         self._fleet = Fleet(config)
+        self._guard = Guard()
         self._calls: dict[Any, Call] = {}
         self._waiting: list[Call] = []
         self._transit = Transit(config, room_bytes=0)
@@ -60,15 +71,15 @@ class RayEngine:
         self._cpu_before_s: dict[str, float] = {}
 
     def devices(self) -> tuple[DevicePlan, ...]:
-        return self._fleet.devices()
+        return self._guard.call(self._fleet.devices)
 
     def start(
         self, model: Source, calibration: Calibration | None = None, images: str = ""
     ) -> tuple[DeviceReady, ...]:
-        ready = self._fleet.start(model, calibration, images)
+        ready = self._guard.call(self._fleet.start, model, calibration, images)
         self._shard_sizes = {device.plan.name: device.shard_size for device in ready}
         self._batches_a_call = {device.plan.name: _batches_a_call(device) for device in ready}
-        room_bytes = min(node.object_store_bytes for node in live_nodes())
+        room_bytes = min(node.object_store_bytes for node in self._guard.call(live_nodes))
         self._transit = Transit(self._config, room_bytes, max(self._shard_sizes.values()))
         return ready
 
@@ -76,9 +87,14 @@ class RayEngine:
         return self._fleet.compile_s
 
     def sweep(self, device: str, batch_size: int, least_s: float) -> tuple[int, ...]:
-        return self._fleet.sweep(device, batch_size, least_s)
+        return self._guard.call(self._fleet.sweep, device, batch_size, least_s)
 
     def run(self, shards: Iterable[Shard], num_images: int = 0) -> Iterator[ShardResult]:
+        results = self._results(shards, num_images)
+        while result := self._guard.call(next, results, None):
+            yield result
+
+    def _results(self, shards: Iterable[Shard], num_images: int) -> Iterator[ShardResult]:
         batches = self._batches_a_call if num_images else {}
         # What is only listed is not waited for.
         source = iter(shards) if num_images else read_ahead(shards)
@@ -86,7 +102,7 @@ class RayEngine:
         self._progress_at = monotonic()
         others_s = self._others_cpu_s()
         self._cpu_before_s = {"driver": process_time(), **others_s}
-        while True:
+        while not self._fleet.is_stopped:
             self._reduce()
             self._dispatch(work)
             if not self._calls and not self._waiting and not work.is_left():
@@ -95,10 +111,13 @@ class RayEngine:
             yield from self._next_event(work)
 
     def memory(self) -> Memory:
-        peaks = ask(self._fleet.actors, "peak_rss_bytes", _QUESTION_TIMEOUT_S)
+        peaks = self._guard.call(ask, self._fleet.actors, "peak_rss_bytes", _QUESTION_TIMEOUT_S)
         return Memory({"driver": peak_rss_bytes(), **peaks}, self._transit.peak_bytes)
 
     def host_use(self) -> HostUse:
+        return self._guard.call(self._host_use)
+
+    def _host_use(self) -> HostUse:
         before, after = self._cpu_before_s, {"driver": process_time(), **self._others_cpu_s()}
         used = {name: after_s - before.get(name, 0.0) for name, after_s in after.items()}
         # A process that was started anew has counted from 0.
@@ -117,6 +136,7 @@ class RayEngine:
     def __enter__(self) -> Self:
         if not ray.is_initialized():
             self._leave = connect()
+        self._guard.watch = Watch(where())
         return self
 
     def __exit__(
@@ -125,9 +145,19 @@ class RayEngine:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._fleet.end()
-        if self._leave:
-            self._leave()
+        self._fleet.is_stopped = True
+        try:
+            self._guard.call(self._fleet.end)
+            if self._leave:
+                # Its end is not that of the cluster.
+                self._guard.watch = None
+                self._guard.call(self._leave)
+        except ClusterLostError as lost:
+            # What ended the run is the better message, and what is done is done.
+            _LOG.warning("%s", lost)
+            abandon()
+        finally:
+            self._guard.end()
 
     def _wait(self, references: list[Any]) -> list[Any]:
         """Returns a reference that is done, or nothing at the next deadline."""

@@ -18,7 +18,7 @@ from distributed_pose.cluster.ray_calls import Actor, Trouble, ask, fetch, owner
 from distributed_pose.cluster.ray_connection import is_alive, live_nodes
 from distributed_pose.cluster.reservations import shortage
 from distributed_pose.config import RunConfig
-from distributed_pose.errors import PoseEvalError, SetupError
+from distributed_pose.errors import ExecutionError, PoseEvalError, SetupError
 from distributed_pose.model.artifacts import Source
 from distributed_pose.model.compile import compile_model, needs_device, portable
 from distributed_pose.model.makers import Calibration
@@ -31,7 +31,6 @@ _CLOSE_TIMEOUT_S = 5.0
 # What a run that has just ended held is free again within seconds; what is not by then is another
 # job's.
 _RESERVATION_S = 15.0
-_LOOK_EVERY_S = 5.0
 
 # Compilers of vendors take minutes, and with tuning tens of them.
 _LONG_TIMEOUT_S = 7200.0
@@ -47,6 +46,7 @@ class Fleet:
         workers: one a device.
         reducers: none where workers group.
         compile_s: seconds of the start that went into compiling.
+        is_stopped: whether the run ends, and nothing more is to be waited for.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -54,6 +54,7 @@ class Fleet:
         self.workers: list[Actor] = []
         self.reducers: list[Actor] = []
         self.compile_s = 0.0
+        self.is_stopped = False
         self._deployed: dict[str, tuple[Any, Any]] = {}
 
     @property
@@ -160,7 +161,9 @@ class Fleet:
 
     def _ask_long(self, actor: Actor, reference: Any) -> Any:
         """Returns the answer of a call that may take long, before there is work to lose."""
-        done, _ = ray.wait([reference], timeout=_LONG_TIMEOUT_S)
+        deadline_at = monotonic() + _LONG_TIMEOUT_S
+        while not (done := wait([reference], [deadline_at])) and monotonic() < deadline_at:
+            self._check_stopped()
         if not done:
             raise SetupError(f"no answer within {_LONG_TIMEOUT_S:.0f} s", device=actor.name)
         answer = fetch(reference)
@@ -173,7 +176,12 @@ class Fleet:
 
     def _await_starts(self) -> None:
         while any(actor.starting for actor in self.actors):
+            self._check_stopped()
             self._await_start()
+
+    def _check_stopped(self) -> None:
+        if self.is_stopped:
+            raise ExecutionError("stopped")
 
     def _await_start(self) -> None:
         """Waits for one of the starting actors.
@@ -181,7 +189,7 @@ class Fleet:
         Fewer devices than were asked for are not what was asked for, and nothing is lost yet.
         """
         starting = {actor.starting: actor for actor in self.actors if actor.starting}
-        done = wait([*starting], [*self.start_deadlines, monotonic() + _LOOK_EVERY_S])
+        done = wait([*starting], self.start_deadlines)
         for actor in [starting[reference] for reference in done]:
             self.finish_start(actor)
         for actor in starting.values():
