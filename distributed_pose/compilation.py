@@ -15,6 +15,7 @@ from distributed_pose.errors import ConfigError
 from distributed_pose.evaluation import evaluate
 from distributed_pose.files import write_atomically
 from distributed_pose.inputs import calibration, read_inputs
+from distributed_pose.locations import Location
 from distributed_pose.model.artifacts import Artifact, keep, load_source
 from distributed_pose.model.compile import cache_name, compile_model, portable
 from distributed_pose.model.makers import atc_order, fixed_input, input_of
@@ -159,7 +160,7 @@ def _with_data(config: RunConfig, model: Path, order: Order) -> RunConfig:
     if not (data.images or data.annotations):
         # By name, so that the system does not depend on its demo.
         demo = importlib.import_module("distributed_pose.demo.default").prepare_demo(64)
-        paths = {"images": str(demo.images), "annotations": str(demo.annotations)}
+        paths = {"images": Location(demo.images), "annotations": Location(demo.annotations)}
         data = data.model_copy(update=paths)
     data = data.model_copy(update={"limit": data.limit or _COMPARED_IMAGES})
     update: dict[str, Any] = {

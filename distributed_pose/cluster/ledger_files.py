@@ -6,6 +6,7 @@ Its name is the SHA-256 of its content, so that a part of a file is known for wh
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -18,14 +19,22 @@ import pyarrow as pa
 from distributed_pose.cluster.ledger import Entry
 from distributed_pose.data.shards import DETECTIONS
 from distributed_pose.errors import ExecutionError, SetupError
-from distributed_pose.files import Folder, sha256_hex
+from distributed_pose.files import PARTIAL_PREFIX, sha256_hex
 from distributed_pose.records import DevicePlan, DeviceReady, ShardResult
+from distributed_pose.storage import Folder
 
 _LOG = logging.getLogger(__name__)
 
 _FOLDER = "ledger"
 _SUFFIX = ".arrow"
 _KEY = b"distributed_pose"
+
+# The files that are the ledger's own, and those that a killed process did not finish.
+_ENTRY = re.compile(rf"{_FOLDER}/[0-9a-f]{{64}}{re.escape(_SUFFIX)}")
+_UNFINISHED = re.compile(rf"{_FOLDER}/{re.escape(PARTIAL_PREFIX)}[0-9a-f]{{16}}")
+
+# A shard has at most some hundred images, and an image some kilobytes of detections.
+_MAX_ENTRY_BYTES = 2**28
 
 # What reading a file with the right checksum and another content ends with.
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
@@ -60,7 +69,7 @@ class LedgerFiles:
         Raises:
             SetupError: if the folder holds another run, or cannot be read.
         """
-        names = [name for name in self._folder.names(_FOLDER) if name.endswith(_SUFFIX)]
+        names = [name for name in self._folder.names(_FOLDER) if _ENTRY.fullmatch(name)]
         for name, content in self._contents(names):
             try:
                 yield self._entry(name, content)
@@ -68,9 +77,20 @@ class LedgerFiles:
                 _LOG.warning("%s/%s is damaged; its images are run again", self._folder, name)
 
     def clear(self) -> None:
-        """Deletes what earlier sessions of any run have left."""
+        """Deletes what earlier sessions of any run have left, and no other file.
+
+        Raises:
+            SetupError: if the ledger's folder is a link.
+            ExecutionError: if a file cannot be deleted.
+        """
+        if self._folder.is_link(_FOLDER):
+            raise SetupError(
+                f"{self._folder}/{_FOLDER} is a link, and --restart deletes nothing behind links",
+                "remove the link, or choose another --output",
+            )
         for name in self._folder.names(_FOLDER):
-            self._folder.delete(name)
+            if _ENTRY.fullmatch(name) or _UNFINISHED.fullmatch(name):
+                self._folder.delete(name)
 
     def add(self, entry: Entry) -> None:
         """Has an entry written, soon.
@@ -141,7 +161,7 @@ class LedgerFiles:
 
     def _read(self, name: str) -> bytes:
         try:
-            return self._folder.read(name)
+            return self._folder.read(name, _MAX_ENTRY_BYTES)
         except OSError as error:
             reason = " ".join(str(error).split())
             raise SetupError(f"cannot read {self._folder}/{name}: {reason}") from None

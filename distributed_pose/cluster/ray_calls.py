@@ -23,6 +23,7 @@ from distributed_pose.cluster.work import Task
 from distributed_pose.cluster.worker import WorkerReport
 from distributed_pose.data.shards import pack_images
 from distributed_pose.errors import ExecutionError, SetupError
+from distributed_pose.locations import redacted
 from distributed_pose.records import DevicePlan, DeviceReady, WorkerSpec
 
 # Loading and warming up a model takes seconds; what takes minutes waits for CPUs it never gets.
@@ -339,7 +340,7 @@ def ask(actors: Sequence[Actor], question: str, timeout_s: float) -> dict[str, A
 def _cause_of_death(error: RayActorError) -> str:
     lines = str(error).strip().splitlines()
     # Of an exception in a constructor Ray tells the traceback, of anything else the cause first.
-    return lines[-1 if "creation task" in lines[0] else 0]
+    return redacted(lines[-1 if "creation task" in lines[0] else 0])
 
 
 def _limit_s(actor: Actor) -> float:

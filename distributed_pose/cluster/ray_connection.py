@@ -2,17 +2,20 @@
 
 import logging
 import os
+import shlex
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 import psutil
 import ray
+from ray._raylet import setproctitle  # type: ignore[attr-defined]
 
 from distributed_pose.cluster.devices import Accelerator, Node
 from distributed_pose.cluster.discovery import local_accelerators
 from distributed_pose.cpu import num_cpus
 from distributed_pose.errors import SetupError
+from distributed_pose.locations import redacted
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,6 +36,7 @@ def connect() -> None:
     Raises:
         SetupError: if the cluster cannot be joined.
     """
+    _hide_credentials()
     quiet = not _LOG.isEnabledFor(logging.INFO)
     common: dict[str, Any] = {
         "log_to_driver": not quiet,
@@ -51,6 +55,13 @@ def connect() -> None:
     except ValueError:
         # These settings are refused where there is a cluster to join.
         _join(common)
+
+
+def _hide_credentials() -> None:
+    """Has the command line of this process show none: Ray lists it as the job's entrypoint."""
+    command = shlex.join(psutil.Process().cmdline())
+    if redacted(command) != command:
+        setproctitle(redacted(command))
 
 
 def live_nodes() -> list[Node]:

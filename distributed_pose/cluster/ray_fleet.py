@@ -17,6 +17,7 @@ from distributed_pose.cluster.ray_calls import Actor, Trouble, ask, fetch, owner
 from distributed_pose.cluster.ray_connection import is_alive, live_nodes
 from distributed_pose.config import RunConfig
 from distributed_pose.errors import PoseEvalError, SetupError
+from distributed_pose.locations import Location
 from distributed_pose.model.artifacts import Source
 from distributed_pose.model.compile import compile_model, needs_device, portable
 from distributed_pose.model.makers import Calibration
@@ -69,7 +70,7 @@ class Fleet:
         return plan_devices(self._config.devices, nodes, kinds)
 
     def start(
-        self, model: Source, calibration: Calibration | None, images: str = ""
+        self, model: Source, calibration: Calibration | None, images: Location | None = None
     ) -> tuple[DeviceReady, ...]:
         """Returns when every device is ready; see `Engine.start`."""
         self._launch()

@@ -6,12 +6,12 @@ import pytest
 
 from distributed_pose import ExecutionError, SetupError, files
 from distributed_pose.files import (
-    Folder,
     new_run_folder,
     point_latest_at,
     sha256_hex,
     write_atomically,
 )
+from distributed_pose.storage import Folder
 
 
 def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
