@@ -13,7 +13,7 @@ _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*:(?://|/(?!/))"
 # what `pathlib` leaves of two.
 _USER = re.compile(rf"(?P<scheme>{_SCHEME})(?P<user>[^\s/?#]*@|[^\s/?#]*:[^\s]*@)")
 _QUERY = re.compile(
-    rf"(?P<before>{_SCHEME}[^\s?#]*[?#])(?P<query>\S*?)(?P<after>[)'\"`,.:;\]}}]*)(?=\s|$)"
+    rf"(?P<before>{_SCHEME}[^\s?#]*[?#])(?P<query>\S*?)(?P<after>[)'\"`,.:;\]}}]{{0,4}})(?=\s|$)"
 )
 _PARAMETER = re.compile(r"(?P<key>[^&#=]*)=(?P<value>[^&#]*)|[^&#]+")
 
@@ -77,8 +77,8 @@ class Location:
     @property
     def lacks_credentials(self) -> bool:
         """Whether it is the text of a location whose credentials were hidden."""
-        is_hidden = f"{HIDDEN}@" in self.plain or f"={HIDDEN}" in self.plain
-        return self.is_uri and is_hidden and str(self) == self.plain
+        is_hidden = re.search(rf"{re.escape(HIDDEN)}@|[=?&#]{re.escape(HIDDEN)}", self.plain)
+        return self.is_uri and is_hidden is not None and str(self) == self.plain
 
     def absolute(self) -> "Location":
         """Returns the location as other processes can open it."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from distributed_pose.errors import ConfigError, SetupError
-from distributed_pose.files import MAX_CARD_BYTES
+from distributed_pose.files import MAX_CARD_BYTES, one_line
 from distributed_pose.locations import Location
 from distributed_pose.report.run_report import CONFIG, DETECTIONS, REPORT
 from distributed_pose.storage import Folder
@@ -75,6 +75,8 @@ def _known(folder: Folder) -> set[str]:
         return set()
     try:
         names = json.loads(folder.read(_OWN, MAX_CARD_BYTES))
-    except (OSError, ValueError, RecursionError):
-        return set()
-    return {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
+        return {name for name in names if isinstance(name, str)}
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise SetupError(
+            f"cannot read {folder}/{_OWN}: {one_line(error)}", "choose another --output"
+        ) from None
