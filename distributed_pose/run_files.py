@@ -44,7 +44,7 @@ class RunFiles:
         for name in self._names:
             if self._is_foreign(name):
                 raise SetupError(
-                    f"{folder}/{name} is there, and no run that began in this folder has made it",
+                    f"{folder.at(name)} is there, and no run that began in this folder has made it",
                     "choose another --output, or move the file away",
                 )
 
@@ -78,5 +78,5 @@ def _known(folder: Folder) -> set[str]:
         return {name for name in names if isinstance(name, str)}
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise SetupError(
-            f"cannot read {folder}/{_OWN}: {one_line(error)}", "choose another --output"
+            f"cannot read {folder.at(_OWN)}: {one_line(error)}", "choose another --output"
         ) from None

@@ -29,13 +29,17 @@ class Folder:
         SetupError: if there is no filesystem for the URI.
     """
 
-    def __init__(self, location: "str | Path | Location") -> None:
+    def __init__(self, location: str | Path | Location) -> None:
         self.location = Location(location)
         self._filesystem, self._path = filesystem_of(self.location, "--output")
         self._is_local = is_local(self._filesystem)
 
     def __str__(self) -> str:
         return str(self.location)
+
+    def at(self, name: str) -> Location:
+        """Returns the location of a file of the folder."""
+        return self.location.within(name)
 
     def write(self, name: str, content: bytes | str, *, durable: bool = True) -> None:
         """Writes a file, of which readers see all or nothing.
@@ -50,7 +54,7 @@ class Folder:
         """
         data = content.encode() if isinstance(content, str) else content
         path = f"{self._path}/{name}"
-        with writing(f"{self}/{name}"):
+        with writing(str(self.at(name))):
             if self._is_local:
                 replace_file(Path(path), data, durable=durable)
                 return
@@ -78,7 +82,7 @@ class Folder:
         try:
             found = self._list(f"{self._path}/{within}")
         except OSError as error:
-            raise SetupError(f"cannot list {self}/{within}: {one_line(error)}") from None
+            raise SetupError(f"cannot list {self.at(within)}: {one_line(error)}") from None
         return sorted(f"{within}/{name}" for name in found)
 
     def is_empty(self) -> bool:
@@ -105,13 +109,13 @@ class Folder:
         try:
             return os.path.lexists(path) if self._is_local else self._has_object(path)
         except OSError as error:
-            raise SetupError(f"cannot open {self}/{name}: {one_line(error)}") from None
+            raise SetupError(f"cannot open {self.at(name)}: {one_line(error)}") from None
 
     def is_link(self, name: str) -> bool:
         """Returns whether something in the folder is a symbolic link."""
         return self._is_local and Path(self._path, name).is_symlink()
 
-    def is_at(self, name: str, location: "Path | Location") -> bool:
+    def is_at(self, name: str, location: Path | Location) -> bool:
         """Returns whether a location is that of a file of this folder."""
         filesystem, path = filesystem_of(Location(location), "--output")
         if not self._is_local or not is_local(filesystem):
@@ -124,7 +128,7 @@ class Folder:
         Raises:
             ExecutionError: if it cannot be deleted.
         """
-        with writing(f"{self}/{name}"):
+        with writing(str(self.at(name))):
             self._filesystem.delete_file(f"{self._path}/{name}")
 
     def _list(self, path: str) -> list[str]:
@@ -146,7 +150,7 @@ class Folder:
         return bool(self._filesystem.get_file_info(path).type != fs.FileType.NotFound)
 
 
-def filesystem_of(location: "str | Location", setting: str) -> tuple[Any, str]:
+def filesystem_of(location: str | Location, setting: str) -> tuple[Any, str]:
     """Returns pyarrow's filesystem of a path or a URI, and the path on it.
 
     Args:
@@ -184,7 +188,7 @@ def is_local(filesystem: Any) -> bool:
 
 
 def read_location(
-    location: "str | Path | Location", setting: str, max_bytes: int = MAX_DOCUMENT_BYTES
+    location: str | Path | Location, setting: str, max_bytes: int = MAX_DOCUMENT_BYTES
 ) -> bytes:
     """Returns the content of a file at a path or a URI.
 

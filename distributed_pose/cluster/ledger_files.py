@@ -19,7 +19,7 @@ import pyarrow as pa
 from distributed_pose.cluster.ledger import Entry
 from distributed_pose.data.shards import DETECTIONS
 from distributed_pose.errors import ExecutionError, SetupError
-from distributed_pose.files import PARTIAL_PREFIX, sha256_hex
+from distributed_pose.files import PARTIAL_PREFIX, one_line, sha256_hex
 from distributed_pose.records import DevicePlan, DeviceReady, ShardResult
 from distributed_pose.storage import Folder
 
@@ -74,7 +74,7 @@ class LedgerFiles:
             try:
                 yield self._entry(name, content)
             except _UNREADABLE:
-                _LOG.warning("%s/%s is damaged; its images are run again", self._folder, name)
+                _LOG.warning("%s is damaged; its images are run again", self._folder.at(name))
 
     def clear(self) -> None:
         """Deletes what earlier sessions of any run have left, and no other file.
@@ -85,7 +85,7 @@ class LedgerFiles:
         """
         if self._folder.is_link(_FOLDER):
             raise SetupError(
-                f"{self._folder}/{_FOLDER} is a link, and --restart deletes nothing behind links",
+                f"{self._folder.at(_FOLDER)} is a link, and --restart deletes nothing behind links",
                 "remove the link, or choose another --output",
             )
         for name in self._folder.names(_FOLDER):
@@ -129,7 +129,9 @@ class LedgerFiles:
             raise self._too_slow() from None
 
     def _too_slow(self) -> ExecutionError:
-        return ExecutionError(f"writing to {self._folder}/{_FOLDER} takes over {_DEADLINE_S:.0f} s")
+        return ExecutionError(
+            f"writing to {self._folder.at(_FOLDER)} takes over {_DEADLINE_S:.0f} s"
+        )
 
     def _check(self) -> None:
         if self._error:
@@ -154,7 +156,7 @@ class LedgerFiles:
                 names, threads.map(self._read, names, timeout=_DEADLINE_S + len(names)), strict=True
             )
         except TimeoutError:
-            raise SetupError(f"reading {self._folder}/{_FOLDER} takes too long") from None
+            raise SetupError(f"reading {self._folder.at(_FOLDER)} takes too long") from None
         finally:
             # A read that hangs cannot be ended, and is not waited for.
             threads.shutdown(wait=False, cancel_futures=True)
@@ -163,8 +165,8 @@ class LedgerFiles:
         try:
             return self._folder.read(name, _MAX_ENTRY_BYTES)
         except OSError as error:
-            reason = " ".join(str(error).split())
-            raise SetupError(f"cannot read {self._folder}/{name}: {reason}") from None
+            reason = self._folder.location.cleaned(one_line(error))
+            raise SetupError(f"cannot read {self._folder.at(name)}: {reason}") from None
 
     def _entry(self, name: str, content: bytes) -> Entry:
         if name != f"{_FOLDER}/{sha256_hex(content)}{_SUFFIX}":

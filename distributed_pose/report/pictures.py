@@ -104,7 +104,7 @@ def _file_names(run: Path) -> dict[int, str]:
 
 def _read(path: Path | str) -> Any:
     try:
-        return json.loads(read_location(path, "the run"))
+        return json.loads(read_location(path, "the output folder of an evaluation"))
     except ValueError as error:
         hint = "give the output folder of an evaluation"
         raise SetupError(f"cannot read {path}: {error}", hint) from None
