@@ -81,9 +81,10 @@ def postprocess(
     from distributed_pose.report.run_report import detections_json
     from distributed_pose.report.tables import ap_table
 
-    is_result = output.suffix in {".bin", ".txt"}
     inputs = {"--pad-txt-path": pad_file, "--labels": labels}
-    check_not_input(output, inputs | ({"an output": results / output.name} if is_result else {}))
+    if output.suffix in {".bin", ".txt"}:
+        inputs["a file of --result-dir"] = results / output.name
+    check_not_input(output, inputs)
     with progress() as on_progress:
         scored = run(results, pad_file, labels, on_progress)
     write_atomically(output, detections_json(scored.detections))

@@ -9,7 +9,6 @@ from typing import Any
 
 import psutil
 import ray
-from ray._raylet import setproctitle  # type: ignore[attr-defined]
 
 from distributed_pose.cluster.devices import Accelerator, Node
 from distributed_pose.cluster.discovery import local_accelerators
@@ -61,6 +60,9 @@ def _hide_credentials() -> None:
     """Has the command line of this process show none: Ray lists it as the job's entrypoint."""
     command = shlex.join(psutil.Process().cmdline())
     if redacted(command) != command:
+        # What Ray names its own processes with; asked for only where there is something to hide.
+        from ray._raylet import setproctitle  # type: ignore[attr-defined]
+
         setproctitle(redacted(command))
 
 

@@ -117,7 +117,7 @@ def _load(images: ImageSource, name: str) -> Image:
     except (OSError, ValueError, cv2.error):
         image = None
     if image is None:
-        raise SetupError(f"cannot read {images.location}/{name}")
+        raise SetupError(f"cannot read {images.location.within(name)}")
     return image.astype(np.uint8, copy=False)
 
 
