@@ -8,13 +8,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
+from typer.core import TyperGroup
 
 from distributed_pose import __version__
 from distributed_pose.cli_bench import batch_sizes, bench
@@ -24,9 +25,26 @@ from distributed_pose.cli_report import report as report_commands
 from distributed_pose.cli_scale import plan, scale
 from distributed_pose.config import load_config
 from distributed_pose.errors import ExecutionError, PoseEvalError
-from distributed_pose.files import new_run_folder, point_latest_at
+from distributed_pose.files import check_not_input, new_run_folder, point_latest_at
+from distributed_pose.locations import Location, redacted
+
+
+class _Commands(TyperGroup):
+    """Shows no credentials where an argument is refused."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        # Typer's own, and click's where Typer still stands on it.
+        except Exception as error:
+            told = vars(error)
+            if isinstance(told.get("message"), str):
+                told["message"] = redacted(told["message"])
+            raise
+
 
 app = typer.Typer(
+    cls=_Commands,
     help="How accurate is a pose model on your devices, and how fast do they run it together?",
     no_args_is_help=True,
     add_completion=False,
@@ -113,20 +131,20 @@ def evaluate(  # noqa: PLR0913 - one argument an option
     from distributed_pose.evaluation import evaluate as run
     from distributed_pose.report.tables import run_tables
 
-    folder = output or str(new_run_folder(_RUNS))
+    folder = Location(output or new_run_folder(_RUNS))
     again = _command(config, overrides or (), folder)
     with _progress(shown=not as_json) as bar, _resumable(bar, again):
 
         def on_progress(total: int, done: int) -> None:
             if not output and bar.total is None:
-                point_latest_at(Path(folder))
+                point_latest_at(Path(folder.plain))
             bar(total, done)
 
-        report = run(settings, folder, on_progress, restart=restart)
+        report = run(settings, folder, on_progress, restart=restart, config_file=config)
     if as_json:
         typer.echo(report.to_json(), nl=False)
     else:
-        Console().print(*run_tables(report), f"Written to {escape(folder)}", sep="\n")
+        Console().print(*run_tables(report), f"Written to {escape(str(folder))}", sep="\n")
     if report.ap is None:
         Console(stderr=True).print(f"try the failed images again: {escape(again)}", soft_wrap=True)
         raise typer.Exit(ExecutionError.exit_code)
@@ -159,6 +177,7 @@ def export(
     from distributed_pose.model.checkpoint import load_checkpoint
     from distributed_pose.model.export import export_onnx
 
+    check_not_input(output, {"the checkpoint": checkpoint})
     content = export_onnx(load_checkpoint(checkpoint), opset=opset, last_stage=last_stage)
     write_atomically(output, content)
     typer.echo(f"Written to {output}: {len(content) / 1e6:.1f} MB, opset {opset}, equal to PyTorch")
@@ -291,15 +310,23 @@ def _resumable(bar: _Bar, again: str) -> Iterator[None]:
         raise
 
 
-def _command(config: Path | None, overrides: Iterable[str], output: str) -> str:
-    """Returns the command line that takes a run up again."""
+def _command(config: Path | None, overrides: Iterable[str], output: Location) -> str:
+    """Returns the command line that takes a run up again, with `***` in place of credentials."""
     # As it was called, since a virtual environment's commands need not be in the PATH.
     called = sys.argv[0] if Path(sys.argv[0]).name == _NAME else _NAME
     words = [called, "evaluate", *(["--config", str(config)] if config else [])]
     for override in overrides:
-        words += ["--set", override]
-    return shlex.join([*words, "--output", output])
+        words += ["--set", redacted(override)]
+    return shlex.join([*words, "--output", str(output)])
 
 
 def _log(*, verbose: bool) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_without_credentials)
+
+
+def _without_credentials(record: logging.LogRecord) -> bool:
+    """Replaces what a record says; lets every record through."""
+    record.msg, record.args = redacted(record.getMessage()), ()
+    return True

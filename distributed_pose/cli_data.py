@@ -21,7 +21,7 @@ from rich.progress import (
 
 from distributed_pose.cli_parts import progress
 from distributed_pose.config import load_config
-from distributed_pose.files import absolute_location
+from distributed_pose.locations import HIDDEN, Location
 
 fetch = typer.Typer(
     name="fetch",
@@ -84,16 +84,19 @@ def pack(
     from distributed_pose.inputs import read_dataset
 
     index, source, _ = read_dataset(settings)
+    place = Location(folder).absolute()
     with progress() as on_progress:
-        pack_dataset(index, source, folder, on_progress)
-    place = absolute_location(folder)
-    annotations = f"{place.rstrip('/')}/{ANNOTATIONS}"
+        pack_dataset(index, source, place, on_progress)
+    annotations = place.within(ANNOTATIONS)
     _say_options({"data.images": place, "data.annotations": annotations, "data.read": "worker"})
 
 
-def _say_options(values: Mapping[str, Path | str]) -> None:
+def _say_options(values: Mapping[str, Path | Location | str]) -> None:
     # Quoted, so that the line can be pasted after `distributed-pose evaluate`.
-    typer.echo(" ".join(f"--set {shlex.quote(f'{key}={path}')}" for key, path in values.items()))
+    line = " ".join(f"--set {shlex.quote(f'{key}={path}')}" for key, path in values.items())
+    typer.echo(line)
+    if HIDDEN in line:
+        typer.echo(f"put your credentials in place of {HIDDEN}", err=True)
 
 
 class _Bars:

@@ -76,11 +76,15 @@ def postprocess(
 ) -> None:
     """Decode the outputs of a benchmark tool on all CPUs, and print AP (step 5.5)."""
     logging.basicConfig(level=logging.WARNING)
-    from distributed_pose.files import write_atomically
+    from distributed_pose.files import check_not_input, write_atomically
     from distributed_pose.guide.postprocess import postprocess as run
     from distributed_pose.report.run_report import detections_json
     from distributed_pose.report.tables import ap_table
 
+    inputs = {"--pad-txt-path": pad_file, "--labels": labels}
+    if output.suffix in {".bin", ".txt"}:
+        inputs["a file of --result-dir"] = results / output.name
+    check_not_input(output, inputs)
     with progress() as on_progress:
         scored = run(results, pad_file, labels, on_progress)
     write_atomically(output, detections_json(scored.detections))

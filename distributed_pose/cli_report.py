@@ -82,9 +82,11 @@ def import_(
 
     Options say what the log does not.
     """
-    from distributed_pose.files import write_atomically
+    from distributed_pose.files import check_not_input, write_atomically
     from distributed_pose.report.sources import Given, read_source
 
+    if output:
+        check_not_input(output, {"the log": log})
     source = read_source(log, Given(device, batch, precision, ap))
     if output:
         write_atomically(output, source.to_json())

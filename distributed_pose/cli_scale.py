@@ -12,7 +12,13 @@ from rich.console import Console
 from distributed_pose.cli_parts import progress
 from distributed_pose.config import load_config
 from distributed_pose.errors import ConfigError, SetupError
-from distributed_pose.files import write_atomically
+from distributed_pose.files import (
+    MAX_CARD_BYTES,
+    check_not_input,
+    one_line,
+    read_regular,
+    write_atomically,
+)
 
 if TYPE_CHECKING:
     from distributed_pose.bench.capacity import DeviceGroup, HostCosts
@@ -42,6 +48,7 @@ def scale(
 ) -> None:
     """Run with more and more devices: images/s, speed-up, efficiency, and what stops it."""
     counts = _counts(devices)
+    check_not_input(output / "scaling.json", {"--config": config})
     settings = load_config(config, overrides or ())
     from distributed_pose.bench.scale import run_scaling
     from distributed_pose.bench.tables import scale_costs_table, scale_table
@@ -95,6 +102,7 @@ def plan(  # noqa: PLR0913 - one argument an option
         with progress() as on_progress:
             found = measure_host_costs(settings, on_progress)
     if save:
+        check_not_input(save, {"--config": config})
         write_atomically(save, json.dumps(asdict(found), indent=2) + "\n")
     planned = capacity(found, groups, images, hosts=hosts, cores=cores or num_cpus())
     console = Console()
@@ -128,6 +136,8 @@ def _read_costs(path: Path) -> "HostCosts":
     from distributed_pose.bench.capacity import HostCosts
 
     try:
-        return HostCosts(**json.loads(path.read_bytes()))
+        return HostCosts(**json.loads(read_regular(path, MAX_CARD_BYTES)))
     except (OSError, ValueError, TypeError) as error:
-        raise SetupError(f"cannot read costs from {path}: {error}", "make it by --save") from None
+        raise SetupError(
+            f"cannot read costs from {path}: {one_line(error)}", "make it by --save"
+        ) from None

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -11,10 +12,17 @@ from typing import Any
 
 from distributed_pose.backends.registry import resolve_backend, resolve_precision
 from distributed_pose.config import RunConfig
-from distributed_pose.errors import ConfigError
+from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.evaluation import evaluate
-from distributed_pose.files import write_atomically
+from distributed_pose.files import (
+    MAX_CARD_BYTES,
+    MAX_MODEL_BYTES,
+    read_regular,
+    sha256_hex,
+    write_atomically,
+)
 from distributed_pose.inputs import calibration, read_inputs
+from distributed_pose.locations import Location
 from distributed_pose.model.artifacts import Artifact, keep, load_source
 from distributed_pose.model.compile import cache_name, compile_model, portable
 from distributed_pose.model.makers import atc_order, fixed_input, input_of
@@ -119,9 +127,12 @@ def compile_for(
         output: folder for copies of artifacts and cards; None leaves them in the cache.
 
     Raises:
-        SetupError: if a compiler is missing or refuses the model.
+        SetupError: if a compiler is missing or refuses the model, or a file is in the way.
     """
     source = load_source(model)
+    if output:
+        for order in orders:
+            _check_owner(_path(model, order, output))
     compiled = []
     for order in orders:
         ranges, run = None, config
@@ -141,13 +152,34 @@ def compile_for(
 def _written(model: Path, order: Order, artifact: Artifact, key: str, output: Path | None) -> Path:
     if output is None:
         return keep(key, artifact)
-    batches = "_".join(map(str, order.batch_sizes))
-    suffix = _SUFFIXES.get(order.backend, ".onnx" if order.precision != "int8" else ".zip")
-    target = order.target or order.backend.replace(":", "_")
-    path = output / f"{model.stem}_{target}_bs{batches}{suffix}"
+    path = _path(model, order, output)
     write_atomically(path, artifact.content)
     write_atomically(path.with_suffix(".json"), _card_text(artifact))
     return path
+
+
+def _path(model: Path, order: Order, output: Path) -> Path:
+    batches = "_".join(map(str, order.batch_sizes))
+    suffix = _SUFFIXES.get(order.backend, ".onnx" if order.precision != "int8" else ".zip")
+    target = order.target or order.backend.replace(":", "_")
+    return output / f"{model.stem}_{target}_bs{batches}{suffix}"
+
+
+def _check_owner(path: Path) -> None:
+    """Checks that nothing is replaced but an artifact with its card."""
+    card = path.with_suffix(".json")
+    if not os.path.lexists(path) and not os.path.lexists(card):
+        return
+    try:
+        told = json.loads(read_regular(card, MAX_CARD_BYTES))["sha256"]
+        is_own = told == sha256_hex(read_regular(path, MAX_MODEL_BYTES))
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        is_own = False
+    if not is_own:
+        raise SetupError(
+            f"{path} or {card.name} is there already, and no artifact with its card",
+            "choose another --output, or remove them",
+        )
 
 
 def _card_text(artifact: Artifact) -> str:
@@ -159,7 +191,7 @@ def _with_data(config: RunConfig, model: Path, order: Order) -> RunConfig:
     if not (data.images or data.annotations):
         # By name, so that the system does not depend on its demo.
         demo = importlib.import_module("distributed_pose.demo.default").prepare_demo(64)
-        paths = {"images": str(demo.images), "annotations": str(demo.annotations)}
+        paths = {"images": Location(demo.images), "annotations": Location(demo.annotations)}
         data = data.model_copy(update=paths)
     data = data.model_copy(update={"limit": data.limit or _COMPARED_IMAGES})
     update: dict[str, Any] = {

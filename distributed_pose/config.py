@@ -11,9 +11,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    ValidationError,
+)
+from pydantic_core import core_schema
 
 from distributed_pose.errors import ConfigError
+from distributed_pose.files import one_line, read_regular
+from distributed_pose.locations import Location, redacted
 from distributed_pose.records import Simulation
 
 ProfileName = Literal["modelzoo", "upstream", "uint8"]
@@ -49,7 +60,7 @@ Reader = Literal["driver", "worker"]
 _TOLD = (yaml.YAMLError, ValueError, RecursionError)
 _NO_YAML = (*_TOLD, LookupError, AttributeError, TypeError)
 
-# Hundreds of times what a configuration takes; devices that never end are files, too.
+# Hundreds of times what a configuration takes.
 _MAX_FILE_BYTES = 2**20
 
 # Characters of a value or key, and mistakes, that a message shows.
@@ -103,13 +114,25 @@ def _check_path(path: _PathT) -> _PathT:
 
 
 def _as_text(value: object) -> object:
+    if isinstance(value, Location):
+        return value.plain
     return str(value) if isinstance(value, Path) else value
 
 
 _Path = Annotated[Path, AfterValidator(_check_path)]
 
-# A path, or a URI that pyarrow opens.
-_Location = Annotated[str, BeforeValidator(_as_text), AfterValidator(_check_path)]
+# A path, or a URI that pyarrow opens; written as text, it has no credentials.
+_Location = Annotated[
+    Location,
+    GetPydanticSchema(
+        lambda _source, _handler: core_schema.no_info_after_validator_function(
+            lambda text: Location(_check_path(text)),
+            core_schema.str_schema(),
+            serialization=core_schema.to_string_ser_schema(),
+        )
+    ),
+    BeforeValidator(_as_text),
+]
 
 
 def _check_no_uri(value: object) -> object:
@@ -271,14 +294,12 @@ def _parse_yaml(text: bytes | str) -> Any:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as stream:
-            content = stream.read(_MAX_FILE_BYTES + 1)
+        content = read_regular(path, _MAX_FILE_BYTES)
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", "see --config") from None
+        hint = "--config must be a regular file of YAML; single keys can be given by --set"
+        raise ConfigError(f"cannot read {path}: {one_line(error)}", hint) from None
     except ValueError as error:
         raise ConfigError(f"cannot read {str(path)!r}: {error}", "see --config") from None
-    if len(content) > _MAX_FILE_BYTES:
-        raise ConfigError(f"{path} has over {_MAX_FILE_BYTES} bytes, it is no configuration")
     try:
         values = _parse_yaml(content.decode())
     except _NO_YAML as error:
@@ -325,7 +346,7 @@ def _explain(entry: Any) -> str:
 
 def _shown(value: object) -> str:
     try:
-        return _shortened(repr(value))
+        return _shortened(redacted(repr(value)))
     # Python writes no integers of thousands of digits, and no mappings a thousand deep.
     except (ValueError, RecursionError):
         return "one too long to show"

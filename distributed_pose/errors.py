@@ -9,6 +9,8 @@ PoseEvalError
 from collections.abc import Sequence
 from typing import Any
 
+from distributed_pose.locations import redacted
+
 
 class PoseEvalError(Exception):
     """An error that is shown to the user as one line, without a traceback.
@@ -32,6 +34,8 @@ class PoseEvalError(Exception):
         shard: int | None = None,
         image_ids: Sequence[int] = (),
     ) -> None:
+        # What others say can quote URIs with their credentials.
+        message = redacted(message)
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -43,7 +47,7 @@ class PoseEvalError(Exception):
         where = [f"device {self.device}"] if self.device else []
         where += [f"shard {self.shard}"] if self.shard is not None else []
         prefix = f"[{', '.join(where)}] " if where else ""
-        return f"{prefix}{self.message}" + (f" ({self.hint})" if self.hint else "")
+        return redacted(f"{prefix}{self.message}" + (f" ({self.hint})" if self.hint else ""))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Keyword-only arguments do not survive the default pickling of exceptions, and these

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from math import gcd
@@ -18,10 +18,13 @@ from distributed_pose.cluster.ledger_files import LedgerFiles
 from distributed_pose.config import RunConfig
 from distributed_pose.data.shards import list_shards, read_shards
 from distributed_pose.dumping import MapsDump
-from distributed_pose.errors import SetupError
-from distributed_pose.files import Folder
+from distributed_pose.errors import ConfigError, SetupError
+from distributed_pose.files import is_same_file
 from distributed_pose.inputs import RunInputs, calibration, fingerprint, read_inputs
+from distributed_pose.locations import Location
 from distributed_pose.report.run_report import RunReport, write_run
+from distributed_pose.run_files import RunFiles
+from distributed_pose.storage import Folder
 from distributed_pose.summary import SessionFacts, summarise
 
 # Called with the images of the run and how many of them are settled.
@@ -30,10 +33,11 @@ Progress = Callable[[int, int], None]
 
 def evaluate(
     config: RunConfig,
-    output: Path | str | None = None,
+    output: Path | str | Location | None = None,
     on_progress: Progress | None = None,
     *,
     restart: bool = False,
+    config_file: Path | None = None,
 ) -> RunReport:
     """Returns the report of a run; see `distributed_pose.evaluate`.
 
@@ -43,8 +47,9 @@ def evaluate(
             is taken up again. None writes nothing.
         on_progress: called when images are settled, first with those that were before.
         restart: whether to start anew in a folder that holds a run.
+        config_file: that the configuration was read from, which is not written over.
     """
-    inputs = read_inputs(config)
+    inputs = replace(read_inputs(config), config_file=config_file)
     return evaluate_on(open_engine(config), config, inputs, output, on_progress, restart=restart)
 
 
@@ -52,7 +57,7 @@ def evaluate_on(
     engine: Engine,
     config: RunConfig,
     inputs: RunInputs,
-    output: Path | str | None = None,
+    output: Path | str | Location | None = None,
     on_progress: Progress | None = None,
     *,
     restart: bool = False,
@@ -61,12 +66,14 @@ def evaluate_on(
     ledger = Ledger(inputs.index.images)
     folder = Folder(output) if output else None
     parts = fingerprint(config, inputs)
+    own = RunFiles(folder, _input_files(config, inputs)) if folder else None
     files = LedgerFiles(folder, parts) if folder else None
-    dump = MapsDump(config.dump_maps, inputs.index.images, parts) if config.dump_maps else None
+    dump = _dump(config, inputs, parts)
     if dump:
         dump.check_owner(restart=restart)
-    if files:
+    if files and own:
         _take_up(files, ledger, inputs, restart=restart)
+        own.claim()
     if dump:
         dump.begin(ledger.encoded_bytes, restart=restart)
     progress = _reporter(ledger, len(inputs.index.images), on_progress)
@@ -77,9 +84,28 @@ def evaluate_on(
     report = summarise(config, inputs, ledger, detections, facts)
     if dump:
         dump.finish(ledger.encoded_bytes, report.backend, report.precision)
-    if folder:
-        write_run(folder, report, detections, config.model_dump(mode="json"))
+    if folder and own:
+        settings = config.model_dump(mode="json")
+        write_run(folder, report, detections, settings, own.config_name)
     return report
+
+
+def _input_files(config: RunConfig, inputs: RunInputs) -> dict[str, Path | Location | None]:
+    """Returns the single files that a run reads, by key or option."""
+    return {
+        "--config": inputs.config_file,
+        "data.annotations": inputs.annotations,
+        "model.path": config.model.path,
+    }
+
+
+def _dump(config: RunConfig, inputs: RunInputs, parts: Mapping[str, str]) -> MapsDump | None:
+    folder = config.dump_maps
+    if folder is None:
+        return None
+    if config.model.path and is_same_file(config.model.path, folder):
+        raise ConfigError(f"dump_maps is model.path, {folder}", "choose another --dump-maps")
+    return MapsDump(folder, inputs.index.images, parts)
 
 
 def open_engine(config: RunConfig) -> Engine:
@@ -108,8 +134,9 @@ def _take_up(files: LedgerFiles, ledger: Ledger, inputs: RunInputs, *, restart: 
         then = ledger.encoded_bytes.get(image.image_id)
         now = inputs.images.size(image.file_name) if then is not None else None
         if then != now:
+            where = inputs.images.location.within(image.file_name)
             raise SetupError(
-                f"{inputs.images.location}/{image.file_name} is not what the run was begun with: "
+                f"{where} is not what the run was begun with: "
                 f"it had {then} bytes and has {'none' if now is None else now}",
                 "choose another --output, or --restart to start anew in its place",
             )
@@ -140,7 +167,7 @@ def _run_session(
         stack.enter_context(engine)
         # After Ray, which sets its own.
         stack.enter_context(_stopped_by_sigterm())
-        images = inputs.images.location if config.data.read == "worker" else ""
+        images = inputs.images.location if config.data.read == "worker" else None
         ready = engine.start(inputs.model, calibration(config, inputs), images)
         begun = perf_counter_ns()
         ledger.begin(session, ready)

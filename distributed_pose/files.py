@@ -1,149 +1,106 @@
-"""Files that appear whole or not at all, on disks and behind URIs, and what identifies them."""
+"""Files on disks: read without waiting and within a limit, written whole or not at all.
+
+Files that a user names are read by `read_regular`, or `storage.read_location` where the name may
+be a URI: neither waits for a pipe, and neither reads more than its caller has room for.
+"""
 
 import atexit
+import errno
 import hashlib
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import chain, count
 from pathlib import Path
-from stat import S_ISREG
-from typing import Any
+from secrets import token_hex
+from stat import S_IMODE, S_ISBLK, S_ISCHR, S_ISDIR, S_ISFIFO, S_ISREG, S_ISSOCK
 
 import platformdirs
 
-from distributed_pose.errors import ExecutionError, SetupError
+from distributed_pose.errors import ConfigError, ExecutionError
+
+# What a protobuf can hold, and so an ONNX file.
+MAX_MODEL_BYTES = 2**31
+
+# Cards, costs and the like, of which a kilobyte is usual.
+MAX_CARD_BYTES = 2**20
+
+# Temporary files that a killed process leaves have this in front of 16 hexadecimal digits.
+PARTIAL_PREFIX = ".partial-"
+
+_CHUNK_BYTES = 2**20
+
+_KINDS = (
+    (S_ISDIR, "a folder"),
+    (S_ISFIFO, "a pipe"),
+    (S_ISSOCK, "a socket"),
+    (S_ISCHR, "a device"),
+    (S_ISBLK, "a device"),
+)
 
 _LOG = logging.getLogger(__name__)
 
 
-class Folder:
-    """A folder on a local disk, or behind any URI that a filesystem of pyarrow opens.
+def read_regular(path: Path | str, max_bytes: int) -> bytes:
+    """Returns the content of a regular file on a disk, without waiting and without running on.
 
     Args:
-        location: a path, or a URI such as `s3://bucket/folder`.
+        path: of the file; links are followed.
+        max_bytes: that it may have.
 
     Raises:
-        SetupError: if there is no filesystem for the URI.
+        OSError: if it cannot be read, is a pipe, device, socket or folder, or is too large. Its
+            `strerror` says which.
     """
-
-    def __init__(self, location: str | Path) -> None:
-        self._location = str(location)
-        self._is_local = "://" not in self._location
-        self._filesystem, self._path = filesystem_of(self._location, "--output")
-
-    def __str__(self) -> str:
-        return self._location
-
-    def write(self, name: str, content: bytes | str, *, durable: bool = True) -> None:
-        """Writes a file, of which readers see all or nothing.
-
-        Args:
-            name: relative to the folder.
-            content: text is written as UTF-8.
-            durable: see `write_atomically`; of no meaning to other filesystems.
-
-        Raises:
-            ExecutionError: if it cannot be written; names it.
-        """
-        if self._is_local:
-            write_atomically(Path(self._path, name), content, durable=durable)
-            return
-        path = f"{self._path}/{name}"
-        with _writing(f"{self._location}/{name}"):
-            self._filesystem.create_dir(path.rpartition("/")[0])
-            # An object store shows an upload when it is closed; of others, checksums tell.
-            with self._filesystem.open_output_stream(path) as stream:
-                stream.write(content.encode() if isinstance(content, str) else content)
-
-    def read(self, name: str) -> bytes:
-        """Returns the content of a file.
-
-        Raises:
-            OSError: if it cannot be read.
-        """
-        with self._filesystem.open_input_stream(f"{self._path}/{name}") as stream:
-            content: bytes = stream.read()
-        return content
-
-    def names(self, within: str) -> list[str]:
-        """Returns the files of a folder in this one, sorted, relative to this one.
-
-        Raises:
-            SetupError: if it cannot be listed.
-        """
-        from pyarrow import fs
-
-        selector = fs.FileSelector(f"{self._path}/{within}", allow_not_found=True)
-        try:
-            found = self._filesystem.get_file_info(selector)
-        except OSError as error:
-            raise SetupError(f"cannot list {self}/{within}: {_reason(error)}") from None
-        return sorted(f"{within}/{info.base_name}" for info in found if info.is_file)
-
-    def delete(self, name: str) -> None:
-        """Deletes a file.
-
-        Raises:
-            ExecutionError: if it cannot be deleted.
-        """
-        with _writing(f"{self._location}/{name}"):
-            self._filesystem.delete_file(f"{self._path}/{name}")
+    # Looked at before it is opened, since opening a device can do something to it.
+    check_regular(os.stat(path).st_mode)  # noqa: PTH116 - a str is as good
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    with os.fdopen(descriptor, "rb") as stream:
+        status = os.fstat(descriptor)
+        check_regular(status.st_mode)
+        check_size(status.st_size, max_bytes)
+        # One byte more tells a file that grows, or one of /proc, which has no size.
+        parts = [stream.read(status.st_size + 1) or b""]
+        size = len(parts[0])
+        while status.st_size < size <= max_bytes and (part := stream.read(_CHUNK_BYTES)):
+            parts.append(part)
+            size += len(part)
+    check_size(size, max_bytes)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def filesystem_of(location: str, setting: str) -> tuple[Any, str]:
-    """Returns pyarrow's filesystem of a path or a URI, and the path on it.
-
-    Args:
-        location: a path, or a URI such as `s3://bucket/folder`.
-        setting: that names it, for messages.
+def check_regular(mode: int) -> None:
+    """Checks that a file is a regular one, by its mode.
 
     Raises:
-        SetupError: if there is no filesystem for the URI.
+        OSError: if it is not; says what it is.
     """
-    # Loaded here, so that help is shown without it.
-    from pyarrow import fs
-
-    if "://" not in location:
-        return fs.LocalFileSystem(), str(Path(location).absolute())
-    try:
-        filesystem, path = fs.FileSystem.from_uri(location)
-    except (OSError, ValueError) as error:
-        raise SetupError(f"cannot open {location}: {_reason(error)}", f"see {setting}") from None
-    return filesystem, path
+    if not S_ISREG(mode):
+        kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "something else")
+        raise OSError(errno.EINVAL, f"it is no regular file but {kind}")
 
 
-def absolute_location(location: str) -> str:
-    """Returns a path or URI as other processes can open it."""
-    return location if "://" in location else str(Path(location).absolute())
-
-
-def read_location(location: str, setting: str) -> bytes:
-    """Returns the content of a file at a path or a URI.
+def check_size(size_bytes: int, max_bytes: int) -> None:
+    """Checks that a file is not too large.
 
     Raises:
-        OSError: if it cannot be read.
-        SetupError: if it is no regular file, or there is no filesystem for the URI.
+        OSError: if it is.
     """
-    if "://" not in location:
-        # Reading a pipe or device may never end, and a run reads the file more than once.
-        if not S_ISREG(Path(location).stat().st_mode):
-            raise SetupError(f"{location} is no regular file", f"see {setting}")
-        return Path(location).read_bytes()
-    filesystem, path = filesystem_of(location, setting)
-    with filesystem.open_input_stream(path) as stream:
-        content: bytes = stream.read()
-    return content
+    if size_bytes > max_bytes:
+        raise OSError(errno.EFBIG, f"it has {size_bytes} bytes, over the limit of {max_bytes}")
 
 
 def write_atomically(
     path: Path, content: bytes | memoryview | str, *, durable: bool = True
 ) -> None:
     """Writes a file through a temporary one beside it, so that readers never see a part of it.
+
+    A new file gets the mode that the process's umask leaves; one that is replaced keeps its mode. A
+    link is replaced, and what it leads to stays. Pipes and devices are refused.
 
     Args:
         path: its folder is made where it is missing.
@@ -154,24 +111,58 @@ def write_atomically(
     Raises:
         ExecutionError: if the file cannot be written; names it. Nothing is left behind.
     """
-    data = content.encode() if isinstance(content, str) else content
-    temporary = None
-    with _writing(str(path)):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as stream:
-                temporary = Path(stream.name)
-                stream.write(data)
-                stream.flush()
-                if durable:
-                    os.fsync(stream.fileno())
-            temporary.chmod(0o644)
-            temporary.replace(path)
-        # Not only of the disk: Ctrl-C can come here too.
-        except BaseException:
-            if temporary:
-                temporary.unlink(missing_ok=True)
-            raise
+    with writing(str(path)):
+        data = content.encode() if isinstance(content, str) else content
+        replace_file(path, data, durable=durable)
+
+
+def replace_file(path: Path, content: bytes | memoryview, *, durable: bool) -> None:
+    """Does what `write_atomically` does.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mode = _mode_to_keep(path)
+    temporary = path.with_name(f"{PARTIAL_PREFIX}{token_hex(8)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        # Created with all permissions, of which the umask takes away its own.
+        with os.fdopen(os.open(temporary, flags, 0o666), "wb") as stream:
+            if mode is not None:
+                os.fchmod(stream.fileno(), mode)
+            stream.write(content)
+            stream.flush()
+            if durable:
+                os.fsync(stream.fileno())
+        temporary.replace(path)
+    # Not only of the disk: Ctrl-C can come here too.
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def check_not_input(output: Path, inputs: Mapping[str, Path | None]) -> None:
+    """Checks that an output is none of the files that it is made from.
+
+    Args:
+        output: to be written.
+        inputs: by what the user knows them as.
+
+    Raises:
+        ConfigError: if it is; names the input.
+    """
+    for name, path in inputs.items():
+        if path is not None and is_same_file(path, output):
+            raise ConfigError(f"{output} is {name}, and would be overwritten", "name another file")
+
+
+def is_same_file(one: Path, other: Path) -> bool:
+    """Returns whether two paths lead to the same file, which need not exist."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return one.absolute() == other.absolute()
 
 
 def new_run_folder(runs: Path) -> Path:
@@ -189,8 +180,10 @@ def point_latest_at(folder: Path) -> None:
     """
     link = folder.parent / "latest"
     temporary = folder.parent / f".latest-{os.getpid()}"
-    with _writing(str(link)):
+    with writing(str(link)):
         folder.mkdir(parents=True, exist_ok=True)
+        if link.exists() and not link.is_symlink():
+            raise OSError(errno.EEXIST, "it is no link")
         temporary.symlink_to(folder.name)
         try:
             temporary.replace(link)
@@ -211,7 +204,7 @@ def user_cache_folder() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     # Without a home there is no such folder to name.
     except (OSError, RuntimeError) as error:
-        return _temporary_cache(_reason(error))
+        return _temporary_cache(one_line(error))
     return folder if os.access(folder, os.W_OK) else _temporary_cache(f"{folder} is read-only")
 
 
@@ -235,13 +228,29 @@ def sha256_hex(content: bytes) -> str:
 
 
 @contextmanager
-def _writing(name: str) -> Iterator[None]:
+def writing(name: str) -> Iterator[None]:
+    """Turns an `OSError` within into an `ExecutionError` that names the file.
+
+    Raises:
+        ExecutionError: if there is one.
+    """
     try:
         yield
     except OSError as error:
-        raise ExecutionError(f"cannot write {name}: {_reason(error)}") from None
+        raise ExecutionError(f"cannot write {name}: {one_line(error)}") from None
 
 
-def _reason(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
+    """Returns what an exception says as one line."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
     return " ".join(text.split())
+
+
+def _mode_to_keep(path: Path) -> int | None:
+    """Returns the permissions of the regular file that a new one replaces."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return None
+    check_regular(mode)
+    return S_IMODE(mode) & 0o777

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy.typing as npt
@@ -16,10 +17,12 @@ from distributed_pose.data.coco import CocoIndex, load_index, repeated
 from distributed_pose.data.shards import image_rows, read_shards
 from distributed_pose.data.sources import ImageSource, open_images
 from distributed_pose.errors import ConfigError
-from distributed_pose.files import absolute_location, read_location, sha256_hex
+from distributed_pose.files import sha256_hex
+from distributed_pose.locations import Location
 from distributed_pose.model.artifacts import Source, load_source, truth_source
 from distributed_pose.model.makers import Calibration
 from distributed_pose.recordings.manifest import describe_recording
+from distributed_pose.storage import read_location
 from distributed_pose.vision.preprocess import UndecodableImageError, decode_image, preprocess
 from distributed_pose.vision.profiles import PROFILES
 
@@ -47,9 +50,10 @@ class RunInputs:
 
     index: CocoIndex
     images: ImageSource
-    annotations: str
+    annotations: Location
     model: Source
     note: str
+    config_file: Path | None = None
 
 
 def read_inputs(config: RunConfig) -> RunInputs:
@@ -66,10 +70,10 @@ def read_inputs(config: RunConfig) -> RunInputs:
     model = _model(config, index, annotations)
     if config.data.repeat > 1:
         note = f"{note} Each image is counted {config.data.repeat} times.".strip()
-    return RunInputs(index, source, absolute_location(annotations), model, note)
+    return RunInputs(index, source, annotations.absolute(), model, note)
 
 
-def read_dataset(config: RunConfig) -> tuple[CocoIndex, ImageSource, str]:
+def read_dataset(config: RunConfig) -> tuple[CocoIndex, ImageSource, Location]:
     """Returns the dataset of a configuration: index, images, and where the annotations are.
 
     Raises:
@@ -84,7 +88,7 @@ def read_dataset(config: RunConfig) -> tuple[CocoIndex, ImageSource, str]:
     return repeated(index, config.data.repeat), source, annotations
 
 
-def _truth(index: CocoIndex, annotations: str, config: RunConfig) -> bytes:
+def _truth(index: CocoIndex, annotations: Location, config: RunConfig) -> bytes:
     """Returns the annotation file of an index."""
     if config.data.repeat == 1:
         return read_location(annotations, "data.annotations")
@@ -147,7 +151,7 @@ def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
     }
 
 
-def _model(config: RunConfig, index: CocoIndex, annotations: str) -> Source:
+def _model(config: RunConfig, index: CocoIndex, annotations: Location) -> Source:
     """Returns what the run's backends answer from."""
     if runs_model(config):
         return load_source(_required(config.model.path, "model.path"))
@@ -155,7 +159,7 @@ def _model(config: RunConfig, index: CocoIndex, annotations: str) -> Source:
         path = _required(config.model.path, "model.path")
         content, digest = describe_recording(path.absolute(), index.images, config.profile)
         return Source(content, "recording", digest, str(path))
-    return truth_source(annotations, _truth(index, annotations, config))
+    return truth_source(str(annotations), _truth(index, annotations, config))
 
 
 def _with_demo(config: RunConfig) -> tuple[RunConfig, str]:
@@ -168,7 +172,7 @@ def _with_demo(config: RunConfig) -> tuple[RunConfig, str]:
     # By name, so that the system does not depend on its demo.
     module = importlib.import_module("distributed_pose.demo.default")
     demo = module.prepare_demo(max(data.limit or 0, module.DEFAULT_NUM_IMAGES))
-    paths = {"images": str(demo.images), "annotations": str(demo.annotations)}
+    paths = {"images": Location(demo.images), "annotations": Location(demo.annotations)}
     update: dict[str, Any] = {"data": data.model_copy(update=paths)}
     if not replayed:
         update["model"] = model.model_copy(update={"path": demo.model})

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from distributed_pose.locations import Location
+
 # Durations in nanoseconds by stage, one entry a measurement. They stay raw until the end of the
 # run, because percentiles of merged runs cannot be had from percentiles of their parts.
 Durations = Mapping[str, tuple[int, ...]]
@@ -134,7 +136,7 @@ class WorkerSpec:
         gather: `maps` or `poses`, what the worker answers with.
         index: of the device among those of its kind that the worker's process sees.
         best_batch_size: that an earlier process of the device has found; 0 if none has.
-        images: location that the worker reads images from; empty where shards bring them.
+        images: location that the worker reads images from; None where shards bring them.
         simulation: of a simulated device.
         dump_folder: where it writes the maps too; empty for nowhere.
     """
@@ -148,7 +150,7 @@ class WorkerSpec:
     gather: str
     index: int = 0
     best_batch_size: int = 0
-    images: str = ""
+    images: Location | None = None
     simulation: Simulation = field(default_factory=Simulation)
     dump_folder: str = ""
 

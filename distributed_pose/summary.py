@@ -77,7 +77,7 @@ def summarise(
         backend=_joined(figures.device.backend for figures in devices),
         engine=config.engine,
         gather=config.gather,
-        data=DataReport(inputs.images.location, inputs.annotations, config.data.repeat),
+        data=DataReport(str(inputs.images.location), str(inputs.annotations), config.data.repeat),
         model=ModelReport(inputs.model.path, inputs.model.sha256),
         throughput=_throughput(devices, ledger, computed=computed),
         stages=stage_figures(durations),

@@ -7,14 +7,19 @@
 # Ends with 0, or as the job did: 2 configuration, 3 set-up, 4 execution or stopped; 1 for others.
 set -euo pipefail
 
+# Replaces the credentials of URIs.
+hide() {
+  sed -E 's,://[^[:space:]]*@,://***@,g; s,(://[^[:space:]?#]*)[?#][^[:space:]]*,\1?***,g'
+}
+
 fail() {
-  echo "error: $2" >&2
+  hide <<<"error: $2" >&2
   exit "$1"
 }
 
 config=${1-}
 [[ -n $config && $config != -* ]] || fail 2 "usage: launch/submit.sh CONFIG.yaml [OUTPUT] [-- options …]"
-[[ -r $config ]] || fail 2 "cannot read $config"
+[[ -f $config && -r $config ]] || fail 2 "cannot read $config: it must be a regular file"
 shift
 python=${PYTHON:-python3}
 id=pose-$(date -u +%Y%m%dT%H%M%SZ)-$$
@@ -32,13 +37,18 @@ if [[ -z ${RAY_AUTH_MODE-} && -r ${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token} ]
   export RAY_AUTH_MODE=token
 fi
 
-# The job's working directory: the configuration, and no data.
+# The job's working directory: the configuration and the command, and no data. A cluster lists the
+# command lines and environments of its jobs, and a URI can hold credentials.
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cp "$config" "$work/config.yaml"
+{
+  printf 'exec python -m distributed_pose evaluate --config config.yaml'
+  printf ' %q' --output "$output" "$@"
+  echo
+} >"$work/evaluate.sh"
 
-ray job submit --no-wait --submission-id "$id" --working-dir "$work" -- \
-  python -m distributed_pose evaluate --config config.yaml --output "$output" "$@" ||
+ray job submit --no-wait --submission-id "$id" --working-dir "$work" -- bash evaluate.sh ||
   fail 3 "no job was submitted; is there a cluster at $RAY_API_SERVER_ADDRESS?"
 trap 'ray job stop --no-wait "$id"; fail 4 "stopped; the same command with OUTPUT $output goes on"' INT TERM
 
@@ -50,8 +60,11 @@ code=0
 
 if [[ $output == *://* ]]; then
   mkdir -p "runs/$id"
-  "$python" -c 'import sys; from pyarrow.fs import copy_files; copy_files(*sys.argv[1:])' \
-    "$output" "runs/$id" || fail 3 "the job has succeeded, but its results cannot be fetched from $output"
+  OUTPUT=$output TARGET=runs/$id "$python" 2>"$work/error" -c '
+import os
+from pyarrow.fs import copy_files
+copy_files(os.environ["OUTPUT"], os.environ["TARGET"])' ||
+    fail 3 "the job has succeeded, but its results cannot be fetched from $output: $(tail -n 1 "$work/error")"
   output=runs/$id
 fi
 [[ -r $output/report.json ]] || fail 3 "the job has succeeded, but $output/report.json is not here"

@@ -23,6 +23,7 @@ from distributed_pose.config import RunConfig
 from distributed_pose.cpu import num_cpus, peak_rss_bytes
 from distributed_pose.data.shards import Shard, detected_images, no_detections
 from distributed_pose.errors import ExecutionError, PoseEvalError
+from distributed_pose.locations import Location, redacted
 from distributed_pose.model.artifacts import Source
 from distributed_pose.model.compile import compile_model, portable
 from distributed_pose.model.makers import Calibration
@@ -47,7 +48,7 @@ class Engine(Protocol):
         """Returns the devices that the run uses."""
 
     def start(
-        self, model: Source, calibration: Calibration | None = None, images: str = ""
+        self, model: Source, calibration: Calibration | None = None, images: Location | None = None
     ) -> tuple[DeviceReady, ...]:
         """Returns when every device has loaded and warmed up its model.
 
@@ -56,7 +57,7 @@ class Engine(Protocol):
         Args:
             model: of the user.
             calibration: for devices that compute in int8.
-            images: location that workers read images from; empty where shards bring them.
+            images: location that workers read images from; None where shards bring them.
 
         Raises:
             ConfigError: if a backend cannot be what is asked of it.
@@ -125,7 +126,7 @@ class InlineEngine:
         return local_devices(self._config)
 
     def start(
-        self, model: Source, calibration: Calibration | None = None, images: str = ""
+        self, model: Source, calibration: Calibration | None = None, images: Location | None = None
     ) -> tuple[DeviceReady, ...]:
         deployments = [
             on_this_machine(deploy(self._config, plan, installed(plan.kind), model.format))
@@ -279,4 +280,4 @@ def failed_result(device: str, failures: tuple[Failure, ...]) -> ShardResult:
 def describe(error: BaseException) -> str:
     """Returns an exception as one line for the report."""
     text = error.message if isinstance(error, PoseEvalError) else repr(error)
-    return " ".join(text.split())
+    return redacted(" ".join(text.split()))

@@ -6,6 +6,7 @@ Its name is the SHA-256 of its content, so that a part of a file is known for wh
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -18,14 +19,22 @@ import pyarrow as pa
 from distributed_pose.cluster.ledger import Entry
 from distributed_pose.data.shards import DETECTIONS
 from distributed_pose.errors import ExecutionError, SetupError
-from distributed_pose.files import Folder, sha256_hex
+from distributed_pose.files import PARTIAL_PREFIX, one_line, sha256_hex
 from distributed_pose.records import DevicePlan, DeviceReady, ShardResult
+from distributed_pose.storage import Folder
 
 _LOG = logging.getLogger(__name__)
 
 _FOLDER = "ledger"
 _SUFFIX = ".arrow"
 _KEY = b"distributed_pose"
+
+# The files that are the ledger's own, and those that a killed process did not finish.
+_ENTRY = re.compile(rf"{_FOLDER}/[0-9a-f]{{64}}{re.escape(_SUFFIX)}")
+_UNFINISHED = re.compile(rf"{_FOLDER}/{re.escape(PARTIAL_PREFIX)}[0-9a-f]{{16}}")
+
+# A shard has at most some hundred images, and an image some kilobytes of detections.
+_MAX_ENTRY_BYTES = 2**28
 
 # What reading a file with the right checksum and another content ends with.
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
@@ -60,17 +69,28 @@ class LedgerFiles:
         Raises:
             SetupError: if the folder holds another run, or cannot be read.
         """
-        names = [name for name in self._folder.names(_FOLDER) if name.endswith(_SUFFIX)]
+        names = [name for name in self._folder.names(_FOLDER) if _ENTRY.fullmatch(name)]
         for name, content in self._contents(names):
             try:
                 yield self._entry(name, content)
             except _UNREADABLE:
-                _LOG.warning("%s/%s is damaged; its images are run again", self._folder, name)
+                _LOG.warning("%s is damaged; its images are run again", self._folder.at(name))
 
     def clear(self) -> None:
-        """Deletes what earlier sessions of any run have left."""
+        """Deletes what earlier sessions of any run have left, and no other file.
+
+        Raises:
+            SetupError: if the ledger's folder is a link.
+            ExecutionError: if a file cannot be deleted.
+        """
+        if self._folder.is_link(_FOLDER):
+            raise SetupError(
+                f"{self._folder.at(_FOLDER)} is a link, and --restart deletes nothing behind links",
+                "remove the link, or choose another --output",
+            )
         for name in self._folder.names(_FOLDER):
-            self._folder.delete(name)
+            if _ENTRY.fullmatch(name) or _UNFINISHED.fullmatch(name):
+                self._folder.delete(name)
 
     def add(self, entry: Entry) -> None:
         """Has an entry written, soon.
@@ -109,7 +129,9 @@ class LedgerFiles:
             raise self._too_slow() from None
 
     def _too_slow(self) -> ExecutionError:
-        return ExecutionError(f"writing to {self._folder}/{_FOLDER} takes over {_DEADLINE_S:.0f} s")
+        return ExecutionError(
+            f"writing to {self._folder.at(_FOLDER)} takes over {_DEADLINE_S:.0f} s"
+        )
 
     def _check(self) -> None:
         if self._error:
@@ -134,17 +156,17 @@ class LedgerFiles:
                 names, threads.map(self._read, names, timeout=_DEADLINE_S + len(names)), strict=True
             )
         except TimeoutError:
-            raise SetupError(f"reading {self._folder}/{_FOLDER} takes too long") from None
+            raise SetupError(f"reading {self._folder.at(_FOLDER)} takes too long") from None
         finally:
             # A read that hangs cannot be ended, and is not waited for.
             threads.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, name: str) -> bytes:
         try:
-            return self._folder.read(name)
+            return self._folder.read(name, _MAX_ENTRY_BYTES)
         except OSError as error:
-            reason = " ".join(str(error).split())
-            raise SetupError(f"cannot read {self._folder}/{name}: {reason}") from None
+            reason = self._folder.location.cleaned(one_line(error))
+            raise SetupError(f"cannot read {self._folder.at(name)}: {reason}") from None
 
     def _entry(self, name: str, content: bytes) -> Entry:
         if name != f"{_FOLDER}/{sha256_hex(content)}{_SUFFIX}":

@@ -26,6 +26,7 @@ from distributed_pose.cluster.work import Task
 from distributed_pose.cluster.worker import WorkerReport
 from distributed_pose.data.shards import pack_images
 from distributed_pose.errors import ExecutionError, SetupError
+from distributed_pose.locations import redacted
 from distributed_pose.records import DevicePlan, DeviceReady, WorkerSpec
 
 # Loading and warming up a model takes seconds; what takes minutes waits for CPUs it never gets.
@@ -403,7 +404,7 @@ def _cause_of_death(error: RayActorError) -> str:
     cause = lines[-1 if "creation task" in lines[0] else 0]
     if "connection error code" in lines[-1]:
         cause += " The system may have ended it for want of memory: see `dmesg` on its node."
-    return cause
+    return redacted(cause)
 
 
 def _limit_s(actor: Actor) -> float:

@@ -3,6 +3,7 @@
 import atexit
 import logging
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import chdir
@@ -21,6 +22,7 @@ from distributed_pose.cluster.guard import Cluster
 from distributed_pose.cluster.identity import package_identity
 from distributed_pose.cpu import num_cpus
 from distributed_pose.errors import SetupError
+from distributed_pose.locations import redacted
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ def connect() -> Callable[[], None]:
     Raises:
         SetupError: if the cluster cannot be joined.
     """
+    _hide_credentials()
     quiet = not _LOG.isEnabledFor(logging.INFO)
     common: dict[str, Any] = {
         "log_to_driver": not quiet,
@@ -71,6 +74,16 @@ def where() -> Cluster:
 def abandon() -> None:
     """Has this process end without a word to its cluster, which does not answer any more."""
     atexit.unregister(ray.shutdown)
+
+
+def _hide_credentials() -> None:
+    """Has the command line of this process show none: Ray lists it as the job's entrypoint."""
+    command = shlex.join(psutil.Process().cmdline())
+    if redacted(command) != command:
+        # What Ray names its own processes with; asked for only where there is something to hide.
+        from ray._raylet import setproctitle  # type: ignore[attr-defined]
+
+        setproctitle(redacted(command))
 
 
 def live_nodes() -> list[Node]:

@@ -35,6 +35,7 @@ from distributed_pose.cpu import peak_rss_bytes
 from distributed_pose.data.read_ahead import read_ahead
 from distributed_pose.data.shards import Shard
 from distributed_pose.errors import ExecutionError
+from distributed_pose.locations import Location
 from distributed_pose.model.artifacts import Source
 from distributed_pose.model.makers import Calibration
 from distributed_pose.records import DevicePlan, DeviceReady, Faults, HostUse, Memory, ShardResult
@@ -74,7 +75,7 @@ class RayEngine:
         return self._guard.call(self._fleet.devices)
 
     def start(
-        self, model: Source, calibration: Calibration | None = None, images: str = ""
+        self, model: Source, calibration: Calibration | None = None, images: Location | None = None
     ) -> tuple[DeviceReady, ...]:
         ready = self._guard.call(self._fleet.start, model, calibration, images)
         self._shard_sizes = {device.plan.name: device.shard_size for device in ready}

@@ -19,6 +19,7 @@ from distributed_pose.cluster.ray_connection import is_alive, live_nodes
 from distributed_pose.cluster.reservations import shortage
 from distributed_pose.config import RunConfig
 from distributed_pose.errors import ExecutionError, PoseEvalError, SetupError
+from distributed_pose.locations import Location
 from distributed_pose.model.artifacts import Source
 from distributed_pose.model.compile import compile_model, needs_device, portable
 from distributed_pose.model.makers import Calibration
@@ -77,7 +78,7 @@ class Fleet:
         return plan_devices(self._config.devices, nodes, kinds, cpus=self._config.cpu.cpus)
 
     def start(
-        self, model: Source, calibration: Calibration | None, images: str = ""
+        self, model: Source, calibration: Calibration | None, images: Location | None = None
     ) -> tuple[DeviceReady, ...]:
         """Returns when every device is ready; see `Engine.start`."""
         self._launch()

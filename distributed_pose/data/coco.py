@@ -13,10 +13,11 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from distributed_pose.errors import SetupError
-from distributed_pose.files import read_location
+from distributed_pose.locations import Location
 from distributed_pose.metrics.coco_ap import PERSON_CATEGORY
 from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
 from distributed_pose.records import ImageRecord
+from distributed_pose.storage import read_location
 
 _JsonObject = Mapping[str, Any]
 
@@ -51,7 +52,7 @@ class CocoIndex:
         return len(self.images) < self.num_images_listed
 
 
-def load_index(annotations: Path | str, limit: int | None = None) -> CocoIndex:
+def load_index(annotations: Path | str | Location, limit: int | None = None) -> CocoIndex:
     """Returns the index of an annotation file.
 
     Args:
@@ -61,7 +62,8 @@ def load_index(annotations: Path | str, limit: int | None = None) -> CocoIndex:
     Raises:
         SetupError: if the file cannot be read or is no COCO keypoint file; names the entry.
     """
-    content = _read_json(str(annotations))
+    annotations = Location(annotations)
+    content = _read_json(annotations)
     try:
         _check_depth(content)
         images = _check_images(_list(content, "images"))
@@ -103,13 +105,10 @@ class _InvalidEntryError(ValueError):
     """What is wrong with an entry."""
 
 
-def _read_json(location: str) -> _JsonObject:
+def _read_json(location: Location) -> _JsonObject:
     setting = "data.annotations"
     try:
         content = json.loads(read_location(location, setting))
-    except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())
-        raise SetupError(f"cannot read {location}: {reason}", f"see {setting}") from None
     except (ValueError, RecursionError) as error:
         raise SetupError(f"{location} is not JSON: {error}", f"see {setting}") from None
     if not isinstance(content, dict):

@@ -103,6 +103,9 @@ def _ensure(source: Download, target: Path, on_progress: OnProgress) -> None:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
+    # A pipe would be waited for.
+    if part.is_fifo():
+        raise SetupError(f"{part} is a pipe", f"remove it, {_AGAIN}")
     _fetch(source, part, on_progress)
     if fault := _fault(source, part):
         part.unlink()

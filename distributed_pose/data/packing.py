@@ -1,8 +1,8 @@
 """A dataset as Parquet files, for workers that read from an object store or a shared disk."""
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import pyarrow as pa
@@ -12,8 +12,10 @@ from distributed_pose.data.coco import CocoIndex
 from distributed_pose.data.shards import read_image
 from distributed_pose.data.sources import PACKED, ImageSource, is_packed
 from distributed_pose.errors import ExecutionError, SetupError
-from distributed_pose.files import Folder, filesystem_of
+from distributed_pose.files import one_line
+from distributed_pose.locations import Location
 from distributed_pose.records import Failure, ImageRecord
+from distributed_pose.storage import Folder, filesystem_of
 
 # A group is what a worker reads at once: a batch or two, in a few megabytes.
 _IMAGES_A_GROUP = 16
@@ -21,11 +23,13 @@ _IMAGES_A_FILE = 1024
 
 ANNOTATIONS = "annotations.json"
 
+_PARTIAL = ".partial"
+
 
 def pack_dataset(
     index: CocoIndex,
     source: ImageSource,
-    location: str,
+    location: str | Location,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Writes images and annotations of a dataset into a folder, which then holds all of it.
@@ -33,32 +37,55 @@ def pack_dataset(
     Args:
         index: of the dataset.
         source: of its images.
-        location: path or URI of the folder, in which nothing is packed yet.
+        location: path or URI of the folder, which is empty or not there.
         on_progress: called with how many images there are and how many are packed.
 
     Raises:
-        SetupError: if the folder holds packed images, or there is no filesystem for it.
-        ExecutionError: if an image cannot be read, or a file cannot be written.
+        SetupError: if the folder holds anything, or there is no filesystem for it.
+        ExecutionError: if an image cannot be read, or a file cannot be written. No file of this
+            call is left then.
     """
+    folder = Folder(location)
     filesystem, path = filesystem_of(location, "the folder")
     if is_packed(filesystem, path):
-        raise SetupError(f"{location} holds packed images", "choose an empty folder")
-    # First, so that a folder with images has what they are for.
-    Folder(location).write(ANNOTATIONS, json.dumps(_ground_truth(index)))
-    for number, start in enumerate(range(0, len(index.images), _IMAGES_A_FILE)):
-        part = index.images[start : start + _IMAGES_A_FILE]
-        try:
-            _write(filesystem, f"{path}/images-{number:05d}.parquet", part, source)
-        except (OSError, pa.ArrowException) as error:
-            reason = " ".join(str(error).split())
-            raise ExecutionError(f"cannot write to {location}: {reason}") from None
-        if on_progress:
-            on_progress(len(index.images), start + len(part))
+        raise SetupError(f"{folder} holds packed images", "choose an empty folder")
+    if not folder.is_empty():
+        raise SetupError(f"{folder} is not empty", "choose an empty folder, or one to be made")
+    with _removed_on_failure(folder) as made:
+        # First, so that a folder with images has what they are for.
+        made.append(ANNOTATIONS)
+        folder.write(ANNOTATIONS, json.dumps(_ground_truth(index)))
+        for number, start in enumerate(range(0, len(index.images), _IMAGES_A_FILE)):
+            part = index.images[start : start + _IMAGES_A_FILE]
+            name = f"images-{number:05d}.parquet"
+            made += [name, f"{name}{_PARTIAL}"]
+            try:
+                _write(filesystem, f"{path}/{name}", part, source)
+            except (OSError, pa.ArrowException) as error:
+                reason = folder.location.cleaned(one_line(error))
+                raise ExecutionError(f"cannot write to {folder}: {reason}") from None
+            if on_progress:
+                on_progress(len(index.images), start + len(part))
+
+
+@contextmanager
+def _removed_on_failure(folder: Folder) -> Iterator[list[str]]:
+    """Yields a list for names of files, which are deleted where what is within fails."""
+    made: list[str] = []
+    try:
+        yield made
+    # Ctrl-C too: the next call needs an empty folder.
+    except BaseException:
+        for name in made:
+            # The failure is the better message.
+            with suppress(ExecutionError):
+                folder.delete(name)
+        raise
 
 
 def _write(filesystem: Any, path: str, images: Sequence[ImageRecord], source: ImageSource) -> None:
     """Writes one file, of which readers see all or nothing."""
-    partial = f"{path}.partial"
+    partial = f"{path}{_PARTIAL}"
     with (
         filesystem.open_output_stream(partial) as stream,
         # The images are compressed already, each by itself.

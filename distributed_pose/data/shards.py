@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from distributed_pose.data.sources import ImageSource
 from distributed_pose.errors import ExecutionError
+from distributed_pose.files import one_line
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
 from distributed_pose.records import Failure, Geometry, ImageRecord
@@ -107,8 +108,8 @@ def read_image(record: ImageRecord, source: ImageSource) -> bytes | Failure:
         return source.read(record.file_name)
     # A name that the file system's encoding does not have is a ValueError.
     except (OSError, ValueError) as error:
-        text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        where = f"{source.location}/{record.file_name}"
+        text = source.location.cleaned(one_line(error))
+        where = source.location.within(record.file_name)
         return Failure(record.image_id, record.file_name, f"cannot read {where}: {text}")
 
 

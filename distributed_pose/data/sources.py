@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from stat import S_ISREG
 from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
@@ -16,7 +15,9 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from distributed_pose.errors import SetupError
-from distributed_pose.files import filesystem_of
+from distributed_pose.files import check_regular, check_size, one_line
+from distributed_pose.locations import Location
+from distributed_pose.storage import filesystem_of, is_local
 
 # A hundred times what a photograph takes.
 MAX_FILE_BYTES = 2**28
@@ -32,7 +33,7 @@ class ImageSource(Protocol):
     """Encoded images by file name. Several threads may read at once."""
 
     @property
-    def location(self) -> str:
+    def location(self) -> Location:
         """Absolute path or URI, from which another process opens the same images."""
 
     def read(self, name: str) -> bytes:
@@ -47,35 +48,44 @@ class ImageSource(Protocol):
         """Returns the size of an image's file in bytes, None if there is none to be read."""
 
 
-def open_images(location: str) -> ImageSource:
+def open_images(location: str | Location) -> ImageSource:
     """Returns the images at a path or a URI.
 
     Raises:
         SetupError: if there is no folder, or no filesystem for the URI.
     """
+    location = Location(location)
     filesystem, path = filesystem_of(location, "data.images")
     try:
         is_folder = filesystem.get_file_info(path).type == fs.FileType.Directory
         parts = _parts(filesystem, path) if is_folder else []
     except (OSError, ValueError) as error:
-        raise SetupError(f"cannot open {location}: {_reason(error)}", "see data.images") from None
+        reason = location.cleaned(one_line(error))
+        raise SetupError(f"cannot open {location}: {reason}", "see data.images") from None
     if not is_folder:
         raise SetupError(f"{location} is no folder", "data.images must hold the images")
     if parts:
         return PackedImages(location, filesystem, parts)
-    return UriImages(location, filesystem, path) if "://" in location else FolderImages(location)
+    if is_local(filesystem):
+        return FolderImages(path, location)
+    return UriImages(location, filesystem, path)
 
 
 class FolderImages:
-    """Images in a folder of this machine, or of a filesystem that is mounted on it."""
+    """Images in a folder of this machine, or of a filesystem that is mounted on it.
 
-    def __init__(self, folder: str | Path) -> None:
-        self.location = str(Path(folder).absolute())
+    Args:
+        folder: path of it.
+        location: that the user named it by, where that is a URI.
+    """
+
+    def __init__(self, folder: str | Path, location: Location | None = None) -> None:
+        self.location = (location or Location(folder)).absolute()
         self._root = os.path.realpath(folder).rstrip("/") + "/"
 
     def read(self, name: str) -> bytes:
         with os.fdopen(_open_inside(self._root, name), "rb", buffering=0) as stream:
-            _check_size(os.fstat(stream.fileno()).st_size)
+            check_size(os.fstat(stream.fileno()).st_size, MAX_FILE_BYTES)
             return stream.readall()
 
     def size(self, name: str) -> int | None:
@@ -92,15 +102,15 @@ class FolderImages:
 class UriImages:
     """Images behind a URI that a filesystem of pyarrow opens, one object each."""
 
-    def __init__(self, location: str, filesystem: Any, path: str) -> None:
+    def __init__(self, location: Location, filesystem: Any, path: str) -> None:
         self.location = location
         self._filesystem = filesystem
         self._path = path.rstrip("/")
 
     def read(self, name: str) -> bytes:
         with self._filesystem.open_input_file(f"{self._path}/{name}") as stream:
-            _check_size(stream.size())
-            content: bytes = stream.read()
+            check_size(stream.size(), MAX_FILE_BYTES)
+            content: bytes = stream.read(stream.size())
         return content
 
     def size(self, name: str) -> int | None:
@@ -127,15 +137,15 @@ class PackedImages:
         parts: paths of the files.
     """
 
-    def __init__(self, location: str, filesystem: Any, parts: Sequence[str]) -> None:
-        self.location = location if "://" in location else str(Path(location).absolute())
+    def __init__(self, location: Location, filesystem: Any, parts: Sequence[str]) -> None:
+        self.location = location.absolute()
         self._filesystem = filesystem
         self._parts = parts
         self._group = lru_cache(_KEPT_GROUPS)(self._read_group)
 
     def read(self, name: str) -> bytes:
         place = self._found(name)
-        _check_size(place.size_bytes)
+        check_size(place.size_bytes, MAX_FILE_BYTES)
         encoded: bytes = self._group(place.part, place.group)[place.row].as_py()
         return encoded
 
@@ -170,10 +180,13 @@ class PackedImages:
             return file.read_row_group(group, ["encoded"]).column(0)
 
     def _opened(self, part: str) -> Any:
+        if is_local(self._filesystem):
+            folder, _, name = part.rpartition("/")
+            os.close(_open_inside(os.path.realpath(folder).rstrip("/") + "/", name))
         try:
             file = pq.ParquetFile(self._filesystem.open_input_file(part))
         except pa.ArrowInvalid as error:
-            raise OSError(errno.EINVAL, f"{part} is no packed dataset: {_reason(error)}") from None
+            raise OSError(errno.EINVAL, f"{part} is no packed dataset: {one_line(error)}") from None
         if file.schema_arrow.names != PACKED.names:
             raise OSError(errno.EINVAL, f"{part} is no packed dataset: it has other columns")
         return file
@@ -190,11 +203,6 @@ def _parts(filesystem: Any, path: str) -> list[str]:
     return sorted(info.path for info in files if info.base_name.endswith(_SUFFIX))
 
 
-def _check_size(size: int) -> None:
-    if size > MAX_FILE_BYTES:
-        raise OSError(errno.EFBIG, f"it has {size} bytes, over the limit of {MAX_FILE_BYTES}")
-
-
 def _open_inside(root: str, name: str) -> int:
     """Returns the descriptor of a regular file in a folder, whose path is resolved."""
     path = root + name
@@ -205,11 +213,9 @@ def _open_inside(root: str, name: str) -> int:
             raise OSError(errno.EACCES, f"it leads out of the folder, to {path}")
     # Without waiting, which opening a pipe does until something is written to it.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-    if not S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        check_regular(os.fstat(descriptor).st_mode)
+    except OSError:
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no regular file")
+        raise
     return descriptor
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -1,6 +1,7 @@
 """Writes the demo dataset: JPEG files and a COCO keypoint annotation file."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_pose.demo.scenes import Person, Scene, render_scene
-from distributed_pose.errors import ConfigError, ExecutionError
-from distributed_pose.files import write_atomically
+from distributed_pose.errors import ConfigError, ExecutionError, SetupError
+from distributed_pose.files import read_regular, write_atomically
 from distributed_pose.pose.skeleton import COCO_KEYPOINTS
 
 DEFAULT_NUM_IMAGES = 64
@@ -23,6 +24,10 @@ FIRST_TRAINING_SEED = 1_000_000
 RENDERER_VERSION = 1
 
 JPEG_QUALITY = 90
+
+_DESCRIPTION = "Rendered people with COCO keypoints"
+_MAX_ANNOTATIONS_BYTES = 2**30
+
 _MASK_TOLERANCE_PX = 1.0
 _COCO_SKELETON = (
     *([16, 14], [14, 12], [17, 15], [15, 13], [12, 13], [6, 12], [7, 13], [6, 7], [6, 8], [7, 9]),
@@ -56,18 +61,20 @@ def write_dataset(
     Image k depends on the seed and on k only: a larger dataset begins with the smaller one.
 
     Args:
-        folder: created where missing; files of the same names are replaced.
+        folder: created where missing; a dataset of this function that is there is replaced.
         num_images: number of images, at least 1.
         seed: below `FIRST_TRAINING_SEED`, so that no image was seen in training.
         progress: called with the number of images written so far, after each.
 
     Raises:
         ConfigError: if the number or the seed is out of range.
+        SetupError: if the folder holds other images or annotations.
         ExecutionError: if a file cannot be written.
     """
     _check(num_images, seed)
     dataset = DemoDataset(folder / "images", folder / "annotations" / "person_keypoints.json")
     _make_folder(dataset.images)
+    _check_owner(dataset)
     images: list[Json] = []
     annotations: list[Json] = []
     for index in range(num_images):
@@ -101,6 +108,20 @@ def _check(num_images: int, seed: int) -> None:
         raise ConfigError(f"seed {seed} is not in 0 to {FIRST_TRAINING_SEED - 1}")
 
 
+def _check_owner(dataset: DemoDataset) -> None:
+    """Checks that nothing is replaced but a dataset like this one."""
+    if not any(dataset.images.iterdir()) and not os.path.lexists(dataset.annotations):
+        return
+    try:
+        content = json.loads(read_regular(dataset.annotations, _MAX_ANNOTATIONS_BYTES))
+        is_demo = content["info"]["description"] == _DESCRIPTION
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        is_demo = False
+    if not is_demo:
+        where = f"{dataset.images} or {dataset.annotations}"
+        raise SetupError(f"{where} is there already, and no demo dataset", "choose another folder")
+
+
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,10 +131,7 @@ def _make_folder(folder: Path) -> None:
 
 def _write_image(folder: Path, index: int, scene: Scene) -> Json:
     name = f"{index + 1:012d}.jpg"
-    try:
-        (folder / name).write_bytes(encode_jpeg(scene.image_HW3))
-    except OSError as error:
-        raise ExecutionError(f"cannot write {folder / name}: {error.strerror}") from None
+    write_atomically(folder / name, encode_jpeg(scene.image_HW3), durable=False)
     height, width = scene.image_HW3.shape[:2]
     return {"id": index + 1, "file_name": name, "height": height, "width": width, "license": 1}
 
@@ -162,7 +180,7 @@ def _document(seed: int, images: list[Json], annotations: list[Json]) -> Json:
     person = {"id": 1, "name": "person", "supercategory": "person"}
     return {
         "info": {
-            "description": "Rendered people with COCO keypoints",
+            "description": _DESCRIPTION,
             "version": str(RENDERER_VERSION),
             "seed": seed,
         },

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_pose.cpu import num_cpus
+from distributed_pose.data.sources import MAX_FILE_BYTES
 from distributed_pose.errors import SetupError
-from distributed_pose.files import write_atomically
+from distributed_pose.files import check_not_input, read_regular, write_atomically
 from distributed_pose.recordings.pads import output_name, pads_content
 from distributed_pose.records import Geometry
 from distributed_pose.vision.preprocess import (
@@ -46,6 +47,7 @@ def preprocess_folder(
         ExecutionError: if a file cannot be written; names it.
     """
     names = _image_names(images)
+    _check_outputs([pad_file, *(_input_file(output, name) for name in names)], images, names)
     pads: list[tuple[str, Geometry]] = []
     write = _Writer(images, output)
     # Decoding, resizing and writing hold no lock.
@@ -73,6 +75,7 @@ def write_info(folder: str, info_file: Path, width: int, height: int) -> int:
     names = sorted(name for name in _listed(Path(folder)) if name.endswith(".bin"))
     if not names:
         raise SetupError(f"{folder} holds no .bin files", "see `distributed-pose guide preprocess`")
+    _check_outputs([info_file], Path(folder), names)
     lines = (
         f"{index} {os.path.join(folder, name)} {width} {height}\n"  # noqa: PTH118 - as it was given
         for index, name in enumerate(names)
@@ -97,18 +100,31 @@ class _Writer:
             self._own.input_3HW = np.empty((3, *_PROFILE.nominal_input), "<f4")
         _, geometry = preprocess(self._decoded(name), _PROFILE, self._own.input_3HW)
         content = memoryview(self._own.input_3HW)
-        write_atomically(self._output / f"{output_name(name)}.bin", content, durable=False)
+        write_atomically(_input_file(self._output, name), content, durable=False)
         return geometry
 
     def _decoded(self, name: str) -> npt.NDArray[np.uint8]:
         path = self._images / name
         try:
-            return decode_unlisted_image(path.read_bytes())
+            return decode_unlisted_image(read_regular(path, MAX_FILE_BYTES))
         except OSError as error:
             raise SetupError(f"cannot read {path}: {error.strerror}") from None
         except UndecodableImageError as error:
             hint = "every file in the folder must be an image"
             raise SetupError(f"{path}: {error}", hint) from None
+
+
+def _input_file(folder: Path, name: str) -> Path:
+    """Returns the path of an image's network input."""
+    return folder / f"{output_name(name)}.bin"
+
+
+def _check_outputs(outputs: Iterable[Path], folder: Path, names: Collection[str]) -> None:
+    """Checks that no output is a file of the folder that is read."""
+    listed = set(names)
+    for path in outputs:
+        if path.name in listed:
+            check_not_input(path, {f"a file of {folder}": folder / path.name})
 
 
 def _image_names(folder: Path) -> list[str]:

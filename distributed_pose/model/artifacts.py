@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from distributed_pose.errors import SetupError
-from distributed_pose.files import sha256_hex, user_cache_folder, write_atomically
+from distributed_pose.files import (
+    MAX_CARD_BYTES,
+    MAX_MODEL_BYTES,
+    read_regular,
+    sha256_hex,
+    user_cache_folder,
+    write_atomically,
+)
 
 # Part of every key of the cache: raised when the same order is carried out otherwise.
 _CACHE_VERSION = 2
@@ -56,7 +63,7 @@ def load_source(path: Path) -> Source:
         SetupError: if it cannot be read or its name is not one of a model.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path, MAX_MODEL_BYTES)
     except OSError as error:
         raise SetupError(f"cannot read {path}: {error.strerror}", "see model.path") from None
     if path.suffix not in _FORMATS:
@@ -84,8 +91,8 @@ def load_cached(key: str) -> Artifact | None:
     """Returns an artifact of the cache if it is there, and whole."""
     folder = cache_folder() / key
     try:
-        content = (folder / _CONTENT).read_bytes()
-        card = json.loads((folder / _CARD).read_bytes())
+        content = read_regular(folder / _CONTENT, MAX_MODEL_BYTES)
+        card = json.loads(read_regular(folder / _CARD, MAX_CARD_BYTES))
     except (OSError, ValueError):
         return None
     return Artifact(content, card) if card.get("sha256") == sha256_hex(content) else None

@@ -1,5 +1,6 @@
 """Checkpoints of Lightweight OpenPose: `.pth` files with the published tensor names."""
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 
 from distributed_pose.errors import SetupError
+from distributed_pose.files import MAX_MODEL_BYTES, read_regular
 from distributed_pose.model.network import LightweightOpenPose
 
 _NAMES_SHOWN = 4
@@ -34,7 +36,8 @@ def load_checkpoint(path: Path) -> LightweightOpenPose:
 def _state_dict(path: Path) -> Mapping[str, torch.Tensor]:
     hint = "model.path must be a PyTorch checkpoint that holds nothing but tensors"
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        stored = io.BytesIO(read_regular(path, MAX_MODEL_BYTES))
+        content: Any = torch.load(stored, map_location="cpu", weights_only=True)
     except OSError as error:
         raise SetupError(f"cannot read {path}: {error.strerror}", "see model.path") from None
     # torch.load documents no exceptions: a damaged file raises whatever its parser meets first.

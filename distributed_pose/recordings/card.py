@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from distributed_pose.errors import SetupError
-from distributed_pose.files import write_atomically
+from distributed_pose.files import MAX_CARD_BYTES, one_line, read_regular, write_atomically
 from distributed_pose.recordings.layout import CARD_FILE
 
 
@@ -33,12 +33,14 @@ def read_card(folder: Path) -> Card | None:
     """
     path = folder / CARD_FILE
     try:
-        card = Card(**json.loads(path.read_bytes()))
+        card = Card(**json.loads(read_regular(path, MAX_CARD_BYTES)))
         dict(card.fingerprint)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
-        raise SetupError(f"cannot read {path}: {error}", "delete it to do without") from None
+        raise SetupError(
+            f"cannot read {path}: {one_line(error)}", "delete it to do without"
+        ) from None
     return card
 
 

@@ -8,12 +8,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from distributed_pose.errors import SetupError
+from distributed_pose.files import read_regular
 from distributed_pose.records import Geometry, ImageRecord
 from distributed_pose.vision.profiles import PROFILES, STRIDE
 
 PAD_FILE = "pad.txt"
 
 _HINT = "pad.txt has lines such as: 000000000139.jpg 426 640 0 0 43 44"
+
+# A line has some fifty bytes, and a dataset at most some hundred thousand images.
+_MAX_FILE_BYTES = 2**26
 
 # Names of files need not be text.
 _ENCODING, _ERRORS = "utf-8", "surrogateescape"
@@ -38,7 +42,7 @@ def read_pads(path: Path) -> dict[str, Geometry]:
         SetupError: if the file cannot be read or a line is none of its format; names the line.
     """
     try:
-        lines = path.read_bytes().decode(_ENCODING, _ERRORS).splitlines()
+        lines = read_regular(path, _MAX_FILE_BYTES).decode(_ENCODING, _ERRORS).splitlines()
     except OSError as error:
         raise SetupError(f"cannot read {path}: {error.strerror}", _HINT) from None
     pads: dict[str, Geometry] = {}

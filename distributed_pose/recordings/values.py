@@ -12,9 +12,12 @@ import pyarrow as pa
 from pyarrow import csv
 
 from distributed_pose.errors import SetupError
-from distributed_pose.files import write_atomically
+from distributed_pose.files import read_regular, write_atomically
 
 Array = npt.NDArray[np.floating[Any]]
+
+# Ten times what the maps of the widest panorama take as text.
+_MAX_FILE_BYTES = 2**28
 
 # Arrow's reader of columns is four times as fast as NumPy's of text, and holds no lock.
 _ONE_A_LINE = bytes.maketrans(b" \t\r", b"\n\n\n")
@@ -80,6 +83,6 @@ def write_maps(path: Path, maps_CHW: Array) -> None:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, _MAX_FILE_BYTES)
     except OSError as error:
         raise SetupError(f"cannot read {path}: {error.strerror}") from None

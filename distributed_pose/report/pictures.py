@@ -5,7 +5,7 @@ Array legend: H and W size in pixels, 3 the channels in OpenCV's order blue, gre
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from distributed_pose.data.sources import ImageSource, open_images
 from distributed_pose.errors import SetupError
-from distributed_pose.files import read_location, write_atomically
+from distributed_pose.files import check_not_input, write_atomically
 from distributed_pose.pose.skeleton import LIMBS, NECK, NUM_COCO_KEYPOINTS, TO_COCO
+from distributed_pose.storage import filesystem_of, is_local, read_location
 
 Image = npt.NDArray[np.uint8]
 
@@ -48,6 +49,7 @@ def draw_run(run: Path, output: Path, count: int = 4) -> None:
     """
     images = open_images(_read(run / "report.json")["data"]["images"])
     names = _file_names(run)
+    check_not_input(output, _files(images, names.values()))
     poses: dict[int, list[list[float]]] = defaultdict(list)
     for detection in _read(run / "detections.json"):
         # A repeated image has no name under its other ids.
@@ -84,6 +86,12 @@ def draw_poses(image_HW3: Image, people: Sequence[Sequence[float]]) -> Image:
     return drawn
 
 
+def _files(images: ImageSource, names: Iterable[str]) -> dict[str, Path | None]:
+    """Returns the files of images, where they are files of this machine."""
+    filesystem, folder = filesystem_of(images.location, "data.images")
+    return {name: Path(folder, name) for name in names} if is_local(filesystem) else {}
+
+
 def _pixel(point: npt.NDArray[np.float64]) -> tuple[int, int]:
     return int(point[0]), int(point[1])
 
@@ -96,8 +104,8 @@ def _file_names(run: Path) -> dict[int, str]:
 
 def _read(path: Path | str) -> Any:
     try:
-        return json.loads(read_location(str(path), "the run"))
-    except (OSError, ValueError) as error:
+        return json.loads(read_location(path, "the output folder of an evaluation"))
+    except ValueError as error:
         hint = "give the output folder of an evaluation"
         raise SetupError(f"cannot read {path}: {error}", hint) from None
 
@@ -109,7 +117,7 @@ def _load(images: ImageSource, name: str) -> Image:
     except (OSError, ValueError, cv2.error):
         image = None
     if image is None:
-        raise SetupError(f"cannot read {images.location}/{name}")
+        raise SetupError(f"cannot read {images.location.within(name)}")
     return image.astype(np.uint8, copy=False)
 
 

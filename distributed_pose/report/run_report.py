@@ -8,9 +8,12 @@ from typing import Any
 
 import yaml
 
-from distributed_pose.files import Folder
 from distributed_pose.metrics.throughput import StageFigures
 from distributed_pose.records import Failure, Faults, HostUse, Memory
+from distributed_pose.storage import Folder
+
+# The files of a run.
+DETECTIONS, CONFIG, REPORT = "detections.json", "config.yaml", "report.json"
 
 # Libraries whose version can change a figure.
 _LIBRARIES = (
@@ -172,12 +175,13 @@ def write_run(
     report: RunReport,
     detections: Sequence[Mapping[str, Any]],
     config: Mapping[str, Any],
+    config_name: str = CONFIG,
 ) -> None:
-    """Writes `detections.json`, the resolved `config.yaml` and, last, `report.json`.
+    """Writes `detections.json`, the resolved configuration and, last, `report.json`.
 
     Raises:
         ExecutionError: if a file cannot be written.
     """
-    folder.write("detections.json", detections_json(detections))
-    folder.write("config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
-    folder.write("report.json", report.to_json())
+    folder.write(DETECTIONS, detections_json(detections))
+    folder.write(config_name, yaml.safe_dump(dict(config), sort_keys=False))
+    folder.write(REPORT, report.to_json())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distributed_pose.errors import SetupError
+from distributed_pose.files import read_regular
 from distributed_pose.records import DECODE_STAGES
 from distributed_pose.report.guide_table import read_guide_table
 from distributed_pose.report.logs import (
@@ -96,14 +97,11 @@ def read_source(path: Path, given: Given | None = None) -> Source:
 
 def _read(path: Path) -> str:
     try:
-        with path.open("rb") as stream:
-            content = stream.read(_MAX_LOG_BYTES + 1)
+        content = read_regular(path, _MAX_LOG_BYTES)
     except OSError as error:
         raise SetupError(
             f"cannot read {path}: {error.strerror}", "give the output folder of a run, or a log"
         ) from None
-    if len(content) > _MAX_LOG_BYTES:
-        raise SetupError(f"{path} has over {_MAX_LOG_BYTES} bytes, it is no log")
     return content.decode(errors="replace")
 
 

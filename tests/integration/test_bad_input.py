@@ -241,5 +241,5 @@ def test_annotations_that_are_no_regular_file_are_a_setup_error(
     pipe = tmp_path / "pipe.json"
     os.mkfifo(pipe)
     for path, reason in ((pipe, "no regular file"), (Path("/dev/zero"), "no regular file")):
-        with pytest.raises(SetupError, match=f"{path} is {reason}"):
+        with pytest.raises(SetupError, match=f"cannot read {path}: it is {reason}"):
             evaluate(Dataset(people.images, path).config())

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import random
 import re
 import shlex
@@ -328,6 +329,12 @@ def test_a_full_disk_names_the_file(site: Site, tmp_path: Path) -> None:
     message = failure(site.offer("model.pth", CONTENT), tmp_path)
     assert f"write {tmp_path / 'model.pth'}" in message
     assert "No space left on device" in message
+
+
+def test_a_pipe_is_not_waited_for(site: Site, tmp_path: Path) -> None:
+    part = tmp_path / "model.pth.part"
+    os.mkfifo(part)
+    assert f"{part} is a pipe (remove it" in failure(site.offer("model.pth", CONTENT), tmp_path)
 
 
 def test_a_folder_that_cannot_be_made_is_named(site: Site, tmp_path: Path) -> None:

@@ -183,6 +183,19 @@ def test_a_job_that_cannot_begin_ends_with_its_own_exit_code(
     assert (found, message in told) == (code, True), told
 
 
+def test_credentials_are_in_no_list_of_jobs(one_host: Machine, tmp_path: Path) -> None:
+    secret = "s3cr3t0ftests"
+    keys = [f"data.images=gs://user:{secret}@bucket/a b", "data.annotations=x"]
+    options = [word for key in keys for word in ("--set", key)]
+    output = f"gs://user:{secret}@bucket/run"
+    code, told = one_host.submit(tmp_path, LOCAL, output, "--", *options)
+    assert code == 3
+    assert "cannot open gs://***@bucket/a%20b: " in told
+    listed, _ = one_host.popen("ray", "job", "list", cwd=tmp_path).communicate(timeout=60)
+    assert "evaluate" in listed
+    assert secret not in told + listed
+
+
 def test_a_run_that_fails_ends_with_exit_code_4(
     one_host: Machine, tmp_path: Path, people: Dataset
 ) -> None:

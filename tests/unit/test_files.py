@@ -6,13 +6,14 @@ import pytest
 
 from distributed_pose import ExecutionError, SetupError, files
 from distributed_pose.files import (
-    Folder,
     new_run_folder,
     point_latest_at,
+    read_regular,
     sha256_hex,
     user_cache_folder,
     write_atomically,
 )
+from distributed_pose.storage import Folder
 
 
 def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
@@ -40,6 +41,80 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 def test_a_file_can_be_read_by_others(tmp_path: Path) -> None:
     write_atomically(tmp_path / "file.txt", "content")
     assert (tmp_path / "file.txt").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o027, 0o640), (0o002, 0o664)])
+def test_a_new_file_gets_the_mode_that_the_umask_leaves(
+    tmp_path: Path, umask: int, mode: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "folder" / "file", "content")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "folder" / "file").stat().st_mode & 0o777 == mode
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664, 0o4755])
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    path.chmod(mode)
+    write_atomically(path, "content")
+    assert path.stat().st_mode & 0o7777 == mode & 0o777
+
+
+def test_a_file_in_a_shared_folder_is_of_the_folders_group(tmp_path: Path) -> None:
+    group = next((group for group in os.getgroups() if group != os.getegid()), None)
+    if group is None and os.geteuid():
+        pytest.skip("there is no other group")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    os.chown(shared, -1, 4242 if group is None else group)
+    shared.chmod(0o2775)
+    write_atomically(shared / "folder" / "file", "content")
+    assert (shared / "folder" / "file").stat().st_gid == shared.stat().st_gid
+
+
+def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("mine")
+    for target in ("target", "nothing"):
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(target)
+        write_atomically(tmp_path / "link", "content")
+        assert not (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "mine"
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to("/dev/null")
+    for name, kind in (("pipe", "pipe"), ("null", "device")):
+        path = tmp_path / name
+        with pytest.raises(ExecutionError, match=rf"cannot write {path}: .* but a {kind}"):
+            write_atomically(path, "content")
+        assert not path.is_file()
+
+
+def test_a_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1000))
+    assert read_regular(path, 1000) == bytes(1000)
+    with pytest.raises(OSError, match="it has 1000 bytes, over the limit of 999"):
+        read_regular(path, 999)
+    path.write_bytes(b"")
+    assert read_regular(path, 0) == b""
+
+
+def test_a_file_without_a_size_is_read_up_to_its_limit() -> None:
+    # The kernel makes these as they are read.
+    assert b"VmRSS" in read_regular("/proc/self/status", 2**16)
+    with pytest.raises(OSError, match="over the limit of 100"):
+        read_regular("/proc/self/status", 100)
+    with pytest.raises(OSError, match="over the limit of 3000000"):
+        read_regular("/proc/self/pagemap", 3_000_000)
 
 
 def test_a_full_disk_leaves_the_file_that_was_there(

@@ -46,6 +46,7 @@ def test_scripts_pass_shellcheck(script: Path) -> None:
         ("submit.sh", [], "usage: launch/submit.sh CONFIG.yaml"),
         ("submit.sh", ["--help"], "usage: launch/submit.sh CONFIG.yaml"),
         ("submit.sh", ["nowhere.yaml"], "cannot read nowhere.yaml"),
+        ("submit.sh", ["/dev/zero"], "cannot read /dev/zero: it must be a regular file"),
         ("node.sh", [], "usage: launch/node.sh head"),
         ("node.sh", ["--head"], "usage: launch/node.sh head"),
     ],

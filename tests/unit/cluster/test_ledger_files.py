@@ -22,7 +22,7 @@ from distributed_pose.data.shards import (
     pack_detections,
     unpack_detections,
 )
-from distributed_pose.files import Folder, sha256_hex
+from distributed_pose.files import PARTIAL_PREFIX, sha256_hex
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.records import (
     DevicePlan,
@@ -31,6 +31,7 @@ from distributed_pose.records import (
     ImageRecord,
     ShardResult,
 )
+from distributed_pose.storage import Folder
 
 FINGERPRINT = {"model": "5d41402a", "profile": "modelzoo"}
 
@@ -250,7 +251,7 @@ def test_a_file_that_was_not_finished_is_no_part_of_the_ledger(
     folder: Folder, ledger: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     keep(folder, entry(1))
-    (ledger / "tmpx1y2z3").write_bytes(b"a part")
+    (ledger / f"{PARTIAL_PREFIX}{16 * '0'}").write_bytes(b"a part")
     assert len(load(folder)) == 1
     assert not caplog.records
 
@@ -365,7 +366,7 @@ def test_a_damaged_file_of_another_run_does_not_tell_that_it_is(
 def test_a_file_that_cannot_be_read_is_an_error_that_names_it(
     folder: Folder, ledger: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read(_: Folder, name: str) -> bytes:
+    def read(_: Folder, name: str, _max_bytes: int) -> bytes:
         raise PermissionError(13, f"may not\nread {name}")
 
     keep(folder, entry(1))
@@ -377,7 +378,7 @@ def test_a_file_that_cannot_be_read_is_an_error_that_names_it(
 
 def test_what_was_kept_can_be_cleared_and_the_rest_stays(folder: Folder, ledger: Path) -> None:
     keep(folder, entry(1), entry(2), fingerprint={"profile": "another"})
-    (ledger / "tmpx1y2z3").write_bytes(b"a part")
+    (ledger / f"{PARTIAL_PREFIX}{16 * '0'}").write_bytes(b"a part")
     folder.write("report.json", "{}")
     LedgerFiles(folder, FINGERPRINT).clear()
     assert [*ledger.iterdir()] == []

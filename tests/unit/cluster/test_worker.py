@@ -24,6 +24,7 @@ from distributed_pose.data.shards import (
 )
 from distributed_pose.data.sources import FolderImages
 from distributed_pose.inputs import read_inputs
+from distributed_pose.locations import Location
 from distributed_pose.model.compile import compile_model
 from distributed_pose.records import ImageRecord, WorkerSpec
 from tests.conftest import Dataset
@@ -103,7 +104,7 @@ def test_a_worker_reads_images_that_are_only_listed(people: Dataset) -> None:
     worker, spec = worker_of(people, batch_size=2)
     shard = shard_of(people, 5)
     (listed,) = list_shards(image_records(shard.images), 5)
-    reader = Worker(replace(spec, images=str(people.images)), worker._model)
+    reader = Worker(replace(spec, images=Location(people.images)), worker._model)
     for one in (worker, reader):
         one.start()
     sent, sent_report = worker.infer_and_group(shard.images)
@@ -123,7 +124,7 @@ def test_an_image_that_a_worker_cannot_read_is_a_failure(people: Dataset, tmp_pa
     gone = listed.images.column("file_name")[1].as_py()
     (images / gone).unlink()
     worker, spec = worker_of(people)
-    reader = Worker(replace(spec, images=str(images)), worker._model)
+    reader = Worker(replace(spec, images=Location(images)), worker._model)
     reader.start()
     _, report = reader.infer_and_group(listed.images)
     reader.close()

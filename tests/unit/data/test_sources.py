@@ -87,6 +87,30 @@ def test_what_only_ends_like_a_packed_file_is_a_failure(tmp_path: Path, index: C
     assert "is no packed dataset" in failure.reason
 
 
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_a_packed_file_that_leads_out_of_its_folder_is_a_failure(
+    packed: Path, index: CocoIndex, tmp_path: Path, form: str
+) -> None:
+    (tmp_path / "linked").mkdir()
+    for path in packed.iterdir():
+        (tmp_path / "linked" / path.name).symlink_to(path)
+    failure = read_image(index.images[0], open_images(form.format(tmp_path / "linked")))
+    assert isinstance(failure, Failure)
+    assert "it leads out of the folder" in failure.reason
+
+
+def test_images_behind_a_uri_are_those_of_the_folder_that_it_names(
+    people: Dataset, index: CocoIndex, tmp_path: Path
+) -> None:
+    folder = tmp_path / "a folder, 100% @home?"
+    folder.symlink_to(people.images)
+    source = open_images(folder.as_uri())
+    assert isinstance(source, FolderImages)
+    assert str(source.location) == folder.as_uri()
+    name = index.images[0].file_name
+    assert source.read(name) == (people.images / name).read_bytes()
+
+
 def test_a_packed_file_without_the_columns_is_a_failure(tmp_path: Path, index: CocoIndex) -> None:
     pq.write_table(pa.table({"name": ["a.jpg"]}), tmp_path / "a.parquet")
     assert isinstance(read_image(index.images[0], open_images(str(tmp_path))), Failure)

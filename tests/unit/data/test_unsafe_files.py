@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from distributed_pose.data.shards import Shard, image_rows, read_shards
-from distributed_pose.data.sources import MAX_FILE_BYTES, FolderImages
-from distributed_pose.records import ImageRecord
+from distributed_pose.data.sources import MAX_FILE_BYTES, FolderImages, open_images
+from distributed_pose.records import Failure, ImageRecord
 
 
 @pytest.fixture
@@ -29,11 +29,22 @@ def record(name: str) -> ImageRecord:
 
 def read(folder: Path, name: str) -> Shard:
     (shard,) = read_shards([record(name)], FolderImages(folder), 8)
+    (by_uri,) = read_shards([record(name)], open_images(folder.as_uri()), 8)
+    # What stands behind a URI of this machine has the rules of a folder.
+    assert by_uri.images.equals(shard.images)
+    assert [told(failure) for failure in by_uri.failures] == [told(f) for f in shard.failures]
     return shard
 
 
+def told(failure: Failure) -> str:
+    """Returns why there is no image, without its path, which may have a blank in it."""
+    return failure.reason.rpartition(": ")[2]
+
+
 def size(folder: Path, name: str) -> int | None:
-    return FolderImages(folder).size(name)
+    found = FolderImages(folder).size(name)
+    assert open_images(folder.as_uri()).size(name) == found
+    return found
 
 
 @pytest.mark.parametrize("target", ["0.jpg", "sub/1.jpg", "sub/../0.jpg", "../images/0.jpg"])
