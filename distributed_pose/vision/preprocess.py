@@ -16,7 +16,13 @@ from distributed_pose.vision.profiles import MEAN_BYTE, Profile
 # A network input or a batch of them, in the type that its profile names.
 InputArray = npt.NDArray[np.float32 | np.uint8]
 
-# An image is kept as bytes and normalised as floats, 15 bytes a pixel together: 2 GB.
+# An image in the type that its profile computes in.
+_ImageArray = npt.NDArray[np.float64 | np.float32 | np.uint8]
+
+_CV_DEPTHS = {np.float32: cv2.CV_32F, np.float64: cv2.CV_64F}
+
+# An image is kept as bytes and normalised as floats, 15 bytes a pixel together, or 27 where the
+# profile computes in double: 2 or 3.6 GB.
 MAX_IMAGE_PIXELS = 2**27
 
 
@@ -101,7 +107,8 @@ def preprocess(
 ) -> tuple[InputArray, Geometry]:
     """Returns the network input, [3, H, W] BGR, and its geometry.
 
-    It is float32 `(x - 128) / 256` or, in a profile on bytes, uint8. Normalisation comes before
+    It is float32 `(x - 128) / 256` or, in a profile on bytes, uint8; whatever the profile computes
+    in is rounded to it once, at the end. Normalisation comes before
     the resize, as in both reference pipelines: the other order, and the resize of bytes, round
     differently. Padding is what 128 becomes, centred, the smaller half at the top and left.
 
@@ -116,10 +123,11 @@ def preprocess(
         shape = profile.input_shape(image_height, image_width)
         out_3HW = np.empty(shape, profile.input_dtype)
     geometry = profile.geometry(image_height, image_width)
-    resized = _resize(image_HW3 if profile.on_bytes else _normalise(image_HW3), profile)
+    resized = _resize(_normalised(image_HW3, profile), profile)
     height, width = resized.shape[:2]
     top, left = geometry.pad_top, geometry.pad_left
     rows_3hW = out_3HW[:, top : top + height]
+    # What was computed in double is rounded here.
     rows_3hW[:, :, left : left + width] = resized.transpose(2, 0, 1)
     for border in (
         out_3HW[:, :top],
@@ -131,15 +139,16 @@ def preprocess(
     return out_3HW, geometry
 
 
-def _normalise(image_HW3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def _normalised(image_HW3: npt.NDArray[np.uint8], profile: Profile) -> _ImageArray:
+    if profile.on_bytes:
+        return image_HW3
     # One pass where NumPy takes three. Exact: every byte over 256 less a half is a float32.
-    normalised = cv2.addWeighted(
-        image_HW3, 1 / 256, image_HW3, 0, -MEAN_BYTE / 256, dtype=cv2.CV_32F
-    )
-    return np.asarray(normalised, np.float32)
+    depth = _CV_DEPTHS[profile.arithmetic]
+    normalised = cv2.addWeighted(image_HW3, 1 / 256, image_HW3, 0, -MEAN_BYTE / 256, dtype=depth)
+    return np.asarray(normalised, profile.arithmetic)
 
 
-def _resize(image_HW3: InputArray, profile: Profile) -> InputArray:
+def _resize(image_HW3: _ImageArray, profile: Profile) -> _ImageArray:
     height, width = image_HW3.shape[:2]
     scale, interpolation = profile.scale(height, width), profile.interpolation
     # The channels together: OpenCV's kernels of one channel round otherwise in the last bit.
@@ -149,4 +158,4 @@ def _resize(image_HW3: InputArray, profile: Profile) -> InputArray:
     else:
         new_height, new_width = profile.resized(height, width)
         resized = cv2.resize(image_HW3, (new_width, new_height), interpolation=interpolation)
-    return np.asarray(resized, profile.input_dtype)
+    return np.asarray(resized, profile.arithmetic)

@@ -80,7 +80,8 @@ def definition(image: np.ndarray, profile: str) -> np.ndarray:
     scale = 368 / height if profile == "upstream" else min(368 / height, 640 / width)
     interpolation = cv2.INTER_CUBIC if profile == "upstream" else cv2.INTER_LINEAR
     if profile != "uint8":
-        image = (image.astype(np.float32) - 128) / 256
+        dtype = np.float64 if profile == "upstream" else np.float32
+        image = (image.astype(dtype) - 128) / 256
     if min(height, width) * scale > 0.5:
         resized = cv2.resize(image, None, fx=scale, fy=scale, interpolation=interpolation)
     else:
@@ -91,7 +92,7 @@ def definition(image: np.ndarray, profile: str) -> np.ndarray:
     rows, columns = 368 - height, canvas_width - width
     padding = [(rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0)]
     padded = np.pad(resized, padding, constant_values=128 if profile == "uint8" else 0)
-    return padded.transpose(2, 0, 1)
+    return padded.transpose(2, 0, 1).astype(np.uint8 if profile == "uint8" else np.float32)
 
 
 @pytest.mark.parametrize(("value", "normalised"), [(0, -0.5), (128, 0), (255, 127 / 256)])
