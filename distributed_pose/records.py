@@ -57,6 +57,15 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Damage:
+    """An image whose file is damaged and was evaluated all the same, and what its decoder says."""
+
+    image_id: int
+    file_name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class DevicePlan:
     """A device that gets one worker.
 
@@ -137,6 +146,7 @@ class WorkerSpec:
         images: location that the worker reads images from; empty where shards bring them.
         simulation: of a simulated device.
         dump_folder: where it writes the maps too; empty for nowhere.
+        damaged: `keep` or `fail`, what becomes of damaged images that decode to something.
     """
 
     plan: DevicePlan
@@ -151,6 +161,7 @@ class WorkerSpec:
     images: str = ""
     simulation: Simulation = field(default_factory=Simulation)
     dump_folder: str = ""
+    damaged: str = "keep"
 
 
 @dataclass(frozen=True)
@@ -189,6 +200,7 @@ class ShardResult:
         failures: images that have none.
         durations: raw stage durations.
         encoded_bytes: file size of each image that has a result.
+        damaged: those of them whose file is damaged.
     """
 
     device: str
@@ -197,6 +209,7 @@ class ShardResult:
     failures: tuple[Failure, ...] = ()
     durations: Durations = field(default_factory=dict)
     encoded_bytes: tuple[int, ...] = ()
+    damaged: tuple[Damage, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -254,6 +254,7 @@ def shard_result(
             **reduction.durations,
         },
         report.encoded_bytes,
+        report.damaged,
     )
 
 

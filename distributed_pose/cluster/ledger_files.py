@@ -19,7 +19,7 @@ from distributed_pose.cluster.ledger import Entry
 from distributed_pose.data.shards import DETECTIONS
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.files import Folder, sha256_hex
-from distributed_pose.records import DevicePlan, DeviceReady, ShardResult
+from distributed_pose.records import Damage, DevicePlan, DeviceReady, ShardResult
 
 _LOG = logging.getLogger(__name__)
 
@@ -198,5 +198,6 @@ def _unpack(about: Mapping[str, Any], detections: bytes) -> Entry:
             detections,
             durations={stage: tuple(times) for stage, times in result["durations"].items()},
             encoded_bytes=tuple(result["encoded_bytes"]),
+            damaged=tuple(Damage(**damage) for damage in result["damaged"]),
         ),
     )

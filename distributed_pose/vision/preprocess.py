@@ -1,4 +1,4 @@
-"""Encoded images to network inputs, exactly as the profiles define it.
+"""Images to network inputs, exactly as the profiles define it.
 
 Reading and writing memory is most of the time that this takes, so no pass is there twice.
 
@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_pose.records import Geometry
-from distributed_pose.vision.headers import Header, read_header
 from distributed_pose.vision.profiles import MEAN_BYTE, Profile
 
 # A network input or a batch of them, in the type that its profile names.
@@ -20,86 +19,6 @@ InputArray = npt.NDArray[np.float32 | np.uint8]
 _ImageArray = npt.NDArray[np.float64 | np.float32 | np.uint8]
 
 _CV_DEPTHS = {np.float32: cv2.CV_32F, np.float64: cv2.CV_64F}
-
-# An image is kept as bytes and normalised as floats, 15 bytes a pixel together, or 27 where the
-# profile computes in double: 2 or 3.6 GB.
-MAX_IMAGE_PIXELS = 2**27
-
-
-class UndecodableImageError(ValueError):
-    """Bytes that are not a whole image; the message says in what way."""
-
-
-def decode_image(encoded: bytes, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Returns the image as uint8 [H, W, 3], BGR, turned as its EXIF orientation says.
-
-    Args:
-        encoded: a JPEG, PNG or another format that OpenCV reads.
-        height: expected height in pixels.
-        width: expected width in pixels.
-
-    Raises:
-        UndecodableImageError: if it is empty, truncated, no image, or of another size.
-    """
-    if height * width > MAX_IMAGE_PIXELS:
-        raise UndecodableImageError(
-            f"the annotation says {width}x{height}, over the limit of {MAX_IMAGE_PIXELS} pixels"
-        )
-    header = _whole_header(encoded)
-    if header and header.height * header.width > height * width:
-        raise _wrong_size(header.height, header.width, height, width)
-    image = _decode(encoded)
-    if image.shape[:2] != (height, width):
-        raise _wrong_size(image.shape[0], image.shape[1], height, width)
-    return image
-
-
-def decode_unlisted_image(encoded: bytes) -> npt.NDArray[np.uint8]:
-    """Returns an image whose size nobody tells, as `decode_image` does.
-
-    Raises:
-        UndecodableImageError: if it is empty, truncated or no image, or of more pixels than
-            `MAX_IMAGE_PIXELS`.
-    """
-    header = _whole_header(encoded)
-    if header and header.height * header.width > MAX_IMAGE_PIXELS:
-        raise UndecodableImageError(
-            f"the image is {header.width}x{header.height}, over the limit of {MAX_IMAGE_PIXELS} "
-            "pixels"
-        )
-    return _decode(encoded)
-
-
-def _decode(encoded: bytes) -> npt.NDArray[np.uint8]:
-    try:
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        reason = " ".join(error.err.split())
-        raise UndecodableImageError(f"OpenCV cannot decode it: {reason}") from None
-    if image is None:
-        raise UndecodableImageError("not an image that OpenCV can decode")
-    return image.astype(np.uint8, copy=False)
-
-
-def _whole_header(encoded: bytes) -> Header | None:
-    """Returns the header, after which OpenCV cannot be misled by what it says.
-
-    It decodes what there is of a truncated JPEG, in some versions, and fills the rest with grey.
-    It makes room for whatever size a header claims: of a few bytes, gigabytes.
-    """
-    if not encoded:
-        raise UndecodableImageError("the file is empty")
-    header = read_header(encoded)
-    if header and header.is_cut_off:
-        raise UndecodableImageError("the file is truncated")
-    return header
-
-
-def _wrong_size(
-    found_height: int, found_width: int, height: int, width: int
-) -> UndecodableImageError:
-    found = f"{found_width}x{found_height}"
-    return UndecodableImageError(f"the image is {found}, its annotation says {width}x{height}")
 
 
 def preprocess(

@@ -5,7 +5,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from distributed_pose.records import Geometry
-from distributed_pose.vision.preprocess import UndecodableImageError, decode_image, preprocess
+from distributed_pose.vision.decode import decode_image
+from distributed_pose.vision.headers import UndecodableImageError
+from distributed_pose.vision.preprocess import preprocess
 from distributed_pose.vision.profiles import PROFILES
 
 # (profile, height, width) to (input height, input width, pad top, left, bottom, right).
@@ -114,13 +116,14 @@ def test_odd_sizes_have_an_input(profile: str, size: tuple[int, int]) -> None:
 
 def test_a_lossless_image_is_decoded_as_blue_green_red() -> None:
     image = picture(4, 6)
-    np.testing.assert_array_equal(decode_image(encoded(image), 4, 6), image)
+    decoded, _ = decode_image(encoded(image), 4, 6)
+    np.testing.assert_array_equal(decoded, image)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_a_grey_image_has_three_equal_channels(suffix: str) -> None:
     grey = np.full((8, 8), 77, np.uint8)
-    decoded = decode_image(encoded(grey, suffix), 8, 8)
+    decoded, _ = decode_image(encoded(grey, suffix), 8, 8)
     assert decoded.shape == (8, 8, 3)
     assert (decoded == 77).all()
 
@@ -129,7 +132,7 @@ def test_a_grey_image_has_three_equal_channels(suffix: str) -> None:
 def test_a_png_of_any_kind_has_three_channels_of_bytes(
     channels: int, dtype: type[np.integer]
 ) -> None:
-    decoded = decode_image(encoded(np.zeros((4, 6, channels), dtype)), 4, 6)
+    decoded, _ = decode_image(encoded(np.zeros((4, 6, channels), dtype)), 4, 6)
     assert (decoded.shape, decoded.dtype) == ((4, 6, 3), np.uint8)
 
 
@@ -139,8 +142,9 @@ def test_an_orientation_in_exif_is_followed() -> None:
     tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
     segment = b"Exif\0\0" + tiff
     exif = b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment
-    turned = decode_image(jpeg[:2] + exif + jpeg[2:], 32, 16)
-    np.testing.assert_array_equal(turned, np.rot90(decode_image(jpeg, 16, 32), -1))
+    turned, _ = decode_image(jpeg[:2] + exif + jpeg[2:], 32, 16)
+    upright, _ = decode_image(jpeg, 16, 32)
+    np.testing.assert_array_equal(turned, np.rot90(upright, -1))
 
 
 @pytest.mark.parametrize("progressive", [0, 1])
@@ -150,7 +154,7 @@ def test_a_jpeg_that_is_cut_off_anywhere_is_refused(progressive: int) -> None:
     for length in range(len(jpeg)):
         with pytest.raises(UndecodableImageError):
             decode_image(jpeg[:length], 16, 16)
-    assert decode_image(jpeg + b"appended", 16, 16).shape == (16, 16, 3)
+    assert decode_image(jpeg + b"appended", 16, 16).image_HW3.shape == (16, 16, 3)
 
 
 JPEG = encoded(picture(64, 64), ".jpg")
