@@ -9,13 +9,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from distributed_pose.vision import jpeg, tiff
 from distributed_pose.vision.headers import (
     JPEG_START,
+    TIFF_STARTS,
     Header,
     UndecodableImageError,
     read_header,
 )
-from distributed_pose.vision.jpeg import decode_upright, find_damage
 
 # An image is kept as bytes and normalised as floats, 15 bytes a pixel together, or 27 where the
 # profile computes in double: 2 or 3.6 GB.
@@ -27,8 +28,8 @@ class Decoded(NamedTuple):
 
     Attributes:
         image_HW3: uint8, BGR, turned as its EXIF orientation says.
-        damage: what libjpeg says of a JPEG whose data is damaged and decodes to something all the
-            same; empty for every other image.
+        damage: what libjpeg or libtiff says of a file whose data is damaged and decodes to
+            something all the same; empty for a whole file, and where no decoder can tell.
     """
 
     image_HW3: npt.NDArray[np.uint8]
@@ -77,11 +78,13 @@ def decode_unlisted_image(encoded: bytes) -> Decoded:
 
 
 def _decode(encoded: bytes, header: Header) -> Decoded:
+    if encoded.startswith(TIFF_STARTS):
+        return Decoded(_decode_by_opencv(encoded), tiff.find_damage(encoded))
     if not encoded.startswith(JPEG_START):
         return Decoded(_decode_by_opencv(encoded))
     if header.may_turn or header.num_components not in {1, 3}:
-        return Decoded(_decode_by_opencv(encoded), find_damage(encoded))
-    image_HW3, damage = decode_upright(encoded)
+        return Decoded(_decode_by_opencv(encoded), jpeg.find_damage(encoded))
+    image_HW3, damage = jpeg.decode_upright(encoded)
     return Decoded(_decode_by_opencv(encoded) if image_HW3 is None else image_HW3, damage)
 
 

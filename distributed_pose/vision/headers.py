@@ -10,11 +10,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 JPEG_START = b"\xff\xd8"
+TIFF_STARTS = (b"II*\0", b"MM\0*")
 _JPEG_END = b"\xff\xd9"
 _JPEG_SCAN = 0xDA
 _JPEG_SCAN_START = b"\xff\xda"
 # The markers of frame headers; the three between them are tables.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 # Markers that no segment follows: stuffing, restarts, start and end.
 _JPEG_BARE = frozenset({0x00, 0x01, *range(0xD0, 0xDA)})
 
@@ -122,7 +124,7 @@ def _refusal(encoded: bytes) -> str:
 
 def _jpeg(jpeg: bytes) -> Header:
     """Walks the segments as libjpeg does, which skips what is no marker where one is due."""
-    height = width = 0
+    height = width = frame = 0
     num_components = 3
     may_turn = False
     position = 2
@@ -137,10 +139,12 @@ def _jpeg(jpeg: bytes) -> Header:
             # In a scan a marker byte is always escaped, so that an end marker is its end. It is
             # looked for from behind, where it is in a file that is whole.
             is_cut_off = jpeg.rfind(_JPEG_END, position) < 0
-            _check_scans(jpeg, position)
+            if frame in _JPEG_PROGRESSIVE or jpeg[position + 2] < num_components:
+                _check_scans(jpeg, position)
             return Header(height, width, is_cut_off, may_turn, num_components)
         length = int.from_bytes(jpeg[position : position + 2])
         if marker in _JPEG_FRAMES and position + 8 <= len(jpeg):
+            frame = marker
             height, width, num_components = struct.unpack_from(">HHB", jpeg, position + 3)
         elif marker == _APP1:
             segment = jpeg[position : position + length]
@@ -150,7 +154,7 @@ def _jpeg(jpeg: bytes) -> Header:
 
 
 def _check_scans(jpeg: bytes, position: int) -> None:
-    # Only a marker can look like one here.
+    # In a scan only a marker can look like one.
     if jpeg.count(_JPEG_SCAN_START, position) > _MAX_JPEG_SCANS:
         raise UndecodableImageError(f"the JPEG has over {_MAX_JPEG_SCANS} scans")
 
@@ -232,8 +236,7 @@ _READERS: dict[bytes, Callable[[bytes], Header | None]] = {
     _PNG_START: _png,
     b"RIFF": _webp,
     b"BM": _bmp,
-    b"II*\0": _tiff,
-    b"MM\0*": _tiff,
+    **dict.fromkeys(TIFF_STARTS, _tiff),
     b"GIF8": _gif,
     **{f"P{number}".encode(): _pnm for number in range(1, 7)},
 }
