@@ -96,7 +96,7 @@ class Worker:
         self._backend: Backend | None = None
         self._batch_size = self._shard_size = max(spec.batch_sizes)
         self._reducer = Reducer()
-        self._preparation = self._prepares(None)
+        self._preparation = self._new_preparation(None)
         self._dump = Recording(spec.dump_folder) if spec.dump_folder else None
 
     def start(self) -> DeviceReady:
@@ -180,7 +180,7 @@ class Worker:
         spec = self._spec
         try:
             if spec.images:
-                self._preparation = self._prepares(open_images(spec.images))
+                self._preparation = self._new_preparation(open_images(spec.images))
             options = BackendOptions(
                 spec.precision,
                 spec.plan.threads,
@@ -213,7 +213,7 @@ class Worker:
             shard_size,
         )
 
-    def _prepares(self, source: ImageSource | None) -> Preparation:
+    def _new_preparation(self, source: ImageSource | None) -> Preparation:
         fails_damaged = self._spec.damaged == "fail"
         return Preparation(self._profile, source, fails_damaged=fails_damaged)
 

@@ -49,10 +49,12 @@ _TIFF_TYPES = {3: "H", 4: "I"}
 # A tile may be larger than a small image; OpenCV makes room for the whole of it.
 _MAX_SPARE_TILE_PIXELS = 2**20
 
-_PNM = re.compile(rb"P[1-6](?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})\s")
+# As strict as OpenCV's reader is lenient: it takes a comment mark right after a number for a blank.
+_PNM_GAP = rb"\s(?:\s|#[^\r\n]*[\r\n])*"
+_PNM = re.compile(rb"P[1-6]" + _PNM_GAP + rb"(\d{1,9})" + _PNM_GAP + rb"(\d{1,9})\s")
 
 _READ_FORMATS = "JPEG, PNG, WebP, BMP, GIF, TIFF, PBM, PGM or PPM"
-# What OpenCV reads, in one version or another, and says no size before it takes the memory.
+# Formats that OpenCV reads, in one version or another, and whose size is not read here.
 _REFUSED_FORMATS = {
     b"II+\0": "BigTIFF",
     b"MM\0+": "BigTIFF",
@@ -114,10 +116,11 @@ def read_header(encoded: bytes) -> Header:
 
 
 def _refusal(encoded: bytes) -> str:
-    known = {name for start, name in _REFUSED_FORMATS.items() if encoded.startswith(start)}
-    if encoded[4:8] == b"ftyp":
-        known = {"AVIF or HEIF"}
-    for name in known:
+    name = "AVIF or HEIF" if encoded[4:8] == b"ftyp" else ""
+    for start, refused in _REFUSED_FORMATS.items():
+        if encoded.startswith(start):
+            name = refused
+    if name:
         return f"{name} is not read; convert it to JPEG or PNG"
     return f"not an image that can be decoded: it has no header of a {_READ_FORMATS}"
 
