@@ -127,9 +127,8 @@ def _refusal(encoded: bytes) -> str:
 
 def _jpeg(jpeg: bytes) -> Header:
     """Walks the segments as libjpeg does, which skips what is no marker where one is due."""
-    height = width = frame = 0
-    num_components = 3
-    may_turn = False
+    header = Header(0, 0, is_cut_off=True)
+    is_progressive = False
     position = 2
     while (position := jpeg.find(0xFF, position)) >= 0:
         while jpeg[position : position + 1] == b"\xff":
@@ -139,27 +138,29 @@ def _jpeg(jpeg: bytes) -> Header:
         if marker in _JPEG_BARE:
             continue
         if marker == _JPEG_SCAN:
-            # In a scan a marker byte is always escaped, so that an end marker is its end. It is
-            # looked for from behind, where it is in a file that is whole.
-            is_cut_off = jpeg.rfind(_JPEG_END, position) < 0
-            if frame in _JPEG_PROGRESSIVE or jpeg[position + 2] < num_components:
-                _check_scans(jpeg, position)
-            return Header(height, width, is_cut_off, may_turn, num_components)
+            return _at_first_scan(jpeg, position, header, is_progressive=is_progressive)
         length = int.from_bytes(jpeg[position : position + 2])
         if marker in _JPEG_FRAMES and position + 8 <= len(jpeg):
-            frame = marker
-            height, width, num_components = struct.unpack_from(">HHB", jpeg, position + 3)
-        elif marker == _APP1:
+            is_progressive = marker in _JPEG_PROGRESSIVE
+            height, width, number = struct.unpack_from(">HHB", jpeg, position + 3)
+            header = header._replace(height=height, width=width, num_components=number)
+        elif marker == _APP1 and not header.may_turn:
             segment = jpeg[position : position + length]
-            may_turn = may_turn or any(turn.search(segment) for turn in _TURNS)
+            header = header._replace(may_turn=any(turn.search(segment) for turn in _TURNS))
         position += length
-    return Header(height, width, is_cut_off=True)
+    return header
 
 
-def _check_scans(jpeg: bytes, position: int) -> None:
-    # In a scan only a marker can look like one.
-    if jpeg.count(_JPEG_SCAN_START, position) > _MAX_JPEG_SCANS:
+def _at_first_scan(jpeg: bytes, position: int, header: Header, *, is_progressive: bool) -> Header:
+    """Returns the header, complete with what can be known where the first scan begins."""
+    has_more_scans = is_progressive or jpeg[position + 2 : position + 3] < bytes(
+        [header.num_components]
+    )
+    # In a scan a marker byte is always escaped, so that what looks like a marker is one.
+    if has_more_scans and jpeg.count(_JPEG_SCAN_START, position) > _MAX_JPEG_SCANS:
         raise UndecodableImageError(f"the JPEG has over {_MAX_JPEG_SCANS} scans")
+    # The end is looked for from behind, where it is in a file that is whole.
+    return header._replace(is_cut_off=jpeg.rfind(_JPEG_END, position) < 0)
 
 
 def _png(png: bytes) -> Header:
