@@ -54,6 +54,7 @@ EngineName = Literal["ray", "inline"]
 Gather = Literal["maps", "poses"]
 MapsDtype = Literal["f32", "f16"]
 Reader = Literal["driver", "worker"]
+Damaged = Literal["keep", "fail"]
 
 # Impossible dates and deep nesting are not YAMLErrors. What a tag does not fit, as `!!bool 5`, is
 # whatever PyYAML comes upon first.
@@ -160,6 +161,7 @@ class DataConfig(_Section):
     limit: _Count | None = None
     repeat: _Count = 1
     read: Reader = "driver"
+    damaged: Damaged = "keep"
 
 
 class ModelConfig(_Section):

@@ -23,7 +23,9 @@ from distributed_pose.model.artifacts import Source, load_source, truth_source
 from distributed_pose.model.makers import Calibration
 from distributed_pose.recordings.manifest import describe_recording
 from distributed_pose.storage import read_location
-from distributed_pose.vision.preprocess import UndecodableImageError, decode_image, preprocess
+from distributed_pose.vision.decode import decode_image
+from distributed_pose.vision.headers import UndecodableImageError
+from distributed_pose.vision.preprocess import preprocess
 from distributed_pose.vision.profiles import PROFILES
 
 # Enough for ranges of values, and a minute of inference at most.
@@ -123,7 +125,7 @@ def calibration(config: RunConfig, inputs: RunInputs) -> Calibration | None:
         for shard in read_shards(images, inputs.images, 1):
             for record, encoded in image_rows(shard.images):
                 try:
-                    image_HW3 = decode_image(encoded, record.height, record.width)
+                    image_HW3, _ = decode_image(encoded, record.height, record.width)
                 except UndecodableImageError:
                     continue
                 yield preprocess(image_HW3, profile)[0][None]
@@ -143,6 +145,7 @@ def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
         "data.annotations": _short(read_location(inputs.annotations, "data.annotations")),
         "data.limit": f"{len(inputs.index.images)} of {inputs.index.num_images_listed} images",
         "data.repeat": str(config.data.repeat),
+        "data.damaged": config.data.damaged,
         "model": inputs.model.sha256[:16],
         "profile": config.profile,
         "precision": _precision(config),

@@ -59,6 +59,15 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Damage:
+    """An image whose file is damaged and was evaluated all the same, and what its decoder says."""
+
+    image_id: int
+    file_name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class DevicePlan:
     """A device that gets one worker.
 
@@ -139,6 +148,7 @@ class WorkerSpec:
         images: location that the worker reads images from; None where shards bring them.
         simulation: of a simulated device.
         dump_folder: where it writes the maps too; empty for nowhere.
+        damaged: `keep` or `fail`, what becomes of damaged images that decode to something.
     """
 
     plan: DevicePlan
@@ -153,6 +163,7 @@ class WorkerSpec:
     images: Location | None = None
     simulation: Simulation = field(default_factory=Simulation)
     dump_folder: str = ""
+    damaged: str = "keep"
 
 
 @dataclass(frozen=True)
@@ -191,6 +202,7 @@ class ShardResult:
         failures: images that have none.
         durations: raw stage durations.
         encoded_bytes: file size of each image that has a result.
+        damaged: those of them whose file is damaged.
     """
 
     device: str
@@ -199,6 +211,7 @@ class ShardResult:
     failures: tuple[Failure, ...] = ()
     durations: Durations = field(default_factory=dict)
     encoded_bytes: tuple[int, ...] = ()
+    damaged: tuple[Damage, ...] = ()
 
 
 @dataclass(frozen=True)

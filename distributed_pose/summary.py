@@ -70,6 +70,7 @@ def summarise(
         num_images=len(inputs.index.images),
         num_detections=len(detections),
         failures=failures,
+        damaged=tuple(ledger.damaged),
         failures_allowed=config.allow_failures,
         ap=ap,
         profile=config.profile,

@@ -28,7 +28,8 @@ from distributed_pose.inputs import RunInputs, calibration, read_inputs
 from distributed_pose.model.compile import compile_model, portable
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.records import DECODE_STAGES, ImageRecord
-from distributed_pose.vision.preprocess import decode_image, preprocess
+from distributed_pose.vision.decode import decode_image
+from distributed_pose.vision.preprocess import preprocess
 from distributed_pose.vision.profiles import PROFILES
 
 STAGES = ("read", "decode_jpeg", "preprocess", "transfer", *DECODE_STAGES)
@@ -156,7 +157,7 @@ class _HostBench:
         times = [thread_time_ns()]
         encoded = self._images.read(image.file_name)
         times.append(thread_time_ns())
-        image_HW3 = decode_image(encoded, image.height, image.width)
+        image_HW3, _ = decode_image(encoded, image.height, image.width)
         times.append(thread_time_ns())
         preprocess(image_HW3, self._profile)
         times.append(thread_time_ns())

@@ -23,7 +23,9 @@ from distributed_pose.evaluation import Progress, evaluate_on, open_engine
 from distributed_pose.inputs import RunInputs, calibration, read_inputs
 from distributed_pose.model.compile import compile_model, portable
 from distributed_pose.report.run_report import RunReport
-from distributed_pose.vision.preprocess import UndecodableImageError, decode_image, preprocess
+from distributed_pose.vision.decode import decode_image
+from distributed_pose.vision.headers import UndecodableImageError
+from distributed_pose.vision.preprocess import preprocess
 from distributed_pose.vision.profiles import PROFILES
 
 # Inputs of the bare model, used again and again: their content does not change its time.
@@ -127,7 +129,7 @@ def _batches(config: RunConfig, inputs: RunInputs) -> list[InputBatch]:
         rows = []
         for record, encoded in image_rows(shard.images):
             try:
-                image_HW3 = decode_image(encoded, record.height, record.width)
+                image_HW3, _ = decode_image(encoded, record.height, record.width)
             except UndecodableImageError as error:
                 raise ExecutionError(str(error), image_ids=(record.image_id,)) from None
             rows.append((record.image_id, *preprocess(image_HW3, profile)))

@@ -175,6 +175,7 @@ def deploy(
         config.gather,
         simulation=config.simulated.simulation,
         dump_folder=dump_folder,
+        damaged=config.data.damaged,
     )
     target = _target(config, plan, backend)
     return Deployment(spec, Order(backend, precision, config.profile, sizes, target))

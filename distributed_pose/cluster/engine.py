@@ -269,6 +269,7 @@ def shard_result(
             **reduction.durations,
         },
         report.encoded_bytes,
+        report.damaged,
     )
 
 

@@ -11,6 +11,7 @@ from distributed_pose.errors import ExecutionError
 from distributed_pose.metrics.coco_ap import PERSON_CATEGORY
 from distributed_pose.metrics.throughput import merge
 from distributed_pose.records import (
+    Damage,
     DeviceReady,
     Durations,
     Failure,
@@ -72,6 +73,7 @@ class Ledger:
         self._expected = {image.image_id: image for image in images}
         self._encoded_bytes: dict[int, int] = {}
         self._failures: dict[int, Failure] = {}
+        self._damaged: dict[int, Damage] = {}
         self._detections: list[bytes] = []
         self._durations: list[Durations] = []
         self._sessions: dict[str, _Session] = defaultdict(_Session)
@@ -108,6 +110,7 @@ class Ledger:
         self._encoded_bytes |= zip(new.image_ids, new.encoded_bytes, strict=True)
         for image_id in self._failures.keys() & set(new.image_ids):
             del self._failures[image_id]
+        self._damaged |= {damage.image_id: damage for damage in new.damaged}
         self._detections.append(new.detections)
         self._durations.append(new.durations)
         self._num_images[device] += len(new.image_ids)
@@ -138,6 +141,11 @@ class Ledger:
             for image in self.open_images
         ]
         return sorted(found, key=lambda failure: failure.image_id)
+
+    @property
+    def damaged(self) -> list[Damage]:
+        """Images with a result whose file is damaged, by ascending id."""
+        return [damage for _, damage in sorted(self._damaged.items())]
 
     @property
     def detections(self) -> list[dict[str, Any]]:
@@ -221,6 +229,7 @@ def _new_part(result: ShardResult, settled: Iterable[int]) -> ShardResult:
         image_ids=tuple(new),
         detections=keep_detections(result.detections, new),
         encoded_bytes=tuple(sizes[image_id] for image_id in new),
+        damaged=tuple(damage for damage in result.damaged if damage.image_id in new),
         # They are of the whole shard, and cannot be told apart by image.
         durations={},
     )

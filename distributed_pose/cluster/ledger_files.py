@@ -20,7 +20,7 @@ from distributed_pose.cluster.ledger import Entry
 from distributed_pose.data.shards import DETECTIONS
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.files import PARTIAL_PREFIX, one_line, sha256_hex
-from distributed_pose.records import DevicePlan, DeviceReady, ShardResult
+from distributed_pose.records import Damage, DevicePlan, DeviceReady, ShardResult
 from distributed_pose.storage import Folder
 
 _LOG = logging.getLogger(__name__)
@@ -220,5 +220,6 @@ def _unpack(about: Mapping[str, Any], detections: bytes) -> Entry:
             detections,
             durations={stage: tuple(times) for stage, times in result["durations"].items()},
             encoded_bytes=tuple(result["encoded_bytes"]),
+            damaged=tuple(Damage(**damage) for damage in result["damaged"]),
         ),
     )

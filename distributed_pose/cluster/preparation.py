@@ -15,8 +15,10 @@ import pyarrow as pa
 from distributed_pose.backends.base import InputBatch
 from distributed_pose.data.shards import read_image, rows_to_read
 from distributed_pose.data.sources import ImageSource
-from distributed_pose.records import Failure, ImageRecord
-from distributed_pose.vision.preprocess import UndecodableImageError, decode_image, preprocess
+from distributed_pose.records import Damage, Failure, ImageRecord
+from distributed_pose.vision.decode import decode_image
+from distributed_pose.vision.headers import UndecodableImageError
+from distributed_pose.vision.preprocess import preprocess
 from distributed_pose.vision.profiles import Profile
 
 # An input is as wide as its image where the profile scales by height, however long and thin the
@@ -37,12 +39,14 @@ class Prepared:
         batches: inputs of one shape each.
         encoded_bytes: file size by image id.
         failures: images that could not be read or decoded.
+        damaged: images that were decoded and whose file is damaged.
         durations: of each image, by stage.
     """
 
     batches: list[InputBatch] = field(default_factory=list)
     encoded_bytes: dict[int, int] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    damaged: list[Damage] = field(default_factory=list)
     durations: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
 
@@ -52,11 +56,15 @@ class Preparation:
     Args:
         profile: of preprocessing.
         source: that images are read from which shards only list; None if there are none.
+        fails_damaged: whether an image whose file is damaged is a failure, whatever it decodes to.
     """
 
-    def __init__(self, profile: Profile, source: ImageSource | None) -> None:
+    def __init__(
+        self, profile: Profile, source: ImageSource | None, *, fails_damaged: bool = False
+    ) -> None:
         self._profile = profile
         self._source = source
+        self._fails_damaged = fails_damaged
 
     def prepare(self, images: pa.RecordBatch, batch_size: int) -> Prepared:
         """Returns the inputs of a shard's images.
@@ -84,8 +92,12 @@ class Preparation:
         content = self._read(record, found) if encoded is None else encoded
         start = perf_counter_ns()
         self._check_input(record)
-        image_HW3 = decode_image(content, record.height, record.width)
+        image_HW3, damage = decode_image(content, record.height, record.width)
+        if damage and self._fails_damaged:
+            raise UndecodableImageError(f"the file is damaged: {damage}")
         found.durations["decode_jpeg"].append(perf_counter_ns() - start)
+        if damage:
+            found.damaged.append(Damage(record.image_id, record.file_name, damage))
         found.encoded_bytes[record.image_id] = len(content)
         return _Decoded(record.image_id, image_HW3)
 

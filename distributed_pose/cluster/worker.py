@@ -26,12 +26,13 @@ from distributed_pose.backends.registry import open_backend
 from distributed_pose.cluster.preparation import Preparation
 from distributed_pose.cluster.reducer import Reducer, Reduction
 from distributed_pose.data.shards import ImageMaps, pack_maps
-from distributed_pose.data.sources import open_images
+from distributed_pose.data.sources import ImageSource, open_images
 from distributed_pose.errors import PoseEvalError, SetupError
 from distributed_pose.metrics.throughput import best_batch_size
 from distributed_pose.recordings.pads import output_name
 from distributed_pose.recordings.recording import Recording
 from distributed_pose.records import (
+    Damage,
     DeviceReady,
     Durations,
     Failure,
@@ -65,6 +66,7 @@ class WorkerReport:
         image_ids: images whose maps were made.
         encoded_bytes: file size of each of them.
         failures: images that could not be decoded, or read where the worker reads.
+        damaged: images whose maps were made and whose file is damaged.
         durations: stages `decode_jpeg`, `preprocess` and `inference`, and `read` where it does.
         pack_ns: time to make Arrow batches of the maps.
         maps_bytes: size of those batches.
@@ -76,6 +78,7 @@ class WorkerReport:
     durations: Durations
     pack_ns: int = 0
     maps_bytes: int = 0
+    damaged: tuple[Damage, ...] = ()
 
 
 class Worker:
@@ -93,7 +96,7 @@ class Worker:
         self._backend: Backend | None = None
         self._batch_size = self._shard_size = max(spec.batch_sizes)
         self._reducer = Reducer()
-        self._preparation = Preparation(self._profile, None)
+        self._preparation = self._new_preparation(None)
         self._dump = Recording(spec.dump_folder) if spec.dump_folder else None
 
     def start(self) -> DeviceReady:
@@ -150,7 +153,8 @@ class Worker:
         sizes = tuple(prepared.encoded_bytes[image_id] for image_id in image_ids)
         durations = {stage: tuple(times) for stage, times in prepared.durations.items()}
         durations["inference"] = tuple(inference_ns)
-        return converted, WorkerReport(image_ids, sizes, tuple(prepared.failures), durations)
+        failures, damaged = tuple(prepared.failures), tuple(prepared.damaged)
+        return converted, WorkerReport(image_ids, sizes, failures, durations, damaged=damaged)
 
     def sweep(self, batch_size: int, least_s: float) -> tuple[int, ...]:
         """Returns how long batches of a size take, in nanoseconds each, compute only.
@@ -176,7 +180,7 @@ class Worker:
         spec = self._spec
         try:
             if spec.images:
-                self._preparation = Preparation(self._profile, open_images(spec.images))
+                self._preparation = self._new_preparation(open_images(spec.images))
             options = BackendOptions(
                 spec.precision,
                 spec.plan.threads,
@@ -208,6 +212,10 @@ class Worker:
             batch_ns,
             shard_size,
         )
+
+    def _new_preparation(self, source: ImageSource | None) -> Preparation:
+        fails_damaged = self._spec.damaged == "fail"
+        return Preparation(self._profile, source, fails_damaged=fails_damaged)
 
     def _best_batch_size(self) -> int:
         sizes = sorted(self._spec.batch_sizes)
@@ -288,6 +296,7 @@ def _joined(reports: Sequence[WorkerReport]) -> WorkerReport:
         tuple(chain.from_iterable(report.encoded_bytes for report in reports)),
         tuple(chain.from_iterable(report.failures for report in reports)),
         dict(durations),
+        damaged=tuple(chain.from_iterable(report.damaged for report in reports)),
     )
 
 

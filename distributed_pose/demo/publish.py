@@ -29,7 +29,8 @@ from distributed_pose.files import sha256_hex, write_atomically
 from distributed_pose.metrics.coco_ap import PERSON_CATEGORY, coco_ap
 from distributed_pose.model.network import LightweightOpenPose
 from distributed_pose.pose.decode import Decoder
-from distributed_pose.vision.preprocess import decode_image, preprocess
+from distributed_pose.vision.decode import decode_image
+from distributed_pose.vision.preprocess import preprocess
 from distributed_pose.vision.profiles import PROFILES
 
 WEIGHTS = Path(__file__).with_name("lightweight_openpose_demo.pth")
@@ -94,7 +95,7 @@ def _detect(
 ) -> list[dict[str, Any]]:
     """Returns the detections in an image in COCO's format, the best first."""
     encoded = (images / record["file_name"]).read_bytes()
-    image_HW3 = decode_image(encoded, record["height"], record["width"])
+    image_HW3, _ = decode_image(encoded, record["height"], record["width"])
     input_3HW, geometry = preprocess(image_HW3, PROFILES[PROFILE])
     with torch.inference_mode():
         *_, heatmaps, pafs = network(torch.from_numpy(input_3HW)[None])

@@ -1,5 +1,6 @@
 """Step 3 of the guide: images to network inputs in files, and the list of these files."""
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -7,23 +8,23 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from distributed_pose.cpu import num_cpus
 from distributed_pose.data.sources import MAX_FILE_BYTES
 from distributed_pose.errors import SetupError
 from distributed_pose.files import check_not_input, read_regular, write_atomically
 from distributed_pose.recordings.pads import output_name, pads_content
-from distributed_pose.records import Geometry
-from distributed_pose.vision.preprocess import (
-    UndecodableImageError,
-    decode_unlisted_image,
-    preprocess,
-)
+from distributed_pose.records import Damage, Geometry
+from distributed_pose.report.run_report import damage_summary
+from distributed_pose.vision.decode import Decoded, decode_unlisted_image
+from distributed_pose.vision.headers import UndecodableImageError
+from distributed_pose.vision.preprocess import preprocess
 from distributed_pose.vision.profiles import PROFILES
 
 # Called with how many images there are and how many are done.
 Progress = Callable[[int, int], None]
+
+_LOG = logging.getLogger(__name__)
 
 _PROFILE = PROFILES["modelzoo"]
 
@@ -49,14 +50,19 @@ def preprocess_folder(
     names = _image_names(images)
     _check_outputs([pad_file, *(_input_file(output, name) for name in names)], images, names)
     pads: list[tuple[str, Geometry]] = []
+    damaged: list[Damage] = []
     write = _Writer(images, output)
     # Decoding, resizing and writing hold no lock.
     with ThreadPoolExecutor(num_cpus()) as pool:
-        for name, geometry in zip(names, pool.map(write, names), strict=True):
+        for name, (geometry, damage) in zip(names, pool.map(write, names), strict=True):
             pads.append((name, geometry))
+            if damage:
+                damaged.append(Damage(len(pads), name, damage))
             if on_progress:
                 on_progress(len(names), len(pads))
     write_atomically(pad_file, pads_content(pads))
+    if damaged:
+        _LOG.warning("%s", damage_summary(damaged))
     return len(pads)
 
 
@@ -95,15 +101,17 @@ class _Writer:
         self._output = output
         self._own = threading.local()
 
-    def __call__(self, name: str) -> Geometry:
+    def __call__(self, name: str) -> tuple[Geometry, str]:
+        """Returns how the image lies in its input, and the damage of its file."""
         if not hasattr(self._own, "input_3HW"):
             self._own.input_3HW = np.empty((3, *_PROFILE.nominal_input), "<f4")
-        _, geometry = preprocess(self._decoded(name), _PROFILE, self._own.input_3HW)
+        image_HW3, damage = self._decoded(name)
+        _, geometry = preprocess(image_HW3, _PROFILE, self._own.input_3HW)
         content = memoryview(self._own.input_3HW)
         write_atomically(_input_file(self._output, name), content, durable=False)
-        return geometry
+        return geometry, damage
 
-    def _decoded(self, name: str) -> npt.NDArray[np.uint8]:
+    def _decoded(self, name: str) -> Decoded:
         path = self._images / name
         try:
             return decode_unlisted_image(read_regular(path, MAX_FILE_BYTES))

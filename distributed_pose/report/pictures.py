@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from distributed_pose.data.sources import ImageSource, open_images
 from distributed_pose.errors import SetupError
-from distributed_pose.files import check_not_input, write_atomically
+from distributed_pose.files import check_not_input, one_line, write_atomically
 from distributed_pose.pose.skeleton import LIMBS, NECK, NUM_COCO_KEYPOINTS, TO_COCO
 from distributed_pose.storage import filesystem_of, is_local, read_location
+from distributed_pose.vision.decode import decode_unlisted_image
 
 Image = npt.NDArray[np.uint8]
 
@@ -112,13 +113,10 @@ def _read(path: Path | str) -> Any:
 
 def _load(images: ImageSource, name: str) -> Image:
     try:
-        encoded = np.frombuffer(images.read(name), np.uint8)
-        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-    except (OSError, ValueError, cv2.error):
-        image = None
-    if image is None:
-        raise SetupError(f"cannot read {images.location.within(name)}")
-    return image.astype(np.uint8, copy=False)
+        return decode_unlisted_image(images.read(name)).image_HW3
+    except (OSError, ValueError) as error:
+        where = images.location.within(name)
+        raise SetupError(f"cannot read {where}: {one_line(error)}") from None
 
 
 def _tile(image_HW3: Image) -> Image:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from distributed_pose.metrics.throughput import StageFigures
-from distributed_pose.records import Failure, Faults, HostUse, Memory
+from distributed_pose.records import Damage, Failure, Faults, HostUse, Memory
 from distributed_pose.storage import Folder
 
 # The files of a run.
@@ -19,12 +19,15 @@ DETECTIONS, CONFIG, REPORT = "detections.json", "config.yaml", "report.json"
 _LIBRARIES = (
     "distributed-pose",
     "opencv-python-headless",
+    "simplejpeg",
     "onnxruntime",
     "openvino",
     "numpy",
     "pycocotools",
     "ray",
 )
+
+_DAMAGED_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ class RunReport:
         partial_by_choice: a limit left images out, and AP is over the rest.
         num_images: images of the run.
         failures: images without a result, and why.
+        damaged: images with a result whose file is damaged, and what its decoder says.
         failures_allowed: how many there may be, to count as images without detections.
         ap: the ten COCO figures by name; -1 where COCO leaves one undefined.
         gather: `maps` or `poses`, what the workers answered with.
@@ -128,6 +132,7 @@ class RunReport:
     num_images: int
     num_detections: int
     failures: tuple[Failure, ...]
+    damaged: tuple[Damage, ...]
     failures_allowed: int
     ap: Mapping[str, float] | None
     profile: str
@@ -151,6 +156,15 @@ class RunReport:
     def to_json(self) -> str:
         """Returns the report as indented JSON."""
         return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
+
+
+def damage_summary(damaged: Sequence[Damage]) -> str:
+    """Returns a line about images whose file is damaged: how many, and the first of them."""
+    shown = ", ".join(f"{one.file_name} ({one.reason})" for one in damaged[:_DAMAGED_SHOWN])
+    hidden = len(damaged) - _DAMAGED_SHOWN
+    more = f" and {hidden} more" if hidden > 0 else ""
+    images = "1 image is" if len(damaged) == 1 else f"{len(damaged)} images are"
+    return f"{images} damaged and used all the same: {shown}{more}"
 
 
 def library_versions() -> dict[str, str]:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from distributed_pose.config import KindSettings
 from distributed_pose.records import DevicePlan
-from distributed_pose.report.run_report import DeviceReport, RunReport
+from distributed_pose.report.run_report import DeviceReport, RunReport, damage_summary
 
 _FAILURES_SHOWN = 5
 _MS = 1e6
@@ -23,6 +23,8 @@ def run_tables(report: RunReport) -> Iterator[RenderableType]:
         yield report.note
     yield _ap(report) if report.ap is not None else _failures(report)
     yield from _faults(report)
+    if report.damaged:
+        yield escape(damage_summary(report.damaged))
     yield _throughput(report)
     yield _stages(report)
 

@@ -1,4 +1,4 @@
-"""Encoded images to network inputs, exactly as the profiles define it.
+"""Images to network inputs, exactly as the profiles define it.
 
 Reading and writing memory is most of the time that this takes, so no pass is there twice.
 
@@ -10,90 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_pose.records import Geometry
-from distributed_pose.vision.headers import Header, read_header
 from distributed_pose.vision.profiles import MEAN_BYTE, Profile
 
 # A network input or a batch of them, in the type that its profile names.
 InputArray = npt.NDArray[np.float32 | np.uint8]
 
-# An image is kept as bytes and normalised as floats, 15 bytes a pixel together: 2 GB.
-MAX_IMAGE_PIXELS = 2**27
+# An image in the type that its profile computes in.
+_ImageArray = npt.NDArray[np.float64 | np.float32 | np.uint8]
 
-
-class UndecodableImageError(ValueError):
-    """Bytes that are not a whole image; the message says in what way."""
-
-
-def decode_image(encoded: bytes, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Returns the image as uint8 [H, W, 3], BGR, turned as its EXIF orientation says.
-
-    Args:
-        encoded: a JPEG, PNG or another format that OpenCV reads.
-        height: expected height in pixels.
-        width: expected width in pixels.
-
-    Raises:
-        UndecodableImageError: if it is empty, truncated, no image, or of another size.
-    """
-    if height * width > MAX_IMAGE_PIXELS:
-        raise UndecodableImageError(
-            f"the annotation says {width}x{height}, over the limit of {MAX_IMAGE_PIXELS} pixels"
-        )
-    header = _whole_header(encoded)
-    if header and header.height * header.width > height * width:
-        raise _wrong_size(header.height, header.width, height, width)
-    image = _decode(encoded)
-    if image.shape[:2] != (height, width):
-        raise _wrong_size(image.shape[0], image.shape[1], height, width)
-    return image
-
-
-def decode_unlisted_image(encoded: bytes) -> npt.NDArray[np.uint8]:
-    """Returns an image whose size nobody tells, as `decode_image` does.
-
-    Raises:
-        UndecodableImageError: if it is empty, truncated or no image, or of more pixels than
-            `MAX_IMAGE_PIXELS`.
-    """
-    header = _whole_header(encoded)
-    if header and header.height * header.width > MAX_IMAGE_PIXELS:
-        raise UndecodableImageError(
-            f"the image is {header.width}x{header.height}, over the limit of {MAX_IMAGE_PIXELS} "
-            "pixels"
-        )
-    return _decode(encoded)
-
-
-def _decode(encoded: bytes) -> npt.NDArray[np.uint8]:
-    try:
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        reason = " ".join(error.err.split())
-        raise UndecodableImageError(f"OpenCV cannot decode it: {reason}") from None
-    if image is None:
-        raise UndecodableImageError("not an image that OpenCV can decode")
-    return image.astype(np.uint8, copy=False)
-
-
-def _whole_header(encoded: bytes) -> Header | None:
-    """Returns the header, after which OpenCV cannot be misled by what it says.
-
-    It decodes what there is of a truncated JPEG, in some versions, and fills the rest with grey.
-    It makes room for whatever size a header claims: of a few bytes, gigabytes.
-    """
-    if not encoded:
-        raise UndecodableImageError("the file is empty")
-    header = read_header(encoded)
-    if header and header.is_cut_off:
-        raise UndecodableImageError("the file is truncated")
-    return header
-
-
-def _wrong_size(
-    found_height: int, found_width: int, height: int, width: int
-) -> UndecodableImageError:
-    found = f"{found_width}x{found_height}"
-    return UndecodableImageError(f"the image is {found}, its annotation says {width}x{height}")
+_CV_DEPTHS = {np.float32: cv2.CV_32F, np.float64: cv2.CV_64F}
 
 
 def preprocess(
@@ -101,7 +26,8 @@ def preprocess(
 ) -> tuple[InputArray, Geometry]:
     """Returns the network input, [3, H, W] BGR, and its geometry.
 
-    It is float32 `(x - 128) / 256` or, in a profile on bytes, uint8. Normalisation comes before
+    It is float32 `(x - 128) / 256` or, in a profile on bytes, uint8; whatever the profile computes
+    in is rounded to it once, at the end. Normalisation comes before
     the resize, as in both reference pipelines: the other order, and the resize of bytes, round
     differently. Padding is what 128 becomes, centred, the smaller half at the top and left.
 
@@ -116,10 +42,11 @@ def preprocess(
         shape = profile.input_shape(image_height, image_width)
         out_3HW = np.empty(shape, profile.input_dtype)
     geometry = profile.geometry(image_height, image_width)
-    resized = _resize(image_HW3 if profile.on_bytes else _normalise(image_HW3), profile)
+    resized = _resize(_normalised(image_HW3, profile), profile)
     height, width = resized.shape[:2]
     top, left = geometry.pad_top, geometry.pad_left
     rows_3hW = out_3HW[:, top : top + height]
+    # What was computed in double is rounded here.
     rows_3hW[:, :, left : left + width] = resized.transpose(2, 0, 1)
     for border in (
         out_3HW[:, :top],
@@ -131,15 +58,16 @@ def preprocess(
     return out_3HW, geometry
 
 
-def _normalise(image_HW3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def _normalised(image_HW3: npt.NDArray[np.uint8], profile: Profile) -> _ImageArray:
+    if profile.on_bytes:
+        return image_HW3
     # One pass where NumPy takes three. Exact: every byte over 256 less a half is a float32.
-    normalised = cv2.addWeighted(
-        image_HW3, 1 / 256, image_HW3, 0, -MEAN_BYTE / 256, dtype=cv2.CV_32F
-    )
-    return np.asarray(normalised, np.float32)
+    depth = _CV_DEPTHS[profile.arithmetic]
+    normalised = cv2.addWeighted(image_HW3, 1 / 256, image_HW3, 0, -MEAN_BYTE / 256, dtype=depth)
+    return np.asarray(normalised, profile.arithmetic)
 
 
-def _resize(image_HW3: InputArray, profile: Profile) -> InputArray:
+def _resize(image_HW3: _ImageArray, profile: Profile) -> _ImageArray:
     height, width = image_HW3.shape[:2]
     scale, interpolation = profile.scale(height, width), profile.interpolation
     # The channels together: OpenCV's kernels of one channel round otherwise in the last bit.
@@ -149,4 +77,4 @@ def _resize(image_HW3: InputArray, profile: Profile) -> InputArray:
     else:
         new_height, new_width = profile.resized(height, width)
         resized = cv2.resize(image_HW3, (new_width, new_height), interpolation=interpolation)
-    return np.asarray(resized, profile.input_dtype)
+    return np.asarray(resized, profile.arithmetic)

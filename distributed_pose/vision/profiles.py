@@ -3,8 +3,10 @@
 A profile is part of what an accuracy figure means, so it is named in every report.
 
 Source: `modelzoo` is the vendor's offline-inference guide (fixed shape, what NPUs run), `upstream`
-is the validation script of the reference implementation. `uint8` is `modelzoo` with the image
-kept in bytes up to the network, which then normalises by itself, as NPUs with AIPP do.
+is the validation script (val.py) of the reference implementation, which normalises and resizes in
+double because NumPy promotes its float32 image at the subtraction of the mean. `uint8` is
+`modelzoo` with the image kept in bytes up to the network, which then normalises by itself, as NPUs
+with AIPP do.
 """
 
 from collections.abc import Mapping
@@ -31,13 +33,19 @@ class Profile:
         name: the name in configurations and reports.
         interpolation: OpenCV's constant for the resize.
         fixed_width: width of the canvas; None where it follows the image.
-        on_bytes: whether bytes are resized and fed to the network, and not normalised floats.
+        arithmetic: type that the image is normalised and resized in; uint8 for bytes that are
+            resized and fed to the network as they are.
     """
 
     name: str
     interpolation: int
     fixed_width: int | None
-    on_bytes: bool = False
+    arithmetic: type[np.float64 | np.float32 | np.uint8] = np.float32
+
+    @property
+    def on_bytes(self) -> bool:
+        """Whether bytes are resized and fed to the network, and not normalised floats."""
+        return self.arithmetic is np.uint8
 
     @property
     def input_dtype(self) -> type[np.float32 | np.uint8]:
@@ -88,7 +96,7 @@ class Profile:
 PROFILES: Mapping[str, Profile] = MappingProxyType(
     {
         "modelzoo": Profile("modelzoo", cv2.INTER_LINEAR, 640),
-        "upstream": Profile("upstream", cv2.INTER_CUBIC, None),
-        "uint8": Profile("uint8", cv2.INTER_LINEAR, 640, on_bytes=True),
+        "upstream": Profile("upstream", cv2.INTER_CUBIC, None, np.float64),
+        "uint8": Profile("uint8", cv2.INTER_LINEAR, 640, np.uint8),
     }
 )

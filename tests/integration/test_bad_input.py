@@ -144,7 +144,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
         part = Folder(folder.path)
         write(part)
         parts.append(part)
-    for names in zip(*(iter_padded(part.sizes, 400) for part in parts), strict=True):
+    for names in zip(*(iter_padded(part.sizes, 440) for part in parts), strict=True):
         for part, name in zip(parts, names, strict=True):
             if name is not None:
                 folder.sizes[name] = part.sizes[name]

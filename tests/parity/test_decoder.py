@@ -27,7 +27,8 @@ from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs
 from distributed_pose.records import Geometry, Order
 from distributed_pose.testing.plain_decoder import plain_decode
-from distributed_pose.vision.preprocess import decode_image, preprocess
+from distributed_pose.vision.decode import decode_image
+from distributed_pose.vision.preprocess import preprocess
 from distributed_pose.vision.profiles import PROFILES
 from tests.conftest import Dataset
 
@@ -221,7 +222,7 @@ def network_maps(
     backend = OnnxRuntimeBackend(content, BackendOptions(threads=2))
     for record in load_index(dataset.annotations).images:
         encoded = (dataset.images / record.file_name).read_bytes()
-        image_HW3 = decode_image(encoded, record.height, record.width)
+        image_HW3, _ = decode_image(encoded, record.height, record.width)
         input_3HW, geometry = preprocess(image_HW3, PROFILES[profile])
         batch = InputBatch((record.image_id,), (geometry,), input_3HW[None])
         heatmaps_NKHW, pafs_NPHW = backend.infer(batch)

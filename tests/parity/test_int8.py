@@ -14,7 +14,8 @@ from distributed_pose.model.checkpoint import load_checkpoint
 from distributed_pose.model.export import export_onnx
 from distributed_pose.model.quantise import quantise
 from distributed_pose.pose.decode import Decoder
-from distributed_pose.vision.preprocess import decode_image, preprocess
+from distributed_pose.vision.decode import decode_image
+from distributed_pose.vision.preprocess import preprocess
 from distributed_pose.vision.profiles import PROFILES
 from tests.conftest import Dataset
 from tests.int8_models import needs_int8, needs_nncf
@@ -28,7 +29,7 @@ def load(dataset: Dataset) -> tuple[CocoIndex, list[InputBatch]]:
     index, batches = load_index(dataset.annotations), []
     for image in index.images:
         encoded = (dataset.images / image.file_name).read_bytes()
-        decoded = decode_image(encoded, image.height, image.width)
+        decoded, _ = decode_image(encoded, image.height, image.width)
         input_3HW, geometry = preprocess(decoded, PROFILES["modelzoo"])
         batches.append(InputBatch((image.image_id,), (geometry,), input_3HW[None]))
     return index, batches

@@ -45,6 +45,7 @@ def test_what_detections_do_not_depend_on_is_not_in_it(
     ("values", "part", "text"),
     [
         ({"profile": "upstream"}, "profile", "upstream"),
+        ({"data": {"damaged": "fail"}}, "data.damaged", "fail"),
         ({"precision": "f32"}, "precision", "f32"),
         ({"maps_dtype": "f16"}, "maps_dtype", "f16"),
         ({"cuda": {"precision": "f16"}}, "precision", "auto, cuda f16"),

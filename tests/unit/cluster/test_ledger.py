@@ -11,6 +11,7 @@ from distributed_pose.cluster.ledger import DeviceFigures, Entry, Ledger
 from distributed_pose.data.shards import no_detections, pack_detections, unpack_detections
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.records import (
+    Damage,
     DevicePlan,
     DeviceReady,
     Failure,
@@ -254,3 +255,24 @@ def test_devices_are_in_the_order_of_their_numbers() -> None:
     ledger.begin("first", [device(f"cpu:{number}") for number in (10, 2, 0, 1)])
     names = [figures.device.plan.name for figures in ledger.devices]
     assert names == ["cpu:0", "cpu:1", "cpu:2", "cpu:10"]
+
+
+def damaged(*image_ids: int, among: tuple[int, ...], reason: str = "cut") -> ShardResult:
+    found = tuple(Damage(number, f"{number}.jpg", reason) for number in image_ids)
+    return replace(result(*among), damaged=found)
+
+
+def test_damaged_images_are_named_once_by_ascending_id() -> None:
+    ledger = filled(damaged(3, 2, among=(2, 3)), damaged(2, 1, among=(1, 2), reason="other"))
+    assert [(one.image_id, one.reason) for one in ledger.damaged] == [
+        (1, "other"),
+        (2, "cut"),
+        (3, "cut"),
+    ]
+
+
+def test_the_part_of_a_result_that_is_kept_names_its_own_damaged_images_alone() -> None:
+    ledger = filled(result(1, 2))
+    kept = ledger.accept(entry(damaged(2, 3, among=(2, 3))))
+    assert kept is not None
+    assert [one.image_id for one in kept.result.damaged] == [3]

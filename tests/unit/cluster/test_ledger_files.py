@@ -25,6 +25,7 @@ from distributed_pose.data.shards import (
 from distributed_pose.files import PARTIAL_PREFIX, sha256_hex
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.records import (
+    Damage,
     DevicePlan,
     DeviceReady,
     Failure,
@@ -51,6 +52,7 @@ def entry(*image_ids: int, session: str = "first", elapsed_ns: int = 7) -> Entry
         (),
         {"read": tuple(10 * i for i in image_ids), "inference": (3,), "transfer": ()},
         tuple(100 * i for i in image_ids),
+        tuple(Damage(i, f"{i}.jpg", "it is cut é") for i in image_ids[1:]),
     )
     return Entry(session, elapsed_ns, DEVICE, result)
 
@@ -151,6 +153,7 @@ def entries(draw: st.DrawFn) -> Entry:
             (),
             draw(st.dictionaries(st.text(), TIMES, max_size=2)),
             tuple(draw(st.integers(0, 2**40)) for _ in ids),
+            tuple(Damage(i, draw(st.text()), draw(st.text())) for i in ids[1:]),
         ),
     )
 

@@ -6,12 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from distributed_pose.vision.headers import read_header
-from distributed_pose.vision.preprocess import (
-    MAX_IMAGE_PIXELS,
-    UndecodableImageError,
-    decode_image,
-)
+from distributed_pose.vision.decode import MAX_IMAGE_PIXELS, decode_image
+from distributed_pose.vision.headers import UndecodableImageError, read_header
 from tests.image_files import (
     CLAIMING,
     HEIGHT,
@@ -46,7 +42,7 @@ def size_of(kind: str) -> tuple[int, int]:
 @pytest.mark.parametrize("kind", GOOD)
 def test_a_good_file_is_decoded_as_opencv_reads_it(kind: str) -> None:
     expected = read_by_opencv(GOOD[kind])
-    decoded = decode_image(GOOD[kind], *expected.shape[:2])
+    decoded, _ = decode_image(GOOD[kind], *expected.shape[:2])
     assert decoded.dtype == np.uint8
     assert decoded.shape == expected.shape
     assert decoded.tobytes() == expected.tobytes()
@@ -54,12 +50,13 @@ def test_a_good_file_is_decoded_as_opencv_reads_it(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", LOSSLESS)
 def test_a_lossless_file_is_decoded_to_the_pixels_that_were_written(kind: str) -> None:
-    np.testing.assert_array_equal(decode_image(GOOD[kind], HEIGHT, WIDTH), picture())
+    decoded, _ = decode_image(GOOD[kind], HEIGHT, WIDTH)
+    np.testing.assert_array_equal(decoded, picture())
 
 
 def test_inks_are_turned_into_light() -> None:
     # Cyan, magenta and yellow times black, of values that Adobe writes inverted.
-    decoded = decode_image(cmyk_jpeg(), HEIGHT, WIDTH).astype(int)
+    decoded = decode_image(cmyk_jpeg(), HEIGHT, WIDTH).image_HW3.astype(int)
     assert abs(decoded[0, 0] - [128 * 250 / 255, 40 * 250 / 255, 250]).max() <= 3
     assert abs(decoded[0, 8] - [60, 200, 10]).max() <= 3
 
@@ -79,8 +76,8 @@ def test_inks_are_turned_into_light() -> None:
 )
 def test_every_orientation_is_followed(orientation: int, turn: object) -> None:
     assert callable(turn)
-    expected = turn(decode_image(GOOD["jpeg"], HEIGHT, WIDTH))
-    decoded = decode_image(turned_jpeg(orientation), *expected.shape[:2])
+    expected = turn(read_by_opencv(GOOD["jpeg"]))
+    decoded, _ = decode_image(turned_jpeg(orientation), *expected.shape[:2])
     np.testing.assert_array_equal(decoded, expected)
 
 
@@ -96,35 +93,27 @@ def test_a_file_that_is_cut_off_anywhere_is_refused(kind: str) -> None:
     "kind", ["jpeg", "progressive jpeg", "cmyk jpeg", "jpeg with restarts", "png", "palette png"]
 )
 def test_what_follows_a_whole_file_does_not_matter(kind: str) -> None:
-    decoded = decode_image(GOOD[kind] + TRAILER, HEIGHT, WIDTH)
+    decoded, _ = decode_image(GOOD[kind] + TRAILER, HEIGHT, WIDTH)
     np.testing.assert_array_equal(decoded, read_by_opencv(GOOD[kind]))
 
 
 def test_the_end_of_a_thumbnail_is_not_the_end_of_its_jpeg() -> None:
     jpeg = jpeg_with_thumbnail()
     assert jpeg.count(b"\xff\xd9") == 2
-    header = read_header(jpeg[:-2])
-    assert header is not None
-    assert header.is_cut_off
+    assert read_header(jpeg[:-2]).is_cut_off
 
 
 @pytest.mark.parametrize("kind", GOOD)
 def test_the_header_of_a_good_file_says_its_size(kind: str) -> None:
     header = read_header(GOOD[kind])
-    if kind in {"ppm", "avif"}:
-        assert header is None
-    else:
-        assert header is not None
-        assert not header.is_cut_off
-        assert sorted(header[:2]) == sorted(size_of(kind))
+    assert not header.is_cut_off
+    assert sorted(header[:2]) == sorted(size_of(kind))
 
 
 @pytest.mark.parametrize("kind", CLAIMING)
 def test_a_header_that_claims_too_much_is_refused_before_memory_is_taken(kind: str) -> None:
     file = claiming(kind, 16000)
-    header = read_header(file)
-    assert header is not None
-    assert header[:2] == (16000, 16000)
+    assert read_header(file)[:2] == (16000, 16000)
     start = process_time()
     with pytest.raises(UndecodableImageError, match=r"image is 16000x16000, .* says 48x32"):
         decode_image(file, HEIGHT, WIDTH)
@@ -143,7 +132,7 @@ def test_a_part_of_a_png_that_claims_too_much_is_refused_before_memory_is_taken(
 
 def test_a_size_that_opencv_does_not_take_is_refused_with_its_reason() -> None:
     with pytest.raises(UndecodableImageError, match=r"OpenCV.*decode"):
-        decode_image(b"P6 60000 60000 255\n" + bytes(99), HEIGHT, WIDTH)
+        decode_image(b"P6 2000000 1 255\n" + bytes(99), 1, 2_000_000)
 
 
 @pytest.mark.parametrize("size", [(1, MAX_IMAGE_PIXELS + 1), (2**31 - 1, 2**31 - 1)])
@@ -170,6 +159,9 @@ def test_an_annotation_that_claims_too_much_is_refused(size: tuple[int, int]) ->
         (b"GIF89a", "not an image"),
         (b"RIFF\0\0\0\0WEBP", "not an image"),
         (b"RIFF\0\0\0\0WAVEfmt ", "not an image"),
+        # OpenCV takes the number in the comment for the height.
+        (b"P6 48#3000\n32 255\n" + bytes(9999), "not an image"),
+        (b"P6 48 #a\r3000 \n32 255\n" + bytes(9999), "image is 48x3000"),
         (b"II*\0\xff\xff\xff\xff", "not an image"),
         (b"MM\0*\0\0\0\x08\0\0", "not an image"),
         (encode(".png", picture(48, 48)), "image is 48x48, its annotation says 48x32"),
@@ -197,7 +189,7 @@ def test_a_file_with_wrong_bytes_is_an_image_of_its_size_or_refused(
         content[int(place * len(content))] = value
     size = size_of(kind)
     try:
-        decoded = decode_image(bytes(content), *size)
+        decoded, _ = decode_image(bytes(content), *size)
     except UndecodableImageError:
         return
     assert (decoded.shape, decoded.dtype) == ((*size, 3), np.uint8)
@@ -211,7 +203,7 @@ def test_no_wrong_byte_of_a_png_becomes_a_wrong_pixel(kind: str) -> None:
         content = bytearray(GOOD[kind])
         content[place] ^= 0x55
         try:
-            decoded = decode_image(bytes(content), HEIGHT, WIDTH)
+            decoded, _ = decode_image(bytes(content), HEIGHT, WIDTH)
         except UndecodableImageError:
             refused += 1
         else:

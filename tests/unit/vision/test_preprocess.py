@@ -5,7 +5,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from distributed_pose.records import Geometry
-from distributed_pose.vision.preprocess import UndecodableImageError, decode_image, preprocess
+from distributed_pose.vision.decode import decode_image
+from distributed_pose.vision.headers import UndecodableImageError
+from distributed_pose.vision.preprocess import preprocess
 from distributed_pose.vision.profiles import PROFILES
 
 # (profile, height, width) to (input height, input width, pad top, left, bottom, right).
@@ -80,7 +82,8 @@ def definition(image: np.ndarray, profile: str) -> np.ndarray:
     scale = 368 / height if profile == "upstream" else min(368 / height, 640 / width)
     interpolation = cv2.INTER_CUBIC if profile == "upstream" else cv2.INTER_LINEAR
     if profile != "uint8":
-        image = (image.astype(np.float32) - 128) / 256
+        dtype = np.float64 if profile == "upstream" else np.float32
+        image = (image.astype(dtype) - 128) / 256
     if min(height, width) * scale > 0.5:
         resized = cv2.resize(image, None, fx=scale, fy=scale, interpolation=interpolation)
     else:
@@ -91,7 +94,7 @@ def definition(image: np.ndarray, profile: str) -> np.ndarray:
     rows, columns = 368 - height, canvas_width - width
     padding = [(rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0)]
     padded = np.pad(resized, padding, constant_values=128 if profile == "uint8" else 0)
-    return padded.transpose(2, 0, 1)
+    return padded.transpose(2, 0, 1).astype(np.uint8 if profile == "uint8" else np.float32)
 
 
 @pytest.mark.parametrize(("value", "normalised"), [(0, -0.5), (128, 0), (255, 127 / 256)])
@@ -113,13 +116,14 @@ def test_odd_sizes_have_an_input(profile: str, size: tuple[int, int]) -> None:
 
 def test_a_lossless_image_is_decoded_as_blue_green_red() -> None:
     image = picture(4, 6)
-    np.testing.assert_array_equal(decode_image(encoded(image), 4, 6), image)
+    decoded, _ = decode_image(encoded(image), 4, 6)
+    np.testing.assert_array_equal(decoded, image)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_a_grey_image_has_three_equal_channels(suffix: str) -> None:
     grey = np.full((8, 8), 77, np.uint8)
-    decoded = decode_image(encoded(grey, suffix), 8, 8)
+    decoded, _ = decode_image(encoded(grey, suffix), 8, 8)
     assert decoded.shape == (8, 8, 3)
     assert (decoded == 77).all()
 
@@ -128,7 +132,7 @@ def test_a_grey_image_has_three_equal_channels(suffix: str) -> None:
 def test_a_png_of_any_kind_has_three_channels_of_bytes(
     channels: int, dtype: type[np.integer]
 ) -> None:
-    decoded = decode_image(encoded(np.zeros((4, 6, channels), dtype)), 4, 6)
+    decoded, _ = decode_image(encoded(np.zeros((4, 6, channels), dtype)), 4, 6)
     assert (decoded.shape, decoded.dtype) == ((4, 6, 3), np.uint8)
 
 
@@ -138,8 +142,9 @@ def test_an_orientation_in_exif_is_followed() -> None:
     tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
     segment = b"Exif\0\0" + tiff
     exif = b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment
-    turned = decode_image(jpeg[:2] + exif + jpeg[2:], 32, 16)
-    np.testing.assert_array_equal(turned, np.rot90(decode_image(jpeg, 16, 32), -1))
+    turned, _ = decode_image(jpeg[:2] + exif + jpeg[2:], 32, 16)
+    upright, _ = decode_image(jpeg, 16, 32)
+    np.testing.assert_array_equal(turned, np.rot90(upright, -1))
 
 
 @pytest.mark.parametrize("progressive", [0, 1])
@@ -149,7 +154,7 @@ def test_a_jpeg_that_is_cut_off_anywhere_is_refused(progressive: int) -> None:
     for length in range(len(jpeg)):
         with pytest.raises(UndecodableImageError):
             decode_image(jpeg[:length], 16, 16)
-    assert decode_image(jpeg + b"appended", 16, 16).shape == (16, 16, 3)
+    assert decode_image(jpeg + b"appended", 16, 16).image_HW3.shape == (16, 16, 3)
 
 
 JPEG = encoded(picture(64, 64), ".jpg")
