@@ -91,6 +91,15 @@ def _check_devices(devices: tuple[str, ...]) -> tuple[str, ...]:
     return devices
 
 
+def _check_category(value: object) -> object:
+    if value is None or type(value) is int or (type(value) is str and value):
+        return value
+    raise ValueError(f"must be the id or the name of a category, not {_shown(value)}")
+
+
+# COCO has numbers, other files have text.
+_CategoryId = Annotated[int | str | None, BeforeValidator(_check_category)]
+
 _PathT = TypeVar("_PathT", Path, str)
 
 
@@ -134,6 +143,7 @@ class DataConfig(_Section):
 
     images: _Location | None = None
     annotations: _Location | None = None
+    category: _CategoryId = None
     limit: _Count | None = None
     repeat: _Count = 1
     read: Reader = "driver"

@@ -77,7 +77,8 @@ def evaluate_on(
     if dump:
         dump.finish(ledger.encoded_bytes, report.backend, report.precision)
     if folder:
-        write_run(folder, report, detections, config.model_dump(mode="json"))
+        listed = inputs.index.as_listed(detections)
+        write_run(folder, report, listed, config.model_dump(mode="json"))
     return report
 
 

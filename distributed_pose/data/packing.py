@@ -81,9 +81,17 @@ def _group(images: Sequence[ImageRecord], source: ImageSource) -> pa.Table:
 
 
 def _ground_truth(index: CocoIndex) -> dict[str, Any]:
-    """Returns the annotation file of the images of an index alone."""
+    """Returns the annotation file of the images of an index alone, with the ids of the file."""
     kept = {image.image_id for image in index.images}
-    content = dict(index.ground_truth)
-    content["images"] = [image for image in content["images"] if image["id"] in kept]
-    content["annotations"] = [one for one in content["annotations"] if one["image_id"] in kept]
-    return content
+    truth = index.ground_truth
+    people = [one for one in truth["annotations"] if one["image_id"] in kept]
+    content = {
+        "images": [
+            {**image, "id": index.listed_id(image["id"])}
+            for image in truth["images"]
+            if image["id"] in kept
+        ],
+        "categories": [{**truth["categories"][0], "id": index.category_id}],
+    }
+    # Without annotations there is nothing to score, which is not the same as with none.
+    return {**content, "annotations": index.as_listed(people)} if index.is_labelled else content

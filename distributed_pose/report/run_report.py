@@ -8,9 +8,10 @@ from typing import Any
 
 import yaml
 
+from distributed_pose.data.entries import ListedId
 from distributed_pose.files import Folder
 from distributed_pose.metrics.throughput import StageFigures
-from distributed_pose.records import Failure, Faults, HostUse, Memory
+from distributed_pose.records import Faults, HostUse, Memory
 
 # Libraries whose version can change a figure.
 _LIBRARIES = (
@@ -26,11 +27,21 @@ _LIBRARIES = (
 
 @dataclass(frozen=True)
 class DataReport:
-    """The dataset: folder of images, annotation file, and how often it is gone through."""
+    """The dataset.
+
+    Attributes:
+        images: folder of the images, a path or a URI.
+        annotations: annotation file, a path or a URI.
+        repeat: how often the images are gone through.
+        category: id in that file of the people that are scored.
+        notes: what of that file was ignored, replaced or assumed, a sentence each.
+    """
 
     images: str
     annotations: str
     repeat: int = 1
+    category: ListedId = 1
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,15 @@ class ModelReport:
 
     path: str
     sha256: str
+
+
+@dataclass(frozen=True)
+class FailedImage:
+    """An image that has no result, by its id in the annotation file, and why."""
+
+    image_id: ListedId
+    file_name: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -100,7 +120,7 @@ class Throughput:
 
 @dataclass(frozen=True)
 class RunReport:
-    """All that a run found. `ap` is None if more images failed than may.
+    """All that a run found. `ap` is None if more images failed than may, or nothing is labelled.
 
     Attributes:
         note: what the reader must know before any figure; empty where there is nothing.
@@ -110,6 +130,7 @@ class RunReport:
         failures: images without a result, and why.
         failures_allowed: how many there may be, to count as images without detections.
         ap: the ten COCO figures by name; -1 where COCO leaves one undefined.
+        unscored: why `ap` is None; empty where it is not.
         gather: `maps` or `poses`, what the workers answered with.
         sessions: stretches of work that the run was done in; its wall time is their sum.
         warmup_s: time to start the workers, compile, load and warm up the model on every device;
@@ -124,9 +145,10 @@ class RunReport:
     partial_by_choice: bool
     num_images: int
     num_detections: int
-    failures: tuple[Failure, ...]
+    failures: tuple[FailedImage, ...]
     failures_allowed: int
     ap: Mapping[str, float] | None
+    unscored: str
     profile: str
     precision: str
     backend: str
@@ -144,6 +166,11 @@ class RunReport:
     host_use: HostUse
     devices: tuple[DeviceReport, ...]
     versions: Mapping[str, str]
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether no more images failed than may."""
+        return len(self.failures) <= self.failures_allowed
 
     def to_json(self) -> str:
         """Returns the report as indented JSON."""
