@@ -138,7 +138,8 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """The dataset: a folder of images, packed or not, and a COCO keypoint annotation file.
 
-    A run that names neither these nor a model is the demo.
+    A run that names neither these nor a model is the demo. `category` is the id or name of the
+    person's category, where several have COCO's keypoints or none names its keypoints.
     """
 
     images: _Location | None = None

@@ -181,7 +181,8 @@ def _index(
         for one, name in zip(ids, names, strict=True)
     )
     is_labelled = content.get("annotations") is not None
-    category = _category(content, wanted, notes) if is_labelled or "categories" in content else None
+    is_told = is_labelled or content.get("categories")
+    category = _category(content, wanted, notes) if is_told else None
     people = _people(content, category, ours, notes) if is_labelled and category else []
     return CocoIndex(
         images[:limit],

@@ -50,6 +50,9 @@ def locate_names(names: Sequence[str], source: ImageSource | None, notes: Notes)
 def _candidates(names: Sequence[str]) -> Iterator[tuple[Sequence[str], str]]:
     """Yields the names as they may be meant, and what was changed."""
     has_backslashes = any("\\" in name for name in names)
+    if not has_backslashes and not any("/" in name for name in names):
+        # There is nothing else that they could mean, and to look may take many requests.
+        return
     yield names, ""
     parts = [PurePosixPath(name.replace("\\", "/")).parts for name in names]
     folders = [path[:-1] for path in parts]

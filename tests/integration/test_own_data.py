@@ -208,3 +208,31 @@ def test_one_of_several_categories_is_chosen_by_name(run: Run, own: Callable[...
     assert (code, "category 2 'rider'" in out) == (0, True)
     found = json.loads(Path("run/detections.json").read_text())
     assert {one["category_id"] for one in found} == {2}
+
+
+def guide(run: Run, labels: Dataset, *more: str) -> tuple[int, str, str]:
+    return run(
+        *("guide", "postprocess", "--result-dir", "maps", "--pad-txt-path", "maps/pad.txt"),
+        *("--labels", str(labels.annotations), "--detections-save-path", "out.json", *more),
+    )
+
+
+def test_the_guides_postprocessing_reads_the_same_annotation_files(
+    run: Run, people: Dataset, own: Callable[..., Dataset]
+) -> None:
+    assert run("evaluate", *options(people), "--dump-maps", "maps", "--output", "run")[0] == 0
+    first = json.loads(Path("run/detections.json").read_text())
+    code, out, _ = guide(run, own(name_by_text))
+    assert (code, "some are no integers" in out) == (0, True)
+    ids = {one["image_id"] for one in json.loads(Path("out.json").read_text())}
+    assert ids == {f"image {one['image_id']:04d}" for one in first}
+    code, out, _ = guide(run, own(unlabel))
+    assert (code, "Nothing to score" in out) == (0, True)
+    assert json.loads(Path("out.json").read_text()) == first
+
+    def doubled(content: Content) -> None:
+        content["categories"].append({**content["categories"][0], "id": 2, "name": "rider"})
+
+    code, _, err = guide(run, own(doubled))
+    assert (code, "guide postprocess: --category" in err) == (3, True)
+    assert guide(run, own(doubled), "--category", "1")[0] == 0

@@ -481,3 +481,15 @@ def test_a_gzip_file_that_is_damaged_or_endless_is_a_setup_error(
     path.write_bytes(packed)
     with pytest.raises(SetupError, match="unpacks to over 500 bytes"):
         load_index(path)
+
+
+@pytest.mark.parametrize(
+    ("spelled", "flag"),
+    [(0, 0), (False, 0), ("0", 0), ("False", 0), (0.0, 0), (1, 1), (True, 1), ("true", 1), (2, 1)],
+)
+def test_a_crowd_is_one_however_the_flag_is_written(
+    tmp_path: Path, spelled: object, flag: int
+) -> None:
+    odd = content()
+    odd["annotations"][0]["iscrowd"] = spelled
+    assert load_index(write(tmp_path, odd)).ground_truth["annotations"][0]["iscrowd"] == flag
