@@ -84,7 +84,7 @@ def choose_category(
     chosen = _asked_for(categories, wanted) if wanted is not None else _found(categories)
     _check_keypoints(chosen)
     if not chosen.keypoints:
-        notes.say(f"Category {chosen} names no keypoints; they are taken for COCO's, in its order")
+        notes.say(f"Category {chosen} names no keypoints; its 17 are taken for COCO's")
     return chosen
 
 

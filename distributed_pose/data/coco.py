@@ -42,7 +42,7 @@ _FIRST_ID, _END_ID = -(2**63), 2**63
 
 _LISTED_TWICE = "Images that are listed twice count once"
 _SAME_FILE = "Images share their file with another image"
-_NOBODY = "No person is there to be found, so that the figures are undefined"
+_NOBODY = "No person is labelled outside crowds, so that all figures are undefined"
 
 
 @dataclass(frozen=True)

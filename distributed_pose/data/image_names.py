@@ -62,7 +62,7 @@ def _candidates(names: Sequence[str]) -> Iterator[tuple[Sequence[str], str]]:
         change = _BACKSLASHES if has_backslashes else ""
         if number:
             left_out = shown("/".join(shared[:number]))
-            change = f"File names are read without {left_out}, which the image folder has not"
+            change = f"File names are read without {left_out}, which is not in the image folder"
         yield ["/".join(path[number:]) for path in parts], change
 
 

@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,7 +92,7 @@ def test_a_file_with_no_people_has_figures_that_are_undefined(
     report = json.loads(Path("run/report.json").read_text())
     assert code == 0
     assert set(report["ap"].values()) == {-1}
-    assert "No person is there to be found" in out
+    assert "No person is labelled outside crowds" in out
 
 
 def test_commands_on_runs_without_ap_give_their_other_figures(
@@ -236,3 +239,39 @@ def test_the_guides_postprocessing_reads_the_same_annotation_files(
     code, _, err = guide(run, own(doubled))
     assert (code, "guide postprocess: --category" in err) == (3, True)
     assert guide(run, own(doubled), "--category", "1")[0] == 0
+
+
+# Inputs from public reports: exit code, AP, and what the terminal says.
+CASES = [
+    ("ann_17_other_keypoints", 3, None, "'head_bottom' in place of 'left_eye'"),
+    ("ann_63bit_ids_repeat", 0, 1.0, "counted 3 times"),
+    ("ann_id_zero", 0, 1.0, "id 0"),
+    ("ann_iscrowd_boolean", 0, 1.0, "COCO keypoint AP, 3 images"),
+    ("ann_num_keypoints_total", 0, None, "whether it is 0"),
+    ("ann_person_category_not_1", 0, 1.0, "category 0 'person'"),
+    ("ann_unlisted_images", 0, 1.0, "not listed are ignored (2)"),
+    ("img_stray_parquet", 0, 1.0, "COCO keypoint AP, 3 images"),
+]
+
+
+@pytest.mark.parametrize(("name", "exit_code", "ap", "said"), CASES)
+def test_cases_from_public_reports_end_right(
+    run: Run, shared: Path, name: str, exit_code: int, ap: float | None, said: str
+) -> None:
+    builder = [sys.executable, "-B", str(shared / "cases" / f"{name}.py"), "case"]
+    printed = subprocess.run(builder, check=True, capture_output=True, text=True).stdout
+    code, out, err = run(*shlex.split(printed)[1:])
+    assert (code, len(err.splitlines())) == (exit_code, int(exit_code > 0))
+    assert said in " ".join((out + err).split())
+    if exit_code:
+        return
+    report = json.loads(Path("case/run/report.json").read_text())
+    truth = json.loads(Path("case/ann.json").read_text())
+    if ap is not None:
+        assert report["ap"]["AP"] == pytest.approx(ap)
+    if report["data"]["repeat"] == 1:
+        for number, one in enumerate(truth["annotations"], 1):
+            one["id"] = number
+        found = json.loads(Path("case/run/detections.json").read_text())
+        category = report["data"]["category"]
+        assert report["ap"] == pycocotools_figures(Path("plain.json"), truth, found, category)

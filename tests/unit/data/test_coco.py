@@ -370,8 +370,8 @@ def test_without_names_people_still_need_seventeen_keypoints(tmp_path: Path) -> 
         ({"keypoints": [5, 6, 0.9] + [0] * 48}, r"other than 0, 1 and 2 .* \(1\)"),
         ({"area": 0}, r"People of area 0 are matched by exact keypoints alone"),
         ({"ignore": 1}, r"'ignore' is set and not read"),
-        ({"num_keypoints": 0}, "No person is there to be found"),
-        ({"iscrowd": 1}, "No person is there to be found"),
+        ({"num_keypoints": 0}, "No person is labelled outside crowds"),
+        ({"iscrowd": 1}, "No person is labelled outside crowds"),
     ],
 )
 def test_what_is_ignored_replaced_or_assumed_is_noted(
@@ -414,7 +414,7 @@ def test_a_file_without_annotations_is_not_labelled(tmp_path: Path, value: objec
 def test_a_file_with_no_people_is_labelled(tmp_path: Path) -> None:
     index = load_index(write(tmp_path, {**content(), "annotations": []}))
     assert index.is_labelled
-    assert any("No person is there" in note for note in index.notes)
+    assert any("No person is labelled" in note for note in index.notes)
 
 
 @pytest.mark.parametrize(
