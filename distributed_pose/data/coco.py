@@ -157,7 +157,7 @@ def _unused_ids(used: Mapping[int, object], number: int) -> Iterator[int]:
 
 @contextmanager
 def _without_collector() -> Iterator[None]:
-    """Keeps Python from looking for cycles among millions of containers, half of the time."""
+    """Pauses the search for cycles, which takes as long as reading millions of containers."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -171,27 +171,27 @@ def _index(
     content: JsonObject, limit: int | None, wanted: int | str | None, source: ImageSource | None
 ) -> CocoIndex:
     notes = Notes()
-    listed = _read_images(objects(content, "images"), notes)
-    ids = sorted(listed)
+    records = _read_images(objects(content, "images"), notes)
+    ids = sorted(records)
     ours = _our_ids(ids)
-    names = locate_names([listed[one].file_name for one in ids], source, notes)
+    names = locate_names([records[one].file_name for one in ids], source, notes)
     notes.add(_SAME_FILE, len(names) - len(set(names)))
     images = tuple(
-        replace(listed[one], image_id=ours[one], file_name=name)
+        replace(records[one], image_id=ours[one], file_name=name)
         for one, name in zip(ids, names, strict=True)
     )
     is_labelled = content.get("annotations") is not None
-    is_told = is_labelled or content.get("categories")
-    category = _category(content, wanted, notes) if is_told else None
+    has_categories = is_labelled or content.get("categories")
+    category = _category(content, wanted, notes) if has_categories else None
     people = _people(content, category, ours, notes) if is_labelled and category else []
     return CocoIndex(
-        images[:limit],
-        _ground_truth(images, people),
-        len(images),
-        is_labelled,
-        category.id if category else PERSON_CATEGORY,
-        {our_id: listed_id for listed_id, our_id in ours.items() if our_id != listed_id},
-        notes.lines,
+        images=images[:limit],
+        ground_truth=_ground_truth(images, people),
+        num_images_listed=len(images),
+        is_labelled=is_labelled,
+        category_id=category.id if category else PERSON_CATEGORY,
+        listed_ids={our_id: listed for listed, our_id in ours.items() if our_id != listed},
+        notes=notes.lines,
     )
 
 
