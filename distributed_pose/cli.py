@@ -145,7 +145,7 @@ def evaluate(  # noqa: PLR0913 - one argument an option
         typer.echo(report.to_json(), nl=False)
     else:
         Console().print(*run_tables(report), f"Written to {escape(str(folder))}", sep="\n")
-    if report.ap is None:
+    if not report.is_usable:
         Console(stderr=True).print(f"try the failed images again: {escape(again)}", soft_wrap=True)
         raise typer.Exit(ExecutionError.exit_code)
 

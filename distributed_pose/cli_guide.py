@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from distributed_pose.cli_parts import progress
 
@@ -73,6 +74,9 @@ def postprocess(
     output: Annotated[
         Path, typer.Option("--detections-save-path", metavar="OUT.json", help="COCO results.")
     ],
+    category: Annotated[
+        str | None, typer.Option("--category", help="Id or name of the labels' person category.")
+    ] = None,
 ) -> None:
     """Decode the outputs of a benchmark tool on all CPUs, and print AP (step 5.5)."""
     logging.basicConfig(level=logging.WARNING)
@@ -86,11 +90,17 @@ def postprocess(
         inputs["a file of --result-dir"] = results / output.name
     check_not_input(output, inputs)
     with progress() as on_progress:
-        scored = run(results, pad_file, labels, on_progress)
+        scored = run(results, pad_file, labels, on_progress, category)
     write_atomically(output, detections_json(scored.detections))
     part = f" of {scored.num_labelled}" if scored.num_images < scored.num_labelled else ""
     title = f"COCO keypoint AP, {scored.num_images}{part} images"
-    Console().print(ap_table(scored.ap, title, f"{len(scored.detections)} detections"))
+    found = f"{len(scored.detections)} detections"
+    for note in scored.notes:
+        Console().print(escape(note), soft_wrap=True)
+    if scored.ap is None:
+        typer.echo(f"Nothing to score: {labels} has no annotations; {found}")
+    else:
+        Console().print(ap_table(scored.ap, title, found))
     _say(scored.num_images, scored.seconds, str(output))
 
 

@@ -117,7 +117,8 @@ def compile_for(
 ) -> list[Compiled]:
     """Returns the artifacts of a model, from the cache where they are there.
 
-    The card of an int8 artifact tells its AP beside that in float32.
+    The card of an int8 artifact tells its AP beside that in float32, where the data has
+    annotations.
 
     Args:
         model: ONNX file or checkpoint.
@@ -143,8 +144,10 @@ def compile_for(
         artifact = compile_model(made_of, order, ranges)
         key = cache_name(made_of, order, ranges)
         if order.precision == "int8" and "accuracy" not in artifact.card:
-            artifact = replace(artifact, card={**artifact.card, "accuracy": _accuracy(run)})
-            keep(key, artifact)
+            accuracy = _accuracy(run)
+            if accuracy:
+                artifact = replace(artifact, card={**artifact.card, "accuracy": accuracy})
+                keep(key, artifact)
         compiled.append(Compiled(_written(model, order, artifact, key, output), artifact))
     return compiled
 
@@ -207,12 +210,15 @@ def _with_data(config: RunConfig, model: Path, order: Order) -> RunConfig:
 
 
 def _accuracy(config: RunConfig) -> dict[str, Any]:
+    """Returns AP by precision; empty if the data has no annotations."""
     figures: dict[str, Any] = {}
     # A bad image is none of the model's, and counts for both.
     config = config.model_copy(update={"allow_failures": config.data.limit})
     for precision in ("f32", config.precision):
         report = evaluate(config.model_copy(update={"precision": precision}))
-        figures[precision] = round((report.ap or {})["AP"], 4)
+        if report.ap is None:
+            return {}
+        figures[precision] = round(report.ap["AP"], 4)
     return {"images": report.num_images, **figures}
 
 

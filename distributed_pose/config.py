@@ -103,6 +103,15 @@ def _check_devices(devices: tuple[str, ...]) -> tuple[str, ...]:
     return devices
 
 
+def _check_category(value: object) -> object:
+    if value is None or type(value) is int or (type(value) is str and value):
+        return value
+    raise ValueError(f"must be the id or the name of a category, not {_shown(value)}")
+
+
+# COCO has numbers, other files have text.
+_CategoryId = Annotated[int | str | None, BeforeValidator(_check_category)]
+
 _PathT = TypeVar("_PathT", Path, str)
 
 
@@ -153,11 +162,13 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """The dataset: a folder of images, packed or not, and a COCO keypoint annotation file.
 
-    A run that names neither these nor a model is the demo.
+    A run that names neither these nor a model is the demo. `category` is the id or name of the
+    person's category, where several have COCO's keypoints or none names its keypoints.
     """
 
     images: _Location | None = None
     annotations: _Location | None = None
+    category: _CategoryId = None
     limit: _Count | None = None
     repeat: _Count = 1
     read: Reader = "driver"

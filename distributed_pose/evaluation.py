@@ -86,7 +86,8 @@ def evaluate_on(
         dump.finish(ledger.encoded_bytes, report.backend, report.precision)
     if folder and own:
         settings = config.model_dump(mode="json")
-        write_run(folder, report, detections, settings, own.config_name)
+        listed = inputs.index.as_listed(detections)
+        write_run(folder, report, listed, settings, own.config_name)
     return report
 
 

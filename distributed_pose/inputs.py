@@ -86,15 +86,8 @@ def read_dataset(config: RunConfig) -> tuple[CocoIndex, ImageSource, Location]:
     folder = _required(config.data.images, "data.images")
     annotations = _required(config.data.annotations, "data.annotations")
     source = open_images(folder)
-    index = load_index(annotations, config.data.limit)
+    index = load_index(annotations, config.data.limit, config.data.category, source)
     return repeated(index, config.data.repeat), source, annotations
-
-
-def _truth(index: CocoIndex, annotations: Location, config: RunConfig) -> bytes:
-    """Returns the annotation file of an index."""
-    if config.data.repeat == 1:
-        return read_location(annotations, "data.annotations")
-    return json.dumps(index.ground_truth).encode()
 
 
 def read_model(config: RunConfig) -> tuple[Source, Calibration | None]:
@@ -162,7 +155,7 @@ def _model(config: RunConfig, index: CocoIndex, annotations: Location) -> Source
         path = _required(config.model.path, "model.path")
         content, digest = describe_recording(path.absolute(), index.images, config.profile)
         return Source(content, "recording", digest, str(path))
-    return truth_source(str(annotations), _truth(index, annotations, config))
+    return truth_source(str(annotations), json.dumps(index.ground_truth).encode())
 
 
 def _with_demo(config: RunConfig) -> tuple[RunConfig, str]:

@@ -8,14 +8,16 @@ from typing import Any
 from distributed_pose.cluster.deployment import replays
 from distributed_pose.cluster.ledger import DeviceFigures, Ledger
 from distributed_pose.config import RunConfig
+from distributed_pose.data.coco import CocoIndex
 from distributed_pose.inputs import RunInputs
 from distributed_pose.metrics.coco_ap import coco_ap
 from distributed_pose.metrics.throughput import images_per_s, stage_figures
-from distributed_pose.records import Faults, HostUse, Memory
+from distributed_pose.records import Damage, Failure, Faults, HostUse, Memory
 from distributed_pose.report.run_report import (
     DataReport,
     DeviceReport,
     ModelReport,
+    NamedImage,
     RunReport,
     Throughput,
     library_versions,
@@ -50,14 +52,24 @@ def summarise(
     detections: Sequence[Mapping[str, Any]],
     facts: SessionFacts,
 ) -> RunReport:
-    """Returns the report of a run; AP is there if no more images failed than may."""
-    failures = tuple(ledger.failures)
+    """Returns the report of a run; AP is there if no more images failed than may.
+
+    Args:
+        config: of the run.
+        inputs: of the run.
+        ledger: with a result or a failure of every image.
+        detections: of the ledger, with the ids that it has.
+        facts: of the last session.
+    """
+    index = inputs.index
+    failures = _named(index, ledger.failures)
     durations = ledger.durations
+    unscored = _unscored(len(failures), config, inputs)
     ap = None
-    if len(failures) <= config.allow_failures:
+    if not unscored:
         start = perf_counter_ns()
-        image_ids = [image.image_id for image in inputs.index.images]
-        ap = coco_ap(inputs.index.ground_truth, detections, image_ids)
+        image_ids = [image.image_id for image in index.images]
+        ap = coco_ap(index.ground_truth, detections, image_ids)
         durations["score"].append(perf_counter_ns() - start)
     devices = ledger.devices
     computed = not replays(config)
@@ -66,19 +78,26 @@ def summarise(
     return RunReport(
         note=inputs.note,
         complete=not failures,
-        partial_by_choice=inputs.index.is_partial,
-        num_images=len(inputs.index.images),
+        partial_by_choice=index.is_partial,
+        num_images=len(index.images),
         num_detections=len(detections),
         failures=failures,
-        damaged=tuple(ledger.damaged),
+        damaged=_named(index, ledger.damaged),
         failures_allowed=config.allow_failures,
         ap=ap,
+        unscored=unscored,
         profile=config.profile,
         precision=_joined(figures.device.precision for figures in devices),
         backend=_joined(figures.device.backend for figures in devices),
         engine=config.engine,
         gather=config.gather,
-        data=DataReport(str(inputs.images.location), str(inputs.annotations), config.data.repeat),
+        data=DataReport(
+            images=str(inputs.images.location),
+            annotations=str(inputs.annotations),
+            repeat=config.data.repeat,
+            category=index.category_id,
+            notes=index.notes,
+        ),
         model=ModelReport(inputs.model.path, inputs.model.sha256),
         throughput=_throughput(devices, ledger, computed=computed),
         stages=stage_figures(durations),
@@ -90,6 +109,20 @@ def summarise(
         host_use=facts.host_use,
         devices=tuple(_device(figures, computed=computed) for figures in devices),
         versions=library_versions(),
+    )
+
+
+def _unscored(num_failures: int, config: RunConfig, inputs: RunInputs) -> str:
+    """Returns why a run has no AP; empty if it has one."""
+    if num_failures > config.allow_failures:
+        return f"{num_failures} of {len(inputs.index.images)} images failed"
+    return "" if inputs.index.is_labelled else f"{inputs.annotations} has no annotations"
+
+
+def _named(index: CocoIndex, images: Iterable[Failure | Damage]) -> tuple[NamedImage, ...]:
+    return tuple(
+        NamedImage(index.listed_id(image.image_id), image.file_name, image.reason)
+        for image in images
     )
 
 

@@ -44,7 +44,7 @@ class PipelineReport:
         precision: that the model computes in.
         batch_size: of both.
         num_images: of a whole run.
-        ap: of the whole run.
+        ap: of the whole run; None where nothing is labelled.
         bare_images_per_s: of each pair, mean of before and after.
         whole_images_per_s: of each pair, wall clock.
         ratio: median of whole over bare.
@@ -58,7 +58,7 @@ class PipelineReport:
     precision: str
     batch_size: int
     num_images: int
-    ap: float
+    ap: float | None
     bare_images_per_s: tuple[float, ...]
     whole_images_per_s: tuple[float, ...]
     ratio: float
@@ -89,7 +89,7 @@ def bench_pipeline(config: RunConfig, repeat: int, on_progress: Progress) -> Pip
         engine = open_engine(config)
         reports.append(evaluate_on(engine, config, inputs, on_progress=on_progress))
         if failures := reports[-1].failures:
-            raise ExecutionError(failures[0].reason, image_ids=(failures[0].image_id,))
+            raise ExecutionError(failures[0].reason)
         bare.append(mean((before, _bare_images_per_s(config, inputs, batches, images))))
     return _report(config, bare, reports)
 
@@ -150,8 +150,7 @@ def _batch_size(config: RunConfig) -> int:
 def _report(config: RunConfig, bare: list[float], reports: list[RunReport]) -> PipelineReport:
     whole = [report.throughput.wall_images_per_s for report in reports]
     last = reports[-1]
-    # Complete runs alone come here, and they have an AP.
-    ap = (last.ap or {})["AP"]
+    ap = last.ap["AP"] if last.ap else None
     stage_ms = {
         stage: figures.total_ns / 1e6 / last.num_images for stage, figures in last.stages.items()
     }

@@ -49,7 +49,7 @@ def pipeline_table(report: PipelineReport) -> Table:
     table.add_row("time outside inference", f"{report.outside_inference_share:.1%}", "")
     table.caption = (
         f"{report.processor}, {report.cores} cores · {report.precision} · batch "
-        f"{report.batch_size} · {report.num_images} images · AP {report.ap:.3f}"
+        f"{report.batch_size} · {report.num_images} images · AP {_figure(report.ap)}"
     )
     return table
 
@@ -91,7 +91,7 @@ def scale_table(report: ScaleReport) -> Table:
             f"{point.efficiency:.1%}",
             f"{point.straggler_share:.1%}",
             f"{point.host_busy_share:.0%}",
-            f"{point.ap.get('AP', -1):.3f}",
+            _figure(point.ap.get("AP")),
             point.bound_by,
         )
     table.caption = (
@@ -142,6 +142,10 @@ def capacity_table(found: Capacity, costs: HostCosts) -> Table:
         f"most, gather {costs.gather}, read by {costs.read}, batch {costs.batch_size}"
     )
     return table
+
+
+def _figure(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"
 
 
 def _add(table: Table, name: str, cost: Cost) -> None:

@@ -1,35 +1,49 @@
 """The index of a COCO keypoint annotation file, with every check at this boundary.
 
-Whatever passes here is safe to score and to open: ids are unique, keypoints have COCO's layout,
-and file names stay inside the image folder.
+Whatever passes here is safe to score and to open: the ground truth is the system's own, as COCOeval
+reads it right, keypoints are COCO's, and file names stay inside the image folder. The rule is that
+a file that pycocotools scores has the same ten figures here, but where pycocotools is known to be
+wrong; figures that would compare unlike things are refused.
 """
 
-import json
-import math
+import gc
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import count, islice
+from pathlib import Path
 from typing import Any
 
+from distributed_pose.data.annotation_file import read_annotation_file
+from distributed_pose.data.categories import Category, choose_category, read_categories
+from distributed_pose.data.entries import (
+    InvalidEntryError,
+    JsonObject,
+    ListedId,
+    Notes,
+    Reading,
+    objects,
+    shown,
+)
+from distributed_pose.data.image_names import locate_names
+from distributed_pose.data.people import note_ids, read_people
+from distributed_pose.data.sources import ImageSource
 from distributed_pose.errors import SetupError
 from distributed_pose.locations import Location
 from distributed_pose.metrics.coco_ap import PERSON_CATEGORY
-from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
+from distributed_pose.pose.skeleton import COCO_KEYPOINTS
 from distributed_pose.records import ImageRecord
-from distributed_pose.storage import read_location
-
-_JsonObject = Mapping[str, Any]
-
-# COCO's polygons are 5 deep. What copies or parses the content again needs more of Python's stack.
-_MAX_DEPTH = 100
-_CONTAINERS = (dict, list)
-
-# No image is larger. A float32 of a coordinate, and the square of one, are finite.
-_MAX_COORDINATE = 2**31
 
 # JSON can spell halves of characters; neither they nor a null byte can be in a file's name.
 _NO_NAME = re.compile("[\0\ud800-\udfff]")
+
+# Ids travel as 64-bit integers.
+_FIRST_ID, _END_ID = -(2**63), 2**63
+
+_LISTED_TWICE = "Images that are listed twice count once"
+_SAME_FILE = "Images share their file with another image"
+_NOBODY = "No person is labelled outside crowds, so that all figures are undefined"
 
 
 @dataclass(frozen=True)
@@ -38,196 +52,220 @@ class CocoIndex:
 
     Attributes:
         images: to be evaluated, in ascending id; those without people are among them.
-        ground_truth: the annotation file's content, whole.
+        ground_truth: images and people in COCO's format, normalised: annotation ids from 1,
+            category 1, all fields that COCOeval reads.
         num_images_listed: images that the annotation file lists.
+        is_labelled: whether the file has annotations; without there is nothing to score.
+        category_id: of the person in the file.
+        listed_ids: ids of the file's images by ours, where they are not the same.
+        notes: what was ignored, replaced or assumed, a sentence each.
     """
 
     images: tuple[ImageRecord, ...]
-    ground_truth: _JsonObject
+    ground_truth: JsonObject
     num_images_listed: int
+    is_labelled: bool = True
+    category_id: ListedId = PERSON_CATEGORY
+    listed_ids: Mapping[int, ListedId] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def is_partial(self) -> bool:
         """Whether a limit leaves out some of the listed images."""
         return len(self.images) < self.num_images_listed
 
+    def listed_id(self, image_id: int) -> ListedId:
+        """Returns the id that the annotation file gives an image."""
+        return self.listed_ids.get(image_id, image_id)
 
-def load_index(annotations: Path | str | Location, limit: int | None = None) -> CocoIndex:
+    def as_listed(self, detections: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Returns detections with the file's own image and category ids.
+
+        Any COCO tool can score them against the user's annotation file.
+        """
+        return [
+            {
+                **detection,
+                "image_id": self.listed_id(detection["image_id"]),
+                "category_id": self.category_id,
+            }
+            for detection in detections
+        ]
+
+
+def load_index(
+    annotations: Path | str | Location,
+    limit: int | None = None,
+    category: int | str | None = None,
+    source: ImageSource | None = None,
+) -> CocoIndex:
     """Returns the index of an annotation file.
 
     Args:
         annotations: COCO keypoint annotations, JSON, at a path or a URI.
         limit: keep only the first so many image ids, in ascending order.
+        category: id or name of the person's category; None finds it by COCO's keypoints.
+        source: of the images, which decides how file names are read; None if none is read.
 
     Raises:
-        SetupError: if the file cannot be read or is no COCO keypoint file; names the entry.
+        SetupError: if the file cannot be read, is no COCO keypoint file, or has keypoints other
+            than COCO's; names the entry.
     """
-    annotations = Location(annotations)
-    content = _read_json(annotations)
+    location = Location(annotations)
     try:
-        _check_depth(content)
-        images = _check_images(_list(content, "images"))
-        _check_categories(_list(content, "categories"))
-        _check_annotations(_list(content, "annotations"), {image.image_id for image in images})
-    except _InvalidEntryError as error:
-        hint = "data.annotations must be a COCO person-keypoint annotation file"
-        raise SetupError(f"{annotations}: {error}", hint) from None
-    images.sort(key=lambda image: image.image_id)
-    return CocoIndex(tuple(images[:limit]), content, len(images))
+        with _without_collector():
+            return _index(read_annotation_file(location), limit, category, source)
+    except InvalidEntryError as error:
+        hint = error.hint or "data.annotations must be a COCO person-keypoint annotation file"
+        raise SetupError(f"{location}: {error}", hint) from None
 
 
 def repeated(index: CocoIndex, times: int) -> CocoIndex:
-    """Returns a dataset that lists the same images so many times, under ids that go on.
+    """Returns a dataset that lists the same images so many times, the further times under new ids.
 
     It measures long runs with few images.
     """
     if times == 1:
         return index
-    content = {**index.ground_truth, "images": [], "annotations": []}
-    kept = {image.image_id for image in index.images}
-    listed = [image for image in index.ground_truth["images"] if image["id"] in kept]
-    people = [one for one in index.ground_truth["annotations"] if one["image_id"] in kept]
-    image_step = 1 + max(kept)
-    step = 1 + max((one["id"] for one in people), default=0)
-    images = []
-    for turn in range(times):
-        first = turn * image_step
-        content["images"] += [{**image, "id": image["id"] + first} for image in listed]
-        content["annotations"] += [
-            {**one, "id": one["id"] + turn * step, "image_id": one["image_id"] + first}
-            for one in people
-        ]
-        images += [replace(image, image_id=image.image_id + first) for image in index.images]
-    return CocoIndex(tuple(images), content, times * index.num_images_listed)
+    people: dict[int, list[JsonObject]] = {image.image_id: [] for image in index.images}
+    for person in index.ground_truth["annotations"]:
+        if person["image_id"] in people:
+            people[person["image_id"]].append(person)
+    new_ids = _unused_ids(people, (times - 1) * len(people))
+    images, listed_ids = list(index.images), dict(index.listed_ids)
+    annotations = [{**person} for image in images for person in people[image.image_id]]
+    for turn in range(2, times + 1):
+        for first in index.images:
+            image = replace(first, image_id=next(new_ids))
+            images.append(image)
+            annotations += [{**p, "image_id": image.image_id} for p in people[first.image_id]]
+            if index.listed_ids:
+                listed_ids[image.image_id] = f"{index.listed_id(first.image_id)}#{turn}"
+    return replace(
+        index,
+        images=tuple(images),
+        ground_truth=_ground_truth(images, annotations),
+        num_images_listed=times * index.num_images_listed,
+        listed_ids=listed_ids,
+    )
 
 
-class _InvalidEntryError(ValueError):
-    """What is wrong with an entry."""
+def _unused_ids(used: Mapping[int, object], number: int) -> Iterator[int]:
+    first = 1 + max(used)
+    # After the last one where these fit 64 bits, otherwise between those that there are.
+    free = count(first) if first + number < _END_ID else (i for i in count(1) if i not in used)
+    return islice(free, number)
 
 
-def _read_json(location: Location) -> _JsonObject:
-    setting = "data.annotations"
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Pauses the search for cycles, which takes as long as reading millions of containers."""
+    was_on = gc.isenabled()
+    gc.disable()
     try:
-        content = json.loads(read_location(location, setting))
-    except (ValueError, RecursionError) as error:
-        raise SetupError(f"{location} is not JSON: {error}", f"see {setting}") from None
-    if not isinstance(content, dict):
-        raise SetupError(f"{location}: is a {type(content).__name__}, not a COCO annotation object")
-    return content
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
-def _check_depth(content: _JsonObject) -> None:
-    level: list[Any] = [content]
-    for _ in range(_MAX_DEPTH):
-        children = (node.values() if isinstance(node, dict) else node for node in level)
-        level = [child for nodes in children for child in nodes if type(child) in _CONTAINERS]
-        if not level:
-            return
-    raise _InvalidEntryError(f"is nested over {_MAX_DEPTH} deep")
+def _index(
+    content: JsonObject, limit: int | None, wanted: int | str | None, source: ImageSource | None
+) -> CocoIndex:
+    notes = Notes()
+    records = _read_images(objects(content, "images"), notes)
+    ids = sorted(records)
+    ours = _our_ids(ids)
+    names = locate_names([records[one].file_name for one in ids], source, notes)
+    notes.add(_SAME_FILE, len(names) - len(set(names)))
+    images = tuple(
+        replace(records[one], image_id=ours[one], file_name=name)
+        for one, name in zip(ids, names, strict=True)
+    )
+    is_labelled = content.get("annotations") is not None
+    has_categories = is_labelled or content.get("categories")
+    category = _category(content, wanted, notes) if has_categories else None
+    people = _people(content, category, ours, notes) if is_labelled and category else []
+    return CocoIndex(
+        images=images[:limit],
+        ground_truth=_ground_truth(images, people),
+        num_images_listed=len(images),
+        is_labelled=is_labelled,
+        category_id=category.id if category else PERSON_CATEGORY,
+        listed_ids={our_id: listed for listed, our_id in ours.items() if our_id != listed},
+        notes=notes.lines,
+    )
 
 
-def _list(content: _JsonObject, key: str) -> list[_JsonObject]:
-    entries = content.get(key)
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise _InvalidEntryError(f"has no list of objects '{key}'")
-    return entries
+def _our_ids(listed: Sequence[ListedId]) -> dict[ListedId, int]:
+    """Returns ids that travel through the system: those of the file where all of them can."""
+    integers = [one for one in listed if isinstance(one, int) and _FIRST_ID <= one < _END_ID]
+    if len(integers) == len(listed):
+        return {one: one for one in integers}
+    return {one: number for number, one in enumerate(listed, 1)}
 
 
-def _check_images(entries: list[_JsonObject]) -> list[ImageRecord]:
+def _read_images(entries: Sequence[JsonObject], notes: Notes) -> dict[ListedId, ImageRecord]:
+    """Returns the images by the ids of the file; they have no id of ours yet."""
     if not entries:
-        raise _InvalidEntryError("lists no images")
-    seen: set[int] = set()
-    images = []
+        raise InvalidEntryError("lists no images")
+    images: dict[ListedId, ImageRecord] = {}
     for position, entry in enumerate(entries):
-        image = _image(entry, f"images[{position}]")
-        if image.image_id in seen:
-            raise _InvalidEntryError(f"image id {image.image_id} is listed twice")
-        seen.add(image.image_id)
-        images.append(image)
+        reading = Reading(entry, f"images[{position}]", notes)
+        listed_id, image = reading.identifier("id"), _image(reading)
+        if images.setdefault(listed_id, image) != image:
+            raise InvalidEntryError(f"image id {shown(listed_id)} is listed twice, as two images")
+    notes.add(_LISTED_TWICE, len(entries) - len(images))
+    if len({isinstance(listed_id, str) for listed_id in images}) > 1:
+        raise InvalidEntryError("some image ids are text and some are numbers")
     return images
 
 
-def _image(entry: _JsonObject, where: str) -> ImageRecord:
-    name = entry.get("file_name")
+def _image(reading: Reading) -> ImageRecord:
+    name = reading.required("file_name")
     if not isinstance(name, str) or not name or _NO_NAME.search(name):
-        raise _InvalidEntryError(f"{where} has no file_name")
-    if not _stays_inside(name):
-        raise _InvalidEntryError(f"{where}: file_name {name!r} leaves the image folder")
-    height, width = _integer(entry, "height", where), _integer(entry, "width", where)
+        raise reading.invalid(f"'file_name' is {shown(name)}, which no file can have")
+    height, width = reading.whole("height"), reading.whole("width")
     if not 1 <= height < 2**31 or not 1 <= width < 2**31:
-        raise _InvalidEntryError(f"{where}: an image of {width}x{height} pixels")
-    return ImageRecord(_integer(entry, "id", where), name, height, width)
+        raise reading.invalid(f"an image of {width}x{height} pixels")
+    return ImageRecord(0, name, height, width)
 
 
-def _stays_inside(name: str) -> bool:
-    # Read both ways, since a dataset may have been written on another system.
-    paths = PurePosixPath(name), PureWindowsPath(name)
-    return not any(path.is_absolute() or path.anchor or ".." in path.parts for path in paths)
+def _category(content: JsonObject, wanted: int | str | None, notes: Notes) -> Category:
+    category = choose_category(read_categories(content, notes), wanted, notes)
+    if category.id != PERSON_CATEGORY:
+        notes.say(f"The people are those of category {category}")
+    return category
 
 
-def _check_categories(entries: list[_JsonObject]) -> None:
-    for position, entry in enumerate(entries):
-        _integer(entry, "id", f"categories[{position}]")
-    for entry in entries:
-        keypoints = entry.get("keypoints")
-        if entry.get("id") == PERSON_CATEGORY and isinstance(keypoints, list):
-            if len(keypoints) != NUM_COCO_KEYPOINTS:
-                raise _InvalidEntryError(
-                    f"category 1 has {len(keypoints)} keypoints, COCO's person has 17"
-                )
-            return
-    raise _InvalidEntryError("has no category 1 with keypoints, so it is no keypoint file")
+def _people(
+    content: JsonObject, category: Category, ours: Mapping[ListedId, int], notes: Notes
+) -> list[dict[str, Any]]:
+    entries = objects(content, "annotations")
+    note_ids(entries, notes)
+    people = read_people(entries, category.has_id, ours, notes)
+    if not any(person["num_keypoints"] and not person["iscrowd"] for person in people):
+        notes.say(_NOBODY)
+    return people
 
 
-def _check_annotations(entries: list[_JsonObject], image_ids: set[int]) -> None:
-    seen: set[int] = set()
-    for position, entry in enumerate(entries):
-        where = f"annotations[{position}]"
-        annotation_id = _integer(entry, "id", where)
-        if annotation_id in seen:
-            raise _InvalidEntryError(f"annotation id {annotation_id} is listed twice")
-        seen.add(annotation_id)
-        image_id = _integer(entry, "image_id", where)
-        if image_id not in image_ids:
-            raise _InvalidEntryError(f"{where} is of image {image_id}, which is not listed")
-        if _integer(entry, "category_id", where) == PERSON_CATEGORY:
-            _check_person(entry, where)
-
-
-def _check_person(entry: _JsonObject, where: str) -> None:
-    keypoints = _numbers(entry, "keypoints", 3 * NUM_COCO_KEYPOINTS, where)
-    visible = sum(visibility > 0 for visibility in keypoints[2::3])
-    if any(visibility not in (0, 1, 2) for visibility in keypoints[2::3]):
-        raise _InvalidEntryError(f"{where}: a keypoint's visibility is 0, 1 or 2")
-    if _integer(entry, "num_keypoints", where) != visible:
-        raise _InvalidEntryError(f"{where}: num_keypoints is not the number of labelled keypoints")
-    if _integer(entry, "iscrowd", where) not in (0, 1):
-        raise _InvalidEntryError(f"{where}: iscrowd is 0 or 1")
-    _numbers(entry, "bbox", 4, where)
-    if not _is_number(entry.get("area")) or entry["area"] < 0:
-        raise _InvalidEntryError(f"{where}: area is no number of square pixels")
-
-
-def _integer(entry: _JsonObject, key: str, where: str) -> int:
-    value = entry.get(key)
-    # Ids travel as 64-bit integers.
-    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**63:
-        raise _InvalidEntryError(f"{where}: {key} is no integer")
-    return value
-
-
-def _numbers(entry: _JsonObject, key: str, count: int, where: str) -> list[float]:
-    values = entry.get(key)
-    if (
-        not isinstance(values, list)
-        or len(values) != count
-        or not all(_is_number(value) and abs(value) <= _MAX_COORDINATE for value in values)
-    ):
-        raise _InvalidEntryError(f"{where}: {key} is no list of {count} numbers of pixels")
-    return values
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value) if isinstance(value, float) else abs(value) < 2**63
+def _ground_truth(
+    images: Sequence[ImageRecord], people: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    for number, person in enumerate(people, 1):
+        person["id"] = number
+    return {
+        "images": [
+            {
+                "id": image.image_id,
+                "file_name": image.file_name,
+                "height": image.height,
+                "width": image.width,
+            }
+            for image in images
+        ],
+        "annotations": people,
+        "categories": [
+            {"id": PERSON_CATEGORY, "name": "person", "keypoints": list(COCO_KEYPOINTS)}
+        ],
+    }

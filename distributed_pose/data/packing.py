@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from distributed_pose.data.coco import CocoIndex
 from distributed_pose.data.shards import read_image
-from distributed_pose.data.sources import PACKED, ImageSource, is_packed
+from distributed_pose.data.sources import PACKED, ImageSource
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.files import one_line
 from distributed_pose.locations import Location
@@ -47,8 +47,6 @@ def pack_dataset(
     """
     folder = Folder(location)
     filesystem, path = filesystem_of(location, "the folder")
-    if is_packed(filesystem, path):
-        raise SetupError(f"{folder} holds packed images", "choose an empty folder")
     if not folder.is_empty():
         raise SetupError(f"{folder} is not empty", "choose an empty folder, or one to be made")
     with _removed_on_failure(folder) as made:
@@ -108,9 +106,17 @@ def _group(images: Sequence[ImageRecord], source: ImageSource) -> pa.Table:
 
 
 def _ground_truth(index: CocoIndex) -> dict[str, Any]:
-    """Returns the annotation file of the images of an index alone."""
+    """Returns the annotation file of the images of an index alone, with the ids of the file."""
     kept = {image.image_id for image in index.images}
-    content = dict(index.ground_truth)
-    content["images"] = [image for image in content["images"] if image["id"] in kept]
-    content["annotations"] = [one for one in content["annotations"] if one["image_id"] in kept]
-    return content
+    truth = index.ground_truth
+    people = [one for one in truth["annotations"] if one["image_id"] in kept]
+    content = {
+        "images": [
+            {**image, "id": index.listed_id(image["id"])}
+            for image in truth["images"]
+            if image["id"] in kept
+        ],
+        "categories": [{**truth["categories"][0], "id": index.category_id}],
+    }
+    # Without annotations there is nothing to score, which is not the same as with none.
+    return {**content, "annotations": index.as_listed(people)} if index.is_labelled else content

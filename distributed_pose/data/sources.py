@@ -5,7 +5,8 @@ Whatever reads images knows them by the file names of the annotation file.
 
 import errno
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -25,8 +26,15 @@ MAX_FILE_BYTES = 2**28
 # Of packed images. A worker reads a group whole for the images in it, in as many threads as it has
 # shards in flight.
 _SUFFIX = ".parquet"
+_PACKED_NAME = re.compile(r"images-\d{5}\.parquet")
 _KEPT_GROUPS = 4
 PACKED = pa.schema([("file_name", pa.string()), ("size", pa.int64()), ("encoded", pa.binary())])
+# Other writers have wider types for the same values.
+_COLUMNS: Mapping[str, Callable[[pa.DataType], bool]] = {
+    "file_name": lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
+    "size": pa.types.is_integer,
+    "encoded": lambda kind: pa.types.is_binary(kind) or pa.types.is_large_binary(kind),
+}
 
 
 class ImageSource(Protocol):
@@ -52,14 +60,15 @@ def open_images(location: str | Location) -> ImageSource:
     """Returns the images at a path or a URI.
 
     Raises:
-        SetupError: if there is no folder, or no filesystem for the URI.
+        SetupError: if there is no folder, or no filesystem for the URI, or a file of packed images
+            is damaged.
     """
     location = Location(location)
     filesystem, path = filesystem_of(location, "data.images")
     try:
         is_folder = filesystem.get_file_info(path).type == fs.FileType.Directory
         parts = _parts(filesystem, path) if is_folder else []
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         reason = location.cleaned(one_line(error))
         raise SetupError(f"cannot open {location}: {reason}", "see data.images") from None
     if not is_folder:
@@ -146,7 +155,9 @@ class PackedImages:
     def read(self, name: str) -> bytes:
         place = self._found(name)
         check_size(place.size_bytes, MAX_FILE_BYTES)
-        encoded: bytes = self._group(place.part, place.group)[place.row].as_py()
+        encoded = self._group(place.part, place.group)[place.row].as_py()
+        if not isinstance(encoded, bytes) or len(encoded) != place.size_bytes:
+            raise OSError(errno.EINVAL, f"{place.part} has no image of that size there")
         return encoded
 
     def size(self, name: str) -> int | None:
@@ -165,42 +176,73 @@ class PackedImages:
         """Where each image is, from the columns that tell, which are short."""
         places: dict[str, _Place] = {}
         for part in self._parts:
-            with self._opened(part) as file:
+            with _opened(self._filesystem, part) as file:
                 for group in range(file.num_row_groups):
-                    columns = file.read_row_group(group, ["file_name", "size"]).to_pydict()
+                    columns = _rows(file, part, group, ["file_name", "size"]).to_pydict()
                     rows = zip(columns["file_name"], columns["size"], strict=True)
                     places |= {
                         name: _Place(part, group, row, size)
                         for row, (name, size) in enumerate(rows)
+                        if name is not None and size is not None
                     }
         return places
 
     def _read_group(self, part: str, group: int) -> Any:
-        with self._opened(part) as file:
-            return file.read_row_group(group, ["encoded"]).column(0)
-
-    def _opened(self, part: str) -> Any:
-        if is_local(self._filesystem):
-            folder, _, name = part.rpartition("/")
-            os.close(_open_inside(os.path.realpath(folder).rstrip("/") + "/", name))
-        try:
-            file = pq.ParquetFile(self._filesystem.open_input_file(part))
-        except pa.ArrowInvalid as error:
-            raise OSError(errno.EINVAL, f"{part} is no packed dataset: {one_line(error)}") from None
-        if file.schema_arrow.names != PACKED.names:
-            raise OSError(errno.EINVAL, f"{part} is no packed dataset: it has other columns")
-        return file
-
-
-def is_packed(filesystem: Any, path: str) -> bool:
-    """Returns whether a folder, which need not be there, holds packed images."""
-    return bool(_parts(filesystem, path))
+        with _opened(self._filesystem, part) as file:
+            return _rows(file, part, group, ["encoded"]).column(0)
 
 
 def _parts(filesystem: Any, path: str) -> list[str]:
+    """Returns the files of packed images in a folder, in which other Parquet files may be, too.
+
+    Raises:
+        OSError: if a file that is named as packed images are, or has their columns, has none.
+    """
     found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
-    files = (info for info in found if info.type == fs.FileType.File)
-    return sorted(info.path for info in files if info.base_name.endswith(_SUFFIX))
+    files = [info for info in found if info.type == fs.FileType.File]
+    return sorted(
+        info.path
+        for info in files
+        if info.base_name.endswith(_SUFFIX) and _is_part(filesystem, info)
+    )
+
+
+def _is_part(filesystem: Any, info: Any) -> bool:
+    try:
+        with _opened(filesystem, info.path) as file:
+            schema = file.schema_arrow
+    except OSError:
+        if _PACKED_NAME.fullmatch(info.base_name):
+            raise
+        return False
+    # It is -1 also where several columns have the name.
+    if any(schema.get_field_index(name) < 0 for name in PACKED.names):
+        return False
+    for name, has_type in _COLUMNS.items():
+        if not has_type(schema.field(name).type):
+            raise OSError(
+                errno.EINVAL,
+                f"{info.path} is no packed dataset: column {name} is of type "
+                f"{schema.field(name).type}",
+            )
+    return True
+
+
+def _opened(filesystem: Any, part: str) -> Any:
+    if is_local(filesystem):
+        folder, _, name = part.rpartition("/")
+        os.close(_open_inside(os.path.realpath(folder).rstrip("/") + "/", name))
+    try:
+        return pq.ParquetFile(filesystem.open_input_file(part))
+    except (pa.ArrowException, ValueError) as error:
+        raise OSError(errno.EINVAL, f"{part} is no packed dataset: {one_line(error)}") from None
+
+
+def _rows(file: Any, part: str, group: int, columns: Sequence[str]) -> Any:
+    try:
+        return file.read_row_group(group, columns)
+    except (pa.ArrowException, ValueError) as error:
+        raise OSError(errno.EINVAL, f"{part} is damaged: {one_line(error)}") from None
 
 
 def _open_inside(root: str, name: str) -> int:

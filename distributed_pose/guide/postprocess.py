@@ -28,18 +28,20 @@ class Scored:
     """What the outputs of a tool come to.
 
     Attributes:
-        detections: COCO results in canonical order.
-        ap: the ten COCO figures by name.
+        detections: COCO results in canonical order, with the ids of the labels.
+        ap: the ten COCO figures by name; None if the labels have no annotations.
         num_images: that `pad.txt` lists and AP is over.
         num_labelled: that the labels list.
         seconds: to read and decode all outputs, AP left out.
+        notes: what of the labels was ignored, replaced or assumed.
     """
 
     detections: Sequence[Mapping[str, Any]]
-    ap: Mapping[str, float]
+    ap: Mapping[str, float] | None
     num_images: int
     num_labelled: int
     seconds: float
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,11 @@ class _Job:
 
 
 def postprocess(
-    results: Path, pad_file: Path, labels: Path, on_progress: Progress | None = None
+    results: Path,
+    pad_file: Path,
+    labels: Path,
+    on_progress: Progress | None = None,
+    category: int | str | None = None,
 ) -> Scored:
     """Returns the detections in a result folder and their AP, decoded on all CPUs.
 
@@ -60,11 +66,12 @@ def postprocess(
         pad_file: `pad.txt`, which lists the images.
         labels: COCO keypoint annotation file.
         on_progress: called after each image.
+        category: id or name of the person's category in the labels; None finds it.
 
     Raises:
         SetupError: if a file is missing, damaged, or of an image that is not listed; names it.
     """
-    index = load_index(labels)
+    index = load_index(labels, category=category)
     jobs = _jobs(pad_file, labels, index)
     found = scan(results)
     layout = find_layout(results, found, {job.name: job.grid for job in jobs})
@@ -79,8 +86,15 @@ def postprocess(
                 on_progress(len(jobs), done)
     seconds = perf_counter() - start
     detections = coco_results(rows)
-    ap = coco_ap(index.ground_truth, detections, sorted(job.image_id for job in jobs))
-    return Scored(detections, ap, len(jobs), len(index.images), seconds)
+    image_ids = sorted(job.image_id for job in jobs)
+    return Scored(
+        detections=index.as_listed(detections),
+        ap=coco_ap(index.ground_truth, detections, image_ids) if index.is_labelled else None,
+        num_images=len(jobs),
+        num_labelled=len(index.images),
+        seconds=seconds,
+        notes=index.notes,
+    )
 
 
 class _Decoding:

@@ -27,7 +27,8 @@ def coco_ap(
     A figure that COCO leaves undefined, because no person of that size is labelled, is -1.
 
     Args:
-        ground_truth: content of a COCO keypoint annotation file.
+        ground_truth: images and people in COCO's format, category 1, annotation ids from 1: COCO's
+            code takes a match with id 0 for no match. `data.coco` makes it of any annotation file.
         detections: in COCO results format and in canonical order, since AP depends on the order
             of tied scores.
         image_ids: the images to score.

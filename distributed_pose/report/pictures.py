@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from distributed_pose.data.coco import load_index
 from distributed_pose.data.sources import ImageSource, open_images
 from distributed_pose.errors import SetupError
 from distributed_pose.files import check_not_input, one_line, write_atomically
@@ -48,10 +49,12 @@ def draw_run(run: Path, output: Path, count: int = 4) -> None:
     Raises:
         SetupError: if the run's files or images cannot be read, or it has no detections.
     """
-    images = open_images(_read(run / "report.json")["data"]["images"])
-    names = _file_names(run)
+    data = _read(run / "report.json")["data"]
+    images = open_images(data["images"])
+    index = load_index(data["annotations"], category=data.get("category"), source=images)
+    names = {index.listed_id(image.image_id): image.file_name for image in index.images}
     check_not_input(output, _files(images, names.values()))
-    poses: dict[int, list[list[float]]] = defaultdict(list)
+    poses: dict[Any, list[list[float]]] = defaultdict(list)
     for detection in _read(run / "detections.json"):
         # A repeated image has no name under its other ids.
         if detection["image_id"] in names:
@@ -95,12 +98,6 @@ def _files(images: ImageSource, names: Iterable[str]) -> dict[str, Path | None]:
 
 def _pixel(point: npt.NDArray[np.float64]) -> tuple[int, int]:
     return int(point[0]), int(point[1])
-
-
-def _file_names(run: Path) -> dict[int, str]:
-    location = _read(run / "report.json")["data"]["annotations"]
-    annotations = _read(location)
-    return {image["id"]: image["file_name"] for image in annotations["images"]}
 
 
 def _read(path: Path | str) -> Any:

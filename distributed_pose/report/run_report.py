@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
+from distributed_pose.data.entries import ListedId
 from distributed_pose.metrics.throughput import StageFigures
-from distributed_pose.records import Damage, Failure, Faults, HostUse, Memory
+from distributed_pose.records import Damage, Faults, HostUse, Memory
 from distributed_pose.storage import Folder
 
 # The files of a run.
@@ -32,11 +33,21 @@ _DAMAGED_SHOWN = 3
 
 @dataclass(frozen=True)
 class DataReport:
-    """The dataset: folder of images, annotation file, and how often it is gone through."""
+    """The dataset.
+
+    Attributes:
+        images: folder of the images, a path or a URI.
+        annotations: annotation file, a path or a URI.
+        repeat: how often the images are gone through.
+        category: id in that file of the people that are scored.
+        notes: what of that file was ignored, replaced or assumed, a sentence each.
+    """
 
     images: str
     annotations: str
     repeat: int = 1
+    category: ListedId = 1
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,15 @@ class ModelReport:
 
     path: str
     sha256: str
+
+
+@dataclass(frozen=True)
+class NamedImage:
+    """An image that is to be told of, by its id in the annotation file, and the reason."""
+
+    image_id: ListedId
+    file_name: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -106,7 +126,7 @@ class Throughput:
 
 @dataclass(frozen=True)
 class RunReport:
-    """All that a run found. `ap` is None if more images failed than may.
+    """All that a run found. `ap` is None if more images failed than may, or nothing is labelled.
 
     Attributes:
         note: what the reader must know before any figure; empty where there is nothing.
@@ -117,6 +137,7 @@ class RunReport:
         damaged: images with a result whose file is damaged, and what its decoder says.
         failures_allowed: how many there may be, to count as images without detections.
         ap: the ten COCO figures by name; -1 where COCO leaves one undefined.
+        unscored: why `ap` is None; empty where it is not.
         gather: `maps` or `poses`, what the workers answered with.
         sessions: stretches of work that the run was done in; its wall time is their sum.
         warmup_s: time to start the workers, compile, load and warm up the model on every device;
@@ -131,10 +152,11 @@ class RunReport:
     partial_by_choice: bool
     num_images: int
     num_detections: int
-    failures: tuple[Failure, ...]
-    damaged: tuple[Damage, ...]
+    failures: tuple[NamedImage, ...]
+    damaged: tuple[NamedImage, ...]
     failures_allowed: int
     ap: Mapping[str, float] | None
+    unscored: str
     profile: str
     precision: str
     backend: str
@@ -153,12 +175,17 @@ class RunReport:
     devices: tuple[DeviceReport, ...]
     versions: Mapping[str, str]
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether no more images failed than may."""
+        return len(self.failures) <= self.failures_allowed
+
     def to_json(self) -> str:
         """Returns the report as indented JSON."""
         return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
 
 
-def damage_summary(damaged: Sequence[Damage]) -> str:
+def damage_summary(damaged: Sequence[NamedImage | Damage]) -> str:
     """Returns a line about images whose file is damaged: how many, and the first of them."""
     shown = ", ".join(f"{one.file_name} ({one.reason})" for one in damaged[:_DAMAGED_SHOWN])
     hidden = len(damaged) - _DAMAGED_SHOWN

@@ -21,7 +21,13 @@ def run_tables(report: RunReport) -> Iterator[RenderableType]:
     """Yields what a user wants to see after a run; an incomplete one has no AP."""
     if report.note:
         yield report.note
-    yield _ap(report) if report.ap is not None else _failures(report)
+    yield from map(escape, report.data.notes)
+    if report.ap is not None:
+        yield _ap(report)
+    elif report.is_usable:
+        yield escape(_nothing_to_score(report))
+    else:
+        yield _failures(report)
     yield from _faults(report)
     if report.damaged:
         yield escape(damage_summary(report.damaged))
@@ -68,6 +74,13 @@ def _ap(report: RunReport) -> Table:
         f"{report.num_detections} detections"
     )
     return ap_table(report.ap or {}, title, caption)
+
+
+def _nothing_to_score(report: RunReport) -> str:
+    return (
+        f"Nothing to score: {report.unscored}. detections.json has {report.num_detections} "
+        f"detections in {report.num_images} images."
+    )
 
 
 def _failures(report: RunReport) -> Table:

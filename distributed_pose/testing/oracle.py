@@ -19,7 +19,7 @@ from distributed_pose.records import Geometry
 class OracleBackend:
     """Answers from the labelled people of each image; crowds count as nobody.
 
-    Its model is the content of a COCO annotation file.
+    Its model is the ground truth of a `CocoIndex` as JSON. Without annotations it finds nobody.
     """
 
     precision = "f32"

@@ -98,6 +98,10 @@ def test_json_prints_the_report_alone(run: Run, people: Dataset) -> None:
         ("profile=modelzo", "modelzoo"),
         ("devices=gpu", "devices"),
         ("data.limit=-1", "data.limit"),
+        ("data.category=true", "data.category"),
+        ("data.category=[1]", "data.category"),
+        ("data.category=1.5", "data.category"),
+        ("data.category=''", "data.category"),
         ("engine", "engine"),
     ],
 )
@@ -114,11 +118,11 @@ def test_a_wrong_setting_is_a_usage_error_that_names_the_key(
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda c: c["images"].append(c["images"][0]), "twice"),
+        (lambda c: c["images"].append({**c["images"][0], "width": 7}), "twice"),
         (lambda c: c["images"][0].update(file_name="../secret.jpg"), "../secret.jpg"),
         (lambda c: c["images"][0].update(file_name="/etc/passwd"), "/etc/passwd"),
-        (lambda c: c["categories"][0].pop("keypoints"), "keypoint"),
-        (lambda c: c.pop("annotations"), "annotations"),
+        (lambda c: c["categories"][0]["keypoints"].reverse(), "keypoint"),
+        (lambda c: c.update(annotations=7), "annotations"),
     ],
 )
 def test_a_broken_annotation_file_is_a_setup_error_that_names_it(

@@ -80,23 +80,106 @@ def test_an_image_beyond_the_limit_is_not_read(
         source.read(index.images[0].file_name)
 
 
-def test_what_only_ends_like_a_packed_file_is_a_failure(tmp_path: Path, index: CocoIndex) -> None:
+def stray_files(people: Dataset, folder: Path) -> None:
+    """Puts files beside images as other tools do: metadata, a shard of a data set, a broken one."""
+    for path in people.images.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    pq.write_table(pa.table({"file_name": ["a.jpg"], "text": ["a"]}), folder / "metadata.parquet")
+    pq.write_table(pa.table({"x": [1]}), folder / "images-00000.parquet")
+    (folder / "cut.parquet").write_bytes(b"no parquet")
+    (folder / "folder.parquet").mkdir()
+    (folder / "README.md").write_text("images")
+
+
+@pytest.mark.parametrize("uri", [False, True])
+def test_a_folder_of_images_may_hold_other_files(
+    people: Dataset, index: CocoIndex, tmp_path: Path, uri: bool
+) -> None:
+    stray_files(people, tmp_path)
+    source = open_images(tmp_path.as_uri() if uri else str(tmp_path))
+    name = index.images[0].file_name
+    assert source.read(name) == FolderImages(people.images).read(name)
+
+
+def test_a_folder_of_packed_images_may_hold_other_files(
+    people: Dataset, index: CocoIndex, packed: Path
+) -> None:
+    (packed / "images-00000.parquet").rename(packed / "part.parquet")
+    stray_files(people, packed)
+    for path in packed.glob("*.jpg"):
+        path.unlink()
+    source = open_images(str(packed))
+    name = index.images[0].file_name
+    assert source.read(name) == FolderImages(people.images).read(name)
+
+
+NAMES, SIZES, BYTES = ["a.jpg"], [1], [b"x"]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "kind"),
+    [
+        ("file_name", [7], "int64"),
+        ("size", ["1"], "string"),
+        ("size", [1.0], "double"),
+        ("encoded", ["x"], "string"),
+        ("encoded", [[1]], "list"),
+    ],
+)
+def test_packed_columns_of_another_type_are_a_setup_error(
+    tmp_path: Path, column: str, values: list[object], kind: str
+) -> None:
+    columns = {"file_name": NAMES, "size": SIZES, "encoded": BYTES, column: values}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(
+        SetupError, match=f"a.parquet .* column {column} is of type {kind}"
+    ) as error:
+        open_images(str(tmp_path))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_packed_images_of_other_writers_are_read(tmp_path: Path) -> None:
+    schema = pa.schema(
+        [
+            ("encoded", pa.large_binary()),
+            ("size", pa.int32()),
+            ("label", pa.string()),
+            ("file_name", pa.large_string()),
+        ]
+    )
+    table = pa.table([BYTES, SIZES, ["cat"], NAMES], schema=schema)
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert open_images(str(tmp_path)).read("a.jpg") == b"x"
+
+
+@pytest.mark.parametrize(
+    "change", [{"size": [None]}, {"file_name": [None]}, {"encoded": [None]}, {"size": [2]}]
+)
+def test_a_packed_row_that_is_not_whole_is_an_image_that_cannot_be_read(
+    tmp_path: Path, change: dict[str, list[object]]
+) -> None:
+    columns = {"file_name": NAMES, "size": SIZES, "encoded": BYTES, **change}
+    pq.write_table(pa.table(columns, schema=PACKED), tmp_path / "a.parquet")
+    source = open_images(str(tmp_path))
+    with pytest.raises(OSError, match=r"packed image|no image of that size"):
+        source.read("a.jpg")
+
+
+def test_what_is_named_as_packed_images_and_is_not_is_a_setup_error(tmp_path: Path) -> None:
     (tmp_path / "images-00000.parquet").write_bytes(b"no parquet")
-    failure = read_image(index.images[0], open_images(str(tmp_path)))
-    assert isinstance(failure, Failure)
-    assert "is no packed dataset" in failure.reason
+    with pytest.raises(SetupError, match=r"images-00000\.parquet is no packed dataset"):
+        open_images(str(tmp_path))
 
 
 @pytest.mark.parametrize("form", ["{}", "file://{}"])
-def test_a_packed_file_that_leads_out_of_its_folder_is_a_failure(
-    packed: Path, index: CocoIndex, tmp_path: Path, form: str
+def test_a_packed_file_that_leads_out_of_its_folder_is_a_setup_error(
+    packed: Path, tmp_path: Path, form: str
 ) -> None:
     (tmp_path / "linked").mkdir()
     for path in packed.iterdir():
         (tmp_path / "linked" / path.name).symlink_to(path)
-    failure = read_image(index.images[0], open_images(form.format(tmp_path / "linked")))
-    assert isinstance(failure, Failure)
-    assert "it leads out of the folder" in failure.reason
+    with pytest.raises(SetupError, match="it leads out of the folder"):
+        open_images(form.format(tmp_path / "linked"))
 
 
 def test_images_behind_a_uri_are_those_of_the_folder_that_it_names(
@@ -114,6 +197,19 @@ def test_images_behind_a_uri_are_those_of_the_folder_that_it_names(
 def test_a_packed_file_without_the_columns_is_a_failure(tmp_path: Path, index: CocoIndex) -> None:
     pq.write_table(pa.table({"name": ["a.jpg"]}), tmp_path / "a.parquet")
     assert isinstance(read_image(index.images[0], open_images(str(tmp_path))), Failure)
+
+
+def test_a_packed_file_that_is_damaged_is_a_failure_of_its_images(
+    packed: Path, index: CocoIndex
+) -> None:
+    path = packed / "images-00000.parquet"
+    content = bytearray(path.read_bytes())
+    for at in range(100, len(content) - 5000, 64):
+        content[at] ^= 0xFF
+    path.write_bytes(content)
+    source = open_images(str(packed))
+    results = [read_image(image, source) for image in index.images]
+    assert any(isinstance(result, Failure) for result in results)
 
 
 @pytest.mark.parametrize("location", ["nowhere", "file:///nowhere", "gopher://x/y"])
@@ -146,7 +242,7 @@ def test_of_a_limited_dataset_the_rest_is_left_out_of_the_annotations(
 def test_a_folder_with_packed_images_is_not_packed_into(
     people: Dataset, packed: Path, index: CocoIndex
 ) -> None:
-    with pytest.raises(SetupError, match="holds packed images"):
+    with pytest.raises(SetupError, match="is not empty"):
         pack_dataset(index, FolderImages(people.images), str(packed))
 
 

@@ -1,0 +1,56 @@
+"""The JSON of an annotation file, in UTF-8, -16 or -32, with gzip or without."""
+
+import gzip
+import io
+import json
+import zlib
+
+from distributed_pose.data.entries import JsonObject
+from distributed_pose.errors import SetupError
+from distributed_pose.locations import Location
+from distributed_pose.storage import read_location
+
+_SETTING = "data.annotations"
+
+_GZIP = b"\x1f\x8b"
+
+# Four times COCO's largest, that of the keypoints of train2017.
+_MAX_UNPACKED_BYTES = 2**30
+
+
+def read_annotation_file(location: Location) -> JsonObject:
+    """Returns the content of an annotation file.
+
+    Args:
+        location: of the file.
+
+    Raises:
+        SetupError: if it cannot be read, or is no JSON object.
+    """
+    hint = f"see {_SETTING}"
+    try:
+        # Byte-order marks and UTF-16 are told by the parser.
+        content = json.loads(_unpacked(read_location(location, _SETTING), location))
+    except (ValueError, RecursionError) as error:
+        raise SetupError(f"{location} is not JSON: {error}", hint) from None
+    if not isinstance(content, dict):
+        raise SetupError(
+            f"{location}: is a {type(content).__name__}, not a COCO annotation object", hint
+        )
+    return content
+
+
+def _unpacked(content: bytes, location: Location) -> bytes:
+    if not content.startswith(_GZIP):
+        return content
+    try:
+        with gzip.open(io.BytesIO(content)) as stream:
+            unpacked: bytes = stream.read(_MAX_UNPACKED_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise SetupError(f"{location} is a damaged gzip file: {error}", f"see {_SETTING}") from None
+    if len(unpacked) > _MAX_UNPACKED_BYTES:
+        raise SetupError(
+            f"{location} unpacks to over {_MAX_UNPACKED_BYTES} bytes",
+            "no annotation file is that large",
+        )
+    return unpacked

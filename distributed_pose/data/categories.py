@@ -1,0 +1,161 @@
+"""Which category of an annotation file is the person with COCO's seventeen keypoints."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from distributed_pose.data.entries import (
+    InvalidEntryError,
+    JsonObject,
+    ListedId,
+    Notes,
+    Reading,
+    shown,
+)
+from distributed_pose.pose.skeleton import COCO_KEYPOINTS, NUM_COCO_KEYPOINTS
+
+_PERSON = "person"
+
+# As many as a message shows.
+_MAX_NAMED = 5
+
+# What spellings of one name differ in, besides case: "Left Eye", "left-eye".
+_SEPARATORS = re.compile(r"[\s_.\-]+")
+_COCO = tuple(_SEPARATORS.sub("", name) for name in COCO_KEYPOINTS)
+
+_CHOOSE = "choose one by id or name with data.category (guide postprocess: --category)"
+
+
+@dataclass(frozen=True)
+class Category:
+    """A category of the file.
+
+    Attributes:
+        id: as the file has it.
+        name: empty where the file has none.
+        keypoints: names of its keypoints; empty where the file has none.
+    """
+
+    id: ListedId
+    name: str
+    keypoints: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{shown(self.id)} {shown(self.name)}" if self.name else shown(self.id)
+
+    def has_id(self, value: object) -> bool:
+        """Returns whether an annotation's `category_id` means this category."""
+        return same_id(self.id, value)
+
+
+def read_categories(content: JsonObject, notes: Notes) -> list[Category]:
+    """Returns the categories of an annotation file.
+
+    Raises:
+        InvalidEntryError: if there is no list of categories, or one of them has no id.
+    """
+    entries = content.get("categories")
+    if not isinstance(entries, list) or not entries:
+        raise InvalidEntryError("has no list 'categories', so nothing says what is annotated")
+    found = []
+    for position, entry in enumerate(entries):
+        where = f"categories[{position}]"
+        if not isinstance(entry, dict):
+            raise InvalidEntryError(f"{where} is {shown(entry)}, not an object")
+        number = Reading(entry, where, notes).identifier("id")
+        name, names = entry.get("name"), entry.get("keypoints")
+        listed = tuple(map(str, names)) if isinstance(names, list) else ()
+        found.append(Category(number, name if isinstance(name, str) else "", listed))
+    # An entry that is listed twice is one category.
+    return list(dict.fromkeys(found))
+
+
+def choose_category(
+    categories: Sequence[Category], wanted: int | str | None, notes: Notes
+) -> Category:
+    """Returns the category whose annotations are scored.
+
+    It is the one that is asked for; otherwise the one that has COCO's keypoints; otherwise, where
+    no category names its keypoints, the only one or the only one that is called person.
+
+    Raises:
+        InvalidEntryError: if there is none or several, or its keypoints are not COCO's.
+    """
+    chosen = _asked_for(categories, wanted) if wanted is not None else _found(categories)
+    _check_keypoints(chosen)
+    if not chosen.keypoints:
+        notes.say(f"Category {chosen} names no keypoints; its 17 are taken for COCO's")
+    return chosen
+
+
+def same_id(one: object, other: object) -> bool:
+    """Returns whether two category ids are equal, also where one is written as text."""
+    return one == other or str(one) == str(other)
+
+
+def _asked_for(categories: Sequence[Category], wanted: int | str) -> Category:
+    matches = [category for category in categories if category.has_id(wanted)]
+    matches = matches or [category for category in categories if category.name == str(wanted)]
+    return _only(matches, f"data.category is {shown(wanted)}, and the file has", categories)
+
+
+def _found(categories: Sequence[Category]) -> Category:
+    named = [category for category in categories if category.keypoints]
+    if fitting := [category for category in named if _is_coco(category)]:
+        return _only(fitting, "COCO's 17 keypoints belong to", fitting)
+    if len(named) == 1:
+        return named[0]
+    if named:
+        raise InvalidEntryError(
+            f"no category has COCO's 17 keypoints; there are {_listing(named)}", _CHOOSE
+        )
+    persons = [category for category in categories if category.name.casefold() == _PERSON]
+    if not persons and len(categories) == 1:
+        return categories[0]
+    return _only(persons, "no category names its keypoints; there are", categories)
+
+
+def _only(matches: Sequence[Category], text: str, there: Sequence[Category]) -> Category:
+    if len(matches) != 1:
+        raise InvalidEntryError(f"{text} {_listing(there)}", _CHOOSE)
+    return matches[0]
+
+
+def _listing(categories: Sequence[Category]) -> str:
+    listed = ", ".join(map(str, categories[:_MAX_NAMED]))
+    more = len(categories) - _MAX_NAMED
+    plural = "categories" if len(categories) > 1 else "category"
+    return f"{plural} {listed}" + (f" and {more} more" if more > 0 else "")
+
+
+def _check_keypoints(category: Category) -> None:
+    """Refuses keypoints that are not COCO's, since a figure would compare unlike things."""
+    if not category.keypoints or _is_coco(category):
+        return
+    if len(category.keypoints) != NUM_COCO_KEYPOINTS:
+        raise InvalidEntryError(
+            f"category {category} has {len(category.keypoints)} keypoints, COCO's person has 17"
+        )
+    spelled = _spelled(category)
+    is_order = sorted(spelled) == sorted(_COCO)
+    what = "COCO's keypoints in another order" if is_order else "other keypoints than COCO's person"
+    differing = [
+        f"{shown(name)} in place of {shown(coco)}"
+        for name, coco, plain, plain_coco in zip(
+            category.keypoints, COCO_KEYPOINTS, spelled, _COCO, strict=True
+        )
+        if plain != plain_coco
+    ]
+    more = f" and {len(differing) - _MAX_NAMED} more" if len(differing) > _MAX_NAMED else ""
+    raise InvalidEntryError(
+        f"category {category} has {what}: {', '.join(differing[:_MAX_NAMED])}{more}",
+        "AP would compare unlike keypoints; where they are COCO's, give the file COCO's names",
+    )
+
+
+def _is_coco(category: Category) -> bool:
+    return _spelled(category) == _COCO
+
+
+def _spelled(category: Category) -> tuple[str, ...]:
+    return tuple(_SEPARATORS.sub("", name).casefold() for name in category.keypoints)

@@ -1,0 +1,79 @@
+"""File names of an annotation file as an image folder knows them.
+
+Tools write names with the separators of Windows, and with folders of the machine that they ran on.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+from pathlib import PurePosixPath, PureWindowsPath
+
+from distributed_pose.data.entries import InvalidEntryError, Notes, shown
+from distributed_pose.data.sources import ImageSource
+
+_BACKSLASHES = "File names with backslashes are read with slashes"
+
+# Names that are looked for, spread over the file.
+_PROBED = 8
+
+
+def locate_names(names: Sequence[str], source: ImageSource | None, notes: Notes) -> Sequence[str]:
+    """Returns the names by which images are read, all of them inside the image folder.
+
+    The names are those of the file if the folder has any of them. Otherwise backslashes become
+    slashes, and then leading folders that all names share are left out, as few as it takes. What
+    all names share cannot tell images apart, so that no two names become one.
+
+    Args:
+        names: of all images.
+        source: of the images; None if they are not to be read.
+        notes: gets what was changed.
+
+    Raises:
+        InvalidEntryError: if a name leaves the image folder.
+    """
+    located = names
+    for candidate, change in _candidates(names):
+        if _is_there(candidate, source):
+            located = candidate
+            if change:
+                notes.say(change)
+            break
+    for name in located:
+        if not _stays_inside(name):
+            raise InvalidEntryError(
+                f"file_name {shown(name)} leaves the image folder",
+                "data.images must be a folder below which the images have these names",
+            )
+    return located
+
+
+def _candidates(names: Sequence[str]) -> Iterator[tuple[Sequence[str], str]]:
+    """Yields the names as they may be meant, and what was changed."""
+    has_backslashes = any("\\" in name for name in names)
+    if not has_backslashes and not any("/" in name for name in names):
+        # There is nothing else that they could mean, and to look may take many requests.
+        return
+    yield names, ""
+    parts = [PurePosixPath(name.replace("\\", "/")).parts for name in names]
+    folders = [path[:-1] for path in parts]
+    pairs = zip(min(folders), max(folders), strict=False)
+    shared = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+    for number in range(len(shared) + 1):
+        change = _BACKSLASHES if has_backslashes else ""
+        if number:
+            left_out = shown("/".join(shared[:number]))
+            change = f"File names are read without {left_out}, which is not in the image folder"
+        yield ["/".join(path[number:]) for path in parts], change
+
+
+def _is_there(names: Sequence[str], source: ImageSource | None) -> bool:
+    if source is None:
+        return not any("\\" in name for name in names)
+    step = max(1, len(names) // _PROBED)
+    return any(_stays_inside(name) and source.size(name) is not None for name in names[::step])
+
+
+def _stays_inside(name: str) -> bool:
+    # Read both ways, since a dataset may have been written on another system.
+    paths = PurePosixPath(name), PureWindowsPath(name)
+    return not any(path.is_absolute() or path.anchor or ".." in path.parts for path in paths)

@@ -1,0 +1,252 @@
+"""The people of an annotation file as the score reads them.
+
+Source: what COCOeval with iouType "keypoints" reads (pycocotools 2.0.11, `_prepare`, `computeOks`,
+`evaluateImg`): `iscrowd`, whether `num_keypoints` is 0, `area`, `keypoints`, and `bbox` of people
+without a labelled keypoint. It never reads `segmentation` or `ignore`.
+
+Array legend: N people, 17 keypoints.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from distributed_pose.data.entries import (
+    InvalidEntryError,
+    JsonObject,
+    ListedId,
+    Notes,
+    Reading,
+    shown,
+)
+from distributed_pose.metrics.coco_ap import PERSON_CATEGORY
+from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
+
+# No image is larger. A float32 of a coordinate, and the square of one, are finite.
+_MAX_COORDINATE = 2**31
+
+_NUM_VALUES = 3 * NUM_COCO_KEYPOINTS
+_NUMBERS = frozenset({int, float, bool})
+_UNLABELLED = [0] * _NUM_VALUES
+_NO_BOX = [0, 0, 0, 0]
+
+# So many people are checked at once: arrays of a few megabytes.
+_CHUNK = 4096
+
+_UNLISTED = "Annotations of images that are not listed are ignored"
+_NO_CROWD = "Annotations without 'iscrowd' count as no crowds"
+_COUNTED = "Annotations without 'num_keypoints' get the number of their labelled keypoints"
+_DISAGREES = (
+    "'num_keypoints' is not the number of labelled keypoints; as in pycocotools, it only matters "
+    "whether it is 0"
+)
+_NO_KEYPOINTS = "Annotations without keypoints count as unlabelled people, whose region is ignored"
+_NESTED = "Keypoints in lists of three are read as one list"
+_ODD_VISIBILITY = (
+    "Keypoints with a visibility other than 0, 1 and 2 count as labelled if it is over 0, as in "
+    "pycocotools"
+)
+_NO_AREA = "People of area 0 are matched by exact keypoints alone, as in pycocotools"
+_IGNORE = "'ignore' is set and not read, as in pycocotools"
+_ID_ZERO = (
+    "Annotation ids are replaced by numbers from 1, since pycocotools takes a match with id 0 for "
+    "no match"
+)
+_ID_TWICE = "Annotation ids are replaced by numbers from 1, since some occur more than once"
+_ID_ODD = "Annotation ids are replaced by numbers from 1, since some are no integers"
+
+
+class _Person(NamedTuple):
+    """A person of the file: position in it, and what COCOeval reads."""
+
+    position: int
+    values: dict[str, Any]
+
+
+def read_people(
+    entries: Sequence[JsonObject],
+    is_person: Callable[[object], bool],
+    image_ids: Mapping[ListedId, int],
+    notes: Notes,
+) -> list[dict[str, Any]]:
+    """Returns the annotations of people as COCOeval can read them, but for ids, in their order.
+
+    Args:
+        entries: the annotations of the file.
+        is_person: whether a `category_id` is the person's.
+        image_ids: our image ids by those of the file.
+        notes: gets what was ignored, replaced or assumed.
+
+    Raises:
+        InvalidEntryError: if an annotation of a person cannot be scored; names it.
+    """
+    people = []
+    is_text = any(isinstance(listed, str) for listed in image_ids)
+    found = _select(entries, is_person, image_ids, notes, is_text=is_text)
+    read = (
+        _read_person(position, image_id, Reading(entries[position], where, notes))
+        for position, image_id, where in found
+    )
+    while chunk := list(islice(read, _CHUNK)):
+        _check_keypoints(chunk, notes)
+        people += [person.values for person in chunk]
+    return people
+
+
+def note_ids(entries: Sequence[JsonObject], notes: Notes) -> None:
+    """Notes annotation ids that pycocotools cannot score by."""
+    ids = [entry.get("id") for entry in entries]
+    integers = {number for number in ids if type(number) is int}
+    num_odd = sum(type(number) is not int for number in ids)
+    notes.add(_ID_ODD, num_odd)
+    notes.add(_ID_TWICE, len(ids) - num_odd - len(integers))
+    notes.add(_ID_ZERO, 0 in integers)
+
+
+def _select(
+    entries: Sequence[JsonObject],
+    is_person: Callable[[object], bool],
+    image_ids: Mapping[ListedId, int],
+    notes: Notes,
+    *,
+    is_text: bool,
+) -> Iterable[tuple[int, int, str]]:
+    """Yields position, our image id and name of each annotation that is scored."""
+    for position, entry in enumerate(entries):
+        where = f"annotations[{position}]"
+        if not is_person(entry.get("category_id")):
+            Reading(entry, where, notes).required("category_id")
+            continue
+        reading = Reading(entry, where, notes)
+        image_id = reading.identifier("image_id")
+        if isinstance(image_id, str) != is_text:
+            raise reading.invalid(f"'image_id' is {shown(image_id)}, unlike the ids of the images")
+        if image_id in image_ids:
+            yield position, image_ids[image_id], where
+        else:
+            notes.add(_UNLISTED)
+
+
+def _read_person(position: int, image_id: int, reading: Reading) -> _Person:
+    entry, notes = reading.entry, reading.notes
+    area = reading.number("area")
+    if area < 0:
+        raise reading.invalid(f"'area' is {shown(area)}, a number of square pixels is not negative")
+    num_keypoints = reading.optional_number("num_keypoints")
+    is_crowd = reading.optional_number("iscrowd")
+    if is_crowd is None:
+        notes.add(_NO_CROWD)
+    elif is_crowd != int(is_crowd):
+        raise reading.invalid(f"'iscrowd' is {shown(is_crowd)}, not 0 or 1")
+    if entry.get("ignore"):
+        notes.add(_IGNORE)
+    values = {
+        "image_id": image_id,
+        "category_id": PERSON_CATEGORY,
+        "iscrowd": int(bool(is_crowd)),
+        "num_keypoints": num_keypoints,
+        "keypoints": _keypoints(reading, num_keypoints),
+        "bbox": _box(entry.get("bbox")),
+        "area": area,
+    }
+    return _Person(position, values)
+
+
+def _box(values: object) -> list[Any]:
+    """Returns four numbers that can be added up, whatever the file has."""
+    if not isinstance(values, list) or len(values) < len(_NO_BOX):
+        return _NO_BOX
+    box = values[:4]
+    is_usable = _NUMBERS.issuperset(map(type, box)) and _is_near(min(box)) and _is_near(max(box))
+    return box if is_usable else _NO_BOX
+
+
+def _keypoints(reading: Reading, num_keypoints: float | None) -> list[Any]:
+    """Returns 51 numbers: those of the file where they are that already."""
+    values = reading.entry.get("keypoints")
+    if values is None and num_keypoints:
+        raise reading.invalid(f"'num_keypoints' is {num_keypoints}, and there are no 'keypoints'")
+    if not values and (values is None or isinstance(values, list)):
+        reading.notes.add(_NO_KEYPOINTS)
+        return _UNLABELLED
+    if not isinstance(values, list):
+        raise reading.invalid(f"'keypoints' is {shown(values)}, not a list of 51 numbers")
+    if len(values) == NUM_COCO_KEYPOINTS and all(
+        isinstance(point, list) and len(point) == 3 for point in values
+    ):
+        reading.notes.add(_NESTED)
+        values = [value for point in values for value in point]
+    if None in values and len(values) == _NUM_VALUES:
+        values = _without_nulls(values)
+    if not _NUMBERS.issuperset(map(type, values)):
+        raise reading.invalid("'keypoints' is not a list of 51 numbers")
+    if len(values) != _NUM_VALUES:
+        if any(values):
+            raise reading.invalid(f"'keypoints' has {len(values)} numbers, COCO's person has 51")
+        return _UNLABELLED
+    return values
+
+
+def _without_nulls(values: Sequence[Any]) -> list[Any]:
+    """Returns zeros for the unlabelled keypoints, whose place may be null."""
+    kept: list[Any] = []
+    for x, y, visibility in zip(values[::3], values[1::3], values[2::3], strict=True):
+        is_absent = (x is None and y is None and visibility is None) or visibility == 0
+        kept += (0, 0, 0) if is_absent else (x, y, visibility)
+    return kept
+
+
+def _check_keypoints(people: Sequence[_Person], notes: Notes) -> None:
+    """Completes people by what their keypoints say, and refuses impossible ones."""
+    keypoints_N17x3 = _as_array(people)
+    labelled_N17 = keypoints_N17x3[..., 2] > 0
+    usable_N17 = (np.abs(keypoints_N17x3[..., :2]) <= _MAX_COORDINATE).all(axis=2)
+    for index in np.flatnonzero((labelled_N17 & ~usable_N17).any(axis=1)).tolist():
+        raise _invalid(people[index], "'keypoints' has a labelled one that is at no pixel")
+    is_known_N17 = np.isin(keypoints_N17x3[..., 2], (0, 1, 2))
+    notes.add(_ODD_VISIBILITY, int((~is_known_N17).any(axis=1).sum()))
+    for index in np.flatnonzero(~(usable_N17 & is_known_N17).all(axis=1)).tolist():
+        clean_17x3 = np.where(labelled_N17[index, :, None], keypoints_N17x3[index], 0)
+        clean_17x3[:, 2] = np.where(is_known_N17[index], clean_17x3[:, 2], 2) * labelled_N17[index]
+        people[index].values["keypoints"] = clean_17x3.ravel().tolist()
+    for person, num_labelled in zip(people, labelled_N17.sum(axis=1).tolist(), strict=True):
+        _complete(person, num_labelled, notes)
+
+
+def _complete(person: _Person, num_labelled: int, notes: Notes) -> None:
+    values = person.values
+    if values["num_keypoints"] is None:
+        values["num_keypoints"] = num_labelled
+        notes.add(_COUNTED, values["keypoints"] is not _UNLABELLED)
+    elif values["num_keypoints"] != num_labelled:
+        notes.add(_DISAGREES)
+    if not num_labelled and not _is_place(values["bbox"]):
+        raise _invalid(person, "no keypoint is labelled, and 'bbox' is not four numbers")
+    if not values["area"] and values["num_keypoints"] and not values["iscrowd"]:
+        notes.add(_NO_AREA)
+
+
+def _is_place(box: Sequence[float]) -> bool:
+    return box is not _NO_BOX and all(map(_is_near, box))
+
+
+def _is_near(value: float) -> bool:
+    return -_MAX_COORDINATE <= value <= _MAX_COORDINATE
+
+
+def _as_array(people: Sequence[_Person]) -> npt.NDArray[np.float64]:
+    try:
+        array = np.array([person.values["keypoints"] for person in people], np.float64)
+    except OverflowError:
+        for person in people:
+            if any(abs(value) > _MAX_COORDINATE for value in person.values["keypoints"]):
+                raise _invalid(person, "'keypoints' has a number that is no pixel") from None
+        raise
+    return array.reshape(-1, NUM_COCO_KEYPOINTS, 3)
+
+
+def _invalid(person: _Person, text: str) -> InvalidEntryError:
+    return InvalidEntryError(f"annotations[{person.position}]: {text}")
