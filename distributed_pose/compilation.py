@@ -11,13 +11,15 @@ from typing import Any
 
 from distributed_pose.backends.registry import resolve_backend, resolve_precision
 from distributed_pose.config import RunConfig
-from distributed_pose.errors import ConfigError
+from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.evaluation import evaluate
 from distributed_pose.files import write_atomically
-from distributed_pose.inputs import calibration, read_inputs
-from distributed_pose.model.artifacts import Artifact, keep, load_source
+from distributed_pose.inputs import calibration, load_model, read_inputs
+from distributed_pose.model.artifacts import Artifact, Source, keep
 from distributed_pose.model.compile import cache_name, compile_model, portable
-from distributed_pose.model.makers import atc_order, fixed_input, input_of
+from distributed_pose.model.makers import atc_order, fixed_input
+from distributed_pose.model.onnx_graph import image_input, parse
+from distributed_pose.model.onnx_precision import is_quantised
 from distributed_pose.nvidia import EngineShapes
 from distributed_pose.records import Order
 from distributed_pose.soc import soc_version
@@ -87,13 +89,15 @@ def commands_for(model: Path, orders: Sequence[Order]) -> str:
 
     Raises:
         ConfigError: if the orders are carried out by libraries, without any command.
-        SetupError: if the model cannot be read.
+        SetupError: if the model cannot be read, or its inputs are others than the profile's.
     """
     lines = []
     onnx = model.with_suffix(".onnx")
     if model.suffix != ".onnx":
         lines.append(shlex.join(["distributed-pose", "export", str(model), str(onnx)]))
-    name = input_of(load_source(model).content) if model.suffix == ".onnx" else _DEFAULT_INPUT
+    name = _DEFAULT_INPUT
+    if model.suffix == ".onnx":
+        name = image_input(parse(load_model(model, orders[0].profile).content)).name
     aipp = ""
     for order in orders:
         if order.backend == "ascend":
@@ -119,13 +123,15 @@ def compile_for(
         output: folder for copies of artifacts and cards; None leaves them in the cache.
 
     Raises:
-        SetupError: if a compiler is missing or refuses the model.
+        SetupError: if a compiler is missing or refuses the model, or its inputs are others than
+            the profile's.
     """
-    source = load_source(model)
+    source = load_model(model, orders[0].profile)
     compiled = []
     for order in orders:
         ranges, run = None, config
         if order.precision == "int8":
+            _check_exact(source)
             run = _with_data(config, model, order)
             ranges = calibration(run, read_inputs(run))
         made_of = portable(source, order)
@@ -136,6 +142,13 @@ def compile_for(
             keep(key, artifact)
         compiled.append(Compiled(_written(model, order, artifact, key, output), artifact))
     return compiled
+
+
+def _check_exact(source: Source) -> None:
+    if source.format == "onnx" and is_quantised(parse(source.content)):
+        raise SetupError(
+            f"{source.path} is quantised already", "run it as it is, with precision=auto"
+        )
 
 
 def _written(model: Path, order: Order, artifact: Artifact, key: str, output: Path | None) -> Path:

@@ -23,12 +23,9 @@ from distributed_pose.backends.base import (
     BackendOptions,
     InputBatch,
     Maps,
-    ModelPort,
-    check_fits,
-    check_input,
     check_maps,
-    select_outputs,
 )
+from distributed_pose.backends.ports import check_fits, check_input, select_outputs
 from distributed_pose.backends.registry import (
     BACKENDS,
     open_backend,
@@ -40,7 +37,7 @@ from distributed_pose.model.folding import fold_normalisation
 from distributed_pose.model.network import LightweightOpenPose
 from distributed_pose.model.torch_program import export_program
 from distributed_pose.recordings.recording import LAYOUT
-from distributed_pose.records import Geometry
+from distributed_pose.records import Geometry, ModelPort
 from tests.requirements import skip_without_bf16
 from tests.tiny_models import save_constant_model
 
@@ -211,7 +208,7 @@ def test_a_backend_has_the_precision_asked_for_or_says_that_it_cannot(
         assert opened(name, precision).precision == precision
     except SetupError as error:
         refusal = str(error)
-    expected = f"no native {precision}|int8|computed in f32, not {precision}"
+    expected = f"no native {precision}|int8|(computed in|has precision) f32, not {precision}"
     assert not refusal or (precision != "f32" and re.search(expected, refusal))
 
 
@@ -342,7 +339,6 @@ def test_outputs_that_cannot_be_told_apart_are_refused(names: tuple[str, str]) -
     [
         [],
         [(None, 4, None, None)],
-        [(None, 32, 48, 3)],
         [(3, None, None)],
         [(None, 3, None, None), (None, 2)],
     ],
