@@ -104,8 +104,7 @@ def check_precision(asked: str, found: str) -> None:
     if asked not in {"auto", found}:
         raise SetupError(
             f"the compiled model has precision {found}, not {asked}",
-            f"set precision=auto{f' or precision={found}' * (found in _ASKABLE)}, or give a model "
-            f"of {asked}",
+            "set precision=auto" + f" or precision={found}" * (found in _ASKABLE),
         )
 
 

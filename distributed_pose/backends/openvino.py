@@ -65,7 +65,10 @@ class OpenVinoBackend:
             self._input = replace(inputs[0], shape=(None, *inputs[0].shape[1:]))
             compiled = core.compile_model(model, "CPU", settings)
         except (RuntimeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise SetupError(f"OpenVINO cannot load the model: {_reason(error)}") from None
+            raise SetupError(
+                f"OpenVINO cannot load the model: {_reason(error)}",
+                "set backend=onnxruntime, which runs more of ONNX",
+            ) from None
         self.precision = _real_precision(compiled)
         _check_precision(options.precision, self.precision, model)
         self._run: Callable[[npt.NDArray[Any]], list[npt.NDArray[np.float32]]] | None = partial(
@@ -129,7 +132,8 @@ def _check_precision(asked: str, found: str, model: openvino.Model) -> None:
     if asked == "int8" != found and not is_quantised:
         raise SetupError(
             "precision: int8 needs a quantised model, and this one has no int8 layers",
-            "make one: distributed-pose compile MODEL --for openvino --precision int8",
+            "make one of the float32 model: distributed-pose compile MODEL --for openvino "
+            "--precision int8",
         )
     check_precision(asked, found)
 

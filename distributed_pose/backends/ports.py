@@ -53,19 +53,24 @@ def select_outputs(outputs: Sequence[ModelPort]) -> tuple[str, str]:
     return heatmaps[-1].name, pafs[-1].name
 
 
-def check_input(inputs: Sequence[ModelPort]) -> str:
+def check_input(inputs: Sequence[ModelPort], name: str = "the model") -> str:
     """Returns the name of the model's image input.
+
+    Args:
+        inputs: of the model.
+        name: of the model, for the message.
 
     Raises:
         SetupError: if the model does not take one batch of three-channel images of a type that
             images have.
     """
-    if len(inputs) == 1 and len(inputs[0].shape) == 4 and inputs[0].shape[1] in {3, None}:
-        _check_values(inputs[0])
-        return inputs[0].name
     is_turned = len(inputs) == 1 and _is_channels_last(inputs[0], 3)
+    is_image = len(inputs) == 1 and len(inputs[0].shape) == 4 and inputs[0].shape[1] in {3, None}
+    if is_image and not is_turned:
+        _check_values(inputs[0], name)
+        return inputs[0].name
     raise SetupError(
-        f"the model's inputs are {_list(inputs) or 'none'}",
+        f"{name} has inputs {_list(inputs) or 'none'}",
         _CHANNELS_LAST if is_turned else "expected one of [batch, 3, height, width]",
     )
 
@@ -81,7 +86,7 @@ def check_profile(inputs: Sequence[ModelPort], profile: "Profile", path: str) ->
     Raises:
         SetupError: if it does not, as where it has fixed another size; tells both.
     """
-    check_input(inputs)
+    check_input(inputs, path)
     port = inputs[0]
     if port.dtype == "uint8":
         raise SetupError(
@@ -91,7 +96,7 @@ def check_profile(inputs: Sequence[ModelPort], profile: "Profile", path: str) ->
     height, width = port.shape[2:]
     wanted_height, wanted_width = profile.nominal_input[0], profile.fixed_width
     if height not in {None, wanted_height} or width not in {None, wanted_width}:
-        wanted = f"{wanted_height}x{wanted_width or 'any width'}"
+        wanted = f"{wanted_height}" + (f"x{wanted_width}" if wanted_width else " by any width")
         raise SetupError(
             f"{path} takes inputs of {height or '?'}x{width or '?'} (height x width), and profile "
             f"{profile.name} makes {wanted}",
@@ -171,15 +176,15 @@ def _stage(port: ModelPort) -> int | None:
     return int(match[1]) if match else None
 
 
-def _check_values(port: ModelPort) -> None:
+def _check_values(port: ModelPort, name: str) -> None:
     if port.dtype not in _INPUT_DTYPES:
         raise SetupError(
-            f"the model's input {port.name} is {port.dtype}, which no profile makes",
+            f"{name} has an input {port.name} of {port.dtype}, which no profile makes",
             "export it with a float32 input",
         )
     if 0 in port.shape:
         raise SetupError(
-            f"the model's input {_list([port])} has a dimension of 0",
+            f"{name} has an input {_list([port])} with a dimension of 0",
             "export it with that dimension left open",
         )
 
@@ -190,6 +195,6 @@ def _is_channels_last(port: ModelPort, channels: int) -> bool:
 
 def _list(ports: Sequence[ModelPort]) -> str:
     return ", ".join(
-        f"{port.name} [{', '.join('?' if n is None else str(n) for n in port.shape)}]"
+        f"{port.name} [{', '.join('?' if n is None else str(n) for n in port.shape) or 'no shape'}]"
         for port in ports
     )
