@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from distributed_pose.backends.base import InputBatch
 from distributed_pose.errors import SetupError
+from distributed_pose.model.onnx_graph import shown
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.records import ModelPort
 
@@ -194,7 +195,8 @@ def _is_channels_last(port: ModelPort, channels: int) -> bool:
 
 
 def _list(ports: Sequence[ModelPort]) -> str:
+    sizes = [["?" if n is None else str(n) for n in port.shape] for port in ports]
     return ", ".join(
-        f"{port.name} [{', '.join('?' if n is None else str(n) for n in port.shape) or 'no shape'}]"
-        for port in ports
+        f"{shown(port.name)} [{', '.join(dims) or 'no shape'}]"
+        for port, dims in zip(ports, sizes, strict=True)
     )

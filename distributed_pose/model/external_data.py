@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from distributed_pose.errors import SetupError
 from distributed_pose.files import sha256_hex
-from distributed_pose.model.onnx_graph import messages, parse
+from distributed_pose.model.onnx_graph import messages, parse, shortened, shown
 
 # What a protocol buffer can hold.
 _MAX_BYTES = int(onnx.checker.MAXIMUM_PROTOBUF)
@@ -26,9 +26,6 @@ _MAX_BYTES = int(onnx.checker.MAXIMUM_PROTOBUF)
 _BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
 
 _MAX_DIGITS = 19
-
-# Characters of a name in a model that a message shows.
-_MAX_SHOWN = 100
 
 _HINT = "keep the model's files together, as its exporter wrote them"
 
@@ -41,8 +38,7 @@ class _File(NamedTuple):
 
     @property
     def name(self) -> str:
-        text = str(self.path)
-        return text if text.isprintable() and len(text) <= 2 * _MAX_SHOWN else _shown(text)
+        return shown(str(self.path))
 
 
 class _Span(NamedTuple):
@@ -94,13 +90,13 @@ def _span(path: Path, tensor: TensorProto, files: dict[str, _File]) -> _Span:
         tensor: with external data.
         files: by location, those that have been checked.
     """
-    name = f"{path}: tensor {_shown(tensor.name)}"
+    name = f"{path}: tensor {shortened(tensor.name)!r}"
     entries = {str(entry.key): str(entry.value) for entry in tensor.external_data}
     length = _size_bytes(name, tensor)
     if "length" in entries and _number(name, "length", entries["length"]) != length:
         raise SetupError(
-            f"{name} has {_shown(entries['length'])} bytes of external data, and its shape and "
-            f"type take {length}",
+            f"{name} has {shortened(entries['length'])!r} bytes of external data, and its shape "
+            f"and type take {length}",
             "export the model again",
         )
     location = entries.get("location", "")
@@ -116,7 +112,7 @@ def _located(path: Path, name: str, location: str) -> Path:
     """Returns the file of a location, which no link and no `..` leads out of the model's folder."""
     relative = Path(location)
     outside = SetupError(
-        f"{name} lies in {_shown(location)}, which is no file in the model's folder", _HINT
+        f"{name} lies in {shortened(location)!r}, which is no file in the model's folder", _HINT
     )
     if not location or relative.is_absolute() or ".." in relative.parts:
         raise outside
@@ -187,7 +183,7 @@ def _number(name: str, key: str, text: str) -> int:
     if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS:
         return int(text)
     raise SetupError(
-        f"{name} has external data of {key} {_shown(text)}, which is no count of bytes",
+        f"{name} has external data of {key} {shortened(text)!r}, which is no count of bytes",
         "export the model again",
     )
 
@@ -202,7 +198,3 @@ def _short(span: _Span, size: int) -> SetupError:
         f"{span.file.name}, which has {size}",
         _HINT,
     )
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}...")

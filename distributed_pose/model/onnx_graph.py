@@ -13,6 +13,9 @@ from distributed_pose.errors import SetupError
 from distributed_pose.nvidia import EngineShapes
 from distributed_pose.records import ModelPort
 
+# Characters of a name in a model, or of a reason, that a message shows.
+_MAX_SHOWN = 200
+
 
 def parse(content: bytes, name: str = "the model") -> ModelProto:
     """Returns serialised ONNX as a model.
@@ -28,9 +31,11 @@ def parse(content: bytes, name: str = "the model") -> ModelProto:
         model: ModelProto = onnx.load_model_from_string(content)
     # What a parser of protocol buffers raises is an affair of its implementation.
     except Exception as error:  # noqa: BLE001
-        raise _invalid(name, error) from None
+        raise _invalid(name, str(error)) from None
     if not model.HasField("graph"):
-        raise SetupError(f"{name} is no valid ONNX: it holds no graph", "see model.path")
+        raise _invalid(name, "it holds no graph")
+    if not _is_text(model):
+        raise _invalid(name, "a name in it is not UTF-8")
     return model
 
 
@@ -44,7 +49,7 @@ def parse_checked(content: bytes) -> ModelProto:
     try:
         onnx.checker.check_model(content)
     except (ValueError, onnx.checker.ValidationError) as error:
-        raise _invalid("the model", error) from None
+        raise _invalid("the model", str(error)) from None
     return model
 
 
@@ -57,7 +62,7 @@ def image_input(model: ModelProto) -> ValueInfoProto:
     inputs = _inputs(model)
     if len(inputs) == 1:
         return inputs[0]
-    found = ", ".join(f"{port.name} {_shape(port)}" for port in inputs) or "none"
+    found = ", ".join(f"{shown(port.name)} {_shape(port)}" for port in inputs) or "none"
     raise SetupError(
         f"the model has {len(inputs)} inputs, not one image: {found}", "see model.path"
     )
@@ -103,6 +108,17 @@ def fixed_shapes(model: ModelProto, batch_size: int) -> EngineShapes | None:
 def is_engine(model: ModelProto) -> bool:
     """Returns whether a model is what a provider has compiled, in ONNX as a wrapping."""
     return any(node.op_type == "EPContext" for node in model.graph.node)
+
+
+def shown(text: str) -> str:
+    """Returns text from a model for a message: in one line, printable and not too long."""
+    short = shortened(text)
+    return short if short.isprintable() else repr(short)
+
+
+def shortened(text: str) -> str:
+    """Returns as much of a text as a message shows."""
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def inner_graphs(node: NodeProto) -> Iterable[GraphProto]:
@@ -156,6 +172,20 @@ def _dtype(port: ValueInfoProto) -> str:
         return f"of unknown type {kind}"
 
 
-def _invalid(name: str, error: Exception) -> SetupError:
-    reason = str(error).strip().partition("\n")[0]
-    return SetupError(f"{name} is no valid ONNX: {reason}", "see model.path")
+def _is_text(message: Any) -> bool:
+    """Returns whether all strings of a message are text; others are given out as bytes."""
+    if isinstance(message, TensorProto):
+        return isinstance(message.name, str)
+    for field, value in message.ListFields():
+        is_single = hasattr(value, "ListFields") or isinstance(value, str | bytes)
+        values = (value,) if is_single else value
+        if field.message_type and not all(_is_text(child) for child in values):
+            return False
+        if field.type == field.TYPE_STRING and any(isinstance(text, bytes) for text in values):
+            return False
+    return True
+
+
+def _invalid(name: str, reason: str) -> SetupError:
+    line = shown(reason.strip().partition("\n")[0])
+    return SetupError(f"{name} is no valid ONNX: {line}", "see model.path")

@@ -91,8 +91,9 @@ class _Layers:
         self._makers = {name: node for node in self._nodes for name in node.output}
         self._tensors = {tensor.name: tensor for graph in graphs for tensor in graph.initializer}
         for node in self._nodes:
-            if node.op_type == "Constant" and node.attribute[0].HasField("t"):
-                self._tensors[node.output[0]] = node.attribute[0].t
+            for attribute in node.attribute if node.op_type == "Constant" else ():
+                if attribute.HasField("t"):
+                    self._tensors.update(dict.fromkeys(node.output, attribute.t))
 
     def weights(self, *, fuses: bool) -> Counter[str]:
         """Returns how many weights there are by the precision that their layers compute in."""
@@ -114,7 +115,7 @@ class _Layers:
                 tensor = self._tensors[name]
                 return _size(tensor.dims), tensor.data_type if kind is None else kind
             node = self._makers.get(name)
-            if node is None or node.op_type not in _PASSING:
+            if node is None or node.op_type not in _PASSING or not node.input:
                 break
             if kind is None and not (fused and node.op_type == "DequantizeLinear"):
                 kind = self._type_made(node)
@@ -127,11 +128,13 @@ class _Layers:
 
     def _type_made(self, node: NodeProto) -> int | None:
         """Returns the type that a node hands weights on in; None where it leaves their own."""
+        told = {attribute.name: int(attribute.i) for attribute in node.attribute}
         if node.op_type == "Cast":
-            return int(node.attribute[0].i)
+            return told.get("to")
         if node.op_type == "DequantizeLinear":
-            scale = self._tensors.get(node.input[1])
-            return int(scale.data_type) if scale else int(TensorProto.FLOAT)
+            scales = [self._tensors[name] for name in node.input[1:2] if name in self._tensors]
+            kind = scales[0].data_type if scales else TensorProto.FLOAT
+            return told.get("output_dtype") or int(kind)
         return int(TensorProto.INT8) if node.op_type == "QuantizeLinear" else None
 
 

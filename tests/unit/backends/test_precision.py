@@ -14,9 +14,10 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from distributed_pose import SetupError
+from distributed_pose import RunConfig, SetupError
 from distributed_pose.backends.base import Backend, BackendOptions, check_precision
 from distributed_pose.backends.registry import open_backend
+from distributed_pose.compilation import compile_for
 from distributed_pose.model.artifacts import load_source
 from distributed_pose.model.compile import compile_model
 from distributed_pose.model.makers import Calibration
@@ -134,6 +135,12 @@ def test_half_precision_answers_nearly_as_float32(folder: Path, backend: str) ->
     )
     for one, other in zip(exact, half, strict=True):
         np.testing.assert_allclose(one, other, atol=0.05)
+
+
+def test_int8_is_not_compiled_from_a_quantised_model(folder: Path) -> None:
+    order = Order("openvino", "int8", "modelzoo")
+    with pytest.raises(SetupError, match=r"qdq.onnx is quantised already .*precision=auto"):
+        compile_for(folder / "qdq.onnx", [order], RunConfig(), None)
 
 
 @pytest.mark.parametrize("name", ["qdq", "operators", "dynamic"])

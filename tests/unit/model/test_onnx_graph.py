@@ -1,14 +1,18 @@
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import onnx
 import pytest
 from onnx import TensorProto, ValueInfoProto, helper
 
 from distributed_pose import SetupError
+from distributed_pose.inputs import load_model
+from distributed_pose.model.folding import fold_normalisation
 from distributed_pose.model.onnx_graph import image_input, input_ports, parse, parse_checked, ports
+from distributed_pose.model.onnx_precision import is_quantised, precision_of
 from distributed_pose.records import ModelPort
-from tests.tiny_models import save_constant_model
+from tests.tiny_models import save_constant_model, save_external_model
 
 
 def model(*inputs: ValueInfoProto) -> bytes:
@@ -59,6 +63,58 @@ def test_open_dimensions_are_none_however_they_are_written(
 def test_types_have_numpys_names(kind: int, dtype: str) -> None:
     (found,) = input_ports(model(port("x", 1, dtype=kind)))
     assert found.dtype == dtype
+
+
+def damaged(content: bytes, random: Random) -> bytes:
+    """Returns content in which bytes are changed, lost and added."""
+    given = bytearray(content)
+    for _ in range(random.choice((1, 1, 2, 5, 20))):
+        at = random.randrange(len(given))
+        if random.random() < 0.6:
+            given[at] = random.randrange(256)
+        elif random.random() < 0.5:
+            del given[at : at + random.randrange(1, 9)]
+        else:
+            given[at:at] = random.randbytes(random.randrange(1, 9))
+    return bytes(given)
+
+
+def test_of_damaged_files_everything_is_read_or_refused_in_one_printable_line(
+    tmp_path: Path,
+) -> None:
+    path = save_external_model(tmp_path / "m.onnx", 0.5)
+    content, random = path.read_bytes(), Random(0)
+    readers: list[Callable[[bytes], object]] = [
+        lambda _: load_model(path, "modelzoo"),
+        ports,
+        fold_normalisation,
+        lambda given: is_quantised(parse(given)),
+        lambda given: precision_of(parse(given), fuses=False),
+        lambda given: precision_of(parse(given), fuses=True),
+    ]
+    refused = 0
+    for _ in range(300):
+        path.write_bytes(given := damaged(content, random))
+        for read in readers:
+            try:
+                read(given)
+            except SetupError as error:
+                refused += 1
+                assert str(error).isprintable()
+    assert 300 < refused < 6 * 300
+
+
+def test_a_name_that_is_no_text_is_refused() -> None:
+    made = model(port("xyz", 1)).replace(b"xyz", b"x\xffz")
+    with pytest.raises(SetupError, match="a name in it is not UTF-8"):
+        parse(made)
+
+
+def test_names_are_shown_in_one_printable_line() -> None:
+    with pytest.raises(SetupError) as caught:
+        image_input(parse(model(port("\x1b[2J\n" + "a" * 10**5, 1), port("b", 1))))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
 
 
 def test_a_sequence_has_no_type_of_a_tensor() -> None:
