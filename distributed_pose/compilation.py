@@ -75,6 +75,12 @@ def orders_for(
     if not chip and target not in TARGETS:
         known = ", ".join(("ascend310", "ascend310p3", *TARGETS))
         raise ConfigError(f"--for {target}: there is no such target", f"known: {known}")
+    if target == "onnxruntime" and precision not in {"auto", "f32"}:
+        raise ConfigError(
+            f"--for onnxruntime --precision {precision}: it runs a model in the precision that the "
+            "model has, and none is converted for it",
+            "leave --precision out",
+        )
     name, kind = ("ascend", "npu") if chip else TARGETS[target]
     backend = resolve_backend(name, kind, precision)
     soc = soc_version(chip[1]) if chip else ""

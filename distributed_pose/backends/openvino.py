@@ -36,7 +36,7 @@ _DTYPES = {"u8": "uint8", "f64": "float64", "f32": "float32", "f16": "float16"}
 # By the mark at the end of a layer's kernel. The layer's own `runtimePrecision` is that of its
 # weights where the two differ.
 # Source: docs.openvino.ai, CPU device, "low-precision 8-bit integer models".
-_PRECISION_OF_KERNEL = {"i8": "int8", "fp32": "f32", "fp16": "f16"}
+_PRECISION_OF_KERNEL = {"i8": "int8", "u8": "int8", "fp32": "f32", "fp16": "f16"}
 _LAYERS_WITH_WEIGHTS = {"Convolution", "Deconvolution", "FullyConnected"}
 
 _ZIP = b"PK"
