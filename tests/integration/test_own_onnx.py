@@ -79,7 +79,7 @@ def test_a_run_is_not_resumed_with_other_weights(
     graph = model.read_bytes()
     shutil.copy(other.with_name("model.onnx.data"), model.with_name("model.onnx.data"))
     assert model.read_bytes() == graph
-    with pytest.raises(SetupError, match="model"):
+    with pytest.raises(SetupError, match="another run: model is"):
         evaluate(config(people, model), tmp_path / "run")
 
 
