@@ -21,11 +21,13 @@ from distributed_pose.files import (
     sha256_hex,
     write_atomically,
 )
-from distributed_pose.inputs import calibration, read_inputs
+from distributed_pose.inputs import calibration, load_model, read_inputs
 from distributed_pose.locations import Location
-from distributed_pose.model.artifacts import Artifact, keep, load_source
+from distributed_pose.model.artifacts import Artifact, Source, keep
 from distributed_pose.model.compile import cache_name, compile_model, portable
-from distributed_pose.model.makers import atc_order, fixed_input, input_of
+from distributed_pose.model.makers import atc_order, fixed_input
+from distributed_pose.model.onnx_graph import image_input, parse
+from distributed_pose.model.onnx_precision import is_quantised
 from distributed_pose.nvidia import EngineShapes
 from distributed_pose.records import Order
 from distributed_pose.soc import soc_version
@@ -81,6 +83,12 @@ def orders_for(
     if not chip and target not in TARGETS:
         known = ", ".join(("ascend310", "ascend310p3", *TARGETS))
         raise ConfigError(f"--for {target}: there is no such target", f"known: {known}")
+    if target == "onnxruntime" and precision not in {"auto", "f32"}:
+        raise ConfigError(
+            f"--for onnxruntime --precision {precision}: it runs a model in the precision that the "
+            "model has, and none is converted for it",
+            "leave --precision out",
+        )
     name, kind = ("ascend", "npu") if chip else TARGETS[target]
     backend = resolve_backend(name, kind, precision)
     soc = soc_version(chip[1]) if chip else ""
@@ -95,13 +103,15 @@ def commands_for(model: Path, orders: Sequence[Order]) -> str:
 
     Raises:
         ConfigError: if the orders are carried out by libraries, without any command.
-        SetupError: if the model cannot be read.
+        SetupError: if the model cannot be read, or its inputs are others than the profile's.
     """
     lines = []
     onnx = model.with_suffix(".onnx")
     if model.suffix != ".onnx":
         lines.append(shlex.join(["distributed-pose", "export", str(model), str(onnx)]))
-    name = input_of(load_source(model).content) if model.suffix == ".onnx" else _DEFAULT_INPUT
+    name = _DEFAULT_INPUT
+    if model.suffix == ".onnx":
+        name = image_input(parse(load_model(model, orders[0].profile).content)).name
     aipp = ""
     for order in orders:
         if order.backend == "ascend":
@@ -128,9 +138,10 @@ def compile_for(
         output: folder for copies of artifacts and cards; None leaves them in the cache.
 
     Raises:
-        SetupError: if a compiler is missing or refuses the model, or a file is in the way.
+        SetupError: if a compiler is missing or refuses the model, its inputs are others than the
+            profile's, or a file is in the way.
     """
-    source = load_source(model)
+    source = load_model(model, orders[0].profile)
     if output:
         for order in orders:
             _check_owner(_path(model, order, output))
@@ -138,6 +149,7 @@ def compile_for(
     for order in orders:
         ranges, run = None, config
         if order.precision == "int8":
+            _check_exact(source)
             run = _with_data(config, model, order)
             ranges = calibration(run, read_inputs(run))
         made_of = portable(source, order)
@@ -150,6 +162,13 @@ def compile_for(
                 keep(key, artifact)
         compiled.append(Compiled(_written(model, order, artifact, key, output), artifact))
     return compiled
+
+
+def _check_exact(source: Source) -> None:
+    if source.format == "onnx" and is_quantised(parse(source.content)):
+        raise SetupError(
+            f"{source.path} is quantised already", "run it as it is, with precision=auto"
+        )
 
 
 def _written(model: Path, order: Order, artifact: Artifact, key: str, output: Path | None) -> Path:

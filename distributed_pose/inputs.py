@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy.typing as npt
 
+from distributed_pose.backends.ports import check_profile
 from distributed_pose.cluster.deployment import KINDS, check_backends, replays, runs_model
 from distributed_pose.cluster.identity import package_identity, source_digest
 from distributed_pose.config import RunConfig
@@ -21,6 +22,7 @@ from distributed_pose.files import sha256_hex
 from distributed_pose.locations import Location
 from distributed_pose.model.artifacts import Source, load_source, truth_source
 from distributed_pose.model.makers import Calibration
+from distributed_pose.model.onnx_graph import input_ports
 from distributed_pose.recordings.manifest import describe_recording
 from distributed_pose.storage import read_location
 from distributed_pose.vision.decode import decode_image
@@ -104,7 +106,21 @@ def read_model(config: RunConfig) -> tuple[Source, Calibration | None]:
         inputs = read_inputs(config)
         return inputs.model, calibration(config, inputs)
     check_backends(config)
-    return load_source(config.model.path), None
+    return load_model(config.model.path, config.profile), None
+
+
+def load_model(path: Path, profile: str) -> Source:
+    """Returns the model in a file, if it takes the inputs of a profile.
+
+    Only ONNX tells beforehand what it takes; an `.om` is asked where its device is.
+
+    Raises:
+        SetupError: if the file is no model, or its inputs are others than the profile's.
+    """
+    source = load_source(path)
+    if source.format == "onnx":
+        check_profile(input_ports(source.content), PROFILES[profile], str(path))
+    return source
 
 
 def calibration(config: RunConfig, inputs: RunInputs) -> Calibration | None:
@@ -150,7 +166,7 @@ def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
 def _model(config: RunConfig, index: CocoIndex, annotations: Location) -> Source:
     """Returns what the run's backends answer from."""
     if runs_model(config):
-        return load_source(_required(config.model.path, "model.path"))
+        return load_model(_required(config.model.path, "model.path"), config.profile)
     if replays(config):
         path = _required(config.model.path, "model.path")
         content, digest = describe_recording(path.absolute(), index.images, config.profile)

@@ -96,6 +96,21 @@ class DevicePlan:
 
 
 @dataclass(frozen=True)
+class ModelPort:
+    """An input or output of a model.
+
+    Attributes:
+        name: in the model.
+        shape: the dimensions that are not fixed are None.
+        dtype: NumPy's name of the type that the runtime takes or gives, where it has one.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
 class Order:
     """What is to be compiled.
 

@@ -63,3 +63,13 @@ def save_constant_model(
     opset = [helper.make_opsetid("", 11)]
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=7), path)
     return path
+
+
+def save_external_model(path: Path, value: float = 0.0) -> Path:
+    """Returns the path of a constant model whose weights lie in `NAME.data` beside it."""
+    path.parent.mkdir(exist_ok=True)
+    model = onnx.load(save_constant_model(path, value))
+    name = f"{path.name}.data"
+    path.with_name(name).unlink(missing_ok=True)
+    onnx.save(model, path, save_as_external_data=True, location=name, size_threshold=0)
+    return path

@@ -24,9 +24,10 @@ from distributed_pose.backends.acl_calls import (
     taken,
     told,
 )
-from distributed_pose.backends.base import BackendOptions, InputBatch, Maps, ModelPort
+from distributed_pose.backends.base import BackendOptions, InputBatch, Maps
 from distributed_pose.backends.om import Chunk, empty_maps, image_input, map_outputs, om_port
 from distributed_pose.errors import ExecutionError, SetupError
+from distributed_pose.records import ModelPort
 from distributed_pose.soc import precision_on
 
 _HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2

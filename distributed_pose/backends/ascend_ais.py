@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from ais_bench.infer.interface import InferSession  # type: ignore[import-not-found]
 
-from distributed_pose.backends.base import BackendOptions, InputBatch, Maps, ModelPort
+from distributed_pose.backends.base import BackendOptions, InputBatch, Maps
 from distributed_pose.backends.om import Chunk, empty_maps, image_input, map_outputs, om_port
 from distributed_pose.errors import ExecutionError, SetupError
+from distributed_pose.records import ModelPort
 
 _STATIC, _DYNAMIC = "static", "dymbatch"
 
@@ -84,7 +85,7 @@ class AisBackend:
         return True
 
     def _run(self, batch: InputBatch, chunk: Chunk) -> list[Any]:
-        sent = np.empty((chunk.size, *self._input.image_shape), batch.inputs_N3HW.dtype)
+        sent = np.empty((chunk.size, *self._input.image_shape), self._input.port.dtype)
         self._input.pack(batch.inputs_N3HW[chunk.start : chunk.stop], sent)
         try:
             outputs: list[Any] = self._session.infer([sent], mode=self._mode)

@@ -1,11 +1,9 @@
-"""What every backend does, and how the outputs of a model are told apart.
+"""What every backend does, and what is checked of its answers.
 
 Array legend: N images, K heatmaps, P PAF channels, H and W map size in cells, 8H and 8W network
 input size in pixels.
 """
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -16,7 +14,8 @@ from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
 from distributed_pose.records import Geometry, Simulation
 
-_STAGE = re.compile(r"stage_(\d+)")
+# What a configuration can ask for.
+_ASKABLE = ("f32", "bf16", "f16", "int8")
 
 
 @dataclass(frozen=True)
@@ -96,63 +95,16 @@ class BackendFactory(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class ModelPort:
-    """An input or output of a model.
-
-    Attributes:
-        name: in the model.
-        shape: the dimensions that are not fixed are None.
-        dtype: NumPy's name of the type that the runtime takes or gives, where it has one.
-    """
-
-    name: str
-    shape: tuple[int | None, ...]
-    dtype: str = "float32"
-
-
-def select_outputs(outputs: Sequence[ModelPort]) -> tuple[str, str]:
-    """Returns the names of the last stage's heatmaps and PAFs.
-
-    They are told apart by channel count, and stages by their number in the name.
+def check_precision(asked: str, found: str) -> None:
+    """Checks that a compiled model computes in the precision that it was asked for.
 
     Raises:
-        SetupError: if either is missing or ambiguous; lists what the model has.
+        SetupError: if it does not; tells what it computes in.
     """
-    return _select(outputs, NUM_HEATMAPS, "heatmaps"), _select(outputs, NUM_PAFS, "PAFs")
-
-
-def check_input(inputs: Sequence[ModelPort]) -> str:
-    """Returns the name of the model's image input.
-
-    Raises:
-        SetupError: if the model does not take one batch of three-channel images.
-    """
-    if len(inputs) == 1 and len(inputs[0].shape) == 4 and inputs[0].shape[1] in {3, None}:
-        return inputs[0].name
-    raise SetupError(
-        f"the model's inputs are {_list(inputs)}", "expected one of [batch, 3, height, width]"
-    )
-
-
-def check_fits(model_input: ModelPort, batch: InputBatch) -> None:
-    """Checks a batch against the type and the dimensions that the model has fixed.
-
-    Raises:
-        SetupError: if they differ; says which keys to set.
-    """
-    found = batch.inputs_N3HW.shape
-    dtype = batch.inputs_N3HW.dtype.name
-    if model_input.dtype != dtype:
+    if asked not in {"auto", found}:
         raise SetupError(
-            f"the model's input {model_input.name} is {model_input.dtype}, the profile's {dtype}",
-            "export it with a float32 input, which every profile can feed",
-        )
-    fixed = model_input.shape
-    if any(size is not None and size != n for size, n in zip(fixed, found, strict=True)):
-        raise SetupError(
-            f"the model takes {_list([model_input])} and the batch is {list(found)}",
-            "export it with dynamic axes, or for batch_size=1 and the input size of the profile",
+            f"the compiled model has precision {found}, not {asked}",
+            "set precision=auto" + f" or precision={found}" * (found in _ASKABLE),
         )
 
 
@@ -176,29 +128,3 @@ def check_maps(maps: Maps, batch: InputBatch) -> Maps:
                 "the model's output has values that are not finite", image_ids=batch.image_ids
             )
     return maps
-
-
-def _select(outputs: Sequence[ModelPort], channels: int, what: str) -> str:
-    found = [o for o in outputs if len(o.shape) == 4 and o.shape[1] == channels]
-    if len(found) > 1:
-        stages = [_stage(output.name) for output in found]
-        found = [o for o, stage in zip(found, stages, strict=True) if stage == max(stages)]
-    if len(found) != 1:
-        problem = "more than one output" if found else "no output"
-        raise SetupError(
-            f"the model has {problem} of {channels} channels for the {what}: {_list(outputs)}",
-            "model.path must be a pose network of the OpenPose family",
-        )
-    return found[0].name
-
-
-def _stage(name: str) -> int:
-    match = _STAGE.search(name)
-    return int(match[1]) if match else -1
-
-
-def _list(ports: Sequence[ModelPort]) -> str:
-    return ", ".join(
-        f"{port.name} [{', '.join('?' if n is None else str(n) for n in port.shape)}]"
-        for port in ports
-    )

@@ -11,14 +11,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from distributed_pose.backends.base import (
-    InputBatch,
-    ModelPort,
-    check_fits,
-    check_input,
-    select_outputs,
-)
+from distributed_pose.backends.base import InputBatch
+from distributed_pose.backends.ports import check_fits, check_input, fed_as, select_outputs
 from distributed_pose.errors import SetupError
+from distributed_pose.records import ModelPort
 
 
 class Chunk(NamedTuple):
@@ -82,19 +78,21 @@ class OmInput:
         The zeros keep an answer from depending on what was run before.
         """
         count = len(images_N3HW)
-        if self.channels_last:
+        if self.channels_last and out.dtype == images_N3HW.dtype:
             for image_3HW, image_HW3 in zip(images_N3HW, out, strict=False):
                 # 20 times as fast as NumPy's copy of a transposed array.
                 cv2.merge(list(image_3HW), image_HW3)
         else:
-            out[:count] = images_N3HW
+            # Assigning converts floats to half precision.
+            channels_last = images_N3HW.transpose(0, 2, 3, 1)
+            out[:count] = channels_last if self.channels_last else images_N3HW
         out[count:] = 0
 
     def _least(self, images: int) -> int:
         return next(size for size in self.batch_sizes if size >= images)
 
     def _hint(self, batch: InputBatch) -> str:
-        if batch.inputs_N3HW.dtype.name != self.port.dtype:
+        if batch.inputs_N3HW.dtype.name != fed_as(self.port.dtype):
             return "an .om has one type of input: compile it for the profile of the run"
         return (
             "an .om has one size of input: compile it for that, and set profile=modelzoo or uint8"

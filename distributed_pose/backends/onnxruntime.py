@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,10 @@ from distributed_pose.backends.base import (
     BackendOptions,
     InputBatch,
     Maps,
-    ModelPort,
-    check_fits,
-    check_input,
-    select_outputs,
+    check_precision,
 )
 from distributed_pose.backends.fixed_batch import run_in_batches
-from distributed_pose.backends.onnx_facts import fixed_shapes, is_engine, parsed, precision_of
+from distributed_pose.backends.ports import check_fits, check_input, select_outputs
 from distributed_pose.backends.providers import (
     CANN,
     CPU,
@@ -36,40 +34,51 @@ from distributed_pose.backends.providers import (
 from distributed_pose.cpu import cpu_name
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.files import user_cache_folder
+from distributed_pose.model.onnx_graph import fixed_shapes, is_engine, parse
+from distributed_pose.model.onnx_precision import precision_of
 from distributed_pose.nvidia import (
     cuda_device_name,
     forbid_tf32,
     tensorrt_major,
     tensorrt_options,
 )
+from distributed_pose.records import ModelPort
 
 Array = npt.NDArray[Any]
 
-_DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
+_DTYPES = {"float": "float32", "double": "float64"}
+
+# Providers that leave the graph readable when it is optimised; others compile it.
+_READABLE = (CPU, CUDA)
+
+_ERRORS_ONLY = 3
 
 
 class OnnxRuntimeBackend:
     """A session on one provider, which runs the whole model or refuses it.
 
-    On the CPU it computes in float32, whose kernels are the native ones; on NVIDIA devices in the
-    type of the model's weights. It never falls back to another provider.
+    It computes in the types of the graph as ONNX Runtime has optimised it: a processor without
+    kernels of half precision runs such models in float32, and layers between quantised values
+    become layers on integers only where the provider has these. It never falls back to another
+    provider.
     """
 
     def __init__(self, content: bytes, options: BackendOptions) -> None:
         variant = options.variant or CPU
         provider = require(variant, onnxruntime.get_available_providers())
-        self.precision = _precision(content, options, variant)
-        if options.precision not in {"auto", self.precision}:
-            raise SetupError(
-                f"the model has precision {self.precision}, not {options.precision}",
-                "compile it for this backend and precision",
-            )
-        session = _session(content, options, provider, _provider_options(content, options, variant))
+        told = _provider_options(content, options, variant)
+        if variant in _READABLE:
+            session, self.precision = _read_session(content, options, provider, told)
+        else:
+            session = _session(content, options, provider, told)
+            self.precision = _precision(content, options, variant)
         inputs = [_port(node) for node in session.get_inputs()]
         self._outputs = select_outputs([_port(node) for node in session.get_outputs()])
         check_input(inputs)
+        check_precision(options.precision, self.precision)
         self._batch_size = inputs[0].shape[0]
         self._input = replace(inputs[0], shape=(None, *inputs[0].shape[1:]))
+        self._dtype = np.dtype(self._input.dtype)
         self.description = _description(variant, options.index)
         run = BoundSession if provider.on_cuda else _PlainSession
         self._run: Callable[[Array], Sequence[Array]] | None = run(
@@ -81,7 +90,8 @@ class OnnxRuntimeBackend:
             raise SetupError("the backend is closed")
         check_fits(self._input, batch)
         try:
-            outputs = run_in_batches(self._run, batch.inputs_N3HW, self._batch_size)
+            inputs_N3HW = batch.inputs_N3HW.astype(self._dtype, copy=False)
+            outputs = run_in_batches(self._run, inputs_N3HW, self._batch_size)
         except Exception as error:  # noqa: BLE001
             raise ExecutionError(
                 f"ONNX Runtime cannot run the model: {_reason(error)}", image_ids=batch.image_ids
@@ -172,19 +182,35 @@ class BoundSession:
             buffers.binding.bind_ortvalue_output(name, output)
 
 
-def _session(
+def _read_session(
     content: bytes, options: BackendOptions, provider: Provider, told: dict[str, str]
+) -> tuple[onnxruntime.InferenceSession, str]:
+    """Returns a session, and the precision of its graph as it was optimised."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="onnx-") as folder:
+            file = Path(folder) / "optimised.onnx"
+            session = _session(content, options, provider, told, file)
+            return session, precision_of(parse(file.read_bytes()), fuses=False)
+    except OSError as error:
+        raise SetupError(
+            f"cannot write the optimised model to a temporary folder: {error.strerror}",
+            "set TMPDIR to a folder with room for it",
+        ) from None
+
+
+def _session(
+    content: bytes,
+    options: BackendOptions,
+    provider: Provider,
+    told: dict[str, str],
+    optimised: Path | None = None,
 ) -> onnxruntime.InferenceSession:
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = options.threads
-    settings.inter_op_num_threads = 1
-    # Idle threads that spin take the processor from preprocessing and decoding.
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if options.variant not in {"", CPU}:
-        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
         session = onnxruntime.InferenceSession(
-            content, settings, providers=[(provider.name, told)], enable_fallback=0
+            content,
+            _settings(options, optimised),
+            providers=[(provider.name, told)],
+            enable_fallback=0,
         )
     # The runtime's own exceptions have no common documented base class.
     except Exception as error:  # noqa: BLE001
@@ -198,6 +224,21 @@ def _session(
     return session
 
 
+def _settings(options: BackendOptions, optimised: Path | None) -> onnxruntime.SessionOptions:
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    settings.inter_op_num_threads = 1
+    # Idle threads that spin take the processor from preprocessing and decoding.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if options.variant not in {"", CPU}:
+        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if optimised:
+        settings.optimized_model_filepath = str(optimised)
+        # It warns that such a file is for this machine only.
+        settings.log_severity_level = _ERRORS_ONLY
+    return settings
+
+
 def _provider_options(content: bytes, options: BackendOptions, variant: str) -> dict[str, str]:
     """Returns what the provider is told, after loading the libraries that it needs."""
     if variant == CPU:
@@ -207,8 +248,8 @@ def _provider_options(content: bytes, options: BackendOptions, variant: str) -> 
     _load_libraries(variant)
     if variant == CUDA:
         return cuda_options(options.index)
-    model = parsed(content)
-    half, major = precision_of(model) == "f16", tensorrt_major()
+    model = parse(content)
+    half, major = precision_of(model, fuses=True) == "f16", tensorrt_major()
     if not half:
         forbid_tf32()
     if is_engine(model):
@@ -235,12 +276,10 @@ def _engine_folder() -> Path:
 
 
 def _precision(content: bytes, options: BackendOptions, variant: str) -> str:
-    if variant == CPU:
-        return "f32"
     # CANN compiles to half precision whatever the model has, unless it is told to keep its types.
     if variant == CANN and options.precision != "f32":
         return "f16"
-    return precision_of(parsed(content))
+    return precision_of(parse(content), fuses=variant == TENSORRT)
 
 
 def _description(variant: str, index: int) -> str:
@@ -251,7 +290,8 @@ def _description(variant: str, index: int) -> str:
 
 def _port(node: onnxruntime.NodeArg) -> ModelPort:
     shape = tuple(n if isinstance(n, int) else None for n in node.shape)
-    return ModelPort(node.name, shape, _DTYPES.get(node.type, node.type))
+    dtype = node.type.removeprefix("tensor(").removesuffix(")")
+    return ModelPort(node.name, shape, _DTYPES.get(dtype, dtype))
 
 
 def _reason(error: Exception) -> str:

@@ -17,23 +17,27 @@ from distributed_pose.backends.base import (
     BackendOptions,
     InputBatch,
     Maps,
-    ModelPort,
-    check_fits,
-    check_input,
-    select_outputs,
+    check_precision,
 )
 from distributed_pose.backends.fixed_batch import run_in_batches
+from distributed_pose.backends.ports import check_fits, check_input, select_outputs
 from distributed_pose.cpu import cpu_name
 from distributed_pose.errors import ExecutionError, SetupError
+from distributed_pose.model.onnx_precision import main_precision
+from distributed_pose.records import ModelPort
 
 # Precision here to OpenVINO's name of the capability. Of floats, fastest first.
 _FLOATS = {"bf16": "BF16", "f16": "FP16", "f32": "FP32"}
 _CAPABILITIES = {**_FLOATS, "int8": "INT8"}
 
-# OpenVINO's name of a type to NumPy's name of what it takes: it converts floats by itself.
-_DTYPES = {"u8": "uint8", "f64": "float32", "f32": "float32", "f16": "float32"}
+# OpenVINO's name of a type to NumPy's. It converts floats by itself.
+_DTYPES = {"u8": "uint8", "f64": "float64", "f32": "float32", "f16": "float16"}
 
-_PRECISION_OF_LAYER = {"f32": "f32", "bf16": "bf16", "f16": "f16", "i8": "int8", "u8": "int8"}
+# By the mark at the end of a layer's kernel. The layer's own `runtimePrecision` is that of its
+# weights where the two differ.
+# Source: docs.openvino.ai, CPU device, "low-precision 8-bit integer models".
+_PRECISION_OF_KERNEL = {"i8": "int8", "u8": "int8", "fp32": "f32", "fp16": "f16"}
+_LAYERS_WITH_WEIGHTS = {"Convolution", "Deconvolution", "FullyConnected"}
 
 _ZIP = b"PK"
 
@@ -61,7 +65,10 @@ class OpenVinoBackend:
             self._input = replace(inputs[0], shape=(None, *inputs[0].shape[1:]))
             compiled = core.compile_model(model, "CPU", settings)
         except (RuntimeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise SetupError(f"OpenVINO cannot load the model: {_reason(error)}") from None
+            raise SetupError(
+                f"OpenVINO cannot load the model: {_reason(error)}",
+                "set backend=onnxruntime, which runs more of ONNX",
+            ) from None
         self.precision = _real_precision(compiled)
         _check_precision(options.precision, self.precision, model)
         self._run: Callable[[npt.NDArray[Any]], list[npt.NDArray[np.float32]]] | None = partial(
@@ -121,41 +128,34 @@ def _hint(precision: str, capabilities: Collection[str]) -> str:
 
 def _check_precision(asked: str, found: str, model: openvino.Model) -> None:
     """Checks that the compiled model computes in the precision that it was asked for."""
-    if asked in {"auto", found}:
-        return
     is_quantised = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
-    if asked == "int8" and not is_quantised:
+    if asked == "int8" != found and not is_quantised:
         raise SetupError(
             "precision: int8 needs a quantised model, and this one has no int8 layers",
-            "make one: distributed-pose compile MODEL --for openvino --precision int8",
+            "make one of the float32 model: distributed-pose compile MODEL --for openvino "
+            "--precision int8",
         )
-    raise SetupError(
-        f"the compiled model has precision {found}, not {asked}",
-        f"set precision=auto or precision={found}, or give the model that int8 was made from"
-        if found == "int8"
-        else f"set precision=auto or precision={found}",
-    )
+    check_precision(asked, found)
 
 
 def _port(port: openvino.Output) -> ModelPort:
-    shape = (n.get_length() if n.is_static else None for n in port.partial_shape)
+    dims = () if port.partial_shape.rank.is_dynamic else port.partial_shape
+    shape = (n.get_length() if n.is_static else None for n in dims)
     dtype = port.element_type.get_type_name()
     return ModelPort(port.any_name, tuple(shape), _DTYPES.get(dtype, dtype))
 
 
 def _real_precision(compiled: openvino.CompiledModel) -> str:
-    """Returns the precision that most weights of convolutions are really computed in.
-
-    Layers are no measure: a half of them may be depthwise, with next to none of the work.
-    """
+    """Returns the precision that the layers with weights are really computed in."""
     found: Counter[str] = Counter()
     for node in compiled.get_runtime_model().get_ops():
         layer = node.get_rt_info()
-        if layer["layerType"].astype(str) == "Convolution":
+        if layer["layerType"].astype(str) in _LAYERS_WITH_WEIGHTS:
             weights = np.prod(node.input_value(1).get_partial_shape().get_min_shape())
-            found[str(layer["runtimePrecision"].astype(str))] += int(weights)
-    return _PRECISION_OF_LAYER[found.most_common(1)[0][0]] if found else "f32"
+            mark = str(layer["primitiveType"].astype(str)).rpartition("_")[2].lower()
+            found[_PRECISION_OF_KERNEL.get(mark, mark)] += int(weights)
+    return main_precision(found)
 
 
 def _reason(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1].strip()
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()

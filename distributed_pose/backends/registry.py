@@ -46,7 +46,7 @@ BACKENDS: Mapping[str, Entry] = MappingProxyType(
         "openvino": Entry(
             f"{_ROOM}.openvino:OpenVinoBackend", (CPU,), ("f32", "bf16", "f16", "int8")
         ),
-        "onnxruntime:cpu": Entry(_ONNXRUNTIME, (CPU,), ("f32",)),
+        "onnxruntime:cpu": Entry(_ONNXRUNTIME, (CPU,), ("f32", "f16", "int8")),
         "onnxruntime:cuda": Entry(_ONNXRUNTIME, (CUDA,), ("f32", "f16"), "f16"),
         "onnxruntime:tensorrt": Entry(
             _ONNXRUNTIME, (CUDA,), ("f32", "f16"), "f16", fixed_shapes=True

@@ -12,18 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from distributed_pose.backends.base import (
-    BackendOptions,
-    InputBatch,
-    Maps,
-    ModelPort,
-    check_fits,
-    check_input,
-    select_outputs,
-)
+from distributed_pose.backends.base import BackendOptions, InputBatch, Maps
+from distributed_pose.backends.ports import check_fits, check_input, select_outputs
 from distributed_pose.backends.torch_cuda import CudaRunner, forward, new_array, tensor_of
 from distributed_pose.cpu import cpu_name
 from distributed_pose.errors import ExecutionError, SetupError
+from distributed_pose.records import ModelPort
 
 # Precisions of each kind of device, fastest first.
 _DTYPES: dict[str, dict[str, torch.dtype]] = {

@@ -15,6 +15,7 @@ from distributed_pose.files import (
     user_cache_folder,
     write_atomically,
 )
+from distributed_pose.model.external_data import self_contained
 
 # Part of every key of the cache: raised when the same order is carried out otherwise.
 _CACHE_VERSION = 2
@@ -30,10 +31,11 @@ class Source:
     """The model that the user named, by value.
 
     Attributes:
-        content: of the file.
+        content: of the file; of ONNX with the weights that lie beside it.
         format: `onnx`, `pth` (a checkpoint), `om` (compiled for Ascend), `recording` for a list of
             recorded maps, or `truth` for the annotations that fakes answer from.
-        sha256: of the content; of a recording, of names, sizes and times of its files.
+        sha256: of the file, and of the weights beside it if there are any (see `external_data`); of
+            a recording, of names, sizes and times of its files.
         path: of the file.
     """
 
@@ -60,7 +62,8 @@ def load_source(path: Path) -> Source:
     """Returns the model in a file.
 
     Raises:
-        SetupError: if it cannot be read or its name is not one of a model.
+        SetupError: if it cannot be read, its name is not one of a model, or it is ONNX that is
+            damaged or whose weights are not beside it.
     """
     try:
         content = read_regular(path, MAX_MODEL_BYTES)
@@ -68,7 +71,10 @@ def load_source(path: Path) -> Source:
         raise SetupError(f"cannot read {path}: {error.strerror}", "see model.path") from None
     if path.suffix not in _FORMATS:
         raise SetupError(f"{path} is no model file", "model.path must end in .onnx, .pth or .om")
-    return Source(content, _FORMATS[path.suffix], sha256_hex(content), str(path))
+    kind, sha256 = _FORMATS[path.suffix], sha256_hex(content)
+    if kind == "onnx":
+        content, sha256 = self_contained(path, content)
+    return Source(content, kind, sha256, str(path))
 
 
 def truth_source(location: str, content: bytes) -> Source:

@@ -13,7 +13,8 @@ from typing import Any
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.files import sha256_hex
 from distributed_pose.model.artifacts import Artifact, Source, cache_key, keep, load_cached
-from distributed_pose.model.makers import Calibration, Made, Maker, as_it_is, maker_of, ports
+from distributed_pose.model.makers import Calibration, Made, Maker, as_it_is, maker_of
+from distributed_pose.model.onnx_graph import ports
 from distributed_pose.nvidia import cuda_device_name
 from distributed_pose.records import Order
 

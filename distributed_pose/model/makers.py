@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
-import onnx
 
 from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.model.artifacts import Source
 from distributed_pose.model.folding import fold_normalisation
+from distributed_pose.model.onnx_graph import image_input, parse
+from distributed_pose.model.onnx_precision import is_quantised, precision_of
 from distributed_pose.records import Order
 from distributed_pose.vision.profiles import PROFILES
 
@@ -69,18 +70,6 @@ class Maker:
     is_kept: bool = True
 
 
-def input_of(content: bytes) -> str:
-    """Returns the name of an ONNX model's image input.
-
-    Raises:
-        SetupError: if the content is no ONNX model with one input.
-    """
-    inputs, _ = ports(content)
-    if len(inputs) != 1:
-        raise SetupError(f"the model has {len(inputs)} inputs, not one", "see model.path")
-    return str(inputs[0]["name"])
-
-
 def fixed_input(profile: str) -> tuple[int, int]:
     """Returns height and width of every network input of a profile.
 
@@ -123,29 +112,6 @@ def atc_order(input_name: str, order: Order) -> "AtcOrder":
     )
 
 
-def ports(content: bytes) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Returns inputs and outputs of an ONNX model: name, shape and dtype of each.
-
-    Raises:
-        SetupError: if the content is no ONNX model.
-    """
-    try:
-        graph = onnx.load_model_from_string(content).graph
-    # What a parser of protocol buffers raises is an affair of its implementation.
-    except Exception as error:  # noqa: BLE001
-        raise SetupError(f"the model is no valid ONNX: {error}", "see model.path") from None
-    weights = {tensor.name for tensor in graph.initializer}
-    inputs = [port for port in graph.input if port.name not in weights]
-    return [_port(port) for port in inputs], [_port(port) for port in graph.output]
-
-
-def _port(port: onnx.ValueInfoProto) -> dict[str, Any]:
-    tensor = port.type.tensor_type
-    shape = [d.dim_value if d.HasField("dim_value") else d.dim_param for d in tensor.shape.dim]
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type) if tensor.elem_type else "none"
-    return {"name": port.name, "shape": shape, "dtype": str(dtype)}
-
-
 def _folded(source: Source, order: Order) -> bytes:
     folds = PROFILES[order.profile].on_bytes
     return fold_normalisation(source.content) if folds else source.content
@@ -161,12 +127,15 @@ def _make_onnx(source: Source, order: Order, _calibration: Calibration | None) -
 
 
 def _make_int8(source: Source, order: Order, calibration: Calibration | None) -> Made:
+    content = _folded(source, order)
+    if is_quantised(parse(content)):
+        return Made(content, _onnx_version())
     if calibration is None:
         raise SetupError("int8 needs images to calibrate with", "set data.images")
     # Brings a runtime and a statistics library with it.
     from distributed_pose.model.quantise import quantise
 
-    return Made(quantise(_folded(source, order), calibration.inputs()), _int8_version())
+    return Made(quantise(content, calibration.inputs()), _int8_version())
 
 
 def _make_half(source: Source, order: Order, _calibration: Calibration | None) -> Made:
@@ -174,7 +143,11 @@ def _make_half(source: Source, order: Order, _calibration: Calibration | None) -
 
 
 def _halved(content: bytes, order: Order) -> bytes:
+    """Returns a model in half precision if that is wanted; a quantised one stays as it is."""
     if order.precision != "f16":
+        return content
+    model = parse(content)
+    if is_quantised(model) or precision_of(model, fuses=True) == "f16":
         return content
     from distributed_pose.model.half import to_half
 
@@ -199,7 +172,8 @@ def _make_tensorrt(source: Source, order: Order, _calibration: Calibration | Non
 def _make_om(source: Source, order: Order, _calibration: Calibration | None) -> Made:
     from distributed_pose.model import atc
 
-    content, ran = atc.run_atc(atc_order(input_of(source.content), order), source.content)
+    name = image_input(parse(source.content)).name
+    content, ran = atc.run_atc(atc_order(name, order), source.content)
     return Made(content, ran.toolchain, ran.command)
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto
 
 from distributed_pose.errors import SetupError
+from distributed_pose.model.onnx_graph import image_input, parse
+from distributed_pose.model.onnx_precision import PRECISION_KEY, precision_of
 from distributed_pose.nvidia import (
     EngineShapes,
     forbid_tf32,
@@ -20,8 +22,7 @@ from distributed_pose.nvidia import (
 
 _PROVIDER = "TensorrtExecutionProvider"
 
-# The key under which `backends.onnx_facts` finds what an engine computes in.
-_METADATA = "precision"
+_DTYPES = {"tensor(uint8)": np.uint8, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
 def trtexec_command(model: Path, *, shapes: EngineShapes, precision: str) -> list[str]:
@@ -67,7 +68,7 @@ def engine_shapes(
     Raises:
         SetupError: if the model has a fixed batch size that is none of them.
     """
-    image = _image_input(onnx.load_model_from_string(content))
+    image = image_input(parse(content))
     fixed = image.type.tensor_type.shape.dim[0].dim_value
     if fixed:
         return EngineShapes(image.name, fixed, fixed, height, width)
@@ -105,7 +106,7 @@ def build_engine(
             f"{', '.join(onnxruntime.get_available_providers())}",
             "install onnxruntime-gpu in place of onnxruntime, and TensorRT",
         )
-    model = onnx.load_model_from_string(content)
+    model = parse(content)
     real = checked_precision(model, precision)
     shapes = engine_shapes(content, batch_sizes=batch_sizes, height=height, width=width)
     if real == "f32":
@@ -120,18 +121,17 @@ def build_engine(
 
 
 def checked_precision(model: ModelProto, precision: str) -> str:
-    """Returns the precision of a model's weights, `f32` or `f16`.
+    """Returns the precision that an engine of a model computes in.
 
     Raises:
         SetupError: if another was asked for. An engine would have the model's: TensorRT 11 knows
             no other.
     """
-    is_half = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
-    real = "f16" if is_half else "f32"
+    real = precision_of(model, fuses=True)
     if precision not in {"auto", real}:
         raise SetupError(
             f"the model has precision {real}, and so would the engine, not {precision}",
-            "convert the model first",
+            f"set precision={real}, or give the float32 model",
         )
     return real
 
@@ -142,14 +142,14 @@ def labelled_engine(content: bytes, precision: str) -> bytes:
     Raises:
         SetupError: if it is not one engine for the whole model.
     """
-    model = onnx.load_model_from_string(content)
+    model = parse(content)
     kinds = [node.op_type for node in model.graph.node]
     if kinds != ["EPContext"]:
         raise SetupError(
             f"TensorRT runs only parts of the model, which became {', '.join(kinds)}",
             "choose another backend, such as onnxruntime:cuda",
         )
-    onnx.helper.set_model_props(model, {_METADATA: precision})
+    onnx.helper.set_model_props(model, {PRECISION_KEY: precision})
     return bytes(model.SerializeToString())
 
 
@@ -168,7 +168,7 @@ def _build(content: bytes, options: dict[str, str], shapes: EngineShapes, file: 
         )
         # Some versions write the engine at its first use or at the end of the session.
         image = session.get_inputs()[0]
-        dtype = np.uint8 if image.type == "tensor(uint8)" else np.float32
+        dtype = _DTYPES.get(image.type, np.float32)
         inputs_N3HW = np.zeros((shapes.most, 3, shapes.height, shapes.width), dtype)
         session.run(None, {image.name: inputs_N3HW})
     # The runtime's own exceptions have no common documented base class.
@@ -188,13 +188,3 @@ def engine_settings(file: Path) -> dict[str, str]:
         "ep.context_embed_mode": "1",
         "session.disable_cpu_ep_fallback": "1",
     }
-
-
-def _image_input(model: ModelProto) -> onnx.ValueInfoProto:
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs: list[onnx.ValueInfoProto] = [
-        port for port in model.graph.input if port.name not in weights
-    ]
-    if len(inputs) != 1:
-        raise SetupError(f"the model has {len(inputs)} inputs, not one", "see model.path")
-    return inputs[0]

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from distributed_pose import SetupError
+from distributed_pose.backends.base import InputBatch
 from distributed_pose.backends.om import Chunk, image_input, map_outputs, om_port
+from distributed_pose.records import Geometry
 
 
 def test_an_output_is_called_as_in_the_onnx_and_not_by_its_node() -> None:
@@ -46,12 +48,12 @@ def test_an_output_of_open_size_is_refused() -> None:
 
 @pytest.mark.parametrize("dims", [(1, 3), (1, 4, 8, 8)])
 def test_an_input_that_is_no_image_is_refused(dims: tuple[int, ...]) -> None:
-    with pytest.raises(SetupError, match="the model's inputs are data"):
+    with pytest.raises(SetupError, match="the model has inputs data"):
         image_input([om_port("data", dims, "float32")])
 
 
 def test_more_than_one_input_is_refused() -> None:
-    with pytest.raises(SetupError, match=r"the model's inputs are a .*, b"):
+    with pytest.raises(SetupError, match=r"the model has inputs a .*, b"):
         image_input([om_port(name, (1, 3, 8, 8), "float32") for name in "ab"])
 
 
@@ -81,3 +83,18 @@ def test_images_are_laid_out_as_the_model_has_them(dims: tuple[int, ...]) -> Non
     assert taken.port.shape == (None, 3, 16, 24)
     np.testing.assert_array_equal(out[:3], images.transpose(axes))
     assert not out[3:].any()
+
+
+@pytest.mark.parametrize(
+    ("dims", "axes"), [((2, 3, 4, 6), (0, 1, 2, 3)), ((2, 4, 6, 3), (0, 2, 3, 1))]
+)
+def test_a_model_of_half_precision_inputs_is_fed_with_floats(
+    dims: tuple[int, ...], axes: tuple[int, ...]
+) -> None:
+    image = image_input([om_port("data", dims, "float16")])
+    inputs = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 3, 4, 6)).astype(np.float32)
+    image.check(InputBatch((1,), (Geometry(4, 6, 0, 0, 0, 0),), inputs), limit=2)
+    memory = np.ones(dims, np.float16)
+    image.pack(inputs, memory)
+    np.testing.assert_array_equal(memory[:1], inputs.astype(np.float16).transpose(axes))
+    assert not memory[1:].any()

@@ -10,7 +10,6 @@ from onnx import ModelProto, TensorProto, helper
 
 from distributed_pose import SetupError
 from distributed_pose.backends.base import BackendOptions, InputBatch
-from distributed_pose.backends.onnx_facts import fixed_shapes, is_engine, parsed, precision_of
 from distributed_pose.backends.onnxruntime import BoundSession, OnnxRuntimeBackend
 from distributed_pose.backends.providers import (
     PROVIDERS,
@@ -21,6 +20,8 @@ from distributed_pose.backends.providers import (
 )
 from distributed_pose.backends.registry import open_backend
 from distributed_pose.model.half import to_half
+from distributed_pose.model.onnx_graph import fixed_shapes, is_engine, parse
+from distributed_pose.model.onnx_precision import precision_of
 from distributed_pose.model.tensorrt import labelled_engine
 from distributed_pose.nvidia import EngineShapes, cuda_device_name, tensorrt_options
 from distributed_pose.records import Geometry
@@ -134,39 +135,39 @@ def test_no_variant_means_the_cpu(random_model: bytes) -> None:
 
 
 def test_a_precision_that_the_model_does_not_have_is_refused(random_model: bytes) -> None:
-    with pytest.raises(SetupError, match="the model has precision f32, not f16"):
+    with pytest.raises(SetupError, match="compiled model has precision f32, not f16"):
         OnnxRuntimeBackend(random_model, BackendOptions(precision="f16"))
 
 
 def test_the_precision_is_that_of_the_weights(random_model: bytes) -> None:
-    assert precision_of(parsed(random_model)) == "f32"
-    assert precision_of(parsed(to_half(random_model))) == "f16"
+    assert precision_of(parse(random_model), fuses=True) == "f32"
+    assert precision_of(parse(to_half(random_model)), fuses=True) == "f16"
 
 
 def test_weights_in_constant_nodes_count_too(random_model: bytes) -> None:
-    model = parsed(to_half(random_model))
+    model = parse(to_half(random_model))
     weights = [tensor for tensor in model.graph.initializer if tensor.name.endswith("weight")]
     for tensor in weights:
         model.graph.initializer.remove(tensor)
         model.graph.node.insert(0, helper.make_node("Constant", [], [tensor.name], value=tensor))
     assert len(weights) == 2
-    assert precision_of(model) == "f16"
+    assert precision_of(model, fuses=True) == "f16"
 
 
 def test_an_engine_tells_its_precision_by_its_label() -> None:
-    labelled = parsed(labelled_engine(engine().SerializeToString(), "f16"))
+    labelled = parse(labelled_engine(engine().SerializeToString(), "f16"))
     assert is_engine(labelled)
-    assert precision_of(labelled) == "f16"
-    assert precision_of(engine()) == "unknown"
+    assert precision_of(labelled, fuses=True) == "f16"
+    assert precision_of(engine(), fuses=True) == "unknown"
 
 
 def test_what_is_no_onnx_is_refused() -> None:
-    with pytest.raises(SetupError, match="cannot load the model"):
-        parsed(b"no model")
+    with pytest.raises(SetupError, match="no valid ONNX"):
+        parse(b"no model")
 
 
 def sized(content: bytes, sizes: tuple[int, int, int]) -> ModelProto:
-    model = parsed(content)
+    model = parse(content)
     dimensions = model.graph.input[0].type.tensor_type.shape.dim
     for dimension, size in zip((dimensions[0], *dimensions[2:]), sizes, strict=True):
         if size:

@@ -13,7 +13,7 @@ from distributed_pose import ConfigError, SetupError
 from distributed_pose.files import sha256_hex
 from distributed_pose.model.artifacts import Source, cache_folder, keep, load_cached, load_source
 from distributed_pose.model.compile import cache_name, compile_model, needs_device, portable
-from distributed_pose.model.makers import Calibration, fixed_input, input_of
+from distributed_pose.model.makers import Calibration, fixed_input
 from distributed_pose.records import Order
 from tests.tiny_models import save_constant_model
 
@@ -188,12 +188,6 @@ def test_fixed_shapes_need_a_profile_of_one_size() -> None:
     assert fixed_input("modelzoo") == fixed_input("uint8") == (368, 640)
     with pytest.raises(ConfigError, match="upstream has inputs of any width"):
         fixed_input("upstream")
-
-
-def test_the_input_is_found_by_its_only_name(source: Source) -> None:
-    assert input_of(source.content) == "data"
-    with pytest.raises(SetupError, match="no valid ONNX"):
-        input_of(b"\xff\xff")
 
 
 def test_calibration_is_asked_for_once_and_only_for_int8(source: Source) -> None:

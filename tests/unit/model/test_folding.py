@@ -102,6 +102,19 @@ def test_weights_that_are_listed_as_inputs_are_no_inputs() -> None:
     assert_folded_to_the_same(model(inputs=(IMAGE, weight), opset=9, ir_version=3))
 
 
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [(TensorProto.FLOAT16, np.float16), (TensorProto.DOUBLE, np.float64)]
+)
+def test_an_input_of_other_floats_gets_them(kind: int, dtype: type) -> None:
+    nodes = (helper.make_node("Cast", ["data"], ["floats"], to=TensorProto.FLOAT), CONV_FLOATS)
+    content = model(nodes, (port("data", "n", 3, "h", "w", dtype=kind),))
+    bytes_N3HW = np.random.default_rng(1).integers(0, 256, (2, 3, 8, 16), np.uint8)
+    floats_N3HW = (bytes_N3HW.astype(np.float32) - 128) / 256
+    found = outputs(fold_normalisation(content), bytes_N3HW)
+    for one, other in zip(found, outputs(content, floats_N3HW.astype(dtype)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 CAST = helper.make_node("Cast", ["data"], ["floats"], to=TensorProto.FLOAT)
 CONV_FLOATS = helper.make_node("Conv", ["floats", "kernel"], ["maps"], pads=[1, 1, 1, 1])
 BYTES = port("data", "n", 3, "h", "w", dtype=TensorProto.UINT8)
@@ -110,9 +123,15 @@ BYTES = port("data", "n", 3, "h", "w", dtype=TensorProto.UINT8)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (model((CAST, CONV_FLOATS), (BYTES,)), r"one float32 input.* data \(uint8\)"),
-        (model(inputs=(IMAGE, port("size", 2))), r"data \(float\), size \(float\)"),
-        (model((helper.make_node("Constant", [], ["maps"], value=KERNEL),), ()), "are: none"),
+        (model((CAST, CONV_FLOATS), (BYTES,)), "with a float32 input, and data is uint8"),
+        (
+            model(inputs=(IMAGE, port("size", 2))),
+            r"2 inputs, .* data \['n', 3, .* size \[2\]",
+        ),
+        (
+            model((helper.make_node("Constant", [], ["maps"], value=KERNEL),), ()),
+            "0 inputs",
+        ),
         (model((CONV_FLOATS,)), "no valid ONNX: .*floats"),
         (model()[:-50], "no valid ONNX"),
         (b"no model", "no valid ONNX"),

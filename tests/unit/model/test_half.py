@@ -5,6 +5,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from distributed_pose import SetupError
 from distributed_pose.demo.default import WEIGHTS
@@ -83,6 +84,18 @@ def test_weights_that_are_listed_as_inputs_are_converted_too(tiny: ModelProto) -
     half = to_half(tiny.SerializeToString())
     assert [port.name for port in onnx.load_model_from_string(half).graph.input] == ["data"]
     assert weight_types(half) == {TensorProto.FLOAT16}
+
+
+def test_inputs_and_outputs_of_half_precision_stay_so(tiny: ModelProto) -> None:
+    given = convert_float_to_float16(tiny, keep_io_types=False)
+    again = onnx.load_model_from_string(to_half(given.SerializeToString()))
+    types = {port.type.tensor_type.elem_type for port in (*again.graph.input, *again.graph.output)}
+    assert types == {TensorProto.FLOAT16}
+
+
+def test_what_the_converter_cannot_convert_again_is_refused(demo: bytes) -> None:
+    with pytest.raises(SetupError, match=r"cannot be converted to half .*precision=f32"):
+        to_half(to_half(demo))
 
 
 @pytest.mark.parametrize("value", [70000.0, -70000.0, np.inf, np.nan])

@@ -1,0 +1,202 @@
+"""How the input and the outputs of a model are recognised, and what the input takes."""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from distributed_pose.backends.base import InputBatch
+from distributed_pose.errors import SetupError
+from distributed_pose.model.onnx_graph import shown
+from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
+from distributed_pose.records import ModelPort
+
+if TYPE_CHECKING:
+    # OpenCV comes with it.
+    from distributed_pose.vision.profiles import Profile
+
+# As in `stage_1_output_0_pafs`, `stage1` and `Stage-1`; a number alone says nothing.
+_STAGE = re.compile(r"(?<![a-z])stage[_.-]?(\d{1,4})(?!\d)", re.IGNORECASE)
+
+# Types of inputs to the type of the batches that they are fed with, converted at the boundary.
+_FED_AS = {"float16": "float32", "float64": "float32"}
+_INPUT_DTYPES = ("float32", "float16", "float64", "uint8")
+
+_CHANNELS_LAST = (
+    "it is channels-last (NHWC): export it with channels first, as tf2onnx does with "
+    "--inputs-as-nchw and --outputs-as-nchw"
+)
+
+
+def select_outputs(outputs: Sequence[ModelPort]) -> tuple[str, str]:
+    """Returns the names of the last stage's heatmaps and PAFs.
+
+    They are told apart by channel count, and stages by their number in the name. Where no name has
+    one, the outputs must be pairs of heatmaps and PAFs in one order, and the last pair is taken.
+
+    Raises:
+        SetupError: if either is missing or ambiguous; lists what the model has.
+    """
+    heatmaps = _of_channels(outputs, NUM_HEATMAPS, "heatmaps")
+    pafs = _of_channels(outputs, NUM_PAFS, "PAFs")
+    if len(heatmaps) == len(pafs) == 1:
+        return heatmaps[0].name, pafs[0].name
+    last_heatmaps, last_pafs = _last_stage(heatmaps), _last_stage(pafs)
+    if last_heatmaps and last_pafs and _are_of_one_stage(last_heatmaps, last_pafs):
+        return last_heatmaps.name, last_pafs.name
+    pairs = [port for port in outputs if port in heatmaps or port in pafs]
+    if any(_stage(port) is not None for port in pairs) or not _are_pairs(pairs):
+        channels = NUM_HEATMAPS if len(heatmaps) > 1 else NUM_PAFS
+        raise SetupError(
+            f"the model has more than one output of {channels} channels, and neither names nor "
+            f"order tell which is the last stage's: {_list(outputs)}",
+            "name them as in stage_1_heatmaps and stage_1_pafs, or export the last stage alone",
+        )
+    return heatmaps[-1].name, pafs[-1].name
+
+
+def check_input(inputs: Sequence[ModelPort], name: str = "the model") -> str:
+    """Returns the name of the model's image input.
+
+    Args:
+        inputs: of the model.
+        name: of the model, for the message.
+
+    Raises:
+        SetupError: if the model does not take one batch of three-channel images of a type that
+            images have.
+    """
+    is_turned = len(inputs) == 1 and _is_channels_last(inputs[0], 3)
+    is_image = len(inputs) == 1 and len(inputs[0].shape) == 4 and inputs[0].shape[1] in {3, None}
+    if is_image and not is_turned:
+        _check_values(inputs[0], name)
+        return inputs[0].name
+    raise SetupError(
+        f"{name} has inputs {_list(inputs) or 'none'}",
+        _CHANNELS_LAST if is_turned else "expected one of [batch, 3, height, width]",
+    )
+
+
+def check_profile(inputs: Sequence[ModelPort], profile: "Profile", path: str) -> None:
+    """Checks that a user's model takes the inputs that a profile makes.
+
+    Args:
+        inputs: of the model.
+        profile: of preprocessing.
+        path: of the model, for the message.
+
+    Raises:
+        SetupError: if it does not, as where it has fixed another size; tells both.
+    """
+    check_input(inputs, path)
+    port = inputs[0]
+    if port.dtype == "uint8":
+        raise SetupError(
+            f"{path} takes uint8, and profiles feed models that take normalised floats",
+            "export it without its normalisation; profile=uint8 adds one of its own",
+        )
+    height, width = port.shape[2:]
+    wanted_height, wanted_width = profile.nominal_input[0], profile.fixed_width
+    if height not in {None, wanted_height} or width not in {None, wanted_width}:
+        wanted = f"{wanted_height}" + (f"x{wanted_width}" if wanted_width else " by any width")
+        raise SetupError(
+            f"{path} takes inputs of {height or '?'}x{width or '?'} (height x width), and profile "
+            f"{profile.name} makes {wanted}",
+            "export it with dynamic height and width" + (f", or for {wanted}" * bool(wanted_width)),
+        )
+
+
+def fed_as(dtype: str) -> str:
+    """Returns the type of the batches that an input of a type is fed with."""
+    return _FED_AS.get(dtype, dtype)
+
+
+def check_fits(model_input: ModelPort, batch: InputBatch) -> None:
+    """Checks a batch against the type and the dimensions that the model has fixed.
+
+    Floats of other widths fit: whoever runs the model converts them.
+
+    Raises:
+        SetupError: if they differ; says which keys to set.
+    """
+    found = batch.inputs_N3HW.shape
+    dtype = batch.inputs_N3HW.dtype.name
+    if fed_as(model_input.dtype) != dtype:
+        raise SetupError(
+            f"the model's input {model_input.name} is {model_input.dtype}, the profile's {dtype}",
+            "export it with a float32 input, which every profile can feed",
+        )
+    fixed = model_input.shape
+    if any(size is not None and size != n for size, n in zip(fixed, found, strict=True)):
+        raise SetupError(
+            f"the model takes {_list([model_input])} and the batch is {list(found)}",
+            "export it with dynamic axes, or for batch_size=1 and the input size of the profile",
+        )
+
+
+def _of_channels(outputs: Sequence[ModelPort], channels: int, what: str) -> list[ModelPort]:
+    found = [o for o in outputs if len(o.shape) == 4 and o.shape[1] == channels]
+    if not found:
+        is_turned = any(_is_channels_last(output, channels) for output in outputs)
+        raise SetupError(
+            f"the model has no output of {channels} channels for the {what}: "
+            f"{_list(outputs) or 'none'}",
+            _CHANNELS_LAST
+            if is_turned
+            else "model.path must be a pose network of the OpenPose family",
+        )
+    return found
+
+
+def _last_stage(ports: Sequence[ModelPort]) -> ModelPort | None:
+    """Returns the port of the highest stage by name; None if names leave a doubt."""
+    stages = [_stage(port) for port in ports]
+    known = [stage for stage in stages if stage is not None]
+    if len(ports) == 1:
+        return ports[0]
+    if len(known) < len(ports) or known.count(max(known)) > 1:
+        return None
+    return ports[known.index(max(known))]
+
+
+def _are_of_one_stage(heatmaps: ModelPort, pafs: ModelPort) -> bool:
+    stages = _stage(heatmaps), _stage(pafs)
+    return None in stages or stages[0] == stages[1]
+
+
+def _are_pairs(ports: Sequence[ModelPort]) -> bool:
+    """Returns whether heatmaps and PAFs follow each other in turn, and come out even."""
+    channels = [port.shape[1] for port in ports]
+    return len(channels) % 2 == 0 and channels in (
+        [NUM_HEATMAPS, NUM_PAFS] * (len(channels) // 2),
+        [NUM_PAFS, NUM_HEATMAPS] * (len(channels) // 2),
+    )
+
+
+def _stage(port: ModelPort) -> int | None:
+    match = _STAGE.search(port.name)
+    return int(match[1]) if match else None
+
+
+def _check_values(port: ModelPort, name: str) -> None:
+    if port.dtype not in _INPUT_DTYPES:
+        raise SetupError(
+            f"{name} has an input {port.name} of {port.dtype}, which no profile makes",
+            "export it with a float32 input",
+        )
+    if 0 in port.shape:
+        raise SetupError(
+            f"{name} has an input {_list([port])} with a dimension of 0",
+            "export it with that dimension left open",
+        )
+
+
+def _is_channels_last(port: ModelPort, channels: int) -> bool:
+    return len(port.shape) == 4 and port.shape[1] != channels and port.shape[3] == channels
+
+
+def _list(ports: Sequence[ModelPort]) -> str:
+    sizes = [["?" if n is None else str(n) for n in port.shape] for port in ports]
+    return ", ".join(
+        f"{shown(port.name)} [{', '.join(dims) or 'no shape'}]"
+        for port, dims in zip(ports, sizes, strict=True)
+    )

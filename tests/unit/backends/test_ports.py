@@ -1,0 +1,152 @@
+"""Which input and outputs of a model are taken, and what is said of those that are not."""
+
+import pytest
+
+from distributed_pose import SetupError
+from distributed_pose.backends.ports import check_input, check_profile, select_outputs
+from distributed_pose.records import ModelPort
+from distributed_pose.vision.profiles import PROFILES
+
+Shape = tuple[int | None, ...]
+
+
+def outputs(*channels: int, names: tuple[str, ...] = ()) -> list[ModelPort]:
+    names = names or tuple(str(number + 1) for number in range(len(channels)))
+    return [ModelPort(name, (None, n, None, None)) for name, n in zip(names, channels, strict=True)]
+
+
+def image(*shape: int | None, dtype: str = "float32") -> list[ModelPort]:
+    return [ModelPort("data", shape, dtype)]
+
+
+@pytest.mark.parametrize("stages", [2, 3, 4])
+@pytest.mark.parametrize("pair", [(19, 38), (38, 19)])
+def test_the_last_pair_is_taken_where_names_mean_nothing(
+    stages: int, pair: tuple[int, int]
+) -> None:
+    ports = outputs(*pair * stages)
+    by_channels = {port.shape[1]: port.name for port in ports[-2:]}
+    assert select_outputs(ports) == (by_channels[19], by_channels[38])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("output_17", "output_3", "conv2d_54", "conv2d_56"),
+        ("9", "8", "7", "6"),
+        ("backstage_9", "x", "y", "z"),
+        ("stage", "stages", "stage_x", "a_stage"),
+    ],
+)
+def test_numbers_in_names_without_meaning_are_no_stages(names: tuple[str, ...]) -> None:
+    assert select_outputs(outputs(19, 38, 19, 38, names=names)) == names[2:]
+
+
+@pytest.mark.parametrize(
+    "pattern", ["stage_{}_x", "Stage{}", "STAGE-{}/y", "net.stage.{}", "stage_{}_output_17_h"]
+)
+def test_names_that_carry_stages_win_over_the_order(pattern: str) -> None:
+    heatmaps, pafs = (tuple(pattern.format(n) + kind for n in (1, 0)) for kind in "hp")
+    names = (heatmaps[0], pafs[0], heatmaps[1], pafs[1])
+    assert select_outputs(outputs(19, 38, 19, 38, names=names)) == (heatmaps[0], pafs[0])
+
+
+def test_other_outputs_are_left_alone() -> None:
+    ports = outputs(128, 19, 38, 57, 19, 38, 1)
+    assert select_outputs([*ports, ModelPort("flat", (None, 19))]) == ("5", "6")
+
+
+@pytest.mark.parametrize(
+    ("channels", "names"),
+    [
+        ((19, 19, 38, 38), ()),
+        ((19, 38, 38, 19), ()),
+        ((19, 38, 19), ()),
+        ((19, 19, 38), ()),
+        ((19, 38, 19, 38), ("stage_1_h", "stage_1_p", "h", "p")),
+        ((19, 38, 19, 38), ("stage_1_h", "stage_0_p", "stage_0_h", "stage_2_p")),
+        ((19, 38, 19, 38), ("stage_1_h", "stage_1_p", "stage_1_i", "stage_1_q")),
+    ],
+)
+def test_outputs_that_leave_a_doubt_are_refused_with_the_list(
+    channels: tuple[int, ...], names: tuple[str, ...]
+) -> None:
+    ports = outputs(*channels, names=names)
+    with pytest.raises(SetupError, match=r"more than one output of (19|38) channels") as caught:
+        select_outputs(ports)
+    assert all(port.name in str(caught.value) for port in ports)
+
+
+@pytest.mark.parametrize(
+    ("ports", "message"),
+    [
+        ([ModelPort("y", (1, 46, 80, 19)), ModelPort("z", (1, 46, 80, 38))], r"y \[1, 46.*NHWC"),
+        ([ModelPort("y", ())], r"no output of 19 .*: y \[no shape\]"),
+        ([ModelPort("y", (None, None, None, None))], r"y \[\?, \?, \?, \?\]"),
+        ([], "no output of 19 channels for the heatmaps: none"),
+        (outputs(19), "no output of 38 channels for the PAFs"),
+    ],
+)
+def test_missing_outputs_are_told_with_what_there_is(ports: list[ModelPort], message: str) -> None:
+    with pytest.raises(SetupError, match=message):
+        select_outputs(ports)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("batch", [None, 1, 8])
+def test_floats_of_any_width_batch_and_open_size_fit_every_profile(
+    dtype: str, profile: str, batch: int | None
+) -> None:
+    check_profile(image(batch, 3, None, None, dtype=dtype), PROFILES[profile], "M.onnx")
+    check_profile(image(batch, None, 368, None, dtype=dtype), PROFILES[profile], "M.onnx")
+
+
+@pytest.mark.parametrize(
+    ("profile", "size", "told"),
+    [
+        ("modelzoo", (256, 456), ("256x456", "368x640")),
+        ("modelzoo", (None, 656), ("?x656", "368x640")),
+        ("uint8", (256, None), ("256x?", "368x640")),
+        ("upstream", (368, 656), ("368x656", "368 by any width")),
+        ("upstream", (None, 640), ("?x640", "368 by any width")),
+    ],
+)
+def test_a_fixed_size_that_is_not_the_profiles_is_refused_with_both(
+    profile: str, size: tuple[int | None, int | None], told: tuple[str, str]
+) -> None:
+    with pytest.raises(SetupError, match=r"M.onnx takes inputs of") as caught:
+        check_profile(image(None, 3, *size), PROFILES[profile], "M.onnx")
+    assert all(text in str(caught.value) for text in (*told, f"profile {profile}"))
+
+
+def test_the_profiles_own_size_fits() -> None:
+    for profile in ("modelzoo", "uint8"):
+        check_profile(image(1, 3, 368, 640), PROFILES[profile], "M.onnx")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (image(1, 368, 640, 3), r"M.onnx has inputs data \[1, 368, 640, 3\].*channels-last"),
+        (image(None, None, None, 3), "channels-last"),
+        (image(1, 1, 368, 640), r"data \[1, 1, 368, 640\] .*expected one of \[batch, 3, "),
+        (image(), r"data \[no shape\]"),
+        (image(3, 368, 640), r"data \[3, 368, 640\]"),
+        ([], "M.onnx has inputs none"),
+        ([*image(1, 3, 368, 640), ModelPort("size", (2,))], r"data .*, size \[2\]"),
+        (image(0, 3, 368, 640), r"data \[0, 3, 368, 640\] with a dimension of 0"),
+        (image(1, 3, 368, 640, dtype="int64"), "input data of int64, .*float32 input"),
+        (image(1, 3, 368, 640, dtype="bfloat16"), "input data of bfloat16"),
+        (image(1, 3, 368, 640, dtype="uint8"), "M.onnx takes uint8, .*without its normalisation"),
+    ],
+)
+def test_an_input_that_no_profile_makes_is_refused_by_name(
+    inputs: list[ModelPort], message: str
+) -> None:
+    with pytest.raises(SetupError, match=message):
+        check_profile(inputs, PROFILES["modelzoo"], "M.onnx")
+
+
+def test_bytes_are_what_a_model_with_a_normalisation_of_its_own_is_fed() -> None:
+    assert check_input(image(1, 3, 368, 640, dtype="uint8")) == "data"
