@@ -11,11 +11,11 @@ from typing import Any
 
 from distributed_pose.backends.registry import resolve_backend, resolve_precision
 from distributed_pose.config import RunConfig
-from distributed_pose.errors import ConfigError
+from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.evaluation import evaluate
 from distributed_pose.files import write_atomically
 from distributed_pose.inputs import calibration, read_inputs
-from distributed_pose.model.artifacts import Artifact, keep, load_source
+from distributed_pose.model.artifacts import Artifact, Source, keep
 from distributed_pose.model.compile import cache_name, compile_model, portable
 from distributed_pose.model.makers import atc_order, fixed_input, input_of
 from distributed_pose.nvidia import EngineShapes
@@ -36,6 +36,9 @@ TARGETS = {
 _SUFFIXES = {"ascend": ".om", "torch:cuda": ".pt2"}
 
 _DEFAULT_INPUT = "data"
+
+# Endings of model files, which are no part of the names made of them.
+_ENDINGS = frozenset((".onnx", ".pth", ".pt", ".ckpt", ".tar", ".safetensors"))
 
 # Images on which the precisions of a quantised model are compared.
 _COMPARED_IMAGES = 64
@@ -82,18 +85,22 @@ def orders_for(
     return [replace(order, batch_sizes=(size,)) for size in batch_sizes]
 
 
-def commands_for(model: Path, orders: Sequence[Order]) -> str:
+def commands_for(source: Source, orders: Sequence[Order]) -> str:
     """Returns the lines to run on a machine that has the vendor's compiler.
 
     Raises:
         ConfigError: if the orders are carried out by libraries, without any command.
-        SetupError: if the model cannot be read.
+        SetupError: if the model is compiled already.
     """
+    if source.format == "om":
+        raise SetupError(f"{source.path} is compiled already", "give the model that it was made of")
     lines = []
-    onnx = model.with_suffix(".onnx")
-    if model.suffix != ".onnx":
-        lines.append(shlex.join(["distributed-pose", "export", str(model), str(onnx)]))
-    name = input_of(load_source(model).content) if model.suffix == ".onnx" else _DEFAULT_INPUT
+    onnx, name = Path(source.path), _DEFAULT_INPUT
+    if source.format == "onnx":
+        name = input_of(source.content)
+    else:
+        onnx = _exported_name(onnx)
+        lines.append(_export_line(source, onnx))
     aipp = ""
     for order in orders:
         if order.backend == "ascend":
@@ -105,14 +112,14 @@ def commands_for(model: Path, orders: Sequence[Order]) -> str:
 
 
 def compile_for(
-    model: Path, orders: Sequence[Order], config: RunConfig, output: Path | None
+    source: Source, orders: Sequence[Order], config: RunConfig, output: Path | None
 ) -> list[Compiled]:
     """Returns the artifacts of a model, from the cache where they are there.
 
     The card of an int8 artifact tells its AP beside that in float32.
 
     Args:
-        model: ONNX file or checkpoint.
+        source: ONNX file or checkpoint.
         orders: what is wanted.
         config: its data is what int8 is calibrated with and compared on; the demo's if there is
             none.
@@ -121,7 +128,7 @@ def compile_for(
     Raises:
         SetupError: if a compiler is missing or refuses the model.
     """
-    source = load_source(model)
+    model = Path(source.path)
     compiled = []
     for order in orders:
         ranges, run = None, config
@@ -144,10 +151,32 @@ def _written(model: Path, order: Order, artifact: Artifact, key: str, output: Pa
     batches = "_".join(map(str, order.batch_sizes))
     suffix = _SUFFIXES.get(order.backend, ".onnx" if order.precision != "int8" else ".zip")
     target = order.target or order.backend.replace(":", "_")
-    path = output / f"{model.stem}_{target}_bs{batches}{suffix}"
+    path = output / f"{_stem(model)}_{target}_bs{batches}{suffix}"
     write_atomically(path, artifact.content)
     write_atomically(path.with_suffix(".json"), _card_text(artifact))
     return path
+
+
+def _stem(model: Path) -> str:
+    """Returns the name of a model file without its endings, of which `.pth.tar` are two."""
+    name = Path(model.name)
+    while name.suffix.lower() in _ENDINGS:
+        name = Path(name.stem)
+    return str(name)
+
+
+def _exported_name(checkpoint: Path) -> Path:
+    stem = _stem(checkpoint)
+    # A checkpoint can have any name, and is not written over.
+    is_taken = f"{stem}.onnx" == checkpoint.name
+    return checkpoint.with_name(f"{stem}_exported.onnx" if is_taken else f"{stem}.onnx")
+
+
+def _export_line(source: Source, onnx: Path) -> str:
+    words = ["distributed-pose", "export", source.path, str(onnx)]
+    if (source.refinement_stages or 1) != 1:
+        words += ["--refinement-stages", str(source.refinement_stages)]
+    return shlex.join(words)
 
 
 def _card_text(artifact: Artifact) -> str:
@@ -189,7 +218,7 @@ def _atc_lines(onnx: Path, name: str, order: Order) -> tuple[str, str]:
 
     wanted = atc_order(name, order)
     batches = "_".join(map(str, order.batch_sizes))
-    output = Path(f"{onnx.stem}_bs{batches}")
+    output = Path(f"{_stem(onnx)}_bs{batches}")
     config = Path("aipp.config") if wanted.aipp else None
     text = ""
     if wanted.aipp:

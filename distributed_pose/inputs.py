@@ -18,7 +18,7 @@ from distributed_pose.data.shards import image_rows, read_shards
 from distributed_pose.data.sources import ImageSource, open_images
 from distributed_pose.errors import ConfigError
 from distributed_pose.files import absolute_location, read_location, sha256_hex
-from distributed_pose.model.artifacts import Source, load_source, truth_source
+from distributed_pose.model.artifacts import Source, check_stages, load_source, truth_source
 from distributed_pose.model.makers import Calibration
 from distributed_pose.recordings.manifest import describe_recording
 from distributed_pose.vision.preprocess import UndecodableImageError, decode_image, preprocess
@@ -58,6 +58,7 @@ def read_inputs(config: RunConfig) -> RunInputs:
     model = _model(config, index, annotations)
     if config.data.repeat > 1:
         note = f"{note} Each image is counted {config.data.repeat} times.".strip()
+    note = "\n".join(filter(None, (note, *model.notes)))
     return RunInputs(index, source, absolute_location(annotations), model, note)
 
 
@@ -97,7 +98,7 @@ def read_model(config: RunConfig) -> tuple[Source, Calibration | None]:
         inputs = read_inputs(config)
         return inputs.model, calibration(config, inputs)
     check_backends(config)
-    return load_source(config.model.path), None
+    return load_source(config.model.path, config.model.refinement_stages), None
 
 
 def calibration(config: RunConfig, inputs: RunInputs) -> Calibration | None:
@@ -132,6 +133,7 @@ def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
         "data.limit": f"{len(inputs.index.images)} of {inputs.index.num_images_listed} images",
         "data.repeat": str(config.data.repeat),
         "model": inputs.model.sha256[:16],
+        "model.refinement_stages": str(inputs.model.refinement_stages or "none"),
         "profile": config.profile,
         "precision": _precision(config),
         "maps_dtype": config.maps_dtype,
@@ -141,8 +143,10 @@ def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
 
 def _model(config: RunConfig, index: CocoIndex, annotations: str) -> Source:
     """Returns what the run's backends answer from."""
+    stages = config.model.refinement_stages
     if runs_model(config):
-        return load_source(_required(config.model.path, "model.path"))
+        return load_source(_required(config.model.path, "model.path"), stages)
+    check_stages(stages, "a recording" if replays(config) else "the ground truth")
     if replays(config):
         path = _required(config.model.path, "model.path")
         content, digest = describe_recording(path.absolute(), index.images, config.profile)

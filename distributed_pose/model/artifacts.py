@@ -1,20 +1,28 @@
 """The user's model, what devices run of it, and the cache of what takes long to make."""
 
+import contextlib
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import platformdirs
 
-from distributed_pose.errors import SetupError
+from distributed_pose.errors import ConfigError, ExecutionError, SetupError
 from distributed_pose.files import sha256_hex, write_atomically
+from distributed_pose.model.formats import HEAD_BYTES, format_of
 
 # Part of every key of the cache: raised when the same order is carried out otherwise.
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 
-_FORMATS = {".onnx": "onnx", ".pth": "pth", ".pt": "pth", ".om": "om"}
+# A protocol buffer, and so an ONNX file, can be no larger.
+_MAX_BYTES = 2**31
+
+# The published checkpoint, with three stages and its optimizer, has 85 MiB.
+_MAX_CHECKPOINT_BYTES = 384 * 2**20
 
 _CARD = "card.json"
 _CONTENT = "artifact"
@@ -30,12 +38,18 @@ class Source:
             recorded maps, or `truth` for the annotations that fakes answer from.
         sha256: of the content; of a recording, of names, sizes and times of its files.
         path: of the file.
+        refinement_stages: of a checkpoint, how many of its stages the network gets; else None.
+        unused: of a checkpoint, names of what else the file holds.
+        notes: of a checkpoint, sentences for the user.
     """
 
     content: bytes
     format: str
     sha256: str
     path: str
+    refinement_stages: int | None = None
+    unused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,19 +65,86 @@ class Artifact:
     card: Mapping[str, Any]
 
 
-def load_source(path: Path) -> Source:
-    """Returns the model in a file.
+def load_source(path: Path, refinement_stages: int = 1) -> Source:
+    """Returns the model in a file, recognised by its content.
+
+    A checkpoint is checked against the network, and described by its notes.
+
+    Args:
+        path: of the file, whatever its name ends in.
+        refinement_stages: how many stages the network of a checkpoint gets.
 
     Raises:
-        SetupError: if it cannot be read or its name is not one of a model.
+        ConfigError: if stages are asked of a model that is no checkpoint.
+        SetupError: if it cannot be read, or is no model.
     """
+    content, kind = _read(path)
+    source = Source(content, kind, sha256_hex(content), str(path))
+    if kind == "pth":
+        return _described(source, refinement_stages)
+    check_stages(refinement_stages, str(path))
+    return source
+
+
+def check_stages(refinement_stages: int, path: str) -> None:
+    """Checks that no stages are asked of what is no checkpoint, and has the stages that it has.
+
+    Raises:
+        ConfigError: if there are.
+    """
+    if refinement_stages != 1:
+        raise ConfigError(
+            f"model.refinement_stages={refinement_stages} is for checkpoints, and {path} is none",
+            "leave it out, or give the checkpoint that the model was made of",
+        )
+
+
+def _read(path: Path) -> tuple[bytes, str]:
+    """Returns content and format of a model; of any other file, only the start is read."""
     try:
-        content = path.read_bytes()
+        with open(path, "rb", opener=_open_at_once) as stream:
+            facts = os.fstat(stream.fileno())
+            if not S_ISREG(facts.st_mode):
+                raise SetupError(f"{path} is no regular file", "see model.path")
+            kind = format_of(stream.read(HEAD_BYTES), str(path))
+            limit = _MAX_CHECKPOINT_BYTES if kind == "pth" else _MAX_BYTES
+            if facts.st_size > limit:
+                raise SetupError(
+                    f"{path} has {facts.st_size} bytes, and a model of this format at most {limit}",
+                    "see model.path",
+                )
+            stream.seek(0)
+            return stream.read(limit), kind
     except OSError as error:
         raise SetupError(f"cannot read {path}: {error.strerror}", "see model.path") from None
-    if path.suffix not in _FORMATS:
-        raise SetupError(f"{path} is no model file", "model.path must end in .onnx, .pth or .om")
-    return Source(content, _FORMATS[path.suffix], sha256_hex(content), str(path))
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # Opening a pipe would wait for a writer.
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _described(source: Source, refinement_stages: int) -> Source:
+    """Returns a checkpoint with what there is to tell about it, which is kept by content."""
+    key = cache_key({"source": source.sha256, "form": "facts", "stages": refinement_stages})
+    cached = load_cached(key)
+    if cached is None:
+        # torch takes seconds to import, and most runs do without.
+        from distributed_pose.model.checkpoint import load_checkpoint
+
+        found = load_checkpoint(source.content, source.path, refinement_stages)
+        text = json.dumps({"unused": found.unused, "notes": found.notes}).encode()
+        cached = Artifact(text, {"sha256": sha256_hex(text), "made_from": source.sha256})
+        # Without a cache it is read again by the next run.
+        with contextlib.suppress(ExecutionError):
+            keep(key, cached)
+    facts = json.loads(cached.content)
+    return replace(
+        source,
+        refinement_stages=refinement_stages,
+        unused=tuple(facts["unused"]),
+        notes=tuple(facts["notes"]),
+    )
 
 
 def truth_source(location: str, content: bytes) -> Source:

@@ -20,7 +20,7 @@ _WORTH_TELLING_S = 0.1
 def run_tables(report: RunReport) -> Iterator[RenderableType]:
     """Yields what a user wants to see after a run; an incomplete one has no AP."""
     if report.note:
-        yield report.note
+        yield escape(report.note)
     yield _ap(report) if report.ap is not None else _failures(report)
     yield from _faults(report)
     yield _throughput(report)
