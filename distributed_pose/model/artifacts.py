@@ -21,7 +21,7 @@ _CACHE_VERSION = 3
 # A protocol buffer, and so an ONNX file, can be no larger.
 _MAX_BYTES = 2**31
 
-# The published checkpoint, with three stages and its optimizer, has 85 MiB.
+# A snapshot of three stages with its optimizer has 84 MiB.
 _MAX_CHECKPOINT_BYTES = 384 * 2**20
 
 _CARD = "card.json"

@@ -77,8 +77,8 @@ def load_checkpoint(content: bytes, path: str, refinement_stages: int = 1) -> Ch
     _check_values(weights, path)
     counters = {name: torch.tensor(0) for name in network.state_dict() if name not in expected}
     network.load_state_dict({**weights, **counters}, assign=True)
-    unused = _unused(found, refinement_stages)
-    return Checkpoint(network.eval(), unused, _notes(found, unused, refinement_stages))
+    unused, notes = _unused(found, refinement_stages), _notes(found, refinement_stages)
+    return Checkpoint(network.eval(), unused, notes)
 
 
 def _weights_of(network: LightweightOpenPose) -> Mapping[str, torch.Tensor]:
@@ -147,23 +147,23 @@ def _check_values(weights: Mapping[str, torch.Tensor], path: str) -> None:
 def _unused(found: StateDict, refinement_stages: int) -> tuple[str, ...]:
     later = (stage for stage in found.stage_numbers if stage >= refinement_stages)
     names = [f"{found.prefix}refinement_stages.{stage}" for stage in later]
-    names += [*(copy.rstrip(".") for copy in found.copies), *found.beside]
+    names += [*found.copies, *found.beside]
     more = len(names) - _MAX_UNUSED
     shown = tuple(printable(name) for name in names[:_MAX_UNUSED])
     return (*shown, f"and {more} more") if more > 0 else shown
 
 
-def _notes(found: StateDict, unused: tuple[str, ...], refinement_stages: int) -> tuple[str, ...]:
+def _notes(found: StateDict, refinement_stages: int) -> tuple[str, ...]:
+    """Returns a line of a terminal for each thing that can make a difference to a score."""
     notes = []
+    if found.num_stages > refinement_stages:
+        used = f"{refinement_stages} of {found.num_stages} refinement stages"
+        notes.append(f"Checkpoint: {used} used, the others are left out.")
     if found.key not in {"", STATE_DICT}:
-        notes.append(f"Checkpoint: the weights are those under the key {printable(found.key)}.")
+        notes.append(f"Checkpoint: the weights are those under {printable(found.key)}.")
     if found.prefix:
         prefix = printable(found.prefix)
-        notes.append(f"Checkpoint: the prefix {prefix} was taken off all tensor names.")
-    if unused:
-        note = f"Checkpoint: left out: {', '.join(unused)}."
-        if found.num_stages > refinement_stages:
-            used = f"{refinement_stages} of the file's {found.num_stages} refinement stages"
-            note += f" The network has {used} (model.refinement_stages)."
-        notes.append(note)
+        notes.append(f"Checkpoint: the prefix {prefix} was taken off all names.")
+    if found.copies:
+        notes.append(f"Checkpoint: other copies of the network not used: {listed(found.copies)}.")
     return tuple(notes)

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ class StateDict:
         tensors: by name, without the prefix; those of copies are not among them.
         key: of the file under which they are; empty if the file is a bare state dict.
         prefix: of their names in the file, such as `module.`.
-        copies: prefixes of further copies of the network, such as `ema.`.
+        copies: prefixes and keys of further copies of the network, such as `ema`.
         beside: names of what else the file holds.
         stray: full names of tensors that are neither under the prefix nor in a copy.
     """
@@ -85,9 +85,12 @@ def find_state_dict(content: Any, required: Collection[str], path: str) -> State
     tensors = {name: v for name, v in holder.items() if isinstance(v, torch.Tensor)}
     if not tensors:
         raise SetupError(f"{path} holds no state_dict with tensors", _HINT)
-    others = [name for name in entries if key and name != key]
-    others += [name for name in holder if name not in tensors]
-    return _without_prefix(tensors, required, key, tuple(others), path)
+    others = {name: value for name, value in entries.items() if key and name != key}
+    others |= {name: value for name, value in holder.items() if name not in tensors}
+    copies = tuple(name for name, value in others.items() if _whole(_entries(value), required))
+    beside = tuple(name for name in others if name not in copies)
+    found = _without_prefix(tensors, required, key, path)
+    return replace(found, copies=(*found.copies, *copies), beside=beside)
 
 
 def stage_of(name: str) -> int | None:
@@ -123,7 +126,6 @@ def _without_prefix(
     tensors: Mapping[str, torch.Tensor],
     required: Collection[str],
     key: str,
-    beside: tuple[str, ...],
     path: str,
 ) -> StateDict:
     prefix, copies = _prefix(tensors, required, path)
@@ -135,7 +137,8 @@ def _without_prefix(
             inside[name.removeprefix(prefix)] = tensor
         elif not name.endswith((COUNTER, _AVERAGED)):
             stray.append(name)
-    return StateDict(inside, key, prefix, copies, beside, tuple(stray))
+    names = tuple(copy.rstrip(".") for copy in copies)
+    return StateDict(inside, key, prefix, names, (), tuple(stray))
 
 
 def _prefix(

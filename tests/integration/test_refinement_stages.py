@@ -5,10 +5,12 @@ import os
 import shlex
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import onnx
+import platformdirs
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -27,6 +29,20 @@ from tests.fakes.ascend import FOLDER
 IMAGES = {"limit": 2}
 
 LATER = ["refinement_stages.1", "refinement_stages.2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of its own, since legacy files are new models each time they are written."""
+    folder = tmp_path_factory.mktemp("cache")
+    kernels = Path(platformdirs.user_cache_dir("distributed_pose")) / "kernels"
+    kernels.mkdir(parents=True, exist_ok=True)
+    (folder / "distributed_pose").mkdir()
+    # The decoder's compiled code is not what is tested, and takes long to make.
+    (folder / "distributed_pose" / "kernels").symlink_to(kernels)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +110,8 @@ def test_what_is_left_out_is_one_line_and_in_the_report(
     options = [word for key, value in keys.items() for word in ("--set", f"{key}={value}")]
     code, out, _ = run("evaluate", *options, "--output", str(tmp_path / "run"))
     assert code == 0
-    (line,) = (line for line in out.splitlines() if "refinement_stages.1" in line)
-    assert "The network has 1 of the file's 3 refinement stages" in line
+    (line,) = (line for line in out.splitlines() if "Checkpoint: " in line)
+    assert "1 of 3 refinement stages used, the others are left out" in line
     model = json.loads((tmp_path / "run" / "report.json").read_text())["model"]
     assert model["refinement_stages"] == 1
     assert model["unused"] == [*LATER, "optimizer", "scheduler", "iter", "current_epoch"]
@@ -167,7 +183,7 @@ def test_an_export_has_the_outputs_of_all_stages_or_of_the_last(
     options = ["--last-stage"] if last_stage else []
     out, err = command("export", published, path, "--refinement-stages", 3, *options)
     assert f"Written to {path}" in out
-    assert err == "Checkpoint: left out: optimizer, scheduler, iter, current_epoch.\n"
+    assert not err
     names = [port.name for port in onnx.load(path).graph.output]
     stages = [3] if last_stage else [0, 1, 2, 3]
     kinds = ("output_1_heatmaps", "output_0_pafs")
@@ -220,7 +236,8 @@ def test_an_om_of_a_checkpoint_is_named_by_it_and_has_its_last_stage(
     published: Path, tmp_path: Path
 ) -> None:
     options = ["--for", "ascend310p3", "--set", "model.refinement_stages=2"]
-    command("compile", published, *options, "--output", tmp_path)
+    _, err = command("compile", published, *options, "--output", tmp_path)
+    assert "Checkpoint: 2 of 3 refinement stages used, the others are left out." in err
     card = json.loads((tmp_path / "checkpoint_iter_370000_Ascend310P3_bs1.json").read_text())
     assert (tmp_path / "checkpoint_iter_370000_Ascend310P3_bs1.om").stat().st_size > 0
     assert card["source"]["refinement_stages"] == 2

@@ -131,12 +131,7 @@ def test_of_the_published_file_the_first_stage_is_used_and_the_rest_is_told(thre
     found = load(saved(snapshot(three), zipped=False))
     assert len(found.network.refinement_stages) == 1
     assert found.unused == (*LATER, *BESIDE)
-    (note,) = found.notes
-    assert note == (
-        "Checkpoint: left out: refinement_stages.1, refinement_stages.2, optimizer, scheduler, "
-        "iter, current_epoch. The network has 1 of the file's 3 refinement stages "
-        "(model.refinement_stages)."
-    )
+    assert found.notes == ("Checkpoint: 1 of 3 refinement stages used, the others are left out.",)
 
 
 @pytest.mark.parametrize("stages", [2, 3])
@@ -157,12 +152,12 @@ def test_a_bare_state_dict_of_one_stage_has_nothing_to_tell(weights: State) -> N
 @pytest.mark.parametrize(
     ("form", "unused", "note"),
     [
-        ("DataParallel", (), "the prefix module. was taken off all tensor names"),
+        ("DataParallel", (), "the prefix module. was taken off all names"),
         ("twice DataParallel", (), "the prefix module.module. was"),
-        ("another key", ("optimizer", "epoch"), "those under the key model_state_dict"),
-        ("average in its own key", ("ema",), "left out: ema"),
-        ("average in the same mapping", ("ema",), "left out: ema"),
-        ("values beside the weights", ("epoch",), "left out: epoch"),
+        ("another key", ("optimizer", "epoch"), "those under model_state_dict"),
+        ("average in its own key", ("ema",), "copies of the network not used: ema."),
+        ("average in the same mapping", ("ema",), "copies of the network not used: ema."),
+        ("values beside the weights", ("epoch",), ""),
     ],
 )
 def test_what_was_done_to_a_file_is_told(
