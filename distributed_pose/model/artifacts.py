@@ -22,7 +22,7 @@ _CACHE_VERSION = 3
 _MAX_BYTES = 2**31
 
 # A snapshot of three stages with its optimizer has 84 MiB.
-_MAX_CHECKPOINT_BYTES = 384 * 2**20
+_MAX_CHECKPOINT_BYTES = 256 * 2**20
 
 _CARD = "card.json"
 _CONTENT = "artifact"

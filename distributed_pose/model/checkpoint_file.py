@@ -8,6 +8,7 @@ import io
 import re
 import warnings
 import zipfile
+from collections.abc import Mapping
 from typing import Any
 
 import safetensors.torch
@@ -17,7 +18,7 @@ from distributed_pose.errors import SetupError
 from distributed_pose.model.formats import is_safetensors
 
 # A snapshot of three stages with Adam's moments has 84 MiB.
-_MAX_UNPACKED_BYTES = 384 * 2**20
+_MAX_UNPACKED_BYTES = 256 * 2**20
 
 # Instructions of a pickle take up to 200 times their size in memory, and a microsecond each. The
 # pickle of such a snapshot has 131 KiB and takes 76,500 reads.
@@ -27,6 +28,10 @@ _MAX_READS = 2_000_000
 # A file of `torch.save` has one member for each tensor, such a snapshot 1,233.
 _MAX_MEMBERS = 20_000
 _MEMBER = b"PK\x01\x02"
+_PICKLE = "data.pkl"
+
+# A function that PyTorch allows a pickle to call, which makes as many bytes as a number says.
+_GROWING = b"\nbytearray\n"
 
 _SAVE = "torch.save(network.state_dict(), 'weights.pth')"
 _HINT = f"save the weights alone where the file was made: {_SAVE}"
@@ -60,8 +65,9 @@ def read_file(content: bytes, path: str) -> Any:
     """
     if is_safetensors(content):
         return _read_safetensors(content, path)
-    if content.startswith(b"PK"):
-        _check_archive(content, path)
+    pickled = _archived_pickle(content, path) if content.startswith(b"PK") else content
+    if _GROWING in pickled:
+        raise _of_type("bytearray", path)
     try:
         # PyTorch warns of what is refused or read here all the same.
         with warnings.catch_warnings(action="ignore"):
@@ -100,29 +106,36 @@ def _read_safetensors(content: bytes, path: str) -> dict[str, torch.Tensor]:
         raise SetupError(f"{path} is a damaged safetensors file: {reason}", _COPY_AGAIN) from None
 
 
-def _check_archive(content: bytes, path: str) -> None:
-    """Checks that a zip archive is one of `torch.save`, and no larger than it looks."""
+def _archived_pickle(content: bytes, path: str) -> bytes:
+    """Returns the pickle in a zip archive of `torch.save` that is no larger than it looks."""
     if content.count(_MEMBER) > _MAX_MEMBERS:
         raise SetupError(f"{path} has over {_MAX_MEMBERS} members, which no checkpoint needs")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            sizes = {i.filename.partition("/")[2]: i.file_size for i in archive.infolist()}
+            members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
             total = sum(info.file_size for info in archive.infolist())
+            _check_members({name: m.file_size for name, m in members.items()}, total, path)
+            return archive.read(members[_PICKLE])
+    except SetupError:
+        raise
     # Of a damaged archive, zipfile raises more than it documents.
     except Exception as error:  # noqa: BLE001
         reason = printable(str(error))
         raise SetupError(
             f"{path} is a zip archive that is damaged or cut off: {reason}", _COPY_AGAIN
         ) from None
+
+
+def _check_members(sizes: Mapping[str, int], total: int, path: str) -> None:
     if "constants.pkl" in sizes:
         hint = f"load it with torch.jit.load and save its weights: {_SAVE}"
         raise SetupError(f"{path} is a TorchScript program, and no checkpoint", hint)
     if "archive_format" in sizes or "serialized_exported_program.json" in sizes:
         raise SetupError(f"{path} is a program of torch.export, and no checkpoint", _HINT)
-    if "data.pkl" not in sizes:
+    if _PICKLE not in sizes:
         hint = "if a checkpoint is in it, unpack that"
         raise SetupError(f"{path} is a zip archive that torch.save did not write", hint)
-    if total > _MAX_UNPACKED_BYTES or sizes["data.pkl"] > _MAX_PICKLE_BYTES:
+    if total > _MAX_UNPACKED_BYTES or sizes[_PICKLE] > _MAX_PICKLE_BYTES:
         raise SetupError(f"{path} unpacks to {total} bytes, which no checkpoint needs", _HINT)
 
 
@@ -134,9 +147,13 @@ def _refused(error: Exception, content: bytes, path: str) -> SetupError:
     # The reader takes the last character of a cut file for the end of a name's line.
     end = name.rpartition(".")[2].encode()
     if name and not content.endswith(end, 0, len(content) - 1):
-        problem = f"holds a value of type {printable(name)}"
-        return SetupError(f"{path} {problem}, and only tensors and plain values are read", _HINT)
+        return _of_type(name, path)
     for said, meaning in _MEANINGS:
         if said in text:
             return SetupError(f"{path} {meaning}", _HINT)
     return SetupError(f"{path} is damaged or cut off: PyTorch cannot read it", _COPY_AGAIN)
+
+
+def _of_type(name: str, path: str) -> SetupError:
+    problem = f"holds a value of type {printable(name)}"
+    return SetupError(f"{path} {problem}, and only tensors and plain values are read", _HINT)

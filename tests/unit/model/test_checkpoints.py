@@ -1,6 +1,5 @@
 """Checkpoints as people bring them: read right, or refused with what is wrong."""
 
-import contextlib
 import io
 import os
 import pickle
@@ -19,7 +18,6 @@ import torch
 
 from distributed_pose import SetupError
 from distributed_pose.model.checkpoint import Checkpoint, load_checkpoint
-from distributed_pose.model.checkpoint_file import read_file
 from tests.checkpoints import State, demo_state, saved, snapshot, three_stages
 
 LATER = ("refinement_stages.1", "refinement_stages.2")
@@ -365,6 +363,7 @@ def legacy(pickled: bytes) -> bytes:
         (b"\x80\x02" + b"N" * 3_000_000 + b".", "millions of instructions"),
         (b"\x80\x02" + b"(" * 1_000_000 + b"N.", "holds no state_dict"),
         (b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".", "holds no state_dict"),
+        (b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\0\0\0\0\x01\x85R.", "of type bytearray"),
         (b"\x80\x02X\xff\xff\xff\xff.", "is damaged"),
         (b"\x80\x02\x8a\xff", "is damaged"),
         (b"\x80\x04\x95" + b"\xff" * 8 + b"}.", "pickle protocol"),
@@ -480,17 +479,15 @@ def test_safetensors_with_lying_headers_are_refused(content: bytes) -> None:
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
-def test_damaged_files_are_refused_or_read_and_never_raise_anything_else(form: str) -> None:
+def test_damaged_files_are_refused_in_one_line_wherever_the_damage_is(form: str) -> None:
     tensors = {"a": torch.arange(64.0), "b.c": torch.ones(3)}
     whole = safetensors.torch.save(tensors) if form == "safetensors" else None
     whole = whole or saved(snapshot(tensors), zipped=form == "zip")
     random_ = random.Random(5)
-    for _ in range(150):
+    for _ in range(60):
         damaged = bytearray(whole)
         for _ in range(random_.randint(0, 6)):
             damaged[random_.randrange(len(damaged))] = random_.randrange(256)
         cut = random_.choice([len(damaged), random_.randrange(9, len(damaged))])
         content = bytes(damaged[:cut])
-        with contextlib.suppress(SetupError):
-            read_file(content, "a.file")
         refusal(content)
