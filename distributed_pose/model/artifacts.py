@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -126,7 +127,8 @@ def _open_at_once(path: str, flags: int) -> int:
 
 def _described(source: Source, refinement_stages: int) -> Source:
     """Returns a checkpoint with what there is to tell about it, which is kept by content."""
-    key = cache_key({"source": source.sha256, "form": "facts", "stages": refinement_stages})
+    parts = {"source": source.sha256, "form": "description", "stages": refinement_stages}
+    key = cache_key({**parts, "by": version("distributed-pose")})
     cached = load_cached(key)
     if cached is None:
         # torch takes seconds to import, and most runs do without.
