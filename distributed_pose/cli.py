@@ -24,7 +24,7 @@ from distributed_pose.cli_guide import guide
 from distributed_pose.cli_report import report as report_commands
 from distributed_pose.cli_scale import plan, scale
 from distributed_pose.config import load_config
-from distributed_pose.errors import ExecutionError, PoseEvalError
+from distributed_pose.errors import ExecutionError, PoseEvalError, SetupError
 from distributed_pose.files import check_not_input, new_run_folder, point_latest_at
 from distributed_pose.locations import Location, redacted
 
@@ -165,20 +165,29 @@ def devices(*, config: _Config = None, overrides: _Set = None, verbose: _Verbose
 @app.command()
 def export(
     *,
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT.pth")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT")],
     output: Annotated[Path, typer.Argument(metavar="OUT.onnx")],
     opset: Annotated[int, typer.Option(help="ONNX operator set.")] = 11,
     last_stage: Annotated[
-        bool, typer.Option("--last-stage", help="Leave out the outputs of the initial stage.")
+        bool, typer.Option("--last-stage", help="Write the outputs of the last stage alone.")
     ] = False,
+    refinement_stages: Annotated[
+        int, typer.Option(help="Refinement stages of the network.", min=1, max=3)
+    ] = 1,
 ) -> None:
     """Write a Lightweight OpenPose checkpoint as ONNX, checked against PyTorch."""
     from distributed_pose.files import write_atomically
+    from distributed_pose.model.artifacts import load_source
     from distributed_pose.model.checkpoint import load_checkpoint
     from distributed_pose.model.export import export_onnx
 
     check_not_input(output, {"the checkpoint": checkpoint})
-    content = export_onnx(load_checkpoint(checkpoint), opset=opset, last_stage=last_stage)
+    source = load_source(checkpoint, refinement_stages)
+    if source.format != "pth":
+        raise SetupError(f"{checkpoint} is no checkpoint", "give the checkpoint to export")
+    _tell(source.notes)
+    network = load_checkpoint(source.content, source.path, refinement_stages).network
+    content = export_onnx(network, opset=opset, last_stage=last_stage)
     write_atomically(output, content)
     typer.echo(f"Written to {output}: {len(content) / 1e6:.1f} MB, opset {opset}, equal to PyTorch")
 
@@ -186,7 +195,7 @@ def export(
 @app.command("compile")
 def compile_(  # noqa: PLR0913 - one argument an option
     *,
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX file or checkpoint (.pth).")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX file or checkpoint.")],
     target: Annotated[
         str,
         typer.Option(
@@ -217,12 +226,15 @@ def compile_(  # noqa: PLR0913 - one argument an option
     settings = load_config(config, [*(overrides or ()), *keys])
     sizes = batch_sizes(batch)
     from distributed_pose.compilation import commands_for, compile_for, orders_for
+    from distributed_pose.inputs import load_model
 
     orders = orders_for(target, settings.precision, settings.profile, sizes, dynamic=dynamic_batch)
+    source = load_model(model, settings.profile, settings.model.refinement_stages)
+    _tell(source.notes)
     if dry_run:
-        typer.echo(commands_for(model, orders))
+        typer.echo(commands_for(source, orders))
         return
-    for compiled in compile_for(model, orders, settings, output):
+    for compiled in compile_for(source, orders, settings, output):
         card = compiled.artifact.card
         batches = ",".join(map(str, card["batch_sizes"]))
         details = f"batch {batches}, {card['bytes'] / 1e6:.1f} MB, {card['seconds']:.1f} s"
@@ -318,6 +330,12 @@ def _command(config: Path | None, overrides: Iterable[str], output: Location) ->
     for override in overrides:
         words += ["--set", redacted(override)]
     return shlex.join([*words, "--output", str(output)])
+
+
+def _tell(notes: Iterable[str]) -> None:
+    """Prints notes on a model beside the results, which others may read."""
+    for note in notes:
+        typer.echo(note, err=True)
 
 
 def _log(*, verbose: bool) -> None:

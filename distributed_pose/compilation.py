@@ -21,7 +21,7 @@ from distributed_pose.files import (
     sha256_hex,
     write_atomically,
 )
-from distributed_pose.inputs import calibration, load_model, read_inputs
+from distributed_pose.inputs import calibration, read_inputs
 from distributed_pose.locations import Location
 from distributed_pose.model.artifacts import Artifact, Source, keep
 from distributed_pose.model.compile import cache_name, compile_model, portable
@@ -46,6 +46,9 @@ TARGETS = {
 _SUFFIXES = {"ascend": ".om", "torch:cuda": ".pt2"}
 
 _DEFAULT_INPUT = "data"
+
+# Endings of model files, which are no part of the names made of them.
+_ENDINGS = frozenset((".onnx", ".pth", ".pt", ".ckpt", ".tar", ".safetensors"))
 
 # Images on which the precisions of a quantised model are compared.
 _COMPARED_IMAGES = 64
@@ -98,20 +101,22 @@ def orders_for(
     return [replace(order, batch_sizes=(size,)) for size in batch_sizes]
 
 
-def commands_for(model: Path, orders: Sequence[Order]) -> str:
+def commands_for(source: Source, orders: Sequence[Order]) -> str:
     """Returns the lines to run on a machine that has the vendor's compiler.
 
     Raises:
         ConfigError: if the orders are carried out by libraries, without any command.
-        SetupError: if the model cannot be read, or its inputs are others than the profile's.
+        SetupError: if the model is compiled already.
     """
+    if source.format == "om":
+        raise SetupError(f"{source.path} is compiled already", "give the model that it was made of")
     lines = []
-    onnx = model.with_suffix(".onnx")
-    if model.suffix != ".onnx":
-        lines.append(shlex.join(["distributed-pose", "export", str(model), str(onnx)]))
-    name = _DEFAULT_INPUT
-    if model.suffix == ".onnx":
-        name = image_input(parse(load_model(model, orders[0].profile).content)).name
+    onnx, name = Path(source.path), _DEFAULT_INPUT
+    if source.format == "onnx":
+        name = image_input(parse(source.content)).name
+    else:
+        onnx = _exported_name(onnx)
+        lines.append(_export_line(source, onnx))
     aipp = ""
     for order in orders:
         if order.backend == "ascend":
@@ -123,7 +128,7 @@ def commands_for(model: Path, orders: Sequence[Order]) -> str:
 
 
 def compile_for(
-    model: Path, orders: Sequence[Order], config: RunConfig, output: Path | None
+    source: Source, orders: Sequence[Order], config: RunConfig, output: Path | None
 ) -> list[Compiled]:
     """Returns the artifacts of a model, from the cache where they are there.
 
@@ -131,7 +136,7 @@ def compile_for(
     annotations.
 
     Args:
-        model: ONNX file or checkpoint.
+        source: ONNX file or checkpoint.
         orders: what is wanted.
         config: its data is what int8 is calibrated with and compared on; the demo's if there is
             none.
@@ -141,7 +146,7 @@ def compile_for(
         SetupError: if a compiler is missing or refuses the model, its inputs are others than the
             profile's, or a file is in the way.
     """
-    source = load_model(model, orders[0].profile)
+    model = Path(source.path)
     if output:
         for order in orders:
             _check_owner(_path(model, order, output))
@@ -184,7 +189,7 @@ def _path(model: Path, order: Order, output: Path) -> Path:
     batches = "_".join(map(str, order.batch_sizes))
     suffix = _SUFFIXES.get(order.backend, ".onnx" if order.precision != "int8" else ".zip")
     target = order.target or order.backend.replace(":", "_")
-    return output / f"{model.stem}_{target}_bs{batches}{suffix}"
+    return output / f"{_stem(model)}_{target}_bs{batches}{suffix}"
 
 
 def _check_owner(path: Path) -> None:
@@ -202,6 +207,28 @@ def _check_owner(path: Path) -> None:
             f"{path} or {card.name} is there already, and no artifact with its card",
             "choose another --output, or remove them",
         )
+
+
+def _stem(model: Path) -> str:
+    """Returns the name of a model file without its endings, of which `.pth.tar` are two."""
+    name = Path(model.name)
+    while name.suffix.lower() in _ENDINGS:
+        name = Path(name.stem)
+    return str(name)
+
+
+def _exported_name(checkpoint: Path) -> Path:
+    stem = _stem(checkpoint)
+    # A checkpoint can have any name, and is not written over.
+    is_taken = f"{stem}.onnx" == checkpoint.name
+    return checkpoint.with_name(f"{stem}_exported.onnx" if is_taken else f"{stem}.onnx")
+
+
+def _export_line(source: Source, onnx: Path) -> str:
+    words = ["distributed-pose", "export", source.path, str(onnx)]
+    if (source.refinement_stages or 1) != 1:
+        words += ["--refinement-stages", str(source.refinement_stages)]
+    return shlex.join(words)
 
 
 def _card_text(artifact: Artifact) -> str:
@@ -246,7 +273,7 @@ def _atc_lines(onnx: Path, name: str, order: Order) -> tuple[str, str]:
 
     wanted = atc_order(name, order)
     batches = "_".join(map(str, order.batch_sizes))
-    output = Path(f"{onnx.stem}_bs{batches}")
+    output = Path(f"{_stem(onnx)}_bs{batches}")
     config = Path("aipp.config") if wanted.aipp else None
     text = ""
     if wanted.aipp:

@@ -176,12 +176,14 @@ class DataConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """The model: an ONNX file or a checkpoint of Lightweight OpenPose (.pth).
+    """The model: an ONNX file, a checkpoint of Lightweight OpenPose, or an `.om`.
 
-    For backend `recorded` it is the folder of the maps.
+    For backend `recorded` it is the folder of the maps. Of a checkpoint that holds several
+    refinement stages, the network gets as many as `refinement_stages` says.
     """
 
     path: _Path | None = None
+    refinement_stages: Annotated[int, Field(strict=True, ge=1, le=3)] = 1
 
 
 class KindConfig(_Section):

@@ -20,7 +20,7 @@ from distributed_pose.data.sources import ImageSource, open_images
 from distributed_pose.errors import ConfigError
 from distributed_pose.files import sha256_hex
 from distributed_pose.locations import Location
-from distributed_pose.model.artifacts import Source, load_source, truth_source
+from distributed_pose.model.artifacts import Source, check_stages, load_source, truth_source
 from distributed_pose.model.makers import Calibration
 from distributed_pose.model.onnx_graph import input_ports
 from distributed_pose.recordings.manifest import describe_recording
@@ -74,6 +74,7 @@ def read_inputs(config: RunConfig) -> RunInputs:
     model = _model(config, index, annotations)
     if config.data.repeat > 1:
         note = f"{note} Each image is counted {config.data.repeat} times.".strip()
+    note = "\n".join(filter(None, (note, *model.notes)))
     return RunInputs(index, source, annotations.absolute(), model, note)
 
 
@@ -106,18 +107,25 @@ def read_model(config: RunConfig) -> tuple[Source, Calibration | None]:
         inputs = read_inputs(config)
         return inputs.model, calibration(config, inputs)
     check_backends(config)
-    return load_model(config.model.path, config.profile), None
+    stages = config.model.refinement_stages
+    return load_model(config.model.path, config.profile, stages), None
 
 
-def load_model(path: Path, profile: str) -> Source:
+def load_model(path: Path, profile: str, refinement_stages: int = 1) -> Source:
     """Returns the model in a file, if it takes the inputs of a profile.
 
     Only ONNX tells beforehand what it takes; an `.om` is asked where its device is.
 
+    Args:
+        path: of the file.
+        profile: name of the preprocessing profile.
+        refinement_stages: how many stages the network of a checkpoint gets.
+
     Raises:
+        ConfigError: if stages are asked of a model that is no checkpoint.
         SetupError: if the file is no model, or its inputs are others than the profile's.
     """
-    source = load_source(path)
+    source = load_source(path, refinement_stages)
     if source.format == "onnx":
         check_profile(input_ports(source.content), PROFILES[profile], str(path))
     return source
@@ -156,6 +164,7 @@ def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
         "data.repeat": str(config.data.repeat),
         "data.damaged": config.data.damaged,
         "model": inputs.model.sha256[:16],
+        "model.refinement_stages": str(inputs.model.refinement_stages or "none"),
         "profile": config.profile,
         "precision": _precision(config),
         "maps_dtype": config.maps_dtype,
@@ -165,8 +174,10 @@ def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
 
 def _model(config: RunConfig, index: CocoIndex, annotations: Location) -> Source:
     """Returns what the run's backends answer from."""
+    stages = config.model.refinement_stages
     if runs_model(config):
-        return load_model(_required(config.model.path, "model.path"), config.profile)
+        return load_model(_required(config.model.path, "model.path"), config.profile, stages)
+    check_stages(stages, "a recording" if replays(config) else "the ground truth")
     if replays(config):
         path = _required(config.model.path, "model.path")
         content, digest = describe_recording(path.absolute(), index.images, config.profile)

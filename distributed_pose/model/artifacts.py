@@ -1,26 +1,31 @@
 """The user's model, what devices run of it, and the cache of what takes long to make."""
 
+import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from distributed_pose.errors import SetupError
+from distributed_pose.errors import ConfigError, ExecutionError, SetupError
 from distributed_pose.files import (
     MAX_CARD_BYTES,
     MAX_MODEL_BYTES,
+    read_head,
     read_regular,
     sha256_hex,
     user_cache_folder,
     write_atomically,
 )
 from distributed_pose.model.external_data import self_contained
+from distributed_pose.model.formats import HEAD_BYTES, format_of
 
 # Part of every key of the cache: raised when the same order is carried out otherwise.
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 
-_FORMATS = {".onnx": "onnx", ".pth": "pth", ".pt": "pth", ".om": "om"}
+# A snapshot of three stages with its optimizer has 84 MiB.
+_MAX_CHECKPOINT_BYTES = 256 * 2**20
 
 _CARD = "card.json"
 _CONTENT = "artifact"
@@ -37,12 +42,18 @@ class Source:
         sha256: of the file, and of the weights beside it if there are any (see `external_data`); of
             a recording, of names, sizes and times of its files.
         path: of the file.
+        refinement_stages: of a checkpoint, how many of its stages the network gets; else None.
+        unused: of a checkpoint, names of what else the file holds.
+        notes: of a checkpoint, sentences for the user.
     """
 
     content: bytes
     format: str
     sha256: str
     path: str
+    refinement_stages: int | None = None
+    unused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,23 +69,75 @@ class Artifact:
     card: Mapping[str, Any]
 
 
-def load_source(path: Path) -> Source:
-    """Returns the model in a file.
+def load_source(path: Path, refinement_stages: int = 1) -> Source:
+    """Returns the model in a file, recognised by its content.
+
+    A checkpoint is checked against the network, and described by its notes.
+
+    Args:
+        path: of the file, whatever its name ends in.
+        refinement_stages: how many stages the network of a checkpoint gets.
 
     Raises:
-        SetupError: if it cannot be read, its name is not one of a model, or it is ONNX that is
-            damaged or whose weights are not beside it.
+        ConfigError: if stages are asked of a model that is no checkpoint.
+        SetupError: if it cannot be read, is no model, or is ONNX that is damaged or whose weights
+            are not beside it.
     """
-    try:
-        content = read_regular(path, MAX_MODEL_BYTES)
-    except OSError as error:
-        raise SetupError(f"cannot read {path}: {error.strerror}", "see model.path") from None
-    if path.suffix not in _FORMATS:
-        raise SetupError(f"{path} is no model file", "model.path must end in .onnx, .pth or .om")
-    kind, sha256 = _FORMATS[path.suffix], sha256_hex(content)
+    content, kind = _read(path)
+    sha256 = sha256_hex(content)
+    if kind == "pth":
+        return _described(Source(content, kind, sha256, str(path)), refinement_stages)
+    check_stages(refinement_stages, str(path))
     if kind == "onnx":
         content, sha256 = self_contained(path, content)
     return Source(content, kind, sha256, str(path))
+
+
+def check_stages(refinement_stages: int, path: str) -> None:
+    """Checks that no stages are asked of what is no checkpoint, and has the stages that it has.
+
+    Raises:
+        ConfigError: if there are.
+    """
+    if refinement_stages != 1:
+        raise ConfigError(
+            f"model.refinement_stages={refinement_stages} is for checkpoints, and {path} is none",
+            "leave it out, or give the checkpoint that the model was made of",
+        )
+
+
+def _read(path: Path) -> tuple[bytes, str]:
+    """Returns content and format of a model; of any other file, only the start is read."""
+    try:
+        kind = format_of(read_head(path, HEAD_BYTES), str(path))
+        limit = _MAX_CHECKPOINT_BYTES if kind == "pth" else MAX_MODEL_BYTES
+        return read_regular(path, limit), kind
+    except OSError as error:
+        raise SetupError(f"cannot read {path}: {error.strerror}", "see model.path") from None
+
+
+def _described(source: Source, refinement_stages: int) -> Source:
+    """Returns a checkpoint with what there is to tell about it, which is kept by content."""
+    parts = {"source": source.sha256, "form": "description", "stages": refinement_stages}
+    key = cache_key({**parts, "by": version("distributed-pose")})
+    cached = load_cached(key)
+    if cached is None:
+        # torch takes seconds to import, and most runs do without.
+        from distributed_pose.model.checkpoint import load_checkpoint
+
+        found = load_checkpoint(source.content, source.path, refinement_stages)
+        text = json.dumps({"unused": found.unused, "notes": found.notes}).encode()
+        cached = Artifact(text, {"sha256": sha256_hex(text), "made_from": source.sha256})
+        # Without a cache it is read again by the next run.
+        with contextlib.suppress(ExecutionError):
+            keep(key, cached)
+    facts = json.loads(cached.content)
+    return replace(
+        source,
+        refinement_stages=refinement_stages,
+        unused=tuple(facts["unused"]),
+        notes=tuple(facts["notes"]),
+    )
 
 
 def truth_source(location: str, content: bytes) -> Source:

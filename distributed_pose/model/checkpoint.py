@@ -1,73 +1,169 @@
-"""Checkpoints of Lightweight OpenPose: `.pth` files with the published tensor names."""
+"""Checkpoints of Lightweight OpenPose, as training frameworks save them.
 
-import io
+The network's tensors are found by their published names; what is not the network, or not all of it,
+is refused.
+"""
+
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
 from distributed_pose.errors import SetupError
-from distributed_pose.files import MAX_MODEL_BYTES, read_regular
+from distributed_pose.model.checkpoint_file import printable, read_file
 from distributed_pose.model.network import LightweightOpenPose
+from distributed_pose.model.state_dict import (
+    COUNTER,
+    STATE_DICT,
+    StateDict,
+    find_state_dict,
+    listed,
+    stage_of,
+)
 
-_NAMES_SHOWN = 4
+_HINT = (
+    "model.path must be a checkpoint of Lightweight OpenPose, with its weights alone or under "
+    f"{STATE_DICT}, or an ONNX file"
+)
+
+_MAX_UNUSED = 20
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def load_checkpoint(path: Path) -> LightweightOpenPose:
-    """Returns the network with a checkpoint's weights as float32, in evaluation mode.
+@dataclass(frozen=True)
+class Checkpoint:
+    """The network of a checkpoint, and what to tell about the file.
 
-    Only tensors and plain containers are read: a checkpoint cannot run code. The weights may
-    stand alone or under the key `state_dict`.
+    Attributes:
+        network: with float32 weights, in evaluation mode.
+        unused: names of what else the file holds.
+        notes: sentences for the user.
+    """
+
+    network: LightweightOpenPose
+    unused: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def load_checkpoint(content: bytes, path: str, refinement_stages: int = 1) -> Checkpoint:
+    """Returns the network in a checkpoint.
+
+    Args:
+        content: a file of `torch.save`, in the zip or the legacy format, or a safetensors file.
+        path: of the file, for messages.
+        refinement_stages: how many of the file's refinement stages the network gets.
 
     Raises:
-        SetupError: if the file cannot be read or is not this network; lists the tensors.
+        SetupError: if the file cannot be read, is not this network, has fewer stages, or has
+            weights that are no finite floating-point numbers; names the tensors.
     """
-    weights = _state_dict(path)
-    network = LightweightOpenPose()
-    expected = network.state_dict()
-    if problems := _differences(expected, weights):
-        hint = "model.path must be a checkpoint of Lightweight OpenPose, or an ONNX file"
-        raise SetupError(f"{path} is not Lightweight OpenPose: {'; '.join(problems)}", hint)
-    network.load_state_dict({name: weights[name].to(t.dtype) for name, t in expected.items()})
-    return network.eval()
+    # Without memory, until the weights are there.
+    with torch.device("meta"):
+        network = LightweightOpenPose(refinement_stages)
+    expected = _weights_of(network)
+    of_one_stage = {name for name in expected if (stage_of(name) or 0) < 1}
+    found = find_state_dict(read_file(content, path), of_one_stage, path)
+    stages = found.num_stages
+    least = max(1, min(stages, refinement_stages))
+    _check_same({n: t for n, t in expected.items() if (stage_of(n) or 0) < least}, found, path)
+    if stages < refinement_stages:
+        raise SetupError(
+            f"{path} has {stages} refinement stage{'s' * (stages > 1)}, and "
+            f"model.refinement_stages asks for {refinement_stages}",
+            f"set model.refinement_stages={stages}",
+        )
+    weights = {name: _float32(found.tensors[name]) for name in expected}
+    _check_values(weights, path)
+    counters = {name: torch.tensor(0) for name in network.state_dict() if name not in expected}
+    network.load_state_dict({**weights, **counters}, assign=True)
+    unused, notes = _unused(found, refinement_stages), _notes(found, refinement_stages)
+    return Checkpoint(network.eval(), unused, notes)
 
 
-def _state_dict(path: Path) -> Mapping[str, torch.Tensor]:
-    hint = "model.path must be a PyTorch checkpoint that holds nothing but tensors"
-    try:
-        stored = io.BytesIO(read_regular(path, MAX_MODEL_BYTES))
-        content: Any = torch.load(stored, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise SetupError(f"cannot read {path}: {error.strerror}", "see model.path") from None
-    # torch.load documents no exceptions: a damaged file raises whatever its parser meets first.
-    except Exception as error:  # noqa: BLE001
-        reason = str(error).strip().partition("\n")[0]
-        raise SetupError(f"cannot load {path}: {reason}", hint) from None
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor)
-        for name, tensor in content.items()
-    ):
-        raise SetupError(f"{path} holds no state_dict", hint)
-    return content
+def _weights_of(network: LightweightOpenPose) -> Mapping[str, torch.Tensor]:
+    return {name: t for name, t in network.state_dict().items() if not name.endswith(COUNTER)}
 
 
-def _differences(
-    expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]
-) -> list[str]:
-    missing = [name for name in expected if name not in found]
-    surplus = [name for name in found if name not in expected]
-    reshaped = [
-        f"{name} {list(found[name].shape)} instead of {list(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in found and found[name].shape != tensor.shape
+def _check_same(expected: Mapping[str, torch.Tensor], found: StateDict, path: str) -> None:
+    """Checks names, shapes and types of all tensors."""
+    tensors = found.tensors
+    used = {stage_of(name) for name in expected}
+    surplus = [
+        found.prefix + name
+        for name in tensors
+        if name not in expected and not name.endswith(COUNTER) and stage_of(name) in used
     ]
-    kinds = (("missing", missing), ("surplus", surplus), ("of another shape", reshaped))
-    return [f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds if names]
+    present = [name for name in expected if name in tensors]
+    plain = [name for name in present if _is_plain(tensors[name])]
+    problems = {
+        "missing": [name for name in expected if name not in tensors],
+        "surplus": [*surplus, *found.stray],
+        "of another shape": [
+            f"{name} {list(tensors[name].shape)} instead of {list(expected[name].shape)}"
+            for name in plain
+            if tensors[name].shape != expected[name].shape
+        ],
+        "of a type that holds no weights": [
+            f"{name} is {_kind(tensors[name])}" for name in present if name not in plain
+        ],
+    }
+    told = [f"{len(names)} {what}: {listed(names)}" for what, names in problems.items() if names]
+    if told:
+        raise SetupError(f"{path} is not Lightweight OpenPose: {'; '.join(told)}", _HINT)
 
 
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:_NAMES_SHOWN])
-    return shown + (", …" if len(names) > _NAMES_SHOWN else "")
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Returns whether a tensor is a dense array of floating-point numbers."""
+    if type(tensor) not in {torch.Tensor, torch.nn.Parameter} or tensor.is_nested:
+        return False
+    is_dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return is_dense and tensor.dtype in _FLOATS
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return f"{tensor.dtype}, {tensor.layout}, {tensor.device}".replace("torch.", "")
+
+
+def _float32(tensor: torch.Tensor) -> torch.Tensor:
+    # Unbound, since a pickle can give a tensor attributes that hide its methods.
+    return torch.Tensor.detach(tensor).to(torch.float32).contiguous()
+
+
+def _check_values(weights: Mapping[str, torch.Tensor], path: str) -> None:
+    wrong = [name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
+    if wrong:
+        raise SetupError(
+            f"{path} has values that are not finite in {len(wrong)} tensors: {listed(wrong)}",
+            "the training diverged, or the file is damaged: give an earlier snapshot",
+        )
+    variances = (name for name in weights if name.endswith("running_var"))
+    if negative := [name for name in variances if bool((weights[name] < 0).any())]:
+        raise SetupError(
+            f"{path} has variances below zero: {listed(negative)}", "the file is damaged"
+        )
+
+
+def _unused(found: StateDict, refinement_stages: int) -> tuple[str, ...]:
+    later = (stage for stage in found.stage_numbers if stage >= refinement_stages)
+    names = [f"{found.prefix}refinement_stages.{stage}" for stage in later]
+    names += [*found.copies, *found.beside]
+    more = len(names) - _MAX_UNUSED
+    shown = tuple(printable(name) for name in names[:_MAX_UNUSED])
+    return (*shown, f"and {more} more") if more > 0 else shown
+
+
+def _notes(found: StateDict, refinement_stages: int) -> tuple[str, ...]:
+    """Returns a line of a terminal for each thing that can make a difference to a score."""
+    notes = []
+    if found.num_stages > refinement_stages:
+        used = f"{refinement_stages} of {found.num_stages} refinement stages"
+        notes.append(f"Checkpoint: {used} used, the others are left out.")
+    if found.key not in {"", STATE_DICT}:
+        notes.append(f"Checkpoint: the weights are those under {printable(found.key)}.")
+    if found.prefix:
+        prefix = printable(found.prefix)
+        notes.append(f"Checkpoint: the prefix {prefix} was taken off all names.")
+    if found.copies:
+        notes.append(f"Checkpoint: other copies of the network not used: {listed(found.copies)}.")
+    return tuple(notes)

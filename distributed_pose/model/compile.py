@@ -36,11 +36,11 @@ def portable(source: Source, order: Order) -> Source:
     if source.format == "om" and not is_ascend:
         raise SetupError(
             f"{source.path} is compiled for Ascend, and backend {order.backend} cannot run it",
-            "give the ONNX or .pth file that it was made of",
+            "give the ONNX file or checkpoint that it was made of",
         )
     if source.format != "pth" or order.backend.startswith("torch"):
         return source
-    return Source(_exported(source), "onnx", source.sha256, source.path)
+    return replace(source, content=_exported(source), format="onnx")
 
 
 def compile_model(source: Source, order: Order, calibration: Calibration | None = None) -> Artifact:
@@ -66,11 +66,7 @@ def compile_model(source: Source, order: Order, calibration: Calibration | None 
     start = perf_counter()
     made = maker.make(source, order, calibration)
     artifact = _artifact(source, order, made, perf_counter() - start)
-    try:
-        keep(key, artifact)
-    except ExecutionError as error:
-        # What took minutes to make is not lost for want of a place to keep it.
-        _LOG.warning("not kept for the next run: %s", error)
+    _keep_if_possible(key, artifact)
     return artifact
 
 
@@ -89,6 +85,7 @@ def _key_parts(
     target = cuda_device_name(order.index) if is_engine else order.target
     return {
         "source": sha256_hex(source.content),
+        "refinement_stages": source.refinement_stages,
         "order": _facts(replace(order, batch_sizes=sizes, target=target)),
         "toolchain": maker.toolchain(),
         "calibration": calibration.digest if calibration and order.precision == "int8" else "",
@@ -107,10 +104,16 @@ def _artifact(source: Source, order: Order, made: Made, seconds: float) -> Artif
         "seconds": round(seconds, 3),
         "bytes": len(made.content),
         "sha256": sha256_hex(made.content),
-        "source": {"file": Path(source.path).name, "sha256": source.sha256},
+        "source": _made_from(source),
         "made_on": platform.machine(),
     }
     return Artifact(made.content, card)
+
+
+def _made_from(source: Source) -> dict[str, Any]:
+    facts = {"file": Path(source.path).name, "sha256": source.sha256}
+    stages = source.refinement_stages
+    return facts if stages is None else {**facts, "refinement_stages": stages}
 
 
 def _facts(order: Order) -> dict[str, Any]:
@@ -118,15 +121,26 @@ def _facts(order: Order) -> dict[str, Any]:
     return {key: value for key, value in asdict(order).items() if key != "index"}
 
 
+def _keep_if_possible(key: str, artifact: Artifact) -> None:
+    try:
+        keep(key, artifact)
+    except ExecutionError as error:
+        # What took minutes to make is not lost for want of a place to keep it.
+        _LOG.warning("not kept for the next run: %s", error)
+
+
 def _exported(source: Source) -> bytes:
     """Returns a checkpoint as ONNX, exported once and kept."""
-    key = cache_key({"source": source.sha256, "form": "onnx"})
+    stages = source.refinement_stages or 1
+    key = cache_key({"source": source.sha256, "form": "onnx", "stages": stages})
     if cached := load_cached(key):
         return cached.content
     # torch takes seconds to import, and most runs have an ONNX file or a cached one.
     from distributed_pose.model.checkpoint import load_checkpoint
     from distributed_pose.model.export import export_onnx
 
-    content = export_onnx(load_checkpoint(Path(source.path)), last_stage=True)
-    keep(key, Artifact(content, {"sha256": sha256_hex(content), "made_from": source.sha256}))
+    network = load_checkpoint(source.content, source.path, stages).network
+    content = export_onnx(network, last_stage=True)
+    card = {"sha256": sha256_hex(content), "made_from": source.sha256, "stages": stages}
+    _keep_if_possible(key, Artifact(content, card))
     return content

@@ -23,20 +23,21 @@ OPSETS = range(9, 21)
 
 INPUT_NAME = "data"
 
-# The names of the vendor's guide, in the network's order; the last two are the last stage.
-OUTPUT_NAMES = (
-    "stage_0_output_1_heatmaps",
-    "stage_0_output_0_pafs",
-    "stage_1_output_1_heatmaps",
-    "stage_1_output_0_pafs",
-)
-
 # Largest difference to PyTorch: float32 rounding of about 60 layers, for maps of order one.
 _TOLERANCE = 1e-4
 
 # Another batch and size than the traced one, so that a shape frozen by the tracer is found.
 _TRACED_N3HW = (1, 3, 64, 96)
 _CHECKED_N3HW = (2, 3, 96, 64)
+
+
+def output_names(refinement_stages: int = 1) -> tuple[str, ...]:
+    """Returns the vendor guide's names of the outputs, in the network's order.
+
+    The last two are heatmaps and PAFs of the last stage.
+    """
+    maps = ("output_1_heatmaps", "output_0_pafs")
+    return tuple(f"stage_{stage}_{name}" for stage in range(refinement_stages + 1) for name in maps)
 
 
 class _LastStage(torch.nn.Module):
@@ -57,7 +58,7 @@ def export_onnx(
     Args:
         network: in evaluation mode.
         opset: ONNX operator set.
-        last_stage: leave out the outputs of the initial stage.
+        last_stage: leave out the outputs of the stages before the last one.
 
     Raises:
         ConfigError: if the opset cannot be had.
@@ -67,7 +68,8 @@ def export_onnx(
         raise ConfigError(f"opset {opset} is not in {OPSETS[0]} to {OPSETS[-1]}", "see --opset")
     # In evaluation mode as a whole: the exporter puts every module back into its root's mode.
     model = _LastStage(network).eval() if last_stage else network
-    names = OUTPUT_NAMES[-2:] if last_stage else OUTPUT_NAMES
+    names = output_names(len(network.refinement_stages))
+    names = names[-2:] if last_stage else names
     content = _export(model, names, opset)
     _check(model, content, names)
     return content

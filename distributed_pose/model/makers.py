@@ -6,7 +6,6 @@ Each calls the compiler or library that does the work, and tells its version.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
@@ -182,12 +181,13 @@ def _make_torch(source: Source, order: Order, _calibration: Calibration | None) 
         raise SetupError(
             f"backend {order.backend} runs checkpoints of Lightweight OpenPose, and "
             f"{source.path} is {source.format.upper()}",
-            "give its .pth file, or choose another backend such as onnxruntime",
+            "give its checkpoint, or choose another backend such as onnxruntime",
         )
     from distributed_pose.model.checkpoint import load_checkpoint
     from distributed_pose.model.torch_program import export_program
 
-    network = load_checkpoint(Path(source.path))
+    stages = source.refinement_stages or 1
+    network = load_checkpoint(source.content, source.path, stages).network
     on_bytes = PROFILES[order.profile].on_bytes
     return Made(export_program(network, on_bytes=on_bytes), _torch_version())
 

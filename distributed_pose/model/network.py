@@ -34,19 +34,23 @@ _BACKBONE_BLOCKS = (
 
 
 class LightweightOpenPose(nn.Module):
-    """Returns heatmaps and PAFs of the initial and the refinement stage, in that order.
+    """Returns heatmaps and PAFs of the initial and the refinement stages, in that order.
 
     Input: float32 [N, 3, H, W], BGR, `(x - 128) / 256`; H and W multiples of 8.
-    Output: `(heatmaps_0, pafs_0, heatmaps_1, pafs_1)`, each [N, K or P, H / 8, W / 8].
+    Output: `(heatmaps_0, pafs_0, heatmaps_1, pafs_1, ...)`, each [N, K or P, H / 8, W / 8].
+
+    Args:
+        refinement_stages: number of stages after the initial one; the published AP is that of one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, refinement_stages: int = 1) -> None:
         super().__init__()
         self.model = _backbone()
         self.cpm = _Cpm(_BACKBONE_BLOCKS[-1][0], _FEATURES)
         self.initial_stage = _InitialStage(_FEATURES)
         self.refinement_stages = nn.ModuleList(
-            [_RefinementStage(_FEATURES + NUM_HEATMAPS + NUM_PAFS, _FEATURES)]
+            _RefinementStage(_FEATURES + NUM_HEATMAPS + NUM_PAFS, _FEATURES)
+            for _ in range(refinement_stages)
         )
 
     def forward(self, images_N3HW: torch.Tensor) -> tuple[torch.Tensor, ...]:

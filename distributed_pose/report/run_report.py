@@ -52,10 +52,21 @@ class DataReport:
 
 @dataclass(frozen=True)
 class ModelReport:
-    """The model: the file that the user named, and its SHA-256."""
+    """The model.
+
+    Attributes:
+        path: of the file that the user named.
+        sha256: of its content.
+        refinement_stages: that the network of a checkpoint got; None for any other model.
+        unused: names of what else a checkpoint holds, such as further stages.
+        notes: what else there is to know about how the file was read.
+    """
 
     path: str
     sha256: str
+    refinement_stages: int | None = None
+    unused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ _WORTH_TELLING_S = 0.1
 def run_tables(report: RunReport) -> Iterator[RenderableType]:
     """Yields what a user wants to see after a run; an incomplete one has no AP."""
     if report.note:
-        yield report.note
+        yield escape(report.note)
     yield from map(escape, report.data.notes)
     if report.ap is not None:
         yield _ap(report)

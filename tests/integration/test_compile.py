@@ -145,7 +145,12 @@ def test_an_engine_for_several_sizes_takes_single_images_too(
     assert "--maxShapes=data:8x3x368x640" in told
 
 
-def test_a_checkpoint_is_exported_before_the_vendors_command() -> None:
+def test_a_checkpoint_is_exported_before_the_vendors_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a").mkdir()
+    shutil.copy(WEIGHTS, "a/b.pth")
     told = command("compile", "a/b.pth", "--for", "ascend310", "--dry-run").splitlines()
     assert told[0] == "distributed-pose export a/b.pth a/b.onnx"
     assert "--model=a/b.onnx" in told[1]

@@ -140,7 +140,7 @@ def test_half_precision_answers_nearly_as_float32(folder: Path, backend: str) ->
 def test_int8_is_not_compiled_from_a_quantised_model(folder: Path) -> None:
     order = Order("openvino", "int8", "modelzoo")
     with pytest.raises(SetupError, match=r"qdq.onnx is quantised already .*precision=auto"):
-        compile_for(folder / "qdq.onnx", [order], RunConfig(), None)
+        compile_for(load_source(folder / "qdq.onnx"), [order], RunConfig(), None)
 
 
 @pytest.mark.parametrize("name", ["qdq", "operators", "dynamic"])

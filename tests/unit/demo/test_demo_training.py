@@ -7,10 +7,10 @@ import torch
 from distributed_pose.demo import publish, train
 from distributed_pose.demo.samples import CropPlan, SceneCrops, crops
 from distributed_pose.demo.scenes import render_scene
-from distributed_pose.model.checkpoint import load_checkpoint
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.records import Geometry
+from tests.checkpoints import network_in
 
 PLAN = CropPlan(side_px=64, crops_per_scene=2, batch_size=2, shuffled=4)
 OPTIONS = train.Options(minutes=10.0, rate=2e-3, plan=PLAN)
@@ -114,5 +114,5 @@ def test_published_weights_load_as_a_checkpoint_and_carry_a_card(tmp_path):
     assert json.loads(weights.with_suffix(".json").read_text()) == card
     assert card["date"] == "2026-01-31"
     assert weights.stat().st_size < 9_000_000
-    network = load_checkpoint(weights)
+    network = network_in(weights)
     assert {tensor.dtype for tensor in network.parameters()} == {torch.float32}

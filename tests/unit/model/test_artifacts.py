@@ -148,7 +148,8 @@ def test_what_is_damaged_in_the_cache_is_not_there(source: Source, damage: str) 
 def test_what_cannot_be_kept_is_made_all_the_same_with_a_warning(
     source: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "cache").write_text("in the way")
+    (tmp_path / "cache" / "distributed_pose").mkdir(parents=True)
+    (tmp_path / "cache" / "distributed_pose" / "models").write_text("in the way")
     assert compile_model(source, HALF).card["precision"] == "f16"
     assert "not kept for the next run" in caplog.text
     assert load_cached(cache_name(source, HALF)) is None
