@@ -1,20 +1,19 @@
 """The command line: parse, call, map errors to exit codes."""
 
 import json
-import logging
+import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
+from rich.text import Text
 
 from distributed_pose import __version__
 from distributed_pose.cli_bench import batch_sizes, bench
@@ -22,8 +21,15 @@ from distributed_pose.cli_data import demo_data, fetch, pack
 from distributed_pose.cli_guide import guide
 from distributed_pose.cli_report import report as report_commands
 from distributed_pose.cli_scale import plan, scale
+from distributed_pose.cli_terminal import (
+    Terminal,
+    guarded_streams,
+    print_line,
+    print_text,
+    start_logging,
+)
 from distributed_pose.config import load_config
-from distributed_pose.errors import ExecutionError, PoseEvalError
+from distributed_pose.errors import ConfigError, ExecutionError, PoseEvalError, printable
 from distributed_pose.files import new_run_folder, point_latest_at
 
 app = typer.Typer(
@@ -35,6 +41,13 @@ app = typer.Typer(
 
 
 _NAME = "distributed-pose"
+
+# Set to show where in the code an error came up that no part of it expects.
+_TRACEBACK = "DISTRIBUTED_POSE_TRACEBACK"
+
+# Typer brings the parser's exceptions without a public name; older versions take click's.
+_UsageError: Any = typer.BadParameter.__mro__[2]
+
 _RUNS = Path("runs")
 
 _Config = Annotated[
@@ -52,15 +65,47 @@ _Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show logs, also
 def main() -> None:
     """Runs the command and exits: 0 done, 2 usage, 3 set-up, 4 execution or incomplete run."""
     try:
-        app()
+        with guarded_streams():
+            code = _exit_code()
+    except ExecutionError as error:
+        with guarded_streams():
+            _show_error(error)
+        code = error.exit_code
+    sys.exit(code)
+
+
+def _exit_code() -> int:
+    """Returns the exit code of the command, which has said in one line what went wrong."""
+    try:
+        # The code of a command that ends early; None of one that runs through.
+        code: int | None = app(standalone_mode=False)
     except PoseEvalError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
-        sys.exit(error.exit_code)
+        return _show_error(error)
+    except _UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            # The help is there already.
+            return ConfigError.exit_code
+        path = error.ctx.command_path if error.ctx else _NAME
+        return _show_error(ConfigError(error.format_message(), f"see `{path} --help`"))
+    except Exception as error:
+        if os.environ.get(_TRACEBACK):
+            raise
+        what = f"{type(error).__name__}: {error}"
+        hint = f"please report it, with what {_TRACEBACK}=1 in the environment shows"
+        return _show_error(ExecutionError(f"this is a bug in {_NAME}: {what}", hint))
+    return code or 0
+
+
+def _show_error(error: PoseEvalError) -> int:
+    # Of one line, whatever is in the names.
+    line = Text.assemble(("error:", "red"), " ", printable(str(error)))
+    Terminal(stderr=True).print(line, soft_wrap=True)
+    return error.exit_code
 
 
 def _show_version(value: bool) -> None:  # noqa: FBT001
     if value:
-        typer.echo(f"distributed-pose {__version__}")
+        print_line(f"distributed-pose {__version__}")
         raise typer.Exit
 
 
@@ -103,7 +148,7 @@ def evaluate(  # noqa: PLR0913 - one argument an option
     verbose: _Verbose = False,
 ) -> None:
     """Evaluate COCO keypoints on all devices: AP, wall-clock and compute-only throughput."""
-    _log(verbose=verbose)
+    start_logging(verbose=verbose)
     if allow_failures is not None:
         overrides = [*(overrides or ()), f"allow_failures={allow_failures}"]
     if dump_maps is not None:
@@ -124,24 +169,24 @@ def evaluate(  # noqa: PLR0913 - one argument an option
 
         report = run(settings, folder, on_progress, restart=restart)
     if as_json:
-        typer.echo(report.to_json(), nl=False)
+        print_text(report.to_json())
     else:
-        Console().print(*run_tables(report), f"Written to {escape(folder)}", sep="\n")
+        Terminal().print(*run_tables(report), f"Written to {folder}", sep="\n")
     if report.ap is None:
-        Console(stderr=True).print(f"try the failed images again: {escape(again)}", soft_wrap=True)
+        print_line(f"try the failed images again: {again}", err=True)
         raise typer.Exit(ExecutionError.exit_code)
 
 
 @app.command()
 def devices(*, config: _Config = None, overrides: _Set = None, verbose: _Verbose = False) -> None:
     """List the devices that an evaluation would use."""
-    _log(verbose=verbose)
+    start_logging(verbose=verbose)
     settings = load_config(config, overrides or ())
     from distributed_pose.cluster.deployment import planned_devices
     from distributed_pose.report.tables import device_table
 
     rows = [(plan, settings.on(plan.kind)) for plan in planned_devices(settings)]
-    Console().print(device_table(rows))
+    Terminal().print(device_table(rows))
 
 
 @app.command()
@@ -161,7 +206,7 @@ def export(
 
     content = export_onnx(load_checkpoint(checkpoint), opset=opset, last_stage=last_stage)
     write_atomically(output, content)
-    typer.echo(f"Written to {output}: {len(content) / 1e6:.1f} MB, opset {opset}, equal to PyTorch")
+    print_line(f"Written to {output}: {len(content) / 1e6:.1f} MB, opset {opset}, equal to PyTorch")
 
 
 @app.command("compile")
@@ -201,15 +246,15 @@ def compile_(  # noqa: PLR0913 - one argument an option
 
     orders = orders_for(target, settings.precision, settings.profile, sizes, dynamic=dynamic_batch)
     if dry_run:
-        typer.echo(commands_for(model, orders))
+        print_text(f"{commands_for(model, orders)}\n")
         return
     for compiled in compile_for(model, orders, settings, output):
         card = compiled.artifact.card
         batches = ",".join(map(str, card["batch_sizes"]))
         details = f"batch {batches}, {card['bytes'] / 1e6:.1f} MB, {card['seconds']:.1f} s"
-        typer.echo(f"{compiled.path}: {details}")
+        print_line(f"{compiled.path}: {details}")
         if accuracy := card.get("accuracy"):
-            typer.echo(", ".join(f"{name} {value}" for name, value in accuracy.items()))
+            print_line(", ".join(f"{name} {value}" for name, value in accuracy.items()))
 
 
 @app.command()
@@ -217,13 +262,13 @@ def picture(
     *,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Output folder of an evaluation.")],
     output: Annotated[Path, typer.Argument(metavar="OUT.jpg")],
-    images: Annotated[int, typer.Option(help="Most images in it.", min=1)] = 4,
+    images: Annotated[int, typer.Option(help="Most images in it.", min=1, max=64)] = 4,
 ) -> None:
     """Draw the poses that a run found."""
     from distributed_pose.report.pictures import draw_run
 
     draw_run(run, output, images)
-    typer.echo(f"Written to {output}")
+    print_line(f"Written to {output}")
 
 
 # In the order of the help.
@@ -272,7 +317,7 @@ def _progress(*, shown: bool) -> Iterator[_Bar]:
         TimeRemainingColumn(),
     )
     # On stderr, so that stdout holds results alone; a log file gets none of it.
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     hidden = not (shown and console.is_terminal)
     with ProgressBar(*columns, console=console, transient=True, disable=hidden) as bar:
         yield _Bar(bar)
@@ -299,7 +344,3 @@ def _command(config: Path | None, overrides: Iterable[str], output: str) -> str:
     for override in overrides:
         words += ["--set", override]
     return shlex.join([*words, "--output", output])
-
-
-def _log(*, verbose: bool) -> None:
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from distributed_pose.errors import SetupError
 from distributed_pose.files import write_atomically
+from distributed_pose.json_records import read_record
 from distributed_pose.recordings.layout import CARD_FILE
 
 
@@ -33,11 +34,10 @@ def read_card(folder: Path) -> Card | None:
     """
     path = folder / CARD_FILE
     try:
-        card = Card(**json.loads(path.read_bytes()))
-        dict(card.fingerprint)
+        card = read_record(Card, path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise SetupError(f"cannot read {path}: {error}", "delete it to do without") from None
     return card
 

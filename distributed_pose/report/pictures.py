@@ -3,24 +3,29 @@
 Array legend: H and W size in pixels, 3 the channels in OpenCV's order blue, green, red.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from pydantic import FailFast, Field
 
+from distributed_pose.data.coco import load_index
 from distributed_pose.data.sources import ImageSource, open_images
 from distributed_pose.errors import SetupError
 from distributed_pose.files import read_location, write_atomically
+from distributed_pose.json_records import read_record, read_records
 from distributed_pose.pose.skeleton import LIMBS, NECK, NUM_COCO_KEYPOINTS, TO_COCO
+from distributed_pose.vision.preprocess import decode_unlisted_image
 
 Image = npt.NDArray[np.uint8]
 
 _TILE_HEIGHT_PX = 360
+_MAX_TILE_WIDTH_PX = 1440
 _COLUMNS = 4
 
 # Limbs between two keypoints that COCO has too; the ear-to-shoulder ones only clutter a picture.
@@ -35,6 +40,27 @@ _BONES = [(TO_COCO[a], TO_COCO[b]) for a, b, *_ in LIMBS[:-2] if NECK not in {a,
 _COLOURS = ((0, 159, 230), (115, 158, 0), (178, 114, 0), (66, 228, 240), (167, 121, 204))
 
 
+@dataclass(frozen=True)
+class _Places:
+    images: str
+    annotations: str
+
+
+@dataclass(frozen=True)
+class _Report:
+    data: _Places
+
+
+# What OpenCV can draw, with room for keypoints outside of an image.
+_Pixels = Annotated[float, Field(ge=-(2**20), le=2**20)]
+
+
+@dataclass(frozen=True)
+class _Detection:
+    image_id: int
+    keypoints: Annotated[tuple[_Pixels, ...], Field(min_length=51, max_length=51), FailFast()]
+
+
 def draw_run(run: Path, output: Path, count: int = 4) -> None:
     """Writes a picture of the poses in the first images of a run that have any.
 
@@ -46,13 +72,14 @@ def draw_run(run: Path, output: Path, count: int = 4) -> None:
     Raises:
         SetupError: if the run's files or images cannot be read, or it has no detections.
     """
-    images = open_images(_read(run / "report.json")["data"]["images"])
-    names = _file_names(run)
-    poses: dict[int, list[list[float]]] = defaultdict(list)
-    for detection in _read(run / "detections.json"):
+    data, detections = _read_run(run)
+    images = open_images(data.images)
+    names = {image.image_id: image.file_name for image in load_index(data.annotations).images}
+    poses: dict[int, list[Sequence[float]]] = defaultdict(list)
+    for detection in detections:
         # A repeated image has no name under its other ids.
-        if detection["image_id"] in names:
-            poses[detection["image_id"]].append(detection["keypoints"])
+        if detection.image_id in names:
+            poses[detection.image_id].append(detection.keypoints)
     if not poses:
         raise SetupError(f"{run} has no detections to draw")
     tiles = [
@@ -88,15 +115,12 @@ def _pixel(point: npt.NDArray[np.float64]) -> tuple[int, int]:
     return int(point[0]), int(point[1])
 
 
-def _file_names(run: Path) -> dict[int, str]:
-    location = _read(run / "report.json")["data"]["annotations"]
-    annotations = _read(location)
-    return {image["id"]: image["file_name"] for image in annotations["images"]}
-
-
-def _read(path: Path | str) -> Any:
+def _read_run(run: Path) -> tuple[_Places, list[_Detection]]:
+    path = run / "report.json"
     try:
-        return json.loads(read_location(str(path), "the run"))
+        report = read_record(_Report, read_location(str(path), "the run"))
+        path = run / "detections.json"
+        return report.data, read_records(_Detection, read_location(str(path), "the run"))
     except (OSError, ValueError) as error:
         hint = "give the output folder of an evaluation"
         raise SetupError(f"cannot read {path}: {error}", hint) from None
@@ -104,19 +128,17 @@ def _read(path: Path | str) -> Any:
 
 def _load(images: ImageSource, name: str) -> Image:
     try:
-        encoded = np.frombuffer(images.read(name), np.uint8)
-        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-    except (OSError, ValueError, cv2.error):
-        image = None
-    if image is None:
-        raise SetupError(f"cannot read {images.location}/{name}")
-    return image.astype(np.uint8, copy=False)
+        return decode_unlisted_image(images.read(name))
+    except (OSError, ValueError) as error:
+        raise SetupError(f"cannot read {images.location}/{name}: {error}") from None
 
 
 def _tile(image_HW3: Image) -> Image:
     height, width = image_HW3.shape[:2]
-    size = (max(1, round(width * _TILE_HEIGHT_PX / height)), _TILE_HEIGHT_PX)
-    return np.asarray(cv2.resize(image_HW3, size, interpolation=cv2.INTER_AREA), np.uint8)
+    scale = min(_TILE_HEIGHT_PX / height, _MAX_TILE_WIDTH_PX / width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    tile = np.asarray(cv2.resize(image_HW3, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return np.pad(tile, ((0, _TILE_HEIGHT_PX - tile.shape[0]), (0, 0), (0, 0)))
 
 
 def _sheet(tiles: Sequence[Image]) -> Image:
@@ -129,6 +151,6 @@ def _sheet(tiles: Sequence[Image]) -> Image:
 def _write(path: Path, image_HW3: Image) -> None:
     try:
         _, encoded = cv2.imencode(path.suffix, image_HW3)
-    except cv2.error:
+    except (cv2.error, ValueError):
         raise SetupError(f"{path}: no picture format", "end it in .jpg or .png") from None
     write_atomically(path, encoded.tobytes())
