@@ -13,6 +13,9 @@ from typing import Any
 
 from distributed_pose.errors import ExecutionError, SetupError
 
+# Seconds for which an object store is asked again.
+_RETRY_S = 15
+
 
 class Folder:
     """A folder on a local disk, or behind any URI that a filesystem of pyarrow opens.
@@ -99,15 +102,28 @@ def filesystem_of(location: str, setting: str) -> tuple[Any, str]:
         SetupError: if there is no filesystem for the URI.
     """
     # Loaded here, so that help is shown without it.
+    import pyarrow as pa
     from pyarrow import fs
 
     if "://" not in location:
         return fs.LocalFileSystem(), str(Path(location).absolute())
     try:
-        filesystem, path = fs.FileSystem.from_uri(location)
-    except (OSError, ValueError) as error:
+        filesystem, path = fs.FileSystem.from_uri(_with_a_deadline(location))
+        if location.startswith("abfs"):
+            # Without credentials Arrow ends the process when a file is opened, and not here.
+            filesystem.get_file_info(path)
+    # Of a scheme whose library is not installed.
+    except (OSError, ValueError, ImportError, pa.ArrowException) as error:
         raise SetupError(f"cannot open {location}: {_reason(error)}", f"see {setting}") from None
     return filesystem, path
+
+
+def _with_a_deadline(uri: str) -> str:
+    """Returns a URI with which no filesystem tries for more than some seconds."""
+    # Google's without credentials tries for a quarter of an hour.
+    if not uri.startswith(("gs://", "gcs://")) or "retry_limit_seconds=" in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}retry_limit_seconds={_RETRY_S}"
 
 
 def absolute_location(location: str) -> str:

@@ -57,7 +57,7 @@ def open_images(location: str) -> ImageSource:
     try:
         is_folder = filesystem.get_file_info(path).type == fs.FileType.Directory
         parts = _parts(filesystem, path) if is_folder else []
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise SetupError(f"cannot open {location}: {_reason(error)}", "see data.images") from None
     if not is_folder:
         raise SetupError(f"{location} is no folder", "data.images must hold the images")
