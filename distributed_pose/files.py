@@ -105,6 +105,8 @@ def filesystem_of(location: str, setting: str) -> tuple[Any, str]:
     import pyarrow as pa
     from pyarrow import fs
 
+    if not location.isascii() and location != location.encode(errors="replace").decode():
+        raise SetupError(f"cannot open {location}: its name is not UTF-8", f"see {setting}")
     if "://" not in location:
         return fs.LocalFileSystem(), str(Path(location).absolute())
     try:

@@ -88,9 +88,10 @@ def load_cached(key: str) -> Artifact | None:
     try:
         content = (folder / _CONTENT).read_bytes()
         card = json.loads((folder / _CARD).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return Artifact(content, card) if card.get("sha256") == sha256_hex(content) else None
+    is_whole = isinstance(card, dict) and card.get("sha256") == sha256_hex(content)
+    return Artifact(content, card) if is_whole else None
 
 
 def keep(key: str, artifact: Artifact) -> Path:

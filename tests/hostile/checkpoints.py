@@ -5,6 +5,7 @@ import json
 import pickle
 import struct
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -54,31 +55,31 @@ def _with_pickle(pickled: bytes) -> bytes:
     return _rezipped(lambda name, data: pickled if name.endswith("data.pkl") else data)
 
 
+class _Storage:
+    """Stands in a pickle for the storage of one number."""
+
+
+class _Pickler(pickle.Pickler):
+    def persistent_id(self, value: object) -> object:
+        is_storage = isinstance(value, _Storage)
+        return ("storage", torch.FloatStorage, "0", "cpu", 1) if is_storage else None
+
+
 def _tensor(size: Sequence[int], stride: Sequence[int], offset: int = 0) -> bytes:
     """Returns the archive of a tensor that claims more than its storage has."""
-    sink = io.BytesIO()
-    torch.save({"a": torch.zeros(1)}, sink)
-    content = sink.getvalue()
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        pickled = archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl")))
-    # A tuple of one small number each: offset, size and stride.
-    old = b"K\x00K\x01\x85q\x06K\x01\x85q\x07"
-    assert old in pickled
-    parts = [_number(offset)]
-    for index, numbers in enumerate((size, stride)):
-        parts.append(b"(" + b"".join(map(_number, numbers)) + b"tq" + bytes([6 + index]))
-    changed = pickled.replace(old, b"".join(parts))
-    out = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(out, "w") as new:
-        for name in archive.namelist():
-            data = archive.read(name)
-            new.writestr(name, changed if name.endswith("data.pkl") else data)
-    return out.getvalue()
-
-
-def _number(value: int) -> bytes:
-    data = pickle.encode_long(value)
-    return b"\x8a" + bytes([len(data)]) + data
+    arguments = (_Storage(), offset, tuple(size), tuple(stride), False, OrderedDict())
+    pickled = io.BytesIO()
+    tensor = _Acts(torch._utils._rebuild_tensor_v2, *arguments)
+    _Pickler(pickled, 2).dump({"state_dict": {"a": tensor}})
+    return _rezipped(
+        lambda name, data: (
+            pickled.getvalue()
+            if name.endswith("data.pkl")
+            else data[:4]
+            if name.endswith("/0")
+            else data
+        )
+    )
 
 
 class _Acts:

@@ -63,12 +63,14 @@ def run_command(folder: Path, arguments: Sequence[str]) -> Ending:
     started_kib = int((folder / "start").read_text())
     after = _snapshot(folder)
     changed = before.items() ^ after.items()
+    # A place that the command line names is for output, too.
+    named = tuple(word.rpartition("=")[2] for word in arguments if word.strip())
     return Ending(
         os.waitstatus_to_exitcode(status),
         seconds,
         max(0, usage.ru_maxrss - started_kib) * 1024,
         *((folder / name).read_bytes().decode(errors="replace") for name in ("stdout", "stderr")),
-        tuple(sorted({name for name, _ in changed})),
+        tuple(sorted({name for name, _ in changed if not name.startswith(named)})),
     )
 
 

@@ -56,7 +56,8 @@ _LOGS: dict[str, Callable[[Random], bytes]] = {
     ),
     "absurd batch": lambda r: _AIS.format(r.choice(_NUMBERS), 5).encode(),
     "table of hostile names": lambda r: (
-        f"| m | {r.choice(HOSTILE_NAMES[:1] + HOSTILE_NAMES[3:])} (samples/s) | AP |\n| m | 5 | 0.4 |\n"
+        f"| m | {r.choice(HOSTILE_NAMES[:1] + HOSTILE_NAMES[3:])} (samples/s) | AP |\n"
+        "| m | 5 | 0.4 |\n"
     ).encode(errors="replace"),
     "record of zeros": lambda _: b'{"format":"perf","rows":[' + b"0," * 2**20 + b"0]}",
     "nested record": lambda _: b'{"rows":' + b"[" * 2**20,
