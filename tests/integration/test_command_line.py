@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from tests.conftest import Dataset, Run
+from tests.hostile.cases import annotations
 from tests.tiny_models import save_constant_model
 
 FIGURES = ["AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"]
@@ -245,3 +247,86 @@ def test_demo_data_can_be_evaluated(run: Run) -> None:
     )
     assert code == 0
     assert json.loads(out)["num_images"] == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("report.json", "[]"),
+        ("report.json", "{"),
+        ("report.json", '{"data": {"images": 5, "annotations": "a"}}'),
+        ("report.json", '{"data": null}'),
+        ("detections.json", "{}"),
+        ("detections.json", "[5]"),
+        ("detections.json", '[{"image_id": 1, "keypoints": [1, 2]}]'),
+        ("detections.json", json.dumps([{"image_id": 1, "keypoints": [1e30] * 51}])),
+        ("detections.json", json.dumps([{"image_id": "1", "keypoints": [1.0] * 51}])),
+        ("detections.json", "[" * 100_000),
+    ],
+)
+def test_a_picture_of_files_that_are_no_runs_is_one_line(
+    run: Run, people: Dataset, name: str, content: str
+) -> None:
+    run("evaluate", *settings(people, data__limit=1), "--output", "first")
+    Path("first", name).write_text(content)
+    code, _, err = run("picture", "first", "poses.png")
+    assert code == 3
+    assert name in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_picture_of_a_long_image_is_a_tile_like_others(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "long.png"), np.zeros((2, 9000, 3), np.uint8))
+    labels = annotations({"long.png": (2, 9000)})
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    data = Dataset(tmp_path / "images", tmp_path / "labels.json")
+    run("evaluate", *settings(data), "--output", "first")
+    detections = [{"image_id": 1, "keypoints": [1.0] * 51, "score": 1.0, "category_id": 1}]
+    Path("first/detections.json").write_text(json.dumps(detections))
+    assert run("picture", "first", "poses.png")[0] == 0
+    assert cv2.imread("poses.png").shape == (360, 1440, 3)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("compile", "a.onnx", "--for", "ascend310", "--batch", "9" * 5000),
+        ("compile", "a.onnx", "--for", "ascend310", "--batch", "1," * 5000 + "1"),
+        ("compile", "a.onnx", "--for", "ascend310", "--batch", "\u0663\u00b2"),
+        ("plan", "--devices", "300=4", "--images", "nan"),
+        ("plan", "--devices", "1.2.3=4"),
+        ("plan", "--devices", "300=4," * 1000),
+        ("plan", "--devices", "300=4", "--cores", "9" * 400),
+        ("bench", "device", "--seconds", "inf"),
+        ("report", "import", "a.log", "--ap", "7"),
+        ("demo-data", "a", "--images", "-1"),
+        ("demo-data", "a", "--seed", "-1"),
+        ("scale", "--devices", "9" * 5000),
+    ],
+)
+def test_numbers_that_cannot_be_are_a_usage_error_of_one_line(
+    run: Run, arguments: tuple[str, ...]
+) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert len(err) < 1000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b'{"cores": 0}',
+        b"[" * 100_000,
+        b'{"cores": 4, "ceiling_images_per_s": 0, "device_share": 0.9, "cpu_us": {}}',
+    ],
+)
+def test_costs_that_are_none_are_a_setup_error(run: Run, content: bytes) -> None:
+    Path("costs.json").write_bytes(content)
+    code, _, err = run("plan", "--devices", "300=4", "--costs", "costs.json")
+    assert code == 3
+    assert "costs.json" in err
+    assert len(err.splitlines()) == 1
