@@ -161,6 +161,6 @@ def _problems(ending: Ending) -> Iterator[str]:
     lines = ending.err.splitlines()
     if ending.code in {2, 3} and sum(line.startswith("error: ") for line in lines) != 1:
         yield "not one line of error"
-    if strange := [line for line in lines if not line.startswith(_LINES)]:
+    if strange := [line for line in lines if line and not line.startswith(_LINES)]:
         yield f"says {strange[0][:100]!r}"
     yield from (f"touches {name!r}" for name in ending.strays)

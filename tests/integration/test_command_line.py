@@ -330,3 +330,39 @@ def test_costs_that_are_none_are_a_setup_error(run: Run, content: bytes) -> None
     assert code == 3
     assert "costs.json" in err
     assert len(err.splitlines()) == 1
+
+
+def test_hostile_names_are_shown_as_escapes_and_reported_as_they_are(
+    run: Run, tmp_path: Path
+) -> None:
+    name = "\x1b[31m[red]\u202eb\rc\nd\x9b.png"
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels.json").write_text(json.dumps(annotations({name: (48, 64)})))
+    data = Dataset(tmp_path / "images", tmp_path / "labels.json")
+    code, out, err = run("evaluate", *settings(data), "--output", "\x1b[31mfirst")
+    assert code == 4
+    assert "\\u001b[31m[red]\\u202eb\\rc\\nd\\u009b.png" in out
+    assert all(line.isprintable() for line in (out + err).split("\n"))
+    report = json.loads(Path("\x1b[31mfirst/report.json").read_text())
+    assert report["failures"][0]["file_name"] == name
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("evaluate", "--set", "\x1b[31mkey=1"),
+        ("evaluate", "--set", "profile=\u202emodelzoo"),
+        ("evaluate", "--config", "\x1b]0;a\a.yaml"),
+        ("report", "table", "a\nerror: b"),
+        ("export", "\x1b[31m.pth", "a.onnx"),
+        ("evaluate", "--set", "model.path=\x9b31m.onnx", "--set", "data.images=\r"),
+    ],
+)
+def test_hostile_words_of_a_command_line_are_shown_as_escapes(
+    run: Run, arguments: tuple[str, ...]
+) -> None:
+    code, out, err = run(*arguments)
+    assert code in {2, 3}
+    assert not out
+    assert err.count("\n") == 1
+    assert err.strip().isprintable()
