@@ -116,7 +116,8 @@ def _common(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
     ] = False,
 ) -> None:
-    pass
+    del version  # Its callback has ended the command.
+    start_logging()
 
 
 @app.command()

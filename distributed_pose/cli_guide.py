@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from distributed_pose.cli_parts import progress
-from distributed_pose.cli_terminal import Terminal, print_line, start_logging
+from distributed_pose.cli_terminal import Terminal, print_line
 
 guide = typer.Typer(
     name="guide",
@@ -74,7 +74,6 @@ def postprocess(
     ],
 ) -> None:
     """Decode the outputs of a benchmark tool on all CPUs, and print AP (step 5.5)."""
-    start_logging()
     from distributed_pose.files import write_atomically
     from distributed_pose.guide.postprocess import postprocess as run
     from distributed_pose.report.run_report import detections_json

@@ -60,10 +60,17 @@ def print_text(text: str) -> None:
 
 
 def start_logging(*, verbose: bool = False) -> None:
-    """Has warnings written to stderr, a line each; with `verbose` also what is done."""
+    """Has warnings written to stderr, a line each, those of libraries among them.
+
+    Args:
+        verbose: whether to write also what is done.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine(logging.BASIC_FORMAT))
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
+    logging.basicConfig(handlers=[handler])
+    if verbose:
+        logging.getLogger().setLevel(logging.INFO)
+    logging.captureWarnings(capture=True)
 
 
 @contextmanager
@@ -90,7 +97,7 @@ def guarded_streams() -> Iterator[None]:
 
 class _OneLine(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        record.message = printable(record.message)
+        record.message = printable(record.message.rstrip("\n"))
         return super().formatMessage(record)
 
 

@@ -27,6 +27,9 @@ from distributed_pose.vision.profiles import PROFILES
 # Enough for ranges of values, and a minute of inference at most.
 _CALIBRATION_IMAGES = 64
 
+# Each takes a kilobyte.
+_MAX_REPEATED = 1_000_000
+
 # The rooms whose code decides which detections there are.
 _DECIDING = ("vision", "pose", "recordings", "model", "backends", "testing")
 
@@ -65,7 +68,7 @@ def read_dataset(config: RunConfig) -> tuple[CocoIndex, ImageSource, str]:
     """Returns the dataset of a configuration: index, images, and where the annotations are.
 
     Raises:
-        ConfigError: if a key is not set.
+        ConfigError: if a key is not set, or the images are repeated too often.
         SetupError: if images or annotations are missing or are not what they should be.
     """
     config, _ = _with_demo(config)
@@ -73,7 +76,16 @@ def read_dataset(config: RunConfig) -> tuple[CocoIndex, ImageSource, str]:
     annotations = _required(config.data.annotations, "data.annotations")
     source = open_images(folder)
     index = load_index(annotations, config.data.limit)
+    _check_count(len(index.images), config.data.repeat)
     return repeated(index, config.data.repeat), source, annotations
+
+
+def _check_count(images: int, repeat: int) -> None:
+    if repeat > 1 and images * repeat > _MAX_REPEATED:
+        raise ConfigError(
+            f"data.repeat: {images} images {repeat} times are {images * repeat:,}, over the limit "
+            f"of {_MAX_REPEATED:,}"
+        )
 
 
 def _truth(index: CocoIndex, annotations: str, config: RunConfig) -> bytes:

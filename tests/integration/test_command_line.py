@@ -366,3 +366,15 @@ def test_hostile_words_of_a_command_line_are_shown_as_escapes(
     assert not out
     assert err.count("\n") == 1
     assert err.strip().isprintable()
+
+
+def test_images_repeated_beyond_memory_are_a_usage_error(run: Run, people: Dataset) -> None:
+    code, _, err = run("evaluate", *settings(people, data__repeat=2**31 - 1))
+    assert code == 2
+    assert "data.repeat: 12 images 2147483647 times" in err
+
+
+def test_workers_beyond_a_machine_are_a_usage_error(run: Run, people: Dataset) -> None:
+    code, _, err = run("evaluate", *settings(people, devices="cpu:99999"))
+    assert code == 2
+    assert "devices: 99999 of them" in err

@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -177,3 +178,21 @@ def test_a_usage_error_is_one_line_without_control_characters(tmp_path: Path) ->
         assert done.stderr.startswith("error: ")
         assert is_clean(done.stderr)
         assert done.stderr.count("\n") == 1
+
+
+def test_a_warning_of_a_library_is_a_line_of_the_log(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.getLogger("py.warnings"), "handlers", [])
+    with guarded_streams(), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        # Of tests before, which pytest has undone.
+        logging.captureWarnings(capture=False)
+        start_logging()
+        warnings.warn("a\x1b[31m\nb", stacklevel=1)
+        logging.captureWarnings(capture=False)
+    err = capsys.readouterr().err
+    assert err.startswith("WARNING:py.warnings:")
+    assert "UserWarning: a\\u001b[31m\\nb" in err
+    assert err.count("\n") == 1
