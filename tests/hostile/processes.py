@@ -64,7 +64,7 @@ def run_command(folder: Path, arguments: Sequence[str]) -> Ending:
     after = _snapshot(folder)
     changed = before.items() ^ after.items()
     # A place that the command line names is for output, too.
-    named = tuple(word.rpartition("=")[2] for word in arguments if word.strip())
+    named = tuple(filter(None, (word.rpartition("=")[2] for word in arguments)))
     return Ending(
         os.waitstatus_to_exitcode(status),
         seconds,
