@@ -1,7 +1,7 @@
 """The command line: parse, call, map errors to exit codes."""
 
 import json
-import logging
+import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
@@ -11,11 +11,9 @@ from time import monotonic
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
-from typer.core import TyperGroup
+from rich.text import Text
 
 from distributed_pose import __version__
 from distributed_pose.cli_bench import batch_sizes, bench
@@ -23,28 +21,25 @@ from distributed_pose.cli_data import demo_data, fetch, pack
 from distributed_pose.cli_guide import guide
 from distributed_pose.cli_report import report as report_commands
 from distributed_pose.cli_scale import plan, scale
+from distributed_pose.cli_terminal import (
+    Terminal,
+    guarded_streams,
+    print_line,
+    print_text,
+    start_logging,
+)
 from distributed_pose.config import load_config
-from distributed_pose.errors import ExecutionError, PoseEvalError, SetupError
+from distributed_pose.errors import (
+    ConfigError,
+    ExecutionError,
+    PoseEvalError,
+    SetupError,
+    printable,
+)
 from distributed_pose.files import check_not_input, new_run_folder, point_latest_at
 from distributed_pose.locations import Location, redacted
 
-
-class _Commands(TyperGroup):
-    """Shows no credentials where an argument is refused."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        # Typer's own, and click's where Typer still stands on it.
-        except Exception as error:
-            told = vars(error)
-            if isinstance(told.get("message"), str):
-                told["message"] = redacted(told["message"])
-            raise
-
-
 app = typer.Typer(
-    cls=_Commands,
     help="How accurate is a pose model on your devices, and how fast do they run it together?",
     no_args_is_help=True,
     add_completion=False,
@@ -53,6 +48,13 @@ app = typer.Typer(
 
 
 _NAME = "distributed-pose"
+
+# Set to show where in the code an error came up that no part of it expects.
+_TRACEBACK = "DISTRIBUTED_POSE_TRACEBACK"
+
+# Typer brings the parser's exceptions without a public name; older versions take click's.
+_UsageError: Any = typer.BadParameter.__mro__[2]
+
 _RUNS = Path("runs")
 
 _Config = Annotated[
@@ -70,15 +72,47 @@ _Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show logs, also
 def main() -> None:
     """Runs the command and exits: 0 done, 2 usage, 3 set-up, 4 execution or incomplete run."""
     try:
-        app()
+        with guarded_streams():
+            code = _exit_code()
+    except ExecutionError as error:
+        with guarded_streams():
+            _show_error(error)
+        code = error.exit_code
+    sys.exit(code)
+
+
+def _exit_code() -> int:
+    """Returns the exit code of the command, which has said in one line what went wrong."""
+    try:
+        # The code of a command that ends early; None of one that runs through.
+        code: int | None = app(standalone_mode=False)
     except PoseEvalError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
-        sys.exit(error.exit_code)
+        return _show_error(error)
+    except _UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            # The help is there already.
+            return ConfigError.exit_code
+        path = error.ctx.command_path if error.ctx else _NAME
+        return _show_error(ConfigError(error.format_message(), f"see `{path} --help`"))
+    except Exception as error:
+        if os.environ.get(_TRACEBACK):
+            raise
+        what = f"{type(error).__name__}: {error}"
+        hint = f"please report it, with what {_TRACEBACK}=1 in the environment shows"
+        return _show_error(ExecutionError(f"this is a bug in {_NAME}: {what}", hint))
+    return code or 0
+
+
+def _show_error(error: PoseEvalError) -> int:
+    # Of one line, whatever is in the names.
+    line = Text.assemble(("error:", "red"), " ", printable(str(error)))
+    Terminal(stderr=True).print(line, soft_wrap=True)
+    return error.exit_code
 
 
 def _show_version(value: bool) -> None:  # noqa: FBT001
     if value:
-        typer.echo(f"distributed-pose {__version__}")
+        print_line(f"distributed-pose {__version__}")
         raise typer.Exit
 
 
@@ -89,7 +123,8 @@ def _common(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
     ] = False,
 ) -> None:
-    pass
+    del version  # Its callback has ended the command.
+    start_logging()
 
 
 @app.command()
@@ -121,7 +156,7 @@ def evaluate(  # noqa: PLR0913 - one argument an option
     verbose: _Verbose = False,
 ) -> None:
     """Evaluate COCO keypoints on all devices: AP, wall-clock and compute-only throughput."""
-    _log(verbose=verbose)
+    start_logging(verbose=verbose)
     if allow_failures is not None:
         overrides = [*(overrides or ()), f"allow_failures={allow_failures}"]
     if dump_maps is not None:
@@ -142,24 +177,24 @@ def evaluate(  # noqa: PLR0913 - one argument an option
 
         report = run(settings, folder, on_progress, restart=restart, config_file=config)
     if as_json:
-        typer.echo(report.to_json(), nl=False)
+        print_text(report.to_json())
     else:
-        Console().print(*run_tables(report), f"Written to {escape(str(folder))}", sep="\n")
+        Terminal().print(*run_tables(report), f"Written to {folder}", sep="\n")
     if not report.is_usable:
-        Console(stderr=True).print(f"try the failed images again: {escape(again)}", soft_wrap=True)
+        print_line(f"try the failed images again: {again}", err=True)
         raise typer.Exit(ExecutionError.exit_code)
 
 
 @app.command()
 def devices(*, config: _Config = None, overrides: _Set = None, verbose: _Verbose = False) -> None:
     """List the devices that an evaluation would use."""
-    _log(verbose=verbose)
+    start_logging(verbose=verbose)
     settings = load_config(config, overrides or ())
     from distributed_pose.cluster.deployment import planned_devices
     from distributed_pose.report.tables import device_table
 
     rows = [(plan, settings.on(plan.kind)) for plan in planned_devices(settings)]
-    Console().print(device_table(rows))
+    Terminal().print(device_table(rows))
 
 
 @app.command()
@@ -189,7 +224,7 @@ def export(
     network = load_checkpoint(source.content, source.path, refinement_stages).network
     content = export_onnx(network, opset=opset, last_stage=last_stage)
     write_atomically(output, content)
-    typer.echo(f"Written to {output}: {len(content) / 1e6:.1f} MB, opset {opset}, equal to PyTorch")
+    print_line(f"Written to {output}: {len(content) / 1e6:.1f} MB, opset {opset}, equal to PyTorch")
 
 
 @app.command("compile")
@@ -232,15 +267,15 @@ def compile_(  # noqa: PLR0913 - one argument an option
     source = load_model(model, settings.profile, settings.model.refinement_stages)
     _tell(source.notes)
     if dry_run:
-        typer.echo(commands_for(source, orders))
+        print_text(f"{commands_for(source, orders)}\n")
         return
     for compiled in compile_for(source, orders, settings, output):
         card = compiled.artifact.card
         batches = ",".join(map(str, card["batch_sizes"]))
         details = f"batch {batches}, {card['bytes'] / 1e6:.1f} MB, {card['seconds']:.1f} s"
-        typer.echo(f"{compiled.path}: {details}")
+        print_line(f"{compiled.path}: {details}")
         if accuracy := card.get("accuracy"):
-            typer.echo(", ".join(f"{name} {value}" for name, value in accuracy.items()))
+            print_line(", ".join(f"{name} {value}" for name, value in accuracy.items()))
 
 
 @app.command()
@@ -248,13 +283,13 @@ def picture(
     *,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Output folder of an evaluation.")],
     output: Annotated[Path, typer.Argument(metavar="OUT.jpg")],
-    images: Annotated[int, typer.Option(help="Most images in it.", min=1)] = 4,
+    images: Annotated[int, typer.Option(help="Most images in it.", min=1, max=64)] = 4,
 ) -> None:
     """Draw the poses that a run found."""
     from distributed_pose.report.pictures import draw_run
 
     draw_run(run, output, images)
-    typer.echo(f"Written to {output}")
+    print_line(f"Written to {output}")
 
 
 # In the order of the help.
@@ -303,7 +338,7 @@ def _progress(*, shown: bool) -> Iterator[_Bar]:
         TimeRemainingColumn(),
     )
     # On stderr, so that stdout holds results alone; a log file gets none of it.
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     hidden = not (shown and console.is_terminal)
     with ProgressBar(*columns, console=console, transient=True, disable=hidden) as bar:
         yield _Bar(bar)
@@ -335,16 +370,4 @@ def _command(config: Path | None, overrides: Iterable[str], output: Location) ->
 def _tell(notes: Iterable[str]) -> None:
     """Prints notes on a model beside the results, which others may read."""
     for note in notes:
-        typer.echo(note, err=True)
-
-
-def _log(*, verbose: bool) -> None:
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_without_credentials)
-
-
-def _without_credentials(record: logging.LogRecord) -> bool:
-    """Replaces what a record says; lets every record through."""
-    record.msg, record.args = redacted(record.getMessage()), ()
-    return True
+        print_line(note, err=True)

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from distributed_pose.cli_parts import progress
+from distributed_pose.cli_parts import counts, progress
+from distributed_pose.cli_terminal import Terminal, print_text
 from distributed_pose.config import RunConfig, load_config
-from distributed_pose.errors import ConfigError
 
 bench = typer.Typer(
     name="bench",
@@ -46,9 +45,9 @@ def host(
     with progress() as on_progress:
         report = bench_host(settings, repeat, on_progress)
     if as_json:
-        typer.echo(json.dumps(asdict(report), indent=2))
+        print_text(json.dumps(asdict(report), indent=2) + "\n")
     else:
-        Console().print(host_table(report))
+        Terminal().print(host_table(report))
 
 
 @bench.command("pipeline")
@@ -67,9 +66,9 @@ def pipeline(
     with progress() as on_progress:
         report = bench_pipeline(settings, repeat, on_progress)
     if as_json:
-        typer.echo(json.dumps(asdict(report), indent=2))
+        print_text(json.dumps(asdict(report), indent=2) + "\n")
     else:
-        Console().print(pipeline_table(report))
+        Terminal().print(pipeline_table(report))
 
 
 @bench.command("device")
@@ -78,7 +77,9 @@ def device(
     config: _Config = None,
     overrides: _Set = None,
     batch: Annotated[str, typer.Option(help="Batch sizes, with commas.")] = "1,2,4,8,16,32",
-    seconds: Annotated[float, typer.Option(help="Of each batch size, at least.", min=0.0)] = 2.0,
+    seconds: Annotated[
+        float, typer.Option(help="Of each batch size, at least.", min=0.0, max=3600.0)
+    ] = 2.0,
     as_json: _Json = False,
 ) -> None:
     """Latency and images/s of each device by batch size, compute only, and the best size."""
@@ -90,9 +91,9 @@ def device(
     with progress() as on_progress:
         sweeps = bench_device(settings, sizes, seconds, on_progress)
     if as_json:
-        typer.echo(json.dumps([asdict(sweep) for sweep in sweeps], indent=2))
+        print_text(json.dumps([asdict(sweep) for sweep in sweeps], indent=2) + "\n")
     else:
-        Console().print(*map(device_bench_table, sweeps))
+        Terminal().print(*map(device_bench_table, sweeps))
 
 
 def batch_sizes(text: str) -> list[int]:
@@ -101,10 +102,7 @@ def batch_sizes(text: str) -> list[int]:
     Raises:
         ConfigError: if it is no such text.
     """
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() and 1 <= int(part) <= _MAX_BATCH for part in parts):
-        raise ConfigError(f"--batch {text}: expected sizes such as 1,4,8, to {_MAX_BATCH} at most")
-    return [int(part) for part in parts]
+    return counts("--batch", text, _MAX_BATCH)
 
 
 def _with_limit(config: RunConfig, limit: int) -> RunConfig:

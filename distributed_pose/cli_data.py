@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -20,6 +19,7 @@ from rich.progress import (
 )
 
 from distributed_pose.cli_parts import progress
+from distributed_pose.cli_terminal import Terminal, print_line
 from distributed_pose.config import load_config
 from distributed_pose.locations import HIDDEN, Location
 
@@ -61,8 +61,10 @@ def checkpoint(folder: _Folder) -> None:
 def demo_data(
     *,
     folder: Annotated[Path, typer.Argument(metavar="DIR")],
-    images: Annotated[int, typer.Option(help="How many images.")] = 64,
-    seed: Annotated[int, typer.Option(help="Other seeds give other images.")] = 0,
+    images: Annotated[int, typer.Option(help="How many images.", min=1, max=10**6)] = 64,
+    seed: Annotated[
+        int, typer.Option(help="Other seeds give other images.", min=0, max=2**63 - 1)
+    ] = 0,
 ) -> None:
     """Render a COCO keypoint dataset of any size, the same from the same seed."""
     demo = importlib.import_module("distributed_pose.demo.dataset")
@@ -94,9 +96,9 @@ def pack(
 def _say_options(values: Mapping[str, Path | Location | str]) -> None:
     # Quoted, so that the line can be pasted after `distributed-pose evaluate`.
     line = " ".join(f"--set {shlex.quote(f'{key}={path}')}" for key, path in values.items())
-    typer.echo(line)
+    print_line(line)
     if HIDDEN in line:
-        typer.echo(f"put your credentials in place of {HIDDEN}", err=True)
+        print_line(f"put your credentials in place of {HIDDEN}", err=True)
 
 
 class _Bars:
@@ -116,13 +118,13 @@ class _Bars:
 @contextmanager
 def _downloads() -> Iterator[_Bars]:
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
     # On stderr, so that stdout holds the options alone; a log file gets none of it.
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         yield _Bars(bars)

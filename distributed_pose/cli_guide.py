@@ -1,16 +1,14 @@
 """The `guide` commands: the vendor guide's own steps, with its files in and out."""
 
-import logging
 from enum import Enum
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from distributed_pose.cli_parts import progress
+from distributed_pose.cli_terminal import Terminal, print_line
 
 guide = typer.Typer(
     name="guide",
@@ -50,15 +48,15 @@ def info(
     kind: Annotated[Kind, typer.Argument(metavar="bin", help="Of the files.")],
     folder: Annotated[str, typer.Argument(metavar="DIR")],
     output: Annotated[Path, typer.Argument(metavar="OUT.info")],
-    width: Annotated[int, typer.Argument(metavar="640", min=1)],
-    height: Annotated[int, typer.Argument(metavar="368", min=1)],
+    width: Annotated[int, typer.Argument(metavar="640", min=1, max=2**31 - 1)],
+    height: Annotated[int, typer.Argument(metavar="368", min=1, max=2**31 - 1)],
 ) -> None:
     """List the .bin files of a folder for cann-benchmark (step 3.3)."""
     del kind  # There is one.
     from distributed_pose.guide.preprocess import write_info
 
     number = write_info(folder, output, width, height)
-    typer.echo(f"Written to {output}: {number} files")
+    print_line(f"Written to {output}: {number} files")
 
 
 @guide.command("postprocess")
@@ -79,7 +77,6 @@ def postprocess(
     ] = None,
 ) -> None:
     """Decode the outputs of a benchmark tool on all CPUs, and print AP (step 5.5)."""
-    logging.basicConfig(level=logging.WARNING)
     from distributed_pose.files import check_not_input, write_atomically
     from distributed_pose.guide.postprocess import postprocess as run
     from distributed_pose.report.run_report import detections_json
@@ -96,14 +93,14 @@ def postprocess(
     title = f"COCO keypoint AP, {scored.num_images}{part} images"
     found = f"{len(scored.detections)} detections"
     for note in scored.notes:
-        Console().print(escape(note), soft_wrap=True)
+        print_line(note)
     if scored.ap is None:
-        typer.echo(f"Nothing to score: {labels} has no annotations; {found}")
+        print_line(f"Nothing to score: {labels} has no annotations; {found}")
     else:
-        Console().print(ap_table(scored.ap, title, found))
+        Terminal().print(ap_table(scored.ap, title, found))
     _say(scored.num_images, scored.seconds, str(output))
 
 
 def _say(number: int, seconds: float, where: str) -> None:
     rate = f"{number / seconds:.1f} images/s"
-    typer.echo(f"Written to {where}: {number} images in {seconds:.1f} s, {rate}")
+    print_line(f"Written to {where}: {number} images in {seconds:.1f} s, {rate}")

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
+from distributed_pose.cli_terminal import Terminal, print_line, print_text
 from distributed_pose.errors import ConfigError
 
 
@@ -62,7 +62,7 @@ def show(
     else:
         why = "; ".join(source.notes) if source.format == "run" else f"it is of {source.format}"
         raise ConfigError(f"{run} has no figures to print as {form.value}: {why}")
-    typer.echo(text, nl=False)
+    print_text(text)
     _tell(run, source.notes)
 
 
@@ -71,9 +71,13 @@ def import_(
     *,
     log: _Log,
     device: Annotated[str, typer.Option(help="Its name, such as Ascend310P3.")] = "",
-    batch: Annotated[int | None, typer.Option(min=1, help="Images in a batch.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, max=2**31 - 1, help="Images in a batch.")
+    ] = None,
     precision: Annotated[str, typer.Option(help="Such as f16.")] = "",
-    ap: Annotated[float | None, typer.Option("--ap", help="Of the model on COCO.")] = None,
+    ap: Annotated[
+        float | None, typer.Option("--ap", min=0, max=1, help="Of the model on COCO.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="RECORD.json", help="Write it there.")
     ] = None,
@@ -90,9 +94,9 @@ def import_(
     source = read_source(log, Given(device, batch, precision, ap))
     if output:
         write_atomically(output, source.to_json())
-        typer.echo(f"Written to {output}: {source.format}, {len(source.rows)} rows")
+        print_line(f"Written to {output}: {source.format}, {len(source.rows)} rows")
     else:
-        typer.echo(source.to_json(), nl=False)
+        print_text(source.to_json())
     _tell(log, source.notes)
 
 
@@ -125,11 +129,11 @@ def table(
         raise ConfigError("there is nothing to show", "name runs or logs, or --reference guide")
     bases = table_bases(rows, published=reference is not None)
     if as_json:
-        typer.echo(results_json(rows, bases), nl=False)
+        print_text(results_json(rows, bases))
     elif markdown:
-        typer.echo(results_markdown(rows, bases), nl=False)
+        print_text(results_markdown(rows, bases))
     else:
-        Console().print(results_table(rows, bases))
+        Terminal().print(results_table(rows, bases))
     for path, source in read:
         if source.format == "trtexec":
             _tell(path, source.notes)
@@ -138,4 +142,4 @@ def table(
 def _tell(path: Path, notes: tuple[str, ...]) -> None:
     # On stderr, so that stdout is what the tools would print.
     for note in notes:
-        typer.echo(f"{path}: {note}", err=True)
+        print_line(f"{path}: {note}", err=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from distributed_pose.cli_parts import progress
+from distributed_pose.cli_parts import counts, progress
+from distributed_pose.cli_terminal import Terminal
 from distributed_pose.config import load_config
 from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.files import (
@@ -19,6 +19,7 @@ from distributed_pose.files import (
     read_regular,
     write_atomically,
 )
+from distributed_pose.json_records import read_record
 
 if TYPE_CHECKING:
     from distributed_pose.bench.capacity import DeviceGroup, HostCosts
@@ -31,6 +32,9 @@ _Set = Annotated[
 ]
 
 _MAX_COUNT = 99999
+
+# Characters in which all kinds of devices there are can be named.
+_MAX_GROUPS = 1000
 
 
 def scale(
@@ -47,15 +51,15 @@ def scale(
     ] = Path("scaling"),
 ) -> None:
     """Run with more and more devices: images/s, speed-up, efficiency, and what stops it."""
-    counts = _counts(devices)
     check_not_input(output / "scaling.json", {"--config": config})
+    numbers = counts("--devices", devices, _MAX_COUNT)
     settings = load_config(config, overrides or ())
     from distributed_pose.bench.scale import run_scaling
     from distributed_pose.bench.tables import scale_costs_table, scale_table
     from distributed_pose.report.plots import scaling_plots
 
     with progress() as on_progress:
-        report = run_scaling(settings, counts, repeat, on_progress, weak=weak)
+        report = run_scaling(settings, numbers, repeat, on_progress, weak=weak)
     points = report.points
     plots = scaling_plots(
         [point.devices for point in points],
@@ -66,7 +70,7 @@ def scale(
     write_atomically(output / "scaling.json", json.dumps(asdict(report), indent=2) + "\n")
     for suffix, content in plots.items():
         write_atomically(output / f"scaling.{suffix}", content)
-    console = Console()
+    console = Terminal()
     console.print(scale_table(report), scale_costs_table(report), f"Written to {output}", sep="\n")
 
 
@@ -76,9 +80,11 @@ def plan(  # noqa: PLR0913 - one argument an option
         str,
         typer.Option(help="Such as ascend310p3=8,t4=2; images/s in place of a name: 300=4."),
     ],
-    images: Annotated[float, typer.Option(help="To be run.", min=1)] = 5000,
-    hosts: Annotated[int, typer.Option(help="That the devices are in.", min=1)] = 1,
-    cores: Annotated[int | None, typer.Option(help="Of each; this machine's.", min=1)] = None,
+    images: Annotated[float, typer.Option(help="To be run.", min=1, max=1e15)] = 5000,
+    hosts: Annotated[int, typer.Option(help="That the devices are in.", min=1, max=99999)] = 1,
+    cores: Annotated[
+        int | None, typer.Option(help="Of each; this machine's.", min=1, max=99999)
+    ] = None,
     costs: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Of an earlier --save; else measured.")
     ] = None,
@@ -105,7 +111,7 @@ def plan(  # noqa: PLR0913 - one argument an option
         check_not_input(save, {"--config": config})
         write_atomically(save, json.dumps(asdict(found), indent=2) + "\n")
     planned = capacity(found, groups, images, hosts=hosts, cores=cores or num_cpus())
-    console = Console()
+    console = Terminal()
     console.print(capacity_table(planned, found))
     if check:
         rate = measured(settings, groups)
@@ -113,16 +119,11 @@ def plan(  # noqa: PLR0913 - one argument an option
         console.print(f"measured, simulated: {rate:,.1f} images/s; planned / measured {ratio:.3f}")
 
 
-def _counts(text: str) -> list[int]:
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() and 1 <= int(part) <= _MAX_COUNT for part in parts):
-        raise ConfigError(f"--devices {text}: expected counts such as 1,2,4,8")
-    return [int(part) for part in parts]
-
-
 def _groups(text: str) -> "list[DeviceGroup]":
     from distributed_pose.bench.capacity import DeviceGroup, published_rate
 
+    if len(text) > _MAX_GROUPS:
+        raise ConfigError(f"--devices has over {_MAX_GROUPS} characters")
     groups = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*([a-z0-9]+|[0-9.]+)=([1-9][0-9]{0,4})\s*", part)
@@ -136,8 +137,8 @@ def _read_costs(path: Path) -> "HostCosts":
     from distributed_pose.bench.capacity import HostCosts
 
     try:
-        return HostCosts(**json.loads(read_regular(path, MAX_CARD_BYTES)))
-    except (OSError, ValueError, TypeError) as error:
+        return read_record(HostCosts, read_regular(path, MAX_CARD_BYTES))
+    except (OSError, ValueError) as error:
         raise SetupError(
             f"cannot read costs from {path}: {one_line(error)}", "make it by --save"
         ) from None

@@ -8,9 +8,8 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -26,6 +25,7 @@ from distributed_pose.errors import ConfigError
 from distributed_pose.files import one_line, read_regular
 from distributed_pose.locations import Location, redacted
 from distributed_pose.records import Simulation
+from distributed_pose.yaml_values import parse_yaml
 
 ProfileName = Literal["modelzoo", "upstream", "uint8"]
 BackendName = Literal[
@@ -56,13 +56,8 @@ MapsDtype = Literal["f32", "f16"]
 Reader = Literal["driver", "worker"]
 Damaged = Literal["keep", "fail"]
 
-# Impossible dates and deep nesting are not YAMLErrors. What a tag does not fit, as `!!bool 5`, is
-# whatever PyYAML comes upon first.
-_TOLD = (yaml.YAMLError, ValueError, RecursionError)
-_NO_YAML = (*_TOLD, LookupError, AttributeError, TypeError)
-
-# Hundreds of times what a configuration takes.
-_MAX_FILE_BYTES = 2**20
+# Hundreds of times what a configuration takes, and parsed in two seconds.
+_MAX_FILE_BYTES = 2**18
 
 # Characters of a value or key, and mistakes, that a message shows.
 _MAX_SHOWN = 100
@@ -293,20 +288,6 @@ def parse_config(values: Mapping[str, Any]) -> RunConfig:
         raise ConfigError("; ".join(mistakes)) from None
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses aliases: a few lines of them come to more values than there is memory."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(problem="a configuration has no aliases")
-        return super().compose_node(parent, index)
-
-
-def _parse_yaml(text: bytes | str) -> Any:
-    # The loader is the safe one.
-    return yaml.load(text, _Loader)  # noqa: S506
-
-
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = read_regular(path, _MAX_FILE_BYTES)
@@ -316,10 +297,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"cannot read {str(path)!r}: {error}", "see --config") from None
     try:
-        values = _parse_yaml(content.decode())
-    except _NO_YAML as error:
-        reason = str(error) if isinstance(error, _TOLD) else "a value is not what its tag says"
-        raise ConfigError(f"{path} is not YAML: {_shortened(reason)}") from None
+        values = parse_yaml(content.decode())
+    except ValueError as error:
+        raise ConfigError(f"{path} is not YAML: {_shortened(str(error))}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -332,8 +312,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not separator or not dotted:
         raise ConfigError(f"--set {override}: expected dotted.key=value")
     try:
-        value = _parse_yaml(text)
-    except _NO_YAML:
+        value = text if _is_literal(dotted, text) else parse_yaml(text)
+    except ValueError:
         shown = _shortened(repr(text))
         raise ConfigError(f"--set {dotted}: {shown} is not a YAML value") from None
     *parents, leaf = dotted.split(".")
@@ -343,6 +323,30 @@ def _apply(values: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {dotted}: {name} is a value, it has no keys of its own")
         values = child
     values[leaf] = value
+
+
+def _is_literal(dotted: str, text: str) -> bool:
+    """Returns whether a value is text as it stands: one of a path or name without quotes."""
+    if text.lstrip()[:1] in {"'", '"', ""} or text.strip() in {"null", "Null", "NULL", "~"}:
+        return False
+    return dotted in _text_keys(RunConfig)
+
+
+def _text_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            yield from _text_keys(nested, f"{prefix}{name}.")
+        # Of a path or name or nothing; literals are no classes, and numbers no text.
+        elif all(
+            isinstance(kind, type) and not issubclass(kind, int | float | tuple)
+            for kind in map(_without_checks, get_args(nested) or (nested,))
+        ):
+            yield f"{prefix}{name}"
+
+
+def _without_checks(kind: Any) -> Any:
+    return get_args(kind)[0] if get_origin(kind) is Annotated else get_origin(kind) or kind
 
 
 def _explain(entry: Any) -> str:
@@ -355,7 +359,7 @@ def _explain(entry: Any) -> str:
     if entry["type"] != "value_error":
         text += f", not {_shown(entry['input'])}"
     if entry["type"] == "literal_error":
-        text += _did_you_mean(str(entry["input"]), _choices(dotted))
+        text += _did_you_mean(_shown(entry["input"]), _choices(dotted))
     return f"{dotted}: {text}"
 
 

@@ -6,10 +6,13 @@ PoseEvalError
 └── ExecutionError   exit 4: the run started and could not be completed
 """
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 from distributed_pose.locations import redacted
+
+_SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 class PoseEvalError(Exception):
@@ -76,3 +79,29 @@ class ExecutionError(PoseEvalError):
 def _rebuild(kind: type[PoseEvalError], fields: dict[str, Any]) -> PoseEvalError:
     message, hint = fields.pop("message"), fields.pop("hint")
     return kind(message, hint, **fields)
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Returns a text in which every character that is not meant to be read is its escape.
+
+    Names of files, keys and tensors come from strangers, and a terminal obeys control characters,
+    marks of writing direction included. The escapes are those of JSON.
+
+    Args:
+        text: of any origin, halves of characters included.
+        keep: characters to leave as they are, such as line breaks.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one in keep or _is_readable(one) else _escape(one) for one in text)
+
+
+def _is_readable(character: str) -> bool:
+    # Python escapes blanks other than the usual one, which names in Chinese have.
+    return character.isprintable() or unicodedata.category(character) == "Zs"
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    long = f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return _SHORT_ESCAPES.get(character, long)

@@ -44,6 +44,9 @@ _RESULT_AFFECTING_PACKAGES = (
     "cluster",
     "data",
 )
+# Each takes a kilobyte.
+_MAX_REPEATED = 1_000_000
+
 
 _REPLAYED = "Recorded maps: no model ran, so that there is no compute-only throughput."
 
@@ -82,7 +85,7 @@ def read_dataset(config: RunConfig) -> tuple[CocoIndex, ImageSource, Location]:
     """Returns the dataset of a configuration: index, images, and where the annotations are.
 
     Raises:
-        ConfigError: if a key is not set.
+        ConfigError: if a key is not set, or the images are repeated too often.
         SetupError: if images or annotations are missing or are not what they should be.
     """
     config, _ = _with_demo(config)
@@ -90,7 +93,16 @@ def read_dataset(config: RunConfig) -> tuple[CocoIndex, ImageSource, Location]:
     annotations = _required(config.data.annotations, "data.annotations")
     source = open_images(folder)
     index = load_index(annotations, config.data.limit, config.data.category, source)
+    _check_count(len(index.images), config.data.repeat)
     return repeated(index, config.data.repeat), source, annotations
+
+
+def _check_count(images: int, repeat: int) -> None:
+    if repeat > 1 and images * repeat > _MAX_REPEATED:
+        raise ConfigError(
+            f"data.repeat: {images} images {repeat} times are {images * repeat:,}, over the limit "
+            f"of {_MAX_REPEATED:,}"
+        )
 
 
 def read_model(config: RunConfig) -> tuple[Source, Calibration | None]:

@@ -18,6 +18,9 @@ from distributed_pose.locations import Location
 # Twice COCO's largest annotation file.
 MAX_DOCUMENT_BYTES = 2**30
 
+# Seconds for which an object store is asked again.
+_RETRY_S = 15
+
 
 class Folder:
     """A folder on a local disk, or behind any URI that a filesystem of pyarrow opens.
@@ -165,6 +168,8 @@ def filesystem_of(location: str | Location, setting: str) -> tuple[Any, str]:
     from pyarrow import fs
 
     location = Location(location)
+    if location.plain != location.plain.encode(errors="replace").decode():
+        raise SetupError(f"cannot open {location}: its name is not UTF-8", f"see {setting}")
     if not location.is_uri:
         return fs.LocalFileSystem(), str(Path(location.plain).absolute())
     if location.lacks_credentials:
@@ -173,11 +178,23 @@ def filesystem_of(location: str | Location, setting: str) -> tuple[Any, str]:
             f"give {setting} with them, or without '***' if the environment holds them",
         )
     try:
-        filesystem, path = fs.FileSystem.from_uri(location.plain)
-    except (OSError, ValueError, pa.ArrowException) as error:
+        filesystem, path = fs.FileSystem.from_uri(_with_a_deadline(location.plain))
+        if location.plain.startswith("abfs"):
+            # Without credentials Arrow ends the process when a file is opened, and not here.
+            filesystem.get_file_info(path)
+    # Of a scheme whose library is not installed.
+    except (OSError, ValueError, ImportError, pa.ArrowException) as error:
         reason = location.cleaned(one_line(error))
         raise SetupError(f"cannot open {location}: {reason}", f"see {setting}") from None
     return filesystem, path
+
+
+def _with_a_deadline(uri: str) -> str:
+    """Returns a URI with which no filesystem tries for more than some seconds."""
+    # Google's without credentials tries for a quarter of an hour.
+    if not uri.startswith(("gs://", "gcs://")) or "retry_limit_seconds=" in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}retry_limit_seconds={_RETRY_S}"
 
 
 def is_local(filesystem: Any) -> bool:

@@ -6,11 +6,15 @@ can do so many images a second on a core. The slower part decides.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from distributed_pose.bench.scale import cpu_us
 from distributed_pose.config import RunConfig
 from distributed_pose.errors import ConfigError
 from distributed_pose.evaluation import Progress, evaluate, open_engine
+from distributed_pose.json_records import Figure, Positive
 from distributed_pose.report.published import PUBLISHED
 from distributed_pose.report.run_report import RunReport
 
@@ -39,14 +43,14 @@ class HostCosts:
         batch_size: of the devices.
     """
 
-    cores: int
-    ceiling_images_per_s: float
-    device_share: float
-    cpu_us: dict[str, float]
-    object_store_bytes: float
+    cores: Positive
+    ceiling_images_per_s: Annotated[Figure, Field(gt=0)]
+    device_share: Annotated[Figure, Field(gt=0)]
+    cpu_us: dict[str, Figure]
+    object_store_bytes: Figure
     gather: str
     read: str
-    batch_size: int
+    batch_size: Positive
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,7 @@ def capacity(
         "devices": devices,
         "host CPUs": a_core * hosts * cores,
         # One process, whose Python runs one thread at a time.
-        "the driver's process": 1e6 / max(costs.cpu_us["driver"], 1e-3),
+        "the driver's process": 1e6 / max(costs.cpu_us.get("driver", 0.0), 1e-3),
     }
     bound_by = min(limits, key=lambda name: limits[name])
     rate = limits[bound_by]

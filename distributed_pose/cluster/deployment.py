@@ -23,6 +23,9 @@ from distributed_pose.soc import soc_version
 
 _LOG = logging.getLogger(__name__)
 
+# Each has threads and buffers of some ten megabytes.
+_MAX_LOCAL_DEVICES = 256
+
 KINDS = ("cpu", *ACCELERATORS)
 
 # What a sweep tries.
@@ -130,11 +133,18 @@ def local_devices(config: RunConfig) -> tuple[DevicePlan, ...]:
     """Returns the devices of this machine that a run would use without a cluster.
 
     Raises:
+        ConfigError: if there are more than one machine can hold.
         SetupError: if a device is not there.
     """
     here = Node("", "", num_cpus(), accelerators=local_accelerators())
     kinds = usable_here(config, here.accelerators)
-    return plan_devices(config.devices, [here], kinds, cpus=config.cpu.cpus)
+    planned = plan_devices(config.devices, [here], kinds, cpus=config.cpu.cpus)
+    if len(planned) > _MAX_LOCAL_DEVICES:
+        raise ConfigError(
+            f"devices: {len(planned)} of them on one machine, over the limit of "
+            f"{_MAX_LOCAL_DEVICES}"
+        )
+    return planned
 
 
 def deploy(

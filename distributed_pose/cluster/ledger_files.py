@@ -1,33 +1,32 @@
 """The ledger on storage: one small file a finished shard, from which a run is taken up again.
 
-A file is an Arrow IPC file of the shard's detections; all else is in the metadata of its schema.
-Its name is the SHA-256 of its content, so that a part of a file is known for what it is.
+`ledger_entries` has the format of a file. Its name is the SHA-256 of its content, so that a part of
+a file is known for what it is.
 """
 
-import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from queue import Full, Queue
 from threading import Thread
-from typing import Any, Self
-
-import pyarrow as pa
+from typing import Self
 
 from distributed_pose.cluster.ledger import Entry
-from distributed_pose.data.shards import DETECTIONS
+from distributed_pose.cluster.ledger_entries import (
+    pack_entry,
+    read_entry,
+    read_entry_file,
+    read_fingerprint,
+)
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.files import PARTIAL_PREFIX, one_line, sha256_hex
-from distributed_pose.records import Damage, DevicePlan, DeviceReady, ShardResult
 from distributed_pose.storage import Folder
 
 _LOG = logging.getLogger(__name__)
 
 _FOLDER = "ledger"
 _SUFFIX = ".arrow"
-_KEY = b"distributed_pose"
 
 # The files that are the ledger's own, and those that a killed process did not finish.
 _ENTRY = re.compile(rf"{_FOLDER}/[0-9a-f]{{64}}{re.escape(_SUFFIX)}")
@@ -35,9 +34,6 @@ _UNFINISHED = re.compile(rf"{_FOLDER}/{re.escape(PARTIAL_PREFIX)}[0-9a-f]{{16}}"
 
 # A shard has at most some hundred images, and an image some kilobytes of detections.
 _MAX_ENTRY_BYTES = 2**28
-
-# What reading a file with the right checksum and another content ends with.
-_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 
 # Object stores answer in tens of milliseconds, and a run must not wait for them.
 _THREADS = 4
@@ -73,7 +69,7 @@ class LedgerFiles:
         for name, content in self._contents(names):
             try:
                 yield self._entry(name, content)
-            except _UNREADABLE:
+            except ValueError:
                 _LOG.warning("%s is damaged; its images are run again", self._folder.at(name))
 
     def clear(self) -> None:
@@ -142,7 +138,7 @@ class LedgerFiles:
             # After an error the queue is emptied, so that nobody waits for room in it.
             if self._error is None:
                 try:
-                    content = _pack(entry, self._fingerprint)
+                    content = pack_entry(entry, self._fingerprint)
                     name = f"{_FOLDER}/{sha256_hex(content)}{_SUFFIX}"
                     self._folder.write(name, content, durable=False)
                 # Raised where the entries come from.
@@ -171,19 +167,14 @@ class LedgerFiles:
     def _entry(self, name: str, content: bytes) -> Entry:
         if name != f"{_FOLDER}/{sha256_hex(content)}{_SUFFIX}":
             raise ValueError(name)
-        with pa.ipc.open_file(content) as reader:
-            about = json.loads(reader.schema.metadata[_KEY])
-            detections = reader.get_batch(0).replace_schema_metadata(None)
+        about, detections = read_entry_file(content)
         # First of all, since files of another version may have other fields.
-        if different := _differences(about["fingerprint"], self._fingerprint):
+        if different := _differences(read_fingerprint(about), self._fingerprint):
             raise SetupError(
                 f"{self._folder} holds another run: {'; '.join(different)}",
                 "choose another --output, or --restart to start anew in its place",
             )
-        entry = _unpack(about, bytes(detections.cast(DETECTIONS).serialize()))
-        if len(entry.result.image_ids) != len(entry.result.encoded_bytes):
-            raise ValueError(name)
-        return entry
+        return read_entry(about, detections)
 
 
 def _differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
@@ -192,34 +183,3 @@ def _differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]
         for part in {**here, **there}
         if there.get(part) != here.get(part)
     ]
-
-
-def _pack(entry: Entry, fingerprint: Mapping[str, str]) -> bytes:
-    result = asdict(entry.result)
-    # Failures are not kept: what could not be read may be there when the run is taken up again.
-    del result["failures"]
-    detections = pa.ipc.read_record_batch(result.pop("detections"), DETECTIONS)
-    about = {**asdict(entry), "result": result, "fingerprint": fingerprint}
-    schema = DETECTIONS.with_metadata({_KEY: json.dumps(about)})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(detections.replace_schema_metadata(schema.metadata))
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
-
-
-def _unpack(about: Mapping[str, Any], detections: bytes) -> Entry:
-    device, result = about["device"], about["result"]
-    return Entry(
-        about["session"],
-        about["elapsed_ns"],
-        DeviceReady(**{**device, "plan": DevicePlan(**device["plan"])}),
-        ShardResult(
-            result["device"],
-            tuple(result["image_ids"]),
-            detections,
-            durations={stage: tuple(times) for stage, times in result["durations"].items()},
-            encoded_bytes=tuple(result["encoded_bytes"]),
-            damaged=tuple(Damage(**damage) for damage in result["damaged"]),
-        ),
-    )

@@ -71,7 +71,7 @@ def read_categories(content: JsonObject, notes: Notes) -> list[Category]:
 
 
 def choose_category(
-    categories: Sequence[Category], wanted: int | str | None, notes: Notes
+    categories: Sequence[Category], wanted: ListedId | None, notes: Notes
 ) -> Category:
     """Returns the category whose annotations are scored.
 
@@ -93,7 +93,7 @@ def same_id(one: object, other: object) -> bool:
     return one == other or str(one) == str(other)
 
 
-def _asked_for(categories: Sequence[Category], wanted: int | str) -> Category:
+def _asked_for(categories: Sequence[Category], wanted: ListedId) -> Category:
     matches = [category for category in categories if category.has_id(wanted)]
     matches = matches or [category for category in categories if category.name == str(wanted)]
     return _only(matches, f"data.category is {shown(wanted)}, and the file has", categories)

@@ -96,7 +96,7 @@ class CocoIndex:
 def load_index(
     annotations: Path | str | Location,
     limit: int | None = None,
-    category: int | str | None = None,
+    category: ListedId | None = None,
     source: ImageSource | None = None,
 ) -> CocoIndex:
     """Returns the index of an annotation file.
@@ -170,7 +170,7 @@ def _without_collector() -> Iterator[None]:
 
 
 def _index(
-    content: JsonObject, limit: int | None, wanted: int | str | None, source: ImageSource | None
+    content: JsonObject, limit: int | None, wanted: ListedId | None, source: ImageSource | None
 ) -> CocoIndex:
     notes = Notes()
     records = _read_images(objects(content, "images"), notes)
@@ -231,7 +231,7 @@ def _image(reading: Reading) -> ImageRecord:
     return ImageRecord(0, name, height, width)
 
 
-def _category(content: JsonObject, wanted: int | str | None, notes: Notes) -> Category:
+def _category(content: JsonObject, wanted: ListedId | None, notes: Notes) -> Category:
     category = choose_category(read_categories(content, notes), wanted, notes)
     if category.id != PERSON_CATEGORY:
         notes.say(f"The people are those of category {category}")

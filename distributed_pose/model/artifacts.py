@@ -162,9 +162,10 @@ def load_cached(key: str) -> Artifact | None:
     try:
         content = read_regular(folder / _CONTENT, MAX_MODEL_BYTES)
         card = json.loads(read_regular(folder / _CARD, MAX_CARD_BYTES))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return Artifact(content, card) if card.get("sha256") == sha256_hex(content) else None
+    is_whole = isinstance(card, dict) and card.get("sha256") == sha256_hex(content)
+    return Artifact(content, card) if is_whole else None
 
 
 def keep(key: str, artifact: Artifact) -> Path:

@@ -6,10 +6,12 @@ later processes load it. It never reorders or fuses sums: poses depend on the la
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
+from numba.core.caching import FunctionCache
 
 from distributed_pose.files import user_cache_folder
 
@@ -31,6 +33,24 @@ def _cache_folder() -> Path:
 
 
 numba.config.CACHE_DIR = str(_cache_folder())
+
+
+class _Cache(FunctionCache):  # type: ignore[misc]
+    """Compiled code on disk; what is damaged there is compiled and written again."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        # Whatever a cut or foreign file makes the reader of pickles come upon.
+        except Exception:  # noqa: BLE001
+            with suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        # What cannot be kept is compiled by the next process, too.
+        with suppress(OSError):
+            super().save_overload(sig, data)
 
 
 def compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -56,8 +76,7 @@ def compiled_extremum(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 def _compiled(function: Callable[_P, _R], **options: Any) -> Callable[_P, _R]:
     options |= {"nogil": True, "error_model": "numpy"}
-    try:
-        result = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # No folder at all can be written.
-        result = numba.njit(**options)(function)
+    result = numba.njit(**options)(function)
+    with suppress(RuntimeError):  # No folder at all can be written.
+        result._cache = _Cache(function)  # noqa: SLF001 - as `cache=True` does
     return cast("Callable[_P, _R]", result)

@@ -30,8 +30,10 @@ TAPS = 4
 # OpenCV's cubic convolution parameter.
 _A = np.float32(-0.75)
 
-# Image sizes of a dataset number some thousands, tables of one are some 20 kB.
+# Image sizes of a dataset number some thousands, tables take 88 bytes a pixel of an axis. Those of
+# long axes are made each time: kept, a thousand of them would take a hundred gigabytes.
 _CACHED_AXES = 1024
+_LONGEST_CACHED = 8192
 
 
 class Axis(NamedTuple):
@@ -71,8 +73,13 @@ def axes(geometry: Geometry, map_hw: tuple[int, int]) -> tuple[Axis, Axis]:
     )
 
 
-@lru_cache(_CACHED_AXES)
 def _axis(cells: int, pad_before: int, pad_after: int, size: int) -> Axis:
+    make = _cached_axis if size <= _LONGEST_CACHED else _cached_axis.__wrapped__
+    return make(cells, pad_before, pad_after, size)
+
+
+@lru_cache(_CACHED_AXES)
+def _cached_axis(cells: int, pad_before: int, pad_after: int, size: int) -> Axis:
     cropped = cells * STRIDE - pad_before - pad_after
     # The inverse of the inverse and the float32 are OpenCV's.
     scale = 1 / (size / cropped)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from distributed_pose.errors import SetupError
 from distributed_pose.files import MAX_CARD_BYTES, one_line, read_regular, write_atomically
+from distributed_pose.json_records import read_record
 from distributed_pose.recordings.layout import CARD_FILE
 
 
@@ -33,11 +34,10 @@ def read_card(folder: Path) -> Card | None:
     """
     path = folder / CARD_FILE
     try:
-        card = Card(**json.loads(read_regular(path, MAX_CARD_BYTES)))
-        dict(card.fingerprint)
+        card = read_record(Card, read_regular(path, MAX_CARD_BYTES))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise SetupError(
             f"cannot read {path}: {one_line(error)}", "delete it to do without"
         ) from None

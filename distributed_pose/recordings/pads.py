@@ -5,14 +5,19 @@ padding in input pixels.
 """
 
 from collections.abc import Iterable, Mapping
+from math import prod
 from pathlib import Path
 
 from distributed_pose.errors import SetupError
 from distributed_pose.files import read_regular
 from distributed_pose.records import Geometry, ImageRecord
+from distributed_pose.vision.decode import MAX_IMAGE_PIXELS
 from distributed_pose.vision.profiles import PROFILES, STRIDE
 
 PAD_FILE = "pad.txt"
+
+# OpenCV reads no image with a longer side.
+_MAX_SIDE = 2**20
 
 _HINT = "pad.txt has lines such as: 000000000139.jpg 426 640 0 0 43 44"
 
@@ -68,9 +73,15 @@ def maps_grid(name: str, geometry: Geometry) -> tuple[int, int]:
         geometry: from a `pad.txt`, which does not tell the size of the input by itself.
 
     Raises:
-        SetupError: if no profile has such a geometry.
+        SetupError: if no profile has such a geometry, or no image that is read is as large.
     """
     size = geometry.image_height, geometry.image_width
+    if prod(size) > MAX_IMAGE_PIXELS or max(size) > _MAX_SIDE:
+        raise SetupError(
+            f"pad.txt: {name} is of {size[1]}x{size[0]} pixels, over the limit of "
+            f"{MAX_IMAGE_PIXELS} in all and {_MAX_SIDE} a side",
+            "leave it out of pad.txt",
+        )
     for profile in PROFILES.values():
         if profile.geometry(*size) == geometry:
             _, height, width = profile.input_shape(*size)

@@ -5,32 +5,42 @@ The figure of a card stands under each device's name, and the model's name ends 
 """
 
 import re
+from collections.abc import Iterator
+from itertools import islice
 
 from distributed_pose.report.rows import Row, devices_per_card
 
+# Guides have tens, and a terminal shows no more.
+MAX_ROWS = 1000
+_MAX_COLUMNS = 100
+
 _RATE = re.compile(r"(.+?) ?[(\uff08] ?samples/s ?[)\uff09]")
 _AP = re.compile(r"\u7cbe\u5ea6|AP|accuracy", re.IGNORECASE)
-_BATCH = re.compile(r"bs(\d+)\b", re.IGNORECASE)
+_BATCH = re.compile(r"bs(\d{1,9})\b", re.IGNORECASE)
 
 
 def read_guide_table(text: str, source: str) -> list[Row]:
     """Returns a row for each figure of the guide's table; none if the text has no such table.
 
-    Ratios are not read: they follow from the figures.
+    Ratios are not read: they follow from the figures. Of a text with more than `MAX_ROWS` figures
+    one more is returned.
 
     Args:
         text: with the table in markdown.
         source: to name it by.
     """
-    lines = [_cells(line) for line in text.splitlines() if line.count("|") > 2]
-    rows: list[Row] = []
+    return [*islice(_all_rows(text, source), MAX_ROWS + 1)]
+
+
+def _all_rows(text: str, source: str) -> Iterator[Row]:
     header: list[str] = []
-    for cells in lines:
+    for line in text.splitlines():
+        # The guide's has 7 columns.
+        cells = _cells(line) if 2 < line.count("|") < _MAX_COLUMNS else []
         if any(map(_RATE.fullmatch, cells)):
             header = cells
         elif header and len(cells) == len(header):
-            rows += _rows(dict(zip(header, cells, strict=True)), source)
-    return rows
+            yield from _rows(dict(zip(header, cells, strict=True)), source)
 
 
 def _rows(cells: dict[str, str], source: str) -> list[Row]:

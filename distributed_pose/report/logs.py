@@ -8,7 +8,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-_NUMBER = r"([-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)"
+from distributed_pose.json_records import Figure
+
+# Every repetition below is bounded, or begins where no other can: a log of repeated pieces of
+# lines is otherwise read once for each of them.
+_NUMBER = r"([-+]?\d{1,40}(?:\.\d{1,40})?(?:[eE][-+]?\d{1,4})?)"
 
 # The names of the rows in the guide, and those of other versions of the tool.
 _ROWS = {
@@ -20,8 +24,8 @@ _ROWS = {
     "postprocess": "postprocess",
     "post": "postprocess",
 }
-_PERF_ROW = re.compile(r"\[(" + "|".join(_ROWS) + r")\] (.*throughputRate.*)")
-_PERF_VALUE = re.compile(rf"(Interface throughputRate|\w+): {_NUMBER}")
+_PERF_ROW = re.compile(r"\[(" + "|".join(_ROWS) + r")\] ([^\[\n]{0,400})")
+_PERF_VALUE = re.compile(rf"(?<!\w)(Interface throughputRate|\w{{1,40}}): {_NUMBER}")
 _PERF_KEYS = {
     "e2e": ("throughputRate", "latency"),
     "data read": ("throughputRate", "moduleLatency"),
@@ -31,36 +35,48 @@ _PERF_KEYS = {
 }
 
 # The guide prints the values of `trtexec` a line each.
-_TRTEXEC = re.compile(rf"(?<!Total )GPU Compute Time:\s*((?:\S+ = {_NUMBER} ms,?\s*)+)")
-_AIS = re.compile(rf"NPU_compute_time \(ms\):\s*((?:\S+ = {_NUMBER},?\s*)+)")
+_TRTEXEC = re.compile(
+    rf"(?<!Total )GPU Compute Time:\s{{0,40}}((?:\S{{1,40}} = {_NUMBER} ms,?\s{{0,40}}){{1,20}})"
+)
+_AIS = re.compile(
+    rf"NPU_compute_time \(ms\):\s{{0,40}}((?:\S{{1,40}} = {_NUMBER},?\s{{0,40}}){{1,20}})"
+)
 _TIME = re.compile(rf"(min|max|mean|median|percentile\(99%\)) = {_NUMBER}")
 
 _AIS_RATE = re.compile(
-    rf"throughput 1000\*batchsize(?:\.mean)?\((\d+)(?:\.0+)?\)/NPU_compute_time[^:]*: {_NUMBER}",
+    r"throughput 1000\*batchsize(?:\.mean)?\((\d{1,9})(?:\.0{1,9})?\)"
+    rf"/NPU_compute_time[^:\n]{{0,80}}: {_NUMBER}",
     re.IGNORECASE,
 )
 
-_TRTEXEC_DEVICE = re.compile(r"Selected Device: (.+)")
-_TRTEXEC_PRECISION = re.compile(r"\] Precision: (\S+)")
-_TRTEXEC_BATCH = re.compile(r"(?:--shapes=[^\s:]+:|Input inference shape ?: ?[^\s=]+=)(\d+)x")
+_TRTEXEC_DEVICE = re.compile(r"Selected Device: (.{1,100})")
+_TRTEXEC_PRECISION = re.compile(r"\] Precision: (\S{1,40})")
+_TRTEXEC_BATCH = re.compile(
+    r"(?:--shapes=[^\s:]{1,200}:|Input inference shape ?: ?[^\s=]{1,200}=)(\d{1,9})x"
+)
 
 
 @dataclass(frozen=True)
 class PerfFile:
     """The rows of a perf file, by name and key as the guide spells them."""
 
-    rows: Mapping[str, Mapping[str, float]]
+    rows: Mapping[str, Mapping[str, Figure]]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether each row has all of its values."""
+        return all(set(keys) <= self.rows.get(name, {}).keys() for name, keys in _PERF_KEYS.items())
 
 
 @dataclass(frozen=True)
 class ComputeTimes:
     """Times of a batch in the model, in milliseconds; p99 is None in logs without percentiles."""
 
-    min_ms: float
-    max_ms: float
-    mean_ms: float
-    median_ms: float
-    p99_ms: float | None
+    min_ms: Figure
+    max_ms: Figure
+    mean_ms: Figure
+    median_ms: Figure
+    p99_ms: Figure | None
 
 
 @dataclass(frozen=True)
@@ -110,8 +126,8 @@ def read_perf(text: str) -> PerfFile | None:
         _ROWS[match[1]]: {key: float(value) for key, value in _PERF_VALUE.findall(match[2])}
         for match in _PERF_ROW.finditer(text)
     }
-    complete = all(set(keys) <= rows.get(name, {}).keys() for name, keys in _PERF_KEYS.items())
-    return PerfFile(rows) if complete else None
+    perf = PerfFile(rows)
+    return perf if perf.is_complete else None
 
 
 def trtexec_text(times: ComputeTimes) -> str:

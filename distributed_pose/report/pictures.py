@@ -3,20 +3,23 @@
 Array legend: H and W size in pixels, 3 the channels in OpenCV's order blue, green, red.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from pydantic import FailFast, Field
 
 from distributed_pose.data.coco import load_index
+from distributed_pose.data.entries import ListedId
 from distributed_pose.data.sources import ImageSource, open_images
 from distributed_pose.errors import SetupError
 from distributed_pose.files import check_not_input, one_line, write_atomically
+from distributed_pose.json_records import read_record, read_records
 from distributed_pose.pose.skeleton import LIMBS, NECK, NUM_COCO_KEYPOINTS, TO_COCO
 from distributed_pose.storage import filesystem_of, is_local, read_location
 from distributed_pose.vision.decode import decode_unlisted_image
@@ -24,6 +27,7 @@ from distributed_pose.vision.decode import decode_unlisted_image
 Image = npt.NDArray[np.uint8]
 
 _TILE_HEIGHT_PX = 360
+_MAX_TILE_WIDTH_PX = 1440
 _COLUMNS = 4
 
 # Limbs between two keypoints that COCO has too; the ear-to-shoulder ones only clutter a picture.
@@ -38,6 +42,28 @@ _BONES = [(TO_COCO[a], TO_COCO[b]) for a, b, *_ in LIMBS[:-2] if NECK not in {a,
 _COLOURS = ((0, 159, 230), (115, 158, 0), (178, 114, 0), (66, 228, 240), (167, 121, 204))
 
 
+@dataclass(frozen=True)
+class _Places:
+    images: str
+    annotations: str
+    category: ListedId | None = None
+
+
+@dataclass(frozen=True)
+class _Report:
+    data: _Places
+
+
+# What OpenCV can draw, with room for keypoints outside of an image.
+_Pixels = Annotated[float, Field(ge=-(2**20), le=2**20)]
+
+
+@dataclass(frozen=True)
+class _Detection:
+    image_id: ListedId
+    keypoints: Annotated[tuple[_Pixels, ...], Field(min_length=51, max_length=51), FailFast()]
+
+
 def draw_run(run: Path, output: Path, count: int = 4) -> None:
     """Writes a picture of the poses in the first images of a run that have any.
 
@@ -49,16 +75,16 @@ def draw_run(run: Path, output: Path, count: int = 4) -> None:
     Raises:
         SetupError: if the run's files or images cannot be read, or it has no detections.
     """
-    data = _read(run / "report.json")["data"]
-    images = open_images(data["images"])
-    index = load_index(data["annotations"], category=data.get("category"), source=images)
+    data, detections = _read_run(run)
+    images = open_images(data.images)
+    index = load_index(data.annotations, category=data.category, source=images)
     names = {index.listed_id(image.image_id): image.file_name for image in index.images}
     check_not_input(output, _files(images, names.values()))
-    poses: dict[Any, list[list[float]]] = defaultdict(list)
-    for detection in _read(run / "detections.json"):
+    poses: dict[ListedId, list[Sequence[float]]] = defaultdict(list)
+    for detection in detections:
         # A repeated image has no name under its other ids.
-        if detection["image_id"] in names:
-            poses[detection["image_id"]].append(detection["keypoints"])
+        if detection.image_id in names:
+            poses[detection.image_id].append(detection.keypoints)
     if not poses:
         raise SetupError(f"{run} has no detections to draw")
     tiles = [
@@ -100,9 +126,13 @@ def _pixel(point: npt.NDArray[np.float64]) -> tuple[int, int]:
     return int(point[0]), int(point[1])
 
 
-def _read(path: Path | str) -> Any:
+def _read_run(run: Path) -> tuple[_Places, list[_Detection]]:
+    path = run / "report.json"
     try:
-        return json.loads(read_location(path, "the output folder of an evaluation"))
+        report = read_record(_Report, read_location(path, "the output folder of an evaluation"))
+        path = run / "detections.json"
+        found = read_location(path, "the output folder of an evaluation")
+        return report.data, read_records(_Detection, found)
     except ValueError as error:
         hint = "give the output folder of an evaluation"
         raise SetupError(f"cannot read {path}: {error}", hint) from None
@@ -118,8 +148,10 @@ def _load(images: ImageSource, name: str) -> Image:
 
 def _tile(image_HW3: Image) -> Image:
     height, width = image_HW3.shape[:2]
-    size = (max(1, round(width * _TILE_HEIGHT_PX / height)), _TILE_HEIGHT_PX)
-    return np.asarray(cv2.resize(image_HW3, size, interpolation=cv2.INTER_AREA), np.uint8)
+    scale = min(_TILE_HEIGHT_PX / height, _MAX_TILE_WIDTH_PX / width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    tile = np.asarray(cv2.resize(image_HW3, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return np.pad(tile, ((0, _TILE_HEIGHT_PX - tile.shape[0]), (0, 0), (0, 0)))
 
 
 def _sheet(tiles: Sequence[Image]) -> Image:
@@ -132,6 +164,6 @@ def _sheet(tiles: Sequence[Image]) -> Image:
 def _write(path: Path, image_HW3: Image) -> None:
     try:
         _, encoded = cv2.imencode(path.suffix, image_HW3)
-    except cv2.error:
+    except (cv2.error, ValueError):
         raise SetupError(f"{path}: no picture format", "end it in .jpg or .png") from None
     write_atomically(path, encoded.tobytes())

@@ -6,9 +6,10 @@ from dataclasses import asdict
 from typing import Literal
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from distributed_pose.errors import printable
 from distributed_pose.report.published import PUBLISHED
 from distributed_pose.report.rows import Row
 
@@ -48,10 +49,10 @@ def results_table(rows: Sequence[Row], bases: Sequence[Row]) -> Table:
         justify: Literal["left", "right"] = "left" if name in _TEXT_COLUMNS else "right"
         table.add_column(name, justify=justify, overflow="fold")
     for row, line in zip(rows, lines, strict=True):
-        *told, origin = map(escape, line)
+        *told, origin = line
         table.add_row(*told, f"{origin} {sources.index(row.source) + 1}")
-    legend = (f"{number}: {escape(source)}" for number, source in enumerate(sources, 1))
-    table.caption = "\n".join((_CAPTION, *legend))
+    legend = (f"{number}: {printable(source)}" for number, source in enumerate(sources, 1))
+    table.caption = Text("\n".join((_CAPTION, *legend)))
     table.caption_justify = "left"
     return table
 

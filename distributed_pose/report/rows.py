@@ -1,12 +1,14 @@
 """Rows of the results table: what a device, a run or a guide makes a second."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal
+from typing import Literal
 
+from distributed_pose.json_records import AveragePrecision, Figure, Positive
 from distributed_pose.report.published import PUBLISHED
+from distributed_pose.report.run_figures import DeviceFigures, RunFigures
 
 # What is known of other names than the guides'; 710 is an earlier name of the 310P.
 _CHIPS_A_CARD = (
@@ -39,16 +41,16 @@ class Row:
     """
 
     device: str
-    total_images_per_s: float
+    total_images_per_s: Figure
     clock: Literal["wall", "compute"]
     origin: Literal["measured", "simulated", "log", "published"]
     source: str
-    devices: int = 1
+    devices: Positive = 1
     is_uniform: bool = True
-    devices_per_card: int | None = None
-    batch: int | None = None
+    devices_per_card: Positive | None = None
+    batch: Positive | None = None
     precision: str = ""
-    ap: float | None = None
+    ap: AveragePrecision | None = None
 
     @property
     def per_device(self) -> float | None:
@@ -87,41 +89,39 @@ def published_rows() -> list[Row]:
     ]
 
 
-def run_rows(report: Mapping[str, Any], source: str) -> Iterator[Row]:
+def run_rows(run: RunFigures, source: str) -> Iterator[Row]:
     """Yields the rows of a run: compute of each group of devices alike, and the wall clock of all.
 
     Replayed maps have no compute.
 
     Args:
-        report: content of its `report.json`.
+        run: figures of its `report.json`.
         source: to name it by.
-
-    Raises:
-        KeyError: if a value is not there.
     """
-    groups = [[*group] for _, group in groupby(sorted(report["devices"], key=_kind), key=_kind)]
-    ap = report["ap"]["AP"] if report["ap"] else None
-    part = ", a chosen part" if report["partial_by_choice"] else ""
-    source = f"{source}, {report['num_images']} images{part}"
+    groups = [[*group] for _, group in groupby(sorted(run.devices, key=_kind), key=_kind)]
+    ap = run.ap["AP"] if run.ap else None
+    part = ", a chosen part" if run.partial_by_choice else ""
+    source = f"{source}, {run.num_images} images{part}"
     for group in groups:
-        rates = [device["compute_images_per_s"] for device in group]
-        if None not in rates:
-            yield _measured(group, sum(rates), "compute", source, ap)
+        rates = [device.compute_images_per_s for device in group]
+        known = [rate for rate in rates if rate is not None]
+        if len(known) == len(rates):
+            yield _measured(group, sum(known), "compute", source, ap)
     devices = [device for group in groups for device in group]
-    yield _measured(devices, report["throughput"]["wall_images_per_s"], "wall", source, ap)
+    yield _measured(devices, run.throughput.wall_images_per_s, "wall", source, ap)
 
 
 def _measured(
-    devices: Sequence[Mapping[str, Any]],
+    devices: Sequence[DeviceFigures],
     total: float,
     clock: Literal["wall", "compute"],
     source: str,
     ap: float | None,
 ) -> Row:
-    names = sorted({device["description"] for device in devices})
-    batches = {device["batch_size"] for device in devices}
+    names = sorted({device.description for device in devices})
+    batches = {device.batch_size for device in devices}
     is_uniform = len({_kind(device) for device in devices}) == 1
-    backends = {device["backend"].partition(":")[0] for device in devices}
+    backends = {device.backend.partition(":")[0] for device in devices}
     return Row(
         " + ".join(names),
         total,
@@ -132,11 +132,10 @@ def _measured(
         is_uniform,
         devices_per_card(names[0]) if is_uniform else None,
         batches.pop() if len(batches) == 1 else None,
-        "+".join(sorted({device["precision"] for device in devices})),
+        "+".join(sorted({device.precision for device in devices})),
         ap,
     )
 
 
-def _kind(device: Mapping[str, Any]) -> tuple[str, ...]:
-    keys = ("description", "backend", "precision", "batch_size")
-    return tuple(str(device[key]) for key in keys)
+def _kind(device: DeviceFigures) -> tuple[str, ...]:
+    return device.description, device.backend, device.precision, str(device.batch_size)

@@ -1,16 +1,20 @@
 """What a table is made of: runs, logs of other tools, and records of such logs."""
 
 import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
+
+from pydantic import FailFast
 
 from distributed_pose.errors import SetupError
 from distributed_pose.files import read_regular
+from distributed_pose.json_records import read_record
 from distributed_pose.records import DECODE_STAGES
-from distributed_pose.report.guide_table import read_guide_table
+from distributed_pose.report.guide_table import MAX_ROWS, read_guide_table
 from distributed_pose.report.logs import (
     AisLog,
     ComputeTimes,
@@ -21,13 +25,21 @@ from distributed_pose.report.logs import (
     read_trtexec,
 )
 from distributed_pose.report.rows import Row, devices_per_card, run_rows
+from distributed_pose.report.run_figures import RunFigures, read_run_figures
 
 _REPORT = "report.json"
 
-# Logs of hours are shorter, images and models longer.
-_MAX_LOG_BYTES = 2**26
+# Verbose logs of `trtexec` have some megabytes, images and models more.
+_MAX_LOG_BYTES = 2**24
 
-_PERF_NAME = re.compile(r"batchsize_(\d+)_")
+# Reports of five thousand failures have some two million characters.
+_MAX_JSON = 2**22
+
+# A record begins with its format.
+_RECORD = re.compile(r'"format"|"rows"')
+_RECORD_HEAD = 200
+
+_PERF_NAME = re.compile(r"batchsize_(\d{1,9})_")
 
 _UNKNOWN = "unknown device"
 
@@ -45,7 +57,7 @@ class Source:
     """
 
     format: Literal["run", "perf", "trtexec", "ais_bench", "table"]
-    rows: tuple[Row, ...]
+    rows: Annotated[tuple[Row, ...], FailFast()]
     perf: PerfFile | None = None
     times: ComputeTimes | None = None
     notes: tuple[str, ...] = ()
@@ -82,15 +94,18 @@ def read_source(path: Path, given: Given | None = None) -> Source:
     Raises:
         SetupError: if it is nothing of these.
     """
-    content = _read(path / _REPORT if path.is_dir() else path)
+    content = _read(path / _REPORT if os.path.isdir(path) else path)  # noqa: PTH112 - never fails
     if not content.lstrip().startswith("{"):
-        return _log(content, path, given or Given())
+        return _checked(_log(content, path, given or Given()), path)
+    if len(content) > _MAX_JSON:
+        raise SetupError(f"{path} has over {_MAX_JSON} characters, it is no report")
     try:
-        values = json.loads(content)
-        return _record(values) if "rows" in values else _run(values, path)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if _RECORD.search(content, 0, _RECORD_HEAD):
+            return _record(content)
+        return _run(read_run_figures(content), path)
+    except ValueError as error:
         raise SetupError(
-            f"{path} is neither the report of a run nor a record of `report import`: {error!r}",
+            f"{path} is neither the report of a run nor a record of `report import`: {error}",
             "evaluate again with this version",
         ) from None
 
@@ -166,50 +181,57 @@ def _row(
     )
 
 
-def _record(values: Mapping[str, Any]) -> Source:
-    perf, times = values["perf"], values["times"]
-    return Source(
-        values["format"],
-        tuple(Row(**row) for row in values["rows"]),
-        PerfFile(**perf) if perf else None,
-        ComputeTimes(**times) if times else None,
-        tuple(values["notes"]),
-    )
+def _record(content: str) -> Source:
+    source = read_record(Source, content)
+    if source.perf and not source.perf.is_complete:
+        raise ValueError("perf: a row is missing, or one of its values")
+    if source.times and not source.times.mean_ms:
+        raise ValueError("times: the mean is 0")
+    return source
 
 
-def _run(report: Mapping[str, Any], path: Path) -> Source:
-    folder = path if path.is_dir() else path.parent
-    rows = tuple(run_rows(report, folder.resolve().name))
-    if not report["throughput"]["compute_images_per_s"]:
+def _checked(source: Source, path: Path) -> Source:
+    """Returns a source as a record of it would be read, figures that cannot be refused."""
+    if len(source.rows) > MAX_ROWS:
+        raise SetupError(f"{path} has over {MAX_ROWS} figures, it is no results table")
+    try:
+        return _record(source.to_json())
+    except ValueError as error:
+        raise SetupError(f"{path} has figures that cannot be: {error}") from None
+
+
+def _run(run: RunFigures, path: Path) -> Source:
+    folder = path if os.path.isdir(path) else path.parent  # noqa: PTH112 - never fails
+    rows = tuple(run_rows(run, folder.resolve().name))
+    if not run.throughput.compute_images_per_s:
         return Source("run", rows, notes=("it replays recorded maps, and no model ran in it",))
     notes = []
-    if (count := len(report["devices"])) > 1:
+    if (count := len(run.devices)) > 1:
         notes.append(f"of all {count} devices of the run together")
-    if batches := sorted({device["batch_size"] for device in report["devices"]} - {1}):
+    if batches := sorted({device.batch_size for device in run.devices} - {1}):
         notes.append(f"a time of the model is that of up to {'/'.join(map(str, batches))} images")
-    return Source("run", rows, _run_perf(report), _run_times(report), tuple(notes))
+    return Source("run", rows, _run_perf(run), _run_times(run), tuple(notes))
 
 
-def _run_perf(report: Mapping[str, Any]) -> PerfFile | None:
+def _run_perf(run: RunFigures) -> PerfFile | None:
     """Returns the guide's rows of a run.
 
     The tool's latencies are of an image, that of `e2e` in sum. What this system does between
     reading and the network is preprocessing, and after the network postprocessing.
     """
-    images = sum(device["images"] for device in report["devices"])
+    images = sum(device.images for device in run.devices)
     if not images:
         return None
-    throughput, stages = report["throughput"], report["stages"]
 
     def stage(*names: str) -> dict[str, float]:
-        ms = sum(stages[name]["total_ns"] for name in names) / 1e6 / images
+        ms = sum(run.stages[name].total_ns for name in names) / 1e6 / images
         return {"throughputRate": 1e3 / ms if ms else 0.0, "moduleLatency": ms}
 
-    wall = throughput["wall_images_per_s"]
-    compute = throughput["compute_images_per_s"]["total"]
+    wall = run.throughput.wall_images_per_s
+    compute = run.throughput.compute_images_per_s["total"]
     return PerfFile(
         {
-            "e2e": {"throughputRate": wall, "latency": throughput["wall_s"] * 1e3},
+            "e2e": {"throughputRate": wall, "latency": run.throughput.wall_s * 1e3},
             "data read": stage("read"),
             "preprocess": stage("decode_jpeg", "preprocess"),
             # The tool's own rate of this row is that of the whole, its Interface rate the model's.
@@ -223,10 +245,10 @@ def _run_perf(report: Mapping[str, Any]) -> PerfFile | None:
     )
 
 
-def _run_times(report: Mapping[str, Any]) -> ComputeTimes | None:
-    stage = report["stages"]["inference"]
-    if not stage["count"]:
+def _run_times(run: RunFigures) -> ComputeTimes | None:
+    stage = run.stages["inference"]
+    if not stage.count:
         return None
-    mean_ns = stage["total_ns"] / stage["count"]
-    times_ns = (stage["min_ns"], stage["max_ns"], mean_ns, stage["p50_ns"], stage["p99_ns"])
+    mean_ns = stage.total_ns / stage.count
+    times_ns = (stage.min_ns, stage.max_ns, mean_ns, stage.p50_ns, stage.p99_ns)
     return ComputeTimes(*(time_ns / 1e6 for time_ns in times_ns))

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rich import box
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
 
 from distributed_pose.config import KindSettings
@@ -20,17 +19,17 @@ _WORTH_TELLING_S = 0.1
 def run_tables(report: RunReport) -> Iterator[RenderableType]:
     """Yields what a user wants to see after a run; an incomplete one has no AP."""
     if report.note:
-        yield escape(report.note)
-    yield from map(escape, report.data.notes)
+        yield from report.note.splitlines()
+    yield from report.data.notes
     if report.ap is not None:
         yield _ap(report)
     elif report.is_usable:
-        yield escape(_nothing_to_score(report))
+        yield _nothing_to_score(report)
     else:
         yield _failures(report)
     yield from _faults(report)
     if report.damaged:
-        yield escape(damage_summary(report.damaged))
+        yield damage_summary(report.damaged)
     yield _throughput(report)
     yield _stages(report)
 
@@ -92,7 +91,7 @@ def _failures(report: RunReport) -> Table:
         title=f"Incomplete: {failed} of {report.num_images} images failed",
     )
     for failure in report.failures[:_FAILURES_SHOWN]:
-        table.add_row(str(failure.image_id), escape(failure.file_name), escape(failure.reason))
+        table.add_row(str(failure.image_id), failure.file_name, failure.reason)
     hidden = failed - _FAILURES_SHOWN
     table.caption = f"{hidden} more in report.json" if hidden > 0 else "no AP without them"
     return table
@@ -103,7 +102,7 @@ def _faults(report: RunReport) -> Iterator[str]:
     for name, reasons in report.faults.reasons.items():
         times = "once" if len(reasons) == 1 else f"{len(reasons)} times"
         outcome = "was taken out" if name in report.faults.taken_out else "recovered"
-        yield escape(f"{name} failed {times} and {outcome}: {reasons[-1]}")
+        yield f"{name} failed {times} and {outcome}: {reasons[-1]}"
 
 
 def _throughput(report: RunReport) -> Table:

@@ -123,4 +123,4 @@ def test_sizes_that_a_device_cannot_take_are_left_out_and_the_others_kept(
 @pytest.mark.parametrize("text", ["", "0", "1,,2", "a", "-1", "1.5", "99999"])
 def test_batch_sizes_that_are_none_are_named(people: Dataset, text: str) -> None:
     result = CliRunner().invoke(app, ["bench", "device", *arguments(people, f"--batch={text}")])
-    assert f"--batch {text}: expected sizes" in str(result.exception)
+    assert f"--batch {text}: expected counts" in str(result.exception)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from tests.conftest import Dataset, Run
+from tests.hostile.cases import annotations
 from tests.tiny_models import save_constant_model
 
 FIGURES = ["AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"]
@@ -249,3 +251,133 @@ def test_demo_data_can_be_evaluated(run: Run) -> None:
     )
     assert code == 0
     assert json.loads(out)["num_images"] == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("report.json", "[]"),
+        ("report.json", "{"),
+        ("report.json", '{"data": {"images": 5, "annotations": "a"}}'),
+        ("report.json", '{"data": null}'),
+        ("detections.json", "{}"),
+        ("detections.json", "[5]"),
+        ("detections.json", '[{"image_id": 1, "keypoints": [1, 2]}]'),
+        ("detections.json", json.dumps([{"image_id": 1, "keypoints": [1e30] * 51}])),
+        ("detections.json", "[" * 100_000),
+    ],
+)
+def test_a_picture_of_files_that_are_no_runs_is_one_line(
+    run: Run, people: Dataset, name: str, content: str
+) -> None:
+    run("evaluate", *settings(people, data__limit=1), "--output", "first")
+    Path("first", name).write_text(content)
+    code, _, err = run("picture", "first", "poses.png")
+    assert code == 3
+    assert name in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_picture_of_a_long_image_is_a_tile_like_others(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "long.png"), np.zeros((2, 9000, 3), np.uint8))
+    labels = annotations({"long.png": (2, 9000)})
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    data = Dataset(tmp_path / "images", tmp_path / "labels.json")
+    run("evaluate", *settings(data), "--output", "first")
+    detections = [{"image_id": 1, "keypoints": [1.0] * 51, "score": 1.0, "category_id": 1}]
+    Path("first/detections.json").write_text(json.dumps(detections))
+    assert run("picture", "first", "poses.png")[0] == 0
+    assert cv2.imread("poses.png").shape == (360, 1440, 3)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("compile", "a.onnx", "--for", "ascend310", "--batch", "9" * 5000),
+        ("compile", "a.onnx", "--for", "ascend310", "--batch", "1," * 5000 + "1"),
+        ("compile", "a.onnx", "--for", "ascend310", "--batch", "\u0663\u00b2"),
+        ("plan", "--devices", "300=4", "--images", "nan"),
+        ("plan", "--devices", "1.2.3=4"),
+        ("plan", "--devices", "300=4," * 1000),
+        ("plan", "--devices", "300=4", "--cores", "9" * 400),
+        ("bench", "device", "--seconds", "inf"),
+        ("report", "import", "a.log", "--ap", "7"),
+        ("demo-data", "a", "--images", "-1"),
+        ("demo-data", "a", "--seed", "-1"),
+        ("scale", "--devices", "9" * 5000),
+    ],
+)
+def test_numbers_that_cannot_be_are_a_usage_error_of_one_line(
+    run: Run, arguments: tuple[str, ...]
+) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert len(err) < 1000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b'{"cores": 0}',
+        b"[" * 100_000,
+        b'{"cores": 4, "ceiling_images_per_s": 0, "device_share": 0.9, "cpu_us": {}}',
+    ],
+)
+def test_costs_that_are_none_are_a_setup_error(run: Run, content: bytes) -> None:
+    Path("costs.json").write_bytes(content)
+    code, _, err = run("plan", "--devices", "300=4", "--costs", "costs.json")
+    assert code == 3
+    assert "costs.json" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_hostile_names_are_shown_as_escapes_and_reported_as_they_are(
+    run: Run, tmp_path: Path
+) -> None:
+    name = "\x1b[31m[red]\u202eb\rc\nd\x9b.png"
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels.json").write_text(json.dumps(annotations({name: (48, 64)})))
+    data = Dataset(tmp_path / "images", tmp_path / "labels.json")
+    code, out, err = run("evaluate", *settings(data), "--output", "\x1b[31mfirst")
+    assert code == 4
+    assert "\\u001b[31m[red]\\u202eb\\rc\\nd\\u009b.png" in out
+    assert all(line.isprintable() for line in (out + err).split("\n"))
+    report = json.loads(Path("\x1b[31mfirst/report.json").read_text())
+    assert report["failures"][0]["file_name"] == name
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("evaluate", "--set", "\x1b[31mkey=1"),
+        ("evaluate", "--set", "profile=\u202emodelzoo"),
+        ("evaluate", "--config", "\x1b]0;a\a.yaml"),
+        ("report", "table", "a\nerror: b"),
+        ("export", "\x1b[31m.pth", "a.onnx"),
+        ("evaluate", "--set", "model.path=\x9b31m.onnx", "--set", "data.images=\r"),
+    ],
+)
+def test_hostile_words_of_a_command_line_are_shown_as_escapes(
+    run: Run, arguments: tuple[str, ...]
+) -> None:
+    code, out, err = run(*arguments)
+    assert code in {2, 3}
+    assert not out
+    assert err.count("\n") == 1
+    assert err.strip().isprintable()
+
+
+def test_images_repeated_beyond_memory_are_a_usage_error(run: Run, people: Dataset) -> None:
+    code, _, err = run("evaluate", *settings(people, data__repeat=2**31 - 1))
+    assert code == 2
+    assert "data.repeat: 12 images 2147483647 times" in err
+
+
+def test_workers_beyond_a_machine_are_a_usage_error(run: Run, people: Dataset) -> None:
+    code, _, err = run("evaluate", *settings(people, devices="cpu:99999"))
+    assert code == 2
+    assert "devices: 99999 of them" in err

@@ -1,6 +1,7 @@
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event
@@ -25,6 +26,7 @@ from distributed_pose.data.shards import (
 from distributed_pose.files import PARTIAL_PREFIX, sha256_hex
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.records import (
+    STAGES,
     Damage,
     DevicePlan,
     DeviceReady,
@@ -139,9 +141,10 @@ def entries(draw: st.DrawFn) -> Entry:
     whose = draw(st.lists(st.sampled_from(ids), max_size=3))
     keypoints = np.array([[draw(FINITE)] * 51 for _ in whose]).reshape(-1, 51)
     poses = Poses(keypoints, np.array([draw(FINITE) for _ in whose], np.float64))
-    name = draw(st.text())
-    plan = DevicePlan(name, draw(st.text()), draw(st.text()), draw(st.text()), draw(FINITE))
-    numbers = [draw(st.integers(0, 2**62)) for _ in range(3)]
+    name = draw(st.from_regex(r"[a-z]{1,20}:[0-9]{1,9}", fullmatch=True))
+    cpus = draw(st.floats(0, 1e6))
+    plan = DevicePlan(name, draw(st.text()), draw(st.text()), draw(st.text()), cpus)
+    numbers = [draw(st.integers(1, 2**31 - 1)), *(draw(st.integers(0, 2**62)) for _ in range(2))]
     return Entry(
         draw(st.text()),
         draw(st.integers(0, 2**62)),
@@ -151,7 +154,7 @@ def entries(draw: st.DrawFn) -> Entry:
             tuple(ids),
             pack_detections(np.array(whose, np.int64), poses),
             (),
-            draw(st.dictionaries(st.text(), TIMES, max_size=2)),
+            draw(st.dictionaries(st.sampled_from(STAGES), TIMES, max_size=2)),
             tuple(draw(st.integers(0, 2**40)) for _ in ids),
             tuple(Damage(i, draw(st.text()), draw(st.text())) for i in ids[1:]),
         ),
@@ -268,16 +271,36 @@ def about_result(**values: object) -> dict[str, Any]:
     return about(result={name: result[name] for name in result if name != "detections"})
 
 
-def arrow(metadata: object, schema: pa.Schema = DETECTIONS, batches: int = 1) -> bytes:
+RESULT = about_result()["result"]
+PLAN = asdict(DEVICE.plan)
+
+
+def arrow(
+    metadata: object,
+    schema: pa.Schema = DETECTIONS,
+    batches: int = 1,
+    rows: Sequence[Sequence[list[Any]]] = (),
+) -> bytes:
     """Returns a file like those of a ledger; bytes as metadata are left as they are."""
     text = metadata if isinstance(metadata, bytes) else json.dumps(metadata)
     whole = schema.with_metadata({b"distributed_pose": text})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, whole) as writer:
-        for _ in range(batches):
-            writer.write_batch(pa.record_batch([[] for _ in schema], schema=whole))
+        for columns in rows or [[[] for _ in schema]] * batches:
+            arrays = [pa.array(v, field.type) for v, field in zip(columns, schema, strict=True)]
+            writer.write_batch(pa.record_batch(arrays, schema=whole))
     content: bytes = sink.getvalue().to_pybytes()
     return content
+
+
+def with_wild_offsets() -> bytes:
+    """Returns a file whose offsets of a list lead out of it."""
+    schema = pa.schema([*list(DETECTIONS)[:2], ("keypoints", pa.list_(pa.float64()))])
+    content = bytearray(arrow(about_result(), schema, rows=[([1], [0.5], [[7.25] * 51])]))
+    offsets = struct.pack("<ii", 0, 51)
+    place = content.rindex(offsets)
+    content[place : place + 8] = struct.pack("<ii", 0, 2**30)
+    return bytes(content)
 
 
 def put(folder: Folder, content: bytes) -> None:
@@ -307,6 +330,27 @@ def test_the_files_that_follow_are_like_those_of_a_ledger(folder: Folder) -> Non
         arrow(about(device={**asdict(DEVICE), "unknown": 1})),
         arrow(about(device={**asdict(DEVICE), "plan": None})),
         arrow(about_result(), batches=0),
+        arrow(about(device={**asdict(DEVICE), "batch_size": 0}, result=RESULT)),
+        arrow(about(device={**asdict(DEVICE), "plan": {**PLAN, "name": "cpu"}}, result=RESULT)),
+        arrow(about(device={**asdict(DEVICE), "plan": {**PLAN, "cpus": 1e999}}, result=RESULT)),
+        arrow(about(elapsed_ns=-1, result=RESULT)),
+        arrow(about(elapsed_ns=10**4000, result=RESULT)),
+        arrow(about(elapsed_ns=True, result=RESULT)),
+        arrow(about(session=[], result=RESULT)),
+        arrow(about_result(image_ids=[1, 1], encoded_bytes=[5, 5])),
+        arrow(about_result(image_ids=["1"])),
+        arrow(about_result(image_ids=[2**63])),
+        arrow(about_result(encoded_bytes=[-1])),
+        arrow(about_result(durations={"a stage": [1]})),
+        arrow(about_result(durations={"read": [-1]})),
+        arrow(about_result(durations={"read": [0.5]})),
+        arrow(b"[" * 100_000),
+        arrow(about_result(), rows=[([2], [0.5], [[1.0] * 51])]),
+        arrow(about_result(), rows=[([1], [float("nan")], [[1.0] * 51])]),
+        arrow(about_result(), rows=[([1], [0.5], [[float("inf")] * 51])]),
+        arrow(about_result(), rows=[([1], [0.5], [None])]),
+        arrow(about_result(), rows=[([1], [0.5], [[None] * 51])]),
+        arrow(about_result(), rows=[([None], [0.5], [[1.0] * 51])]),
     ],
 )
 def test_a_file_with_the_right_checksum_and_another_content_is_ignored(
@@ -323,6 +367,7 @@ def test_a_file_with_the_right_checksum_and_another_content_is_ignored(
     [
         arrow(about_result(), schema=pa.schema([("keypoints", pa.string())])),
         arrow(about_result(encoded_bytes=[])),
+        with_wild_offsets(),
     ],
 )
 def test_a_file_whose_parts_do_not_fit_together_is_ignored(folder: Folder, content: bytes) -> None:

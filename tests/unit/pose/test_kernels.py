@@ -81,3 +81,28 @@ def test_kernels_run_where_no_folder_can_be_written(tmp_path: Path, no_folder: P
     before = contents(tmp_path)
     assert run(ONE_KERNEL, copy, **unwritable) == "True"
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+def test_kept_code_that_is_damaged_is_compiled_and_kept_again(tmp_path: Path, suffix: str) -> None:
+    checkout, cache = Path(distributed_pose.__file__).parents[1], tmp_path / "cache"
+    run(ONE_KERNEL, checkout, NUMBA_CACHE_DIR=cache)
+    for content in (b"", b"\x80garbage"):
+        damaged = [path for path in contents(cache) if path.suffix == suffix]
+        assert damaged
+        for path in damaged:
+            path.write_bytes(content)
+        assert run(ONE_KERNEL, checkout, NUMBA_CACHE_DIR=cache) == "True"
+        before = contents(cache)
+        assert all(path.read_bytes() != content for path in before if path.suffix == suffix)
+        assert run(ONE_KERNEL, checkout, NUMBA_CACHE_DIR=cache) == "True"
+        assert contents(cache) == before
+
+
+def test_kernels_run_where_kept_code_can_be_neither_read_nor_written(tmp_path: Path) -> None:
+    checkout, cache = Path(distributed_pose.__file__).parents[1], tmp_path / "cache"
+    run(ONE_KERNEL, checkout, NUMBA_CACHE_DIR=cache)
+    for path in contents(cache):
+        path.unlink()
+        path.mkdir()
+    assert run(ONE_KERNEL, checkout, NUMBA_CACHE_DIR=cache) == "True"

@@ -1,5 +1,7 @@
 """Legend: C channels, h and w image size in pixels."""
 
+import tracemalloc
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -111,3 +113,14 @@ def test_weights_of_a_pixel_sum_to_one(grid_hw: tuple[int, int], geometry: Geome
     for axis in axes(geometry, grid_hw):
         np.testing.assert_allclose(axis.weights.sum(axis=1), 1, atol=1e-6)
         np.testing.assert_allclose(axis.blend.sum(axis=1), 1, atol=1e-6)
+
+
+def test_tables_of_long_axes_are_not_kept() -> None:
+    # Kept, they would come to 120 MB.
+    tracemalloc.start()
+    try:
+        for width in range(2**17, 2**17 + 10):
+            axes(Geometry(1, width, 0, 0, 0, 0), (1, 80))
+        assert tracemalloc.get_traced_memory()[0] < 2**25
+    finally:
+        tracemalloc.stop()

@@ -72,3 +72,9 @@ def test_images_whose_files_would_have_one_name_are_refused() -> None:
     assert output_names(images[:1]) == {1: "7"}
     with pytest.raises(SetupError, match=r"a/7\.jpg and b/7\.png"):
         output_names(images)
+
+
+@pytest.mark.parametrize("size", [(30000, 30000), (2**31 - 1, 1), (1, 2**27)])
+def test_an_image_that_nothing_reads_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(SetupError, match=rf"a\.jpg is of {size[1]}x{size[0]} pixels, over"):
+        maps_grid("a.jpg", PROFILES["modelzoo"].geometry(*size))

@@ -1,0 +1,75 @@
+"""What other commands read back from a run's `report.json`; the rest of it may differ."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import FailFast
+
+from distributed_pose.json_records import AveragePrecision, Count, Figure, Positive, read_record
+from distributed_pose.records import DECODE_STAGES
+
+_STAGES = ("read", "decode_jpeg", "preprocess", "inference", "transfer", *DECODE_STAGES)
+
+
+@dataclass(frozen=True)
+class DeviceFigures:
+    """A device; see `run_report.DeviceReport`."""
+
+    description: str
+    backend: str
+    precision: str
+    batch_size: Positive
+    images: Count
+    compute_images_per_s: Figure | None
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Throughput of all devices; see `run_report.Throughput`."""
+
+    wall_images_per_s: Figure
+    wall_s: Figure
+    compute_images_per_s: Mapping[str, Figure]
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Times of one stage, in nanoseconds; see `metrics.throughput.StageFigures`."""
+
+    count: Count
+    total_ns: Count
+    min_ns: Count
+    max_ns: Count
+    p50_ns: Count
+    p99_ns: Count
+
+
+@dataclass(frozen=True)
+class RunFigures:
+    """The figures of a run; see `run_report.RunReport`."""
+
+    num_images: Count
+    partial_by_choice: bool
+    ap: Mapping[str, AveragePrecision] | None
+    devices: Annotated[tuple[DeviceFigures, ...], FailFast()]
+    throughput: Rates
+    stages: Mapping[str, StageTimes]
+
+
+def read_run_figures(content: str) -> RunFigures:
+    """Returns the figures in the content of a `report.json`.
+
+    Raises:
+        ValueError: if one that is needed is missing or cannot be; names it.
+    """
+    run = read_record(RunFigures, content)
+    if missing := [stage for stage in _STAGES if stage not in run.stages]:
+        raise ValueError(f"stages: {missing[0]} is missing")
+    if run.throughput.compute_images_per_s and "total" not in run.throughput.compute_images_per_s:
+        raise ValueError("throughput.compute_images_per_s: total is missing")
+    if run.ap is not None and "AP" not in run.ap:
+        raise ValueError("ap: AP is missing")
+    if not run.devices:
+        raise ValueError("devices: there are none")
+    return run

@@ -1,0 +1,72 @@
+"""The YAML that configurations are written in: plain values, and time in proportion to the text."""
+
+import re
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import yaml
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads the core schema of YAML 1.2, in which dates, `yes` and `1:30` are text.
+
+    Aliases are refused: a few lines of them come to more values than there is memory.
+    """
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - so in its base
+    yaml_constructors: ClassVar[dict[str | None, Any]] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(problem="a configuration has no aliases")
+        return super().compose_node(parent, index)
+
+
+_TAG = "tag:yaml.org,2002:"
+_Loader.add_implicit_resolver(
+    f"{_TAG}null", re.compile(r"(?:~|null|Null|NULL|)\Z"), ["~", "n", "N", ""]
+)
+_Loader.add_implicit_resolver(
+    f"{_TAG}bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"), list("tTfF")
+)
+# What has more digits is a float, and no count.
+_Loader.add_implicit_resolver(f"{_TAG}int", re.compile(r"[-+]?[0-9]{1,19}\Z"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    f"{_TAG}float",
+    re.compile(r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan)\Z"),
+    list("-+.0123456789"),
+)
+
+
+def _scalar(read: Callable[[str], Any]) -> Callable[[Any, Any], Any]:
+    return lambda loader, node: read(loader.construct_scalar(node))
+
+
+_CONSTRUCTORS: dict[str, Callable[[Any, Any], Any]] = {
+    "null": _scalar(lambda _: None),
+    "bool": _scalar(lambda text: {"true": True, "false": False}[text.lower()]),
+    "int": _scalar(int),
+    "float": _scalar(lambda text: float(text.replace(".inf", "inf").replace(".nan", "nan"))),
+    "str": _Loader.construct_yaml_str,
+    "seq": _Loader.construct_yaml_seq,
+    "map": _Loader.construct_yaml_map,
+}
+_Loader.yaml_constructors |= {f"{_TAG}{name}": read for name, read in _CONSTRUCTORS.items()}
+_Loader.yaml_constructors[None] = _Loader.construct_undefined
+
+
+def parse_yaml(text: str) -> Any:
+    """Returns what a text says: mappings, lists, text, numbers, true, false and null.
+
+    Raises:
+        ValueError: if it is no YAML, has an alias, or a tag that its value does not fit.
+    """
+    try:
+        # The loader is the safe one.
+        return yaml.load(text, _Loader)  # noqa: S506
+    # Deep nesting is no YAMLError.
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+    # What a tag does not fit, as `!!bool 5`, is whatever PyYAML comes upon first.
+    except (LookupError, AttributeError, TypeError):
+        raise ValueError("a value is not what its tag says") from None
