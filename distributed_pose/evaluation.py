@@ -67,10 +67,12 @@ def sum_up(
         config_file: as for `evaluate`.
     """
     inputs = replace(read_inputs(config), config_file=config_file)
-    folder, ledger = Folder(output), Ledger(inputs.index.images)
-    with RunLock(folder):
-        own = RunFiles(folder, _input_files(config, inputs))
-        files = LedgerFiles(folder, fingerprint(config, inputs))
+    own, ledger = (
+        RunFiles(Folder(output), _input_files(config, inputs)),
+        Ledger(inputs.index.images),
+    )
+    with RunLock(own.folder):
+        files = LedgerFiles(own.folder, fingerprint(config, inputs))
         _take_up(files, ledger, inputs, restart=False)
         return _write(own, config, inputs, ledger, SessionFacts(), is_stopped=True)
 
@@ -88,13 +90,14 @@ def evaluate_on(
 
     A run that is stopped or cannot go on leaves the report of what it has done in its folder.
     """
-    folder = Folder(output) if output else None
-    with RunLock(folder) if folder else nullcontext():
-        return _evaluate_in(folder, engine, config, inputs, on_progress, restart=restart)
+    # Nothing is written into a folder that is not for runs.
+    own = RunFiles(Folder(output), _input_files(config, inputs)) if output else None
+    with RunLock(own.folder) if own else nullcontext():
+        return _evaluate_in(own, engine, config, inputs, on_progress, restart=restart)
 
 
 def _evaluate_in(
-    folder: Folder | None,
+    own: RunFiles | None,
     engine: Engine,
     config: RunConfig,
     inputs: RunInputs,
@@ -105,8 +108,7 @@ def _evaluate_in(
     """Returns the report of a run that has its folder to itself."""
     ledger = Ledger(inputs.index.images)
     parts = fingerprint(config, inputs)
-    own = RunFiles(folder, _input_files(config, inputs)) if folder else None
-    files = LedgerFiles(folder, parts) if folder else None
+    files = LedgerFiles(own.folder, parts) if own else None
     dump = _dump(config, inputs, parts)
     if dump:
         dump.check_owner(restart=restart)

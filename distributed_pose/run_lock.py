@@ -16,7 +16,7 @@ from distributed_pose.errors import ExecutionError, PoseEvalError, SetupError
 from distributed_pose.files import MAX_CARD_BYTES
 from distributed_pose.storage import Folder
 
-_NAME = "ledger/lock"
+_NAME = ".lock"
 
 # A process that was killed a moment ago is gone by then.
 _PATIENCE_S = 5.0

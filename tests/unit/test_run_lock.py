@@ -52,7 +52,7 @@ def test_a_second_run_is_refused_with_the_first_ones_process_and_may_start_when_
     with RunLock(Folder(tmp_path)):
         pass
     with RunLock(Folder(tmp_path)):
-        assert json.loads((tmp_path / "ledger" / "lock").read_text())["pid"] == os.getpid()
+        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
 
 
 class Elsewhere(Folder):
@@ -70,19 +70,19 @@ def test_behind_a_uri_a_run_that_was_at_work_a_moment_ago_keeps_others_out(
     folder = Elsewhere(tmp_path)
     at = (datetime.now(UTC) - timedelta(seconds=age_s)).isoformat()
     told: dict[str, Any] = {"host": "node7", "pid": 12, "at": at}
-    folder.write("ledger/lock", json.dumps(told))
+    folder.write(".lock", json.dumps(told))
     if is_refused:
         with pytest.raises(SetupError, match="process 12 on node7"):
             RunLock(folder).__enter__()
         return
     with RunLock(folder):
-        assert json.loads((tmp_path / "ledger" / "lock").read_text())["pid"] == os.getpid()
-    assert not (tmp_path / "ledger" / "lock").exists()
+        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+    assert not (tmp_path / ".lock").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"[]", b'{"at": 5}'])
 def test_a_lock_that_says_nothing_keeps_nobody_out(tmp_path: Path, content: bytes) -> None:
     folder = Elsewhere(tmp_path)
-    folder.write("ledger/lock", content)
+    folder.write(".lock", content)
     with RunLock(folder):
         pass
