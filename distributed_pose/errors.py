@@ -96,6 +96,12 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(one if one in keep or _is_readable(one) else _escape(one) for one in text)
 
 
+def shown(text: str, max_characters: int = 80) -> str:
+    """Returns a text of strangers as a message shows it: in one line, printable and cut off."""
+    is_short = len(text) <= max_characters
+    return printable(text if is_short else f"{text[:max_characters]}...")
+
+
 def _is_readable(character: str) -> bool:
     # Python escapes blanks other than the usual one, which names in Chinese have.
     return character.isprintable() or unicodedata.category(character) == "Zs"
