@@ -81,6 +81,11 @@ def _rebuild(kind: type[PoseEvalError], fields: dict[str, Any]) -> PoseEvalError
     return kind(message, hint, **fields)
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of what an exception of a library says, or else its type."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def printable(text: str, keep: str = "") -> str:
     """Returns a text in which every character that is not meant to be read is its escape.
 
