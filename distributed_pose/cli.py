@@ -94,7 +94,9 @@ def _exit_code() -> int:
             # The help is there already.
             return ConfigError.exit_code
         path = error.ctx.command_path if error.ctx else _NAME
-        return _show_error(ConfigError(error.format_message(), f"see `{path} --help`"))
+        # Its lists of choices have a line each.
+        message = error.format_message().replace("\n\t", " ")
+        return _show_error(ConfigError(message, f"see `{path} --help`"))
     except Exception as error:
         if os.environ.get(_TRACEBACK):
             raise
