@@ -21,7 +21,6 @@ from distributed_pose.files import (
 from distributed_pose.json_records import read_record
 from distributed_pose.model.external_data import self_contained
 from distributed_pose.model.formats import HEAD_BYTES, format_of
-from distributed_pose.model.onnx_bounds import check_bounds
 
 # Part of every key of the cache: raised when the same order is carried out otherwise.
 _CACHE_VERSION = 3
@@ -90,8 +89,8 @@ def load_source(path: Path, refinement_stages: int = 1) -> Source:
 
     Raises:
         ConfigError: if stages are asked of a model that is no checkpoint.
-        SetupError: if it cannot be read, is no model, or is ONNX that is damaged, whose weights
-            are not beside it, or that takes more than a pose network does.
+        SetupError: if it cannot be read, is no model, or is ONNX that is damaged or whose weights
+            are not beside it.
     """
     content, kind = _read(path)
     sha256 = sha256_hex(content)
@@ -100,7 +99,6 @@ def load_source(path: Path, refinement_stages: int = 1) -> Source:
     check_stages(refinement_stages, str(path))
     if kind == "onnx":
         content, sha256 = self_contained(path, content)
-        check_bounds(content, str(path))
     return Source(content, kind, sha256, str(path))
 
 
