@@ -6,33 +6,24 @@ Whatever reads images knows them by the file names of the annotation file.
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from distributed_pose.data.packed_groups import MAX_FILE_BYTES, group_images, names_and_sizes
 from distributed_pose.errors import SetupError
 from distributed_pose.files import check_regular, check_size, one_line
 from distributed_pose.locations import Location
 from distributed_pose.storage import filesystem_of, is_local
 
-# A hundred times what a photograph takes.
-MAX_FILE_BYTES = 2**28
-
 # Of packed images. A worker reads a group whole for the images in it, in as many threads as it has
 # shards in flight.
 _SUFFIX = ".parquet"
-# Of a column of a group: a large image, and what compression can have done to images.
-_MAX_GROUP_BYTES = MAX_FILE_BYTES + 2**20
-_LEAST_GROUP_BYTES = 2**26
-_MAX_UNPACKING = 16
-_MAX_NAME_BYTES = 4096
 _PACKED_NAME = re.compile(r"images-\d{5}\.parquet")
 _KEPT_GROUPS = 4
 PACKED = pa.schema([("file_name", pa.string()), ("size", pa.int64()), ("encoded", pa.binary())])
@@ -163,7 +154,7 @@ class PackedImages:
         place = self._found(name)
         check_size(place.size_bytes, MAX_FILE_BYTES)
         group = self._group(place.part, place.group)
-        encoded = group[place.row] if place.row < len(group) else None
+        encoded = group[place.row].as_py() if place.row < len(group) else None
         if not isinstance(encoded, bytes) or len(encoded) != place.size_bytes:
             raise OSError(errno.EINVAL, f"{place.part} has no image of that size there")
         return encoded
@@ -186,7 +177,7 @@ class PackedImages:
         for part in self._parts:
             with _opened(self._filesystem, part, ["file_name"]) as file:
                 for group in range(file.num_row_groups):
-                    rows = zip(*_names_and_sizes(file, part, group), strict=True)
+                    rows = zip(*names_and_sizes(file, part, group), strict=True)
                     places |= {
                         name: _Place(part, group, row, size)
                         for row, (name, size) in enumerate(rows)
@@ -194,9 +185,9 @@ class PackedImages:
                     }
         return places
 
-    def _read_group(self, part: str, group: int) -> list[bytes | None]:
+    def _read_group(self, part: str, group: int) -> list[Any]:
         with _opened(self._filesystem, part) as file:
-            return _images(file, part, group)
+            return group_images(file, part, group)
 
 
 def _parts(filesystem: Any, path: str) -> list[str]:
@@ -245,56 +236,6 @@ def _opened(filesystem: Any, part: str, kept_once: Sequence[str] = ()) -> Any:
         return pq.ParquetFile(stream, read_dictionary=kept_once)
     except (pa.ArrowException, ValueError, KeyError) as error:
         raise OSError(errno.EINVAL, f"{part} is no packed dataset: {one_line(error)}") from None
-
-
-def _names_and_sizes(file: Any, part: str, group: int) -> tuple[list[Any], list[Any]]:
-    _most_bytes(file, part, group, "size")
-    _most_bytes(file, part, group, "file_name")
-    with _reading(part):
-        names, sizes = file.read_row_group(group, ["file_name", "size"]).select([0, 1])
-        lengths = [pc.max(pc.binary_length(chunk.dictionary)).as_py() for chunk in names.chunks]
-    # Of each name once, before there is one for every row.
-    if max((length or 0 for length in lengths), default=0) > _MAX_NAME_BYTES:
-        raise OSError(errno.EINVAL, f"{part} has names of over {_MAX_NAME_BYTES} bytes")
-    return names.to_pylist(), sizes.to_pylist()
-
-
-def _images(file: Any, part: str, group: int) -> list[bytes | None]:
-    """Returns the images of a group, one read after the other: many rows may share one value."""
-    left = _most_bytes(file, part, group, "encoded")
-    images: list[bytes | None] = []
-    with _reading(part):
-        for row in file.iter_batches(1, [group], ["encoded"]):
-            images.append(row.column(0)[0].as_py())
-            left -= len(images[-1] or b"")
-            if left < 0:
-                raise OSError(errno.EFBIG, f"{part} has more bytes of images than it says")
-    return images
-
-
-def _most_bytes(file: Any, part: str, group: int, name: str) -> int:
-    """Returns how many bytes a column of a group may have, after checking how many it says."""
-    with _reading(part):
-        columns = file.metadata.row_group(group)
-        found = map(columns.column, range(columns.num_columns))
-        column = next(one for one in found if one.path_in_schema == name)
-    packed = max(0, int(column.total_compressed_size))
-    most = min(_LEAST_GROUP_BYTES + _MAX_UNPACKING * packed, _MAX_GROUP_BYTES)
-    if column.total_uncompressed_size > most:
-        raise OSError(
-            errno.EFBIG,
-            f"{part} has {column.total_uncompressed_size} bytes of column {name} in a group of "
-            f"rows, over the limit of {most} for its compressed size",
-        )
-    return most
-
-
-@contextmanager
-def _reading(part: str) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, ValueError, StopIteration) as error:
-        raise OSError(errno.EINVAL, f"{part} is damaged: {one_line(error)}") from None
 
 
 def _open_inside(root: str, name: str) -> int:
