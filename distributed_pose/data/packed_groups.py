@@ -48,8 +48,8 @@ def names_and_sizes(file: Any, part: str, group: int) -> tuple[list[Any], list[A
     return names.to_pylist(), sizes.to_pylist()
 
 
-def group_images(file: Any, part: str, group: int) -> list[Any]:
-    """Returns the column `encoded` of a group of rows, as scalars of Arrow.
+def group_images(file: Any, part: str, group: int) -> Any:
+    """Returns the column `encoded` of a group of rows, as Arrow's chunked array.
 
     Args:
         file: of packed images.
@@ -62,18 +62,16 @@ def group_images(file: Any, part: str, group: int) -> list[Any]:
     left, size = _column_bytes(file, part, group, "encoded")
     # All rows may share one value, so that they have together up to `size` bytes each.
     rows = max(1, min(_ROWS_AT_A_TIME, _LEAST_GROUP_BYTES // max(1, size)))
-    images: list[Any] = []
     with _reading(part):
         if file.metadata.row_group(group).num_rows <= rows:
-            batches = iter([file.read_row_group(group, ["encoded"])])
-        else:
-            batches = file.iter_batches(rows, [group], ["encoded"])
-        for batch in batches:
+            return file.read_row_group(group, ["encoded"]).column(0)
+        chunks = []
+        for batch in file.iter_batches(rows, [group], ["encoded"]):
             left -= batch.nbytes
             if left < 0:
                 raise OSError(errno.EFBIG, f"{part} has more bytes of images than it says")
-            images += batch.column(0)
-    return images
+            chunks.append(batch.column(0))
+        return pa.chunked_array(chunks)
 
 
 def _column_bytes(file: Any, part: str, group: int, name: str) -> tuple[int, int]:

@@ -185,7 +185,7 @@ class PackedImages:
                     }
         return places
 
-    def _read_group(self, part: str, group: int) -> list[Any]:
+    def _read_group(self, part: str, group: int) -> Any:
         with _opened(self._filesystem, part) as file:
             return group_images(file, part, group)
 
