@@ -117,7 +117,8 @@ def _growing(kind: str, extent: Sequence[float], times: int = 1) -> bytes:
     def change(model: onnx.ModelProto) -> None:
         value = np.array(extent, np.float32 if kind == "Resize" else np.int64)
         model.graph.initializer.append(numpy_helper.from_array(value, "extent"))
-        places = ["", "extent"] if kind == "Resize" else ["extent"]
+        places = ["roi", "extent"] if kind == "Resize" else ["extent"]
+        model.graph.initializer.append(numpy_helper.from_array(np.zeros(0, np.float32), "roi"))
         for n in range(times):
             start = f"grown{n}" if n else "data"
             model.graph.node.append(helper.make_node(kind, [start, *places], [f"grown{n + 1}"]))
@@ -131,10 +132,11 @@ def _kept_values(count: int) -> bytes:
 
     def change(model: onnx.ModelProto) -> None:
         scales = numpy_helper.from_array(np.array([1, 1, 4, 4], np.float32), "extent")
-        model.graph.initializer.append(scales)
+        roi = numpy_helper.from_array(np.zeros(0, np.float32), "roi")
+        model.graph.initializer.extend([scales, roi])
         names = [f"large{number}" for number in range(count)]
         for name in names:
-            model.graph.node.append(helper.make_node("Resize", ["data", "", "extent"], [name]))
+            model.graph.node.append(helper.make_node("Resize", ["data", "roi", "extent"], [name]))
         model.graph.node.append(helper.make_node("Sum", names, ["sum"]))
         _use(model, "sum")
 
@@ -245,7 +247,8 @@ _CONTENTS: dict[str, Callable[[Random], bytes]] = {
     ),
     "image a million times as large": lambda _: _growing("Resize", [1, 1, 1000, 1000]),
     "image doubled twenty times": lambda _: _growing("Tile", [1, 1, 2, 1], 20),
-    "image near the limit": lambda _: _growing("Resize", [1, 1, 8, 8]),
+    "image near the limit": lambda _: _growing("Resize", [1, 1, 13, 13]),
+    "values near the limit": lambda _: _kept_values(10),
     "large values that are kept": lambda _: _kept_values(40),
     "sparse weight of gigabytes": lambda _: _sparse(2**30),
     "product of a column and a row": lambda _: _outer_product(30_000),
