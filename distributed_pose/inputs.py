@@ -22,6 +22,7 @@ from distributed_pose.files import sha256_hex
 from distributed_pose.locations import Location
 from distributed_pose.model.artifacts import Source, check_stages, load_source, truth_source
 from distributed_pose.model.makers import Calibration
+from distributed_pose.model.onnx_bounds import check_bounds
 from distributed_pose.model.onnx_graph import input_ports
 from distributed_pose.recordings.manifest import describe_recording
 from distributed_pose.storage import read_location
@@ -135,11 +136,13 @@ def load_model(path: Path, profile: str, refinement_stages: int = 1) -> Source:
 
     Raises:
         ConfigError: if stages are asked of a model that is no checkpoint.
-        SetupError: if the file is no model, or its inputs are others than the profile's.
+        SetupError: if the file is no model, its inputs are others than the profile's, or it takes
+            more than a pose network does.
     """
     source = load_source(path, refinement_stages)
     if source.format == "onnx":
         check_profile(input_ports(source.content), PROFILES[profile], str(path))
+        check_bounds(source.content, str(path))
     return source
 
 

@@ -51,7 +51,9 @@ _DTYPES = {"float": "float32", "double": "float64"}
 # Providers that leave the graph readable when it is optimised; others compile it.
 _READABLE = (CPU, CUDA)
 
-_ERRORS_ONLY = 3
+# Its log has names of the model as they are. On the CPU all that matters is raised as well; of a
+# provider only the log says which library is missing.
+_SILENT, _ERRORS_ONLY = 4, 3
 
 
 class OnnxRuntimeBackend:
@@ -205,6 +207,7 @@ def _session(
     told: dict[str, str],
     optimised: Path | None = None,
 ) -> onnxruntime.InferenceSession:
+    onnxruntime.set_default_logger_severity(_severity(options))
     try:
         session = onnxruntime.InferenceSession(
             content,
@@ -232,11 +235,14 @@ def _settings(options: BackendOptions, optimised: Path | None) -> onnxruntime.Se
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if options.variant not in {"", CPU}:
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    settings.log_severity_level = _severity(options)
     if optimised:
         settings.optimized_model_filepath = str(optimised)
-        # It warns that such a file is for this machine only.
-        settings.log_severity_level = _ERRORS_ONLY
     return settings
+
+
+def _severity(options: BackendOptions) -> int:
+    return _SILENT if (options.variant or CPU) == CPU else _ERRORS_ONLY
 
 
 def _provider_options(content: bytes, options: BackendOptions, variant: str) -> dict[str, str]:

@@ -17,8 +17,10 @@ from distributed_pose.locations import Location
 from distributed_pose.records import Failure, ImageRecord
 from distributed_pose.storage import Folder, filesystem_of
 
-# A group is what a worker reads at once: a batch or two, in a few megabytes.
+# A group is what a worker reads at once: a batch or two, in a few megabytes. Large images make
+# smaller groups, since readers take no more than the largest image.
 _IMAGES_A_GROUP = 16
+_BYTES_A_GROUP = 2**26
 _IMAGES_A_FILE = 1024
 
 ANNOTATIONS = "annotations.json"
@@ -89,19 +91,29 @@ def _write(filesystem: Any, path: str, images: Sequence[ImageRecord], source: Im
         # The images are compressed already, each by itself.
         closing(pq.ParquetWriter(stream, PACKED, compression="none")) as writer,
     ):
-        for start in range(0, len(images), _IMAGES_A_GROUP):
-            writer.write_table(_group(images[start : start + _IMAGES_A_GROUP], source))
+        for group in _groups(images, source):
+            writer.write_table(group)
     filesystem.move(partial, path)
 
 
-def _group(images: Sequence[ImageRecord], source: ImageSource) -> pa.Table:
-    contents = []
+def _groups(images: Sequence[ImageRecord], source: ImageSource) -> Iterator[pa.Table]:
+    names: list[str] = []
+    contents: list[bytes] = []
     for image in images:
         encoded = read_image(image, source)
         if isinstance(encoded, Failure):
             raise ExecutionError(encoded.reason, "mend or remove the image and pack anew")
+        total = sum(map(len, contents)) + len(encoded)
+        if contents and (len(contents) == _IMAGES_A_GROUP or total > _BYTES_A_GROUP):
+            yield _table(names, contents)
+            names, contents = [], []
+        names.append(image.file_name)
         contents.append(encoded)
-    names, sizes = [image.file_name for image in images], [len(content) for content in contents]
+    yield _table(names, contents)
+
+
+def _table(names: Sequence[str], contents: Sequence[bytes]) -> pa.Table:
+    sizes = [len(content) for content in contents]
     return pa.table([names, sizes, contents], schema=PACKED)
 
 

@@ -87,7 +87,7 @@ def read_shards(images: Sequence[ImageRecord], source: ImageSource, size: int) -
     """Yields the images' encoded bytes in shards of at most `size`, read when they are asked for.
 
     An image is a failure of its shard, not an error, if it cannot be read: if it is no regular
-    file, if a link leads out of the folder, or if it has over `sources.MAX_FILE_BYTES`.
+    file, if a link leads out of the folder, or if it has over `packed_groups.MAX_FILE_BYTES`.
     """
     remaining = iter(images)
     for number, first in enumerate(remaining):

@@ -15,13 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from distributed_pose.data.packed_groups import MAX_FILE_BYTES, group_images, names_and_sizes
 from distributed_pose.errors import SetupError
 from distributed_pose.files import check_regular, check_size, one_line
 from distributed_pose.locations import Location
 from distributed_pose.storage import filesystem_of, is_local
-
-# A hundred times what a photograph takes.
-MAX_FILE_BYTES = 2**28
 
 # Of packed images. A worker reads a group whole for the images in it, in as many threads as it has
 # shards in flight.
@@ -155,7 +153,8 @@ class PackedImages:
     def read(self, name: str) -> bytes:
         place = self._found(name)
         check_size(place.size_bytes, MAX_FILE_BYTES)
-        encoded = self._group(place.part, place.group)[place.row].as_py()
+        group = self._group(place.part, place.group)
+        encoded = group[place.row].as_py() if place.row < len(group) else None
         if not isinstance(encoded, bytes) or len(encoded) != place.size_bytes:
             raise OSError(errno.EINVAL, f"{place.part} has no image of that size there")
         return encoded
@@ -176,10 +175,9 @@ class PackedImages:
         """Where each image is, from the columns that tell, which are short."""
         places: dict[str, _Place] = {}
         for part in self._parts:
-            with _opened(self._filesystem, part) as file:
+            with _opened(self._filesystem, part, ["file_name"]) as file:
                 for group in range(file.num_row_groups):
-                    columns = _rows(file, part, group, ["file_name", "size"]).to_pydict()
-                    rows = zip(columns["file_name"], columns["size"], strict=True)
+                    rows = zip(*names_and_sizes(file, part, group), strict=True)
                     places |= {
                         name: _Place(part, group, row, size)
                         for row, (name, size) in enumerate(rows)
@@ -189,7 +187,7 @@ class PackedImages:
 
     def _read_group(self, part: str, group: int) -> Any:
         with _opened(self._filesystem, part) as file:
-            return _rows(file, part, group, ["encoded"]).column(0)
+            return group_images(file, part, group)
 
 
 def _parts(filesystem: Any, path: str) -> list[str]:
@@ -219,30 +217,25 @@ def _is_part(filesystem: Any, info: Any) -> bool:
     if any(schema.get_field_index(name) < 0 for name in PACKED.names):
         return False
     for name, has_type in _COLUMNS.items():
-        if not has_type(schema.field(name).type):
+        kind = schema.field(name).type
+        if not has_type(kind.value_type if pa.types.is_dictionary(kind) else kind):
             raise OSError(
                 errno.EINVAL,
-                f"{info.path} is no packed dataset: column {name} is of type "
-                f"{schema.field(name).type}",
+                f"{info.path} is no packed dataset: column {name} is of type {kind}",
             )
     return True
 
 
-def _opened(filesystem: Any, part: str) -> Any:
+def _opened(filesystem: Any, part: str, kept_once: Sequence[str] = ()) -> Any:
+    """Returns a Parquet file, of whose columns some keep a value of many rows once."""
     if is_local(filesystem):
         folder, _, name = part.rpartition("/")
         os.close(_open_inside(os.path.realpath(folder).rstrip("/") + "/", name))
     try:
-        return pq.ParquetFile(filesystem.open_input_file(part))
-    except (pa.ArrowException, ValueError) as error:
+        stream = filesystem.open_input_file(part)
+        return pq.ParquetFile(stream, read_dictionary=kept_once)
+    except (pa.ArrowException, ValueError, KeyError) as error:
         raise OSError(errno.EINVAL, f"{part} is no packed dataset: {one_line(error)}") from None
-
-
-def _rows(file: Any, part: str, group: int, columns: Sequence[str]) -> Any:
-    try:
-        return file.read_row_group(group, columns)
-    except (pa.ArrowException, ValueError) as error:
-        raise OSError(errno.EINVAL, f"{part} is damaged: {one_line(error)}") from None
 
 
 def _open_inside(root: str, name: str) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from distributed_pose.cpu import num_cpus
-from distributed_pose.data.sources import MAX_FILE_BYTES
+from distributed_pose.data.packed_groups import MAX_FILE_BYTES
 from distributed_pose.errors import SetupError
 from distributed_pose.files import check_not_input, read_regular, write_atomically
 from distributed_pose.recordings.pads import output_name, pads_content

@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from distributed_pose.files import (
     user_cache_folder,
     write_atomically,
 )
+from distributed_pose.json_records import read_record
 from distributed_pose.model.external_data import self_contained
 from distributed_pose.model.formats import HEAD_BYTES, format_of
 
@@ -67,6 +68,14 @@ class Artifact:
 
     content: bytes
     card: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Description:
+    """What there is to tell about a checkpoint, as the cache keeps it."""
+
+    unused: list[str]
+    notes: list[str]
 
 
 def load_source(path: Path, refinement_stages: int = 1) -> Source:
@@ -120,24 +129,33 @@ def _described(source: Source, refinement_stages: int) -> Source:
     """Returns a checkpoint with what there is to tell about it, which is kept by content."""
     parts = {"source": source.sha256, "form": "description", "stages": refinement_stages}
     key = cache_key({**parts, "by": version("distributed-pose")})
-    cached = load_cached(key)
-    if cached is None:
+    facts = _described_before(key)
+    if facts is None:
         # torch takes seconds to import, and most runs do without.
         from distributed_pose.model.checkpoint import load_checkpoint
 
         found = load_checkpoint(source.content, source.path, refinement_stages)
-        text = json.dumps({"unused": found.unused, "notes": found.notes}).encode()
+        facts = _Description(list(found.unused), list(found.notes))
+        text = json.dumps(asdict(facts)).encode()
         cached = Artifact(text, {"sha256": sha256_hex(text), "made_from": source.sha256})
         # Without a cache it is read again by the next run.
         with contextlib.suppress(ExecutionError):
             keep(key, cached)
-    facts = json.loads(cached.content)
     return replace(
         source,
         refinement_stages=refinement_stages,
-        unused=tuple(facts["unused"]),
-        notes=tuple(facts["notes"]),
+        unused=tuple(facts.unused),
+        notes=tuple(facts.notes),
     )
+
+
+def _described_before(key: str) -> _Description | None:
+    """Returns the description of a checkpoint in the cache, if it is there and is one."""
+    cached = load_cached(key)
+    try:
+        return read_record(_Description, cached.content) if cached else None
+    except ValueError:
+        return None
 
 
 def truth_source(location: str, content: bytes) -> Source:

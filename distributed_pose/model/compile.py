@@ -3,15 +3,18 @@
 What takes long is kept in the cache under a key of all that it depends on.
 """
 
+import json
 import logging
 import platform
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.files import sha256_hex
+from distributed_pose.json_records import Count, Figure, Positive, read_record
 from distributed_pose.model.artifacts import Artifact, Source, cache_key, keep, load_cached
 from distributed_pose.model.makers import Calibration, Made, Maker, as_it_is, maker_of
 from distributed_pose.model.onnx_graph import ports
@@ -19,6 +22,16 @@ from distributed_pose.nvidia import cuda_device_name
 from distributed_pose.records import Order
 
 _LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Card:
+    """What is read back of a card, which anyone can have changed; its other keys are handed on."""
+
+    bytes: Count
+    seconds: Figure
+    batch_sizes: list[Positive]
+    accuracy: dict[str, float | int | str] | None = None
 
 
 def needs_device(source: Source, order: Order) -> bool:
@@ -61,7 +74,8 @@ def compile_model(source: Source, order: Order, calibration: Calibration | None 
         make = as_it_is if is_ready else maker.make
         return _artifact(source, order, make(source, order, calibration), 0.0)
     key = cache_name(source, order, calibration)
-    if cached := load_cached(key):
+    cached = load_cached(key)
+    if cached and _is_card(cached.card):
         return cached
     start = perf_counter()
     made = maker.make(source, order, calibration)
@@ -108,6 +122,14 @@ def _artifact(source: Source, order: Order, made: Made, seconds: float) -> Artif
         "made_on": platform.machine(),
     }
     return Artifact(made.content, card)
+
+
+def _is_card(card: Mapping[str, Any]) -> bool:
+    try:
+        read_record(_Card, json.dumps(dict(card)))
+    except ValueError:
+        return False
+    return True
 
 
 def _made_from(source: Source) -> dict[str, Any]:

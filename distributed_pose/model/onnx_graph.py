@@ -16,6 +16,11 @@ from distributed_pose.records import ModelPort
 # Characters of a name in a model, or of a reason, that a message shows.
 _MAX_SHOWN = 200
 
+_NO_TEXT = "a name in it is not UTF-8"
+
+# Nodes, attributes, names of values and so on. A model of 5,000 nodes has 100,000.
+_MAX_MESSAGES = 500_000
+
 
 def parse(content: bytes, name: str = "the model") -> ModelProto:
     """Returns serialised ONNX as a model.
@@ -34,8 +39,7 @@ def parse(content: bytes, name: str = "the model") -> ModelProto:
         raise _invalid(name, str(error)) from None
     if not model.HasField("graph"):
         raise _invalid(name, "it holds no graph")
-    if not _is_text(model):
-        raise _invalid(name, "a name in it is not UTF-8")
+    _check_messages(model, name)
     return model
 
 
@@ -130,15 +134,19 @@ def nodes(model: ModelProto) -> Iterable[NodeProto]:
 
 def messages(message: Any, kind: type) -> Iterable[Any]:
     """Yields what is of a kind in a message, at any depth and in whatever field."""
-    if isinstance(message, kind):
-        yield message
-    # A tensor holds no others, and listing its fields would copy its values.
-    if isinstance(message, TensorProto):
-        return
-    for field, value in message.ListFields():
-        if field.message_type:
-            for child in (value,) if hasattr(value, "ListFields") else value:
-                yield from messages(child, kind)
+    pending = [message]
+    while pending:
+        current = pending.pop()
+        if isinstance(current, kind):
+            yield current
+        # A tensor holds no others, and listing its fields would copy its values.
+        if isinstance(current, TensorProto):
+            continue
+        children: list[Any] = []
+        for field, value in current.ListFields():
+            if field.message_type:
+                children += (value,) if hasattr(value, "ListFields") else value
+        pending += reversed(children)
 
 
 def _inputs(model: ModelProto) -> list[ValueInfoProto]:
@@ -166,18 +174,31 @@ def _dtype(port: ValueInfoProto) -> str:
         return f"of unknown type {kind}"
 
 
-def _is_text(message: Any) -> bool:
-    """Returns whether all strings of a message are text; others are given out as bytes."""
-    if isinstance(message, TensorProto):
-        return isinstance(message.name, str)
-    for field, value in message.ListFields():
-        is_single = hasattr(value, "ListFields") or isinstance(value, str | bytes)
-        values = (value,) if is_single else value
-        if field.message_type and not all(_is_text(child) for child in values):
-            return False
-        if field.type == field.TYPE_STRING and any(isinstance(text, bytes) for text in values):
-            return False
-    return True
+def _check_messages(model: ModelProto, name: str) -> None:
+    """Checks that a model is not made of too many parts, and that all its strings are text."""
+    pending: list[Any] = [model]
+    count = 0
+    while pending:
+        message = pending.pop()
+        count += 1
+        if count + len(pending) > _MAX_MESSAGES:
+            raise SetupError(
+                f"{name} has over {_MAX_MESSAGES:,} nodes, attributes, values and the like",
+                "see model.path",
+            )
+        # Listing a tensor's fields would copy its values.
+        if isinstance(message, TensorProto):
+            if isinstance(message.name, bytes):
+                raise _invalid(name, _NO_TEXT)
+            continue
+        for field, value in message.ListFields():
+            is_single = hasattr(value, "ListFields") or isinstance(value, str | bytes)
+            values = (value,) if is_single else value
+            if field.message_type:
+                pending += values
+            # A string that is no text is given out as bytes.
+            elif field.type == field.TYPE_STRING and any(isinstance(v, bytes) for v in values):
+                raise _invalid(name, _NO_TEXT)
 
 
 def _invalid(name: str, reason: str) -> SetupError:

@@ -22,6 +22,9 @@ from distributed_pose.vision.headers import (
 # profile computes in double: 2 or 3.6 GB.
 MAX_IMAGE_PIXELS = 2**27
 
+# What it logs of a damaged image is returned or raised as well, and a log would name no image.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
 
 class Decoded(NamedTuple):
     """A decoded image.

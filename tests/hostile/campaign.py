@@ -34,8 +34,9 @@ _MAX_SECONDS = 60.0
 # What the command prints to stderr beside its error.
 _LINES = ("error: ", "try the failed images again: ", "WARNING:", "in/")
 
-# Decoders of images write to the terminal themselves, words of their own alone.
-_LINES += ("libpng ", "Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progression", "[")
+# libjpeg, libpng and libtiff write to the terminal themselves, words of their own alone.
+_LINES += ("Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progression sequence")
+_LINES += ("libpng ", "tempfile.tif: ")
 _BUGS = ("Traceback", "this is a bug", "Exception ignored", "Segmentation fault")
 
 

@@ -91,6 +91,89 @@ def _loop(count: int) -> bytes:
     return _with_node("Loop", ["looped"], constants, body=body)
 
 
+def _doubling_functions(levels: int) -> bytes:
+    """Returns a model that calls a function, which calls another twice, and so on."""
+
+    def change(model: onnx.ModelProto) -> None:
+        opset = [helper.make_opsetid("", 11), helper.make_opsetid("own", 1)]
+        for level in range(levels):
+            kind, domain = (f"F{level - 1}", "own") if level else ("Identity", "")
+            inner = [
+                helper.make_node(kind, ["a"], ["c"], domain=domain),
+                helper.make_node(kind, ["c"], ["b"], domain=domain),
+            ]
+            made = helper.make_function("own", f"F{level}", ["a"], ["b"], inner, opset)
+            model.functions.append(made)
+        model.opset_import.append(helper.make_opsetid("own", 1))
+        last = helper.make_node(f"F{levels - 1}", ["data"], ["called"], domain="own")
+        model.graph.node.append(last)
+
+    return _changed(change)
+
+
+def _growing(kind: str, extent: Sequence[float], times: int = 1) -> bytes:
+    """Returns a model with nodes, one after the other, that make the image so many times larger."""
+
+    def change(model: onnx.ModelProto) -> None:
+        value = np.array(extent, np.float32 if kind == "Resize" else np.int64)
+        model.graph.initializer.append(numpy_helper.from_array(value, "extent"))
+        places = ["roi", "extent"] if kind == "Resize" else ["extent"]
+        model.graph.initializer.append(numpy_helper.from_array(np.zeros(0, np.float32), "roi"))
+        for n in range(times):
+            start = f"grown{n}" if n else "data"
+            model.graph.node.append(helper.make_node(kind, [start, *places], [f"grown{n + 1}"]))
+        _use(model, f"grown{times}")
+
+    return _changed(change)
+
+
+def _kept_values(count: int) -> bytes:
+    """Returns a model whose many large values are all needed at its end."""
+
+    def change(model: onnx.ModelProto) -> None:
+        scales = numpy_helper.from_array(np.array([1, 1, 4, 4], np.float32), "extent")
+        roi = numpy_helper.from_array(np.zeros(0, np.float32), "roi")
+        model.graph.initializer.extend([scales, roi])
+        names = [f"large{number}" for number in range(count)]
+        for name in names:
+            model.graph.node.append(helper.make_node("Resize", ["data", "roi", "extent"], [name]))
+        model.graph.node.append(helper.make_node("Sum", names, ["sum"]))
+        _use(model, "sum")
+
+    return _changed(change)
+
+
+def _sparse(size: int) -> bytes:
+    """Returns a model with a weight of so many values, of which the file has one."""
+
+    def change(model: onnx.ModelProto) -> None:
+        values = numpy_helper.from_array(np.ones(1, np.float32), "sparse")
+        indices = numpy_helper.from_array(np.zeros(1, np.int64), "indices")
+        tensor = helper.make_sparse_tensor(values, indices, [size])
+        model.graph.sparse_initializer.append(tensor)
+        _use(model, "sparse")
+
+    return _changed(change)
+
+
+def _outer_product(size: int) -> bytes:
+    """Returns a model with a product of a column and a row, whose sizes are those of the data."""
+
+    def change(model: onnx.ModelProto) -> None:
+        ones = numpy_helper.from_array(np.ones(size, np.bool_), "ones")
+        model.graph.initializer.append(ones)
+        nodes = [
+            helper.make_node("NonZero", ["ones"], ["places"]),
+            helper.make_node("Cast", ["places"], ["row"], to=TensorProto.FLOAT),
+            helper.make_node("Transpose", ["row"], ["column"]),
+            helper.make_node("MatMul", ["column", "row"], ["product"]),
+        ]
+        model.graph.node.extend(nodes)
+        _use(model, "product")
+
+    return _changed(change)
+
+
 def _nested_ifs(depth: int) -> bytes:
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [])
     zero = numpy_helper.from_array(np.array(0, np.float32))
@@ -162,6 +245,14 @@ _CONTENTS: dict[str, Callable[[Random], bytes]] = {
     "padding of gigabytes": lambda _: _with_node(
         "Pad", ["big"], {"one": np.ones(1, np.float32), "pads": np.array([2**29, 0])}
     ),
+    "image a million times as large": lambda _: _growing("Resize", [1, 1, 1000, 1000]),
+    "image doubled twenty times": lambda _: _growing("Tile", [1, 1, 2, 1], 20),
+    "image near the limit": lambda _: _growing("Resize", [1, 1, 13, 13]),
+    "values near the limit": lambda _: _kept_values(10),
+    "large values that are kept": lambda _: _kept_values(40),
+    "sparse weight of gigabytes": lambda _: _sparse(2**30),
+    "product of a column and a row": lambda _: _outer_product(30_000),
+    "functions that call twice": lambda _: _doubling_functions(60),
     "loop without end": lambda _: _loop(2**62),
     "ifs in ifs": lambda _: _nested_ifs(40),
     "chain of 50,000 nodes": lambda _: _chain(50_000),

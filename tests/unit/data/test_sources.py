@@ -1,5 +1,6 @@
 """Images behind URIs and in packed shards."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from distributed_pose.data.coco import CocoIndex, load_index
 from distributed_pose.data.packing import ANNOTATIONS, pack_dataset
 from distributed_pose.data.shards import read_image
 from distributed_pose.data.sources import PACKED, FolderImages, ImageSource, open_images
+from distributed_pose.pose.skeleton import COCO_KEYPOINTS
 from distributed_pose.records import Failure
 from tests.conftest import Dataset
 
@@ -251,3 +253,52 @@ def test_an_image_that_cannot_be_read_is_not_left_out(index: CocoIndex, tmp_path
     with pytest.raises(ExecutionError, match=index.images[0].file_name):
         pack_dataset(index, FolderImages(tmp_path / "empty"), str(tmp_path / "out"))
     assert not list((tmp_path / "out").glob("*.parquet"))
+
+
+def bomb(path: Path, rows: int, image: bytes) -> None:
+    names = [f"{number}.jpg" for number in range(rows)]
+    shared = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), [image])
+    table = pa.table({"file_name": names, "size": [len(image)] * rows, "encoded": shared})
+    pq.write_table(table, path, compression="zstd", store_schema=False)
+
+
+def test_packed_images_that_swell_when_they_are_unpacked_are_failures(tmp_path: Path) -> None:
+    bomb(tmp_path / "a.parquet", 1, bytes(70 * 2**20))
+    source = open_images(str(tmp_path))
+    with pytest.raises(OSError, match=r"bytes of column encoded in a group of rows, over the limi"):
+        source.read("0.jpg")
+
+
+def test_packed_images_that_share_one_value_are_failures_where_they_are_many(
+    tmp_path: Path,
+) -> None:
+    bomb(tmp_path / "a.parquet", 100, bytes(2**20))
+    source = open_images(str(tmp_path))
+    with pytest.raises(OSError, match="more bytes of images than it says"):
+        source.read("0.jpg")
+
+
+def test_packed_names_of_megabytes_are_failures(tmp_path: Path) -> None:
+    columns = {"file_name": ["x" * 5000], "size": SIZES, "encoded": BYTES}
+    pq.write_table(pa.table(columns, schema=PACKED), tmp_path / "a.parquet")
+    with pytest.raises(OSError, match="names of over 4096 bytes"):
+        open_images(str(tmp_path)).read("a.jpg")
+
+
+def test_packed_images_that_are_large_make_smaller_groups(tmp_path: Path) -> None:
+    contents = {f"{number}.jpg": bytes([number]) * (2**25 + 1) for number in range(3)}
+    (tmp_path / "images").mkdir()
+    for name, content in contents.items():
+        (tmp_path / "images" / name).write_bytes(content)
+    listed = [
+        {"id": n, "file_name": name, "height": 9, "width": 9} for n, name in enumerate(contents)
+    ]
+    categories = [{"id": 1, "name": "person", "keypoints": list(COCO_KEYPOINTS)}]
+    labels = {"images": listed, "annotations": [], "categories": categories}
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    images = FolderImages(tmp_path / "images")
+    pack_dataset(load_index(tmp_path / "labels.json"), images, str(tmp_path / "packed"))
+    with pq.ParquetFile(tmp_path / "packed" / "images-00000.parquet") as file:
+        assert file.num_row_groups == 3
+    source = open_images(str(tmp_path / "packed"))
+    assert all(source.read(name) == content for name, content in contents.items())

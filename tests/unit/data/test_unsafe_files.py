@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from distributed_pose.data.packed_groups import MAX_FILE_BYTES
 from distributed_pose.data.shards import Shard, image_rows, read_shards
-from distributed_pose.data.sources import MAX_FILE_BYTES, FolderImages, open_images
+from distributed_pose.data.sources import FolderImages, open_images
 from distributed_pose.records import Failure, ImageRecord
 
 

@@ -2,6 +2,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,14 @@ from onnx import TensorProto
 
 from distributed_pose import ConfigError, SetupError
 from distributed_pose.files import sha256_hex
-from distributed_pose.model.artifacts import Source, cache_folder, keep, load_cached, load_source
+from distributed_pose.model.artifacts import (
+    Artifact,
+    Source,
+    cache_folder,
+    keep,
+    load_cached,
+    load_source,
+)
 from distributed_pose.model.compile import cache_name, compile_model, needs_device, portable
 from distributed_pose.model.makers import Calibration, fixed_input
 from distributed_pose.records import Order
@@ -143,6 +151,16 @@ def test_what_is_damaged_in_the_cache_is_not_there(source: Source, damage: str) 
     assert compile_model(source, HALF) == replace(
         artifact, card={**artifact.card, "seconds": compile_model(source, HALF).card["seconds"]}
     )
+
+
+@pytest.mark.parametrize("change", [{"bytes": None}, {"batch_sizes": 5}, {"seconds": "long"}])
+def test_a_card_of_other_keys_or_types_is_made_once_more(
+    source: Source, change: dict[str, Any]
+) -> None:
+    artifact = compile_model(source, HALF)
+    keep(cache_name(source, HALF), Artifact(artifact.content, {**artifact.card, **change}))
+    assert compile_model(source, HALF).card["bytes"] == len(artifact.content)
+    assert compile_model(source, HALF).card["batch_sizes"] == artifact.card["batch_sizes"]
 
 
 def test_what_cannot_be_kept_is_made_all_the_same_with_a_warning(

@@ -1,0 +1,247 @@
+"""What running an ONNX model takes, read from its graph before any runtime loads it.
+
+A runtime computes what does not depend on the input while it loads a model, and nothing ends what
+it has begun. So the sizes of all values are inferred first, for one image.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from itertools import islice
+
+import onnx
+from onnx import (
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    SparseTensorProto,
+    TensorProto,
+    ValueInfoProto,
+    inliner,
+)
+
+from distributed_pose.errors import SetupError
+from distributed_pose.model.onnx_graph import (
+    image_input,
+    inner_graphs,
+    is_engine,
+    messages,
+    nodes,
+    parse,
+    shown,
+)
+
+# Lightweight OpenPose has at most 15 MB of values at a time at 368x640, OpenPose on VGG-19 180 MB.
+_MAX_LIVE_BYTES = 2**29
+
+# What is computed from weights: they may be widened from 4 bits to float32, and moved once more.
+_MAX_COMPUTED_BYTES = 2**26
+_MAX_COMPUTED_PER_BYTE = 16
+
+# Exporters write some thousand nodes.
+_MAX_NODES = 100_000
+
+# A number of rounds, or of elements, that only a run can tell.
+_ENDLESS = ("Loop", "Scan", "SequenceMap")
+
+# Operators that make as many elements as the values of an input say.
+_GROWING = frozenset(
+    {
+        *("BlackmanWindow", "CenterCropPad", "ConstantOfShape", "Expand", "HammingWindow"),
+        *("HannWindow", "MaxUnpool", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample"),
+    }
+)
+
+# Operators of the standard whose results are no larger than their input, whatever their size.
+_KEEPING = frozenset(
+    {
+        *("Cast", "Compress", "DequantizeLinear", "Flatten", "Identity", "NonZero"),
+        *("QuantizeLinear", "Reshape", "Shape", "Size", "Slice", "Squeeze", "Transpose"),
+        "Unsqueeze",
+    }
+)
+_STANDARD = ("", "ai.onnx")
+
+# Where the model leaves a size open; profiles make such inputs.
+_INPUT_SHAPE = (1, 3, 368, 640)
+
+# Of images in a batch that a model has fixed.
+_MAX_BATCH = 1024
+
+_MAX_ITEM_BYTES = 16
+
+# Shapes are among the small tensors.
+_MAX_SHAPE_VALUES = 1024
+
+_HINT = "model.path must be a pose network of convolutions on one image"
+
+
+def check_bounds(content: bytes, name: str) -> None:
+    """Checks that a model takes no more time and memory than a pose network does.
+
+    Sizes are followed through the standard's operators; what comes after an operator of another
+    domain is taken on trust, as are those of engines.
+
+    Args:
+        content: serialised ONNX that holds its weights.
+        name: of the model in messages.
+
+    Raises:
+        SetupError: if it loops, or has more nodes or larger values than a pose network.
+    """
+    model = parse(content, name)
+    if is_engine(model):
+        return
+    _check_nodes(model, name)
+    computed = sum(
+        _bytes_of(tensor.values.data_type, tensor.dims)
+        for tensor in messages(model, SparseTensorProto)
+    )
+    model = _with_shapes(model, name)
+    sizes = _sizes(model)
+    computed += _computed_bytes(model, sizes, name)
+    if computed > _MAX_COMPUTED_BYTES + _MAX_COMPUTED_PER_BYTE * len(content):
+        raise SetupError(
+            f"{name} computes {computed:,} bytes of constants, and has {len(content):,} itself",
+            _HINT,
+        )
+    live = _most_live_bytes(model, sizes)
+    if live > _MAX_LIVE_BYTES:
+        raise SetupError(
+            f"{name} needs {live:,} bytes for the values of one image, over the limit of "
+            f"{_MAX_LIVE_BYTES:,}",
+            _HINT,
+        )
+
+
+def _check_nodes(model: ModelProto, name: str) -> None:
+    listed = list(islice(nodes(model), _MAX_NODES + 1))
+    if loops := sorted({node.op_type for node in listed}.intersection(_ENDLESS)):
+        raise SetupError(
+            f"{name} has an operator {loops[0]}, and nothing bounds how often it repeats", _HINT
+        )
+    if len(listed) > _MAX_NODES or _num_nodes(model) > _MAX_NODES:
+        raise SetupError(f"{name} has over {_MAX_NODES:,} nodes", _HINT)
+
+
+def _num_nodes(model: ModelProto) -> float:
+    """Returns how many nodes there are where functions are called; infinite if one calls itself."""
+    bodies = {
+        (function.domain, function.name): Counter(
+            (node.domain, node.op_type) for node in messages(function, NodeProto)
+        )
+        for function in model.functions
+    }
+    sizes: dict[tuple[str, str], int] = {}
+
+    def size(calls: Mapping[tuple[str, str], int]) -> int:
+        return sum(times * (1 + sizes.get(callee, 0)) for callee, times in calls.items())
+
+    # Those first that call no other, then those that call them.
+    while ready := [key for key, calls in bodies.items() if not calls.keys() & bodies.keys()]:
+        sizes |= {key: size(bodies.pop(key)) for key in ready}
+    if bodies:
+        return math.inf
+    return size(Counter((n.domain, n.op_type) for n in messages(model.graph, NodeProto)))
+
+
+def _with_shapes(model: ModelProto, name: str) -> ModelProto:
+    """Returns a model without weights or functions, whose values have the shapes of one image."""
+    try:
+        if model.functions:
+            model = inliner.inline_local_functions(model)
+        return onnx.shape_inference.infer_shapes(_bare(model), data_prop=True)
+    except SetupError:
+        raise
+    # Of what C++ code raises, part is documented.
+    except Exception as error:  # noqa: BLE001
+        reason = shown(str(error).strip().partition("\n")[0])
+        raise SetupError(f"{name} is no valid ONNX: {reason}", "see model.path") from None
+
+
+def _bare(model: ModelProto) -> ModelProto:
+    """Returns a model that says what its input is, and nothing of other values."""
+    for tensor in messages(model, TensorProto):
+        if math.prod(tensor.dims) > _MAX_SHAPE_VALUES:
+            for values in ("raw_data", "float_data", "int32_data", "int64_data", "double_data"):
+                tensor.ClearField(values)
+    # What a file says of its values is replaced by what follows from its operators.
+    for graph in messages(model, GraphProto):
+        graph.ClearField("value_info")
+        for output in graph.output:
+            output.type.tensor_type.ClearField("shape")
+    shape = image_input(model).type.tensor_type.shape
+    if len(shape.dim) == len(_INPUT_SHAPE):
+        for dim, size in zip(shape.dim, _INPUT_SHAPE, strict=True):
+            dim.dim_value = dim.dim_value if dim.dim_value > 0 else size
+    return model
+
+
+def _sizes(model: ModelProto) -> dict[str, int]:
+    """Returns the bytes of values by name, of those whose shape is known."""
+    sizes: dict[str, int] = {}
+    for info in messages(model, ValueInfoProto):
+        kind = info.type.tensor_type
+        if kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim):
+            size = _bytes_of(kind.elem_type, [dim.dim_value for dim in kind.shape.dim])
+            # Branches may use the same name.
+            sizes[info.name] = max(size, sizes.get(info.name, 0))
+    return sizes
+
+
+def _computed_bytes(model: ModelProto, sizes: Mapping[str, int], name: str) -> int:
+    """Returns the bytes of all values that do not depend on the input.
+
+    Raises:
+        SetupError: if the size of one cannot be told.
+    """
+    changing = {image_input(model).name}
+    computed = 0
+    for node in messages(model, NodeProto):
+        if not changing.isdisjoint(node.input) or any(inner_graphs(node)):
+            changing.update(node.output)
+        elif node.op_type != "Constant":
+            computed += sum(sizes.get(value, 0) for value in node.output)
+            is_unknown = any(value and value not in sizes for value in node.output)
+            if is_unknown and (node.op_type in _GROWING or not _keeps_size(node)):
+                raise SetupError(
+                    f"{name} computes a constant by {shown(node.op_type)} whose size is not known "
+                    "before it is run",
+                    "simplify the model where it was made, so that it holds its constants",
+                )
+    return computed
+
+
+def _keeps_size(node: NodeProto) -> bool:
+    return node.domain not in _STANDARD or node.op_type in _KEEPING
+
+
+def _most_live_bytes(model: ModelProto, sizes: Mapping[str, int]) -> int:
+    """Returns the most bytes of values that are needed at a time, per image of a batch."""
+    image = image_input(model)
+    steps = list(messages(model, NodeProto))
+    last_use = {value: step for step, node in enumerate(steps) for value in node.input}
+    ends: dict[int, list[str]] = {}
+    for value, step in last_use.items():
+        ends.setdefault(step, []).append(value)
+    kept = {output.name for output in model.graph.output}
+    live = {image.name: sizes.get(image.name, 0)}
+    total = most = live[image.name]
+    for step, node in enumerate(steps):
+        made = {value: sizes.get(value, 0) for value in node.output}
+        live |= made
+        total += sum(made.values())
+        most = max(most, total)
+        gone = {*ends.get(step, ()), *(value for value in made if value not in last_use)} - kept
+        total -= sum(live.pop(value, 0) for value in gone)
+    batch_size = image.type.tensor_type.shape.dim[0].dim_value if sizes.get(image.name) else 1
+    return most // max(1, min(batch_size, _MAX_BATCH))
+
+
+def _bytes_of(kind: int, dims: Iterable[int]) -> int:
+    values = math.prod(max(size, 0) for size in dims)
+    try:
+        return values * int(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)
+    # Texts, and types that are not known here.
+    except KeyError:
+        return values * _MAX_ITEM_BYTES
