@@ -20,7 +20,7 @@ from onnx import (
     inliner,
 )
 
-from distributed_pose.errors import SetupError
+from distributed_pose.errors import SetupError, shown
 from distributed_pose.model.onnx_graph import (
     image_input,
     inner_graphs,
@@ -28,7 +28,6 @@ from distributed_pose.model.onnx_graph import (
     messages,
     nodes,
     parse,
-    shown,
 )
 
 # Lightweight OpenPose has at most 15 MB of values at a time at 368x640, OpenPose on VGG-19 180 MB.
