@@ -55,6 +55,8 @@ def entry(*image_ids: int, session: str = "first", elapsed_ns: int = 7) -> Entry
         {"read": tuple(10 * i for i in image_ids), "inference": (3,), "transfer": ()},
         tuple(100 * i for i in image_ids),
         tuple(Damage(i, f"{i}.jpg", "it is cut é") for i in image_ids[1:]),
+        tuple(f"{i:016x}" for i in image_ids),
+        tuple(f"{i} é" for i in image_ids),
     )
     return Entry(session, elapsed_ns, DEVICE, result)
 
@@ -157,6 +159,8 @@ def entries(draw: st.DrawFn) -> Entry:
             draw(st.dictionaries(st.sampled_from(STAGES), TIMES, max_size=2)),
             tuple(draw(st.integers(0, 2**40)) for _ in ids),
             tuple(Damage(i, draw(st.text()), draw(st.text())) for i in ids[1:]),
+            tuple(f"{draw(st.integers(0, 2**64 - 1)):016x}" for _ in ids),
+            tuple(draw(st.text()) for _ in ids),
         ),
     )
 
@@ -367,6 +371,9 @@ def test_a_file_with_the_right_checksum_and_another_content_is_ignored(
     [
         arrow(about_result(), schema=pa.schema([("keypoints", pa.string())])),
         arrow(about_result(encoded_bytes=[])),
+        arrow(about_result(digests=[])),
+        arrow(about_result(digests=["no digest"])),
+        arrow(about_result(stamps=["", "", ""])),
         with_wild_offsets(),
     ],
 )
