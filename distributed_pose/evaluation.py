@@ -1,5 +1,6 @@
 """The whole flow of a run: dataset and model in, detections and report out."""
 
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from distributed_pose.cluster.address import check_cluster
 from distributed_pose.cluster.engine import Engine, InlineEngine
 from distributed_pose.cluster.ledger import Entry, Ledger
 from distributed_pose.cluster.ledger_files import LedgerFiles
+from distributed_pose.cluster.node_versions import differences
 from distributed_pose.config import RunConfig
 from distributed_pose.data.shards import Shard, list_shards, read_shards
 from distributed_pose.dumping import MapsDump
@@ -28,6 +30,8 @@ from distributed_pose.resume import check_images, check_precisions, image_stamps
 from distributed_pose.run_files import RunFiles
 from distributed_pose.storage import Folder
 from distributed_pose.summary import SessionFacts, summarise
+
+_LOG = logging.getLogger(__name__)
 
 # Of so many images one is looked for that can be read.
 _SAMPLES = 16
@@ -169,6 +173,8 @@ def _run_session(
         images = _images_to_read(inputs) if config.data.read == "worker" else None
         ready = engine.start(inputs.model, calibration(config, inputs), images)
         check_precisions(ledger, ready, config)
+        for line in differences(ready):
+            _LOG.warning("%s", line)
         to_do = ledger.open_images
         stamps = image_stamps(to_do, inputs.images) if files else {}
         begun = perf_counter_ns()

@@ -208,6 +208,8 @@ class DeviceReady:
         warmup_ns: time to load and warm up.
         batch_ns: the part of it that the last batch took.
         shard_size: images that are sent to it at once.
+        host: name of the machine that its worker runs on.
+        versions: name and version of each thing that computes there, by name.
     """
 
     plan: DevicePlan
@@ -218,6 +220,8 @@ class DeviceReady:
     warmup_ns: int
     batch_ns: int = 0
     shard_size: int = 1
+    host: str = ""
+    versions: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

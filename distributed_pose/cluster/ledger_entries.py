@@ -56,6 +56,8 @@ class _Device:
     warmup_ns: Count
     batch_ns: Count
     shard_size: Positive
+    host: str
+    versions: Annotated[tuple[tuple[str, str], ...], FailFast()]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
+from socket import gethostname
 from time import perf_counter_ns
 from typing import Any
 
@@ -23,6 +24,7 @@ from distributed_pose.backends.base import (
     check_maps,
 )
 from distributed_pose.backends.registry import open_backend
+from distributed_pose.cluster.node_versions import versions
 from distributed_pose.cluster.preparation import Preparation
 from distributed_pose.cluster.reducer import Reducer, Reduction
 from distributed_pose.data.shards import ImageMaps, pack_maps, read_image
@@ -221,6 +223,8 @@ class Worker:
             perf_counter_ns() - start,
             batch_ns,
             shard_size,
+            gethostname(),
+            tuple(sorted(versions(spec.backend, spec.plan.kind).items())),
         )
 
     def _new_preparation(self, source: ImageSource | None) -> Preparation:

@@ -39,7 +39,15 @@ from distributed_pose.storage import Folder
 FINGERPRINT = {"model": "5d41402a", "profile": "modelzoo"}
 
 DEVICE = DeviceReady(
-    DevicePlan("cpu:1", "cpu", "10.0.0.1", "a-node", 1.5), "oracle", "f32", "CPU é", 4, 5, 6
+    DevicePlan("cpu:1", "cpu", "10.0.0.1", "a-node", 1.5),
+    "oracle",
+    "f32",
+    "CPU é",
+    4,
+    5,
+    6,
+    host="a-host",
+    versions=(("numpy", "2.1.0"), ("opencv", "4.12.0")),
 )
 
 
@@ -150,7 +158,15 @@ def entries(draw: st.DrawFn) -> Entry:
     return Entry(
         draw(st.text()),
         draw(st.integers(0, 2**62)),
-        DeviceReady(plan, draw(st.text()), draw(st.text()), draw(st.text()), *numbers),
+        DeviceReady(
+            plan,
+            draw(st.text()),
+            draw(st.text()),
+            draw(st.text()),
+            *numbers,
+            host=draw(st.text()),
+            versions=tuple(draw(st.lists(st.tuples(st.text(), st.text()), max_size=2))),
+        ),
         ShardResult(
             name,
             tuple(ids),
@@ -337,6 +353,8 @@ def test_the_files_that_follow_are_like_those_of_a_ledger(folder: Folder) -> Non
         arrow(about(device={**asdict(DEVICE), "batch_size": 0}, result=RESULT)),
         arrow(about(device={**asdict(DEVICE), "plan": {**PLAN, "name": "cpu"}}, result=RESULT)),
         arrow(about(device={**asdict(DEVICE), "plan": {**PLAN, "cpus": 1e999}}, result=RESULT)),
+        arrow(about(device={**asdict(DEVICE), "versions": [["numpy"]]}, result=RESULT)),
+        arrow(about(device={**asdict(DEVICE), "host": None}, result=RESULT)),
         arrow(about(elapsed_ns=-1, result=RESULT)),
         arrow(about(elapsed_ns=10**4000, result=RESULT)),
         arrow(about(elapsed_ns=True, result=RESULT)),
