@@ -143,10 +143,11 @@ class UriImages:
     def stamps(self, names: Collection[str]) -> Mapping[str, str]:
         # A list has a thousand objects for each request, and a question about one costs as much.
         folders = {name.rpartition("/")[0] for name in names}
-        selectors = [fs.FileSelector(f"{self._path}/{one}".rstrip("/")) for one in folders]
+        paths = [f"{self._path}/{one}".rstrip("/") for one in folders]
+        selectors = [fs.FileSelector(path, allow_not_found=True) for path in paths]
         try:
             infos = [info for one in selectors for info in self._filesystem.get_file_info(one)]
-        except OSError:
+        except (OSError, ValueError):
             return {}
         found = {info.path.removeprefix(f"{self._path}/"): _stamp(info) for info in infos}
         return {name: found[name] for name in names if found.get(name)}
@@ -189,15 +190,18 @@ class PackedImages:
             return None
 
     def stamps(self, names: Collection[str]) -> Mapping[str, str]:
-        if is_local(self._filesystem):
-            parts = {part: _local_stamp(part) for part in self._parts}
-        else:
-            infos = self._filesystem.get_file_info([*self._parts])
-            parts = {info.path: _stamp(info) for info in infos}
-        found = {
-            name: parts.get(self._places[name].part, "") for name in names & self._places.keys()
-        }
+        try:
+            parts = self._part_stamps()
+            found = {name: parts[self._places[name].part] for name in names & self._places.keys()}
+        except OSError:
+            return {}
         return {name: stamp for name, stamp in found.items() if stamp}
+
+    def _part_stamps(self) -> dict[str, str]:
+        if is_local(self._filesystem):
+            return {part: _local_stamp(part) for part in self._parts}
+        infos = self._filesystem.get_file_info([*self._parts])
+        return dict(zip(self._parts, map(_stamp, infos), strict=True))
 
     def _found(self, name: str) -> _Place:
         if name not in self._places:
