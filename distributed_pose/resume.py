@@ -80,7 +80,9 @@ def stamped(result: ShardResult, stamps: Mapping[int, str]) -> ShardResult:
 
 
 def _told(devices: Iterable[DeviceReady]) -> str:
-    return " and ".join(f"{device.precision} (of {device.plan.name})" for device in devices)
+    return " and ".join(
+        f"{device.precision} ({device.backend} on {device.plan.name})" for device in devices
+    )
 
 
 def _change(image: ImageRecord, ledger: Ledger, inputs: RunInputs) -> str:

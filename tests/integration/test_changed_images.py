@@ -157,7 +157,7 @@ def test_a_run_goes_on_in_the_precisions_that_it_has_alone(people: Dataset) -> N
     check_precisions(ledger_of(ready("cpu", "bf16")), [ready("cuda", "bf16")], config)
     both = ledger_of(ready("cpu", "bf16"), ready("cuda", "f16"))
     check_precisions(both, [ready("cuda", "f16")], config)
-    with pytest.raises(SetupError, match=r"bf16 \(of cpu:0\).*f16 \(of npu:0\).*set precision"):
+    with pytest.raises(SetupError, match=r"bf16 \(b on cpu:0\).*f16 \(b on npu:0\).*set precision"):
         check_precisions(ledger_of(ready("cpu", "bf16")), [ready("npu", "f16")], config)
 
 
