@@ -5,10 +5,10 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -21,6 +21,7 @@ from distributed_pose.cli_data import demo_data, fetch, pack
 from distributed_pose.cli_guide import guide
 from distributed_pose.cli_report import report as report_commands
 from distributed_pose.cli_scale import plan, scale
+from distributed_pose.cli_supervise import SUM_UP, tell_output
 from distributed_pose.cli_terminal import (
     Terminal,
     guarded_streams,
@@ -69,7 +70,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print the report alone, as 
 _Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show logs, also those of Ray.")]
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Runs the command and exits: 0 done, 2 usage, 3 set-up, 4 execution or incomplete run."""
     try:
         with guarded_streams():
@@ -93,7 +94,9 @@ def _exit_code() -> int:
             # The help is there already.
             return ConfigError.exit_code
         path = error.ctx.command_path if error.ctx else _NAME
-        return _show_error(ConfigError(error.format_message(), f"see `{path} --help`"))
+        # Its lists of choices have a line each.
+        message = error.format_message().replace("\n\t", " ")
+        return _show_error(ConfigError(message, f"see `{path} --help`"))
     except Exception as error:
         if os.environ.get(_TRACEBACK):
             raise
@@ -154,6 +157,7 @@ def evaluate(  # noqa: PLR0913 - one argument an option
     ] = None,
     as_json: _Json = False,
     verbose: _Verbose = False,
+    ended_by: Annotated[str | None, typer.Option(SUM_UP, hidden=True)] = None,
 ) -> None:
     """Evaluate COCO keypoints on all devices: AP, wall-clock and compute-only throughput."""
     start_logging(verbose=verbose)
@@ -164,11 +168,17 @@ def evaluate(  # noqa: PLR0913 - one argument an option
         overrides = [*(overrides or ()), f"dump_maps={json.dumps(dump_maps)}"]
     settings = load_config(config, overrides or ())
     from distributed_pose.evaluation import evaluate as run
+    from distributed_pose.evaluation import sum_up
     from distributed_pose.report.tables import run_tables
 
     folder = Location(output or new_run_folder(_RUNS))
+    tell_output(folder.plain)
     again = _command(config, overrides or (), folder)
-    with _progress(shown=not as_json) as bar, _resumable(bar, again):
+    if ended_by:
+        told = sum_up(settings, folder, config_file=config).unscored
+        raise ExecutionError(f"the process ended by {ended_by}; {told}", f"go on with: {again}")
+    own = None if output else folder
+    with _removed_if_empty(own), _progress(shown=not as_json) as bar, _resumable(bar, again):
 
         def on_progress(total: int, done: int) -> None:
             if not output and bar.total is None:
@@ -342,6 +352,18 @@ def _progress(*, shown: bool) -> Iterator[_Bar]:
     hidden = not (shown and console.is_terminal)
     with ProgressBar(*columns, console=console, transient=True, disable=hidden) as bar:
         yield _Bar(bar)
+
+
+@contextmanager
+def _removed_if_empty(folder: Location | None) -> Iterator[None]:
+    """Leaves no folder of a run that did not come to write into it."""
+    try:
+        yield
+    except BaseException:
+        if folder:
+            with suppress(OSError):
+                Path(folder.plain).rmdir()
+        raise
 
 
 @contextmanager

@@ -141,13 +141,14 @@ _Location = Annotated[
 
 
 def _check_no_uri(value: object) -> object:
-    # A path of it would be a folder in the working directory.
-    if isinstance(value, str) and "://" in value:
-        raise ValueError(f"must be a folder that all nodes see, not a URI, as {_shown(value)} is")
+    # As a path it would lead into the working directory, and show the credentials that it carries.
+    text = str(value) if isinstance(value, Path) else value
+    if isinstance(text, str) and ("://" in text or redacted(text) != text):
+        raise ValueError(f"must be a path on a mounted filesystem, not a URI, as {_shown(text)} is")
     return value
 
 
-_SharedFolder = Annotated[_Path, BeforeValidator(_check_no_uri)]
+_MountedPath = Annotated[_Path, BeforeValidator(_check_no_uri)]
 
 
 class _Section(BaseModel):
@@ -177,7 +178,7 @@ class ModelConfig(_Section):
     refinement stages, the network gets as many as `refinement_stages` says.
     """
 
-    path: _Path | None = None
+    path: _MountedPath | None = None
     refinement_stages: Annotated[int, Field(strict=True, ge=1, le=3)] = 1
 
 
@@ -234,7 +235,7 @@ class RunConfig(_Section):
     engine: EngineName = "ray"
     gather: Gather = "maps"
     maps_dtype: MapsDtype = "f32"
-    dump_maps: _SharedFolder | None = None
+    dump_maps: _MountedPath | None = None
     allow_failures: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)] = 0
     deadline_s: Annotated[float, Field(strict=True, gt=0, le=86400)] = 30.0
 

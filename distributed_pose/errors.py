@@ -81,6 +81,11 @@ def _rebuild(kind: type[PoseEvalError], fields: dict[str, Any]) -> PoseEvalError
     return kind(message, hint, **fields)
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of what an exception of a library says, or else its type."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def printable(text: str, keep: str = "") -> str:
     """Returns a text in which every character that is not meant to be read is its escape.
 
@@ -94,6 +99,12 @@ def printable(text: str, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(one if one in keep or _is_readable(one) else _escape(one) for one in text)
+
+
+def shown(text: str, max_characters: int = 80) -> str:
+    """Returns a text of strangers as a message shows it: in one line, printable and cut off."""
+    is_short = len(text) <= max_characters
+    return printable(text if is_short else f"{text[:max_characters]}...")
 
 
 def _is_readable(character: str) -> bool:

@@ -4,7 +4,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from math import gcd
 from pathlib import Path
@@ -20,7 +20,7 @@ from distributed_pose.cluster.node_versions import differences
 from distributed_pose.config import RunConfig
 from distributed_pose.data.shards import Shard, list_shards, read_shards
 from distributed_pose.dumping import MapsDump
-from distributed_pose.errors import ConfigError
+from distributed_pose.errors import ConfigError, ExecutionError
 from distributed_pose.files import is_same_file
 from distributed_pose.inputs import RunInputs, calibration, fingerprint, read_inputs
 from distributed_pose.locations import Location
@@ -28,6 +28,7 @@ from distributed_pose.records import DeviceReady, ImageRecord, ImagesToRead
 from distributed_pose.report.run_report import RunReport, write_run
 from distributed_pose.resume import check_images, check_precisions, image_stamps, stamped
 from distributed_pose.run_files import RunFiles
+from distributed_pose.run_lock import RunLock
 from distributed_pose.storage import Folder
 from distributed_pose.summary import SessionFacts, summarise
 
@@ -58,8 +59,31 @@ def evaluate(
         restart: whether to start anew in a folder that holds a run.
         config_file: that the configuration was read from, which is not written over.
     """
+    with stopped_by_signals():
+        inputs = replace(read_inputs(config), config_file=config_file)
+        engine = open_engine(config)
+        return evaluate_on(engine, config, inputs, output, on_progress, restart=restart)
+
+
+def sum_up(
+    config: RunConfig, output: Path | str | Location, *, config_file: Path | None = None
+) -> RunReport:
+    """Returns the report of what a run has done whose process ended without one, and writes it.
+
+    Args:
+        config: of the run.
+        output: folder of the run.
+        config_file: as for `evaluate`.
+    """
     inputs = replace(read_inputs(config), config_file=config_file)
-    return evaluate_on(open_engine(config), config, inputs, output, on_progress, restart=restart)
+    own, ledger = (
+        RunFiles(Folder(output), _input_files(config, inputs)),
+        Ledger(inputs.index.images),
+    )
+    with RunLock(own.folder):
+        files = LedgerFiles(own.folder, fingerprint(config, inputs))
+        _take_up(files, ledger, inputs, restart=False)
+        return _write(own, config, inputs, ledger, SessionFacts(), is_stopped=True)
 
 
 def evaluate_on(
@@ -71,12 +95,29 @@ def evaluate_on(
     *,
     restart: bool = False,
 ) -> RunReport:
-    """Returns the report of a run on an engine that has not been entered."""
+    """Returns the report of a run on an engine that has not been entered.
+
+    A run that is stopped or cannot go on leaves the report of what it has done in its folder.
+    """
+    # Nothing is written into a folder that is not for runs.
+    own = RunFiles(Folder(output), _input_files(config, inputs)) if output else None
+    with RunLock(own.folder) if own else nullcontext():
+        return _evaluate_in(own, engine, config, inputs, on_progress, restart=restart)
+
+
+def _evaluate_in(
+    own: RunFiles | None,
+    engine: Engine,
+    config: RunConfig,
+    inputs: RunInputs,
+    on_progress: Progress | None,
+    *,
+    restart: bool,
+) -> RunReport:
+    """Returns the report of a run that has its folder to itself."""
     ledger = Ledger(inputs.index.images)
-    folder = Folder(output) if output else None
     parts = fingerprint(config, inputs)
-    own = RunFiles(folder, _input_files(config, inputs)) if folder else None
-    files = LedgerFiles(folder, parts) if folder else None
+    files = LedgerFiles(own.folder, parts) if own else None
     dump = _dump(config, inputs, parts)
     if dump:
         dump.check_owner(restart=restart)
@@ -90,15 +131,38 @@ def evaluate_on(
     progress = _reporter(ledger, len(inputs.index.images), on_progress)
     facts = SessionFacts()
     if ledger.open_images:
-        facts = _run_session(engine, config, inputs, ledger, files, progress)
-    detections = ledger.detections
-    report = summarise(config, inputs, ledger, detections, facts)
+        try:
+            facts = _run_session(engine, config, inputs, ledger, files, progress)
+        except (ExecutionError, KeyboardInterrupt):
+            if own and ledger.num_settled:
+                facts = SessionFacts(faults=engine.faults())
+                # What ended the run is the better message, such as that of a full disk.
+                with suppress(ExecutionError):
+                    _write(own, config, inputs, ledger, facts, is_stopped=True)
+            raise
+    if own:
+        report = _write(own, config, inputs, ledger, facts)
+    else:
+        report = summarise(config, inputs, ledger, ledger.detections, facts)
     if dump:
         dump.finish(ledger.encoded_bytes, report.backend, report.precision)
-    if folder and own:
-        settings = config.model_dump(mode="json")
-        listed = inputs.index.as_listed(detections)
-        write_run(folder, report, listed, settings, own.config_name)
+    return report
+
+
+def _write(
+    own: RunFiles,
+    config: RunConfig,
+    inputs: RunInputs,
+    ledger: Ledger,
+    facts: SessionFacts,
+    *,
+    is_stopped: bool = False,
+) -> RunReport:
+    """Writes the files of a run, and returns its report."""
+    detections = ledger.detections
+    report = summarise(config, inputs, ledger, detections, facts, is_stopped=is_stopped)
+    listed = inputs.index.as_listed(detections)
+    write_run(own.folder, report, listed, config.model_dump(mode="json"), own.config_name)
     return report
 
 
@@ -168,8 +232,8 @@ def _run_session(
         if files:
             stack.enter_context(files)
         stack.enter_context(engine)
-        # After Ray, which sets its own.
-        stack.enter_context(_stopped_by_sigterm())
+        # Again after Ray, which sets handlers of its own.
+        stack.enter_context(stopped_by_signals())
         images = _images_to_read(inputs) if config.data.read == "worker" else None
         ready = engine.start(inputs.model, calibration(config, inputs), images)
         check_precisions(ledger, ready, config)
@@ -216,8 +280,8 @@ def _images_to_read(inputs: RunInputs) -> ImagesToRead:
 
 
 @contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """Has SIGTERM end the run as Ctrl-C does, with its devices freed and its ledger written."""
+def stopped_by_signals() -> Iterator[None]:
+    """Has SIGTERM and SIGHUP end a run as Ctrl-C does: devices freed, ledger and report written."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -225,8 +289,9 @@ def _stopped_by_sigterm() -> Iterator[None]:
     def stop(number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt(signal.Signals(number).name)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -183,10 +183,25 @@ def is_same_file(one: Path, other: Path) -> bool:
 
 
 def new_run_folder(runs: Path) -> Path:
-    """Returns a folder that is not there yet, named by the time, for which nobody gave a name."""
+    """Returns a folder that has just been made, named by the time; no other run gets the same.
+
+    Raises:
+        ExecutionError: if it cannot be made.
+    """
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    names = chain([stamp], (f"{stamp}-{number}" for number in count(2)))
-    return next(runs / name for name in names if not (runs / name).exists())
+    with writing(str(runs)):
+        runs.mkdir(parents=True, exist_ok=True)
+        names = chain([stamp], (f"{stamp}-{number}" for number in count(2)))
+        return next(runs / name for name in names if _makes(runs / name))
+
+
+def _makes(folder: Path) -> bool:
+    """Makes a folder, and returns whether it was not there."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def point_latest_at(folder: Path) -> None:

@@ -30,7 +30,7 @@ class RunFiles:
     """
 
     def __init__(self, folder: Folder, inputs: Mapping[str, Path | Location | None]) -> None:
-        self._folder = folder
+        self.folder = folder
         self._known = _known(folder)
         for key, path in inputs.items():
             for name in (DETECTIONS, REPORT):
@@ -60,7 +60,7 @@ class RunFiles:
             ExecutionError: if it cannot be written.
         """
         names = sorted({*self._known, *self._names})
-        self._folder.write(_OWN, json.dumps(names) + "\n")
+        self.folder.write(_OWN, json.dumps(names) + "\n")
 
     def clear(self) -> None:
         """Deletes what an earlier run has left, so that it cannot be taken for this one's.
@@ -69,15 +69,15 @@ class RunFiles:
             ExecutionError: if a file cannot be deleted.
         """
         for name in self._names:
-            if self._folder.has(name):
-                self._folder.delete(name)
+            if self.folder.has(name):
+                self.folder.delete(name)
 
     @property
     def _names(self) -> tuple[str, ...]:
         return DETECTIONS, self._config, REPORT
 
     def _is_foreign(self, name: str) -> bool:
-        return name not in self._known and self._folder.has(name)
+        return name not in self._known and self.folder.has(name)
 
 
 def _known(folder: Folder) -> set[str]:

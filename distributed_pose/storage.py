@@ -102,6 +102,11 @@ class Folder:
         except OSError as error:
             raise SetupError(f"cannot list {self}: {one_line(error)}") from None
 
+    @property
+    def local_path(self) -> Path | None:
+        """The folder on a disk of this machine; None where it is elsewhere."""
+        return Path(self._path) if self._is_local else None
+
     def has(self, name: str) -> bool:
         """Returns whether there is anything of that name, a link that leads nowhere included.
 

@@ -51,6 +51,8 @@ def summarise(
     ledger: Ledger,
     detections: Sequence[Mapping[str, Any]],
     facts: SessionFacts,
+    *,
+    is_stopped: bool = False,
 ) -> RunReport:
     """Returns the report of a run; AP is there if no more images failed than may.
 
@@ -60,11 +62,15 @@ def summarise(
         ledger: with a result or a failure of every image.
         detections: of the ledger, with the ids that it has.
         facts: of the last session.
+        is_stopped: whether the run ended before its last image. Images that nothing is known of
+            are then no failures.
     """
     index = inputs.index
-    failures = _named(index, ledger.failures)
+    failures = _named(index, ledger.recorded_failures if is_stopped else ledger.failures)
     durations = ledger.durations
     unscored = _unscored(len(failures), config, inputs)
+    if is_stopped:
+        unscored = f"the run ended with {ledger.num_settled} of {len(index.images)} images done"
     ap = None
     if not unscored:
         start = perf_counter_ns()
@@ -77,7 +83,7 @@ def summarise(
         durations["inference"].clear()
     return RunReport(
         note=inputs.note,
-        complete=not failures,
+        complete=not failures and not is_stopped,
         partial_by_choice=index.is_partial,
         num_images=len(index.images),
         num_detections=len(detections),

@@ -14,7 +14,7 @@ from ais_bench.infer.interface import InferSession  # type: ignore[import-not-fo
 
 from distributed_pose.backends.base import BackendOptions, InputBatch, Maps
 from distributed_pose.backends.om import Chunk, empty_maps, image_input, map_outputs, om_port
-from distributed_pose.errors import ExecutionError, SetupError
+from distributed_pose.errors import ExecutionError, SetupError, first_line
 from distributed_pose.records import ModelPort
 
 _STATIC, _DYNAMIC = "static", "dymbatch"
@@ -42,7 +42,7 @@ class AisBackend:
             # The extension raises what it likes: RuntimeError, ValueError, SystemError.
             if isinstance(error, Exception) and not isinstance(error, SetupError):
                 raise SetupError(
-                    f"ais_bench cannot load the model: {_reason(error)}",
+                    f"ais_bench cannot load the model: {first_line(error)}",
                     "see that the .om was compiled for this chip, and npu-smi info for its health",
                 ) from None
             raise
@@ -91,7 +91,7 @@ class AisBackend:
             outputs: list[Any] = self._session.infer([sent], mode=self._mode)
         except Exception as error:  # noqa: BLE001 - see above
             raise ExecutionError(
-                f"ais_bench cannot run the batch: {_reason(error)}",
+                f"ais_bench cannot run the batch: {first_line(error)}",
                 "see npu-smi info for the device's health",
                 image_ids=batch.image_ids,
             ) from None
@@ -104,7 +104,7 @@ class AisBackend:
         try:
             session.free_resource()
         except Exception as error:  # noqa: BLE001 - see above
-            raise ExecutionError(f"the NPU was not left clean: {_reason(error)}") from None
+            raise ExecutionError(f"the NPU was not left clean: {first_line(error)}") from None
 
 
 def _session(content: bytes, index: int) -> Any:
@@ -117,7 +117,3 @@ def _session(content: bytes, index: int) -> Any:
 
 def _port(tensor: Any) -> ModelPort:
     return om_port(tensor.name, tensor.shape, tensor.datatype.name)
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -32,7 +32,7 @@ from distributed_pose.backends.providers import (
     require,
 )
 from distributed_pose.cpu import cpu_name
-from distributed_pose.errors import ExecutionError, SetupError
+from distributed_pose.errors import ExecutionError, SetupError, first_line
 from distributed_pose.files import user_cache_folder
 from distributed_pose.model.onnx_graph import fixed_shapes, is_engine, parse
 from distributed_pose.model.onnx_precision import precision_of
@@ -94,7 +94,7 @@ class OnnxRuntimeBackend:
             outputs = run_in_batches(self._run, inputs_N3HW, self._batch_size)
         except Exception as error:  # noqa: BLE001
             raise ExecutionError(
-                f"ONNX Runtime cannot run the model: {_reason(error)}", image_ids=batch.image_ids
+                f"ONNX Runtime cannot run the model: {first_line(error)}", image_ids=batch.image_ids
             ) from None
         return Maps(*(np.asarray(output, np.float32) for output in outputs))
 
@@ -214,7 +214,7 @@ def _session(
         )
     # The runtime's own exceptions have no common documented base class.
     except Exception as error:  # noqa: BLE001
-        raise SetupError(f"ONNX Runtime cannot load the model: {_reason(error)}") from None
+        raise SetupError(f"ONNX Runtime cannot load the model: {first_line(error)}") from None
     if session.get_providers()[0] != provider.name:
         raise SetupError(
             f"ONNX Runtime cannot start {provider.name}, and has only "
@@ -292,7 +292,3 @@ def _port(node: onnxruntime.NodeArg) -> ModelPort:
     shape = tuple(n if isinstance(n, int) else None for n in node.shape)
     dtype = node.type.removeprefix("tensor(").removesuffix(")")
     return ModelPort(node.name, shape, _DTYPES.get(dtype, dtype))
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from distributed_pose.backends.base import InputBatch
-from distributed_pose.errors import SetupError
-from distributed_pose.model.onnx_graph import shown
+from distributed_pose.errors import SetupError, shown
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.records import ModelPort
 

@@ -16,7 +16,7 @@ from distributed_pose.backends.base import BackendOptions, InputBatch, Maps
 from distributed_pose.backends.ports import check_fits, check_input, select_outputs
 from distributed_pose.backends.torch_cuda import CudaRunner, forward, new_array, tensor_of
 from distributed_pose.cpu import cpu_name
-from distributed_pose.errors import ExecutionError, SetupError
+from distributed_pose.errors import ExecutionError, SetupError, first_line
 from distributed_pose.records import ModelPort
 
 # Precisions of each kind of device, fastest first.
@@ -62,7 +62,7 @@ class TorchBackend:
                 return Maps(*self._runner(batch.inputs_N3HW))
         except Exception as error:  # noqa: BLE001
             raise ExecutionError(
-                f"PyTorch cannot run the model: {_reason(error)}", image_ids=batch.image_ids
+                f"PyTorch cannot run the model: {first_line(error)}", image_ids=batch.image_ids
             ) from None
 
     def close(self) -> None:
@@ -120,7 +120,7 @@ def _load(content: bytes) -> torch.export.ExportedProgram:
     # It raises what the parser of its archive meets first.
     except Exception as error:  # noqa: BLE001
         raise SetupError(
-            f"PyTorch cannot load the model: {_reason(error)}",
+            f"PyTorch cannot load the model: {first_line(error)}",
             f"it must be made by PyTorch {torch.__version__} or an older one",
         ) from None
 
@@ -164,7 +164,3 @@ def _placed(
 def _precision(model: torch.nn.Module) -> str:
     names = {dtype: name for kind in _DTYPES.values() for name, dtype in kind.items()}
     return " and ".join(sorted({names[weights.dtype] for weights in model.parameters()}))
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -162,6 +162,11 @@ class Ledger:
         return [damage for _, damage in sorted(self._damaged.items())]
 
     @property
+    def recorded_failures(self) -> list[Failure]:
+        """Images that failed, by ascending id, without those that nothing is known of yet."""
+        return [failure for _, failure in sorted(self._failures.items())]
+
+    @property
     def detections(self) -> list[dict[str, Any]]:
         """All detections in COCO results format and in canonical order."""
         return coco_results(chain.from_iterable(map(unpack_detections, self._detections)))

@@ -243,7 +243,7 @@ def _people(
 ) -> list[dict[str, Any]]:
     entries = objects(content, "annotations")
     note_ids(entries, notes)
-    people = read_people(entries, category.has_id, ours, notes)
+    people = read_people(entries, category, ours, notes)
     if not any(person["num_keypoints"] and not person["iscrowd"] for person in people):
         notes.say(_NOBODY)
     return people

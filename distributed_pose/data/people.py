@@ -7,14 +7,16 @@ without a labelled keypoint. It never reads `segmentation` or `ignore`.
 Array legend: N people, 17 keypoints.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from distributed_pose.data.categories import Category
 from distributed_pose.data.entries import (
+    TEXT,
     InvalidEntryError,
     JsonObject,
     ListedId,
@@ -68,7 +70,7 @@ class _Person(NamedTuple):
 
 def read_people(
     entries: Sequence[JsonObject],
-    is_person: Callable[[object], bool],
+    category: Category,
     image_ids: Mapping[ListedId, int],
     notes: Notes,
 ) -> list[dict[str, Any]]:
@@ -76,7 +78,7 @@ def read_people(
 
     Args:
         entries: the annotations of the file.
-        is_person: whether a `category_id` is the person's.
+        category: the person's.
         image_ids: our image ids by those of the file.
         notes: gets what was ignored, replaced or assumed.
 
@@ -85,7 +87,7 @@ def read_people(
     """
     people = []
     is_text = any(isinstance(listed, str) for listed in image_ids)
-    found = _select(entries, is_person, image_ids, notes, is_text=is_text)
+    found = _select(entries, category, image_ids, notes, is_text=is_text)
     read = (
         _read_person(position, image_id, Reading(entries[position], where, notes))
         for position, image_id, where in found
@@ -108,7 +110,7 @@ def note_ids(entries: Sequence[JsonObject], notes: Notes) -> None:
 
 def _select(
     entries: Sequence[JsonObject],
-    is_person: Callable[[object], bool],
+    category: Category,
     image_ids: Mapping[ListedId, int],
     notes: Notes,
     *,
@@ -117,10 +119,12 @@ def _select(
     """Yields position, our image id and name of each annotation that is scored."""
     for position, entry in enumerate(entries):
         where = f"annotations[{position}]"
-        if not is_person(entry.get("category_id")):
-            Reading(entry, where, notes).required("category_id")
-            continue
         reading = Reading(entry, where, notes)
+        if not category.has_id(entry.get("category_id")):
+            reading.required("category_id")
+            continue
+        # COCOeval finds nobody under an id that is text in one place and a number in the other.
+        notes.add(TEXT, entry["category_id"] != category.id)
         image_id = reading.identifier("image_id")
         if isinstance(image_id, str) != is_text:
             raise reading.invalid(f"'image_id' is {shown(image_id)}, unlike the ids of the images")

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from distributed_pose.errors import SetupError
-from distributed_pose.model.checkpoint_file import printable, read_file
+from distributed_pose.errors import SetupError, shown
+from distributed_pose.model.checkpoint_file import read_file
 from distributed_pose.model.network import LightweightOpenPose
 from distributed_pose.model.state_dict import (
     COUNTER,
@@ -149,20 +149,20 @@ def _unused(found: StateDict, refinement_stages: int) -> tuple[str, ...]:
     names = [f"{found.prefix}refinement_stages.{stage}" for stage in later]
     names += [*found.copies, *found.beside]
     more = len(names) - _MAX_UNUSED
-    shown = tuple(printable(name) for name in names[:_MAX_UNUSED])
-    return (*shown, f"and {more} more") if more > 0 else shown
+    first = tuple(shown(name) for name in names[:_MAX_UNUSED])
+    return (*first, f"and {more} more") if more > 0 else first
 
 
 def _notes(found: StateDict, refinement_stages: int) -> tuple[str, ...]:
     """Returns a line of a terminal for each thing that can make a difference to a score."""
     notes = []
-    if found.num_stages > refinement_stages:
-        used = f"{refinement_stages} of {found.num_stages} refinement stages"
+    if any(stage >= refinement_stages for stage in found.stage_numbers):
+        used = f"{refinement_stages} of {len(found.stage_numbers)} refinement stages"
         notes.append(f"Checkpoint: {used} used, the others are left out.")
     if found.key not in {"", STATE_DICT}:
-        notes.append(f"Checkpoint: the weights are those under {printable(found.key)}.")
+        notes.append(f"Checkpoint: the weights are those under {shown(found.key)}.")
     if found.prefix:
-        prefix = printable(found.prefix)
+        prefix = shown(found.prefix)
         notes.append(f"Checkpoint: the prefix {prefix} was taken off all names.")
     if found.copies:
         notes.append(f"Checkpoint: other copies of the network not used: {listed(found.copies)}.")

@@ -14,7 +14,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from distributed_pose.errors import SetupError
+from distributed_pose.errors import SetupError, shown
 from distributed_pose.model.formats import is_safetensors
 
 # A snapshot of three stages with Adam's moments has 84 MiB.
@@ -37,8 +37,6 @@ _SAVE = "torch.save(network.state_dict(), 'weights.pth')"
 _HINT = f"save the weights alone where the file was made: {_SAVE}"
 
 _COPY_AGAIN = "download or copy it again"
-
-_MAX_SHOWN = 80
 
 # How PyTorch's reader names a type that it does not allow.
 _MET = re.compile(r"(?:Unsupported global:|unsupported) GLOBAL (\S+)|but got <class '([^']+)'>")
@@ -77,12 +75,6 @@ def read_file(content: bytes, path: str) -> Any:
         raise _refused(error, content, path) from None
 
 
-def printable(text: str) -> str:
-    """Returns a text of a file as a message can show it: short, and of printable characters."""
-    shown = "".join(c if c.isprintable() else "?" for c in text[: _MAX_SHOWN + 1])
-    return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}..."
-
-
 class _Limited(io.BytesIO):
     """A file that can be read so many times: a pickle takes one or two for each instruction."""
 
@@ -102,7 +94,7 @@ def _read_safetensors(content: bytes, path: str) -> dict[str, torch.Tensor]:
         return safetensors.torch.load(content)
     # Its errors share no public class with those of a type that PyTorch lacks.
     except Exception as error:  # noqa: BLE001
-        reason = printable(str(error))
+        reason = shown(str(error))
         raise SetupError(f"{path} is a damaged safetensors file: {reason}", _COPY_AGAIN) from None
 
 
@@ -120,7 +112,7 @@ def _archived_pickle(content: bytes, path: str) -> bytes:
         raise
     # Of a damaged archive, zipfile raises more than it documents.
     except Exception as error:  # noqa: BLE001
-        reason = printable(str(error))
+        reason = shown(str(error))
         raise SetupError(
             f"{path} is a zip archive that is damaged or cut off: {reason}", _COPY_AGAIN
         ) from None
@@ -155,5 +147,5 @@ def _refused(error: Exception, content: bytes, path: str) -> SetupError:
 
 
 def _of_type(name: str, path: str) -> SetupError:
-    problem = f"holds a value of type {printable(name)}"
+    problem = f"holds a value of type {shown(name)}"
     return SetupError(f"{path} {problem}, and only tensors and plain values are read", _HINT)

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import onnx
 from onnx import TensorProto
 
-from distributed_pose.errors import SetupError
+from distributed_pose.errors import SetupError, shown
 from distributed_pose.files import sha256_hex
-from distributed_pose.model.onnx_graph import messages, parse, shortened, shown
+from distributed_pose.model.onnx_graph import messages, parse, shortened
 
 # What a protocol buffer can hold.
 _MAX_BYTES = int(onnx.checker.MAXIMUM_PROTOBUF)
@@ -38,7 +38,7 @@ class _File(NamedTuple):
 
     @property
     def name(self) -> str:
-        return shown(str(self.path))
+        return shown(str(self.path), 200)
 
 
 class _Span(NamedTuple):

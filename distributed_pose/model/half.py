@@ -13,7 +13,7 @@ import onnxruntime
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from distributed_pose.errors import SetupError
+from distributed_pose.errors import SetupError, first_line
 from distributed_pose.model.onnx_graph import inner_graphs, parse_checked
 
 _LARGEST = float(np.finfo(np.float16).max)
@@ -59,7 +59,7 @@ def _converted(model: ModelProto) -> bytes:
     # The converter stumbles over parts of half precision that it has made itself.
     except (ValueError, onnx.checker.ValidationError) as error:
         raise SetupError(
-            f"the model cannot be converted to half precision: {_reason(error)}",
+            f"the model cannot be converted to half precision: {first_line(error)}",
             "give the float32 model, or set precision=f32",
         ) from None
     return content
@@ -143,8 +143,4 @@ def _run(content: bytes) -> tuple[list[str], list[npt.NDArray[np.float32]]]:
         return names, session.run(names, {image.name: inputs_N3HW})
     # The runtime's own exceptions have no common documented base class.
     except Exception as error:  # noqa: BLE001
-        raise SetupError(f"ONNX Runtime cannot run the model: {_reason(error)}") from None
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+        raise SetupError(f"ONNX Runtime cannot run the model: {first_line(error)}") from None

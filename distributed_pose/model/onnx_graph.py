@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from distributed_pose.errors import SetupError
+from distributed_pose.errors import SetupError, shown
 from distributed_pose.nvidia import EngineShapes
 from distributed_pose.records import ModelPort
 
@@ -110,12 +110,6 @@ def is_engine(model: ModelProto) -> bool:
     return any(node.op_type == "EPContext" for node in model.graph.node)
 
 
-def shown(text: str) -> str:
-    """Returns text from a model for a message: in one line, printable and not too long."""
-    short = shortened(text)
-    return short if short.isprintable() else repr(short)
-
-
 def shortened(text: str) -> str:
     """Returns as much of a text as a message shows."""
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
@@ -187,5 +181,5 @@ def _is_text(message: Any) -> bool:
 
 
 def _invalid(name: str, reason: str) -> SetupError:
-    line = shown(reason.strip().partition("\n")[0])
+    line = shown(reason.strip().partition("\n")[0], 200)
     return SetupError(f"{name} is no valid ONNX: {line}", "see model.path")

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from distributed_pose.errors import SetupError
-from distributed_pose.model.checkpoint_file import printable
+from distributed_pose.errors import SetupError, shown
 
 STATE_DICT = "state_dict"
 
@@ -101,8 +100,8 @@ def stage_of(name: str) -> int | None:
 
 def listed(names: Collection[str]) -> str:
     """Returns the first few names for a message."""
-    shown = ", ".join(printable(name) for name in [*names][:_NAMES_SHOWN])
-    return shown + (", ..." if len(names) > _NAMES_SHOWN else "")
+    first = ", ".join(shown(name) for name in [*names][:_NAMES_SHOWN])
+    return first + (", ..." if len(names) > _NAMES_SHOWN else "")
 
 
 def _entries(content: Any) -> dict[str, Any]:
@@ -116,8 +115,8 @@ def _only_network(entries: Mapping[str, Any], required: Collection[str], path: s
     if len(keys) == 1:
         return keys[0]
     if not keys:
-        shown = f": it holds {listed(entries)}" if entries else ""
-        raise SetupError(f"{path} holds no state_dict of Lightweight OpenPose{shown}", _HINT)
+        held = f": it holds {listed(entries)}" if entries else ""
+        raise SetupError(f"{path} holds no state_dict of Lightweight OpenPose{held}", _HINT)
     hint = f"save the one to evaluate under {STATE_DICT}"
     raise SetupError(f"{path} holds the network several times: {listed(keys)}", hint)
 

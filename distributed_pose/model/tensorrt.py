@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 from onnx import ModelProto
 
-from distributed_pose.errors import SetupError
+from distributed_pose.errors import SetupError, first_line
 from distributed_pose.model.onnx_graph import image_input, parse
 from distributed_pose.model.onnx_precision import PRECISION_KEY, precision_of
 from distributed_pose.nvidia import (
@@ -173,8 +173,9 @@ def _build(content: bytes, options: dict[str, str], shapes: EngineShapes, file: 
         session.run(None, {image.name: inputs_N3HW})
     # The runtime's own exceptions have no common documented base class.
     except Exception as error:  # noqa: BLE001
-        reason = str(error).strip().partition("\n")[0]
-        raise SetupError(f"TensorRT cannot make an engine of the model: {reason}") from None
+        raise SetupError(
+            f"TensorRT cannot make an engine of the model: {first_line(error)}"
+        ) from None
 
 
 def engine_settings(file: Path) -> dict[str, str]:

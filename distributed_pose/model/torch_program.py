@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from distributed_pose.errors import SetupError
+from distributed_pose.errors import SetupError, first_line
 from distributed_pose.model.network import LightweightOpenPose
 
 HEATMAPS, PAFS = "heatmaps", "pafs"
@@ -66,8 +66,7 @@ def export_program(network: LightweightOpenPose, *, on_bytes: bool) -> bytes:
         program = torch.export.export(folded, traced, dynamic_shapes=(dynamic,))
     # The exporter documents no common class of what it raises.
     except Exception as error:  # noqa: BLE001
-        reason = str(error).strip().partition("\n")[0]
-        raise SetupError(f"PyTorch cannot export the network: {reason}") from None
+        raise SetupError(f"PyTorch cannot export the network: {first_line(error)}") from None
     _check(_LastStage(network, on_bytes=on_bytes).eval(), program)
     # Otherwise the traced input is stored, too.
     program.example_inputs = None

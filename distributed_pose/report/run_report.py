@@ -192,8 +192,9 @@ class RunReport:
 
     @property
     def is_usable(self) -> bool:
-        """Whether no more images failed than may."""
-        return len(self.failures) <= self.failures_allowed
+        """Whether the run came to its end, and no more images failed than may."""
+        settled = self.complete or bool(self.failures)
+        return settled and len(self.failures) <= self.failures_allowed
 
     def to_json(self) -> str:
         """Returns the report as indented JSON."""

@@ -135,7 +135,7 @@ def test_a_restart_leaves_nothing_of_the_run_before(mine: Dataset, tmp_path: Pat
     left = {
         str(p.relative_to(tmp_path / "run")) for p in (tmp_path / "run").rglob("*") if p.is_file()
     }
-    assert left == {"mine.txt", "ledger/files.json"}
+    assert left == {"mine.txt", "ledger/files.json", ".lock"}
 
 
 def ready(kind: str, precision: str) -> DeviceReady:

@@ -171,8 +171,8 @@ def test_a_library_has_no_command_to_show(tmp_path: Path) -> None:
         (["--for", "onnxruntime", "--precision", "int8"], "none is converted for it"),
         (["--for", "onnxruntime", "--precision", "f16"], "none is converted for it"),
         (["--for", "ascend310", "--profile", "upstream"], "inputs of any width"),
-        (["--for", "ascend310", "--batch", "1,x"], "--batch 1,x: expected sizes"),
-        (["--for", "ascend310", "--batch", "0"], "--batch 0: expected sizes"),
+        (["--for", "ascend310", "--batch", "1,x"], "--batch 1,x: expected counts"),
+        (["--for", "ascend310", "--batch", "0"], "--batch 0: expected counts"),
         (["--for", "tensorrt", "--profile", "uint8", "--dry-run"], "normalises by itself"),
     ],
 )

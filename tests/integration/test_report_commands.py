@@ -220,4 +220,6 @@ def test_lines_that_a_log_does_not_have_are_a_usage_error(run: Run) -> None:
     assert code == 2
     assert "trtexec" in err
     assert run("report", "table")[0] == 2
-    assert run("report", "tool.log")[0] == 2
+    code, _, err = run("report", "tool.log")
+    assert code == 2
+    assert "Choose from: guide, trtexec (see `" in err

@@ -3,6 +3,7 @@ import pickle
 import pytest
 
 from distributed_pose import ConfigError, ExecutionError, PoseEvalError, SetupError
+from distributed_pose.errors import first_line, shown
 
 
 @pytest.mark.parametrize(("kind", "code"), [(ConfigError, 2), (SetupError, 3), (ExecutionError, 4)])
@@ -37,3 +38,19 @@ def test_an_error_survives_pickling_whole(kind: type[PoseEvalError]) -> None:
     assert vars(copy) == vars(error)
     assert (copy.device, copy.shard, copy.image_ids) == ("cpu:1", 3, (1, 2))
     assert str(copy) == str(error) == "[device cpu:1, shard 3] failed (hint)"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [(ValueError("\n bad shape \nframe 1\nframe 2"), "bad shape "), (MemoryError(), "MemoryError")],
+)
+def test_of_a_librarys_error_the_first_line_is_told_or_its_type(
+    error: Exception, line: str
+) -> None:
+    assert first_line(error) == line
+
+
+def test_names_from_files_are_shown_in_one_short_printable_line() -> None:
+    assert shown("\x1b[2J\nname") == r"\u001b[2J\nname"
+    assert shown("名前", 2) == "名前"
+    assert shown("abc", 2) == "ab..."

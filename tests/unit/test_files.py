@@ -251,15 +251,14 @@ class Clock(datetime):
         return cls(2024, 2, 29, 23, 5, 7, tzinfo=UTC)
 
 
-def test_a_run_without_a_name_gets_a_folder_that_is_not_there(
+def test_a_run_without_a_name_gets_a_folder_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "datetime", Clock)
     found = []
     for _ in range(3):
         found.append(new_run_folder(tmp_path / "runs"))
-        assert not found[-1].exists()
-        found[-1].mkdir(parents=True)
+        assert found[-1].is_dir()
     assert [folder.name for folder in found] == [
         "20240229T230507Z",
         "20240229T230507Z-2",

@@ -362,6 +362,7 @@ def test_without_names_people_still_need_seventeen_keypoints(tmp_path: Path) -> 
         ({"id": None}, r"some are no integers \(1\)"),
         ({"image_id": 99}, r"images that are not listed are ignored \(1\)"),
         ({"iscrowd": None}, r"'iscrowd' count as no crowds \(1\)"),
+        ({"category_id": "1"}, r"written as text are read as numbers \(1\)"),
         ({"iscrowd": "0"}, r"written as text are read as numbers \(1\)"),
         ({"num_keypoints": None}, r"get the number of their labelled keypoints \(1\)"),
         ({"num_keypoints": 17}, r"it only matters whether it is 0 \(1\)"),

@@ -1,0 +1,161 @@
+"""The command in a process of its own, watched by the one that the user started.
+
+Ray ends the process of a driver whose node is gone, and libraries of vendors can crash; neither
+says a word. The watching process then says what happened, and has the run summed up.
+"""
+
+import atexit
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NamedTuple, NoReturn
+
+from distributed_pose.errors import ExecutionError
+
+# Linux's `prctl` option by which a process gets a signal when its parent ends.
+_PR_SET_PDEATHSIG = 1
+
+_PASSED_ON = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+_LOOK_EVERY_S = 0.2
+
+# The command has said its last word by then, and only libraries that do not end are waited for.
+_TEARDOWN_S = 10.0
+
+# The hidden option of `evaluate` that sums up a run whose process has ended.
+SUM_UP = "--sum-up"
+
+_channel = -1
+
+
+class _End(NamedTuple):
+    """How a command ended.
+
+    Attributes:
+        code: its exit code; None if its process ended before there was one.
+        output: the folder of its run; empty if it did not get that far.
+        status: of its process, as `os.waitpid` has it.
+    """
+
+    code: int | None
+    output: str
+    status: int
+
+
+def tell_output(folder: str) -> None:
+    """Tells the watching process, if there is one, where a run writes.
+
+    Args:
+        folder: of the run, a path or a URI with its credentials.
+    """
+    if _channel >= 0:
+        os.write(_channel, f"output {folder}\n".encode(errors="surrogateescape"))
+
+
+def run_supervised(main: Callable[[], NoReturn]) -> NoReturn:
+    """Runs a command in a child process, and exits as it does.
+
+    A run whose process ends without an exit code is summed up by the same command with `SUM_UP`.
+
+    Args:
+        main: the command; reads `sys.argv` and ends by `SystemExit`.
+    """
+    if not hasattr(signal, "sigtimedwait"):
+        main()
+    end = _watch(main)
+    if end.code is None and end.output:
+        sys.argv = [*_words(end.output), SUM_UP, _reason(end.status)]
+        end = _watch(main)
+    if end.code is None:
+        sys.stderr.write(f"error: the process of the command ended by {_reason(end.status)}\n")
+        sys.exit(ExecutionError.exit_code)
+    sys.exit(end.code)
+
+
+def _words(output: str) -> list[str]:
+    """Returns the words of this command, with the folder that its run has begun in."""
+    words = [word for word in sys.argv if word != "--restart"]
+    has_output = any(word.partition("=")[0] == "--output" for word in words)
+    return words if has_output else [*words, "--output", output]
+
+
+def _watch(main: Callable[[], NoReturn]) -> _End:
+    """Returns how a command ended that ran in a child process, which got this one's signals."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    # Lines that wait in a buffer would be written by both processes.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_PASSED_ON, signal.SIGCHLD})
+    child = os.fork()
+    if child == 0:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.close(reader)
+        _be_the_child(main, writer)
+    os.close(writer)
+    try:
+        return _wait(child, reader)
+    finally:
+        os.close(reader)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _wait(child: int, reader: int) -> _End:
+    told, deadline_at = b"", float("inf")
+    while True:
+        info = signal.sigtimedwait({*_PASSED_ON, signal.SIGCHLD}, _LOOK_EVERY_S)
+        # What a terminal sends, the child has got as well.
+        if info and info.si_signo in _PASSED_ON and info.si_code <= 0:
+            os.kill(child, info.si_signo)
+        pid, status = os.waitpid(child, os.WNOHANG)
+        told += _read(reader)
+        lines = told.decode(errors="surrogateescape").splitlines()
+        codes = [int(line[5:]) for line in lines if line.startswith("exit ")]
+        if pid:
+            outputs = [line[7:] for line in lines if line.startswith("output ")]
+            return _End(codes[0] if codes else None, outputs[-1] if outputs else "", status)
+        if codes and deadline_at == float("inf"):
+            deadline_at = time.monotonic() + _TEARDOWN_S
+        if time.monotonic() > deadline_at:
+            os.kill(child, signal.SIGKILL)
+
+
+def _read(reader: int) -> bytes:
+    try:
+        return os.read(reader, 2**16)
+    except BlockingIOError:
+        return b""
+
+
+def _be_the_child(main: Callable[[], NoReturn], writer: int) -> NoReturn:
+    global _channel  # noqa: PLW0603 - the one pipe of this process to the one that watches it
+    _channel = writer
+    _die_with_parent()
+    code = 1
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        os.write(writer, f"exit {code}\n".encode())
+    # Libraries that are taken down with the interpreter may hang or crash, and have nothing to do.
+    atexit._run_exitfuncs()  # noqa: SLF001 - it has no public name
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+def _die_with_parent() -> None:
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _reason(status: int) -> str:
+    if not os.WIFSIGNALED(status):
+        return f"exit code {os.WEXITSTATUS(status)}, as when the Ray of its machine is gone"
+    name = signal.Signals(os.WTERMSIG(status)).name
+    return f"{name}, as when memory runs out" if name == "SIGKILL" else name

@@ -1,0 +1,138 @@
+"""One run at a time in an output folder."""
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Event, Thread
+from time import monotonic, sleep
+from typing import Any, Self
+from uuid import uuid4
+
+from distributed_pose.errors import ExecutionError, PoseEvalError, SetupError
+from distributed_pose.files import MAX_CARD_BYTES
+from distributed_pose.storage import Folder
+
+_NAME = ".lock"
+
+# A process that was killed a moment ago is gone by then.
+_PATIENCE_S = 5.0
+
+# Object stores have no locks: a run there says every so often that it is at work.
+_BEAT_S = 20.0
+_SILENT_S = 90.0
+
+
+class RunLock:
+    """Keeps other runs out of a folder while it is entered.
+
+    On a disk the lock is the system's (`flock`), which ends with the process however it ends.
+    Behind a URI it is an object that the run writes again every 20 s and that counts for 90 s: two
+    runs that start within the same second may miss each other there.
+
+    Args:
+        folder: of the run; made where it is missing.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._descriptor: int | None = None
+        self._ended = Event()
+        self._token = uuid4().hex
+
+    def __enter__(self) -> Self:
+        """Takes the lock.
+
+        Raises:
+            SetupError: if another run has it.
+            ExecutionError: if the folder cannot be written.
+        """
+        path = self._folder.local_path
+        if path:
+            self._lock(path / _NAME)
+        else:
+            self._check_silent()
+            self._beat()
+            Thread(target=self._keep_beating, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        else:
+            self._folder.delete(_NAME)
+
+    def _lock(self, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._descriptor = os.open(path, flags, 0o666)
+        except OSError as error:
+            raise ExecutionError(f"cannot write {path}: {error.strerror}") from None
+        deadline_at = monotonic() + _PATIENCE_S
+        while not self._try_lock():
+            if monotonic() > deadline_at:
+                holder = _holder(os.pread(self._descriptor, MAX_CARD_BYTES, 0))
+                os.close(self._descriptor)
+                raise self._taken(holder)
+            sleep(0.1)
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, self._text().encode(), 0)
+
+    def _try_lock(self) -> bool:
+        if self._descriptor is None:
+            return False
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        # File systems without locks, such as some of clusters, cannot keep others out.
+        except OSError:
+            return True
+        return True
+
+    def _check_silent(self) -> None:
+        if not self._folder.has(_NAME):
+            return
+        told = _holder(self._folder.read(_NAME, MAX_CARD_BYTES))
+        try:
+            age = datetime.now(UTC) - datetime.fromisoformat(str(told["at"]))
+        except (KeyError, ValueError, TypeError):
+            return
+        if age < timedelta(seconds=_SILENT_S):
+            raise self._taken(told)
+
+    def _keep_beating(self) -> None:
+        while not self._ended.wait(_BEAT_S):
+            try:
+                self._beat()
+            # The run itself finds out if its folder cannot be written.
+            except PoseEvalError:
+                continue
+
+    def _beat(self) -> None:
+        self._folder.write(_NAME, self._text(), durable=False)
+
+    def _text(self) -> str:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        place = {"host": socket.gethostname(), "pid": os.getpid()}
+        return json.dumps({**place, "at": now, "token": self._token}) + "\n"
+
+    def _taken(self, holder: Mapping[str, Any]) -> SetupError:
+        who = f"process {holder.get('pid', 'unknown')} on {holder.get('host', 'another host')}"
+        return SetupError(
+            f"another run is at work in {self._folder}: {who}",
+            "wait for it, or choose another --output",
+        )
+
+
+def _holder(content: bytes) -> Mapping[str, Any]:
+    try:
+        told = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
