@@ -65,12 +65,14 @@ def run_supervised(main: Callable[[], NoReturn]) -> NoReturn:
     """
     if not hasattr(signal, "sigtimedwait"):
         main()
+    _fill_standard_streams()
     end = _watch(main)
     if end.code is None and end.output:
         sys.argv = [*_words(end.output), SUM_UP, _reason(end.status)]
         end = _watch(main)
     if end.code is None:
-        sys.stderr.write(f"error: the process of the command ended by {_reason(end.status)}\n")
+        line = f"error: the process of the command ended by {_reason(end.status)}\n"
+        os.write(2, line.encode())
         sys.exit(ExecutionError.exit_code)
     sys.exit(end.code)
 
@@ -87,8 +89,7 @@ def _watch(main: Callable[[], NoReturn]) -> _End:
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     # Lines that wait in a buffer would be written by both processes.
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_PASSED_ON, signal.SIGCHLD})
     child = os.fork()
     if child == 0:
@@ -142,10 +143,23 @@ def _be_the_child(main: Callable[[], NoReturn], writer: int) -> NoReturn:
         os.write(writer, f"exit {code}\n".encode())
     # Libraries that are taken down with the interpreter may hang or crash, and have nothing to do.
     atexit._run_exitfuncs()  # noqa: SLF001 - it has no public name
-    for stream in (sys.stdout, sys.stderr):
+    _flush()
+    os._exit(code)
+
+
+def _fill_standard_streams() -> None:
+    """Opens what is closed of standard input, output and error, or a pipe would get its number."""
+    descriptor = 0
+    while descriptor <= 2:
+        descriptor = os.open(os.devnull, os.O_RDWR)
+    os.close(descriptor)
+
+
+def _flush() -> None:
+    # Python has None in place of a stream that was closed before it started.
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         with suppress(OSError, ValueError):
             stream.flush()
-    os._exit(code)
 
 
 def _die_with_parent() -> None:

@@ -1,8 +1,9 @@
 """The whole flow of a run: dataset and model in, detections and report out."""
 
+import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from math import gcd
@@ -15,18 +16,26 @@ from distributed_pose.cluster.address import check_cluster
 from distributed_pose.cluster.engine import Engine, InlineEngine
 from distributed_pose.cluster.ledger import Entry, Ledger
 from distributed_pose.cluster.ledger_files import LedgerFiles
+from distributed_pose.cluster.node_versions import differences
 from distributed_pose.config import RunConfig
-from distributed_pose.data.shards import list_shards, read_shards
+from distributed_pose.data.shards import Shard, list_shards, read_shards
 from distributed_pose.dumping import MapsDump
-from distributed_pose.errors import ConfigError, ExecutionError, SetupError
+from distributed_pose.errors import ConfigError, ExecutionError
 from distributed_pose.files import is_same_file
 from distributed_pose.inputs import RunInputs, calibration, fingerprint, read_inputs
 from distributed_pose.locations import Location
+from distributed_pose.records import DeviceReady, ImageRecord, ImagesToRead
 from distributed_pose.report.run_report import RunReport, write_run
+from distributed_pose.resume import check_images, check_precisions, image_stamps, stamped
 from distributed_pose.run_files import RunFiles
 from distributed_pose.run_lock import RunLock
 from distributed_pose.storage import Folder
 from distributed_pose.summary import SessionFacts, summarise
+
+_LOG = logging.getLogger(__name__)
+
+# Of so many images one is looked for that can be read.
+_SAMPLES = 16
 
 # Called with the images of the run and how many of them are settled.
 Progress = Callable[[int, int], None]
@@ -114,6 +123,8 @@ def _evaluate_in(
         dump.check_owner(restart=restart)
     if files and own:
         _take_up(files, ledger, inputs, restart=restart)
+        if restart:
+            own.clear()
         own.claim()
     if dump:
         dump.begin(ledger.encoded_bytes, restart=restart)
@@ -195,16 +206,7 @@ def _take_up(files: LedgerFiles, ledger: Ledger, inputs: RunInputs, *, restart: 
         return
     for entry in files.load():
         ledger.accept(entry)
-    for image in inputs.index.images:
-        then = ledger.encoded_bytes.get(image.image_id)
-        now = inputs.images.size(image.file_name) if then is not None else None
-        if then != now:
-            where = inputs.images.location.within(image.file_name)
-            raise SetupError(
-                f"{where} is not what the run was begun with: "
-                f"it had {then} bytes and has {'none' if now is None else now}",
-                "choose another --output, or --restart to start anew in its place",
-            )
+    check_images(ledger, inputs)
 
 
 def _reporter(ledger: Ledger, total: int, on_progress: Progress | None) -> Callable[[], None]:
@@ -232,31 +234,49 @@ def _run_session(
         stack.enter_context(engine)
         # Again after Ray, which sets handlers of its own.
         stack.enter_context(stopped_by_signals())
-        images = inputs.images.location if config.data.read == "worker" else None
+        images = _images_to_read(inputs) if config.data.read == "worker" else None
         ready = engine.start(inputs.model, calibration(config, inputs), images)
+        check_precisions(ledger, ready, config)
+        for line in differences(ready):
+            _LOG.warning("%s", line)
+        to_do = ledger.open_images
+        stamps = image_stamps(to_do, inputs.images) if files else {}
         begun = perf_counter_ns()
         ledger.begin(session, ready)
         devices = {device.plan.name: device for device in ready}
         progress()
-        # What every device's batch is a multiple of; devices get as many as make theirs.
-        size = gcd(*(device.shard_size for device in ready))
-        to_do = ledger.open_images
-        shards = (
-            list_shards(to_do, size)
-            if config.data.read == "worker"
-            else read_shards(to_do, inputs.images, size)
-        )
+        shards = _shards(config, inputs, to_do, ready)
         # Where a shard and its answer are short, there may be several to a call.
         is_short = config.data.read == "worker" and config.gather == "poses"
         for result in engine.run(shards, len(to_do) if is_short else 0):
             elapsed_ns = perf_counter_ns() - begun
-            new = ledger.accept(Entry(session, elapsed_ns, devices[result.device], result))
+            known = stamped(result, stamps)
+            new = ledger.accept(Entry(session, elapsed_ns, devices[result.device], known))
             if new and files:
                 files.add(new)
             progress()
         use = replace(engine.host_use(), images=len(to_do))
         warmup_ns = begun - started
         return SessionFacts(warmup_ns, engine.compile_s(), engine.memory(), engine.faults(), use)
+
+
+def _shards(
+    config: RunConfig,
+    inputs: RunInputs,
+    images: Sequence[ImageRecord],
+    devices: Sequence[DeviceReady],
+) -> Iterator[Shard]:
+    # What every device's batch is a multiple of; devices get as many as make theirs.
+    size = gcd(*(device.shard_size for device in devices))
+    if config.data.read == "worker":
+        return list_shards(images, size)
+    return read_shards(images, inputs.images, size)
+
+
+def _images_to_read(inputs: RunInputs) -> ImagesToRead:
+    names = (image.file_name for image in inputs.index.images[:_SAMPLES])
+    found = (name for name in names if inputs.images.size(name) is not None)
+    return ImagesToRead(inputs.images.location, next(found, ""))
 
 
 @contextmanager

@@ -5,11 +5,14 @@ Options are text, as ONNX Runtime reads them.
 
 import ctypes
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 _UNKNOWN = "NVIDIA GPU"
 _NAME_BYTES = 256
+_MODULE_VERSION = Path("/sys/module/nvidia/version")
 
 _TENSORRT_PACKAGES = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
 
@@ -64,6 +67,21 @@ def cuda_device_name(index: int) -> str:
         or driver.cuDeviceGetName(name, _NAME_BYTES, device)
     )
     return _UNKNOWN if failed else name.value.decode(errors="replace")
+
+
+def driver_versions() -> dict[str, str]:
+    """Returns the version of the driver and of the CUDA that it has; where they are known.
+
+    Source: CUDA Driver API, `cuDriverGetVersion`; the kernel's parameters of the module `nvidia`.
+    """
+    found = {}
+    with suppress(OSError, ValueError):
+        found["nvidia-driver"] = _MODULE_VERSION.read_text().strip()
+    number = ctypes.c_int()
+    with suppress(OSError):
+        if not ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number)):
+            found["cuda-driver"] = f"{number.value // 1000}.{number.value % 1000 // 10}"
+    return found
 
 
 def tensorrt_version() -> str:

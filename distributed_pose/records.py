@@ -147,6 +147,20 @@ class Simulation:
 
 
 @dataclass(frozen=True)
+class ImagesToRead:
+    """Images that workers read themselves.
+
+    Attributes:
+        location: of the images.
+        sample: file name of an image that the driver finds there, and each worker must be able to
+            read; empty if it finds none.
+    """
+
+    location: Location
+    sample: str = ""
+
+
+@dataclass(frozen=True)
 class WorkerSpec:
     """What a worker is; travels by value into its constructor.
 
@@ -160,7 +174,7 @@ class WorkerSpec:
         gather: `maps` or `poses`, what the worker answers with.
         index: of the device among those of its kind that the worker's process sees.
         best_batch_size: that an earlier process of the device has found; 0 if none has.
-        images: location that the worker reads images from; None where shards bring them.
+        images: that the worker reads; None where shards bring them.
         simulation: of a simulated device.
         dump_folder: where it writes the maps too; empty for nowhere.
         damaged: `keep` or `fail`, what becomes of damaged images that decode to something.
@@ -175,7 +189,7 @@ class WorkerSpec:
     gather: str
     index: int = 0
     best_batch_size: int = 0
-    images: Location | None = None
+    images: ImagesToRead | None = None
     simulation: Simulation = field(default_factory=Simulation)
     dump_folder: str = ""
     damaged: str = "keep"
@@ -194,6 +208,8 @@ class DeviceReady:
         warmup_ns: time to load and warm up.
         batch_ns: the part of it that the last batch took.
         shard_size: images that are sent to it at once.
+        host: name of the machine that its worker runs on.
+        versions: name and version of each thing that computes there, by name.
     """
 
     plan: DevicePlan
@@ -204,6 +220,8 @@ class DeviceReady:
     warmup_ns: int
     batch_ns: int = 0
     shard_size: int = 1
+    host: str = ""
+    versions: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -218,6 +236,9 @@ class ShardResult:
         durations: raw stage durations.
         encoded_bytes: file size of each image that has a result.
         damaged: those of them whose file is damaged.
+        digests: of the bytes of each image that has a result; see `files.content_digest`.
+        stamps: of each of these images before it was read; see `ImageSource.stamps`. An image
+            without one has an empty one, and where none is known there are none.
     """
 
     device: str
@@ -227,6 +248,8 @@ class ShardResult:
     durations: Durations = field(default_factory=dict)
     encoded_bytes: tuple[int, ...] = ()
     damaged: tuple[Damage, ...] = ()
+    digests: tuple[str, ...] = ()
+    stamps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

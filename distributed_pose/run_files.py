@@ -62,6 +62,16 @@ class RunFiles:
         names = sorted({*self._known, *self._names})
         self.folder.write(_OWN, json.dumps(names) + "\n")
 
+    def clear(self) -> None:
+        """Deletes what an earlier run has left, so that it cannot be taken for this one's.
+
+        Raises:
+            ExecutionError: if a file cannot be deleted.
+        """
+        for name in self._names:
+            if self.folder.has(name):
+                self.folder.delete(name)
+
     @property
     def _names(self) -> tuple[str, ...]:
         return DETECTIONS, self._config, REPORT

@@ -179,4 +179,6 @@ def _device(figures: DeviceFigures, *, computed: bool) -> DeviceReport:
         figures.images,
         busy_share if computed else None,
         images_per_s(figures.images, figures.inference_ns) if computed else None,
+        device.host,
+        dict(device.versions),
     )

@@ -19,6 +19,7 @@ class ObjectStore(ThreadingHTTPServer):
 
     Attributes:
         objects: content by name.
+        modified: when objects were written, by name; lists tell it of these alone.
         keys: access keys that requests were signed with.
     """
 
@@ -27,6 +28,7 @@ class ObjectStore(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.objects: dict[str, bytes] = {}
+        self.modified: dict[str, str] = {}
         self.keys: set[str] = set()
 
     def uri(self, path: str) -> str:
@@ -127,7 +129,8 @@ class _Handler(BaseHTTPRequestHandler):
         folders -= {f"{key}/" for key in files}
         contents = "".join(
             f"<Contents><Key>{escape(key)}</Key>"
-            f"<Size>{len(self.server.objects[f'{bucket}/{key}'])}</Size></Contents>"
+            f"<Size>{len(self.server.objects[f'{bucket}/{key}'])}</Size>"
+            f"{self._modified(f'{bucket}/{key}')}</Contents>"
             for key in files
         )
         prefixes = "".join(
@@ -139,6 +142,10 @@ class _Handler(BaseHTTPRequestHandler):
             f"<ListBucketResult><KeyCount>{count}</KeyCount><IsTruncated>false</IsTruncated>"
             f"{contents}{prefixes}</ListBucketResult>"
         )
+
+    def _modified(self, name: str) -> str:
+        time = self.server.modified.get(name)
+        return f"<LastModified>{time}</LastModified>" if time else ""
 
     def _answer(
         self, status: int, content: bytes = b"", headers: dict[str, str] | None = None

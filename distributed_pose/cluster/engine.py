@@ -17,13 +17,14 @@ from distributed_pose.cluster.deployment import (
 )
 from distributed_pose.cluster.health import Health, collect_faults, none_left
 from distributed_pose.cluster.reducer import Reducer, Reduction
+from distributed_pose.cluster.settling import out_of_line, settle
 from distributed_pose.cluster.work import Task, Work
 from distributed_pose.cluster.worker import Worker, WorkerReport
 from distributed_pose.config import RunConfig
 from distributed_pose.cpu import num_cpus, peak_rss_bytes
 from distributed_pose.data.shards import Shard, detected_images, no_detections
 from distributed_pose.errors import ExecutionError, PoseEvalError
-from distributed_pose.locations import Location, redacted
+from distributed_pose.locations import redacted
 from distributed_pose.model.artifacts import Source
 from distributed_pose.model.compile import compile_model, portable
 from distributed_pose.model.makers import Calibration
@@ -33,6 +34,7 @@ from distributed_pose.records import (
     Failure,
     Faults,
     HostUse,
+    ImagesToRead,
     Memory,
     Order,
     ShardResult,
@@ -48,7 +50,10 @@ class Engine(Protocol):
         """Returns the devices that the run uses."""
 
     def start(
-        self, model: Source, calibration: Calibration | None = None, images: Location | None = None
+        self,
+        model: Source,
+        calibration: Calibration | None = None,
+        images: ImagesToRead | None = None,
     ) -> tuple[DeviceReady, ...]:
         """Returns when every device has loaded and warmed up its model.
 
@@ -57,11 +62,11 @@ class Engine(Protocol):
         Args:
             model: of the user.
             calibration: for devices that compute in int8.
-            images: location that workers read images from; None where shards bring them.
+            images: that workers read; None where shards bring them.
 
         Raises:
             ConfigError: if a backend cannot be what is asked of it.
-            SetupError: if a device cannot run the model.
+            SetupError: if a device cannot run the model, or its node cannot read the images.
         """
 
     def compile_s(self) -> float:
@@ -126,7 +131,10 @@ class InlineEngine:
         return local_devices(self._config)
 
     def start(
-        self, model: Source, calibration: Calibration | None = None, images: Location | None = None
+        self,
+        model: Source,
+        calibration: Calibration | None = None,
+        images: ImagesToRead | None = None,
     ) -> tuple[DeviceReady, ...]:
         deployments = [
             on_this_machine(deploy(self._config, plan, installed(plan.kind), model.format))
@@ -177,7 +185,7 @@ class InlineEngine:
     def _attempt(self, work: Work, task: Task, device: _Device) -> Iterator[ShardResult]:
         start = perf_counter()
         try:
-            result = self._process(task.shard, device)
+            report, reduction = self._process(task.shard, device)
         # Vendors' runtimes raise what they like.
         except Exception as error:  # noqa: BLE001
             reason = describe(error)
@@ -185,11 +193,19 @@ class InlineEngine:
             if failures := work.fail(task, device.name, reason):
                 yield failed_result(device.name, failures)
         else:
-            task.is_done = True
             device.health.success(perf_counter() - start)
-            yield result
+            settled = settle(work, task, device.name, report, self._health())
+            yield shard_result(device.name, task.shard, settled, reduction)
+            self._take_out(work, out_of_line(task, self._health()))
 
-    def _process(self, shard: Shard, device: _Device) -> ShardResult:
+    def _take_out(self, work: Work, name: str) -> None:
+        """Takes a device out that cannot read what others can, if there is one."""
+        if name:
+            health = self._health()[name]
+            health.fault(health.refusal_summary, final=True)
+            work.exclude(name)
+
+    def _process(self, shard: Shard, device: _Device) -> tuple[WorkerReport, Reduction]:
         if self._config.gather == "poses":
             reduction, report = device.worker.infer_and_group(shard.images)
         else:
@@ -197,7 +213,7 @@ class InlineEngine:
             reduction = self._reducer.reduce(maps, report.image_ids)
         check_report(shard, report)
         check_reduction(report, reduction)
-        return shard_result(device.name, shard, report, reduction)
+        return report, reduction
 
     def memory(self) -> Memory:
         return Memory({"driver": peak_rss_bytes()}, 0)
@@ -236,7 +252,9 @@ def check_report(shard: Shard, report: WorkerReport) -> None:
     """
     answered = [*report.image_ids, *(failure.image_id for failure in report.failures)]
     asked = shard.images.column("image_id").to_pylist()
-    if sorted(answered) != sorted(asked) or len(report.encoded_bytes) != len(report.image_ids):
+    if sorted(answered) != sorted(asked) or not (
+        len(report.encoded_bytes) == len(report.digests) == len(report.image_ids)
+    ):
         raise ExecutionError(f"answered for images {sorted(answered)} instead of {sorted(asked)}")
 
 
@@ -270,6 +288,7 @@ def shard_result(
         },
         report.encoded_bytes,
         report.damaged,
+        report.digests,
     )
 
 

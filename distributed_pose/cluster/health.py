@@ -10,6 +10,9 @@ from distributed_pose.records import Faults
 # A device that fails so often in a row with what has not failed before is taken out.
 _MAX_STREAK = 4
 
+# So many refusals of a device that others have refuted are told one by one.
+_MAX_TOLD = 4
+
 # Measured times scatter by a factor of two or three on machines that others use too.
 _FACTOR = 10
 _REMEMBERED = 64
@@ -29,6 +32,8 @@ class Health:
     faults: list[str] = field(default_factory=list)
     is_out: bool = False
     _streak: int = 0
+    _num_refuted: int = 0
+    _excess: int = 0
     _durations_s: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
     def expect(self, duration_s: float) -> None:
@@ -51,6 +56,33 @@ class Health:
         self.faults.append(reason)
         self._streak += not is_suspect
         self.is_out |= final or self._streak >= _MAX_STREAK
+
+    def evaluated(self, num_images: int) -> None:
+        """Enters images that the device has a result of."""
+        self._excess = max(0, self._excess - num_images)
+
+    def refute(self, reason: str) -> None:
+        """Enters an image that the device could not read or decode, and that could be all the same.
+
+        Args:
+            reason: why it could not, for the report.
+        """
+        self._num_refuted += 1
+        self._excess += 1
+        if self._num_refuted <= _MAX_TOLD:
+            self.faults.append(f"{reason}, and at another try it was evaluated")
+
+    @property
+    def is_out_of_line(self) -> bool:
+        """Whether the device fails with most of its images, and other devices do not."""
+        return self._excess >= _MAX_STREAK
+
+    @property
+    def refusal_summary(self) -> str:
+        """How many images the device could not read or decode, for the report."""
+        return (
+            f"{self._num_refuted} images that it could not read or decode were evaluated elsewhere"
+        )
 
     @property
     def deadline_s(self) -> float:

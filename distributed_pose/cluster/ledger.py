@@ -1,10 +1,10 @@
 """The ledger: every image of the run gets exactly one result or one recorded failure."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 from distributed_pose.data.shards import keep_detections, unpack_detections
 from distributed_pose.errors import ExecutionError
@@ -72,6 +72,8 @@ class Ledger:
     def __init__(self, images: Sequence[ImageRecord]) -> None:
         self._expected = {image.image_id: image for image in images}
         self._encoded_bytes: dict[int, int] = {}
+        self._digests: dict[int, str] = {}
+        self._stamps: dict[int, str] = {}
         self._failures: dict[int, Failure] = {}
         self._damaged: dict[int, Damage] = {}
         self._detections: list[bytes] = []
@@ -108,6 +110,8 @@ class Ledger:
         if not new.image_ids:
             return None
         self._encoded_bytes |= zip(new.image_ids, new.encoded_bytes, strict=True)
+        self._digests |= zip(new.image_ids, new.digests, strict=bool(new.digests))
+        self._stamps |= zip(new.image_ids, new.stamps, strict=bool(new.stamps))
         for image_id in self._failures.keys() & set(new.image_ids):
             del self._failures[image_id]
         self._damaged |= {damage.image_id: damage for damage in new.damaged}
@@ -126,6 +130,16 @@ class Ledger:
     def encoded_bytes(self) -> Mapping[int, int]:
         """File size of each image that has a result, by its id."""
         return self._encoded_bytes
+
+    @property
+    def digests(self) -> Mapping[int, str]:
+        """Digest of the bytes of each image that has a result, by its id."""
+        return self._digests
+
+    @property
+    def stamps(self) -> Mapping[int, str]:
+        """Stamp of each image that has a result, by its id; see `ShardResult`."""
+        return self._stamps
 
     @property
     def open_images(self) -> list[ImageRecord]:
@@ -223,18 +237,39 @@ def _natural(name: str) -> tuple[str, int]:
     return kind, int(index or 0)
 
 
-def _new_part(result: ShardResult, settled: Iterable[int]) -> ShardResult:
-    """Returns a result without the images that are settled."""
-    sizes = dict(zip(result.image_ids, result.encoded_bytes, strict=True))
-    new = [image_id for image_id in sizes if image_id not in settled]
-    if len(new) == len(result.image_ids):
+def _new_part(result: ShardResult, settled: Collection[int]) -> ShardResult:
+    """Returns a result without the images that are settled, and with its share of the times."""
+    rows = [row for row, image_id in enumerate(result.image_ids) if image_id not in settled]
+    if len(rows) == len(result.image_ids):
         return result
+    new = [result.image_ids[row] for row in rows]
     return replace(
         result,
         image_ids=tuple(new),
         detections=keep_detections(result.detections, new),
-        encoded_bytes=tuple(sizes[image_id] for image_id in new),
+        encoded_bytes=_picked(result.encoded_bytes, rows),
+        digests=_picked(result.digests, rows),
+        stamps=_picked(result.stamps, rows),
         damaged=tuple(damage for damage in result.damaged if damage.image_id in new),
-        # They are of the whole shard, and cannot be told apart by image.
-        durations={},
+        durations=_shared_out(result.durations, len(new), len(result.image_ids)),
     )
+
+
+_T = TypeVar("_T")
+
+
+def _picked(values: Sequence[_T], rows: Sequence[int]) -> tuple[_T, ...]:
+    """Returns the values of some rows; of no values, none."""
+    return tuple(values[row] for row in rows) if values else ()
+
+
+def _shared_out(durations: Durations, part: int, whole: int) -> Durations:
+    """Returns the times of a part of a shard's images, as long as its share of the whole.
+
+    The times of a shard cannot be told apart by image: a batch has one for all of its images.
+    """
+    return {
+        stage: tuple(time_ns * part // whole for time_ns in times_ns)
+        for stage, times_ns in durations.items()
+        if part
+    }

@@ -21,9 +21,12 @@ from distributed_pose.records import STAGES, Damage, DevicePlan, DeviceReady, Sh
 
 _KEY = b"distributed_pose"
 
+_DIGEST = re.compile(r"[0-9a-f]{16}")
+
 _DEVICE_NAME = re.compile(r"[a-z]{1,20}:[0-9]{1,9}")
 
 _Ids = Annotated[tuple[Annotated[int, Field(ge=-(2**63), lt=2**63)], ...], FailFast()]
+_Texts = Annotated[tuple[str, ...], FailFast()]
 _Counts = Annotated[tuple[Count, ...], FailFast()]
 
 
@@ -53,6 +56,8 @@ class _Device:
     warmup_ns: Count
     batch_ns: Count
     shard_size: Positive
+    host: str
+    versions: Annotated[tuple[tuple[str, str], ...], FailFast()]
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ class _Result:
     durations: Mapping[str, _Counts]
     encoded_bytes: _Counts
     damaged: Annotated[tuple[Damage, ...], FailFast()]
+    digests: _Texts
+    stamps: _Texts
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,8 @@ def read_entry(about: bytes, detections: pa.RecordBatch) -> Entry:
             durations=result.durations,
             encoded_bytes=result.encoded_bytes,
             damaged=result.damaged,
+            digests=result.digests,
+            stamps=result.stamps,
         ),
     )
 
@@ -151,6 +160,12 @@ def _check(device: _Device, result: _Result) -> None:
         raise ValueError("result.image_ids: an image is there twice")
     if len(result.image_ids) != len(result.encoded_bytes):
         raise ValueError("result.encoded_bytes: one is needed for each image")
+    if len(result.image_ids) != len(result.digests):
+        raise ValueError("result.digests: one is needed for each image")
+    if not all(_DIGEST.fullmatch(digest) for digest in result.digests):
+        raise ValueError("result.digests: one is no digest")
+    if len(result.stamps) not in {0, len(result.image_ids)}:
+        raise ValueError("result.stamps: one is needed for each image, or none")
     if not set(result.durations) <= set(STAGES):
         raise ValueError("result.durations: an unknown stage")
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from distributed_pose.backends.base import InputBatch
 from distributed_pose.data.shards import read_image, rows_to_read
 from distributed_pose.data.sources import ImageSource
+from distributed_pose.files import content_digest
 from distributed_pose.records import Damage, Failure, ImageRecord
 from distributed_pose.vision.decode import decode_image
 from distributed_pose.vision.headers import UndecodableImageError
@@ -38,6 +39,7 @@ class Prepared:
     Attributes:
         batches: inputs of one shape each.
         encoded_bytes: file size by image id.
+        digests: of the encoded bytes by image id.
         failures: images that could not be read or decoded.
         damaged: images that were decoded and whose file is damaged.
         durations: of each image, by stage.
@@ -45,6 +47,7 @@ class Prepared:
 
     batches: list[InputBatch] = field(default_factory=list)
     encoded_bytes: dict[int, int] = field(default_factory=dict)
+    digests: dict[int, str] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     damaged: list[Damage] = field(default_factory=list)
     durations: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
@@ -99,6 +102,7 @@ class Preparation:
         if damage:
             found.damaged.append(Damage(record.image_id, record.file_name, damage))
         found.encoded_bytes[record.image_id] = len(content)
+        found.digests[record.image_id] = content_digest(content)
         return _Decoded(record.image_id, image_HW3)
 
     def _read(self, record: ImageRecord, found: Prepared) -> bytes:

@@ -17,7 +17,7 @@ import ray
 
 from distributed_pose.cluster.engine import failed_result, shard_result
 from distributed_pose.cluster.guard import ClusterLostError, Guard, Watch
-from distributed_pose.cluster.health import collect_faults, none_left
+from distributed_pose.cluster.health import Health, collect_faults, none_left
 from distributed_pose.cluster.ray_actors import IN_FLIGHT
 from distributed_pose.cluster.ray_calls import Actor, Call, Trouble, ask, wait
 from distributed_pose.cluster.ray_connection import (
@@ -28,6 +28,7 @@ from distributed_pose.cluster.ray_connection import (
     where,
 )
 from distributed_pose.cluster.ray_fleet import Fleet
+from distributed_pose.cluster.settling import out_of_line, settle
 from distributed_pose.cluster.transit import Transit
 from distributed_pose.cluster.work import Work
 from distributed_pose.config import RunConfig
@@ -35,10 +36,17 @@ from distributed_pose.cpu import peak_rss_bytes
 from distributed_pose.data.read_ahead import read_ahead
 from distributed_pose.data.shards import Shard
 from distributed_pose.errors import ExecutionError
-from distributed_pose.locations import Location
 from distributed_pose.model.artifacts import Source
 from distributed_pose.model.makers import Calibration
-from distributed_pose.records import DevicePlan, DeviceReady, Faults, HostUse, Memory, ShardResult
+from distributed_pose.records import (
+    DevicePlan,
+    DeviceReady,
+    Faults,
+    HostUse,
+    ImagesToRead,
+    Memory,
+    ShardResult,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -75,7 +83,10 @@ class RayEngine:
         return self._guard.call(self._fleet.devices)
 
     def start(
-        self, model: Source, calibration: Calibration | None = None, images: Location | None = None
+        self,
+        model: Source,
+        calibration: Calibration | None = None,
+        images: ImagesToRead | None = None,
     ) -> tuple[DeviceReady, ...]:
         ready = self._guard.call(self._fleet.start, model, calibration, images)
         self._shard_sizes = {device.plan.name: device.shard_size for device in ready}
@@ -99,7 +110,8 @@ class RayEngine:
         batches = self._batches_a_call if num_images else {}
         # What is only listed is not waited for.
         source = iter(shards) if num_images else read_ahead(shards)
-        work = Work(source, self._shard_sizes, batches, num_images)
+        nodes = {worker.name: worker.node_id for worker in self._fleet.workers}
+        work = Work(source, self._shard_sizes, batches, num_images, nodes)
         self._progress_at = monotonic()
         others_s = self._others_cpu_s()
         self._cpu_before_s = {"driver": process_time(), **others_s}
@@ -200,8 +212,19 @@ class RayEngine:
             return
         self._transit.left(call.load)
         reduction, report = (answer, call.report) if call.report else answer
-        call.task.is_done = True
-        yield shard_result(call.device, call.task.shard, report, reduction)
+        settled = settle(work, call.task, call.device, report, self._devices())
+        yield shard_result(call.device, call.task.shard, settled, reduction)
+        yield from self._take_out(work, out_of_line(call.task, self._devices()))
+
+    def _take_out(self, work: Work, name: str) -> Iterator[ShardResult]:
+        """Takes a device out that cannot read what others can, if there is one."""
+        if name:
+            actor = self._worker(name)
+            yield from self._fault(work, actor, actor.health.refusal_summary, [], final=True)
+            work.exclude(name)
+
+    def _devices(self) -> dict[str, Health]:
+        return {worker.name: worker.health for worker in self._fleet.workers}
 
     def _worker(self, name: str) -> Actor:
         (worker,) = (worker for worker in self._fleet.workers if worker.name == name)
@@ -217,11 +240,17 @@ class RayEngine:
             yield failed_result(call.device, failures)
 
     def _fault(
-        self, work: Work, actor: Actor, reason: str, blamed: Sequence[Call]
+        self,
+        work: Work,
+        actor: Actor,
+        reason: str,
+        blamed: Sequence[Call],
+        *,
+        final: bool = False,
     ) -> Iterator[ShardResult]:
         """Starts an actor anew, or takes it out, and has its shards tried again."""
         is_suspect = any(call.task.is_suspect for call in blamed)
-        node_left = self._fleet.restart(actor, reason, is_suspect=is_suspect)
+        node_left = self._fleet.restart(actor, reason, is_suspect=is_suspect, final=final)
         for call in [*actor.calls]:
             self._forget(call)
             if call in blamed and not node_left:

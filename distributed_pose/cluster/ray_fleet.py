@@ -19,11 +19,10 @@ from distributed_pose.cluster.ray_connection import is_alive, live_nodes
 from distributed_pose.cluster.reservations import shortage
 from distributed_pose.config import RunConfig
 from distributed_pose.errors import ExecutionError, PoseEvalError, SetupError
-from distributed_pose.locations import Location
 from distributed_pose.model.artifacts import Source
 from distributed_pose.model.compile import compile_model, needs_device, portable
 from distributed_pose.model.makers import Calibration
-from distributed_pose.records import DevicePlan, DeviceReady, Order
+from distributed_pose.records import DevicePlan, DeviceReady, ImagesToRead, Order
 
 _LOG = logging.getLogger(__name__)
 
@@ -78,7 +77,7 @@ class Fleet:
         return plan_devices(self._config.devices, nodes, kinds, cpus=self._config.cpu.cpus)
 
     def start(
-        self, model: Source, calibration: Calibration | None, images: Location | None = None
+        self, model: Source, calibration: Calibration | None, images: ImagesToRead | None = None
     ) -> tuple[DeviceReady, ...]:
         """Returns when every device is ready; see `Engine.start`."""
         self._launch()
@@ -107,12 +106,14 @@ class Fleet:
         for actor in self.actors:
             actor.end()
 
-    def restart(self, actor: Actor, reason: str, *, is_suspect: bool = False) -> bool:
+    def restart(
+        self, actor: Actor, reason: str, *, is_suspect: bool = False, final: bool = False
+    ) -> bool:
         """Starts an actor anew or takes it out, and returns whether its node has left."""
         gone = bool(actor.node_id) and not is_alive(actor.node_id)
         actor.end()
         reason = f"its node left: {reason}" if gone else reason
-        actor.health.fault(reason, final=gone, is_suspect=is_suspect)
+        actor.health.fault(reason, final=final or gone, is_suspect=is_suspect)
         _LOG.warning("%s: %s", actor.name, reason)
         if not actor.health.is_out:
             actor.launch()

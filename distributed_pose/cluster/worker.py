@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
+from socket import gethostname
 from time import perf_counter_ns
 from typing import Any
 
@@ -23,9 +24,10 @@ from distributed_pose.backends.base import (
     check_maps,
 )
 from distributed_pose.backends.registry import open_backend
+from distributed_pose.cluster.node_versions import versions
 from distributed_pose.cluster.preparation import Preparation
 from distributed_pose.cluster.reducer import Reducer, Reduction
-from distributed_pose.data.shards import ImageMaps, pack_maps
+from distributed_pose.data.shards import ImageMaps, pack_maps, read_image
 from distributed_pose.data.sources import ImageSource, open_images
 from distributed_pose.errors import PoseEvalError, SetupError
 from distributed_pose.metrics.throughput import best_batch_size
@@ -37,6 +39,8 @@ from distributed_pose.records import (
     Durations,
     Failure,
     Geometry,
+    ImageRecord,
+    ImagesToRead,
     WorkerSpec,
 )
 from distributed_pose.vision.preprocess import InputArray, preprocess
@@ -67,6 +71,7 @@ class WorkerReport:
         encoded_bytes: file size of each of them.
         failures: images that could not be decoded, or read where the worker reads.
         damaged: images whose maps were made and whose file is damaged.
+        digests: of the bytes of each image whose maps were made.
         durations: stages `decode_jpeg`, `preprocess` and `inference`, and `read` where it does.
         pack_ns: time to make Arrow batches of the maps.
         maps_bytes: size of those batches.
@@ -79,6 +84,7 @@ class WorkerReport:
     pack_ns: int = 0
     maps_bytes: int = 0
     damaged: tuple[Damage, ...] = ()
+    digests: tuple[str, ...] = ()
 
 
 class Worker:
@@ -153,8 +159,14 @@ class Worker:
         sizes = tuple(prepared.encoded_bytes[image_id] for image_id in image_ids)
         durations = {stage: tuple(times) for stage, times in prepared.durations.items()}
         durations["inference"] = tuple(inference_ns)
-        failures, damaged = tuple(prepared.failures), tuple(prepared.damaged)
-        return converted, WorkerReport(image_ids, sizes, failures, durations, damaged=damaged)
+        return converted, WorkerReport(
+            image_ids,
+            sizes,
+            tuple(prepared.failures),
+            durations,
+            damaged=tuple(prepared.damaged),
+            digests=tuple(prepared.digests[image_id] for image_id in image_ids),
+        )
 
     def sweep(self, batch_size: int, least_s: float) -> tuple[int, ...]:
         """Returns how long batches of a size take, in nanoseconds each, compute only.
@@ -180,7 +192,7 @@ class Worker:
         spec = self._spec
         try:
             if spec.images:
-                self._preparation = self._new_preparation(open_images(spec.images))
+                self._preparation = self._new_preparation(_open_images(spec.images, spec.plan.node))
             options = BackendOptions(
                 spec.precision,
                 spec.plan.threads,
@@ -211,6 +223,8 @@ class Worker:
             perf_counter_ns() - start,
             batch_ns,
             shard_size,
+            gethostname(),
+            tuple(sorted(versions(spec.backend, spec.plan.kind).items())),
         )
 
     def _new_preparation(self, source: ImageSource | None) -> Preparation:
@@ -297,7 +311,27 @@ def _joined(reports: Sequence[WorkerReport]) -> WorkerReport:
         tuple(chain.from_iterable(report.failures for report in reports)),
         dict(durations),
         damaged=tuple(chain.from_iterable(report.damaged for report in reports)),
+        digests=tuple(chain.from_iterable(report.digests for report in reports)),
     )
+
+
+def _open_images(images: ImagesToRead, node: str) -> ImageSource:
+    """Returns the images that a worker reads.
+
+    Raises:
+        SetupError: if its node does not have them.
+    """
+    where = f"on node {node}: " if node else ""
+    hint = "all nodes must see the images in the same place, or set data.read=driver"
+    try:
+        source = open_images(images.location)
+    except SetupError as error:
+        raise SetupError(f"{where}{error.message}", hint) from None
+    if images.sample:
+        answer = read_image(ImageRecord(_NO_IMAGE, images.sample, 0, 0), source)
+        if isinstance(answer, Failure):
+            raise SetupError(f"{where}{answer.reason}", hint)
+    return source
 
 
 def _warmup_batch(inputs_N3HW: InputArray) -> InputBatch:

@@ -6,7 +6,7 @@ Whatever reads images knows them by the file names of the annotation file.
 import errno
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -52,6 +52,13 @@ class ImageSource(Protocol):
 
     def size(self, name: str) -> int | None:
         """Returns the size of an image's file in bytes, None if there is none to be read."""
+
+    def stamps(self, names: Collection[str]) -> Mapping[str, str]:
+        """Returns what changes when an image's file is written or replaced, by name.
+
+        It is made of size and times of the file, or of the pack that the image is in, and nothing
+        is read for it. Images of which nothing is known are left out.
+        """
 
 
 def open_images(location: str | Location) -> ImageSource:
@@ -105,6 +112,10 @@ class FolderImages:
         finally:
             os.close(descriptor)
 
+    def stamps(self, names: Collection[str]) -> Mapping[str, str]:
+        found = {name: _local_stamp(self._root + name) for name in names}
+        return {name: stamp for name, stamp in found.items() if stamp}
+
 
 class UriImages:
     """Images behind a URI that a filesystem of pyarrow opens, one object each."""
@@ -126,6 +137,18 @@ class UriImages:
         except (OSError, ValueError):
             return None
         return int(found.size) if found.type == fs.FileType.File else None
+
+    def stamps(self, names: Collection[str]) -> Mapping[str, str]:
+        # A list has a thousand objects for each request, and a question about one costs as much.
+        folders = {name.rpartition("/")[0] for name in names}
+        paths = [f"{self._path}/{one}".rstrip("/") for one in folders]
+        selectors = [fs.FileSelector(path, allow_not_found=True) for path in paths]
+        try:
+            infos = [info for one in selectors for info in self._filesystem.get_file_info(one)]
+        except (OSError, ValueError):
+            return {}
+        found = {info.path.removeprefix(f"{self._path}/"): _stamp(info) for info in infos}
+        return {name: found[name] for name in names if found.get(name)}
 
 
 class _Place(NamedTuple):
@@ -165,6 +188,20 @@ class PackedImages:
         except OSError:
             return None
 
+    def stamps(self, names: Collection[str]) -> Mapping[str, str]:
+        try:
+            parts = self._part_stamps()
+            found = {name: parts[self._places[name].part] for name in names & self._places.keys()}
+        except OSError:
+            return {}
+        return {name: stamp for name, stamp in found.items() if stamp}
+
+    def _part_stamps(self) -> dict[str, str]:
+        if is_local(self._filesystem):
+            return {part: _local_stamp(part) for part in self._parts}
+        infos = self._filesystem.get_file_info([*self._parts])
+        return dict(zip(self._parts, map(_stamp, infos), strict=True))
+
     def _found(self, name: str) -> _Place:
         if name not in self._places:
             raise OSError(errno.ENOENT, "no packed image has that name")
@@ -188,6 +225,20 @@ class PackedImages:
     def _read_group(self, part: str, group: int) -> Any:
         with _opened(self._filesystem, part) as file:
             return group_images(file, part, group)
+
+
+def _local_stamp(path: str) -> str:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - twice as fast, and there is one for each image
+    except (OSError, ValueError):
+        return ""
+    # The time of the last change of the inode cannot be set, as `cp -p` sets that of the content.
+    return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
+
+
+def _stamp(info: Any) -> str:
+    """Returns the stamp of an object; empty where its filesystem does not know when it was made."""
+    return f"{info.size} {info.mtime_ns}" if info.mtime_ns else ""
 
 
 def _parts(filesystem: Any, path: str) -> list[str]:

@@ -96,6 +96,8 @@ class DeviceReport:
         images: settled by it.
         busy_share: share of the timed phase that it spent in its model; None where none ran.
         compute_images_per_s: images a second of model time, compute only; None likewise.
+        host: name of the machine that its worker ran on.
+        versions: version of each thing that computed there, by name, as its worker found them.
     """
 
     name: str
@@ -111,6 +113,8 @@ class DeviceReport:
     images: int
     busy_share: float | None
     compute_images_per_s: float | None
+    host: str
+    versions: Mapping[str, str]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -211,6 +212,56 @@ def test_a_worker_that_ray_ends_for_want_of_memory_is_told_with_the_figures(
     assert (tmp_path / "detections.json").read_bytes() == undisturbed
     reasons = " ".join(reason for found in report.faults.reasons.values() for reason in found)
     assert re.search(r"for want of memory: its node used [\d.]+GB of [\d.]+GB", reasons), reasons
+
+
+@pytest.fixture
+def half_blind(people: Dataset, tmp_path: Path) -> Iterator[str]:
+    """A cluster whose second node sees two of the images alone; yields its address."""
+    some = tmp_path / "some"
+    some.mkdir()
+    for path in sorted(people.images.iterdir())[:2]:
+        shutil.copy(path, some)
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    try:
+        ray.init(address=cluster.address, log_to_driver=False)
+        with node_that_sees(cluster.address, {people.images: some}):
+            yield cluster.address
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("half_blind")
+def test_a_node_that_cannot_see_the_images_is_told_from_broken_images(
+    crowd: Dataset, undisturbed: bytes, tmp_path: Path
+) -> None:
+    for gather in ("maps", "poses"):
+        config = crowd.config(
+            engine="ray", gather=gather, batch_size=2, data={"read": "worker"}, reducers=1
+        )
+        report = evaluate(config, tmp_path / gather)
+        assert report.complete
+        assert (tmp_path / gather / "detections.json").read_bytes() == undisturbed
+        assert report.faults.taken_out == ("cpu:1",)
+        assert "cannot read" in report.faults.reasons["cpu:1"][0]
+
+
+@pytest.mark.slow
+def test_a_node_without_any_image_is_named_at_the_start(people: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    try:
+        ray.init(address=cluster.address, log_to_driver=False)
+        with node_that_sees(cluster.address, {people.images: tmp_path / "empty"}):
+            config = people.config(engine="ray", gather="poses", data={"read": "worker"})
+            with pytest.raises(
+                SetupError, match=r"device cpu:1\] on node .*: cannot read .*all nodes"
+            ):
+                evaluate(config, tmp_path / "run")
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
 
 
 @pytest.mark.slow

@@ -34,7 +34,8 @@ def result(
     poses = Poses(np.full((number, 51), x), np.full(number, score))
     detections = pack_detections(np.array(image_ids, np.int64), poses)
     sizes = tuple(100 * image_id for image_id in image_ids)
-    return ShardResult(device, image_ids, detections, (), {"inference": (5,)}, sizes)
+    texts = [tuple(f"{what} of {i}" for i in image_ids) for what in ("digest", "stamp")]
+    return ShardResult(device, image_ids, detections, (), {"inference": (5,)}, sizes, (), *texts)
 
 
 def failed(*image_ids: int, reason: str = "unreadable") -> ShardResult:
@@ -84,12 +85,15 @@ def test_a_result_that_is_all_new_is_returned_as_it_came() -> None:
 
 def test_of_a_result_that_is_new_in_part_that_part_is_returned() -> None:
     ledger = filled(result(2))
-    new = ledger.accept(entry(result(1, 2, 3)))
+    whole = replace(result(1, 2, 3), durations={"inference": (900,), "peaks": (30, 60, 90)})
+    new = ledger.accept(entry(whole))
     assert new is not None
     assert (new.result.image_ids, new.result.encoded_bytes) == ((1, 3), (100, 300))
     assert [row["image_id"] for row in unpack_detections(new.result.detections)] == [1, 3]
+    assert new.result.digests == ("digest of 1", "digest of 3")
+    assert new.result.stamps == ("stamp of 1", "stamp of 3")
     # They are of three images, of which one is not in the part.
-    assert not new.result.durations
+    assert new.result.durations == {"inference": (600,), "peaks": (20, 40, 60)}
 
 
 def test_of_a_result_without_anything_new_nothing_is_returned() -> None:
@@ -202,10 +206,10 @@ def test_shards_may_overlap_and_come_in_any_order(
     assert sum(figures.images for figures in ledger.devices) == len(wanted)
 
 
-def test_durations_are_kept_by_stage_and_those_of_known_images_are_not() -> None:
+def test_durations_are_kept_by_stage_and_those_of_known_images_are_taken_off() -> None:
     ledger = filled(result(1), result(2, device="cpu:1"), result(1, 3), result(2))
-    assert ledger.durations["inference"] == [5, 5]
-    assert [figures.inference_ns for figures in ledger.devices] == [5, 5]
+    assert ledger.durations["inference"] == [5, 5, 2]
+    assert [figures.inference_ns for figures in ledger.devices] == [7, 5]
 
 
 def test_time_goes_to_the_last_result_of_each_session() -> None:

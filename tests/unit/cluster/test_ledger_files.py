@@ -39,7 +39,15 @@ from distributed_pose.storage import Folder
 FINGERPRINT = {"model": "5d41402a", "profile": "modelzoo"}
 
 DEVICE = DeviceReady(
-    DevicePlan("cpu:1", "cpu", "10.0.0.1", "a-node", 1.5), "oracle", "f32", "CPU é", 4, 5, 6
+    DevicePlan("cpu:1", "cpu", "10.0.0.1", "a-node", 1.5),
+    "oracle",
+    "f32",
+    "CPU é",
+    4,
+    5,
+    6,
+    host="a-host",
+    versions=(("numpy", "2.1.0"), ("opencv", "4.12.0")),
 )
 
 
@@ -55,6 +63,8 @@ def entry(*image_ids: int, session: str = "first", elapsed_ns: int = 7) -> Entry
         {"read": tuple(10 * i for i in image_ids), "inference": (3,), "transfer": ()},
         tuple(100 * i for i in image_ids),
         tuple(Damage(i, f"{i}.jpg", "it is cut é") for i in image_ids[1:]),
+        tuple(f"{i:016x}" for i in image_ids),
+        tuple(f"{i} é" for i in image_ids),
     )
     return Entry(session, elapsed_ns, DEVICE, result)
 
@@ -148,7 +158,15 @@ def entries(draw: st.DrawFn) -> Entry:
     return Entry(
         draw(st.text()),
         draw(st.integers(0, 2**62)),
-        DeviceReady(plan, draw(st.text()), draw(st.text()), draw(st.text()), *numbers),
+        DeviceReady(
+            plan,
+            draw(st.text()),
+            draw(st.text()),
+            draw(st.text()),
+            *numbers,
+            host=draw(st.text()),
+            versions=tuple(draw(st.lists(st.tuples(st.text(), st.text()), max_size=2))),
+        ),
         ShardResult(
             name,
             tuple(ids),
@@ -157,6 +175,8 @@ def entries(draw: st.DrawFn) -> Entry:
             draw(st.dictionaries(st.sampled_from(STAGES), TIMES, max_size=2)),
             tuple(draw(st.integers(0, 2**40)) for _ in ids),
             tuple(Damage(i, draw(st.text()), draw(st.text())) for i in ids[1:]),
+            tuple(f"{draw(st.integers(0, 2**64 - 1)):016x}" for _ in ids),
+            tuple(draw(st.text()) for _ in ids),
         ),
     )
 
@@ -333,6 +353,8 @@ def test_the_files_that_follow_are_like_those_of_a_ledger(folder: Folder) -> Non
         arrow(about(device={**asdict(DEVICE), "batch_size": 0}, result=RESULT)),
         arrow(about(device={**asdict(DEVICE), "plan": {**PLAN, "name": "cpu"}}, result=RESULT)),
         arrow(about(device={**asdict(DEVICE), "plan": {**PLAN, "cpus": 1e999}}, result=RESULT)),
+        arrow(about(device={**asdict(DEVICE), "versions": [["numpy"]]}, result=RESULT)),
+        arrow(about(device={**asdict(DEVICE), "host": None}, result=RESULT)),
         arrow(about(elapsed_ns=-1, result=RESULT)),
         arrow(about(elapsed_ns=10**4000, result=RESULT)),
         arrow(about(elapsed_ns=True, result=RESULT)),
@@ -367,6 +389,9 @@ def test_a_file_with_the_right_checksum_and_another_content_is_ignored(
     [
         arrow(about_result(), schema=pa.schema([("keypoints", pa.string())])),
         arrow(about_result(encoded_bytes=[])),
+        arrow(about_result(digests=[])),
+        arrow(about_result(digests=["no digest"])),
+        arrow(about_result(stamps=["", "", ""])),
         with_wild_offsets(),
     ],
 )

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from distributed_pose.cluster import work as module
 from distributed_pose.cluster.engine import InlineEngine, _Device
 from distributed_pose.cluster.health import Health
+from distributed_pose.cluster.reducer import Reduction
 from distributed_pose.cluster.work import Task, Work
+from distributed_pose.cluster.worker import WorkerReport
 from distributed_pose.config import parse_config
 from distributed_pose.data.shards import IMAGES, Shard, no_detections
-from distributed_pose.records import Failure, ShardResult
+from distributed_pose.records import Failure
 
 TWO = ("a", "b")
 
@@ -396,6 +398,15 @@ class Run:
                 if name == device:
                     self.work.put_back(lost)
             self.in_flight = [one for one in self.in_flight if one[0] != device]
+        elif outcome < 0.45:
+            refused = [
+                Failure(i, "", "unreadable") for i in ids(task) if self.choice.random() < 0.5
+            ]
+            if not task.is_done:
+                self.results.update({*ids(task)} - {failure.image_id for failure in refused})
+                self.failures.update(failure.image_id for failure in task.shard.failures)
+            given_up = self.work.settle(task, device, refused, self.devices)
+            self.failures.update(failure.image_id for failure in given_up)
         elif outcome < 0.65:
             given_up = self.work.fail(task, device, "broken")
             self.failures.update(failure.image_id for failure in given_up)
@@ -454,10 +465,13 @@ class PoisonedEngine(InlineEngine):
         self._devices = [_Device("cpu:0", None, Health(1.0))]  # type: ignore[arg-type]
         self._poisonous = poisonous
 
-    def _process(self, shard: Shard, device: _Device) -> ShardResult:
+    def _process(self, shard: Shard, device: _Device) -> tuple[WorkerReport, Reduction]:
+        del device
         if self._poisonous & {*ids(shard)}:
             raise RuntimeError("the device was killed")
-        return ShardResult(device.name, tuple(ids(shard)), no_detections(), shard.failures)
+        done = tuple(ids(shard))
+        report = WorkerReport(done, (1,) * len(done), (), {}, digests=("",) * len(done))
+        return report, Reduction(done, no_detections(), {})
 
 
 def check_that_only_these_fail(poisonous: set[int], shards: list[Shard]) -> None:

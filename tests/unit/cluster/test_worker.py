@@ -26,7 +26,7 @@ from distributed_pose.data.sources import FolderImages
 from distributed_pose.inputs import read_inputs
 from distributed_pose.locations import Location
 from distributed_pose.model.compile import compile_model
-from distributed_pose.records import ImageRecord, WorkerSpec
+from distributed_pose.records import ImageRecord, ImagesToRead, WorkerSpec
 from tests.conftest import Dataset
 from tests.tiny_models import save_constant_model
 
@@ -104,7 +104,7 @@ def test_a_worker_reads_images_that_are_only_listed(people: Dataset) -> None:
     worker, spec = worker_of(people, batch_size=2)
     shard = shard_of(people, 5)
     (listed,) = list_shards(image_records(shard.images), 5)
-    reader = Worker(replace(spec, images=Location(people.images)), worker._model)
+    reader = Worker(replace(spec, images=ImagesToRead(Location(people.images))), worker._model)
     for one in (worker, reader):
         one.start()
     sent, sent_report = worker.infer_and_group(shard.images)
@@ -124,7 +124,7 @@ def test_an_image_that_a_worker_cannot_read_is_a_failure(people: Dataset, tmp_pa
     gone = listed.images.column("file_name")[1].as_py()
     (images / gone).unlink()
     worker, spec = worker_of(people)
-    reader = Worker(replace(spec, images=Location(images)), worker._model)
+    reader = Worker(replace(spec, images=ImagesToRead(Location(images))), worker._model)
     reader.start()
     _, report = reader.infer_and_group(listed.images)
     reader.close()
@@ -137,8 +137,23 @@ def test_an_image_that_a_worker_cannot_read_is_a_failure(people: Dataset, tmp_pa
 
 def test_a_worker_that_does_not_see_the_images_says_so_at_its_start(people: Dataset) -> None:
     worker, spec = worker_of(people)
-    reader = Worker(replace(spec, images="/nowhere"), worker._model)
+    reader = Worker(replace(spec, images=ImagesToRead(Location("/nowhere"))), worker._model)
     with pytest.raises(SetupError, match=r"device cpu:0.*/nowhere is no folder"):
+        reader.start()
+    reader.close()
+    worker.close()
+
+
+def test_a_worker_whose_node_lacks_an_image_that_the_driver_has_says_so_at_its_start(
+    people: Dataset, tmp_path: Path
+) -> None:
+    worker, spec = worker_of(people)
+    plan = replace(spec.plan, node="10.0.0.2")
+    images = ImagesToRead(Location(tmp_path), "first.jpg")
+    reader = Worker(replace(spec, plan=plan, images=images), worker._model)
+    with pytest.raises(
+        SetupError, match=r"device cpu:0\] on node 10.0.0.2: cannot read .*/first.jpg.*all nodes"
+    ):
         reader.start()
     reader.close()
     worker.close()

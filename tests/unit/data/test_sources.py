@@ -17,6 +17,7 @@ from distributed_pose.data.sources import PACKED, FolderImages, ImageSource, ope
 from distributed_pose.pose.skeleton import COCO_KEYPOINTS
 from distributed_pose.records import Failure
 from tests.conftest import Dataset
+from tests.object_store import object_store
 
 
 @pytest.fixture
@@ -302,3 +303,43 @@ def test_packed_images_that_are_large_make_smaller_groups(tmp_path: Path) -> Non
         assert file.num_row_groups == 3
     source = open_images(str(tmp_path / "packed"))
     assert all(source.read(name) == content for name, content in contents.items())
+
+
+@pytest.mark.parametrize("opened", [by_uri, from_packed, from_packed_by_uri])
+def test_a_stamp_changes_when_the_file_is_written_again(
+    people: Dataset, index: CocoIndex, packed: Path, opened: Callable[..., ImageSource]
+) -> None:
+    names = {image.file_name for image in index.images}
+    source = opened(people, packed)
+    before = source.stamps({*names, "none.jpg"})
+    assert before.keys() == names
+    assert source.stamps(names) == before
+    place = people.images / index.images[0].file_name
+    path = place if opened is by_uri else packed / "images-00000.parquet"
+    content = path.read_bytes()
+    path.write_bytes(content)
+    after = opened(people, packed).stamps(names)
+    assert after[index.images[0].file_name] != before[index.images[0].file_name]
+
+
+def test_objects_are_stamped_with_one_list_for_each_folder() -> None:
+    with object_store() as store:
+        for name in ("a.jpg", "b.jpg", "more/c.jpg"):
+            store.objects[f"bucket/images/{name}"] = b"a jpeg"
+            store.modified[f"bucket/images/{name}"] = "2026-01-01T00:00:00.000Z"
+        source = open_images(store.uri("bucket/images"))
+        before = source.stamps({"a.jpg", "b.jpg", "more/c.jpg", "none.jpg"})
+        assert before.keys() == {"a.jpg", "b.jpg", "more/c.jpg"}
+        store.modified["bucket/images/a.jpg"] = "2026-01-01T00:00:01.000Z"
+        after = source.stamps({"a.jpg", "b.jpg"})
+        assert after["a.jpg"] != before["a.jpg"]
+        assert after["b.jpg"] == before["b.jpg"]
+        # Of what the store does not know the time of, nothing is known.
+        del store.modified["bucket/images/b.jpg"]
+        assert source.stamps({"b.jpg"}) == {}
+
+
+def test_a_damaged_pack_has_no_stamps(packed: Path) -> None:
+    source = open_images(packed)
+    (packed / "images-00000.parquet").write_bytes(b"PAR1")
+    assert source.stamps({"1.jpg"}) == {}
