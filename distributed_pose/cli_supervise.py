@@ -72,7 +72,8 @@ def run_supervised(main: Callable[[], NoReturn]) -> NoReturn:
         end = _watch(main)
     if end.code is None:
         line = f"error: the process of the command ended by {_reason(end.status)}\n"
-        os.write(2, line.encode())
+        with suppress(OSError):
+            os.write(2, line.encode())
         sys.exit(ExecutionError.exit_code)
     sys.exit(end.code)
 
@@ -149,9 +150,8 @@ def _be_the_child(main: Callable[[], NoReturn], writer: int) -> NoReturn:
 
 def _fill_standard_streams() -> None:
     """Opens what is closed of standard input, output and error, or a pipe would get its number."""
-    descriptor = 0
-    while descriptor <= 2:
-        descriptor = os.open(os.devnull, os.O_RDWR)
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
     os.close(descriptor)
 
 
