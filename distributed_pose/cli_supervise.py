@@ -151,7 +151,7 @@ def _be_the_child(main: Callable[[], NoReturn], writer: int) -> NoReturn:
 def _fill_standard_streams() -> None:
     """Opens what is closed of standard input, output and error, or a pipe would get its number."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(descriptor, True)
+        os.set_inheritable(descriptor, True)  # noqa: FBT003 - it has no name
     os.close(descriptor)
 
 
