@@ -243,8 +243,9 @@ def test_a_node_that_cannot_see_the_images_is_told_from_broken_images(
         report = evaluate(config, tmp_path / gather)
         assert report.complete
         assert (tmp_path / gather / "detections.json").read_bytes() == undisturbed
-        assert report.faults.taken_out == ("cpu:1",)
-        assert "cannot read" in report.faults.reasons["cpu:1"][0]
+        # Both nodes have one address, and either may be the first.
+        (blind,) = report.faults.taken_out
+        assert "cannot read" in report.faults.reasons[blind][0]
 
 
 @pytest.mark.slow
@@ -256,7 +257,7 @@ def test_a_node_without_any_image_is_named_at_the_start(people: Dataset, tmp_pat
         with node_that_sees(cluster.address, {people.images: tmp_path / "empty"}):
             config = people.config(engine="ray", gather="poses", data={"read": "worker"})
             with pytest.raises(
-                SetupError, match=r"device cpu:1\] on node .*: cannot read .*all nodes"
+                SetupError, match=r"device cpu:\d\] on node .*: cannot read .*all nodes"
             ):
                 evaluate(config, tmp_path / "run")
     finally:
