@@ -1,5 +1,7 @@
 """TIFFs are named as damaged where libtiff says so, which OpenCV writes to the error stream."""
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 import pytest
@@ -16,6 +18,16 @@ KINDS = {
 }
 
 
+@pytest.fixture
+def errors_shown() -> Iterator[None]:
+    """OpenCV writes the errors of its libraries, which the package silences."""
+    before = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_WARNING)
+    yield
+    cv2.utils.logging.setLogLevel(before)
+
+
+@pytest.mark.usefixtures("errors_shown")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_a_tiff_is_damaged_where_libtiff_says_so(
