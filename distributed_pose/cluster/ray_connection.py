@@ -5,8 +5,8 @@ import logging
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import chdir
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from secrets import token_hex
@@ -56,11 +56,24 @@ def connect() -> Callable[[], None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = cluster_address()
     # The workers of a run import what lies in the driver's working directory before all else.
-    with chdir(Path(package_identity().path).parent):
+    with _working_in(Path(package_identity().path).parent):
         if address:
             _join(address, common)
             return ray.shutdown
         return partial(_end, _start(common))
+
+
+@contextmanager
+def _working_in(folder: Path) -> Iterator[None]:
+    """Makes a folder the working directory, and goes back even to one that was deleted."""
+    # Ray may clean up the working directory of a submitted job while its driver joins.
+    before = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
 
 
 def where() -> Cluster:
