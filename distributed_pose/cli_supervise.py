@@ -37,7 +37,7 @@ class _End(NamedTuple):
     Attributes:
         code: its exit code; None if its process ended before there was one.
         output: the folder of its run; empty if it did not get that far.
-        status: of its process, as `os.waitpid` has it.
+        status: the status of its process, as `os.waitpid` returns it.
     """
 
     code: int | None

@@ -103,7 +103,7 @@ class _OneLine(logging.Formatter):
 
 
 class _Guarded:
-    """A stream that swallows what nobody can read any more.
+    """Drops what is written to a stream whose reader has gone.
 
     Args:
         stream: to write to.

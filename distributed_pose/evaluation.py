@@ -76,10 +76,8 @@ def sum_up(
         config_file: as for `evaluate`.
     """
     inputs = replace(read_inputs(config), config_file=config_file)
-    own, ledger = (
-        RunFiles(Folder(output), _input_files(config, inputs)),
-        Ledger(inputs.index.images),
-    )
+    own = RunFiles(Folder(output), _input_files(config, inputs))
+    ledger = Ledger(inputs.index.images)
     with RunLock(own.folder):
         files = LedgerFiles(own.folder, fingerprint(config, inputs))
         _take_up(files, ledger, inputs, restart=False)

@@ -22,7 +22,7 @@ fi
 [[ ${1-} != -- ]] || shift
 if [[ $place == head ]]; then
   if [[ -z ${RAY_AUTH_MODE-} ]]; then
-    # A cluster without a token runs what anybody sends it.
+    # Without a token, anyone who reaches the cluster can run code on it.
     ray get-auth-token --generate >/dev/null
     export RAY_AUTH_MODE=token
   fi

@@ -20,7 +20,7 @@ _CALL = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 
 _TIMEOUT_S = 5.0
 
-# gRPC's statuses of calls that nobody answers.
+# The statuses that gRPC gives to calls without an answer.
 _SILENT = {"UNAVAILABLE", "DEADLINE_EXCEEDED"}
 
 
@@ -96,7 +96,7 @@ def check_answers(address: ClusterAddress) -> None:
     Raises:
         SetupError: if nothing answers, something else does, or the token is missing or wrong.
     """
-    # A cluster with certificates of its own answers nobody who does not show them.
+    # A cluster with certificates of its own refuses calls that do not show one.
     if os.environ.get("RAY_USE_TLS", "0") not in {"0", ""}:
         return
     token = _token()

@@ -117,11 +117,6 @@ class Guard:
                 raise error
             return cast("_R", result)
 
-    @property
-    def is_lost(self) -> bool:
-        """Whether the cluster does not answer any more."""
-        return bool(self.watch and self.watch.loss)
-
     def end(self) -> None:
         """Has the threads end."""
         if self.watch:
