@@ -24,7 +24,7 @@ from distributed_pose.backends.acl_calls import (
     taken,
     told,
 )
-from distributed_pose.backends.base import BackendOptions, InputBatch, Maps
+from distributed_pose.backends.base import BackendOptions, InputBatch, Maps, SynchronousBackend
 from distributed_pose.backends.om import Chunk, empty_maps, image_input, map_outputs, om_port
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.records import ModelPort
@@ -66,7 +66,7 @@ class _Slot:
     host_outputs: tuple[npt.NDArray[Any], npt.NDArray[Any]]
 
 
-class AscendBackend:
+class AscendBackend(SynchronousBackend):
     """An `.om` on one NPU.
 
     A batch larger than the model's largest is run in parts: while the device executes one, the
@@ -76,6 +76,7 @@ class AscendBackend:
     """
 
     def __init__(self, content: bytes, options: BackendOptions) -> None:
+        super().__init__()
         self._taken = Taken()
         self._slots: tuple[_Slot, ...] = ()
         self._limit = options.batch_size
@@ -95,7 +96,7 @@ class AscendBackend:
         # Undone first: another backend of the thread can have made its own context current.
         self._taken.give_back_by("rt.set_context", self._context)
 
-    def infer(self, batch: InputBatch) -> Maps:
+    def run(self, batch: InputBatch) -> Maps:
         if not self._slots:
             raise SetupError("the backend is closed")
         self._input.check(batch, self._limit)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from ais_bench.infer.interface import InferSession  # type: ignore[import-not-found]
 
-from distributed_pose.backends.base import BackendOptions, InputBatch, Maps
+from distributed_pose.backends.base import BackendOptions, InputBatch, Maps, SynchronousBackend
 from distributed_pose.backends.om import Chunk, empty_maps, image_input, map_outputs, om_port
 from distributed_pose.errors import ExecutionError, SetupError, first_line
 from distributed_pose.records import ModelPort
@@ -20,7 +20,7 @@ from distributed_pose.records import ModelPort
 _STATIC, _DYNAMIC = "static", "dymbatch"
 
 
-class AisBackend:
+class AisBackend(SynchronousBackend):
     """An `.om` on one NPU.
 
     The session tells neither chip nor precision. It is the one asked for, since the compiler
@@ -28,6 +28,7 @@ class AisBackend:
     """
 
     def __init__(self, content: bytes, options: BackendOptions) -> None:
+        super().__init__()
         self.precision = "f16" if options.precision == "auto" else options.precision
         self.description = f"Ascend NPU {options.index}"
         self._limit = options.batch_size
@@ -47,7 +48,7 @@ class AisBackend:
                 ) from None
             raise
 
-    def infer(self, batch: InputBatch) -> Maps:
+    def run(self, batch: InputBatch) -> Maps:
         if self._session is None:
             raise SetupError("the backend is closed")
         self._input.check(batch, self._limit)

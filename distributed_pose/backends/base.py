@@ -4,7 +4,10 @@ Array legend: N images, K heatmaps, P PAF channels, H and W map size in cells, 8
 input size in pixels.
 """
 
+from abc import ABC, abstractmethod
+from collections import deque
 from dataclasses import dataclass, field
+from time import perf_counter_ns
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -41,26 +44,94 @@ class Maps(NamedTuple):
     pafs_NPHW: npt.NDArray[np.float32]
 
 
-class Backend(Protocol):
-    """A compiled model on one device.
+class DeviceTimes(NamedTuple):
+    """Times of one batch on its device, in nanoseconds.
 
-    It is made, used and closed by one thread. `infer` returns when the result is there, so that
-    timing never asks which vendor it is.
+    Attributes:
+        compute_ns: execution of the model alone, by the device's own clock where it has one. It is
+            what data sheets, `trtexec` and `ais_bench` call compute time.
+        copy_in_ns: copy of the inputs to the device's memory, packing on the host included; 0 where
+            the model reads the host's memory.
+        copy_out_ns: copy of the outputs from the device's memory, unpacking included.
     """
 
-    @property
-    def precision(self) -> str:
-        """The precision that the compiled model really computes in, such as `bf16`."""
+    compute_ns: int
+    copy_in_ns: int = 0
+    copy_out_ns: int = 0
 
-    @property
-    def description(self) -> str:
-        """The device's own name, such as the processor's."""
 
-    def infer(self, batch: InputBatch) -> Maps:
-        """Returns the maps of a batch of any size and shape that the model takes."""
+class Inference(NamedTuple):
+    """The answer to one batch."""
 
+    maps: Maps
+    times: DeviceTimes
+
+
+class Backend(ABC):
+    """A compiled model on one device.
+
+    It is made, used and closed by one thread. Batches are submitted and collected in the same
+    order; a device with several slots copies one batch while it executes another.
+
+    Attributes:
+        precision: what the compiled model really computes in, such as `bf16`.
+        description: the device's own name, such as the processor's.
+        slots: number of batches that may be submitted and not yet collected.
+    """
+
+    precision: str
+    description: str
+    slots: int = 1
+
+    @abstractmethod
+    def submit(self, batch: InputBatch) -> None:
+        """Starts a batch of any size and shape that the model takes.
+
+        At most `slots` batches are under way. The batch's arrays must stay unchanged until it is
+        collected. After an error nothing is under way.
+
+        Raises:
+            ExecutionError: if the batch cannot be run.
+            SetupError: if the backend is closed.
+        """
+
+    @abstractmethod
+    def collect(self) -> Inference:
+        """Returns the answer to the oldest batch under way, when it is there.
+
+        After an error nothing is under way: what else was submitted has no answer.
+
+        Raises:
+            ExecutionError: if the device fails.
+        """
+
+    @abstractmethod
     def close(self) -> None:
         """Frees the device; may be called again."""
+
+    def infer(self, batch: InputBatch) -> Maps:
+        """Returns the maps of a batch while no other is under way; errors are those of both."""
+        self.submit(batch)
+        return self.collect().maps
+
+
+class SynchronousBackend(Backend):
+    """A backend that runs a batch when it is submitted, such as one on the CPU."""
+
+    def __init__(self) -> None:
+        self._answers: deque[Inference] = deque()
+
+    @abstractmethod
+    def run(self, batch: InputBatch) -> Maps:
+        """Returns the maps of a batch; errors are those of `submit`."""
+
+    def submit(self, batch: InputBatch) -> None:
+        start = perf_counter_ns()
+        maps = self.run(batch)
+        self._answers.append(Inference(maps, DeviceTimes(perf_counter_ns() - start)))
+
+    def collect(self) -> Inference:
+        return self._answers.popleft()
 
 
 @dataclass(frozen=True)

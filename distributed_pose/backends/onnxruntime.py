@@ -16,6 +16,7 @@ from distributed_pose.backends.base import (
     BackendOptions,
     InputBatch,
     Maps,
+    SynchronousBackend,
     check_precision,
 )
 from distributed_pose.backends.fixed_batch import run_in_batches
@@ -56,7 +57,7 @@ _READABLE = (CPU, CUDA)
 _SILENT, _ERRORS_ONLY = 4, 3
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(SynchronousBackend):
     """A session on one provider, which runs the whole model or refuses it.
 
     It computes in the types of the graph as ONNX Runtime has optimised it: a processor without
@@ -66,6 +67,7 @@ class OnnxRuntimeBackend:
     """
 
     def __init__(self, content: bytes, options: BackendOptions) -> None:
+        super().__init__()
         variant = options.variant or CPU
         provider = require(variant, onnxruntime.get_available_providers())
         told = _provider_options(content, options, variant)
@@ -87,7 +89,7 @@ class OnnxRuntimeBackend:
             session, self._input.name, self._outputs, ("cuda", options.index)
         )
 
-    def infer(self, batch: InputBatch) -> Maps:
+    def run(self, batch: InputBatch) -> Maps:
         if self._run is None:
             raise SetupError("the backend is closed")
         check_fits(self._input, batch)

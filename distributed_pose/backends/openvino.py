@@ -17,6 +17,7 @@ from distributed_pose.backends.base import (
     BackendOptions,
     InputBatch,
     Maps,
+    SynchronousBackend,
     check_precision,
 )
 from distributed_pose.backends.fixed_batch import run_in_batches
@@ -42,10 +43,12 @@ _LAYERS_WITH_WEIGHTS = {"Convolution", "Deconvolution", "FullyConnected"}
 _ZIP = b"PK"
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(SynchronousBackend):
     """A compiled OpenVINO model. The precision is always set, never left to the runtime."""
 
     def __init__(self, content: bytes, options: BackendOptions) -> None:
+        super().__init__()
+        self.description = cpu_name()
         core = openvino.Core()
         settings = {
             "INFERENCE_PRECISION_HINT": _hint(
@@ -75,11 +78,7 @@ class OpenVinoBackend:
             _run, compiled.create_infer_request(), self._input.name, outputs
         )
 
-    @property
-    def description(self) -> str:
-        return cpu_name()
-
-    def infer(self, batch: InputBatch) -> Maps:
+    def run(self, batch: InputBatch) -> Maps:
         if self._run is None:
             raise SetupError("the backend is closed")
         check_fits(self._input, batch)

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from distributed_pose.backends.base import BackendOptions, InputBatch, Maps
+from distributed_pose.backends.base import BackendOptions, InputBatch, Maps, SynchronousBackend
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
 from distributed_pose.recordings.manifest import Manifest, load_manifest
 
 
-class RecordedBackend:
+class RecordedBackend(SynchronousBackend):
     """Reads each image's maps from a folder, which its process must see.
 
     Its model is a manifest. What is no image of the run, as in a warm-up, has empty maps.
@@ -20,6 +20,7 @@ class RecordedBackend:
     description = "recorded maps"
 
     def __init__(self, content: bytes, options: BackendOptions) -> None:
+        super().__init__()
         manifest = load_manifest(content)
         self.precision = manifest.precision
         if options.precision not in {"auto", self.precision} and self.precision != "unknown":
@@ -30,7 +31,7 @@ class RecordedBackend:
             )
         self._manifest: Manifest | None = manifest
 
-    def infer(self, batch: InputBatch) -> Maps:
+    def run(self, batch: InputBatch) -> Maps:
         if self._manifest is None:
             raise SetupError("the backend is closed")
         height, width = (size // STRIDE for size in batch.inputs_N3HW.shape[2:])

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from distributed_pose.backends.base import BackendOptions, InputBatch, Maps
+from distributed_pose.backends.base import BackendOptions, InputBatch, Maps, SynchronousBackend
 from distributed_pose.backends.ports import check_fits, check_input, select_outputs
 from distributed_pose.backends.torch_cuda import CudaRunner, forward, new_array, tensor_of
 from distributed_pose.cpu import cpu_name
@@ -28,7 +28,7 @@ _DTYPES: dict[str, dict[str, torch.dtype]] = {
 _Runner = Callable[[npt.NDArray[Any]], Sequence[npt.NDArray[np.float32]]]
 
 
-class TorchBackend:
+class TorchBackend(SynchronousBackend):
     """A program of `torch.export`, as `model.torch_program` makes it.
 
     Loading trusts the program: the format has room for pickles. It is never the user's file, but
@@ -36,6 +36,7 @@ class TorchBackend:
     """
 
     def __init__(self, content: bytes, options: BackendOptions) -> None:
+        super().__init__()
         device = _device(options)
         dtype = _dtype(options.precision, device)
         program = _load(content)
@@ -53,7 +54,7 @@ class TorchBackend:
             else _CpuRunner(model, names, options.threads)
         )
 
-    def infer(self, batch: InputBatch) -> Maps:
+    def run(self, batch: InputBatch) -> Maps:
         if self._runner is None:
             raise SetupError("the backend is closed")
         check_fits(self._input, batch)

@@ -9,14 +9,14 @@ from collections import defaultdict
 import numpy as np
 import numpy.typing as npt
 
-from distributed_pose.backends.base import BackendOptions, InputBatch, Maps
+from distributed_pose.backends.base import BackendOptions, InputBatch, Maps, SynchronousBackend
 from distributed_pose.errors import SetupError
 from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS, STRIDE
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
 from distributed_pose.records import Geometry
 
 
-class OracleBackend:
+class OracleBackend(SynchronousBackend):
     """Answers from the labelled people of each image; crowds count as nobody.
 
     Its model is the ground truth of a `CocoIndex` as JSON. Without annotations it finds nobody.
@@ -26,6 +26,7 @@ class OracleBackend:
     description = "ground truth"
 
     def __init__(self, content: bytes, options: BackendOptions) -> None:
+        super().__init__()
         del options  # It draws in float32, on one thread.
         people: dict[int, list[list[float]]] = defaultdict(list)
         for annotation in json.loads(content)["annotations"]:
@@ -33,7 +34,7 @@ class OracleBackend:
                 people[annotation["image_id"]].append(annotation["keypoints"])
         self._people: dict[int, list[list[float]]] | None = dict(people)
 
-    def infer(self, batch: InputBatch) -> Maps:
+    def run(self, batch: InputBatch) -> Maps:
         if self._people is None:
             raise SetupError("the backend is closed")
         input_height, input_width = batch.inputs_N3HW.shape[2:]

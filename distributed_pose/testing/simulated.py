@@ -105,7 +105,7 @@ class SimulatedBackend(OracleBackend):
         self._kept: dict[object, _Drawn] = {}
         self._kept_bytes = 0
 
-    def infer(self, batch: InputBatch) -> Maps:
+    def run(self, batch: InputBatch) -> Maps:
         start_s = self._clock()
         maps = self._answer(batch)
         factor = self._jitter.uniform(1 - self._spread, 1 + self._spread)
@@ -139,7 +139,7 @@ class SimulatedBackend(OracleBackend):
         key = people, geometry, any_input.shape
         if key in self._kept:
             return self._kept[key]
-        drawn = _parts(super().infer(InputBatch((image_id,), (geometry,), any_input)))
+        drawn = _parts(super().run(InputBatch((image_id,), (geometry,), any_input)))
         size_bytes = sum(array.nbytes for part in drawn for array in part)
         # What is kept stays: a dataset larger than the room, gone through again and again, would
         # find nothing of itself if the oldest went first.
