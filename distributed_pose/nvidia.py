@@ -78,7 +78,8 @@ def driver_versions() -> dict[str, str]:
     with suppress(OSError, ValueError):
         found["nvidia-driver"] = _MODULE_VERSION.read_text().strip()
     number = ctypes.c_int()
-    with suppress(OSError):
+    # The library of CUDA's toolkit for building without a driver has no such function.
+    with suppress(OSError, AttributeError):
         if not ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number)):
             found["cuda-driver"] = f"{number.value // 1000}.{number.value % 1000 // 10}"
     return found
