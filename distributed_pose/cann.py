@@ -1,0 +1,150 @@
+"""CANN, the software of Ascend chips: where it is installed, its version and its chips.
+
+Source: the installation guides of CANN 5.1 to 9.1; in an installation, `set_env.sh`, `version.cfg`
+and the files of `data/platform_config`, whose names are the chips that the compiler knows.
+"""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_TIMEOUT_S = 60.0
+
+# Both are set by set_env.sh, to the same folder.
+_HOMES = ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH")
+
+# Folders of installations below `/usr/local/Ascend` and `~/Ascend`: since 8.5, and before it.
+_FOLDERS = ("cann", "cann-*", "ascend-toolkit", "nnae")
+_SET_ENV = "set_env.sh"
+
+# The product's version before those of its parts.
+_VERSION_FILES = (
+    "*-linux/ascend_toolkit_install.info",
+    "*-linux/ascend_nnae_install.info",
+    "version.cfg",
+    "version.info",
+    "toolkit/version.info",
+    "compiler/version.info",
+)
+# `version=8.0.0`, `Version=8.0.RC1` or `runtime_running_version=[7.6.0.1.220:8.0.0]`.
+_VERSION = re.compile(
+    r"^(?:\w+_)?version\s*=\s*\[?(?:[^:\]\s]+:)?([^\]\s]+)", re.IGNORECASE | re.MULTILINE
+)
+_CHIP_FILES = ("*-linux/data/platform_config/*.ini", "compiler/data/platform_config/*.ini")
+
+# What belongs to this program's Python and would lead another one astray.
+_OUR_PYTHON = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+
+
+@dataclass(frozen=True)
+class Cann:
+    """An installation of CANN.
+
+    Attributes:
+        home: its folder, such as `/usr/local/Ascend/ascend-toolkit/latest`.
+        script: its `set_env.sh`; None where the environment was set without one.
+        version: of the product, such as `8.0.0`; empty if unknown.
+        chips: names of the chips that its compiler knows; empty if unknown.
+        environment: of its tools, without anything of this program's Python.
+    """
+
+    home: Path
+    script: Path | None
+    version: str
+    chips: tuple[str, ...]
+    environment: Mapping[str, str]
+
+    @property
+    def number(self) -> tuple[int, int]:
+        """Its version as a number, such as (8, 0); (0, 0) if unknown."""
+        match = re.match(r"(\d+)\.(\d+)", self.version)
+        return (int(match[1]), int(match[2])) if match else (0, 0)
+
+    def __str__(self) -> str:
+        return f"CANN {self.version or 'of unknown version'} in {self.home}"
+
+
+def find_cann() -> Cann | None:
+    """Returns the installation to use; None if there is none.
+
+    The one that the environment names goes before those in the usual folders.
+    """
+    for script in _scripts():
+        environment = _sourced(script)
+        if home := _home(environment):
+            return Cann(home, script, _version(home), _chips(home), environment)
+    if home := _home(os.environ):
+        return Cann(home, None, _version(home), _chips(home), _without_our_python(home))
+    return None
+
+
+def output(command: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Returns what a command prints in an environment; nothing if it fails."""
+    try:
+        answer = subprocess.run(  # noqa: S603 - a list of arguments
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout if answer.returncode == 0 else ""
+
+
+def _scripts() -> Iterator[Path]:
+    """Yields the scripts that can set an environment up, best first."""
+    folders = []
+    for root in filter(None, map(os.environ.get, _HOMES)):
+        # The script lies in the folder, or beside the link `latest` to it.
+        folders += [Path(root), Path(root).parent]
+    for root_folder in (Path("/usr/local/Ascend"), Path.home() / "Ascend"):
+        for pattern in _FOLDERS:
+            folders += sorted(root_folder.glob(pattern), reverse=True)
+    yield from (script for folder in folders if (script := folder / _SET_ENV).is_file())
+
+
+def _sourced(script: Path) -> dict[str, str]:
+    """Returns the environment that a script makes; empty if it fails."""
+    command = ["bash", "-c", 'source "$1" >/dev/null 2>&1; env -0', "bash", str(script)]
+    return dict(
+        entry.split("=", 1)
+        for entry in output(command, _without_our_python()).split("\0")
+        if "=" in entry
+    )
+
+
+def _without_our_python(home: Path | None = None) -> dict[str, str]:
+    """Returns this process's environment without its Python, but with what CANN added to it."""
+    environment = {key: value for key, value in os.environ.items() if key not in _OUR_PYTHON}
+    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if kept := [entry for entry in entries if home and entry.startswith(str(home))]:
+        environment["PYTHONPATH"] = os.pathsep.join(kept)
+    return environment
+
+
+def _home(environment: Mapping[str, str]) -> Path | None:
+    named = filter(None, map(environment.get, _HOMES))
+    return next((Path(root) for root in named if Path(root).is_dir()), None)
+
+
+def _version(home: Path) -> str:
+    for file in (found for pattern in _VERSION_FILES for found in sorted(home.glob(pattern))):
+        try:
+            match = _VERSION.search(file.read_text(errors="replace"))
+        except OSError:
+            continue
+        if match:
+            return match[1]
+    return ""
+
+
+def _chips(home: Path) -> tuple[str, ...]:
+    names = {file.stem for pattern in _CHIP_FILES for file in home.glob(pattern)}
+    return tuple(sorted(name for name in names if name.startswith("Ascend")))
