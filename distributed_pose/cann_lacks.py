@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from distributed_pose.cann import Cann, output
+from distributed_pose.lacks import Lack
 from distributed_pose.soc import soc_version
 
 # Modules that the compiler's operators import. Source: the installation guide of CANN 8.0.
@@ -24,14 +25,6 @@ _PROBE = (
     "numpy = '' if 'numpy' in lacking else __import__('numpy').__version__\n"
     "print(sys.version_info[1], numpy or '-', *lacking)\n"
 )
-
-
-class Lack(NamedTuple):
-    """Something that is missing, what is there in its place, and what mends it."""
-
-    what: str
-    found: str
-    mend: str
 
 
 class PythonNeeds(NamedTuple):

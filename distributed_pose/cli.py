@@ -18,6 +18,7 @@ from rich.text import Text
 from distributed_pose import __version__
 from distributed_pose.cli_bench import batch_sizes, bench
 from distributed_pose.cli_data import demo_data, fetch, pack
+from distributed_pose.cli_doctor import devices, doctor
 from distributed_pose.cli_guide import guide
 from distributed_pose.cli_report import report as report_commands
 from distributed_pose.cli_scale import plan, scale
@@ -195,16 +196,8 @@ def evaluate(  # noqa: PLR0913 - one argument an option
         raise typer.Exit(ExecutionError.exit_code)
 
 
-@app.command()
-def devices(*, config: _Config = None, overrides: _Set = None, verbose: _Verbose = False) -> None:
-    """List the devices that an evaluation would use."""
-    start_logging(verbose=verbose)
-    settings = load_config(config, overrides or ())
-    from distributed_pose.cluster.deployment import planned_devices
-    from distributed_pose.report.tables import device_table
-
-    rows = [(plan, settings.on(plan.kind)) for plan in planned_devices(settings)]
-    Terminal().print(device_table(rows))
+app.command("devices")(devices)
+app.command("doctor")(doctor)
 
 
 @app.command()

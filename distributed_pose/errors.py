@@ -3,6 +3,7 @@
 PoseEvalError
 ├── ConfigError      exit 2: the configuration or the command line is wrong
 ├── SetupError       exit 3: something that the run needs is missing or unusable
+│   └── BackendError     the same, of a backend on a device
 └── ExecutionError   exit 4: the run started and could not be completed
 """
 
@@ -68,6 +69,10 @@ class SetupError(PoseEvalError):
     """Something that the run needs is missing or unusable: file, model, device."""
 
     exit_code = 3
+
+
+class BackendError(SetupError):
+    """A backend that cannot start on a device, or not with this model: another one may."""
 
 
 class ExecutionError(PoseEvalError):

@@ -210,6 +210,7 @@ class DeviceReady:
         shard_size: images that are sent to it at once.
         host: name of the machine that its worker runs on.
         versions: name and version of each thing that computes there, by name.
+        passed_over: why it does not take the backends that `auto` prefers, a line each.
     """
 
     plan: DevicePlan
@@ -222,6 +223,7 @@ class DeviceReady:
     shard_size: int = 1
     host: str = ""
     versions: tuple[tuple[str, str], ...] = ()
+    passed_over: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -181,4 +181,5 @@ def _device(figures: DeviceFigures, *, computed: bool) -> DeviceReport:
         images_per_s(figures.images, figures.inference_ns) if computed else None,
         device.host,
         dict(device.versions),
+        device.passed_over,
     )

@@ -1,14 +1,27 @@
 """The backends by name. Each is loaded only when it is used, and brings its vendor's SDK."""
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from types import MappingProxyType
 
+from distributed_pose.backends import requirements
 from distributed_pose.backends.base import Backend, BackendFactory, BackendOptions
-from distributed_pose.errors import ConfigError, SetupError
+from distributed_pose.backends.needs import (
+    SET_ENV,
+    AscendCompiler,
+    CannProvider,
+    CudaBuild,
+    Library,
+    Module,
+    Need,
+    NvidiaProvider,
+    PyAcl,
+    Variable,
+    Version,
+)
+from distributed_pose.errors import ConfigError, SetupError, first_line
+from distributed_pose.lacks import listed, mends
 
 CPU, CUDA, NPU = "cpu", "cuda", "npu"
 
@@ -25,6 +38,9 @@ class Entry:
         fixed_shapes: whether its models are compiled for one size of input.
         runs_model: whether it loads the user's model.
         replays: whether it answers from recorded maps; what does neither, from the ground truth.
+        needs: what must be there for it to start.
+        compiler_needs: what must be there beside it, where the user's model is not compiled yet.
+        model_formats: of the user's model that it runs; others are converted for it.
     """
 
     factory: str
@@ -34,6 +50,9 @@ class Entry:
     fixed_shapes: bool = False
     runs_model: bool = True
     replays: bool = False
+    needs: tuple[Need, ...] = ()
+    compiler_needs: tuple[Need, ...] = ()
+    model_formats: tuple[str, ...] = ("pth", "onnx")
 
 
 _ROOM = "distributed_pose.backends"
@@ -41,24 +60,104 @@ _TESTING = "distributed_pose.testing"
 _ONNXRUNTIME = f"{_ROOM}.onnxruntime:OnnxRuntimeBackend"
 _TORCH = f"{_ROOM}.torch:TorchBackend"
 
+_CPU_MEND = "pip install 'distributed-pose[cpu]'"
+_TORCH_MEND = "pip install 'distributed-pose[torch]'"
+_CANN_MEND = "pip uninstall -y onnxruntime; pip install 'distributed-pose[cann]'"
+
+# The processes of a run inherit the environment of `ray start`.
+_SET_ENV_MEND = f"source {SET_ENV} before starting, and before `ray start` on each node"
+
+_NVIDIA_DRIVER = Library(
+    "libcuda.so.1", "install NVIDIA's driver; in a container, use NVIDIA's container runtime"
+)
+_TORCH_MODULE = Module("torch", _TORCH_MEND)
+_AIS_BENCH = Module(
+    "ais_bench.infer.interface",
+    "pip install the vendor's wheels: ais_bench-*.whl aclruntime-*.whl",
+    "InferSession",
+    is_loaded=True,
+    rivals=("ais-bench-benchmark",),
+)
+_COMPILED = ("pth", "onnx", "om")
+
 BACKENDS: Mapping[str, Entry] = MappingProxyType(
     {
         "openvino": Entry(
-            f"{_ROOM}.openvino:OpenVinoBackend", (CPU,), ("f32", "bf16", "f16", "int8")
+            f"{_ROOM}.openvino:OpenVinoBackend",
+            (CPU,),
+            ("f32", "bf16", "f16", "int8"),
+            needs=(Module("openvino", _CPU_MEND, "Core"),),
         ),
-        "onnxruntime:cpu": Entry(_ONNXRUNTIME, (CPU,), ("f32", "f16", "int8")),
-        "onnxruntime:cuda": Entry(_ONNXRUNTIME, (CUDA,), ("f32", "f16"), "f16"),
+        "onnxruntime:cpu": Entry(
+            _ONNXRUNTIME,
+            (CPU,),
+            ("f32", "f16", "int8"),
+            needs=(Module("onnxruntime", _CPU_MEND, "InferenceSession"),),
+        ),
+        "onnxruntime:cuda": Entry(
+            _ONNXRUNTIME,
+            (CUDA,),
+            ("f32", "f16"),
+            "f16",
+            needs=(NvidiaProvider("cuda"), _NVIDIA_DRIVER),
+        ),
         "onnxruntime:tensorrt": Entry(
-            _ONNXRUNTIME, (CUDA,), ("f32", "f16"), "f16", fixed_shapes=True
+            _ONNXRUNTIME,
+            (CUDA,),
+            ("f32", "f16"),
+            "f16",
+            fixed_shapes=True,
+            needs=(NvidiaProvider("tensorrt"), _NVIDIA_DRIVER),
         ),
-        "onnxruntime:cann": Entry(_ONNXRUNTIME, (NPU,), ("f32", "f16"), "f16"),
-        "torch:cpu": Entry(_TORCH, (CPU,), ("f32",)),
-        "torch:cuda": Entry(_TORCH, (CUDA,), ("f32", "f16"), "f16"),
+        "onnxruntime:cann": Entry(
+            _ONNXRUNTIME,
+            (NPU,),
+            ("f32", "f16"),
+            "f16",
+            needs=(
+                CannProvider(_CANN_MEND),
+                # It was built against NumPy 1, and OpenCV needs NumPy 2 from 4.12 on.
+                Version("numpy", "<2", "pip install 'numpy<2' 'opencv-python-headless<4.12'"),
+                Library("libascendcl.so", _SET_ENV_MEND),
+                Library("libacl_op_compiler.so", _SET_ENV_MEND),
+                Library("libfmk_onnx_parser.so", _SET_ENV_MEND),
+                Variable("ASCEND_OPP_PATH", _SET_ENV_MEND),
+            ),
+        ),
+        "torch:cpu": Entry(
+            _TORCH, (CPU,), ("f32",), needs=(_TORCH_MODULE,), model_formats=("pth",)
+        ),
+        "torch:cuda": Entry(
+            _TORCH,
+            (CUDA,),
+            ("f32", "f16"),
+            "f16",
+            needs=(
+                _TORCH_MODULE,
+                CudaBuild("pip uninstall -y torch; pip install torch"),
+                _NVIDIA_DRIVER,
+            ),
+            model_formats=("pth",),
+        ),
         "ascend": Entry(
-            f"{_ROOM}.ascend:AscendBackend", (NPU,), ("f32", "f16"), "f16", fixed_shapes=True
+            f"{_ROOM}.ascend:AscendBackend",
+            (NPU,),
+            ("f32", "f16"),
+            "f16",
+            fixed_shapes=True,
+            needs=(PyAcl(),),
+            compiler_needs=(AscendCompiler(),),
+            model_formats=_COMPILED,
         ),
         "ascend-ais": Entry(
-            f"{_ROOM}.ascend_ais:AisBackend", (NPU,), ("f32", "f16"), "f16", fixed_shapes=True
+            f"{_ROOM}.ascend_ais:AisBackend",
+            (NPU,),
+            ("f32", "f16"),
+            "f16",
+            fixed_shapes=True,
+            needs=(_AIS_BENCH,),
+            compiler_needs=(AscendCompiler(),),
+            model_formats=_COMPILED,
         ),
         "recorded": Entry(
             f"{_ROOM}.recorded:RecordedBackend",
@@ -79,7 +178,7 @@ BACKENDS: Mapping[str, Entry] = MappingProxyType(
 # Where `auto` looks first. On CPUs OpenVINO is the fastest: measured against ONNX Runtime, 1.6
 # times at f32 and 3 times at bf16.
 _PREFERRED = {
-    CPU: ("openvino",),
+    CPU: ("openvino", "onnxruntime:cpu", "torch:cpu"),
     CUDA: ("onnxruntime:tensorrt", "torch:cuda", "onnxruntime:cuda"),
     NPU: ("ascend", "ascend-ais", "onnxruntime:cann"),
 }
@@ -97,27 +196,35 @@ def entries(name: str) -> list[Entry]:
     return [exact] if exact else variants or [entry(name)]
 
 
-def installed(kind: str) -> tuple[str, ...]:
-    """Returns the preferred backends of a kind whose packages this machine has, best first.
+def candidates(name: str, kind: str) -> tuple[str, ...]:
+    """Returns the backends that a configured name can mean on devices of a kind, best first.
 
-    Nothing is imported for it.
+    Args:
+        name: as configured; `auto`, a backend, or one without its variant.
+        kind: of the devices.
     """
-    return tuple(name for name in _PREFERRED[kind] if _is_installed(name))
+    if name == "auto":
+        return _PREFERRED[kind]
+    # A full name, or the variant of a fake, stands for itself.
+    if name in BACKENDS or name.partition(":")[0] in BACKENDS:
+        return (name,)
+    variants = [key for key in BACKENDS if key.partition(":")[0] == name]
+    # Where none runs there, one of them stands for the name in messages.
+    return tuple(key for key in _PREFERRED[kind] if key in variants) or (variants[0],)
 
 
-def resolve_backend(name: str, kind: str, precision: str, found: Sequence[str] = ()) -> str:
-    """Returns the backend that a configuration means on devices of a kind.
+def resolve_backend(name: str, kind: str, precision: str) -> str:
+    """Returns the best backend that a configuration can mean on devices of a kind.
 
     Args:
         name: as configured.
         kind: of the devices.
         precision: as configured.
-        found: what is installed where the devices are, best first.
 
     Raises:
         ConfigError: if the backend does not run there, or does not have the precision.
     """
-    resolved = _resolve(name, kind, found)
+    resolved = candidates(name, kind)[0]
     chosen = entry(resolved)
     if kind not in chosen.kinds:
         raise ConfigError(
@@ -144,51 +251,16 @@ def open_backend(name: str, content: bytes, options: BackendOptions) -> Backend:
     """Returns an opened backend; see `base.BackendFactory`.
 
     Raises:
-        SetupError: also if the backend's packages are not installed.
+        SetupError: also if something that the backend needs is missing; names it.
     """
     module, _, attribute = entry(name).factory.partition(":")
     try:
         factory: BackendFactory = getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        raise SetupError(f"backend {name} is not installed: {error}") from None
+    # Broken packages of vendors raise OSError, RuntimeError, AttributeError and more.
+    except Exception as error:  # noqa: BLE001
+        missing = requirements.lacks(entry(name).needs)
+        lacking = f"; it lacks {listed(missing)}" if missing else ""
+        raise SetupError(
+            f"backend {name} cannot be loaded: {first_line(error)}{lacking}", mends(missing)
+        ) from None
     return factory(content, replace(options, variant=name.partition(":")[2]))
-
-
-def _resolve(name: str, kind: str, found: Sequence[str]) -> str:
-    if name in BACKENDS:
-        return name
-    if name == "auto":
-        return (*found, *_PREFERRED[kind])[0]
-    variants = [key for key in BACKENDS if key.partition(":")[0] == name]
-    fitting = [key for key in variants if kind in BACKENDS[key].kinds]
-    there = [key for key in found if key in fitting]
-    return (*there, *fitting, name if name.partition(":")[0] in BACKENDS else variants[0])[0]
-
-
-def _is_installed(name: str) -> bool:
-    probe = _PROBES.get(name)
-    return probe is None or probe()
-
-
-def _has(*names: str) -> bool:
-    """Returns whether one of these distributions is installed."""
-    return any(_version(name) for name in names)
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
-
-
-_PROBES: Mapping[str, Callable[[], bool]] = {
-    "onnxruntime:tensorrt": lambda: (
-        _has("onnxruntime-gpu") and _has("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
-    ),
-    "onnxruntime:cuda": lambda: _has("onnxruntime-gpu"),
-    "onnxruntime:cann": lambda: _has("onnxruntime-cann"),
-    "torch:cuda": lambda: not _version("torch").endswith("+cpu"),
-    "ascend": lambda: find_spec("acl") is not None,
-    "ascend-ais": lambda: find_spec("ais_bench") is not None,
-}

@@ -17,12 +17,12 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 
+from distributed_pose.lacks import Lack
 from distributed_pose.nvidia import driver_versions
 
 _TIMEOUT_S = 120.0
@@ -40,20 +40,6 @@ _DRIVER = (
     "container runtime"
 )
 _CUDA = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
-
-
-class Lack(NamedTuple):
-    """A library or version that a backend needs and this machine does not have.
-
-    Attributes:
-        what: is needed, such as `libcudnn.so.9`.
-        found: instead, in words; empty where nothing was found.
-        mend: a command or sentence that says how to get it.
-    """
-
-    what: str
-    found: str
-    mend: str
 
 
 @cache

@@ -1,7 +1,7 @@
 """How long batches of each size take on each device, compute only, and which size is best."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -76,6 +76,7 @@ def bench_device(
                 for device, found_ns in _sweep(_with_batch_size(config, size), size, least_s):
                     devices[device.plan.name] = device
                     times_ns.setdefault(device.plan.name, {})[size] = found_ns
+                config = _with_backends(config, devices.values())
             except PoseEvalError as error:
                 if not devices:
                     raise
@@ -102,6 +103,22 @@ def _with_batch_size(config: RunConfig, size: int) -> RunConfig:
         for kind in ("cpu", "cuda", "npu")
     }
     return config.model_copy(update={"batch_size": size, **own})
+
+
+def _with_backends(config: RunConfig, devices: Iterable[DeviceReady]) -> RunConfig:
+    """Returns a configuration that names the backend of each kind of devices.
+
+    `auto` could take another one for a size that does not fit, and its figures would be mixed.
+    """
+    backends: dict[str, set[str]] = {}
+    for device in devices:
+        backends.setdefault(device.plan.kind, set()).add(device.backend)
+    own = {
+        kind: getattr(config, kind).model_copy(update={"backend": min(names)})
+        for kind, names in backends.items()
+        if len(names) == 1
+    }
+    return config.model_copy(update=own)
 
 
 def _figures(

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from distributed_pose.backends.registry import installed
-from distributed_pose.cluster.deployment import deploy
+from distributed_pose.cluster.choice import deploy_here
 from distributed_pose.cluster.devices import Node, plan_devices
 from distributed_pose.cluster.worker import Worker
 from distributed_pose.config import RunConfig
@@ -99,7 +98,7 @@ def bench_host(config: RunConfig, repeat: int, on_progress: Progress) -> HostRep
 def _infer(config: RunConfig, inputs: RunInputs) -> dict[int, ImageMaps]:
     """Returns the maps of each image by its id."""
     (plan,) = plan_devices(("cpu",), [Node("", "", num_cpus())])
-    deployment = deploy(config, plan, installed("cpu"), inputs.model.format)
+    deployment = deploy_here(config, plan, inputs.model.format)
     order = deployment.order
     model = compile_model(portable(inputs.model, order), order, calibration(config, inputs))
     worker = Worker(replace(deployment.spec, gather="maps"), model.content)

@@ -12,8 +12,9 @@ from time import perf_counter
 import numpy as np
 
 from distributed_pose.backends.base import Backend, BackendOptions, InputBatch
-from distributed_pose.backends.registry import installed, open_backend
-from distributed_pose.cluster.deployment import check_computes, deploy
+from distributed_pose.backends.registry import open_backend
+from distributed_pose.cluster.choice import deploy_here
+from distributed_pose.cluster.deployment import check_computes
 from distributed_pose.cluster.devices import Node, plan_devices
 from distributed_pose.config import RunConfig
 from distributed_pose.cpu import cpu_name, num_cpus
@@ -98,7 +99,7 @@ def _bare_images_per_s(
     config: RunConfig, inputs: RunInputs, batches: list[InputBatch], images: int
 ) -> float:
     (plan,) = plan_devices(("cpu",), [Node("", "", num_cpus())])
-    deployment = deploy(config, plan, installed("cpu"), inputs.model.format)
+    deployment = deploy_here(config, plan, inputs.model.format)
     spec, order = deployment.spec, deployment.order
     model = compile_model(portable(inputs.model, order), order, calibration(config, inputs))
     options = BackendOptions(spec.precision, num_cpus(), _batch_size(config))

@@ -1,14 +1,15 @@
 """What runs on which device: backend, precision, batch sizes and artifact of each."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from distributed_pose.backends.readiness import Readiness, examine
 from distributed_pose.backends.registry import (
     BACKENDS,
+    candidates,
     entries,
     entry,
-    installed,
     resolve_backend,
     resolve_precision,
 )
@@ -17,7 +18,7 @@ from distributed_pose.cluster.devices import ACCELERATORS, Accelerator, Node, pl
 from distributed_pose.cluster.discovery import local_accelerators
 from distributed_pose.config import RunConfig
 from distributed_pose.cpu import num_cpus
-from distributed_pose.errors import ConfigError, SetupError
+from distributed_pose.errors import ConfigError
 from distributed_pose.records import DevicePlan, Order, WorkerSpec
 from distributed_pose.soc import soc_version
 
@@ -34,10 +35,17 @@ SWEPT = (1, 2, 4, 8, 16, 32)
 
 @dataclass(frozen=True)
 class Deployment:
-    """A worker, and what is to be compiled for it."""
+    """A worker, and what is to be compiled for it.
+
+    Attributes:
+        spec: of the worker.
+        order: what is to be compiled.
+        passed_over: why its device does not take the backends that `auto` prefers, a line each.
+    """
 
     spec: WorkerSpec
     order: Order
+    passed_over: tuple[str, ...] = ()
 
 
 def check_backends(config: RunConfig) -> None:
@@ -80,17 +88,18 @@ def check_computes(config: RunConfig) -> None:
         )
 
 
+def runs_on(backend: str, kind: str) -> bool:
+    """Returns whether a configured backend runs on devices of a kind."""
+    return backend == "auto" or any(kind in found.kinds for found in entries(backend))
+
+
 def auto_kinds(config: RunConfig) -> tuple[str, ...]:
     """Returns the kinds of accelerators that `devices: auto` takes: those its backends run on.
 
     Fakes take none, since they have no use for them.
     """
     names = {kind: config.on(kind).backend for kind in ACCELERATORS}
-    return tuple(
-        kind
-        for kind, name in names.items()
-        if name == "auto" or (_runs_model(name) and _runs_on(name, kind))
-    )
+    return tuple(kind for kind, name in names.items() if _runs_model(name) and runs_on(name, kind))
 
 
 def usable_here(config: RunConfig, accelerators: Iterable[Accelerator]) -> tuple[str, ...]:
@@ -103,11 +112,19 @@ def usable_here(config: RunConfig, accelerators: Iterable[Accelerator]) -> tuple
     there = {device.kind for device in accelerators}
     for kind in auto_kinds(config):
         name = config.on(kind).backend
-        if kind not in there or name in BACKENDS or any(_is_of(f, name) for f in installed(kind)):
+        found = examine(candidates(name, kind)) if kind in there and name not in BACKENDS else ()
+        if not found or any(not ready.lacks for ready in found):
             kinds.append(kind)
         elif config.devices == ("auto",):
-            _LOG.warning("nothing that runs on %s devices is installed; see README.md", kind)
+            _LOG.warning(
+                "%s devices are left out: %s; see `distributed-pose doctor`", kind, reasons(found)
+            )
     return tuple(kinds)
+
+
+def reasons(found: Iterable[Readiness]) -> str:
+    """Returns the first thing that each of some backends lacks, as a part of a sentence."""
+    return "; ".join(f"{ready.backend} lacks {ready.lacks[0].what}" for ready in found)
 
 
 def planned_devices(config: RunConfig) -> tuple[DevicePlan, ...]:
@@ -147,30 +164,15 @@ def local_devices(config: RunConfig) -> tuple[DevicePlan, ...]:
     return planned
 
 
-def deploy(
-    config: RunConfig, plan: DevicePlan, found: Sequence[str], model_format: str
-) -> Deployment:
+def deploy(config: RunConfig, plan: DevicePlan, backend: str) -> Deployment:
     """Returns what runs on a device.
 
     Args:
         config: of the run.
         plan: the device.
-        found: backends that are there, where the device is, best first.
-        model_format: of the user's model; PyTorch runs checkpoints alone.
-
-    Raises:
-        ConfigError: as `check_backends`.
-        SetupError: if `auto` has nothing to choose from.
+        backend: chosen for it, by its full name.
     """
     settings = config.on(plan.kind)
-    fitting = [name for name in found if _fits(name, config, model_format)]
-    if settings.backend == "auto" and not fitting:
-        raise SetupError(
-            f"nothing that can run the model on {plan.kind} devices is installed",
-            "see README.md, Devices; or choose others, such as devices=cpu",
-            device=plan.name,
-        )
-    backend = resolve_backend(settings.backend, plan.kind, settings.precision, fitting)
     precision = resolve_precision(backend, settings.precision)
     sizes = SWEPT if settings.batch_size == "auto" else (settings.batch_size,)
     # Workers have other working directories.
@@ -196,7 +198,39 @@ def on_this_machine(deployment: Deployment) -> Deployment:
     number = int(deployment.spec.plan.name.rpartition(":")[2])
     index = 0 if deployment.spec.plan.kind == "cpu" else number
     order = replace(deployment.order, index=index)
-    return Deployment(replace(deployment.spec, index=index), order)
+    return replace(deployment, spec=replace(deployment.spec, index=index), order=order)
+
+
+def fits(backend: str, config: RunConfig, kind: str, model_format: str) -> bool:
+    """Returns whether `auto` may choose a backend for a profile, a precision and a model.
+
+    Args:
+        backend: name in the registry.
+        config: of the run.
+        kind: of the device.
+        model_format: of the user's model; empty for any.
+    """
+    found = entry(backend)
+    if found.fixed_shapes and not _has_fixed_inputs(config.profile):
+        return False
+    if config.on(kind).precision not in {"auto", *found.precisions}:
+        return False
+    return not (model_format and found.runs_model) or model_format in found.model_formats
+
+
+def _has_fixed_inputs(profile: str) -> bool:
+    # OpenCV comes with it, and listing CPUs does without.
+    from distributed_pose.vision.profiles import PROFILES
+
+    return PROFILES[profile].fixed_width is not None
+
+
+def chip_of(config: RunConfig, plan: DevicePlan) -> str:
+    """Returns the Ascend chip of a device by its full name; empty where that is not known."""
+    try:
+        return soc_version(config.npu.soc or plan.model) if plan.kind == "npu" else ""
+    except ConfigError:
+        return ""
 
 
 def _kinds(config: RunConfig) -> Iterator[str]:
@@ -206,7 +240,7 @@ def _kinds(config: RunConfig) -> Iterator[str]:
     elif config.backend == "auto":
         yield "cpu"
     else:
-        yield next(kind for kind in KINDS if _runs_on(config.backend, kind))
+        yield next(kind for kind in KINDS if runs_on(config.backend, kind))
 
 
 def _target(config: RunConfig, plan: DevicePlan, backend: str) -> str:
@@ -216,24 +250,6 @@ def _target(config: RunConfig, plan: DevicePlan, backend: str) -> str:
         return soc_version(name) if name else ""
     # Cards of no known model are taken for different ones.
     return (plan.model or plan.name) if backend == "onnxruntime:tensorrt" else ""
-
-
-def _fits(backend: str, config: RunConfig, model_format: str) -> bool:
-    """Returns whether `auto` may choose a backend for a model and a profile."""
-    # OpenCV comes with it, and listing devices does without.
-    from distributed_pose.vision.profiles import PROFILES
-
-    if entry(backend).fixed_shapes and PROFILES[config.profile].fixed_width is None:
-        return False
-    return model_format == "pth" or not backend.startswith("torch")
-
-
-def _is_of(backend: str, name: str) -> bool:
-    return name in {"auto", backend, backend.partition(":")[0]}
-
-
-def _runs_on(backend: str, kind: str) -> bool:
-    return any(kind in found.kinds for found in entries(backend))
 
 
 def _runs_model(backend: str) -> bool:

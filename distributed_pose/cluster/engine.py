@@ -1,20 +1,16 @@
 """What runs workers and reducers: the protocol, and the engine without Ray."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import cycle
 from time import perf_counter, process_time
 from types import TracebackType
 from typing import Protocol, Self
 
-from distributed_pose.backends.registry import installed
-from distributed_pose.cluster.deployment import (
-    Deployment,
-    deploy,
-    local_devices,
-    on_this_machine,
-)
+from distributed_pose.cluster.choice import Choice, examine_here, tell
+from distributed_pose.cluster.deployment import Deployment, local_devices, on_this_machine
 from distributed_pose.cluster.health import Health, collect_faults, none_left
 from distributed_pose.cluster.reducer import Reducer, Reduction
 from distributed_pose.cluster.settling import out_of_line, settle
@@ -23,7 +19,7 @@ from distributed_pose.cluster.worker import Worker, WorkerReport
 from distributed_pose.config import RunConfig
 from distributed_pose.cpu import num_cpus, peak_rss_bytes
 from distributed_pose.data.shards import Shard, detected_images, no_detections
-from distributed_pose.errors import ExecutionError, PoseEvalError
+from distributed_pose.errors import BackendError, ExecutionError, PoseEvalError, SetupError
 from distributed_pose.locations import redacted
 from distributed_pose.model.artifacts import Source
 from distributed_pose.model.compile import compile_model, portable
@@ -136,19 +132,37 @@ class InlineEngine:
         calibration: Calibration | None = None,
         images: ImagesToRead | None = None,
     ) -> tuple[DeviceReady, ...]:
-        deployments = [
-            on_this_machine(deploy(self._config, plan, installed(plan.kind), model.format))
-            for plan in self.devices()
-        ]
-        artifacts = self._compile(model, deployments, calibration)
+        choice = Choice(self._config, model.format)
+        sites = [examine_here(self._config, plan) for plan in self.devices()]
+        ready = None
+        while ready is None:
+            deployments = choice.deployments(sites)
+            try:
+                ready = self._start(model, calibration, images, deployments)
+            except BackendError as error:
+                self._close()
+                self._devices.clear()
+                choice.rule_out(error, deployments[str(error.device)])
+        tell(deployments.values())
+        self._shard_sizes = {device.plan.name: device.shard_size for device in ready}
+        self._reducer.warm_up()
+        return ready
+
+    def _start(
+        self,
+        model: Source,
+        calibration: Calibration | None,
+        images: ImagesToRead | None,
+        deployments: Mapping[str, Deployment],
+    ) -> tuple[DeviceReady, ...]:
+        here = [on_this_machine(deployment) for deployment in deployments.values()]
+        artifacts = self._compile(model, here, calibration)
         ready = []
-        for deployment in deployments:
+        for deployment in here:
             spec = replace(deployment.spec, images=images)
             worker = Worker(spec, artifacts[deployment.order])
             self._devices.append(_Device(spec.plan.name, worker, Health(self._config.deadline_s)))
-            ready.append(worker.start())
-        self._shard_sizes = {device.plan.name: device.shard_size for device in ready}
-        self._reducer.warm_up()
+            ready.append(replace(worker.start(), passed_over=deployment.passed_over))
         return tuple(ready)
 
     def compile_s(self) -> float:
@@ -162,11 +176,15 @@ class InlineEngine:
         self, model: Source, deployments: Sequence[Deployment], calibration: Calibration | None
     ) -> dict[Order, bytes]:
         start = perf_counter()
-        artifacts = {
-            order: compile_model(portable(model, order), order, calibration).content
-            for order in {deployment.order: None for deployment in deployments}
-        }
-        self._compile_s = perf_counter() - start
+        artifacts: dict[Order, bytes] = {}
+        for deployment in deployments:
+            order = deployment.order
+            if order not in artifacts:
+                with starting(deployment.spec.plan.name):
+                    artifacts[order] = compile_model(
+                        portable(model, order), order, calibration
+                    ).content
+        self._compile_s += perf_counter() - start
         return artifacts
 
     def run(self, shards: Iterable[Shard], num_images: int = 0) -> Iterator[ShardResult]:
@@ -236,12 +254,31 @@ class InlineEngine:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         for device in self._devices:
             try:
                 device.worker.close()
             # The others must be closed too, and what was done is done.
             except Exception as failure:  # noqa: BLE001
                 _LOG.warning("%s: %s", device.name, describe(failure))
+
+
+@contextmanager
+def starting(device: str) -> Iterator[None]:
+    """Has what cannot be compiled for a device be an error of its backend.
+
+    Args:
+        device: name of the device.
+
+    Raises:
+        BackendError: in place of other `SetupError`s.
+    """
+    try:
+        yield
+    except SetupError as error:
+        raise BackendError(error.message, error.hint, device=device) from None
 
 
 def check_report(shard: Shard, report: WorkerReport) -> None:

@@ -58,6 +58,7 @@ class _Device:
     shard_size: Positive
     host: str
     versions: Annotated[tuple[tuple[str, str], ...], FailFast()]
+    passed_over: _Texts
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from distributed_pose.backends.registry import installed
+from distributed_pose.backends.readiness import Readiness, examine
 from distributed_pose.cluster.diagnosis import describe_threads
 from distributed_pose.cluster.discovery import hide_accelerators, show_only
 from distributed_pose.cluster.identity import PackageIdentity, package_identity
@@ -63,12 +63,12 @@ class Place:
 
     Attributes:
         device_id: of the device that Ray gave it; empty for CPUs.
-        installed: backends for its kind of devices that its node has, best first.
+        backends: whether those that the device may be configured for can start there, best first.
         package: the copy of this package that its process runs.
     """
 
     device_id: str
-    installed: tuple[str, ...]
+    backends: tuple[Readiness, ...]
     package: PackageIdentity
 
 
@@ -100,8 +100,8 @@ class _WorkerActor(_Actor):
         else:
             hide_accelerators()
 
-    def place(self) -> Place:
-        return Place(self._device_id, installed(self._kind), package_identity())
+    def place(self, backends: Sequence[str], soc: str) -> Place:
+        return Place(self._device_id, examine(backends, soc), package_identity())
 
     def compile(self, model: Source, order: Order) -> bytes:
         return compile_model(model, order).content
@@ -150,8 +150,14 @@ def reservation(plan: DevicePlan) -> dict[str, float]:
     return {resource: 1} if resource else {"CPU": plan.cpus}
 
 
-def create_worker(plan: DevicePlan) -> tuple[Any, Any]:
-    """Starts a process for a device of the plan's kind on its node; the call returns a `Place`."""
+def create_worker(plan: DevicePlan, backends: Sequence[str], soc: str) -> tuple[Any, Any]:
+    """Starts a process for a device of the plan's kind on its node; the call returns a `Place`.
+
+    Args:
+        plan: the device.
+        backends: that its node is examined for.
+        soc: name of an Ascend chip; empty for other devices, and where it is not known.
+    """
     reserved = reservation(plan)
     actor = _remote(max_concurrency=IN_FLIGHT)(_WorkerActor).options(
         num_cpus=reserved.pop("CPU", 0),
@@ -160,7 +166,7 @@ def create_worker(plan: DevicePlan) -> tuple[Any, Any]:
         scheduling_strategy=NodeAffinitySchedulingStrategy(plan.node_id, soft=False),
     )
     handle: Any = actor.remote(plan.kind)
-    return handle, handle.place.remote()
+    return handle, handle.place.remote(tuple(backends), soc)
 
 
 def create_reducer() -> tuple[Any, Any]:

@@ -9,8 +9,11 @@ from typing import Any, cast
 
 import ray
 
-from distributed_pose.cluster.deployment import Deployment, auto_kinds, deploy, usable_here
+from distributed_pose.backends.registry import candidates
+from distributed_pose.cluster.choice import Choice, Site, tell
+from distributed_pose.cluster.deployment import Deployment, auto_kinds, chip_of, usable_here
 from distributed_pose.cluster.devices import plan_devices
+from distributed_pose.cluster.engine import starting
 from distributed_pose.cluster.health import Health
 from distributed_pose.cluster.identity import difference
 from distributed_pose.cluster.ray_actors import Place, create_reducer, create_worker, reservation
@@ -18,7 +21,7 @@ from distributed_pose.cluster.ray_calls import Actor, Trouble, ask, fetch, owner
 from distributed_pose.cluster.ray_connection import is_alive, live_nodes
 from distributed_pose.cluster.reservations import shortage
 from distributed_pose.config import RunConfig
-from distributed_pose.errors import ExecutionError, PoseEvalError, SetupError
+from distributed_pose.errors import BackendError, ExecutionError, PoseEvalError, SetupError
 from distributed_pose.model.artifacts import Source
 from distributed_pose.model.compile import compile_model, needs_device, portable
 from distributed_pose.model.makers import Calibration
@@ -55,6 +58,8 @@ class Fleet:
         self.reducers: list[Actor] = []
         self.compile_s = 0.0
         self.is_stopped = False
+        self._deployments: dict[str, Deployment] = {}
+        # What processes that are started again load, by device: none before the first has.
         self._deployed: dict[str, tuple[Any, Any]] = {}
 
     @property
@@ -81,17 +86,21 @@ class Fleet:
     ) -> tuple[DeviceReady, ...]:
         """Returns when every device is ready; see `Engine.start`."""
         self._launch()
-        self._await_starts()
-        deployments = {actor.name: self._deployment(actor, model) for actor in self.workers}
-        artifacts = self._compile(model, deployments, calibration)
-        self._deployed = {
-            name: (replace(deployment.spec, images=images), artifacts[deployment.order])
-            for name, deployment in deployments.items()
-        }
-        for actor in self.workers:
-            actor.begin(*self._deployed[actor.name])
-        self._await_starts()
-        return tuple(actor.ready for actor in self.workers if actor.ready)
+        choice = Choice(self._config, model.format)
+        ready = None
+        while ready is None:
+            try:
+                self._await_starts()
+                self._deployments = choice.deployments(map(_site, self.workers))
+                self._begin(model, calibration, images)
+                self._await_starts()
+                ready = tuple(map(self._ready, self.workers))
+            except BackendError as error:
+                failed = self._deployments[str(error.device)]
+                choice.rule_out(error, failed)
+                self._relaunch(failed.spec.plan.kind)
+        tell(self._deployments.values())
+        return ready
 
     def sweep(self, device: str, batch_size: int, least_s: float) -> tuple[int, ...]:
         """Returns how long batches take on a device; see `Worker.sweep`."""
@@ -120,12 +129,7 @@ class Fleet:
         return gone
 
     def _launch(self) -> None:
-        self.workers = [
-            Actor(
-                plan.name, partial(create_worker, plan), Health(self._config.deadline_s), plan=plan
-            )
-            for plan in self.devices()
-        ]
+        self.workers = [self._new_worker(plan) for plan in self.devices()]
         self.reducers = [
             Actor(f"reducer:{index}", create_reducer, Health(self._config.deadline_s))
             for index in range(self._config.reducers if self._config.gather == "maps" else 0)
@@ -134,32 +138,66 @@ class Fleet:
         for actor in self.actors:
             actor.launch()
 
-    def _deployment(self, actor: Actor, model: Source) -> Deployment:
-        # Both are there once the actor is in its place.
-        plan, place = cast("DevicePlan", actor.plan), cast("Place", actor.place)
-        found = replace(plan, device_id=place.device_id)
-        return deploy(self._config, found, place.installed, model.format)
+    def _new_worker(self, plan: DevicePlan) -> Actor:
+        backends = candidates(self._config.on(plan.kind).backend, plan.kind)
+        create = partial(create_worker, plan, backends, chip_of(self._config, plan))
+        return Actor(plan.name, create, Health(self._config.deadline_s), plan=plan)
+
+    def _relaunch(self, kind: str) -> None:
+        """Starts all devices of a kind with new processes, which load another backend.
+
+        A vendor's libraries stay in the process that has loaded them, and those of two backends
+        can exclude each other.
+        """
+        for index, worker in enumerate(self.workers):
+            if worker.plan and worker.plan.kind == kind:
+                worker.end()
+                self._deployed.pop(worker.name, None)
+                self.workers[index] = self._new_worker(worker.plan)
+                self.workers[index].launch()
+
+    def _begin(
+        self, model: Source, calibration: Calibration | None, images: ImagesToRead | None
+    ) -> None:
+        """Has the workers that load nothing yet load what is made for them."""
+        idle = [worker for worker in self.workers if worker.name not in self._deployed]
+        orders = {worker.name: self._deployments[worker.name].order for worker in idle}
+        artifacts = self._compile(model, idle, orders, calibration)
+        for worker in idle:
+            spec = replace(self._deployments[worker.name].spec, images=images)
+            self._deployed[worker.name] = spec, artifacts[orders[worker.name]]
+            worker.begin(*self._deployed[worker.name])
+
+    def _ready(self, worker: Actor) -> DeviceReady:
+        # All have started.
+        ready = cast("DeviceReady", worker.ready)
+        return replace(ready, passed_over=self._deployments[worker.name].passed_over)
 
     def _compile(
         self,
         model: Source,
-        deployments: Mapping[str, Deployment],
+        workers: Sequence[Actor],
+        orders: Mapping[str, Order],
         calibration: Calibration | None,
     ) -> dict[Order, Any]:
-        """Returns references to the artifacts by order."""
+        """Returns references to the artifacts by order; each is made for its first worker."""
         start = monotonic()
         artifacts: dict[Order, Any] = {}
-        for actor in self.workers:
-            order = deployments[actor.name].order
+        for actor in workers:
+            order = orders[actor.name]
             if order not in artifacts:
-                source = portable(model, order)
-                if needs_device(source, order):
-                    content = self._ask_long(actor, actor.handle.compile.remote(source, order))
-                else:
-                    content = compile_model(source, order, calibration).content
-                artifacts[order] = ray.put(content)
-        self.compile_s = monotonic() - start
+                with starting(actor.name):
+                    artifacts[order] = ray.put(self._compiled(model, actor, order, calibration))
+        self.compile_s += monotonic() - start
         return artifacts
+
+    def _compiled(
+        self, model: Source, actor: Actor, order: Order, calibration: Calibration | None
+    ) -> Any:
+        source = portable(model, order)
+        if needs_device(source, order):
+            return self._ask_long(actor, actor.handle.compile.remote(source, order))
+        return compile_model(source, order, calibration).content
 
     def _ask_long(self, actor: Actor, reference: Any) -> Any:
         """Returns the answer of a call that may take long, before there is work to lose."""
@@ -203,7 +241,9 @@ class Fleet:
                     device=actor.name,
                 )
             if actor.health.is_out:
-                raise SetupError(
+                # One that has died of its backend may live with another.
+                kind = BackendError if actor.name in self._deployed else SetupError
+                raise kind(
                     f"on node {actor.node_address}: {actor.health.faults[-1]}", device=actor.name
                 )
 
@@ -249,6 +289,12 @@ class Fleet:
         owner.placed(place)
         if owner.name in self._deployed:
             owner.begin(*self._deployed[owner.name])
+
+
+def _site(worker: Actor) -> Site:
+    # Both are there once the actor is in its place.
+    plan, place = cast("DevicePlan", worker.plan), cast("Place", worker.place)
+    return Site(replace(plan, device_id=place.device_id), place.backends)
 
 
 def _check_reservation(actor: Actor) -> None:

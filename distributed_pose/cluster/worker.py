@@ -29,12 +29,13 @@ from distributed_pose.cluster.preparation import Preparation
 from distributed_pose.cluster.reducer import Reducer, Reduction
 from distributed_pose.data.shards import ImageMaps, pack_maps, read_image
 from distributed_pose.data.sources import ImageSource, open_images
-from distributed_pose.errors import PoseEvalError, SetupError
+from distributed_pose.errors import BackendError, PoseEvalError, SetupError
 from distributed_pose.metrics.throughput import best_batch_size
 from distributed_pose.recordings.pads import output_name
 from distributed_pose.recordings.recording import Recording
 from distributed_pose.records import (
     Damage,
+    DevicePlan,
     DeviceReady,
     Durations,
     Failure,
@@ -190,9 +191,9 @@ class Worker:
     def _start(self) -> DeviceReady:
         start = perf_counter_ns()
         spec = self._spec
+        if spec.images:
+            self._preparation = self._new_preparation(_open_images(spec.images, spec.plan))
         try:
-            if spec.images:
-                self._preparation = self._new_preparation(_open_images(spec.images, spec.plan.node))
             options = BackendOptions(
                 spec.precision,
                 spec.plan.threads,
@@ -211,7 +212,7 @@ class Worker:
             batch_ns = perf_counter_ns() - batch_start
         # Before any image of the dataset is met, whatever goes wrong is the model or the device.
         except PoseEvalError as error:
-            raise SetupError(error.message, error.hint, device=spec.plan.name) from None
+            raise BackendError(error.message, error.hint, device=spec.plan.name) from None
         if spec.gather == "poses":
             self._reducer.warm_up()
         return DeviceReady(
@@ -315,22 +316,22 @@ def _joined(reports: Sequence[WorkerReport]) -> WorkerReport:
     )
 
 
-def _open_images(images: ImagesToRead, node: str) -> ImageSource:
+def _open_images(images: ImagesToRead, plan: DevicePlan) -> ImageSource:
     """Returns the images that a worker reads.
 
     Raises:
         SetupError: if its node does not have them.
     """
-    where = f"on node {node}: " if node else ""
+    where = f"on node {plan.node}: " if plan.node else ""
     hint = "all nodes must see the images in the same place, or set data.read=driver"
     try:
         source = open_images(images.location)
     except SetupError as error:
-        raise SetupError(f"{where}{error.message}", hint) from None
+        raise SetupError(f"{where}{error.message}", hint, device=plan.name) from None
     if images.sample:
         answer = read_image(ImageRecord(_NO_IMAGE, images.sample, 0, 0), source)
         if isinstance(answer, Failure):
-            raise SetupError(f"{where}{answer.reason}", hint)
+            raise SetupError(f"{where}{answer.reason}", hint, device=plan.name)
     return source
 
 

@@ -98,6 +98,7 @@ class DeviceReport:
         compute_images_per_s: images a second of model time, compute only; None likewise.
         host: name of the machine that its worker ran on.
         versions: version of each thing that computed there, by name, as its worker found them.
+        passed_over: why it did not take the backends that `auto` prefers, a line each.
     """
 
     name: str
@@ -115,6 +116,7 @@ class DeviceReport:
     compute_images_per_s: float | None
     host: str
     versions: Mapping[str, str]
+    passed_over: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -28,24 +28,29 @@ def run_tables(report: RunReport) -> Iterator[RenderableType]:
     else:
         yield _failures(report)
     yield from _faults(report)
+    yield from _passed_over(report)
     if report.damaged:
         yield damage_summary(report.damaged)
     yield _throughput(report)
     yield _stages(report)
 
 
-def device_table(devices: Sequence[tuple[DevicePlan, KindSettings]]) -> Table:
-    """Returns the devices that a run would use, and what it would use them with."""
-    columns = ("device", "model", "node", "id there", "threads", "backend", "precision", "batch")
+def device_table(devices: Sequence[tuple[DevicePlan, KindSettings, str]]) -> Table:
+    """Returns the devices that a run would use, and what it would use them with.
+
+    Args:
+        devices: each with its settings, and the backend that it takes; empty for none.
+    """
+    columns = ("device", "model", "node", "id", "threads", "backend", "precision", "batch")
     table = Table(*columns, title="Devices")
-    for plan, settings in devices:
+    for plan, settings, takes in devices:
         table.add_row(
             plan.name,
             plan.model or ("processor" if plan.kind == "cpu" else "unknown"),
             plan.node or "here",
             plan.device_id,
             str(plan.threads),
-            settings.backend,
+            takes or "none, see `doctor`",
             settings.precision,
             str(settings.batch_size),
         )
@@ -103,6 +108,14 @@ def _faults(report: RunReport) -> Iterator[str]:
         times = "once" if len(reasons) == 1 else f"{len(reasons)} times"
         outcome = "was taken out" if name in report.faults.taken_out else "recovered"
         yield f"{name} failed {times} and {outcome}: {reasons[-1]}"
+
+
+def _passed_over(report: RunReport) -> Iterator[str]:
+    """Yields a line for each backend that would have been better, and could not be used."""
+    lines = (
+        (f"backend {d.backend}, since {line}") for d in report.devices for line in d.passed_over
+    )
+    yield from dict.fromkeys(lines)
 
 
 def _throughput(report: RunReport) -> Table:

@@ -28,6 +28,7 @@ from distributed_pose.backends.base import (
 from distributed_pose.backends.ports import check_fits, check_input, select_outputs
 from distributed_pose.backends.registry import (
     BACKENDS,
+    candidates,
     open_backend,
     resolve_backend,
     resolve_precision,
@@ -232,27 +233,26 @@ def test_bf16_is_reported_and_differs_a_little() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "found", "resolved"),
+    ("name", "kind", "expected"),
     [
-        ("auto", "cpu", (), "openvino"),
-        ("auto", "cuda", ("torch:cuda",), "torch:cuda"),
-        ("auto", "cuda", ("onnxruntime:tensorrt", "torch:cuda"), "onnxruntime:tensorrt"),
-        ("auto", "npu", (), "ascend"),
-        ("auto", "npu", ("ascend-ais",), "ascend-ais"),
-        ("onnxruntime", "cpu", (), "onnxruntime:cpu"),
-        ("onnxruntime", "cuda", ("torch:cuda", "onnxruntime:cuda"), "onnxruntime:cuda"),
-        ("onnxruntime", "npu", (), "onnxruntime:cann"),
-        ("onnxruntime:cuda", "cuda", ("onnxruntime:tensorrt",), "onnxruntime:cuda"),
-        ("torch", "cpu", (), "torch:cpu"),
-        ("torch", "cuda", (), "torch:cuda"),
-        ("oracle", "npu", (), "oracle"),
-        ("simulated:t4", "cuda", (), "simulated:t4"),
+        ("auto", "cpu", ("openvino", "onnxruntime:cpu", "torch:cpu")),
+        ("auto", "cuda", ("onnxruntime:tensorrt", "torch:cuda", "onnxruntime:cuda")),
+        ("auto", "npu", ("ascend", "ascend-ais", "onnxruntime:cann")),
+        ("onnxruntime", "cpu", ("onnxruntime:cpu",)),
+        ("onnxruntime", "cuda", ("onnxruntime:tensorrt", "onnxruntime:cuda")),
+        ("onnxruntime", "npu", ("onnxruntime:cann",)),
+        ("onnxruntime:cuda", "cuda", ("onnxruntime:cuda",)),
+        ("torch", "cpu", ("torch:cpu",)),
+        ("torch", "cuda", ("torch:cuda",)),
+        ("oracle", "npu", ("oracle",)),
+        ("simulated:t4", "cuda", ("simulated:t4",)),
     ],
 )
-def test_backends_are_resolved_by_name_kind_of_device_and_what_is_installed(
-    name: str, kind: str, found: tuple[str, ...], resolved: str
+def test_a_configured_name_stands_for_backends_of_its_kind_of_device_best_first(
+    name: str, kind: str, expected: tuple[str, ...]
 ) -> None:
-    assert resolve_backend(name, kind, "auto", found) == resolved
+    assert candidates(name, kind) == expected
+    assert resolve_backend(name, kind, "auto") == expected[0]
 
 
 @pytest.mark.parametrize(
@@ -289,21 +289,22 @@ def test_every_backend_can_be_named_in_a_configuration() -> None:
 def test_a_backend_whose_package_is_missing_says_so() -> None:
     if find_spec("acl"):
         pytest.skip("CANN is installed")
-    with pytest.raises(SetupError, match=r"backend ascend is not installed: .*acl"):
+    with pytest.raises(SetupError, match=r"ascend cannot be loaded: .*acl.*; it lacks CANN"):
         open_backend("ascend", b"", BackendOptions())
 
 
 def test_what_is_installed_is_found_without_loading_it() -> None:
     code = (
-        "import sys; from distributed_pose.backends.registry import installed;"
-        "print([installed(kind) for kind in ('cpu', 'cuda', 'npu')]);"
+        "import sys; from distributed_pose.backends.readiness import examine;"
+        "from distributed_pose.backends.registry import BACKENDS;"
+        "print([ready.backend for ready in examine(BACKENDS) if not ready.lacks]);"
         "print([m for m in ('torch', 'onnxruntime', 'openvino', 'acl') if m in sys.modules])"
     )
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     found, loaded = answer.stdout.splitlines()
-    assert found.startswith("[('openvino',)")
+    assert found.startswith("['openvino', 'onnxruntime:cpu'")
     assert loaded == "[]"
 
 

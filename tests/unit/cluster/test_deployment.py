@@ -2,12 +2,14 @@ from dataclasses import replace
 
 import pytest
 
-from distributed_pose import ConfigError, RunConfig, SetupError, parse_config
+from distributed_pose import ConfigError, RunConfig, parse_config
 from distributed_pose.cluster.deployment import (
     Deployment,
     auto_kinds,
     check_backends,
+    chip_of,
     deploy,
+    fits,
     on_this_machine,
     runs_model,
     usable_here,
@@ -25,9 +27,10 @@ def config(**values: object) -> RunConfig:
 
 
 def deployed(plan: DevicePlan, settings: RunConfig) -> Deployment:
-    """Returns what runs on a device whose node has the usual backends."""
+    """Returns what runs on a device with the backend that is configured, or the usual one."""
     usual = {"npu": "ascend", "cuda": "onnxruntime:cuda", "cpu": "openvino"}
-    return deploy(settings, plan, (usual[plan.kind],), "onnx")
+    backend = settings.on(plan.kind).backend
+    return deploy(settings, plan, usual[plan.kind] if backend == "auto" else backend)
 
 
 @pytest.mark.parametrize(
@@ -130,23 +133,6 @@ def test_devices_alike_have_one_order() -> None:
     assert len(orders) == 1
 
 
-@pytest.mark.parametrize(
-    ("model_format", "expected"), [("pth", "torch:cuda"), ("onnx", "onnxruntime:cuda")]
-)
-def test_pytorch_is_chosen_for_checkpoints_alone(model_format: str, expected: str) -> None:
-    found = ("torch:cuda", "onnxruntime:cuda")
-    assert deploy(config(), GPU, found, model_format).spec.backend == expected
-
-
-@pytest.mark.parametrize(("found", "model_format"), [((), "pth"), (("torch:cuda",), "onnx")])
-def test_where_nothing_can_run_the_model_the_error_says_so(
-    found: tuple[str, ...], model_format: str
-) -> None:
-    message = r"device cuda:1.*nothing .* cuda devices is installed .*devices=cpu"
-    with pytest.raises(SetupError, match=message):
-        deploy(config(), GPU, found, model_format)
-
-
 def test_an_automatic_batch_size_is_swept_from_one_to_thirty_two() -> None:
     deployment = deployed(NPU, config(batch_size="auto"))
     assert deployment.spec.batch_sizes == deployment.order.batch_sizes == (1, 2, 4, 8, 16, 32)
@@ -159,15 +145,32 @@ def test_a_process_that_sees_all_devices_counts_them() -> None:
     assert [deployment.order.index for deployment in here] == [3, 1, 0]
 
 
-def test_a_profile_of_any_width_is_not_given_to_what_compiles_fixed_shapes() -> None:
-    found = ("onnxruntime:tensorrt", "onnxruntime:cuda")
-    chosen = {
-        profile: deploy(config(profile=profile), GPU, found, "onnx").spec.backend
-        for profile in ("modelzoo", "upstream")
-    }
-    assert chosen == {"modelzoo": "onnxruntime:tensorrt", "upstream": "onnxruntime:cuda"}
-    with pytest.raises(SetupError, match="nothing that can run the model"):
-        deploy(config(profile="upstream"), NPU, ("ascend",), "onnx")
+@pytest.mark.parametrize(
+    ("values", "backend", "model_format", "expected"),
+    [
+        ({}, "torch:cuda", "pth", True),
+        ({}, "torch:cuda", "onnx", False),
+        ({}, "onnxruntime:cuda", "om", False),
+        ({}, "ascend", "om", True),
+        ({}, "onnxruntime:tensorrt", "onnx", True),
+        ({"profile": "upstream"}, "onnxruntime:tensorrt", "onnx", False),
+        ({"profile": "upstream"}, "onnxruntime:cuda", "onnx", True),
+        ({"precision": "bf16"}, "openvino", "onnx", True),
+        ({"precision": "bf16"}, "onnxruntime:cpu", "onnx", False),
+        ({"backend": "oracle"}, "oracle", "truth", True),
+    ],
+)
+def test_a_backend_is_for_models_profiles_and_precisions_that_it_has(
+    values: dict[str, object], backend: str, model_format: str, *, expected: bool
+) -> None:
+    assert fits(backend, config(**values), "cpu", model_format) is expected
+
+
+def test_a_chip_is_what_is_configured_or_the_node_tells_and_nothing_if_it_is_none() -> None:
+    assert chip_of(config(), NPU) == "Ascend310P3"
+    assert chip_of(config(npu={"soc": "310"}), NPU) == "Ascend310"
+    assert chip_of(config(), replace(NPU, model="of-some-kind")) == ""
+    assert chip_of(config(), GPU) == ""
 
 
 def test_cards_that_nobody_names_are_taken_for_different_ones() -> None:
@@ -195,4 +198,6 @@ def test_auto_leaves_out_what_nothing_installed_can_use_and_says_so(
 ) -> None:
     assert usable_here(config(**values), [Accelerator("npu", "0", "310P3")]) == expected
     told = [record.getMessage() for record in caplog.records]
-    assert len([text for text in told if "nothing that runs on npu devices" in text]) == warnings
+    left_out = [text for text in told if "npu devices are left out" in text]
+    assert len(left_out) == warnings
+    assert all("onnxruntime:cann lacks onnxruntime-cann" in text for text in left_out)

@@ -1,0 +1,257 @@
+"""What a machine lacks of what a backend needs, found without loading a vendor's SDK here.
+
+Modules are looked up in the file system, and called names in their source. Whatever must be
+loaded to be known is loaded by a short-lived process (`probe`), once for each process that asks.
+"""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from functools import cache, singledispatch
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from packaging.specifiers import SpecifierSet
+
+from distributed_pose.backends.needs import (
+    SET_ENV,
+    AscendCompiler,
+    CannProvider,
+    CudaBuild,
+    Library,
+    Module,
+    Need,
+    NvidiaProvider,
+    PyAcl,
+    Variable,
+    Version,
+)
+from distributed_pose.cann import find_cann
+from distributed_pose.cann_lacks import compiler_lacks, runtime_lacks
+from distributed_pose.lacks import Lack
+
+_PROBE = Path(__file__).with_name("probe.py")
+_PROBE_TIMEOUT_S = 120.0
+
+_CUDA_DRIVER = "libcuda.so.1"
+
+# They install the same files, so that at most one of them works.
+_ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+
+# What the runtime is called through; it loads libraries of CANN and of the driver.
+_ACL = Module(
+    "acl",
+    f"source {SET_ENV} before starting, and before `ray start` on each node",
+    "mdl",
+    is_loaded=True,
+)
+
+# What the loader says of a library that another one needs.
+_NOT_FOUND = re.compile(r"(\S+\.so[\w.]*): cannot open shared object file")
+
+
+def lacks(needs: Iterable[Need]) -> tuple[Lack, ...]:
+    """Returns what this machine lacks, each thing once, in the order of the needs.
+
+    The answer is kept for the life of this process.
+    """
+    found: dict[str, Lack] = {}
+    for need in needs:
+        for lack in _kept_lacks(need):
+            found.setdefault(lack.what, lack)
+    return tuple(found.values())
+
+
+@cache
+def _kept_lacks(need: Need) -> tuple[Lack, ...]:
+    found = tuple(_lacks_of(need))
+    return tuple(lack._replace(mend=lack.mend.replace(SET_ENV, _set_env())) for lack in found)
+
+
+@cache
+def _set_env() -> str:
+    cann = find_cann()
+    return str(cann.script) if cann and cann.script else "CANN's set_env.sh"
+
+
+@singledispatch
+def _lacks_of(need: object) -> Iterable[Lack]:
+    raise TypeError(type(need).__name__)
+
+
+@_lacks_of.register
+def _(need: Module) -> Iterable[Lack]:
+    spec = _find(need.name)
+    called = f"{need.name}.{need.attribute}" if need.attribute else need.name
+    # Without a file it is a folder that another distribution has left behind.
+    if spec is None or spec.origin is None:
+        yield Lack(called, _owner(need), need.mend)
+    elif need.is_loaded:
+        error, _ = _asked("import", f"{need.name}:{need.attribute}")
+        if error:
+            yield _load_lack(called, error, need.mend)
+    elif need.attribute and not _defines(spec, need.attribute):
+        yield Lack(called, spec.origin, need.mend)
+
+
+@_lacks_of.register
+def _(need: Version) -> Iterable[Lack]:
+    found = _version(need.distribution)
+    if not SpecifierSet(need.allowed).contains(found or "0", prereleases=True):
+        wanted = f"{need.distribution}{need.allowed}"
+        yield Lack(wanted, f"{need.distribution} {found}" if found else "", need.mend)
+
+
+@_lacks_of.register
+def _(need: Library) -> Iterable[Lack]:
+    error, _ = _asked("load", need.name)
+    if error:
+        yield _load_lack(need.name, error, need.mend)
+
+
+@_lacks_of.register
+def _(need: Variable) -> Iterable[Lack]:
+    value = os.environ.get(need.name, "")
+    if not (value and Path(value).is_dir()):
+        yield Lack(f"variable {need.name}", value, need.mend)
+
+
+@_lacks_of.register
+def _(need: NvidiaProvider) -> Iterable[Lack]:
+    # A reader of libraries comes with it, and hosts without cards do without.
+    from distributed_pose.backends.shared_libraries import probe_provider
+
+    return probe_provider(need.variant)
+
+
+@_lacks_of.register
+def _(need: CannProvider) -> Iterable[Lack]:
+    spec = _find("onnxruntime")
+    folder = Path(spec.origin).parent if spec and spec.origin else Path()
+    if not (folder / "capi" / "libonnxruntime_providers_cann.so").is_file():
+        others = (f"{name} {_version(name)}" for name in _ONNXRUNTIMES if _version(name))
+        yield Lack("onnxruntime-cann", ", ".join(others), need.mend)
+
+
+@_lacks_of.register
+def _(_: PyAcl) -> Iterable[Lack]:
+    if missing := runtime_lacks(find_cann()):
+        return missing
+    return _lacks_of(_ACL)
+
+
+@_lacks_of.register
+def _(need: AscendCompiler) -> Iterable[Lack]:
+    return compiler_lacks(find_cann(), need.soc)
+
+
+@_lacks_of.register
+def _(need: CudaBuild) -> Iterable[Lack]:
+    spec = _find("torch.version")
+    if spec is None or not spec.origin:
+        return
+    built_with = _literal(Path(spec.origin), "cuda")
+    if not built_with:
+        yield Lack("PyTorch built with CUDA", f"torch {_version('torch')}", need.mend)
+        return
+    error, driver = _asked("driver", _CUDA_DRIVER)
+    # That it is missing is another need.
+    if not error and _major(driver) < _major(str(built_with)):
+        what = f"driver for CUDA {_major(str(built_with))}"
+        yield Lack(what, f"one for CUDA {driver}", "update NVIDIA's driver")
+
+
+def _load_lack(what: str, error: str, mend: str) -> Lack:
+    """Returns the lack that a loader's message tells of, by the library that it names."""
+    match = _NOT_FOUND.search(error)
+    if match:
+        return Lack(Path(match[1]).name, "" if match[1] in what else f"{what} needs it", mend)
+    return Lack(what, error, mend)
+
+
+@cache
+def _asked(question: str, target: str) -> tuple[str, str]:
+    """Returns the error of a probe, empty if it had none, and what it found."""
+    task = json.dumps([question, target, sys.path])
+    # -P, since the folder of the script has modules of the same names as SDKs.
+    command = [sys.executable, "-P", str(_PROBE), task]
+    try:
+        answer = subprocess.run(  # noqa: S603 - a question of ours, through no shell
+            command, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=False
+        )
+        error, found = json.loads(answer.stdout)
+    except subprocess.TimeoutExpired:
+        return f"no answer within {_PROBE_TIMEOUT_S:.0f} s", ""
+    except (OSError, ValueError):
+        return "it ends the process that loads it", ""
+    return str(error), str(found)
+
+
+def _find(name: str) -> ModuleSpec | None:
+    """Returns the spec of a module without importing the packages that it is in.
+
+    What is imported already is not asked: a process that starts later finds what is there now.
+    """
+    spec, folders = None, None
+    for part in name.split("."):
+        spec = PathFinder.find_spec(part, folders)
+        if spec is None:
+            return None
+        # A module has none, and nothing below it is found.
+        folders = [*(spec.submodule_search_locations or ())]
+    return spec
+
+
+def _owner(need: Module) -> str:
+    """Returns what owns the top-level name of a module that is not there."""
+    top = need.name.partition(".")[0]
+    owners = [f"{name} {found}" for name in need.rivals if (found := _version(name))]
+    if _find(top) is None:
+        return ""
+    return f"the {top} of {', '.join(owners)}" if owners else f"another {top}"
+
+
+def _defines(spec: ModuleSpec, attribute: str) -> bool:
+    """Returns whether the source of a module binds a name; what has no source is trusted."""
+    if not (spec.origin or "").endswith(".py"):
+        return True
+    tree = ast.parse(Path(str(spec.origin)).read_bytes())
+    return any(attribute.partition(".")[0] in _bound(node) for node in ast.walk(tree))
+
+
+def _bound(node: ast.AST) -> Iterable[str]:
+    match node:
+        case ast.ClassDef() | ast.FunctionDef():
+            return (node.name,)
+        case ast.Import() | ast.ImportFrom():
+            return tuple(alias.asname or alias.name for alias in node.names)
+        case ast.Name(ctx=ast.Store()):
+            return (node.id,)
+    return ()
+
+
+def _literal(file: Path, name: str) -> object:
+    """Returns the literal that a source file gives to a name; None if there is none."""
+    for node in ast.parse(file.read_bytes()).body:
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
+        names = [target.id for target in targets if isinstance(target, ast.Name)]
+        value = getattr(node, "value", None)
+        if name in names and isinstance(value, ast.Constant):
+            return value.value
+    return None
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return ""
+
+
+def _major(text: str) -> int:
+    return int(text.partition(".")[0])

@@ -1,0 +1,72 @@
+"""Asks each node of a Ray cluster which backends can run its devices."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from distributed_pose.backends.readiness import NodeSurvey
+from distributed_pose.cluster.devices import Node
+from distributed_pose.cluster.identity import PackageIdentity, difference, package_identity
+from distributed_pose.cluster.ray_calls import Trouble, fetch
+from distributed_pose.cluster.ray_connection import live_nodes
+from distributed_pose.cluster.ray_engine import RayEngine
+from distributed_pose.cluster.survey import examine_node
+from distributed_pose.config import RunConfig
+from distributed_pose.lacks import Lack
+from distributed_pose.records import DevicePlan
+
+# Processes that have not run before start within seconds; what is probed there can take a minute.
+_TIMEOUT_S = 180.0
+
+
+def survey_nodes(
+    config: RunConfig,
+    choose: Callable[[RunConfig, Sequence[Node]], tuple[DevicePlan, ...]] | None,
+) -> tuple[tuple[DevicePlan, ...], list[NodeSurvey]]:
+    """Returns devices of a cluster, and what their nodes say of themselves.
+
+    Args:
+        config: of the run.
+        choose: returns the devices of nodes; None for those of an evaluation.
+
+    Raises:
+        SetupError: if a device is not there.
+    """
+    with RayEngine(config) as engine:
+        plans = choose(config, live_nodes()) if choose else engine.devices()
+        by_node: dict[str, list[DevicePlan]] = defaultdict(list)
+        for plan in plans:
+            by_node[plan.node_id].append(plan)
+        calls = {_ask(node_id, on_node, config): on_node for node_id, on_node in by_node.items()}
+        # All at once, since each takes seconds.
+        done, _ = ray.wait([*calls], num_returns=len(calls), timeout=_TIMEOUT_S)
+        return plans, [_answer(call, calls[call], is_there=call in done) for call in calls]
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _examine(
+    address: str, plans: tuple[DevicePlan, ...], config: RunConfig
+) -> tuple[PackageIdentity, NodeSurvey]:
+    return package_identity(), examine_node(address, plans, config)
+
+
+def _ask(node_id: str, plans: Sequence[DevicePlan], config: RunConfig) -> Any:
+    place = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    on_node = _examine.options(scheduling_strategy=place)
+    return on_node.remote(plans[0].node, tuple(plans), config)
+
+
+def _answer(call: Any, plans: Sequence[DevicePlan], *, is_there: bool) -> NodeSurvey:
+    """Returns what a node says of itself, or why it cannot."""
+    answer = fetch(call) if is_there else Trouble(f"no answer within {_TIMEOUT_S:.0f} s")
+    if isinstance(answer, Trouble):
+        lack = Lack("an answer of its processes", answer.reason, "see the logs of its Ray")
+    elif different := difference(answer[0]):
+        lack = Lack("the driver's version", different, "install the same version on all nodes")
+    else:
+        found: NodeSurvey = answer[1]
+        return found
+    return NodeSurvey(plans[0].node, {plan.name: () for plan in plans}, (lack,))

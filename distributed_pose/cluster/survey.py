@@ -1,0 +1,144 @@
+"""Which backends can run the devices of this machine or cluster, and what each of them lacks."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from distributed_pose.backends.needs import Module
+from distributed_pose.backends.readiness import DeviceSurvey, NodeSurvey, Survey, examine
+from distributed_pose.backends.registry import candidates
+from distributed_pose.backends.requirements import lacks
+from distributed_pose.cluster.address import check_cluster, cluster_address
+from distributed_pose.cluster.choice import Choice, Site
+from distributed_pose.cluster.deployment import (
+    auto_kinds,
+    check_backends,
+    chip_of,
+    local_devices,
+    runs_model,
+    runs_on,
+)
+from distributed_pose.cluster.devices import Node, plan_devices
+from distributed_pose.cluster.discovery import local_accelerators
+from distributed_pose.cluster.driverless import driverless_cards
+from distributed_pose.config import RunConfig
+from distributed_pose.cpu import num_cpus
+from distributed_pose.errors import SetupError
+from distributed_pose.files import read_head
+from distributed_pose.lacks import Lack
+from distributed_pose.model.formats import HEAD_BYTES, format_of
+from distributed_pose.records import DevicePlan
+
+# What is used beside backends, by its name for users.
+_FEATURES: Mapping[str, Module] = {
+    "checkpoints (.pth)": Module("torch", "pip install 'distributed-pose[torch]'"),
+    "precision int8": Module("nncf", "pip install 'distributed-pose[int8]'"),
+    "fetch": Module("requests", "pip install requests"),
+    "plots of scale": Module("matplotlib.figure", "pip install matplotlib", "Figure"),
+}
+
+
+def survey_devices(config: RunConfig) -> Survey:
+    """Returns what the devices can run that an evaluation would use.
+
+    Ray, which takes seconds to start, is asked where there is a cluster to join.
+
+    Raises:
+        ConfigError: if a backend cannot be what is asked of it.
+        SetupError: if a device is not there.
+    """
+    return _survey(config, all_devices=False)
+
+
+def survey_all(config: RunConfig) -> Survey:
+    """Returns what all devices can run, beside accelerators also the processors of each node.
+
+    Of a configuration that names devices, it is these. Errors are those of `survey_devices`.
+    """
+    return _survey(config, all_devices=True)
+
+
+def examine_node(address: str, plans: Iterable[DevicePlan], config: RunConfig) -> NodeSurvey:
+    """Returns what a node says of itself; called on it.
+
+    Args:
+        address: of the node.
+        plans: its devices.
+        config: of the run.
+    """
+    backends = {
+        plan.name: examine(_names(config, plan.kind), chip_of(config, plan)) for plan in plans
+    }
+    return NodeSurvey(address, backends, driverless_cards())
+
+
+def missing_features() -> dict[str, tuple[Lack, ...]]:
+    """Returns what this machine lacks of what is used beside backends, by its name for users."""
+    return {name: lacks([need]) for name, need in _FEATURES.items()}
+
+
+def _survey(config: RunConfig, *, all_devices: bool) -> Survey:
+    check_backends(config)
+    model_format = _model_format(config)
+    if config.engine == "ray" and cluster_address():
+        check_cluster()
+        from distributed_pose.cluster.ray_survey import survey_nodes
+
+        plans, nodes = survey_nodes(config, every_device if all_devices else None)
+    else:
+        here = Node("", "", num_cpus(), accelerators=local_accelerators())
+        plans = every_device(config, [here]) if all_devices else local_devices(config)
+        nodes = [examine_node("", plans, config)]
+    return _summed_up(config, plans, nodes, model_format)
+
+
+def every_device(config: RunConfig, nodes: Sequence[Node]) -> tuple[DevicePlan, ...]:
+    """Returns the devices of nodes: those that are configured, or all that its backends run on."""
+    requests: Sequence[str] = config.devices
+    if config.devices == ("auto",):
+        found = {device.kind for node in nodes for device in node.accelerators}
+        requests = [f"{kind}:*" for kind in auto_kinds(config) if kind in found]
+        with_cpus = sum(node.cpus >= 1 for node in nodes)
+        if with_cpus and runs_on(config.on("cpu").backend, "cpu"):
+            requests.append(f"cpu:{with_cpus}")
+    return plan_devices(requests, nodes, cpus=config.cpu.cpus)
+
+
+def _summed_up(
+    config: RunConfig,
+    plans: Sequence[DevicePlan],
+    nodes: Sequence[NodeSurvey],
+    model_format: str,
+) -> Survey:
+    backends = {name: found for node in nodes for name, found in node.backends.items()}
+    choice = Choice(config, model_format)
+    takes: dict[str, str] = {}
+    for kind in {plan.kind for plan in plans}:
+        meant = candidates(config.on(kind).backend, kind)
+        sites = [
+            Site(plan, tuple(ready for ready in backends[plan.name] if ready.backend in meant))
+            for plan in plans
+            if plan.kind == kind
+        ]
+        chosen = zip(sites, choice.choose(sites), strict=True)
+        takes |= {site.plan.name: backend for site, backend in chosen}
+    return Survey(
+        tuple(DeviceSurvey(plan, backends[plan.name], takes[plan.name]) for plan in plans),
+        tuple(nodes),
+        model_format,
+    )
+
+
+def _names(config: RunConfig, kind: str) -> tuple[str, ...]:
+    """Returns the backends to examine on devices of a kind, those that are configured first."""
+    configured = candidates(config.on(kind).backend, kind)
+    return tuple(dict.fromkeys((*configured, *candidates("auto", kind))))
+
+
+def _model_format(config: RunConfig) -> str:
+    """Returns the format of the model that is configured; empty where none is."""
+    path = config.model.path
+    if path is None or not runs_model(config):
+        return ""
+    try:
+        return format_of(read_head(path, HEAD_BYTES), str(path))
+    except OSError as error:
+        raise SetupError(f"cannot read {path}: {error.strerror}", "see model.path") from None

@@ -1,0 +1,203 @@
+"""Machines with cards, as far as files, tools, libraries and variables make them."""
+
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from distributed_pose.backends import requirements
+from distributed_pose.backends.shared_libraries import probe_provider
+from distributed_pose.cluster import discovery, driverless
+from tests.fakes.libraries import build_library
+
+_FAKES = Path(__file__).parent
+
+# What scripts and the programs under test call.
+_TOOLS = ("bash", "env", "sh", "cat")
+
+_VARIABLES = (
+    "ASCEND_HOME_PATH",
+    "ASCEND_OPP_PATH",
+    "ASCEND_RT_VISIBLE_DEVICES",
+    "ASCEND_TOOLKIT_HOME",
+    "CUDA_VISIBLE_DEVICES",
+    "RAY_ADDRESS",
+)
+
+NPU_TABLE = "| 0     310P3               | OK   |\n| 0     0  | 0000:01:00.0 |\n"
+GPU_LINE = "0, GPU-5f2c, Tesla T4"
+
+_DRIVER = "int cuDriverGetVersion(int *version) {{ *version = {version}; return 0; }}"
+_CUDA = ("libcuda.so.1", "libcudart.so.13", "libcublas.so.13")
+
+
+class Host:
+    """A machine in a folder: this process takes it for its own while it is entered.
+
+    Attributes:
+        folder: of everything.
+    """
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self._monkeypatch = monkeypatch
+        self._path = os.environ["PATH"]
+        for name in ("bin", "dev", "pci", "lib", "packages"):
+            (folder / name).mkdir()
+        for name in _TOOLS:
+            (folder / "bin" / name).symlink_to(str(shutil.which(name)))
+
+    def tool(self, name: str, text: str = "", code: int = 0) -> None:
+        """Adds a program that prints a text."""
+        self._script(name, f"cat <<'END'\n{text}\nEND\nexit {code}\n")
+
+    def _script(self, name: str, text: str) -> None:
+        file = self.folder / "bin" / name
+        file.write_text(f"#!/bin/sh\n{text}")
+        file.chmod(file.stat().st_mode | stat.S_IXUSR)
+
+    def package(self, name: str, source: str = "") -> Path:
+        """Adds a Python package of one file, and returns its folder."""
+        folder = self.folder / "packages" / Path(*name.split("."))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "__init__.py").write_text(source)
+        return folder
+
+    def distribution(self, name: str, version: str) -> None:
+        """Has a distribution be installed, whatever its files."""
+        folder = self.folder / "packages" / f"{name.replace('-', '_')}-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
+
+    def stand_in(self, *names: str) -> None:
+        """Makes stand-ins for packages of the vendor importable."""
+        for name in names:
+            (self.folder / "packages" / name).symlink_to(_FAKES / name)
+
+    def library(self, name: str, source: str = "", needed: Sequence[str] = ()) -> None:
+        """Adds a shared library that the loader finds."""
+        self._build(self.folder / "lib" / name, source, [self.folder / "lib" / n for n in needed])
+
+    def _build(self, file: Path, source: str = "", needed: Sequence[Path] = ()) -> Path:
+        # The compiler is none of the machine's tools.
+        with self._monkeypatch.context() as patch:
+            patch.setenv("PATH", self._path)
+            return build_library(file, source=source, needed=needed)
+
+    def pci(self, address: str, vendor: str, card_class: str) -> None:
+        """Adds a card to the bus."""
+        folder = self.folder / "pci" / address
+        folder.mkdir()
+        (folder / "vendor").write_text(f"{vendor}\n")
+        (folder / "class").write_text(f"{card_class}\n")
+
+    def npu(self) -> None:
+        """Adds an Ascend 310P3 with its driver."""
+        (self.folder / "dev" / "davinci0").touch()
+        self.tool("npu-smi", NPU_TABLE)
+
+    def cann(self) -> Path:
+        """Adds CANN with pyACL and its compiler, and returns its `set_env.sh`."""
+        root = self.folder / "Ascend" / "ascend-toolkit"
+        for name in ("latest/opp", "latest/bin", "latest/python"):
+            (root / name).mkdir(parents=True)
+        (root / "latest" / "version.cfg").write_text("runtime_running_version=[7.6.0:8.0.0]\n")
+        for name in ("acl", "fake_om.py"):
+            (root / "latest" / "python" / name).symlink_to(_FAKES / name)
+        (root / "latest" / "bin" / "atc").symlink_to(_FAKES / "atc")
+        script = root / "set_env.sh"
+        script.write_text(
+            f"export ASCEND_TOOLKIT_HOME={root}/latest ASCEND_OPP_PATH={root}/latest/opp\n"
+            f"export PATH={root}/latest/bin:$PATH PYTHONPATH={root}/latest/python:$PYTHONPATH\n"
+        )
+        # The compiler runs in a Python of its own, which says that it is an older one.
+        probe = "*find_spec*) echo 11 1.24.4 ;;"
+        run = f'*) exec {sys.executable} "$@" ;;'
+        self._script("python3", f'case "$*" in\n{probe}\n{run}\nesac\n')
+        return script
+
+    def source_cann(self) -> None:
+        """Does what sourcing CANN's `set_env.sh` does."""
+        latest = self.folder / "Ascend" / "ascend-toolkit" / "latest"
+        self._monkeypatch.setenv("ASCEND_TOOLKIT_HOME", str(latest))
+        self._monkeypatch.setenv("ASCEND_OPP_PATH", str(latest / "opp"))
+        self._monkeypatch.setenv("PATH", f"{latest / 'bin'}{os.pathsep}{os.environ['PATH']}")
+        self._monkeypatch.syspath_prepend(latest / "python")
+
+    def gpu(self, driver: int = 13000) -> None:
+        """Adds a T4 with its driver.
+
+        Args:
+            driver: newest CUDA that it knows, such as 12040.
+        """
+        self.tool("nvidia-smi", GPU_LINE)
+        self.library("libcuda.so.1", _DRIVER.format(version=driver))
+
+    def onnxruntime_gpu(self, *extra: str) -> None:
+        """Adds ONNX Runtime for NVIDIA cards with CUDA, and further libraries."""
+        for name in (*_CUDA[1:], *extra):
+            self.library(name)
+        self.distribution("onnxruntime-gpu", "1.31.1")
+        capi = self.package("onnxruntime", "class InferenceSession: ...\n") / "capi"
+        # What they are linked with need not be found later.
+        built = {name: self._build(self.folder / "built" / name) for name in _NEEDED}
+        cuda = [built[name] for name in _CUDA]
+        self._build(capi / "libonnxruntime_providers_cuda.so", needed=cuda)
+        tensorrt = capi / "libonnxruntime_providers_tensorrt.so"
+        self._build(tensorrt, needed=[*built.values()])
+
+    def onnxruntime_cann(self) -> None:
+        """Adds ONNX Runtime for Ascend chips, and the libraries of CANN that it links."""
+        self.distribution("onnxruntime-cann", "1.24.4")
+        capi = self.package("onnxruntime", "class InferenceSession: ...\n") / "capi"
+        self._build(capi / "libonnxruntime_providers_cann.so")
+        for name in ("libascendcl.so", "libacl_op_compiler.so", "libfmk_onnx_parser.so"):
+            self.library(name)
+
+    def torch(self, version: str, cuda: str | None) -> None:
+        """Adds a PyTorch that was built with a version of CUDA, or with none."""
+        self.distribution("torch", version)
+        folder = self.package("torch")
+        (folder / "version.py").write_text(f"cuda: str | None = {cuda!r}\n")
+
+
+_NEEDED = (*_CUDA, "libcudnn.so.9", "libnvinfer.so.10")
+
+
+@contextmanager
+def entered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    """Has this process, and those that it starts, be on a machine without any card yet."""
+    if Path("/usr/local/Ascend").exists():
+        pytest.skip("this machine has CANN")
+    host = Host(folder, monkeypatch)
+    for variable in _VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    # Compiled functions are kept there, and compiling them takes minutes.
+    monkeypatch.setenv(
+        "XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+    )
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("PATH", str(folder / "bin"))
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(folder / "lib"))
+    monkeypatch.setenv("PYTHONPATH", str(folder / "packages"))
+    monkeypatch.syspath_prepend(folder / "packages")
+    monkeypatch.setattr(discovery, "_DEV", folder / "dev")
+    monkeypatch.setattr(driverless, "_DEV", folder / "dev")
+    monkeypatch.setattr(driverless, "_PCI", folder / "pci")
+    _forget()
+    yield host
+    _forget()
+
+
+def _forget() -> None:
+    """Forgets what was found out on another machine."""
+    for kept in (requirements._kept_lacks, requirements._asked, requirements._set_env):
+        kept.cache_clear()
+    probe_provider.cache_clear()

@@ -1,0 +1,96 @@
+"""`auto` goes on to the next backend that can start, and says why the better one could not."""
+
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from distributed_pose import RunConfig, SetupError, evaluate
+from distributed_pose.cli_terminal import Terminal
+from distributed_pose.report.tables import run_tables
+from tests.conftest import Dataset
+from tests.fakes.ascend import stand_ins
+from tests.fakes.hosts import Host, entered
+from tests.tiny_models import save_constant_model
+
+
+@pytest.fixture
+def npu_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    """A machine with an Ascend 310P3, CANN and ais_bench."""
+    (tmp_path / "host").mkdir()
+    with entered(tmp_path / "host", monkeypatch) as host, stand_ins():
+        host.npu()
+        host.cann()
+        host.source_cann()
+        host.stand_in("ais_bench", "fake_om.py")
+        yield host
+
+
+def on_npu(people: Dataset, host: Host, backend: str) -> RunConfig:
+    model = save_constant_model(host.folder / "model.onnx")
+    settings = {"model": {"path": str(model)}, "npu": {"backend": backend}}
+    values = {"devices": "npu:0", "batch_size": 1, "data": {"limit": 2}, **settings}
+    return people.config(backend="auto", **values)
+
+
+class TestOfAnNpu:
+    def test_whose_runtime_refuses_the_model_takes_the_next_and_reports_why(
+        self,
+        people: Dataset,
+        npu_host: Host,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        # What `npu-smi` names is not what the runtime finds.
+        importlib.import_module("acl.fake").soc = "Ascend310"
+        report = evaluate(on_npu(people, npu_host, "auto"), tmp_path / "run")
+        (device,) = report.devices
+        assert (report.complete, device.backend) == (True, "ascend-ais")
+        (line,) = device.passed_over
+        assert line.startswith("ascend cannot start: ")
+        assert f"npu:0: backend ascend-ais, since {line}" in caplog.text
+        written = json.loads((tmp_path / "run" / "report.json").read_text())
+        assert written["devices"][0]["passed_over"] == [line]
+        Terminal().print(*run_tables(report))
+        assert "backend ascend-ais, since ascend cannot start" in capsys.readouterr().out
+
+    def test_that_is_to_have_a_backend_by_its_name_fails_with_it(
+        self, people: Dataset, npu_host: Host
+    ) -> None:
+        importlib.import_module("acl.fake").soc = "Ascend310"
+        with pytest.raises(SetupError, match="another chip"):
+            evaluate(on_npu(people, npu_host, "ascend"))
+
+
+@pytest.fixture
+def broken_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An OpenVINO whose files are there and whose libraries do not load, in new processes."""
+    folder = tmp_path / "packages" / "openvino"
+    folder.mkdir(parents=True)
+    problem = "libopenvino.so.2640: undefined symbol: gone"
+    (folder / "__init__.py").write_text(f"raise ImportError({problem!r})\nclass Core: ...\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
+
+
+@pytest.mark.usefixtures("broken_openvino")
+def test_workers_of_a_cluster_are_started_again_with_the_next_backend(
+    people: Dataset, tmp_path: Path
+) -> None:
+    model = {"path": str(save_constant_model(tmp_path / "model.onnx"))}
+    values = {"engine": "ray", "devices": "cpu:2", "model": model, "data": {"limit": 4}}
+    try:
+        report = evaluate(people.config(**{**values, "backend": "auto"}), tmp_path / "run")
+        with pytest.raises(SetupError, match=r"openvino cannot be loaded: .*undefined symbol"):
+            evaluate(people.config(**{**values, "backend": "openvino"}))
+    finally:
+        ray.shutdown()
+    assert report.complete
+    assert [device.backend for device in report.devices] == ["onnxruntime:cpu"] * 2
+    for device in report.devices:
+        (line,) = device.passed_over
+        assert line.startswith("openvino cannot start: backend openvino cannot be loaded")
+        assert "undefined symbol" in line
