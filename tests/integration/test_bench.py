@@ -48,7 +48,7 @@ def test_a_whole_run_is_compared_with_the_bare_model(people: Dataset, tmp_path: 
     pairs = zip(report["whole_images_per_s"], report["bare_images_per_s"], strict=True)
     first, second = (whole / bare for whole, bare in pairs)
     assert report["ratio"] == pytest.approx((first + second) / 2)
-    assert 0 < report["outside_inference_share"] < 1
+    assert 0 < report["outside_compute_share"] < 1
     assert report["num_images"] == 4
     assert report["ap"] > 0.5
     assert not list(tmp_path.iterdir())
@@ -97,6 +97,10 @@ def test_a_sweep_finds_the_best_batch_size_of_a_device(people: Dataset) -> None:
         times = [row[name] for name in names]
         assert times == sorted(times)
         assert row["count"] >= 3
+        # Nothing is copied, and one batch follows the other.
+        assert row["latency_median_ms"] == row["median_ms"]
+        assert row["latency_p99_ms"] == row["p99_ms"]
+        assert row["throughput_images_per_s"] > 0
 
 
 def test_a_sweep_is_a_table_for_people_that_marks_the_best(people: Dataset) -> None:
