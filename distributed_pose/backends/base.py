@@ -99,6 +99,18 @@ class Backend(ABC):
     description: str
     slots: int = 1
 
+    def prepare(self, batch: InputBatch) -> None:
+        """Gets ready for batches of a size and shape, of which many are to come.
+
+        Whatever is tuned, compiled or captured for it is done before this returns, so that no later
+        batch of this size or a smaller one pays for it, and what an earlier call got ready is
+        freed. It is called while no batch is under way. Errors are those of `infer`.
+
+        Args:
+            batch: an example.
+        """
+        self.infer(batch)
+
     @abstractmethod
     def submit(self, batch: InputBatch) -> None:
         """Starts a batch of any size and shape that the model takes.
@@ -137,6 +149,9 @@ class SynchronousBackend(Backend):
 
     def __init__(self) -> None:
         self._answers: deque[Inference] = deque()
+
+    def prepare(self, batch: InputBatch) -> None:
+        """Does nothing: what is made for a size is made at its first batch."""
 
     @abstractmethod
     def run(self, batch: InputBatch) -> Maps:

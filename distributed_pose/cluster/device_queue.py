@@ -40,6 +40,17 @@ class DeviceQueue:
         self._pipeline = _Pipeline(backend)
         return backend
 
+    def prepare(self, batch: InputBatch) -> None:
+        """Returns when the backend is ready for batches like this one; see `Backend.prepare`.
+
+        Raises:
+            ExecutionError: if the batch cannot be run.
+            SetupError: if the device is not open.
+        """
+        with self._lock:
+            preparing = self._thread.submit(self._opened().backend.prepare, batch)
+        preparing.result()
+
     def submit(self, batch: InputBatch) -> "Future[Inference]":
         """Returns the answer to a batch, which is there when the device has worked it off.
 
@@ -52,10 +63,9 @@ class DeviceQueue:
         """
         job = _Job(batch, Future())
         with self._lock:
-            if self._pipeline is None:
-                raise SetupError("the worker is not started")
-            self._pipeline.ready.append(job)
-            self._thread.submit(self._pipeline.run)
+            pipeline = self._opened()
+            pipeline.ready.append(job)
+            self._thread.submit(pipeline.run)
         return job.answer
 
     def close(self) -> None:
@@ -67,6 +77,11 @@ class DeviceQueue:
         if closing:
             closing.result()
         self._thread.shutdown()
+
+    def _opened(self) -> "_Pipeline":
+        if self._pipeline is None:
+            raise SetupError("the worker is not started")
+        return self._pipeline
 
 
 class _Pipeline:

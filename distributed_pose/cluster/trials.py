@@ -101,7 +101,7 @@ class Trials:
             ExecutionError: if the device fails.
         """
         batch = self.batch(batch_size)
-        # Once for what is made at the first batch of a size, such as plans and graphs.
+        self._queue.prepare(batch)
         self.infer(batch)
         times: list[DeviceTimes] = []
         under_way = deque[Future[Inference]]()

@@ -219,6 +219,7 @@ class Worker:
         self._shard_size = self._best_batch_size(trials)
         self._batch_size = 1 if mixes else self._shard_size
         batch = trials.batch(self._batch_size)
+        self._queue.prepare(batch)
         batch_start = perf_counter_ns()
         trials.infer(batch)
         batch_ns = perf_counter_ns() - batch_start

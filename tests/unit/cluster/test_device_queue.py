@@ -47,6 +47,10 @@ class Device(Backend):
         self.gate = Event()
         self.gate.set()
 
+    def prepare(self, batch: InputBatch) -> None:
+        self._enter("prepare", batch.image_ids[0])
+        assert not self.under_way
+
     def submit(self, batch: InputBatch) -> None:
         number = self._enter("submit", batch.image_ids[0])
         assert len(self.under_way) < self.slots
@@ -141,6 +145,19 @@ def test_a_batch_that_fails_fails_alone(kind: str) -> None:
         answers = [queue.submit(batch(number)) for number in range(6)]
         device.gate.set()
         assert outcomes(answers) == [0, 1, "batch 2", 3, 4, 5]
+
+
+def test_a_device_gets_ready_for_a_size_while_nothing_is_under_way() -> None:
+    with opened(Device) as (queue, device), ThreadPoolExecutor(1) as thread:
+        device.gate.clear()
+        answers = [queue.submit(batch(number)) for number in range(3)]
+        preparing = thread.submit(queue.prepare, batch(3))
+        device.gate.set()
+        preparing.result(10)
+        assert outcomes(answers) == [0, 1, 2]
+    assert device.calls[-2:] == [("prepare", 3), ("close", -1)]
+    with pytest.raises(SetupError, match="not started"):
+        queue.prepare(batch(0))
 
 
 def test_an_error_of_the_only_batch_is_not_tried_again() -> None:
