@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from distributed_pose import SetupError
-from distributed_pose.backends.base import Maps
+from distributed_pose import ExecutionError, SetupError
+from distributed_pose.backends.base import Backend, BackendOptions, InputBatch, Maps
 from distributed_pose.cluster.deployment import deploy
 from distributed_pose.cluster.devices import Node, plan_devices
 from distributed_pose.cluster.reducer import ForeignMapsError, Reducer
@@ -28,6 +28,7 @@ from distributed_pose.inputs import read_inputs
 from distributed_pose.locations import Location
 from distributed_pose.model.compile import compile_model
 from distributed_pose.records import ImageRecord, ImagesToRead, WorkerSpec
+from distributed_pose.testing.oracle import OracleBackend
 from tests.conftest import Dataset
 from tests.tiny_models import save_constant_model
 
@@ -177,6 +178,38 @@ def test_maps_travel_as_the_type_asked_for_and_are_decoded_in_float32(
     )
     assert unpack_detections(found)
     assert found == wanted
+
+
+def test_an_answer_that_is_not_finite_fails_its_own_shard_and_names_the_device(
+    people: Dataset,
+) -> None:
+    plain, spec = worker_of(people, batch_size=2)
+    shards = [shard_of(people).images.slice(start, 4) for start in (0, 4, 8)]
+    bad = shards[1].column("image_id")[3].as_py()
+
+    class Overflowing(OracleBackend):
+        def run(self, batch: InputBatch) -> Maps:
+            maps = super().run(batch)
+            if bad in batch.image_ids:
+                maps.pafs_NPHW[batch.image_ids.index(bad)] = np.inf
+            return maps
+
+    class Faulty(Worker):
+        def _open_backend(self) -> Backend:
+            return Overflowing(self._model, BackendOptions())
+
+    faulty = Faulty(spec, plain._model)
+    for worker in (plain, faulty):
+        worker.start()
+    with ThreadPoolExecutor(3) as threads:
+        first, second, third = [threads.submit(faulty.infer_and_group, one) for one in shards]
+    with pytest.raises(ExecutionError, match=r"device cpu:0.*not finite") as caught:
+        second.result()
+    assert bad in caught.value.image_ids
+    for answer, shard in ((first, shards[0]), (third, shards[2])):
+        assert answer.result()[0].detections == plain.infer_and_group(shard)[0].detections
+    for worker in (plain, faulty):
+        worker.close()
 
 
 def test_halves_that_a_model_answers_travel_as_they_are(people: Dataset) -> None:
