@@ -1,7 +1,7 @@
 """ONNX to TensorRT engines, and the commands that do the same by hand."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,9 @@ from distributed_pose.nvidia import EngineShapes, forbid_tf32
 from distributed_pose.nvidia_libraries import loaded_tensorrt_version, require_provider
 
 _PROVIDER = "TensorrtExecutionProvider"
+
+# TensorRT runs the whole model or none of it.
+SESSION_SETTINGS: Mapping[str, str] = {"session.disable_cpu_ep_fallback": "1"}
 
 _DTYPES = {"tensor(uint8)": np.uint8, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
@@ -188,7 +191,8 @@ def toolkit_version() -> str:
 
 def _build(content: bytes, options: dict[str, str], shapes: EngineShapes) -> None:
     settings = onnxruntime.SessionOptions()
-    settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    for key, value in SESSION_SETTINGS.items():
+        settings.add_session_config_entry(key, value)
     try:
         session = onnxruntime.InferenceSession(
             content, settings, providers=[(_PROVIDER, options)], enable_fallback=0
