@@ -196,6 +196,16 @@ class CpuConfig(KindConfig):
     cpus: _Count | None = None
 
 
+class CudaConfig(KindConfig):
+    """NVIDIA cards, or MIG instances of them, each of which may have several workers.
+
+    One worker overlaps copies and execution by itself. Several help where batches are too small to
+    fill the card.
+    """
+
+    workers_per_device: Annotated[int, Field(strict=True, ge=1, le=16)] = 1
+
+
 class NpuConfig(KindConfig):
     """NPUs, of which the compiler must know the soc, such as `310P3`."""
 
@@ -238,7 +248,7 @@ class RunConfig(_Section):
         tuple[str, ...], BeforeValidator(_as_list), AfterValidator(_check_devices)
     ] = ("auto",)
     cpu: CpuConfig = CpuConfig()
-    cuda: KindConfig = KindConfig()
+    cuda: CudaConfig = CudaConfig()
     npu: NpuConfig = NpuConfig()
     simulated: SimulatedConfig = SimulatedConfig()
     reducers: _Count = 1

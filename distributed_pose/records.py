@@ -73,16 +73,18 @@ class Damage:
 
 @dataclass(frozen=True)
 class DevicePlan:
-    """A device that gets one worker.
+    """A device, or its share of one, that gets one worker.
 
     Attributes:
         name: unique in the run, such as `cpu:0`; devices of a kind are numbered over all nodes.
+            Where a device has several workers, those after its first are `cuda:0.1` and so on.
         kind: `cpu`, `cuda` or `npu`.
         node: address of its node; empty where there is only one.
         node_id: the cluster's identifier of that node; empty where there is only one.
         cpus: CPUs that the worker reserves; its threads are at most as many.
         device_id: by which its node knows it among those of its kind; empty for CPUs.
         model: its maker's name of it, such as `310P3`; empty for CPUs and where nobody tells.
+        share: of the device that the worker has; 1 for CPUs.
     """
 
     name: str
@@ -92,6 +94,12 @@ class DevicePlan:
     cpus: float
     device_id: str = ""
     model: str = ""
+    share: float = 1.0
+
+    @property
+    def number(self) -> int:
+        """Number of the device among those of its kind."""
+        return int(self.name.rpartition(":")[2].partition(".")[0])
 
     @property
     def threads(self) -> int:

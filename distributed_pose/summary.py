@@ -169,7 +169,7 @@ def _device(figures: DeviceFigures, *, computed: bool) -> DeviceReport:
     return DeviceReport(
         device.plan.name,
         device.plan.kind,
-        int(device.plan.name.rpartition(":")[2]),
+        device.plan.number,
         device.plan.device_id,
         device.plan.node,
         device.description,

@@ -138,7 +138,9 @@ def local_devices(config: RunConfig) -> tuple[DevicePlan, ...]:
     """
     here = Node("", "", num_cpus(), accelerators=local_accelerators())
     kinds = usable_here(config, here.accelerators)
-    planned = plan_devices(config.devices, [here], kinds, cpus=config.cpu.cpus)
+    planned = plan_devices(
+        config.devices, [here], kinds, cpus=config.cpu.cpus, workers=workers_per_device(config)
+    )
     if len(planned) > _MAX_LOCAL_DEVICES:
         raise ConfigError(
             f"devices: {len(planned)} of them on one machine, over the limit of "
@@ -193,10 +195,15 @@ def deploy(
 
 def on_this_machine(deployment: Deployment) -> Deployment:
     """Returns a deployment for a process that sees all devices of its machine."""
-    number = int(deployment.spec.plan.name.rpartition(":")[2])
-    index = 0 if deployment.spec.plan.kind == "cpu" else number
+    plan = deployment.spec.plan
+    index = 0 if plan.kind == "cpu" else plan.number
     order = replace(deployment.order, index=index)
     return Deployment(replace(deployment.spec, index=index), order)
+
+
+def workers_per_device(config: RunConfig) -> dict[str, int]:
+    """Returns how many workers each device has, by kinds that may have several."""
+    return {"cuda": config.cuda.workers_per_device}
 
 
 def _kinds(config: RunConfig) -> Iterator[str]:

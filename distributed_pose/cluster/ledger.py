@@ -232,9 +232,9 @@ def _lasting(device: DeviceReady) -> DeviceReady:
     return replace(device, plan=replace(device.plan, node_id=""), warmup_ns=0, batch_ns=0)
 
 
-def _natural(name: str) -> tuple[str, int]:
-    kind, _, index = name.partition(":")
-    return kind, int(index or 0)
+def _natural(name: str) -> tuple[str, tuple[int, ...]]:
+    kind, _, numbers = name.partition(":")
+    return kind, tuple(map(int, numbers.split("."))) if numbers else ()
 
 
 def _new_part(result: ShardResult, settled: Collection[int]) -> ShardResult:

@@ -145,7 +145,7 @@ def reservation(plan: DevicePlan) -> dict[str, float]:
     # What feeds an accelerator has its CPU set aside in the plan. Reserved, it would keep a
     # process that is held, and that which is to take its place, from being there at once.
     resource = RESOURCES.get(plan.kind, "")
-    return {resource: 1} if resource else {"CPU": plan.cpus}
+    return {resource: plan.share} if resource else {"CPU": plan.cpus}
 
 
 def create_worker(plan: DevicePlan) -> tuple[Any, Any]:

@@ -9,7 +9,13 @@ from typing import Any, cast
 
 import ray
 
-from distributed_pose.cluster.deployment import Deployment, auto_kinds, deploy, usable_here
+from distributed_pose.cluster.deployment import (
+    Deployment,
+    auto_kinds,
+    deploy,
+    usable_here,
+    workers_per_device,
+)
 from distributed_pose.cluster.devices import plan_devices
 from distributed_pose.cluster.health import Health
 from distributed_pose.cluster.identity import difference
@@ -75,7 +81,13 @@ class Fleet:
         here = [device for node in nodes for device in node.accelerators]
         # What is installed on other machines is only known when there are processes on them.
         kinds = usable_here(self._config, here) if len(nodes) == 1 else auto_kinds(self._config)
-        return plan_devices(self._config.devices, nodes, kinds, cpus=self._config.cpu.cpus)
+        return plan_devices(
+            self._config.devices,
+            nodes,
+            kinds,
+            cpus=self._config.cpu.cpus,
+            workers=workers_per_device(self._config),
+        )
 
     def start(
         self, model: Source, calibration: Calibration | None, images: ImagesToRead | None = None

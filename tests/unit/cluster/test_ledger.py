@@ -256,9 +256,9 @@ def test_a_device_that_is_another_in_the_next_session_is_listed_twice() -> None:
 
 def test_devices_are_in_the_order_of_their_numbers() -> None:
     ledger = Ledger(IMAGES)
-    ledger.begin("first", [device(f"cpu:{number}") for number in (10, 2, 0, 1)])
+    ledger.begin("first", [device(f"cuda:{number}") for number in ("10", "2.10", "0", "2", "2.9")])
     names = [figures.device.plan.name for figures in ledger.devices]
-    assert names == ["cpu:0", "cpu:1", "cpu:2", "cpu:10"]
+    assert names == ["cuda:0", "cuda:2", "cuda:2.9", "cuda:2.10", "cuda:10"]
 
 
 def damaged(*image_ids: int, among: tuple[int, ...], reason: str = "cut") -> ShardResult:

@@ -152,7 +152,7 @@ def entries(draw: st.DrawFn) -> Entry:
     whose = draw(st.lists(st.sampled_from(ids), max_size=3))
     keypoints = np.array([[draw(FINITE)] * 51 for _ in whose]).reshape(-1, 51)
     poses = Poses(keypoints, np.array([draw(FINITE) for _ in whose], np.float64))
-    name = draw(st.from_regex(r"[a-z]{1,20}:[0-9]{1,9}", fullmatch=True))
+    name = draw(st.from_regex(r"[a-z]{1,20}:[0-9]{1,9}(\.[0-9]{1,9})?", fullmatch=True))
     cpus = draw(st.floats(0, 1e6))
     plan = DevicePlan(name, draw(st.text()), draw(st.text()), draw(st.text()), cpus)
     numbers = [draw(st.integers(1, 2**31 - 1)), *(draw(st.integers(0, 2**62)) for _ in range(2))]
