@@ -12,19 +12,19 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 
 from distributed_pose.errors import SetupError
+from distributed_pose.lacks import Lack, listed, mends
 from distributed_pose.nvidia import driver_versions
 
 _TENSORRT = "libnvinfer.so."
 
 # The CUDA provider loads cuDNN at its first convolution, and does not list it among its needs.
-_LOADED_LATER = {"cuda": ("libcudnn.so.9",), "tensorrt": ()}
+_LOADED_LATER = {"cuda": ("libcudnn.so.9",), "tensorrt": ("libcuda.so.1",)}
 
 _VERSIONED = re.compile(r"(lib\w+)\.so\.(\d+)")
 _CUDA_RUNTIME = re.compile(r"libcudart\.so\.(\d+)")
@@ -36,20 +36,6 @@ _DRIVER = (
     "container runtime"
 )
 _CUDA = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
-
-
-class Lack(NamedTuple):
-    """A library or version that a backend needs and this machine does not have.
-
-    Attributes:
-        what: is needed, such as `libcudnn.so.9`.
-        found: instead, in words; empty where nothing was found.
-        mend: a command or sentence that says how to get it.
-    """
-
-    what: str
-    found: str
-    mend: str
 
 
 def preload_libraries(variant: str) -> None:
@@ -119,11 +105,7 @@ def require_provider(variant: str) -> None:
         SetupError: if it cannot; names all that is missing.
     """
     if lacks := tuple(missing_libraries(variant)):
-        missing = ", ".join(
-            lack.what + f" (found {lack.found})" * bool(lack.found) for lack in lacks
-        )
-        mends = dict.fromkeys(lack.mend for lack in lacks)
-        raise SetupError(f"onnxruntime:{variant} lacks {missing}", "; ".join(mends))
+        raise SetupError(f"onnxruntime:{variant} lacks {listed(lacks)}", mends(lacks))
 
 
 @cache

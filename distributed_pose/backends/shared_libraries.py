@@ -11,7 +11,8 @@ import sys
 from functools import cache
 
 from distributed_pose.errors import first_line
-from distributed_pose.nvidia_libraries import Lack, missing_libraries
+from distributed_pose.lacks import Lack
+from distributed_pose.nvidia_libraries import missing_libraries
 
 _TIMEOUT_S = 120.0
 

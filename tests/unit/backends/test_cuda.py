@@ -7,6 +7,7 @@ card are bound to a card's.
 from collections import deque
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -24,7 +25,7 @@ from distributed_pose.backends.onnxruntime_cuda import SessionProgram
 from distributed_pose.records import Geometry
 from tests.fakes import cuda as fakes
 from tests.fakes.cuda import FakeLibcuda
-from tests.tiny_models import random_model, with_halves
+from tests.tiny_models import random_model, save_constant_model, with_halves
 
 EXECUTION_MS, COPY_MS = 4.5, 1.0
 
@@ -175,6 +176,16 @@ class TestPreparing:
             for one, other in zip(found, expected(content, batch(count)), strict=True):
                 np.testing.assert_allclose(one, other, atol=1e-6)
         assert set(card.program.executed) == {(4, 3, 32, 48)}
+
+    def test_what_fills_a_batch_is_nothing_that_an_image_alone_would_not_see(
+        self, tmp_path: Path
+    ) -> None:
+        mixing = save_constant_model(tmp_path / "mixing.onnx", 0.5, mixing=True).read_bytes()
+        card = Card(mixing)
+        card.backend.prepare(batch(4))
+        found = card.backend.infer(batch(1))
+        for one, other in zip(found, expected(mixing, batch(1)), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-6)
 
     def test_other_sizes_of_input_and_larger_batches_run_as_they_are(self, card: Card) -> None:
         card.backend.prepare(batch(4))
