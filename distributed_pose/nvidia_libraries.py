@@ -23,19 +23,20 @@ from distributed_pose.nvidia import driver_versions
 
 _TENSORRT = "libnvinfer.so."
 
-# The CUDA provider loads cuDNN at its first convolution, and does not list it among its needs.
+# What a provider needs and does not list: the CUDA provider loads cuDNN at its first convolution,
+# and TensorRT's own libraries the driver.
 _LOADED_LATER = {"cuda": ("libcudnn.so.9",), "tensorrt": ("libcuda.so.1",)}
 
 _VERSIONED = re.compile(r"(lib\w+)\.so\.(\d+)")
 _CUDA_RUNTIME = re.compile(r"libcudart\.so\.(\d+)")
 _OTHER_MAJORS = range(7, 21)
 
-_PACKAGE = "pip uninstall onnxruntime; pip install 'onnxruntime-gpu[cuda,cudnn]'"
+_CUDA = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+_PACKAGE = f"pip uninstall onnxruntime; {_CUDA}"
 _DRIVER = (
     "install NVIDIA's driver, so that `nvidia-smi` lists the card; in a container, use NVIDIA's "
     "container runtime"
 )
-_CUDA = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 
 def preload_libraries(variant: str) -> None:
@@ -82,19 +83,34 @@ def needed_libraries(library: Path) -> tuple[str, ...]:
 
 
 def missing_libraries(variant: str) -> Iterator[Lack]:
-    """Yields what a provider lacks; libraries that are there stay loaded in this process."""
+    """Yields what a provider lacks; libraries that are there stay loaded in this process.
+
+    The provider itself is left to ONNX Runtime, which must be ready when it is loaded.
+    """
     library = provider_library(variant)
     if library is None:
         yield Lack("onnxruntime-gpu", "no ONNX Runtime, or one for other devices", _PACKAGE)
         return
     preload_libraries(variant)
-    _load_host(library)
     names = [*needed_libraries(library), *_LOADED_LATER[variant]]
     missing = [name for name in names if (match := _VERSIONED.match(name)) and not _loads(match[0])]
     yield from (Lack(name, _other_version(name), _mend(name)) for name in missing)
     yield from _old_driver(names)
-    # Without this, a symbol that a library of the right name lacks would go unnoticed.
-    if not missing and (reason := _load_error(library)):
+
+
+def unloadable_provider(variant: str) -> Iterator[Lack]:
+    """Yields the provider, if it cannot be loaded though all libraries that it needs are there.
+
+    One of them then lacks a function. The process is of no use for sessions afterwards.
+    """
+    library = provider_library(variant)
+    if library is None:
+        return
+    # What a provider expects of ONNX Runtime.
+    host = library.with_name("libonnxruntime_providers_shared.so")
+    if host.is_file():
+        ctypes.CDLL(str(host), mode=ctypes.RTLD_GLOBAL)
+    if reason := _load_error(library):
         yield Lack(library.name, reason, _CUDA)
 
 
@@ -120,9 +136,11 @@ def loaded_tensorrt_version() -> str:
     library = provider_library("tensorrt")
     names = needed_libraries(library) if library else ()
     name = next((name for name in names if name.startswith(_TENSORRT)), "")
+    if not name:
+        return ""
     preload_libraries("tensorrt")
     try:
-        number = int(ctypes.CDLL(name).getInferLibVersion()) if name else 0
+        number = int(ctypes.CDLL(name).getInferLibVersion())
     except (OSError, AttributeError):
         return ""
     # Until version 9 thousands counted the major version, since then ten thousands.
@@ -142,13 +160,6 @@ def _load_error(name: str | Path) -> str:
     return ""
 
 
-def _load_host(library: Path) -> None:
-    """Loads what a provider expects of ONNX Runtime, as it does before it loads a provider."""
-    host = library.with_name("libonnxruntime_providers_shared.so")
-    if host.is_file():
-        ctypes.CDLL(str(host), mode=ctypes.RTLD_GLOBAL)
-
-
 def _other_version(name: str) -> str:
     """Returns which other major version of a library is there, such as `libnvinfer.so.11`."""
     match = _VERSIONED.match(name)
@@ -159,9 +170,8 @@ def _other_version(name: str) -> str:
 def _old_driver(names: list[str]) -> Iterator[Lack]:
     """Yields the driver, if it is older than the CUDA that the provider needs."""
     driver = driver_versions().get("cuda-driver", "")
-    major = next(
-        (int(m[2]) for name in names if (m := re.match(r"(libcudart)\.so\.(\d+)", name))), 0
-    )
+    runtimes = (_CUDA_RUNTIME.match(name) for name in names)
+    major = max((int(match[1]) for match in runtimes if match), default=0)
     if driver and int(driver.partition(".")[0]) < major:
         yield Lack(f"a driver for CUDA {major}", f"one for CUDA {driver}", _DRIVER)
 

@@ -12,7 +12,7 @@ from functools import cache
 
 from distributed_pose.errors import first_line
 from distributed_pose.lacks import Lack
-from distributed_pose.nvidia_libraries import missing_libraries
+from distributed_pose.nvidia_libraries import missing_libraries, unloadable_provider
 
 _TIMEOUT_S = 120.0
 
@@ -46,5 +46,10 @@ def _unloadable(variant: str, reason: str) -> Lack:
     return Lack(what, reason, "pip install --force-reinstall 'onnxruntime-gpu[cuda,cudnn]'")
 
 
+def _main(variant: str) -> None:
+    lacks = list(missing_libraries(variant)) or list(unloadable_provider(variant))
+    sys.stdout.write(json.dumps(lacks))
+
+
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(list(missing_libraries(sys.argv[1]))))
+    _main(sys.argv[1])
