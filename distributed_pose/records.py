@@ -9,6 +9,9 @@ from distributed_pose.locations import Location
 # run, because percentiles of merged runs cannot be had from percentiles of their parts.
 Durations = Mapping[str, tuple[int, ...]]
 
+# The parts of a batch's time on its device, in order.
+DEVICE_STAGES = ("copy_in", "compute", "copy_out")
+
 # The parts of decoding, in order.
 DECODE_STAGES = ("peaks", "limbs", "assemble")
 
@@ -17,7 +20,8 @@ STAGES = (
     "read",
     "decode_jpeg",
     "preprocess",
-    "inference",
+    *DEVICE_STAGES,
+    "check",
     "transfer",
     *DECODE_STAGES,
     "score",
@@ -69,16 +73,18 @@ class Damage:
 
 @dataclass(frozen=True)
 class DevicePlan:
-    """A device that gets one worker.
+    """A device, or its share of one, that gets one worker.
 
     Attributes:
         name: unique in the run, such as `cpu:0`; devices of a kind are numbered over all nodes.
+            Where a device has several workers, those after its first are `cuda:0.1` and so on.
         kind: `cpu`, `cuda` or `npu`.
         node: address of its node; empty where there is only one.
         node_id: the cluster's identifier of that node; empty where there is only one.
         cpus: CPUs that the worker reserves; its threads are at most as many.
         device_id: by which its node knows it among those of its kind; empty for CPUs.
         model: its maker's name of it, such as `310P3`; empty for CPUs and where nobody tells.
+        share: of the device that the worker has; 1 for CPUs.
     """
 
     name: str
@@ -88,6 +94,12 @@ class DevicePlan:
     cpus: float
     device_id: str = ""
     model: str = ""
+    share: float = 1.0
+
+    @property
+    def number(self) -> int:
+        """Number of the device among those of its kind."""
+        return int(self.name.rpartition(":")[2].partition(".")[0])
 
     @property
     def threads(self) -> int:
@@ -139,11 +151,17 @@ class Simulation:
         images_per_s: 0 for the published rates.
         overhead_s: that a batch of any size takes on top.
         jitter: half the range of a batch's time, as a share of it.
+        copy_in_s: per image, for the copy of its input to the card.
+        copy_out_s: per image, for the copy of its maps from the card.
+        slots: batches that the card has under way at once.
     """
 
     images_per_s: float = 0.0
     overhead_s: float = 0.0
     jitter: float = 0.02
+    copy_in_s: float = 0.0
+    copy_out_s: float = 0.0
+    slots: int = 2
 
 
 @dataclass(frozen=True)
@@ -208,6 +226,7 @@ class DeviceReady:
         warmup_ns: time to load and warm up.
         batch_ns: the part of it that the last batch took.
         shard_size: images that are sent to it at once.
+        slots: batches that it has under way at once; see `Backend`.
         host: name of the machine that its worker runs on.
         versions: name and version of each thing that computes there, by name.
         passed_over: why it does not take the backends that `auto` prefers, a line each.
@@ -221,6 +240,7 @@ class DeviceReady:
     warmup_ns: int
     batch_ns: int = 0
     shard_size: int = 1
+    slots: int = 1
     host: str = ""
     versions: tuple[tuple[str, str], ...] = ()
     passed_over: tuple[str, ...] = ()

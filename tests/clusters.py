@@ -15,10 +15,11 @@ from ray.cluster_utils import Cluster
 
 
 @contextmanager
-def two_nodes(npus: int, cpus: int) -> Iterator[None]:
-    """Joins this process to two nodes with so many NPUs and CPUs each, as far as Ray knows."""
+def two_nodes(npus: int, cpus: int, gpus: int = 0) -> Iterator[None]:
+    """Joins this process to two nodes with so many NPUs, CPUs and GPUs each, as Ray believes."""
     node: dict[str, Any] = {
         "num_cpus": cpus,
+        "num_gpus": gpus,
         "object_store_memory": 100 * 2**20,
         "resources": {"NPU": npus},
         "labels": {"soc": "310P3"},

@@ -20,6 +20,9 @@ from distributed_pose.records import Geometry, Simulation
 # What a configuration can ask for.
 _ASKABLE = ("f32", "bf16", "f16", "int8")
 
+# All of these bits are set in halves that are not finite, and in no others.
+_HALF_EXPONENT = 0x7C00
+
 
 @dataclass(frozen=True)
 class InputBatch:
@@ -38,10 +41,13 @@ class InputBatch:
 
 
 class Maps(NamedTuple):
-    """Last-stage output: float32 [N, 19, H, W] and [N, 38, H, W]."""
+    """Last-stage output: [N, 19, H, W] and [N, 38, H, W], float32, or float16 if the model's is.
 
-    heatmaps_NKHW: npt.NDArray[np.float32]
-    pafs_NPHW: npt.NDArray[np.float32]
+    Nothing widens halves before the decoder, which does so exactly.
+    """
+
+    heatmaps_NKHW: npt.NDArray[np.float32 | np.float16]
+    pafs_NPHW: npt.NDArray[np.float32 | np.float16]
 
 
 class DeviceTimes(NamedTuple):
@@ -58,6 +64,16 @@ class DeviceTimes(NamedTuple):
     compute_ns: int
     copy_in_ns: int = 0
     copy_out_ns: int = 0
+
+    @property
+    def by_stage(self) -> tuple[int, int, int]:
+        """The times in the order of `records.DEVICE_STAGES`."""
+        return self.copy_in_ns, self.compute_ns, self.copy_out_ns
+
+    @property
+    def latency_ns(self) -> int:
+        """The batch's time with its copies, which is what `trtexec` calls latency."""
+        return sum(self.by_stage)
 
 
 class Inference(NamedTuple):
@@ -83,6 +99,18 @@ class Backend(ABC):
     description: str
     slots: int = 1
 
+    def prepare(self, batch: InputBatch) -> None:
+        """Gets ready for batches of a size and shape, of which many are to come.
+
+        Whatever is tuned, compiled or captured for it is done before this returns, so that no later
+        batch of this size or a smaller one pays for it, and what an earlier call got ready is
+        freed. It is called while no batch is under way. Errors are those of `infer`.
+
+        Args:
+            batch: an example.
+        """
+        self.infer(batch)
+
     @abstractmethod
     def submit(self, batch: InputBatch) -> None:
         """Starts a batch of any size and shape that the model takes.
@@ -99,7 +127,8 @@ class Backend(ABC):
     def collect(self) -> Inference:
         """Returns the answer to the oldest batch under way, when it is there.
 
-        After an error nothing is under way: what else was submitted has no answer.
+        Its arrays are the caller's: no later batch changes them. Their values are unchecked. After
+        an error nothing is under way: what else was submitted has no answer.
 
         Raises:
             ExecutionError: if the device fails.
@@ -120,6 +149,9 @@ class SynchronousBackend(Backend):
 
     def __init__(self) -> None:
         self._answers: deque[Inference] = deque()
+
+    def prepare(self, batch: InputBatch) -> None:
+        """Does nothing: what is made for a size is made at its first batch."""
 
     @abstractmethod
     def run(self, batch: InputBatch) -> Maps:
@@ -193,9 +225,15 @@ def check_maps(maps: Maps, batch: InputBatch) -> Maps:
                 f"the model answered {list(array.shape)} instead of {list(expected)}",
                 image_ids=batch.image_ids,
             )
-        # A sum meets every value in one pass, and is not finite if one of them is not.
-        if not np.isfinite(array.sum(dtype=np.float64)):
+        if not _is_finite(array):
             raise ExecutionError(
                 "the model's output has values that are not finite", image_ids=batch.image_ids
             )
     return maps
+
+
+def _is_finite(array: npt.NDArray[np.float32 | np.float16]) -> bool:
+    if array.dtype == np.float16:
+        # NumPy looks at halves one by one, which takes forty times as long as a look at their bits.
+        return int((array.view(np.uint16) & _HALF_EXPONENT).max()) < _HALF_EXPONENT
+    return bool(np.isfinite(array).all())

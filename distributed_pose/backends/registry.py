@@ -58,7 +58,7 @@ class Entry:
 _ROOM = "distributed_pose.backends"
 _TESTING = "distributed_pose.testing"
 _ONNXRUNTIME = f"{_ROOM}.onnxruntime:OnnxRuntimeBackend"
-_TORCH = f"{_ROOM}.torch:TorchBackend"
+_ONNXRUNTIME_CUDA = f"{_ROOM}.onnxruntime_cuda:OnnxRuntimeCudaBackend"
 
 _CPU_MEND = "pip install 'distributed-pose[cpu]'"
 _TORCH_MEND = "pip install 'distributed-pose[torch]'"
@@ -95,14 +95,14 @@ BACKENDS: Mapping[str, Entry] = MappingProxyType(
             needs=(Module("onnxruntime", _CPU_MEND, "InferenceSession"),),
         ),
         "onnxruntime:cuda": Entry(
-            _ONNXRUNTIME,
+            _ONNXRUNTIME_CUDA,
             (CUDA,),
             ("f32", "f16"),
             "f16",
             needs=(NvidiaProvider("cuda"), _NVIDIA_DRIVER),
         ),
         "onnxruntime:tensorrt": Entry(
-            _ONNXRUNTIME,
+            _ONNXRUNTIME_CUDA,
             (CUDA,),
             ("f32", "f16"),
             "f16",
@@ -125,10 +125,14 @@ BACKENDS: Mapping[str, Entry] = MappingProxyType(
             ),
         ),
         "torch:cpu": Entry(
-            _TORCH, (CPU,), ("f32",), needs=(_TORCH_MODULE,), model_formats=("pth",)
+            f"{_ROOM}.torch:TorchBackend",
+            (CPU,),
+            ("f32",),
+            needs=(_TORCH_MODULE,),
+            model_formats=("pth",),
         ),
         "torch:cuda": Entry(
-            _TORCH,
+            f"{_ROOM}.torch_cuda:TorchCudaBackend",
             (CUDA,),
             ("f32", "f16"),
             "f16",

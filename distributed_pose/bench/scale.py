@@ -145,7 +145,8 @@ def _with_devices(config: RunConfig, count: int, *, weak: bool) -> RunConfig:
         devices: tuple[str, ...] = (f"cpu:{count}",)
     else:
         of_kind = config.model_copy(update={"devices": (f"{kind}:*",)})
-        names = [plan.name for plan in planned_devices(of_kind)]
+        plans = planned_devices(of_kind)
+        names = list(dict.fromkeys(f"{plan.kind}:{plan.number}" for plan in plans))
         if count > len(names):
             raise ConfigError(f"--devices {count}: there are {len(names)}, {', '.join(names)}")
         devices = tuple(names[:count])

@@ -155,7 +155,9 @@ def local_devices(config: RunConfig) -> tuple[DevicePlan, ...]:
     """
     here = Node("", "", num_cpus(), accelerators=local_accelerators())
     kinds = usable_here(config, here.accelerators)
-    planned = plan_devices(config.devices, [here], kinds, cpus=config.cpu.cpus)
+    planned = plan_devices(
+        config.devices, [here], kinds, cpus=config.cpu.cpus, workers=workers_per_device(config)
+    )
     if len(planned) > _MAX_LOCAL_DEVICES:
         raise ConfigError(
             f"devices: {len(planned)} of them on one machine, over the limit of "
@@ -195,8 +197,8 @@ def deploy(config: RunConfig, plan: DevicePlan, backend: str) -> Deployment:
 
 def on_this_machine(deployment: Deployment) -> Deployment:
     """Returns a deployment for a process that sees all devices of its machine."""
-    number = int(deployment.spec.plan.name.rpartition(":")[2])
-    index = 0 if deployment.spec.plan.kind == "cpu" else number
+    plan = deployment.spec.plan
+    index = 0 if plan.kind == "cpu" else plan.number
     order = replace(deployment.order, index=index)
     return replace(deployment, spec=replace(deployment.spec, index=index), order=order)
 
@@ -231,6 +233,11 @@ def chip_of(config: RunConfig, plan: DevicePlan) -> str:
         return soc_version(config.npu.soc or plan.model) if plan.kind == "npu" else ""
     except ConfigError:
         return ""
+
+
+def workers_per_device(config: RunConfig) -> dict[str, int]:
+    """Returns how many workers each device has, by kinds that may have several."""
+    return {"cuda": config.cuda.workers_per_device}
 
 
 def _kinds(config: RunConfig) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """Which devices a run uses: requests such as `npu:*` or `cpu:2` laid out over the nodes."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from distributed_pose.errors import SetupError
 from distributed_pose.records import DevicePlan
@@ -50,8 +51,9 @@ def plan_devices(
     auto_kinds: Collection[str] = (),
     *,
     cpus: int | None = None,
+    workers: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[DevicePlan, ...]:
-    """Returns the devices of a run, one worker each.
+    """Returns the devices of a run, one worker each unless more are asked for.
 
     `auto` is every accelerator of a kind that may be used, or one CPU worker on every node where
     there is none. `cpu` is one worker and `cpu:N` are N workers, dealt over the nodes in turn;
@@ -66,6 +68,7 @@ def plan_devices(
         nodes: at least one.
         auto_kinds: of accelerators, for `auto`.
         cpus: CPUs of each CPU worker; None for its share of what its node has.
+        workers: of each accelerator, by kind.
 
     Raises:
         SetupError: if a device is not there, or a node has too few CPUs for a CPU worker.
@@ -78,7 +81,8 @@ def plan_devices(
         names = _selected(requests, [plan.name for plan, _ in found])
         chosen = [(plan, node) for plan, node in found if plan.name in names]
         wanted = sum(map(_count, requests))
-    return _with_shares([*chosen, *_cpu_workers(wanted, nodes)], cpus)
+    shared = [part for plan, node in chosen for part in _shared(plan, node, workers)]
+    return _with_shares([*shared, *_cpu_workers(wanted, nodes)], cpus)
 
 
 def _accelerators(nodes: Sequence[Node]) -> Iterator[tuple[DevicePlan, Node]]:
@@ -91,6 +95,16 @@ def _accelerators(nodes: Sequence[Node]) -> Iterator[tuple[DevicePlan, Node]]:
                 name, device.kind, node.address, node.node_id, 0, device.device_id, device.model
             )
             yield plan, node
+
+
+def _shared(
+    plan: DevicePlan, node: Node, workers: Mapping[str, int]
+) -> Iterator[tuple[DevicePlan, Node]]:
+    """Yields a plan for each worker of a device."""
+    count = workers.get(plan.kind, 1)
+    for number in range(count):
+        name = f"{plan.name}.{number}" if number else plan.name
+        yield replace(plan, name=name, share=1 / count), node
 
 
 def _selected(requests: Sequence[str], names: Sequence[str]) -> set[str]:

@@ -36,6 +36,7 @@ _NO_DEVICE = {"-1", "none", "NoDevFiles", "void"}
 
 def local_accelerators() -> tuple[Accelerator, ...]:
     """Returns the devices that this process may use, NPUs before GPUs."""
+    count_cards_as_tools_do()
     return (*_visible(_npus()), *_visible(_gpus()))
 
 
@@ -52,7 +53,16 @@ def show_only(kind: str, device_id: str) -> None:
         kind: `cuda` or `npu`.
         device_id: by which the node knows the one that stays.
     """
+    count_cards_as_tools_do()
     os.environ[VISIBLE[kind]] = device_id
+
+
+def count_cards_as_tools_do() -> None:
+    """Has CUDA number cards in this process as `nvidia-smi` and Ray do, by their place on the bus.
+
+    By itself it puts the fastest first. Who has set the variable otherwise keeps his order.
+    """
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 
 def _gpus() -> list[Accelerator]:

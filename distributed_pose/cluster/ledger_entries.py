@@ -23,7 +23,7 @@ _KEY = b"distributed_pose"
 
 _DIGEST = re.compile(r"[0-9a-f]{16}")
 
-_DEVICE_NAME = re.compile(r"[a-z]{1,20}:[0-9]{1,9}")
+_DEVICE_NAME = re.compile(r"[a-z]{1,20}:[0-9]{1,9}(\.[0-9]{1,9})?")
 
 _Ids = Annotated[tuple[Annotated[int, Field(ge=-(2**63), lt=2**63)], ...], FailFast()]
 _Texts = Annotated[tuple[str, ...], FailFast()]
@@ -44,6 +44,7 @@ class _Plan:
     cpus: Annotated[float, Field(ge=0, le=1e6)]
     device_id: str
     model: str
+    share: Annotated[float, Field(gt=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class _Device:
     warmup_ns: Count
     batch_ns: Count
     shard_size: Positive
+    slots: Positive
     host: str
     versions: Annotated[tuple[tuple[str, str], ...], FailFast()]
     passed_over: _Texts

@@ -340,11 +340,13 @@ def owner_of(
         for device in node.accelerators
         if device.kind == plan.kind
     ]
-    known = {peer.plan.device_id: peer for peer in peers if peer.plan}
-    if owner := known.get(place.device_id):
-        return owner if owner.starting and owner.place is None else None
+    sharers = [peer for peer in peers if peer.plan and peer.plan.device_id == place.device_id]
+    if sharers:
+        waiting = [peer for peer in sharers if peer.starting and peer.place is None]
+        # Workers that share a device differ in nothing.
+        return actor if actor in waiting else next(iter(waiting), None)
     # All are wanted, and this one by whichever number the node has given it.
-    if len(peers) == len(there):
+    if len({peer.plan.device_id for peer in peers if peer.plan}) == len(there):
         return actor
     if place.device_id in there:
         return None

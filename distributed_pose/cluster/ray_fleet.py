@@ -11,7 +11,13 @@ import ray
 
 from distributed_pose.backends.registry import candidates
 from distributed_pose.cluster.choice import Choice, Site, tell
-from distributed_pose.cluster.deployment import Deployment, auto_kinds, chip_of, usable_here
+from distributed_pose.cluster.deployment import (
+    Deployment,
+    auto_kinds,
+    chip_of,
+    usable_here,
+    workers_per_device,
+)
 from distributed_pose.cluster.devices import plan_devices
 from distributed_pose.cluster.engine import starting
 from distributed_pose.cluster.health import Health
@@ -20,6 +26,7 @@ from distributed_pose.cluster.ray_actors import Place, create_reducer, create_wo
 from distributed_pose.cluster.ray_calls import Actor, Trouble, ask, fetch, owner_of, wait
 from distributed_pose.cluster.ray_connection import is_alive, live_nodes
 from distributed_pose.cluster.reservations import shortage
+from distributed_pose.cluster.trials import Sweep
 from distributed_pose.config import RunConfig
 from distributed_pose.errors import BackendError, ExecutionError, PoseEvalError, SetupError
 from distributed_pose.model.artifacts import Source
@@ -79,7 +86,13 @@ class Fleet:
         here = [device for node in nodes for device in node.accelerators]
         # What is installed on other machines is only known when there are processes on them.
         kinds = usable_here(self._config, here) if len(nodes) == 1 else auto_kinds(self._config)
-        return plan_devices(self._config.devices, nodes, kinds, cpus=self._config.cpu.cpus)
+        return plan_devices(
+            self._config.devices,
+            nodes,
+            kinds,
+            cpus=self._config.cpu.cpus,
+            workers=workers_per_device(self._config),
+        )
 
     def start(
         self, model: Source, calibration: Calibration | None, images: ImagesToRead | None = None
@@ -102,12 +115,11 @@ class Fleet:
         tell(self._deployments.values())
         return ready
 
-    def sweep(self, device: str, batch_size: int, least_s: float) -> tuple[int, ...]:
+    def sweep(self, device: str, batch_size: int, least_s: float) -> Sweep:
         """Returns how long batches take on a device; see `Worker.sweep`."""
         (actor,) = (worker for worker in self.workers if worker.name == device)
-        answer = self._ask_long(actor, actor.handle.sweep.remote(batch_size, least_s))
-        durations_ns: tuple[int, ...] = answer
-        return durations_ns
+        sweep: Sweep = self._ask_long(actor, actor.handle.sweep.remote(batch_size, least_s))
+        return sweep
 
     def end(self) -> None:
         """Frees the devices."""

@@ -1,21 +1,32 @@
 """What only a card can show; skipped where there is none."""
 
+from time import perf_counter_ns
+
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 
 from distributed_pose import SetupError
-from distributed_pose.backends.base import Backend, BackendOptions, InputBatch, Maps, check_maps
+from distributed_pose.backends.base import (
+    Backend,
+    BackendOptions,
+    DeviceTimes,
+    InputBatch,
+    Maps,
+    check_maps,
+)
 from distributed_pose.backends.registry import open_backend
-from distributed_pose.backends.torch_cuda import MAX_GRAPHS
+from distributed_pose.backends.shared_libraries import probe_provider
 from distributed_pose.demo.default import WEIGHTS
+from distributed_pose.model.engines import unpack_engines
 from distributed_pose.model.export import export_onnx
 from distributed_pose.model.folding import fold_normalisation
 from distributed_pose.model.half import to_half
-from distributed_pose.model.tensorrt import build_engine
+from distributed_pose.model.onnx_graph import is_engine, parse
+from distributed_pose.model.tensorrt import build_engines
 from distributed_pose.model.torch_program import export_program
-from distributed_pose.nvidia import cuda_device_name
+from distributed_pose.nvidia import cuda_device_facts, cuda_device_name
+from distributed_pose.nvidia_libraries import loaded_tensorrt_version
 from distributed_pose.records import Geometry
 from tests.checkpoints import network_in
 
@@ -49,7 +60,7 @@ def models() -> dict[str, bytes]:
     made = {f"torch:cuda {precision}": program for precision in TOLERANCES}
     made |= {"onnxruntime:cuda f32": exact, "onnxruntime:cuda f16": to_half(exact)}
     made |= {"cpu": exact, "bytes": fold_normalisation(exact)}
-    if PROVIDERS["onnxruntime:tensorrt"] in onnxruntime.get_available_providers():
+    if can_load("onnxruntime:tensorrt"):
         for precision in TOLERANCES:
             made[f"onnxruntime:tensorrt {precision}"] = engine(
                 made[f"onnxruntime:cuda {precision}"], precision
@@ -57,17 +68,21 @@ def models() -> dict[str, bytes]:
     return made
 
 
-def engine(content: bytes, precision: str) -> bytes:
-    return build_engine(
-        content, batch_sizes=(BATCH_SIZE,), height=HEIGHT, width=WIDTH, precision=precision
+def engine(content: bytes, precision: str, batch_sizes: tuple[int, ...] = (BATCH_SIZE,)) -> bytes:
+    return build_engines(
+        content, batch_sizes=batch_sizes, height=HEIGHT, width=WIDTH, precision=precision
     )
 
 
+def can_load(name: str) -> bool:
+    return not probe_provider(name.partition(":")[2])
+
+
 def opened(models: dict[str, bytes], name: str, precision: str) -> Backend:
-    provider = PROVIDERS.get(name)
-    if provider and provider not in onnxruntime.get_available_providers():
-        pytest.skip(f"this ONNX Runtime has no {provider}")
-    if not provider and not torch.cuda.is_available():
+    if name in PROVIDERS and not can_load(name):
+        lacks = probe_provider(name.partition(":")[2])
+        pytest.skip(f"{name} lacks {', '.join(lack.what for lack in lacks)}")
+    if name not in PROVIDERS and not torch.cuda.is_available():
         pytest.skip(f"PyTorch {torch.__version__} finds no CUDA device")
     options = BackendOptions(precision=precision, threads=1, batch_size=BATCH_SIZE)
     return open_backend(name, models[f"{name} {precision}"], options)
@@ -80,7 +95,9 @@ def batch(count: int, height: int = HEIGHT, width: int = WIDTH) -> InputBatch:
 
 
 def difference(found: Maps, wanted: Maps) -> float:
-    return max(float(np.abs(a - b).max()) for a, b in zip(found, wanted, strict=True))
+    # Halves are compared as floats.
+    pairs = zip(found, wanted, strict=True)
+    return max(float(np.abs(np.float32(a) - np.float32(b)).max()) for a, b in pairs)
 
 
 @pytest.mark.parametrize(("name", "precision"), EVERY)
@@ -127,12 +144,11 @@ def test_a_card_is_told_by_its_name_and_freed_twice(
 
 
 @pytest.mark.parametrize("name", ["torch:cuda", "onnxruntime:cuda"])
-def test_more_shapes_than_there_are_graphs_are_answered(
-    models: dict[str, bytes], name: str
-) -> None:
+def test_any_number_of_shapes_is_answered(models: dict[str, bytes], name: str) -> None:
     backend = opened(models, name, "f32")
     reference = open_backend("onnxruntime:cpu", models["cpu"], BackendOptions(threads=4))
-    for number in range(MAX_GRAPHS + 2):
+    backend.prepare(batch(1, 64, 64))
+    for number in range(10):
         given = batch(1, 64, 64 + 8 * number)
         assert difference(backend.infer(given), reference.infer(given)) < TOLERANCES["f32"]
 
@@ -140,8 +156,8 @@ def test_more_shapes_than_there_are_graphs_are_answered(
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_bytes_are_normalised_on_the_card(models: dict[str, bytes], name: str) -> None:
     content = to_half(models["bytes"])
-    if PROVIDERS[name] not in onnxruntime.get_available_providers():
-        pytest.skip(f"this ONNX Runtime has no {PROVIDERS[name]}")
+    if not can_load(name):
+        pytest.skip(f"{name} lacks {probe_provider(name.partition(':')[2])}")
     if name == "onnxruntime:tensorrt":
         content = engine(content, "f16")
     noise = np.random.default_rng(0).integers(0, 256, (2, 3, HEIGHT, WIDTH)).astype(np.uint8)
@@ -158,3 +174,112 @@ def test_a_card_that_is_not_there_is_a_setup_error(models: dict[str, bytes]) -> 
     options = BackendOptions(index=torch.cuda.device_count())
     with pytest.raises(SetupError, match="there is no CUDA device"):
         open_backend("torch:cuda", models["torch:cuda f16"], options)
+
+
+def steady(backend: Backend, count: int, batches: int) -> tuple[float, list[DeviceTimes]]:
+    """Returns the seconds that batches take with all slots filled, and the times of each."""
+    given, times, under_way = batch(count), [], 0
+    start = perf_counter_ns()
+    for _ in range(batches):
+        if under_way == backend.slots:
+            times.append(backend.collect().times)
+            under_way -= 1
+        backend.submit(given)
+        under_way += 1
+    times += [backend.collect().times for _ in range(under_way)]
+    return (perf_counter_ns() - start) / 1e9, times
+
+
+@pytest.mark.parametrize(("name", "precision"), EVERY)
+def test_execution_is_timed_on_the_card_and_overlaps_with_copies(
+    models: dict[str, bytes], name: str, precision: str
+) -> None:
+    backend = opened(models, name, precision)
+    backend.prepare(batch(BATCH_SIZE))
+    seconds, times = steady(backend, BATCH_SIZE, 100)
+    compute_s = sum(time.compute_ns for time in times) / 1e9
+    copies_s = sum(time.copy_in_ns + time.copy_out_ns for time in times) / 1e9
+    print(f"{name} {precision}: {seconds=:.3f} {compute_s=:.3f} {copies_s=:.3f}")  # noqa: T201
+    assert min(time.compute_ns for time in times) > 0
+    assert min(min(time.copy_in_ns, time.copy_out_ns) for time in times) > 0
+    # The longer of the two, rather than both one after the other.
+    assert compute_s <= seconds * 1.02
+    assert seconds < 0.8 * (compute_s + copies_s) or seconds < 1.1 * max(compute_s, copies_s)
+
+
+@pytest.mark.parametrize(("name", "precision"), EVERY)
+def test_starting_a_batch_does_not_wait_for_its_execution(
+    models: dict[str, bytes], name: str, precision: str
+) -> None:
+    backend = opened(models, name, precision)
+    backend.prepare(batch(BATCH_SIZE))
+    backend.infer(batch(BATCH_SIZE))
+    given = batch(BATCH_SIZE)
+    shares = []
+    for _ in range(20):
+        start = perf_counter_ns()
+        backend.submit(given)
+        submitted_ns = perf_counter_ns() - start
+        times = backend.collect().times
+        # What is left beside packing the inputs.
+        shares.append((submitted_ns - times.copy_in_ns) / times.compute_ns)
+    assert np.median(shares) < 0.8
+
+
+@pytest.mark.parametrize(("name", "precision"), EVERY)
+def test_nothing_is_tuned_once_a_size_is_prepared(
+    models: dict[str, bytes], name: str, precision: str
+) -> None:
+    backend = opened(models, name, precision)
+    backend.prepare(batch(BATCH_SIZE))
+    _, times = steady(backend, BATCH_SIZE, 20)
+    usual_ns = float(np.median([time.compute_ns for time in times]))
+    for count in (BATCH_SIZE, 1, 3, 2):
+        backend.submit(batch(count))
+        assert backend.collect().times.compute_ns < 3 * usual_ns
+
+
+def test_sweeps_free_the_memory_of_earlier_sizes(models: dict[str, bytes]) -> None:
+    backend = opened(models, "torch:cuda", "f16")
+    backend.prepare(batch(1))
+    before = torch.cuda.memory_reserved()
+    for count in (2, 8, 4, 1):
+        backend.prepare(batch(count))
+    assert torch.cuda.memory_reserved() < before * 1.5
+
+
+def test_pytorch_answers_in_the_halves_that_it_computes(models: dict[str, bytes]) -> None:
+    found = opened(models, "torch:cuda", "f16").infer(batch(1))
+    assert {array.dtype for array in found} == {np.dtype(np.float16)}
+
+
+def test_each_size_of_a_sweep_has_an_engine_in_the_artifact(models: dict[str, bytes]) -> None:
+    if not can_load("onnxruntime:tensorrt"):
+        pytest.skip("TensorRT cannot be loaded")
+    content = engine(models["onnxruntime:cuda f16"], "f16", (1, 4))
+    engines = unpack_engines(content, 4)
+    assert list(engines) == [1, 4]
+    assert all(is_engine(parse(one)) for one in engines.values())
+    options = BackendOptions(precision="f16", batch_size=4)
+    backend = open_backend("onnxruntime:tensorrt", content, options)
+    reference = open_backend("onnxruntime:cpu", models["cpu"], BackendOptions(threads=4))
+    for count in (1, 4, 3):
+        backend.prepare(batch(count))
+        wanted = reference.infer(batch(count))
+        assert difference(backend.infer(batch(count)), wanted) < TOLERANCES["f16"]
+
+
+def test_an_engines_key_knows_card_driver_and_tensorrt() -> None:
+    assert "compute capability" in cuda_device_facts(0)
+    assert "cuda-driver" in cuda_device_facts(0)
+    if can_load("onnxruntime:tensorrt"):
+        assert loaded_tensorrt_version().startswith("10.")
+
+
+def test_two_backends_on_one_card_answer_as_one(models: dict[str, bytes]) -> None:
+    first, second = (opened(models, "torch:cuda", "f16") for _ in range(2))
+    for backend in (first, second):
+        backend.prepare(batch(BATCH_SIZE))
+        backend.submit(batch(BATCH_SIZE))
+    maps = [backend.collect().maps for backend in (second, first)]
+    assert difference(*maps) < TOLERANCES["f16"]

@@ -59,6 +59,8 @@ def test_every_profile_can_be_named_and_bears_its_name() -> None:
         ("npu.precision=fp16", "npu.precision: .*did you mean 'f16'"),
         ("npu.sok=1", "unknown key 'npu.sok'; did you mean 'npu.soc'"),
         ("npu.soc='310 P3'", "npu.soc: "),
+        ("cuda.workers_per_device=0", "cuda.workers_per_device: input should be greater"),
+        ("npu.workers_per_device=2", "unknown key 'npu.workers_per_device'"),
         ("cuda.soc=310", "unknown key 'cuda.soc'"),
         ("devices=cuda", "devices: 'cuda' is no device.*'cuda:\\*'"),
         ("devices=npu:01", "devices: 'npu:01' is no device"),

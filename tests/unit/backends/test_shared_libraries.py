@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from distributed_pose.backends.shared_libraries import Lack, needed_libraries, probe_provider
+from distributed_pose.backends.shared_libraries import probe_provider
+from distributed_pose.lacks import Lack
+from distributed_pose.nvidia_libraries import needed_libraries
 from tests.fakes.libraries import build_library
 
 # No machine has CUDA 97, so that libraries of this one do not count.
@@ -138,6 +140,42 @@ def test_needs_are_read_without_loading_anything(host: Path) -> None:
     (host / "text.so").write_text("no library")
     with pytest.raises(ValueError, match=r"text\.so is not a shared library"):
         needed_libraries(host / "text.so")
+
+
+@pytest.mark.parametrize(
+    ("number", "version"), [(101302, "10.13.2"), (8601, "8.6.1"), (110000, "11.0.0")]
+)
+def test_the_version_of_tensorrt_is_that_of_the_library_itself(
+    host: Path, number: int, version: str
+) -> None:
+    source = f"int getInferLibVersion(void) {{ return {number}; }}"
+    build_library(host / "libnvinfer.so.10", source=source)
+    assert printed("loaded_tensorrt_version()") == version
+
+
+def test_without_tensorrt_there_is_no_version(host: Path) -> None:
+    assert printed("loaded_tensorrt_version()") == ""
+    provider(host, "tensorrt").unlink()
+    assert printed("loaded_tensorrt_version()") == ""
+
+
+def test_a_backend_that_cannot_start_says_all_that_it_lacks_and_how_to_mend_it(host: Path) -> None:
+    shutil.rmtree(host)
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        printed("require_provider('tensorrt')")
+    message = caught.value.stderr.strip().rpartition("\n")[2]
+    assert "onnxruntime:tensorrt lacks" in message
+    assert "libnvinfer.so.10" in message
+    assert "libcudart.so.97" in message
+    assert "pip install 'tensorrt-cu13<11'" in message
+
+
+def printed(call: str) -> str:
+    """Returns what a call gives in a process of its own, which reads the libraries' folder."""
+    code = f"from distributed_pose.nvidia_libraries import *; print({call})"
+    command = [sys.executable, "-c", code]
+    answer = subprocess.run(command, capture_output=True, check=True, text=True)
+    return answer.stdout.strip()
 
 
 def loads_here(name: str) -> bool:

@@ -59,6 +59,15 @@ def test_accelerators_are_numbered_over_the_nodes_and_chosen_by_number(
     assert [(plan.name, plan.node_id, plan.device_id) for plan in plans] == expected
 
 
+def test_workers_of_one_card_share_it_and_are_chosen_together() -> None:
+    plans = plan_devices(("cuda:1", "npu:0"), MIXED, workers={"cuda": 2})
+    found = [(plan.name, plan.number, plan.device_id, plan.share) for plan in plans]
+    assert found == [("npu:0", 0, "0", 1), ("cuda:1", 1, "4", 0.5), ("cuda:1.1", 1, "4", 0.5)]
+    several = plan_devices(("auto",), MIXED, ("cuda",), workers={"cuda": 3})
+    assert len({plan.name for plan in several}) == 9
+    assert sum(plan.share for plan in several) == pytest.approx(3)
+
+
 def test_a_plan_tells_the_kind_the_model_and_the_address() -> None:
     first, second = plan_devices(("npu:0", "cuda:1"), MIXED)
     assert (first.kind, first.model, first.node) == ("npu", "310P3", "10.0.0.1")

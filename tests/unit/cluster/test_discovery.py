@@ -217,6 +217,18 @@ def test_chips_are_named_as_the_vendors_tool_prints_them(tools: Path, name: str)
     assert parse_config({"npu": {"soc": name}}).npu.soc == name
 
 
+def test_cuda_counts_cards_as_nvidia_smi_does_unless_it_is_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    show_only("cuda", "1")
+    assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    local_accelerators()
+    assert os.environ["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
+
+
 def test_one_device_alone_can_be_shown(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool(tools, "nvidia-smi", "0, GPU-a, A\n1, GPU-b, B\n")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")

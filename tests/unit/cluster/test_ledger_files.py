@@ -46,6 +46,7 @@ DEVICE = DeviceReady(
     4,
     5,
     6,
+    slots=2,
     host="a-host",
     versions=(("numpy", "2.1.0"), ("opencv", "4.12.0")),
 )
@@ -60,7 +61,7 @@ def entry(*image_ids: int, session: str = "first", elapsed_ns: int = 7) -> Entry
         image_ids,
         pack_detections(np.array(image_ids, np.int64), poses),
         (),
-        {"read": tuple(10 * i for i in image_ids), "inference": (3,), "transfer": ()},
+        {"read": tuple(10 * i for i in image_ids), "compute": (3,), "transfer": ()},
         tuple(100 * i for i in image_ids),
         tuple(Damage(i, f"{i}.jpg", "it is cut é") for i in image_ids[1:]),
         tuple(f"{i:016x}" for i in image_ids),
@@ -151,7 +152,7 @@ def entries(draw: st.DrawFn) -> Entry:
     whose = draw(st.lists(st.sampled_from(ids), max_size=3))
     keypoints = np.array([[draw(FINITE)] * 51 for _ in whose]).reshape(-1, 51)
     poses = Poses(keypoints, np.array([draw(FINITE) for _ in whose], np.float64))
-    name = draw(st.from_regex(r"[a-z]{1,20}:[0-9]{1,9}", fullmatch=True))
+    name = draw(st.from_regex(r"[a-z]{1,20}:[0-9]{1,9}(\.[0-9]{1,9})?", fullmatch=True))
     cpus = draw(st.floats(0, 1e6))
     plan = DevicePlan(name, draw(st.text()), draw(st.text()), draw(st.text()), cpus)
     numbers = [draw(st.integers(1, 2**31 - 1)), *(draw(st.integers(0, 2**62)) for _ in range(2))]
@@ -164,6 +165,7 @@ def entries(draw: st.DrawFn) -> Entry:
             draw(st.text()),
             draw(st.text()),
             *numbers,
+            slots=draw(st.integers(1, 2**31 - 1)),
             host=draw(st.text()),
             versions=tuple(draw(st.lists(st.tuples(st.text(), st.text()), max_size=2))),
         ),

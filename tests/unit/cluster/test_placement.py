@@ -65,6 +65,16 @@ def test_a_process_that_is_started_anew_is_on_the_same_device(given: tuple[str, 
     assert killed.plan.device_id == before
 
 
+@pytest.mark.parametrize("given", ["0011", "0110", "1100", "1010"])
+def test_workers_that_share_devices_are_spread_over_them(given: str) -> None:
+    workers = [worker(0), worker(1), worker(0), worker(1)]
+    for device_id in given:
+        waiting = next(actor for actor in workers if actor.starting)
+        assert find_place(waiting, workers, device_id)
+    assert sorted(actor.plan.device_id for actor in workers if actor.plan) == ["0", "0", "1", "1"]
+    assert not any(actor.starting for actor in workers)
+
+
 def test_a_process_on_a_device_that_is_not_wanted_is_for_nobody() -> None:
     (wanted,) = workers = [worker(1)]
     assert find_place(wanted, workers, "0") is None
