@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from socket import gethostname
 from time import perf_counter_ns
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from distributed_pose.backends.base import (
@@ -48,7 +48,8 @@ from distributed_pose.vision.profiles import PROFILES
 
 _LOG = logging.getLogger(__name__)
 
-_DTYPES: dict[str, type[np.floating[Any]]] = {"f32": np.float32, "f16": np.float16}
+# What maps are converted to before they travel. Halves stay halves: the decoder widens them.
+_DTYPES: dict[str, type[np.float16] | None] = {"f32": None, "f16": np.float16}
 
 # Id of an input that is no image of the dataset.
 _NO_IMAGE = -1
@@ -268,8 +269,7 @@ class Worker:
         together = self._backend_infer(_warmup_batch(inputs_N3HW))
         alone = self._backend_infer(_warmup_batch(inputs_N3HW[:1]))
         return any(
-            float(np.linalg.norm(pair[0] - single[0]))
-            > _MIXING_TOLERANCE * float(np.linalg.norm(single[0]))
+            _norm(pair[0] - single[0]) > _MIXING_TOLERANCE * _norm(single[0])
             for pair, single in zip(together, alone, strict=True)
         )
 
@@ -298,6 +298,11 @@ class Worker:
         except PoseEvalError as error:
             error.device = self._spec.plan.name
             raise
+
+
+def _norm(array: npt.NDArray[np.float32 | np.float16]) -> float:
+    # A sum of squares soon leaves the range of halves.
+    return float(np.linalg.norm(array.astype(np.float32)))
 
 
 def _joined(reports: Sequence[WorkerReport]) -> WorkerReport:
@@ -340,7 +345,7 @@ def _warmup_batch(inputs_N3HW: InputArray) -> InputBatch:
     return InputBatch((_NO_IMAGE,) * count, (geometry,) * count, inputs_N3HW)
 
 
-def _image_maps(batch: InputBatch, maps: Maps, dtype: type[np.floating[Any]]) -> ImageMaps:
+def _image_maps(batch: InputBatch, maps: Maps, dtype: type[np.float16] | None) -> ImageMaps:
     heatmaps, pafs = (np.ascontiguousarray(array, dtype) for array in maps)
     return ImageMaps(batch.image_ids, batch.geometries, heatmaps, pafs)
 

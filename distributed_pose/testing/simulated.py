@@ -58,7 +58,7 @@ class _Part(NamedTuple):
     """The values of an image's heatmaps or PAFs that are not those of an empty image."""
 
     at: npt.NDArray[np.int32]
-    values: npt.NDArray[np.float32]
+    values: npt.NDArray[np.float32 | np.float16]
 
 
 _Drawn = tuple[_Part, _Part]
@@ -171,6 +171,8 @@ def _parts(maps: Maps) -> _Drawn:
     )
 
 
-def _part(array: npt.NDArray[np.float32], empty: npt.NDArray[np.float32]) -> _Part:
+def _part(
+    array: npt.NDArray[np.float32 | np.float16], empty: npt.NDArray[np.float32 | np.float16]
+) -> _Part:
     at = np.flatnonzero(array != empty).astype(np.int32)
     return _Part(at, array.reshape(-1)[at])

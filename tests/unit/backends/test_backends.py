@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import cache
 from importlib.util import find_spec
@@ -15,6 +16,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from distributed_pose import ConfigError, ExecutionError, SetupError
@@ -440,13 +443,29 @@ def test_a_model_that_takes_no_image_is_refused() -> None:
         (np.zeros((2, 19, 4, 6)), np.full((2, 38, 4, 6), math.inf), "not finite"),
     ],
 )
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_an_impossible_answer_is_an_execution_error(
-    heatmaps: np.ndarray, pafs: np.ndarray, message: str
+    heatmaps: np.ndarray, pafs: np.ndarray, message: str, dtype: type[np.floating]
 ) -> None:
-    maps = Maps(heatmaps.astype(np.float32), pafs.astype(np.float32))
+    maps = Maps(heatmaps.astype(dtype), pafs.astype(dtype))
     with pytest.raises(ExecutionError, match=message) as caught:
         check_maps(maps, batch(2))
     assert caught.value.image_ids == (0, 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@example(bits=0x7F7FFFFF, at=0)
+@example(bits=0x7F807C00, at=38 * 24 - 1)
+@given(bits=st.integers(0, 2**32 - 1), at=st.integers(0, 38 * 24 - 1))
+def test_an_answer_is_finite_if_each_of_its_values_is(
+    bits: int, at: int, dtype: type[np.floating]
+) -> None:
+    heatmaps, pafs = np.zeros((1, 19, 4, 6), dtype), np.zeros((1, 38, 4, 6), dtype)
+    pafs.reshape(-1)[at] = np.array([bits], np.uint32).view(dtype)[0]
+    # As a backend may give them: channels last, or a view of something larger.
+    maps = Maps(heatmaps, np.asfortranarray(pafs))
+    with nullcontext() if np.isfinite(pafs).all() else pytest.raises(ExecutionError):
+        assert check_maps(maps, batch(1)) is maps
 
 
 def test_a_model_that_fails_on_a_batch_is_an_execution_error() -> None:

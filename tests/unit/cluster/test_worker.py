@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from distributed_pose import SetupError
+from distributed_pose.backends.base import Maps
 from distributed_pose.cluster.deployment import deploy
 from distributed_pose.cluster.devices import Node, plan_devices
 from distributed_pose.cluster.reducer import ForeignMapsError, Reducer
-from distributed_pose.cluster.worker import Worker
+from distributed_pose.cluster.worker import _DTYPES, Worker, _image_maps, _warmup_batch
 from distributed_pose.data.shards import (
     ImageMaps,
     Shard,
@@ -176,6 +177,20 @@ def test_maps_travel_as_the_type_asked_for_and_are_decoded_in_float32(
     )
     assert unpack_detections(found)
     assert found == wanted
+
+
+def test_halves_that_a_model_answers_travel_as_they_are(people: Dataset) -> None:
+    worker, _ = worker_of(people)
+    batch = _warmup_batch(worker._warmup_inputs(2))
+    generator = np.random.default_rng(0)
+    halves = Maps(*(generator.random((2, n, 46, 80)).astype(np.float16) for n in (19, 38)))
+    for dtype in _DTYPES.values():
+        packed = pack_maps(_image_maps(batch, halves, dtype))
+        found = unpack_maps(packed)
+        np.testing.assert_array_equal(found.heatmaps_NKHW, halves.heatmaps_NKHW)
+        np.testing.assert_array_equal(found.pafs_NPHW, halves.pafs_NPHW)
+        assert {found.heatmaps_NKHW.dtype, found.pafs_NPHW.dtype} == {np.dtype(np.float16)}
+    worker.close()
 
 
 def test_shards_of_several_threads_do_not_mix(people: Dataset) -> None:
