@@ -171,7 +171,11 @@ def deploy(
             device=plan.name,
         )
     backend = resolve_backend(settings.backend, plan.kind, settings.precision, fitting)
-    precision = resolve_precision(backend, settings.precision)
+    # What a compiled model computes in is read from it, and not asked for.
+    is_compiled = model_format == "om"
+    precision = (
+        settings.precision if is_compiled else resolve_precision(backend, settings.precision)
+    )
     sizes = SWEPT if settings.batch_size == "auto" else (settings.batch_size,)
     # Workers have other working directories.
     dump_folder = str(config.dump_maps.absolute()) if config.dump_maps else ""
