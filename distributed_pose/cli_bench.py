@@ -37,7 +37,7 @@ def host(
     repeat: Annotated[int, typer.Option(help="Measurements of each image.", min=1)] = 5,
     as_json: _Json = False,
 ) -> None:
-    """Processor time an image of every stage but inference, on one core; data.limit is 64."""
+    """Processor time per image of every stage off the device, on one core; data.limit is 64."""
     settings = _with_limit(load_config(config, overrides or ()), 64)
     from distributed_pose.bench.host import bench_host
     from distributed_pose.bench.tables import host_table
@@ -58,7 +58,7 @@ def pipeline(
     repeat: Annotated[int, typer.Option(help="Pairs of bare model and whole run.", min=1)] = 1,
     as_json: _Json = False,
 ) -> None:
-    """Images/s of whole runs over the bare model's on the same cores; data.limit is 512."""
+    """Images/s of whole runs over the bare model's, compute only; data.limit is 512."""
     settings = _with_limit(load_config(config, overrides or ()), 512)
     from distributed_pose.bench.pipeline import bench_pipeline
     from distributed_pose.bench.tables import pipeline_table
@@ -82,7 +82,7 @@ def device(
     ] = 2.0,
     as_json: _Json = False,
 ) -> None:
-    """Latency and images/s of each device by batch size, compute only, and the best size."""
+    """Execution time, latency and images/s of each device by batch size, and the best size."""
     settings = load_config(config, overrides or ())
     sizes = batch_sizes(batch)
     from distributed_pose.bench.device import bench_device

@@ -188,7 +188,11 @@ def _written(model: Path, order: Order, artifact: Artifact, key: str, output: Pa
 
 def _path(model: Path, order: Order, output: Path) -> Path:
     batches = "_".join(map(str, order.batch_sizes))
-    suffix = _SUFFIXES.get(order.backend, ".onnx" if order.precision != "int8" else ".zip")
+    # As `model.quantise` and `model.engines` pack them.
+    is_archive = order.precision == "int8" or (
+        order.backend == "onnxruntime:tensorrt" and len(order.batch_sizes) > 1
+    )
+    suffix = _SUFFIXES.get(order.backend, ".zip" if is_archive else ".onnx")
     target = order.target or order.backend.replace(":", "_")
     return output / f"{_stem(model)}_{target}_bs{batches}{suffix}"
 

@@ -208,11 +208,21 @@ class SimulatedConfig(_Section):
     rate: Annotated[float, Field(strict=True, gt=0, le=1e6)] | None = None
     overhead_ms: Annotated[float, Field(strict=True, ge=0, le=6e4)] = 0.0
     jitter: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.02
+    copy_in_ms: Annotated[float, Field(strict=True, ge=0, le=6e4)] = 0.0
+    copy_out_ms: Annotated[float, Field(strict=True, ge=0, le=6e4)] = 0.0
+    slots: Annotated[int, Field(strict=True, ge=1, le=4)] = 2
 
     @property
     def simulation(self) -> Simulation:
         """The same in seconds, as it travels to the devices."""
-        return Simulation(self.rate or 0.0, self.overhead_ms / 1e3, self.jitter)
+        return Simulation(
+            images_per_s=self.rate or 0.0,
+            overhead_s=self.overhead_ms / 1e3,
+            jitter=self.jitter,
+            copy_in_s=self.copy_in_ms / 1e3,
+            copy_out_s=self.copy_out_ms / 1e3,
+            slots=self.slots,
+        )
 
 
 class RunConfig(_Section):

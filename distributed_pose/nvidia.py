@@ -1,26 +1,16 @@
-"""NVIDIA's driver and TensorRT, as far as they are known without loading a runtime.
-
-Options are text, as ONNX Runtime reads them.
-"""
+"""NVIDIA's driver and cards, as far as they are known without loading a runtime."""
 
 import ctypes
 import os
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 _UNKNOWN = "NVIDIA GPU"
 _NAME_BYTES = 256
+# Values of CUdevice_attribute: major and minor.
+_COMPUTE_CAPABILITY = (75, 76)
 _MODULE_VERSION = Path("/sys/module/nvidia/version")
-
-_TENSORRT_PACKAGES = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
-
-# Of TensorRT from a system's packages, which say nothing here; ONNX Runtime is built with it.
-_USUAL_MAJOR = 10
-
-# From here on all networks are strongly typed: precision is that of the model, and no flag's.
-_STRONGLY_TYPED_MAJOR = 11
 
 
 @dataclass(frozen=True)
@@ -52,21 +42,46 @@ def cuda_device_name(index: int) -> str:
     Args:
         index: among those that the process sees; the driver heeds CUDA_VISIBLE_DEVICES.
 
-    Source: CUDA Driver API, `cuDeviceGet` and `cuDeviceGetName`.
+    Source: CUDA Driver API, `cuDeviceGetName`.
     """
+    name = ctypes.create_string_buffer(_NAME_BYTES)
+    driver, device = _driver_device(index)
+    if driver is None or driver.cuDeviceGetName(name, _NAME_BYTES, device):
+        return _UNKNOWN
+    return name.value.decode(errors="replace")
+
+
+def cuda_device_facts(index: int) -> str:
+    """Returns what of a CUDA device an engine depends on: name, compute capability and driver.
+
+    Args:
+        index: among those that the process sees.
+
+    Source: CUDA Driver API, `cuDeviceGetAttribute`.
+    """
+    driver, device = _driver_device(index)
+    facts = [cuda_device_name(index)]
+    numbers = [ctypes.c_int() for _ in _COMPUTE_CAPABILITY]
+    if driver is not None and not any(
+        driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
+        for number, attribute in zip(numbers, _COMPUTE_CAPABILITY, strict=True)
+    ):
+        facts.append(f"compute capability {'.'.join(str(number.value) for number in numbers)}")
+    facts += [f"{name} {version}" for name, version in driver_versions().items()]
+    return ", ".join(facts)
+
+
+def _driver_device(index: int) -> tuple[ctypes.CDLL | None, ctypes.c_int]:
+    """Returns the driver and its handle of a device; None where there is no such device."""
+    device = ctypes.c_int()
     try:
         driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return _UNKNOWN
-    device = ctypes.c_int()
-    name = ctypes.create_string_buffer(_NAME_BYTES)
-    # Each returns 0 if it succeeds.
-    failed = (
-        driver.cuInit(0)
-        or driver.cuDeviceGet(ctypes.byref(device), index)
-        or driver.cuDeviceGetName(name, _NAME_BYTES, device)
-    )
-    return _UNKNOWN if failed else name.value.decode(errors="replace")
+        # Each returns 0 if it succeeds.
+        failed = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), index)
+    # The library of CUDA's toolkit for building without a driver has no such functions.
+    except (OSError, AttributeError):
+        return None, device
+    return (None if failed else driver), device
 
 
 def driver_versions() -> dict[str, str]:
@@ -78,48 +93,10 @@ def driver_versions() -> dict[str, str]:
     with suppress(OSError, ValueError):
         found["nvidia-driver"] = _MODULE_VERSION.read_text().strip()
     number = ctypes.c_int()
-    with suppress(OSError):
+    with suppress(OSError, AttributeError):
         if not ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number)):
             found["cuda-driver"] = f"{number.value // 1000}.{number.value % 1000 // 10}"
     return found
-
-
-def tensorrt_version() -> str:
-    """Returns the version of the installed TensorRT package; empty if there is none."""
-    for package in _TENSORRT_PACKAGES:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            continue
-    return ""
-
-
-def tensorrt_major() -> int:
-    """Returns the major version of TensorRT, or the usual one if no package tells it."""
-    return int(tensorrt_version().partition(".")[0] or _USUAL_MAJOR)
-
-
-def tensorrt_options(
-    index: int, *, half: bool, major: int, shapes: EngineShapes | None
-) -> dict[str, str]:
-    """Returns the options of ONNX Runtime's TensorRT provider.
-
-    Args:
-        index: of the device among those that the process sees.
-        half: whether the model is one of half precision.
-        major: version of TensorRT.
-        shapes: of the input; without them an engine is made anew for every larger range met.
-
-    Source: onnxruntime.ai, TensorRT execution provider.
-    """
-    options = {"device_id": str(index)}
-    if half and major < _STRONGLY_TYPED_MAJOR:
-        options["trt_fp16_enable"] = "1"
-    if shapes:
-        options["trt_profile_min_shapes"] = shapes.text(shapes.least)
-        options["trt_profile_opt_shapes"] = shapes.text(shapes.most)
-        options["trt_profile_max_shapes"] = shapes.text(shapes.most)
-    return options
 
 
 def forbid_tf32() -> None:

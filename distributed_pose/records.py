@@ -9,6 +9,9 @@ from distributed_pose.locations import Location
 # run, because percentiles of merged runs cannot be had from percentiles of their parts.
 Durations = Mapping[str, tuple[int, ...]]
 
+# The parts of a batch's time on its device, in order.
+DEVICE_STAGES = ("copy_in", "compute", "copy_out")
+
 # The parts of decoding, in order.
 DECODE_STAGES = ("peaks", "limbs", "assemble")
 
@@ -17,7 +20,8 @@ STAGES = (
     "read",
     "decode_jpeg",
     "preprocess",
-    "inference",
+    *DEVICE_STAGES,
+    "check",
     "transfer",
     *DECODE_STAGES,
     "score",
@@ -141,11 +145,17 @@ class Simulation:
         images_per_s: 0 for the published rates.
         overhead_s: that a batch of any size takes on top.
         jitter: half the range of a batch's time, as a share of it.
+        copy_in_s: per image, for the copy of its input to the card.
+        copy_out_s: per image, for the copy of its maps from the card.
+        slots: batches that the card has under way at once.
     """
 
     images_per_s: float = 0.0
     overhead_s: float = 0.0
     jitter: float = 0.02
+    copy_in_s: float = 0.0
+    copy_out_s: float = 0.0
+    slots: int = 2
 
 
 @dataclass(frozen=True)
@@ -210,6 +220,7 @@ class DeviceReady:
         warmup_ns: time to load and warm up.
         batch_ns: the part of it that the last batch took.
         shard_size: images that are sent to it at once.
+        slots: batches that it has under way at once; see `Backend`.
         host: name of the machine that its worker runs on.
         versions: name and version of each thing that computes there, by name.
     """
@@ -222,6 +233,7 @@ class DeviceReady:
     warmup_ns: int
     batch_ns: int = 0
     shard_size: int = 1
+    slots: int = 1
     host: str = ""
     versions: tuple[tuple[str, str], ...] = ()
 

@@ -12,7 +12,7 @@ from distributed_pose.data.coco import CocoIndex
 from distributed_pose.inputs import RunInputs
 from distributed_pose.metrics.coco_ap import coco_ap
 from distributed_pose.metrics.throughput import images_per_s, stage_figures
-from distributed_pose.records import Damage, Failure, Faults, HostUse, Memory
+from distributed_pose.records import DEVICE_STAGES, Damage, Failure, Faults, HostUse, Memory
 from distributed_pose.report.run_report import (
     DataReport,
     DeviceReport,
@@ -80,7 +80,8 @@ def summarise(
     devices = ledger.devices
     computed = not replays(config)
     if not computed:
-        durations["inference"].clear()
+        for stage in DEVICE_STAGES:
+            durations[stage].clear()
     return RunReport(
         note=inputs.note,
         complete=not failures and not is_stopped,
@@ -148,10 +149,10 @@ def _throughput(devices: Sequence[DeviceFigures], ledger: Ledger, *, computed: b
         return Throughput(wall_rate, {}, ledger.wall_ns / _NS, None, ledger.straggler_share)
     compute: dict[str, float] = {}
     for figures in devices:
-        rate = images_per_s(figures.images, figures.inference_ns)
+        rate = images_per_s(figures.images, figures.compute_ns)
         # A device that changed between sessions is there twice; the later one stands for it.
         compute[figures.device.plan.name] = rate
-    busy_ns = sum(figures.inference_ns for figures in devices)
+    busy_ns = sum(figures.compute_ns for figures in devices)
     device_ns = sum(figures.wall_ns for figures in devices)
     return Throughput(
         wall_rate,
@@ -164,7 +165,7 @@ def _throughput(devices: Sequence[DeviceFigures], ledger: Ledger, *, computed: b
 
 def _device(figures: DeviceFigures, *, computed: bool) -> DeviceReport:
     device = figures.device
-    busy_share = figures.inference_ns / figures.wall_ns if figures.wall_ns else 0.0
+    busy_share = figures.compute_ns / figures.wall_ns if figures.wall_ns else 0.0
     return DeviceReport(
         device.plan.name,
         device.plan.kind,
@@ -178,7 +179,7 @@ def _device(figures: DeviceFigures, *, computed: bool) -> DeviceReport:
         device.batch_size,
         figures.images,
         busy_share if computed else None,
-        images_per_s(figures.images, figures.inference_ns) if computed else None,
+        images_per_s(figures.images, figures.compute_ns) if computed else None,
         device.host,
         dict(device.versions),
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
 
 def save_constant_model(
@@ -73,3 +74,19 @@ def save_external_model(path: Path, value: float = 0.0) -> Path:
     path.with_name(name).unlink(missing_ok=True)
     onnx.save(model, path, save_as_external_data=True, location=name, size_threshold=0)
     return path
+
+
+def random_model(path: Path) -> bytes:
+    """Returns a model of one layer with random weights, for any batch and size."""
+    model = onnx.load(save_constant_model(path, value=0.5))
+    generator = np.random.default_rng(0)
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith("weight"):
+            values = generator.standard_normal(tuple(tensor.dims)).astype(np.float32) / 14
+            tensor.raw_data = values.tobytes()
+    return bytes(model.SerializeToString())
+
+
+def with_halves(content: bytes) -> bytes:
+    """Returns a model that takes and gives half precision, as other tools export them."""
+    return bytes(convert_float_to_float16(onnx.load_model_from_string(content)).SerializeToString())

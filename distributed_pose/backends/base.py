@@ -65,6 +65,16 @@ class DeviceTimes(NamedTuple):
     copy_in_ns: int = 0
     copy_out_ns: int = 0
 
+    @property
+    def by_stage(self) -> tuple[int, int, int]:
+        """The times in the order of `records.DEVICE_STAGES`."""
+        return self.copy_in_ns, self.compute_ns, self.copy_out_ns
+
+    @property
+    def latency_ns(self) -> int:
+        """The batch's time with its copies, which is what `trtexec` calls latency."""
+        return sum(self.by_stage)
+
 
 class Inference(NamedTuple):
     """The answer to one batch."""
@@ -88,6 +98,18 @@ class Backend(ABC):
     precision: str
     description: str
     slots: int = 1
+
+    def prepare(self, batch: InputBatch) -> None:
+        """Gets ready for batches of a size and shape, of which many are to come.
+
+        Whatever is tuned, compiled or captured for it is done before this returns, so that no later
+        batch of this size or a smaller one pays for it, and what an earlier call got ready is
+        freed. It is called while no batch is under way. Errors are those of `infer`.
+
+        Args:
+            batch: an example.
+        """
+        self.infer(batch)
 
     @abstractmethod
     def submit(self, batch: InputBatch) -> None:
@@ -127,6 +149,9 @@ class SynchronousBackend(Backend):
 
     def __init__(self) -> None:
         self._answers: deque[Inference] = deque()
+
+    def prepare(self, batch: InputBatch) -> None:
+        """Does nothing: what is made for a size is made at its first batch."""
 
     @abstractmethod
     def run(self, batch: InputBatch) -> Maps:

@@ -39,7 +39,7 @@ class Entry:
 _ROOM = "distributed_pose.backends"
 _TESTING = "distributed_pose.testing"
 _ONNXRUNTIME = f"{_ROOM}.onnxruntime:OnnxRuntimeBackend"
-_TORCH = f"{_ROOM}.torch:TorchBackend"
+_ONNXRUNTIME_CUDA = f"{_ROOM}.onnxruntime_cuda:OnnxRuntimeCudaBackend"
 
 BACKENDS: Mapping[str, Entry] = MappingProxyType(
     {
@@ -47,13 +47,13 @@ BACKENDS: Mapping[str, Entry] = MappingProxyType(
             f"{_ROOM}.openvino:OpenVinoBackend", (CPU,), ("f32", "bf16", "f16", "int8")
         ),
         "onnxruntime:cpu": Entry(_ONNXRUNTIME, (CPU,), ("f32", "f16", "int8")),
-        "onnxruntime:cuda": Entry(_ONNXRUNTIME, (CUDA,), ("f32", "f16"), "f16"),
+        "onnxruntime:cuda": Entry(_ONNXRUNTIME_CUDA, (CUDA,), ("f32", "f16"), "f16"),
         "onnxruntime:tensorrt": Entry(
-            _ONNXRUNTIME, (CUDA,), ("f32", "f16"), "f16", fixed_shapes=True
+            _ONNXRUNTIME_CUDA, (CUDA,), ("f32", "f16"), "f16", fixed_shapes=True
         ),
         "onnxruntime:cann": Entry(_ONNXRUNTIME, (NPU,), ("f32", "f16"), "f16"),
-        "torch:cpu": Entry(_TORCH, (CPU,), ("f32",)),
-        "torch:cuda": Entry(_TORCH, (CUDA,), ("f32", "f16"), "f16"),
+        "torch:cpu": Entry(f"{_ROOM}.torch:TorchBackend", (CPU,), ("f32",)),
+        "torch:cuda": Entry(f"{_ROOM}.torch_cuda:TorchCudaBackend", (CUDA,), ("f32", "f16"), "f16"),
         "ascend": Entry(
             f"{_ROOM}.ascend:AscendBackend", (NPU,), ("f32", "f16"), "f16", fixed_shapes=True
         ),

@@ -1,12 +1,11 @@
-"""PyTorch on the CPU and on NVIDIA cards.
+"""PyTorch on the CPU, and how its programs are loaded on any device.
 
 Array legend: N images, H and W network input size in pixels.
 """
 
 import io
 import zipfile
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,94 +13,102 @@ import torch
 
 from distributed_pose.backends.base import BackendOptions, InputBatch, Maps, SynchronousBackend
 from distributed_pose.backends.ports import check_fits, check_input, select_outputs
-from distributed_pose.backends.torch_cuda import CudaRunner, forward, new_array, tensor_of
 from distributed_pose.cpu import cpu_name
 from distributed_pose.errors import ExecutionError, SetupError, first_line
 from distributed_pose.records import ModelPort
 
-# Precisions of each kind of device, fastest first.
-_DTYPES: dict[str, dict[str, torch.dtype]] = {
-    "cpu": {"f32": torch.float32},
-    "cuda": {"f16": torch.float16, "f32": torch.float32},
-}
+_CPU = torch.device("cpu")
+_DTYPES = {"f32": torch.float32}
 
-_Runner = Callable[[npt.NDArray[Any]], Sequence[npt.NDArray[np.float32]]]
+
+class LoadedModel(NamedTuple):
+    """A program on its device.
+
+    Attributes:
+        module: with weights of one type, channels last.
+        input: of the model, as batches are fed to it.
+        outputs: names of the last stage's heatmaps and PAFs.
+        precision: of the weights, in which it computes.
+    """
+
+    module: torch.nn.Module
+    input: ModelPort
+    outputs: tuple[str, str]
+    precision: str
+
+    def __call__(self, inputs_N3HW: torch.Tensor) -> list[torch.Tensor]:
+        """Returns the outputs, contiguous, of the type of the weights, on their device.
+
+        Args:
+            inputs_N3HW: float32, or uint8 for a model that takes bytes; on the model's device.
+        """
+        if inputs_N3HW.is_floating_point():
+            inputs_N3HW = inputs_N3HW.to(next(self.module.parameters()).dtype)
+        outputs = self.module(inputs_N3HW.contiguous(memory_format=torch.channels_last))
+        return [outputs[name].contiguous() for name in self.outputs]
 
 
 class TorchBackend(SynchronousBackend):
-    """A program of `torch.export`, as `model.torch_program` makes it.
-
-    Loading trusts the program: the format has room for pickles. It is never the user's file, but
-    made of a checkpoint from which only tensors are read.
-    """
+    """A program of `torch.export` on the CPU."""
 
     def __init__(self, content: bytes, options: BackendOptions) -> None:
         super().__init__()
-        device = _device(options)
-        dtype = _dtype(options.precision, device)
-        program = _load(content)
-        inputs, outputs = _ports(program)
-        names = select_outputs(outputs)
-        check_input(inputs)
-        self._input = inputs[0]
-        model = _placed(program, device, dtype)
-        self.precision = _precision(model)
-        on_card = device.type == "cuda"
-        self.description = torch.cuda.get_device_name(device) if on_card else cpu_name()
-        self._runner: _Runner | None = (
-            CudaRunner(model, device, names)
-            if on_card
-            else _CpuRunner(model, names, options.threads)
-        )
+        self._model: LoadedModel | None = load_model(content, options.precision, _CPU, _DTYPES)
+        self._threads = options.threads
+        self.precision = self._model.precision
+        self.description = cpu_name()
 
     def run(self, batch: InputBatch) -> Maps:
-        if self._runner is None:
+        if self._model is None:
             raise SetupError("the backend is closed")
-        check_fits(self._input, batch)
+        check_fits(self._model.input, batch)
+        # Of the whole process, in which another worker may have set it.
+        torch.set_num_threads(self._threads)
         try:
             with torch.inference_mode():
-                return Maps(*self._runner(batch.inputs_N3HW))
+                # A copy: PyTorch warns of arrays that it must not write to, as in the object store.
+                outputs = self._model(torch.from_numpy(batch.inputs_N3HW.copy()))
         except Exception as error:  # noqa: BLE001
             raise ExecutionError(
                 f"PyTorch cannot run the model: {first_line(error)}", image_ids=batch.image_ids
             ) from None
+        return Maps(*map(_new_array, outputs))
 
     def close(self) -> None:
-        self._runner = None
+        self._model = None
 
 
-class _CpuRunner:
-    """Returns new arrays of a model's outputs, computed on the CPU."""
+def load_model(
+    content: bytes, precision: str, device: torch.device, dtypes: dict[str, torch.dtype]
+) -> LoadedModel:
+    """Returns a program of `torch.export`, as `model.torch_program` makes it, on a device.
 
-    def __init__(self, model: torch.nn.Module, names: Sequence[str], threads: int) -> None:
-        self._model = model
-        self._names = names
-        self._threads = threads
+    Loading trusts the program: the format has room for pickles. It is never the user's file, but
+    made of a checkpoint from which only tensors are read.
 
-    def __call__(self, inputs_N3HW: npt.NDArray[Any]) -> list[npt.NDArray[np.float32]]:
-        # Of the whole process, in which another worker may have set it.
-        torch.set_num_threads(self._threads)
-        outputs = forward(self._model, self._names, tensor_of(inputs_N3HW))
-        return [new_array(output) for output in outputs]
+    Args:
+        content: of the program.
+        precision: asked for; `auto` is the first that the device has.
+        device: that it is to run on.
+        dtypes: types of weights by the precisions that the device has, fastest first.
 
-
-def _device(options: BackendOptions) -> torch.device:
-    if options.variant != "cuda":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise SetupError(
-            f"PyTorch {torch.__version__} finds no CUDA device",
-            "install a build for CUDA and check that `nvidia-smi` lists the card",
-        )
-    if options.index >= torch.cuda.device_count():
-        raise SetupError(
-            f"there is no CUDA device {options.index}: PyTorch finds {torch.cuda.device_count()}"
-        )
-    return torch.device("cuda", options.index)
+    Raises:
+        SetupError: if it is no such program, or its weights are out of the range of the type.
+    """
+    dtype = _dtype(precision, device, dtypes)
+    program = _load(content)
+    inputs, outputs = _ports(program)
+    names = select_outputs(outputs)
+    check_input(inputs)
+    module = _placed(program, device, dtype)
+    return LoadedModel(module, inputs[0], names, _precision(module, dtypes))
 
 
-def _dtype(precision: str, device: torch.device) -> torch.dtype:
-    available = _DTYPES[device.type]
+def _new_array(output: torch.Tensor) -> npt.NDArray[np.float32]:
+    return np.array(output.numpy(), np.float32, order="C")
+
+
+def _dtype(precision: str, device: torch.device, available: dict[str, torch.dtype]) -> torch.dtype:
     if precision == "auto":
         return next(iter(available.values()))
     if precision not in available:
@@ -162,6 +169,6 @@ def _placed(
     return model
 
 
-def _precision(model: torch.nn.Module) -> str:
-    names = {dtype: name for kind in _DTYPES.values() for name, dtype in kind.items()}
+def _precision(model: torch.nn.Module, dtypes: dict[str, torch.dtype]) -> str:
+    names = {dtype: name for name, dtype in dtypes.items()}
     return " and ".join(sorted({names[weights.dtype] for weights in model.parameters()}))

@@ -1,158 +1,196 @@
-"""A PyTorch model on an NVIDIA card: batches of frequent shapes as CUDA graphs.
+"""PyTorch on NVIDIA cards: batches of the prepared shape as CUDA graphs.
 
 Array legend: N images, H and W network input size in pixels.
 """
 
-from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from threading import Lock
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-Shape = tuple[int, ...]
+from distributed_pose.backends.base import BackendOptions
+from distributed_pose.backends.cuda import CudaBackend, open_driver
+from distributed_pose.backends.cuda_driver import CudaDriver
+from distributed_pose.backends.cuda_pipeline import DeviceArray
+from distributed_pose.backends.torch import LoadedModel, load_model
+from distributed_pose.errors import SetupError
 
-# Each holds what its kernels leave in memory; a run has one shape, or as many as its images where
-# the profile keeps their aspect.
-MAX_GRAPHS = 8
+# Precisions, fastest first.
+_DTYPES = {"f16": torch.float16, "f32": torch.float32}
+_NUMPY_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
+    torch.float16: np.dtype(np.float16),
+    torch.float32: np.dtype(np.float32),
+}
 
 # What PyTorch's guide to CUDA graphs has run before a capture, for lazy initialisation.
 _WARMUP_RUNS = 3
 
+# cuDNN's search for the fastest kernels is a setting of the process, in which several devices may
+# be getting ready at once.
+_TUNING = Lock()
 
-class CudaRunner:
-    """Returns new arrays of a model's outputs, computed on a stream of its own.
 
-    A graph launches all kernels of a batch at once.
+class TorchCudaBackend(CudaBackend):
+    """A program of `torch.export` on a card."""
+
+    def __init__(self, content: bytes, options: BackendOptions) -> None:
+        device = _device(options)
+        compute_exactly()
+        model = load_model(content, options.precision, device, _DTYPES)
+        make = partial(_program, model, device)
+        super().__init__("PyTorch", open_driver(options.index), make)
+        self.description = torch.cuda.get_device_name(device)
+
+
+class TorchProgram:
+    """A model with a CUDA graph for each slot of the prepared shape.
+
+    A graph launches all kernels of a batch at once, and reads and writes fixed addresses.
 
     Args:
-        model: on the device, channels last.
+        model: on the device.
         device: with its index.
-        names: of the outputs, in the order in which they are returned.
+        stream: handle of the stream that it works on.
+
+    Attributes:
+        input: of the model.
+        precision: that it computes in.
     """
 
-    def __init__(self, model: torch.nn.Module, device: torch.device, names: Sequence[str]) -> None:
-        self._model = model
+    def __init__(self, model: LoadedModel, device: torch.device, stream: int) -> None:
+        self.input = model.input
+        self.precision = model.precision
+        self._model: LoadedModel | None = model
         self._device = device
-        self._names = names
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._graphs: dict[Shape, _Captured] = {}
-        self._seen: set[Shape] = set()
+        self._stream = torch.cuda.ExternalStream(stream, device)  # type: ignore[no-untyped-call]
+        self._graphs: dict[tuple[int, DeviceArray], _Captured] = {}
+        # Outputs stay allocated until the slot's next batch.
+        self._outputs: dict[int, list[torch.Tensor]] = {}
 
-    def __call__(self, inputs_N3HW: npt.NDArray[Any]) -> list[npt.NDArray[np.float32]]:
-        shape = inputs_N3HW.shape
-        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
-            if shape not in self._graphs and is_worth_a_graph(shape, self._seen, len(self._graphs)):
-                self._graphs[shape] = self._capture(tensor_of(inputs_N3HW))
-            self._seen.add(shape)
-            graph = self._graphs.get(shape)
-            return graph(inputs_N3HW) if graph else self._run(tensor_of(inputs_N3HW))
+    def prepare(self, slot: int, inputs_N3HW: DeviceArray) -> None:
+        with self._on_stream(), _tuning():
+            self._graphs[slot, inputs_N3HW] = self._capture(self._tensor(inputs_N3HW))
 
-    def _capture(self, example_N3HW: torch.Tensor) -> "_Captured":
-        input_N3HW = example_N3HW.to(self._device)
-        with _exact_convolutions(fixed_shape=True):
-            for _ in range(_WARMUP_RUNS):
-                forward(self._model, self._names, input_N3HW)
-            self._stream.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            # Other threads of the process may use the card meanwhile.
-            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-                outputs = forward(self._model, self._names, input_N3HW)
-        return _Captured(graph, self._stream, input_N3HW, outputs)
+    def run(self, slot: int, inputs_N3HW: DeviceArray) -> Sequence[DeviceArray]:
+        with self._on_stream():
+            graph = self._graphs.get((slot, inputs_N3HW))
+            if graph:
+                graph.replay()
+            outputs = graph.outputs if graph else self._forward(self._tensor(inputs_N3HW))
+        self._outputs[slot] = outputs
+        return [_device_array(output) for output in outputs]
 
-    def _run(self, host_N3HW: torch.Tensor) -> list[npt.NDArray[np.float32]]:
-        with _exact_convolutions(fixed_shape=False):
-            outputs = forward(self._model, self._names, host_N3HW.to(self._device))
-        return [new_array(output) for output in outputs]
+    def release(self) -> None:
+        self._graphs.clear()
+        self._outputs.clear()
+        # To the driver, for the buffers of other shapes.
+        torch.cuda.empty_cache()
+
+    def close(self) -> None:
+        self.release()
+        self._model = None
+
+    def _capture(self, inputs_N3HW: torch.Tensor) -> "_Captured":
+        for _ in range(_WARMUP_RUNS):
+            self._forward(inputs_N3HW)
+        self._stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        # Graphs run one after another, and share the memory of what lies between input and outputs.
+        pool = next(iter(self._graphs.values())).graph.pool() if self._graphs else None
+        # Other threads of the process may use the card meanwhile.
+        with torch.cuda.graph(
+            graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"
+        ):
+            outputs = self._forward(inputs_N3HW)
+        return _Captured(graph, outputs)
+
+    def _forward(self, inputs_N3HW: torch.Tensor) -> list[torch.Tensor]:
+        assert self._model is not None  # noqa: S101 - the pipeline is gone before it is
+        return self._model(inputs_N3HW)
+
+    @contextmanager
+    def _on_stream(self) -> Iterator[None]:
+        with (
+            torch.cuda.device(self._device),
+            torch.cuda.stream(self._stream),
+            torch.inference_mode(),
+        ):
+            yield
+
+    def _tensor(self, array: DeviceArray) -> torch.Tensor:
+        """Returns an array of the device as a tensor on the same memory."""
+        return torch.as_tensor(_CudaArray(array), device=self._device)
 
 
 class _Captured:
-    """A CUDA graph with its buffers: input and outputs, on the card and pinned beside it.
+    """A CUDA graph, and the outputs that it writes."""
 
-    Args:
-        graph: reads `input_N3HW` and writes `outputs`.
-        stream: that it runs on.
-        input_N3HW: on the card.
-        outputs: on the card.
+    def __init__(self, graph: torch.cuda.CUDAGraph, outputs: list[torch.Tensor]) -> None:
+        self.graph = graph
+        self.outputs = outputs
+
+    def replay(self) -> None:
+        self.graph.replay()
+
+
+class _CudaArray:
+    """An array as other libraries take it.
+
+    Source: Numba's documentation, CUDA Array Interface, version 3.
     """
 
-    def __init__(
-        self,
-        graph: torch.cuda.CUDAGraph,
-        stream: torch.cuda.Stream,
-        input_N3HW: torch.Tensor,
-        outputs: list[torch.Tensor],
-    ) -> None:
-        self._graph = graph
-        self._stream = stream
-        self._input_N3HW = input_N3HW
-        self._outputs = outputs
-        self._host_N3HW = _pinned(input_N3HW)
-        self._host_outputs = [_pinned(output) for output in outputs]
-
-    def __call__(self, inputs_N3HW: npt.NDArray[Any]) -> list[npt.NDArray[np.float32]]:
-        np.copyto(self._host_N3HW.numpy(), inputs_N3HW)
-        self._input_N3HW.copy_(self._host_N3HW, non_blocking=True)
-        self._graph.replay()
-        for host, output in zip(self._host_outputs, self._outputs, strict=True):
-            host.copy_(output, non_blocking=True)
-        self._stream.synchronize()
-        return [new_array(host) for host in self._host_outputs]
+    def __init__(self, array: DeviceArray) -> None:
+        self.__cuda_array_interface__: dict[str, Any] = {
+            "shape": array.shape,
+            "typestr": array.dtype.str,
+            "data": (array.address, False),
+            "version": 3,
+        }
 
 
-def is_worth_a_graph(shape: Shape, seen: Collection[Shape], num_graphs: int) -> bool:
-    """Returns whether a batch of a shape without a graph gets one.
+def compute_exactly() -> None:
+    """Has float32 be float32 in this process, and not TF32, which cuDNN has by default.
 
-    At its first batch, if that is the largest of its input size so far, as in warm-up and sweeps;
-    else at its second, because the ragged batch at the end comes once.
-
-    Args:
-        shape: [N, 3, H, W].
-        seen: shapes of all batches before.
-        num_graphs: that there are.
+    Kernels are chosen by heuristics unless a shape is being prepared.
     """
-    larger = any(other[1:] == shape[1:] and other[0] > shape[0] for other in seen)
-    return num_graphs < MAX_GRAPHS and (shape in seen or not larger)
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
 
 
-def forward(
-    model: torch.nn.Module, names: Sequence[str], input_N3HW: torch.Tensor
-) -> list[torch.Tensor]:
-    """Returns a model's outputs as float32, contiguous, on its device.
-
-    Types change there, where it costs least.
-
-    Args:
-        model: whose weights are all of one type and channels last.
-        names: of the outputs wanted.
-        input_N3HW: float32, or uint8 for a model that takes bytes; on the model's device.
-    """
-    if input_N3HW.is_floating_point():
-        input_N3HW = input_N3HW.to(next(model.parameters()).dtype)
-    outputs = model(input_N3HW.contiguous(memory_format=torch.channels_last))
-    return [outputs[name].float().contiguous() for name in names]
+@contextmanager
+def _tuning() -> Iterator[None]:
+    """Has cuDNN try which kernels are fastest, for one device at a time."""
+    with _TUNING:
+        torch.backends.cudnn.benchmark = True
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.benchmark = False
 
 
-def tensor_of(inputs_N3HW: npt.NDArray[Any]) -> torch.Tensor:
-    """Returns a copy: PyTorch warns of arrays that it must not write to, as in the object store."""
-    return torch.from_numpy(inputs_N3HW.copy())
+def _program(
+    model: LoadedModel, device: torch.device, _driver: CudaDriver, stream: int
+) -> TorchProgram:
+    return TorchProgram(model, device, stream)
 
 
-def new_array(output: torch.Tensor) -> npt.NDArray[np.float32]:
-    """Returns a copy of a tensor of any device."""
-    return np.array(output.cpu().numpy(), np.float32, order="C")
+def _device(options: BackendOptions) -> torch.device:
+    if not torch.cuda.is_available():
+        raise SetupError(
+            f"PyTorch {torch.__version__} finds no CUDA device",
+            "install a build for CUDA and check that `nvidia-smi` lists the card",
+        )
+    if options.index >= torch.cuda.device_count():
+        raise SetupError(
+            f"there is no CUDA device {options.index}: PyTorch finds {torch.cuda.device_count()}"
+        )
+    return torch.device("cuda", options.index)
 
 
-def _exact_convolutions(*, fixed_shape: bool) -> AbstractContextManager[None]:
-    """Returns a context in which float32 is float32 and not TF32, which cuDNN has by default.
-
-    Args:
-        fixed_shape: whether the shape comes often enough to try which kernels are fastest.
-    """
-    flags = torch.backends.cudnn.flags(enabled=True, benchmark=fixed_shape, allow_tf32=False)
-    return cast("AbstractContextManager[None]", flags)
-
-
-def _pinned(like: torch.Tensor) -> torch.Tensor:
-    return torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
+def _device_array(output: torch.Tensor) -> DeviceArray:
+    return DeviceArray(output.data_ptr(), tuple(output.shape), _NUMPY_DTYPES[output.dtype])

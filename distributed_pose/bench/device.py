@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from distributed_pose.cluster.deployment import check_computes
+from distributed_pose.cluster.trials import Sweep
 from distributed_pose.config import RunConfig
 from distributed_pose.errors import PoseEvalError
 from distributed_pose.evaluation import Progress, open_engine
@@ -32,7 +33,7 @@ class DeviceSweep:
         precision: that the compiled model computes in.
         profile: which decides on the size of the inputs.
         batches: figures by batch size, ascending.
-        best_batch_size: the one with the most images a second.
+        best_batch_size: the one with the most images a second, compute only.
     """
 
     name: str
@@ -66,16 +67,16 @@ def bench_device(
     """
     check_computes(config)
     devices: dict[str, DeviceReady] = {}
-    times_ns: dict[str, dict[int, tuple[int, ...]]] = {}
+    sweeps: dict[str, dict[int, Sweep]] = {}
     sizes = sorted(set(batch_sizes))
     with ExitStack() as stack:
         # Holds on to Ray, which would else be started for each size.
         stack.enter_context(open_engine(config))
         for done, size in enumerate(sizes):
             try:
-                for device, found_ns in _sweep(_with_batch_size(config, size), size, least_s):
+                for device, sweep in _sweep(_with_batch_size(config, size), size, least_s):
                     devices[device.plan.name] = device
-                    times_ns.setdefault(device.plan.name, {})[size] = found_ns
+                    sweeps.setdefault(device.plan.name, {})[size] = sweep
             except PoseEvalError as error:
                 if not devices:
                     raise
@@ -83,12 +84,10 @@ def bench_device(
                 _LOG.warning("batches of %d and more are left out: %s", size, error)
                 break
             on_progress(len(sizes), done + 1)
-    return tuple(_figures(config, device, times_ns[name]) for name, device in devices.items())
+    return tuple(_figures(config, device, sweeps[name]) for name, device in devices.items())
 
 
-def _sweep(
-    config: RunConfig, size: int, least_s: float
-) -> Iterator[tuple[DeviceReady, tuple[int, ...]]]:
+def _sweep(config: RunConfig, size: int, least_s: float) -> Iterator[tuple[DeviceReady, Sweep]]:
     source, ranges = read_model(config)
     with open_engine(config) as engine:
         for device in engine.start(source, ranges):
@@ -104,9 +103,7 @@ def _with_batch_size(config: RunConfig, size: int) -> RunConfig:
     return config.model_copy(update={"batch_size": size, **own})
 
 
-def _figures(
-    config: RunConfig, device: DeviceReady, times_ns: dict[int, tuple[int, ...]]
-) -> DeviceSweep:
+def _figures(config: RunConfig, device: DeviceReady, sweeps: dict[int, Sweep]) -> DeviceSweep:
     return DeviceSweep(
         device.plan.name,
         device.description,
@@ -114,6 +111,9 @@ def _figures(
         device.backend,
         device.precision,
         config.profile,
-        tuple(latency_figures(size, durations) for size, durations in times_ns.items()),
-        best_batch_size(times_ns),
+        tuple(
+            latency_figures(size, sweep.compute_ns, sweep.latencies_ns, sweep.wall_ns)
+            for size, sweep in sweeps.items()
+        ),
+        best_batch_size({size: sweep.compute_ns for size, sweep in sweeps.items()}),
     )

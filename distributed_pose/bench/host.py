@@ -1,4 +1,4 @@
-"""What an image costs the host: processor time of every stage but inference, on one core.
+"""What an image costs the host: processor time of every stage off the device, on one core.
 
 Poses are checked before any time is told: the plain decoder must find the same in the same maps.
 """
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from distributed_pose.backends.base import InputBatch, Maps, check_maps
 from distributed_pose.backends.registry import installed
 from distributed_pose.cluster.deployment import deploy
 from distributed_pose.cluster.devices import Node, plan_devices
@@ -32,7 +33,7 @@ from distributed_pose.vision.decode import decode_image
 from distributed_pose.vision.preprocess import preprocess
 from distributed_pose.vision.profiles import PROFILES
 
-STAGES = ("read", "decode_jpeg", "preprocess", "transfer", *DECODE_STAGES)
+STAGES = ("read", "decode_jpeg", "preprocess", "check", "transfer", *DECODE_STAGES)
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,10 @@ class _HostBench:
         times.append(thread_time_ns())
         image_HW3, _ = decode_image(encoded, image.height, image.width)
         times.append(thread_time_ns())
-        preprocess(image_HW3, self._profile)
+        input_3HW, geometry = preprocess(image_HW3, self._profile)
+        times.append(thread_time_ns())
+        batch = InputBatch((image.image_id,), (geometry,), input_3HW[None])
+        check_maps(Maps(maps.heatmaps_NKHW, maps.pafs_NPHW), batch)
         times.append(thread_time_ns())
         received = _through_store(pack_maps(maps))
         times.append(thread_time_ns())

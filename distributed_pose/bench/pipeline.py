@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from statistics import mean, median
-from time import perf_counter
 
 import numpy as np
 
-from distributed_pose.backends.base import Backend, BackendOptions, InputBatch
+from distributed_pose.backends.base import BackendOptions, InputBatch
 from distributed_pose.backends.registry import installed, open_backend
 from distributed_pose.cluster.deployment import check_computes, deploy
 from distributed_pose.cluster.devices import Node, plan_devices
@@ -21,6 +20,7 @@ from distributed_pose.data.shards import image_rows, read_shards
 from distributed_pose.errors import ConfigError, ExecutionError
 from distributed_pose.evaluation import Progress, evaluate_on, open_engine
 from distributed_pose.inputs import RunInputs, calibration, read_inputs
+from distributed_pose.metrics.throughput import images_per_s
 from distributed_pose.model.compile import compile_model, portable
 from distributed_pose.report.run_report import RunReport
 from distributed_pose.vision.decode import decode_image
@@ -45,12 +45,12 @@ class PipelineReport:
         batch_size: of both.
         num_images: of a whole run.
         ap: of the whole run; None where nothing is labelled.
-        bare_images_per_s: of each pair, mean of before and after.
+        bare_images_per_s: of each pair, compute only, mean of before and after.
         whole_images_per_s: of each pair, wall clock.
         ratio: median of whole over bare.
-        inference_ms: model time an image within the whole run, in milliseconds.
-        host_ms: time an image of each other stage.
-        outside_inference_share: share of the wall time in which the model did not run.
+        compute_ms: execution per image within the whole run, in milliseconds.
+        other_ms: time per image of each other stage.
+        outside_compute_share: share of the wall time in which the model was not executed.
     """
 
     processor: str
@@ -62,9 +62,9 @@ class PipelineReport:
     bare_images_per_s: tuple[float, ...]
     whole_images_per_s: tuple[float, ...]
     ratio: float
-    inference_ms: float
-    host_ms: Mapping[str, float]
-    outside_inference_share: float
+    compute_ms: float
+    other_ms: Mapping[str, float]
+    outside_compute_share: float
 
 
 def bench_pipeline(config: RunConfig, repeat: int, on_progress: Progress) -> PipelineReport:
@@ -101,22 +101,20 @@ def _bare_images_per_s(
     deployment = deploy(config, plan, installed("cpu"), inputs.model.format)
     spec, order = deployment.spec, deployment.order
     model = compile_model(portable(inputs.model, order), order, calibration(config, inputs))
-    options = BackendOptions(spec.precision, num_cpus(), _batch_size(config))
+    options = BackendOptions(
+        spec.precision, num_cpus(), _batch_size(config), simulation=spec.simulation
+    )
     backend = open_backend(spec.backend, model.content, options)
     for batch in batches:
         backend.infer(batch)
-    done, start = 0, perf_counter()
+    done = compute_ns = 0
     while done < images:
-        done += _infer(backend, batches)
-    images_per_s = done / (perf_counter() - start)
+        for batch in batches:
+            backend.submit(batch)
+            compute_ns += backend.collect().times.compute_ns
+            done += len(batch.image_ids)
     backend.close()
-    return images_per_s
-
-
-def _infer(backend: Backend, batches: list[InputBatch]) -> int:
-    for batch in batches:
-        backend.infer(batch)
-    return sum(len(batch.image_ids) for batch in batches)
+    return images_per_s(done, compute_ns)
 
 
 def _batches(config: RunConfig, inputs: RunInputs) -> list[InputBatch]:
@@ -164,8 +162,8 @@ def _report(config: RunConfig, bare: list[float], reports: list[RunReport]) -> P
         tuple(bare),
         tuple(whole),
         median(w / b for w, b in zip(whole, bare, strict=True)),
-        stage_ms.pop("inference"),
+        stage_ms.pop("compute"),
         stage_ms,
         # Only replayed maps have none.
-        last.throughput.outside_inference_share or 0.0,
+        last.throughput.outside_compute_share or 0.0,
     )

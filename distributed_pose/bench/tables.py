@@ -43,10 +43,10 @@ def pipeline_table(report: PipelineReport) -> Table:
         table.add_row("whole run, wall clock", f"{whole:.2f}", f"{1e3 / whole:.1f}")
     table.add_row("whole / bare", f"{report.ratio:.3f}", "")
     table.add_section()
-    table.add_row("inference within the run", "", f"{report.inference_ms:.1f}")
-    for stage, ms in report.host_ms.items():
+    table.add_row("execution within the run", "", f"{report.compute_ms:.1f}")
+    for stage, ms in report.other_ms.items():
         table.add_row(stage, "", f"{ms:.2f}")
-    table.add_row("time outside inference", f"{report.outside_inference_share:.1%}", "")
+    table.add_row("time outside execution", f"{report.outside_compute_share:.1%}", "")
     table.caption = (
         f"{report.processor}, {report.cores} cores · {report.precision} · batch "
         f"{report.batch_size} · {report.num_images} images · AP {_figure(report.ap)}"
@@ -56,22 +56,27 @@ def pipeline_table(report: PipelineReport) -> Table:
 
 def device_bench_table(sweep: DeviceSweep) -> Table:
     """Returns the latencies and rates of a device by batch size."""
-    title = f"{sweep.name} {sweep.description}: latency in ms, compute only"
+    title = f"{sweep.name} {sweep.description}: execution in ms, compute only, and with copies"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("batch", "min", "mean", "median", "p90", "p99", "max", "count", "images/s"):
+        table.add_column(name, justify="right")
+    for name in ("latency", "throughput"):
         table.add_column(name, justify="right")
     for row in sweep.batches:
         times = (row.min_ms, row.mean_ms, row.median_ms, row.p90_ms, row.p99_ms, row.max_ms)
         is_best = row.batch_size == sweep.best_batch_size
         table.add_row(
             f"{row.batch_size}{' *' if is_best else ''}",
-            *(f"{time:.2f}" if time < 100 else f"{time:.0f}" for time in times),
+            *map(_ms, times),
             str(row.count),
             f"{row.images_per_s:.2f}",
+            _ms(row.latency_median_ms),
+            f"{row.throughput_images_per_s:.2f}",
         )
     table.caption = (
         f"{sweep.backend} · {sweep.precision} · profile {sweep.profile} · * best by the median: "
-        f"batch_size {sweep.best_batch_size}"
+        f"batch_size {sweep.best_batch_size} · with copies each way: latency is the median in ms, "
+        "throughput in images/s by wall clock"
     )
     return table
 
@@ -142,6 +147,10 @@ def capacity_table(found: Capacity, costs: HostCosts) -> Table:
         f"most, gather {costs.gather}, read by {costs.read}, batch {costs.batch_size}"
     )
     return table
+
+
+def _ms(value: float) -> str:
+    return f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
 def _figure(value: float | None) -> str:

@@ -18,6 +18,7 @@ from distributed_pose.cluster.deployment import (
 from distributed_pose.cluster.health import Health, collect_faults, none_left
 from distributed_pose.cluster.reducer import Reducer, Reduction
 from distributed_pose.cluster.settling import out_of_line, settle
+from distributed_pose.cluster.trials import Sweep
 from distributed_pose.cluster.work import Task, Work
 from distributed_pose.cluster.worker import Worker, WorkerReport
 from distributed_pose.config import RunConfig
@@ -72,7 +73,7 @@ class Engine(Protocol):
     def compile_s(self) -> float:
         """Returns the seconds of `start` that went into compiling."""
 
-    def sweep(self, device: str, batch_size: int, least_s: float) -> tuple[int, ...]:
+    def sweep(self, device: str, batch_size: int, least_s: float) -> Sweep:
         """Returns how long batches take on a device; see `Worker.sweep`."""
 
     def run(self, shards: Iterable[Shard], num_images: int = 0) -> Iterator[ShardResult]:
@@ -154,7 +155,7 @@ class InlineEngine:
     def compile_s(self) -> float:
         return self._compile_s
 
-    def sweep(self, device: str, batch_size: int, least_s: float) -> tuple[int, ...]:
+    def sweep(self, device: str, batch_size: int, least_s: float) -> Sweep:
         (worker,) = (found.worker for found in self._devices if found.name == device)
         return worker.sweep(batch_size, least_s)
 

@@ -44,13 +44,13 @@ class DeviceFigures:
     Attributes:
         device: as it was when it started.
         images: settled by it with a result.
-        inference_ns: time in its model.
+        compute_ns: execution of its model.
         wall_ns: length of the sessions that it took part in.
     """
 
     device: DeviceReady
     images: int
-    inference_ns: int
+    compute_ns: int
     wall_ns: int
 
 
@@ -80,7 +80,7 @@ class Ledger:
         self._durations: list[Durations] = []
         self._sessions: dict[str, _Session] = defaultdict(_Session)
         self._num_images: Counter[DeviceReady] = Counter()
-        self._inference_ns: Counter[DeviceReady] = Counter()
+        self._compute_ns: Counter[DeviceReady] = Counter()
 
     def begin(self, session: str, devices: Iterable[DeviceReady]) -> None:
         """Enters a session and the devices that take part in it."""
@@ -118,7 +118,7 @@ class Ledger:
         self._detections.append(new.detections)
         self._durations.append(new.durations)
         self._num_images[device] += len(new.image_ids)
-        self._inference_ns[device] += sum(new.durations.get("inference", ()))
+        self._compute_ns[device] += sum(new.durations.get("compute", ()))
         return replace(entry, device=device, result=new)
 
     @property
@@ -200,7 +200,7 @@ class Ledger:
         for session in self._sessions.values():
             wall_ns.update(dict.fromkeys(session.devices, session.wall_ns))
         figures = [
-            DeviceFigures(device, self._num_images[device], self._inference_ns[device], time_ns)
+            DeviceFigures(device, self._num_images[device], self._compute_ns[device], time_ns)
             for device, time_ns in wall_ns.items()
         ]
         return sorted(figures, key=lambda f: (_natural(f.device.plan.name), repr(f.device)))

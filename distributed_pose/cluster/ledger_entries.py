@@ -56,6 +56,7 @@ class _Device:
     warmup_ns: Count
     batch_ns: Count
     shard_size: Positive
+    slots: Positive
     host: str
     versions: Annotated[tuple[tuple[str, str], ...], FailFast()]
 

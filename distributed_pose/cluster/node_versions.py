@@ -13,6 +13,7 @@ import numpy as np
 from distributed_pose.cluster.identity import package_identity
 from distributed_pose.model.atc import toolchain_version
 from distributed_pose.nvidia import driver_versions
+from distributed_pose.nvidia_libraries import loaded_tensorrt_version
 from distributed_pose.records import DeviceReady
 
 # Distributions that decode images or run models, by the name that backends begin with.
@@ -24,9 +25,6 @@ _RUNTIMES: Mapping[str, tuple[str, ...]] = {
     "ascend-ais": ("ais_bench", "aclruntime"),
 }
 _CUDA = (
-    "tensorrt",
-    "tensorrt-cu12",
-    "tensorrt-cu13",
     "nvidia-cuda-runtime",
     "nvidia-cuda-runtime-cu12",
     "nvidia-cudnn-cu12",
@@ -55,6 +53,9 @@ def versions(backend: str, kind: str) -> dict[str, str]:
     }
     if kind == "cuda":
         found |= {**_installed(_CUDA), **driver_versions()}
+    if backend == "onnxruntime:tensorrt":
+        # Of the library that is loaded: it can come with a system's packages.
+        found["tensorrt"] = loaded_tensorrt_version()
     if kind == "npu":
         found |= {"cann": toolchain_version(), "npu-driver": _npu_driver_version()}
     return {name: value for name, value in found.items() if value}

@@ -14,19 +14,17 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from distributed_pose.backends.registry import installed
 from distributed_pose.cluster.diagnosis import describe_threads
 from distributed_pose.cluster.discovery import hide_accelerators, show_only
+from distributed_pose.cluster.dispatch import MAX_IN_FLIGHT
 from distributed_pose.cluster.identity import PackageIdentity, package_identity
 from distributed_pose.cluster.ray_connection import RESOURCES
 from distributed_pose.cluster.reducer import Reducer, Reduction
+from distributed_pose.cluster.trials import Sweep
 from distributed_pose.cluster.worker import Worker, WorkerReport
 from distributed_pose.cpu import keep_freed_memory, peak_rss_bytes
 from distributed_pose.data.shards import unpack_images
 from distributed_pose.model.artifacts import Source
 from distributed_pose.model.compile import compile_model
 from distributed_pose.records import DevicePlan, DeviceReady, Order, WorkerSpec
-
-# Calls in flight at each actor: one at work and one prepared, so that a device never waits for
-# the driver; more would only fill the object store.
-IN_FLIGHT = 2
 
 # A thread of its own, so that an actor answers questions while it is at work.
 _ASIDE = "aside"
@@ -115,7 +113,7 @@ class _WorkerActor(_Actor):
     def process(self, images: pa.RecordBatch | bytes) -> tuple[Any, WorkerReport]:
         return self._answer(unpack_images(images))
 
-    def sweep(self, batch_size: int, least_s: float) -> tuple[int, ...]:
+    def sweep(self, batch_size: int, least_s: float) -> Sweep:
         # Asked of devices that are ready alone.
         return cast("Worker", self._worker).sweep(batch_size, least_s)
 
@@ -153,7 +151,7 @@ def reservation(plan: DevicePlan) -> dict[str, float]:
 def create_worker(plan: DevicePlan) -> tuple[Any, Any]:
     """Starts a process for a device of the plan's kind on its node; the call returns a `Place`."""
     reserved = reservation(plan)
-    actor = _remote(max_concurrency=IN_FLIGHT)(_WorkerActor).options(
+    actor = _remote(max_concurrency=MAX_IN_FLIGHT)(_WorkerActor).options(
         num_cpus=reserved.pop("CPU", 0),
         num_gpus=reserved.pop("GPU", 0),
         resources=reserved,

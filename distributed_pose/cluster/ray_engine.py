@@ -15,10 +15,10 @@ from typing import Any, Self
 
 import ray
 
+from distributed_pose.cluster.dispatch import IN_FLIGHT, batches_per_call, calls_in_flight
 from distributed_pose.cluster.engine import failed_result, shard_result
 from distributed_pose.cluster.guard import ClusterLostError, Guard, Watch
 from distributed_pose.cluster.health import Health, collect_faults, none_left
-from distributed_pose.cluster.ray_actors import IN_FLIGHT
 from distributed_pose.cluster.ray_calls import Actor, Call, Trouble, ask, wait
 from distributed_pose.cluster.ray_connection import (
     abandon,
@@ -30,6 +30,7 @@ from distributed_pose.cluster.ray_connection import (
 from distributed_pose.cluster.ray_fleet import Fleet
 from distributed_pose.cluster.settling import out_of_line, settle
 from distributed_pose.cluster.transit import Transit
+from distributed_pose.cluster.trials import Sweep
 from distributed_pose.cluster.work import Work
 from distributed_pose.config import RunConfig
 from distributed_pose.cpu import peak_rss_bytes
@@ -56,12 +57,6 @@ _QUESTION_TIMEOUT_S = 2.0
 _STALL_FACTOR = 10
 
 
-# A call costs the driver half a millisecond, however much it asks for; and what it asks for is lost
-# if its process ends.
-_MAX_BATCHES = 16
-_CALL_NS = 2e9
-
-
 class RayEngine:
     """Runs workers and reducers as Ray actors on the cluster at hand, or on a local one."""
 
@@ -75,7 +70,9 @@ class RayEngine:
         self._waiting: list[Call] = []
         self._transit = Transit(config, room_bytes=0)
         self._shard_sizes: dict[str, int] = {}
+        self._slots: dict[str, int] = {}
         self._batches_a_call: dict[str, int] = {}
+        self._in_flight: dict[str, int] = {}
         self._progress_at = 0.0
         self._cpu_before_s: dict[str, float] = {}
 
@@ -90,7 +87,8 @@ class RayEngine:
     ) -> tuple[DeviceReady, ...]:
         ready = self._guard.call(self._fleet.start, model, calibration, images)
         self._shard_sizes = {device.plan.name: device.shard_size for device in ready}
-        self._batches_a_call = {device.plan.name: _batches_a_call(device) for device in ready}
+        self._slots = {device.plan.name: device.slots for device in ready}
+        self._batches_a_call = {device.plan.name: batches_per_call(device) for device in ready}
         room_bytes = min(node.object_store_bytes for node in self._guard.call(live_nodes))
         self._transit = Transit(self._config, room_bytes, max(self._shard_sizes.values()))
         return ready
@@ -98,7 +96,7 @@ class RayEngine:
     def compile_s(self) -> float:
         return self._fleet.compile_s
 
-    def sweep(self, device: str, batch_size: int, least_s: float) -> tuple[int, ...]:
+    def sweep(self, device: str, batch_size: int, least_s: float) -> Sweep:
         return self._guard.call(self._fleet.sweep, device, batch_size, least_s)
 
     def run(self, shards: Iterable[Shard], num_images: int = 0) -> Iterator[ShardResult]:
@@ -108,6 +106,10 @@ class RayEngine:
 
     def _results(self, shards: Iterable[Shard], num_images: int) -> Iterator[ShardResult]:
         batches = self._batches_a_call if num_images else {}
+        self._in_flight = {
+            name: calls_in_flight(slots, batches.get(name, 1))
+            for name, slots in self._slots.items()
+        }
         # What is only listed is not waited for.
         source = iter(shards) if num_images else read_ahead(shards)
         nodes = {worker.name: worker.node_id for worker in self._fleet.workers}
@@ -300,7 +302,11 @@ class RayEngine:
         """Gives shards to workers that have room, unless the reducers are behind."""
         usable = [worker.name for worker in self._fleet.workers if not worker.health.is_out]
         while len(self._waiting) < len(self._fleet.workers):
-            free = [worker for worker in self._fleet.workers if worker.has_room(IN_FLIGHT)]
+            free = [
+                worker
+                for worker in self._fleet.workers
+                if worker.has_room(self._in_flight[worker.name])
+            ]
             for actor in sorted(free, key=lambda worker: len(worker.calls)):
                 idle = not actor.calls
                 if task := work.take(actor.name, usable, self._transit.has_room, is_idle=idle):
@@ -323,8 +329,3 @@ class RayEngine:
     def _call(self, call: Call) -> None:
         call.actor.calls.append(call)
         self._calls[call.reference] = call
-
-
-def _batches_a_call(device: DeviceReady) -> int:
-    """Returns how many batches a device is asked for at once, where they are short to send."""
-    return max(1, min(_MAX_BATCHES, int(_CALL_NS // max(1, device.batch_ns))))

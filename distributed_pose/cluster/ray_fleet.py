@@ -17,6 +17,7 @@ from distributed_pose.cluster.ray_actors import Place, create_reducer, create_wo
 from distributed_pose.cluster.ray_calls import Actor, Trouble, ask, fetch, owner_of, wait
 from distributed_pose.cluster.ray_connection import is_alive, live_nodes
 from distributed_pose.cluster.reservations import shortage
+from distributed_pose.cluster.trials import Sweep
 from distributed_pose.config import RunConfig
 from distributed_pose.errors import ExecutionError, PoseEvalError, SetupError
 from distributed_pose.model.artifacts import Source
@@ -93,12 +94,11 @@ class Fleet:
         self._await_starts()
         return tuple(actor.ready for actor in self.workers if actor.ready)
 
-    def sweep(self, device: str, batch_size: int, least_s: float) -> tuple[int, ...]:
+    def sweep(self, device: str, batch_size: int, least_s: float) -> Sweep:
         """Returns how long batches take on a device; see `Worker.sweep`."""
         (actor,) = (worker for worker in self.workers if worker.name == device)
-        answer = self._ask_long(actor, actor.handle.sweep.remote(batch_size, least_s))
-        durations_ns: tuple[int, ...] = answer
-        return durations_ns
+        sweep: Sweep = self._ask_long(actor, actor.handle.sweep.remote(batch_size, least_s))
+        return sweep
 
     def end(self) -> None:
         """Frees the devices."""

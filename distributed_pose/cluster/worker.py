@@ -3,64 +3,51 @@
 Array legend: N images, H and W size in pixels, 3 the channels blue, green, red.
 """
 
-import logging
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from socket import gethostname
 from time import perf_counter_ns
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from distributed_pose.backends.base import (
     Backend,
     BackendOptions,
+    Inference,
     InputBatch,
     Maps,
     check_maps,
 )
 from distributed_pose.backends.registry import open_backend
+from distributed_pose.cluster.device_queue import DeviceQueue
 from distributed_pose.cluster.node_versions import versions
-from distributed_pose.cluster.preparation import Preparation
+from distributed_pose.cluster.preparation import Preparation, Prepared
 from distributed_pose.cluster.reducer import Reducer, Reduction
+from distributed_pose.cluster.trials import NO_IMAGE, Sweep, Trials
 from distributed_pose.data.shards import ImageMaps, pack_maps, read_image
 from distributed_pose.data.sources import ImageSource, open_images
 from distributed_pose.errors import PoseEvalError, SetupError
-from distributed_pose.metrics.throughput import best_batch_size
 from distributed_pose.recordings.pads import output_name
 from distributed_pose.recordings.recording import Recording
 from distributed_pose.records import (
+    DEVICE_STAGES,
     Damage,
     DeviceReady,
     Durations,
     Failure,
-    Geometry,
     ImageRecord,
     ImagesToRead,
     WorkerSpec,
 )
-from distributed_pose.vision.preprocess import InputArray, preprocess
 from distributed_pose.vision.profiles import PROFILES
-
-_LOG = logging.getLogger(__name__)
 
 # What maps are converted to before they travel. Halves stay halves: the decoder widens them.
 _DTYPES: dict[str, type[np.float16] | None] = {"f32": None, "f16": np.float16}
-
-# Id of an input that is no image of the dataset.
-_NO_IMAGE = -1
-
-# Relative difference of maps that shows the images of a batch to be mixed: none was measured in
-# networks with frozen statistics, 260 % in the PAFs of one with statistics of the batch.
-_MIXING_TOLERANCE = 0.05
-
-# How long the sweep at the start of a run measures each batch size, and how often at least.
-_QUICK_SWEEP_S = 0.5
-_LEAST_BATCHES = 3
 
 
 @dataclass(frozen=True)
@@ -73,7 +60,8 @@ class WorkerReport:
         failures: images that could not be decoded, or read where the worker reads.
         damaged: images whose maps were made and whose file is damaged.
         digests: of the bytes of each image whose maps were made.
-        durations: stages `decode_jpeg`, `preprocess` and `inference`, and `read` where it does.
+        durations: stages `decode_jpeg` and `preprocess`, and `read` where it does, of each image;
+            `copy_in`, `compute`, `copy_out` and `check` of each batch.
         pack_ns: time to make Arrow batches of the maps.
         maps_bytes: size of those batches.
     """
@@ -88,6 +76,21 @@ class WorkerReport:
     digests: tuple[str, ...] = ()
 
 
+@dataclass
+class _Part:
+    """Images of a shard on their way through the device.
+
+    Attributes:
+        images: as they came.
+        prepared: what became of them.
+        answers: one for each prepared batch.
+    """
+
+    images: pa.RecordBatch
+    prepared: Prepared
+    answers: list[Future[Inference]]
+
+
 class Worker:
     """Runs shards through one device.
 
@@ -99,8 +102,8 @@ class Worker:
         self._spec = spec
         self._model = model
         self._profile = PROFILES[spec.profile]
-        self._device_thread = ThreadPoolExecutor(1, thread_name_prefix=spec.plan.name)
-        self._backend: Backend | None = None
+        self._queue = DeviceQueue(spec.plan.name)
+        self._slots = 1
         self._batch_size = self._shard_size = max(spec.batch_sizes)
         self._reducer = Reducer()
         self._preparation = self._new_preparation(None)
@@ -112,7 +115,11 @@ class Worker:
         Raises:
             SetupError: if the device or the model cannot be used.
         """
-        return self._device_thread.submit(self._start).result()
+        try:
+            return self._start()
+        # Before any image of the dataset is met, whatever goes wrong is the model or the device.
+        except PoseEvalError as error:
+            raise SetupError(error.message, error.hint, device=self._spec.plan.name) from None
 
     def infer(self, images: pa.RecordBatch) -> tuple[list[pa.RecordBatch], WorkerReport]:
         """Returns the maps of a shard, a record batch for each batch of inputs, and the report.
@@ -141,36 +148,8 @@ class Worker:
         reduction = self._reducer.group(self._inferred(images, reports))
         return reduction, _joined(reports)
 
-    def _inferred(self, images: pa.RecordBatch, reports: list[WorkerReport]) -> Iterator[ImageMaps]:
-        """Yields the maps of a shard batch by batch, and adds a report of each."""
-        for start in range(0, images.num_rows, self._shard_size):
-            maps, report = self._infer_part(images.slice(start, self._shard_size))
-            reports.append(report)
-            yield from maps
-
-    def _infer_part(self, images: pa.RecordBatch) -> tuple[list[ImageMaps], WorkerReport]:
-        prepared = self._preparation.prepare(images, self._batch_size)
-        batches = prepared.batches
-        maps, inference_ns = self._device_thread.submit(self._infer, batches).result()
-        dtype = _DTYPES[self._spec.maps_dtype]
-        converted = [_image_maps(batch, m, dtype) for batch, m in zip(batches, maps, strict=True)]
-        if self._dump:
-            _write_maps(self._dump, images, converted)
-        image_ids = tuple(image_id for batch in batches for image_id in batch.image_ids)
-        sizes = tuple(prepared.encoded_bytes[image_id] for image_id in image_ids)
-        durations = {stage: tuple(times) for stage, times in prepared.durations.items()}
-        durations["inference"] = tuple(inference_ns)
-        return converted, WorkerReport(
-            image_ids,
-            sizes,
-            tuple(prepared.failures),
-            durations,
-            damaged=tuple(prepared.damaged),
-            digests=tuple(prepared.digests[image_id] for image_id in image_ids),
-        )
-
-    def sweep(self, batch_size: int, least_s: float) -> tuple[int, ...]:
-        """Returns how long batches of a size take, in nanoseconds each, compute only.
+    def sweep(self, batch_size: int, least_s: float) -> Sweep:
+        """Returns the times of batches of a size.
 
         Args:
             batch_size: images in each.
@@ -179,130 +158,142 @@ class Worker:
         Raises:
             ExecutionError: if the device fails.
         """
-        return self._device_thread.submit(self._sweep, batch_size, least_s).result()
+        with _named(self._spec.plan.name):
+            return self._trials().sweep(batch_size, least_s)
 
     def close(self) -> None:
         """Frees the device; may be called again."""
-        if self._backend:
-            self._device_thread.submit(self._backend.close).result()
-            self._backend = None
-        self._device_thread.shutdown()
+        self._queue.close()
+
+    def _inferred(self, images: pa.RecordBatch, reports: list[WorkerReport]) -> Iterator[ImageMaps]:
+        """Yields the maps of a shard batch by batch, and adds a report of each part.
+
+        Where the device has several slots, further parts are prepared while one is inferred.
+        """
+        parts: deque[_Part] = deque()
+        try:
+            for start in range(0, images.num_rows, self._shard_size):
+                parts.append(self._submitted(images.slice(start, self._shard_size)))
+                if len(parts) >= self._slots:
+                    yield from self._finished(parts, reports)
+            while parts:
+                yield from self._finished(parts, reports)
+        finally:
+            for part in parts:
+                for answer in part.answers:
+                    answer.cancel()
+
+    def _submitted(self, images: pa.RecordBatch) -> _Part:
+        prepared = self._preparation.prepare(images, self._batch_size)
+        with _named(self._spec.plan.name):
+            answers = [self._queue.submit(batch) for batch in prepared.batches]
+        return _Part(images, prepared, answers)
+
+    def _finished(self, parts: deque[_Part], reports: list[WorkerReport]) -> list[ImageMaps]:
+        """Returns the maps of the first part when they are there, and adds the report of it."""
+        part = parts[0]
+        durations: dict[str, list[int]] = defaultdict(list, part.prepared.durations)
+        with _named(self._spec.plan.name):
+            maps = [
+                _checked(batch, answer.result(), durations)
+                for batch, answer in zip(part.prepared.batches, part.answers, strict=True)
+            ]
+        dtype = _DTYPES[self._spec.maps_dtype]
+        batches = zip(part.prepared.batches, maps, strict=True)
+        converted = [_image_maps(batch, answer, dtype) for batch, answer in batches]
+        if self._dump:
+            _write_maps(self._dump, part.images, converted)
+        reports.append(_report(part.prepared, durations))
+        parts.popleft()
+        return converted
 
     def _start(self) -> DeviceReady:
         start = perf_counter_ns()
         spec = self._spec
-        try:
-            if spec.images:
-                self._preparation = self._new_preparation(_open_images(spec.images, spec.plan.node))
-            options = BackendOptions(
-                spec.precision,
-                spec.plan.threads,
-                max(spec.batch_sizes),
-                spec.index,
-                simulation=spec.simulation,
-            )
-            self._backend = open_backend(spec.backend, self._model, options)
-            mixes = max(spec.batch_sizes) > 1 and self._mixes_images()
-            shard_size = self._best_batch_size()
-            self._batch_size = 1 if mixes else shard_size
-            self._shard_size = shard_size
-            batch = _warmup_batch(self._warmup_inputs(self._batch_size))
-            batch_start = perf_counter_ns()
-            self._backend_infer(batch)
-            batch_ns = perf_counter_ns() - batch_start
-        # Before any image of the dataset is met, whatever goes wrong is the model or the device.
-        except PoseEvalError as error:
-            raise SetupError(error.message, error.hint, device=spec.plan.name) from None
+        if spec.images:
+            self._preparation = self._new_preparation(_open_images(spec.images, spec.plan.node))
+        backend = self._queue.open(self._open_backend)
+        self._slots = backend.slots
+        trials = self._trials()
+        mixes = max(spec.batch_sizes) > 1 and trials.mixes_images()
+        self._shard_size = self._best_batch_size(trials)
+        self._batch_size = 1 if mixes else self._shard_size
+        batch = trials.batch(self._batch_size)
+        self._queue.prepare(batch)
+        batch_start = perf_counter_ns()
+        trials.infer(batch)
+        batch_ns = perf_counter_ns() - batch_start
         if spec.gather == "poses":
             self._reducer.warm_up()
         return DeviceReady(
             spec.plan,
             spec.backend,
-            self._backend.precision,
-            self._backend.description,
+            backend.precision,
+            backend.description,
             self._batch_size,
             perf_counter_ns() - start,
             batch_ns,
-            shard_size,
+            self._shard_size,
+            self._slots,
             gethostname(),
             tuple(sorted(versions(spec.backend, spec.plan.kind).items())),
         )
+
+    def _open_backend(self) -> Backend:
+        spec = self._spec
+        options = BackendOptions(
+            spec.precision,
+            spec.plan.threads,
+            max(spec.batch_sizes),
+            spec.index,
+            simulation=spec.simulation,
+        )
+        return open_backend(spec.backend, self._model, options)
+
+    def _trials(self) -> Trials:
+        return Trials(self._queue, self._slots, self._profile)
 
     def _new_preparation(self, source: ImageSource | None) -> Preparation:
         fails_damaged = self._spec.damaged == "fail"
         return Preparation(self._profile, source, fails_damaged=fails_damaged)
 
-    def _best_batch_size(self) -> int:
+    def _best_batch_size(self, trials: Trials) -> int:
         sizes = sorted(self._spec.batch_sizes)
         if self._spec.best_batch_size or len(sizes) == 1:
             return self._spec.best_batch_size or sizes[0]
-        durations_ns: dict[int, tuple[int, ...]] = {}
-        for size in sizes:
-            try:
-                durations_ns[size] = self._sweep(size, _QUICK_SWEEP_S)
-            except PoseEvalError as error:
-                if not durations_ns:
-                    raise
-                # What does not fit into its memory is not the best, nor is what is larger.
-                _LOG.warning("%s: batches of %d: %s", self._spec.plan.name, size, error)
-                break
-        return best_batch_size(durations_ns)
-
-    def _sweep(self, batch_size: int, least_s: float) -> tuple[int, ...]:
-        batch = _warmup_batch(self._warmup_inputs(batch_size))
-        # Once for what is made at the first batch of a size, such as plans and graphs.
-        self._backend_infer(batch)
-        durations_ns: list[int] = []
-        while len(durations_ns) < _LEAST_BATCHES or sum(durations_ns) < least_s * 1e9:
-            start = perf_counter_ns()
-            self._backend_infer(batch)
-            durations_ns.append(perf_counter_ns() - start)
-        return tuple(durations_ns)
-
-    def _mixes_images(self) -> bool:
-        """Returns whether an image's maps depend on its neighbours in the batch.
-
-        So they do in networks whose batch normalisation still computes statistics of the batch,
-        as exports of a training graph have it. Their images must be inferred one by one.
-        """
-        inputs_N3HW = self._warmup_inputs(2)
-        together = self._backend_infer(_warmup_batch(inputs_N3HW))
-        alone = self._backend_infer(_warmup_batch(inputs_N3HW[:1]))
-        return any(
-            _norm(pair[0] - single[0]) > _MIXING_TOLERANCE * _norm(single[0])
-            for pair, single in zip(together, alone, strict=True)
-        )
-
-    def _warmup_inputs(self, count: int) -> InputArray:
-        """Returns noise first and plain grey after it, as unlike as two images can be."""
-        profile = self._profile
-        height, width = profile.nominal_input
-        inputs_N3HW = np.full((count, 3, height, width), profile.padding, profile.input_dtype)
-        noise_HW3 = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-        preprocess(noise_HW3, profile, inputs_N3HW[0])
-        return inputs_N3HW
-
-    def _infer(self, batches: list[InputBatch]) -> tuple[list[Maps], list[int]]:
-        maps, durations_ns = [], []
-        for batch in batches:
-            start = perf_counter_ns()
-            maps.append(self._backend_infer(batch))
-            durations_ns.append(perf_counter_ns() - start)
-        return maps, durations_ns
-
-    def _backend_infer(self, batch: InputBatch) -> Maps:
-        if self._backend is None:
-            raise SetupError("the worker is not started", device=self._spec.plan.name)
-        try:
-            return check_maps(self._backend.infer(batch), batch)
-        except PoseEvalError as error:
-            error.device = self._spec.plan.name
-            raise
+        return trials.best_batch_size(sizes)
 
 
-def _norm(array: npt.NDArray[np.float32 | np.float16]) -> float:
-    # A sum of squares soon leaves the range of halves.
-    return float(np.linalg.norm(array.astype(np.float32)))
+@contextmanager
+def _named(device: str) -> Iterator[None]:
+    """Has errors name a device."""
+    try:
+        yield
+    except PoseEvalError as error:
+        error.device = device
+        raise
+
+
+def _checked(batch: InputBatch, answer: Inference, durations: dict[str, list[int]]) -> Maps:
+    """Returns the maps of a batch, and adds its times."""
+    start = perf_counter_ns()
+    maps = check_maps(answer.maps, batch)
+    durations["check"].append(perf_counter_ns() - start)
+    for stage, time_ns in zip(DEVICE_STAGES, answer.times.by_stage, strict=True):
+        durations[stage].append(time_ns)
+    return maps
+
+
+def _report(prepared: Prepared, durations: Mapping[str, Sequence[int]]) -> WorkerReport:
+    image_ids = tuple(image_id for batch in prepared.batches for image_id in batch.image_ids)
+    return WorkerReport(
+        image_ids,
+        tuple(prepared.encoded_bytes[image_id] for image_id in image_ids),
+        tuple(prepared.failures),
+        {stage: tuple(times_ns) for stage, times_ns in durations.items()},
+        damaged=tuple(prepared.damaged),
+        digests=tuple(prepared.digests[image_id] for image_id in image_ids),
+    )
 
 
 def _joined(reports: Sequence[WorkerReport]) -> WorkerReport:
@@ -333,16 +324,10 @@ def _open_images(images: ImagesToRead, node: str) -> ImageSource:
     except SetupError as error:
         raise SetupError(f"{where}{error.message}", hint) from None
     if images.sample:
-        answer = read_image(ImageRecord(_NO_IMAGE, images.sample, 0, 0), source)
+        answer = read_image(ImageRecord(NO_IMAGE, images.sample, 0, 0), source)
         if isinstance(answer, Failure):
             raise SetupError(f"{where}{answer.reason}", hint)
     return source
-
-
-def _warmup_batch(inputs_N3HW: InputArray) -> InputBatch:
-    count, _, height, width = inputs_N3HW.shape
-    geometry = Geometry(height, width, 0, 0, 0, 0)
-    return InputBatch((_NO_IMAGE,) * count, (geometry,) * count, inputs_N3HW)
 
 
 def _image_maps(batch: InputBatch, maps: Maps, dtype: type[np.float16] | None) -> ImageMaps:

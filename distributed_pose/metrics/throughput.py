@@ -21,7 +21,8 @@ _AS_GOOD = 0.98
 class StageFigures:
     """Durations of one stage in nanoseconds.
 
-    One is of an image; of a batch for `inference` and `transfer`; of the run for `score`.
+    One is of an image; of a batch for `copy_in`, `compute`, `copy_out`, `check` and `transfer`; of
+    the run for `score`.
     """
 
     count: int
@@ -35,12 +36,17 @@ class StageFigures:
 
 @dataclass(frozen=True)
 class LatencyFigures:
-    """Times of batches of one size, in milliseconds, and what they come to.
+    """Times of batches of one size, and what they come to.
 
     Attributes:
         batch_size: images in each.
         count: batches that were timed.
-        images_per_s: compute only, from the mean.
+        min_ms: execution alone, without copies, as are mean, median, percentiles and max.
+        images_per_s: compute only, from the mean execution.
+        latency_median_ms: execution and copies each way, which is `trtexec`'s latency.
+        latency_p99_ms: likewise.
+        throughput_images_per_s: by wall clock, of batches of which the next is copied while one is
+            executed, where the device can.
     """
 
     batch_size: int
@@ -52,15 +58,38 @@ class LatencyFigures:
     p99_ms: float
     max_ms: float
     images_per_s: float
+    latency_median_ms: float
+    latency_p99_ms: float
+    throughput_images_per_s: float
 
 
-def latency_figures(batch_size: int, durations_ns: Sequence[int]) -> LatencyFigures:
-    """Returns the figures of at least one batch."""
-    times_ms = np.array(durations_ns) / 1e6
-    least, median, p90, p99, most = np.percentile(times_ms, (0, 50, 90, 99, 100)).tolist()
-    mean = float(times_ms.mean())
+def latency_figures(
+    batch_size: int, compute_ns: Sequence[int], latencies_ns: Sequence[int], wall_ns: int
+) -> LatencyFigures:
+    """Returns the figures of at least one batch.
+
+    Args:
+        batch_size: images in each.
+        compute_ns: execution of each.
+        latencies_ns: of each, copies included.
+        wall_ns: of all of them.
+    """
+    compute_ms = np.array(compute_ns) / 1e6
+    least, median, p90, p99, most = np.percentile(compute_ms, (0, 50, 90, 99, 100)).tolist()
+    latency_median, latency_p99 = np.percentile(np.array(latencies_ns) / 1e6, (50, 99)).tolist()
     return LatencyFigures(
-        batch_size, len(times_ms), least, mean, median, p90, p99, most, batch_size * 1e3 / mean
+        batch_size=batch_size,
+        count=len(compute_ns),
+        min_ms=least,
+        mean_ms=float(compute_ms.mean()),
+        median_ms=median,
+        p90_ms=p90,
+        p99_ms=p99,
+        max_ms=most,
+        images_per_s=images_per_s(batch_size * len(compute_ns), sum(compute_ns)),
+        latency_median_ms=latency_median,
+        latency_p99_ms=latency_p99,
+        throughput_images_per_s=images_per_s(batch_size * len(compute_ns), wall_ns),
     )
 
 

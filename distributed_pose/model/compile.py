@@ -18,7 +18,7 @@ from distributed_pose.json_records import Count, Figure, Positive, read_record
 from distributed_pose.model.artifacts import Artifact, Source, cache_key, keep, load_cached
 from distributed_pose.model.makers import Calibration, Made, Maker, as_it_is, maker_of
 from distributed_pose.model.onnx_graph import ports
-from distributed_pose.nvidia import cuda_device_name
+from distributed_pose.nvidia import cuda_device_facts
 from distributed_pose.records import Order
 
 _LOG = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def _key_parts(
     sizes = order.batch_sizes if maker.needs_device else ()
     # An engine's card is asked of the driver, since names of others' giving differ.
     is_engine = order.backend == "onnxruntime:tensorrt"
-    target = cuda_device_name(order.index) if is_engine else order.target
+    target = cuda_device_facts(order.index) if is_engine else order.target
     return {
         "source": sha256_hex(source.content),
         "refinement_stages": source.refinement_stages,

@@ -157,7 +157,7 @@ def _make_tensorrt(source: Source, order: Order, _calibration: Calibration | Non
     from distributed_pose.model import tensorrt
 
     height, width = fixed_input(order.profile)
-    content = tensorrt.build_engine(
+    content = tensorrt.build_engines(
         _halved(_folded(source, order), order),
         batch_sizes=order.batch_sizes,
         height=height,

@@ -10,7 +10,6 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from distributed_pose.errors import SetupError, shown
-from distributed_pose.nvidia import EngineShapes
 from distributed_pose.records import ModelPort
 
 # Characters of a name in a model, or of a reason, that a message shows.
@@ -93,20 +92,6 @@ def ports(content: bytes) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         for side in (_inputs(model), model.graph.output)
     ]
     return described[0], described[1]
-
-
-def fixed_shapes(model: ModelProto, batch_size: int) -> EngineShapes | None:
-    """Returns the input shapes of a model; None for engines and where the size is not fixed.
-
-    Args:
-        model: with one image input.
-        batch_size: most images in a batch, if the model takes any number.
-    """
-    sizes = [n if isinstance(n, int) else 0 for port in _inputs(model) for n in _shape(port)]
-    if is_engine(model) or len(sizes) != 4 or not all(sizes[2:]):
-        return None
-    name = image_input(model).name
-    return EngineShapes(name, sizes[0] or 1, sizes[0] or batch_size, *sizes[2:])
 
 
 def is_engine(model: ModelProto) -> bool:

@@ -1,7 +1,7 @@
 """ONNX to TensorRT engines, and the commands that do the same by hand."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +10,16 @@ import onnxruntime
 from onnx import ModelProto
 
 from distributed_pose.errors import SetupError, first_line
+from distributed_pose.model.engines import pack_engines
 from distributed_pose.model.onnx_graph import image_input, parse
 from distributed_pose.model.onnx_precision import PRECISION_KEY, precision_of
-from distributed_pose.nvidia import (
-    EngineShapes,
-    forbid_tf32,
-    tensorrt_major,
-    tensorrt_options,
-    tensorrt_version,
-)
+from distributed_pose.nvidia import EngineShapes, forbid_tf32
+from distributed_pose.nvidia_libraries import loaded_tensorrt_version, require_provider
 
 _PROVIDER = "TensorrtExecutionProvider"
+
+# TensorRT runs the whole model or none of it.
+SESSION_SETTINGS: Mapping[str, str] = {"session.disable_cpu_ep_fallback": "1"}
 
 _DTYPES = {"tensor(uint8)": np.uint8, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
@@ -54,28 +53,29 @@ def trtexec_command(model: Path, *, shapes: EngineShapes, precision: str) -> lis
 
 def engine_shapes(
     content: bytes, *, batch_sizes: Sequence[int], height: int, width: int
-) -> EngineShapes:
-    """Returns the shapes of an engine that takes these batch sizes and all between them.
+) -> tuple[EngineShapes, ...]:
+    """Returns the shapes of the engines for these batch sizes, one each.
 
-    One that is to take several also takes single images, for ragged batches and what is retried.
+    Each takes single images, too, for ragged batches and what is retried.
 
     Args:
         content: serialised ONNX.
-        batch_sizes: that it must take.
+        batch_sizes: that are wanted.
         height: of the input in pixels.
         width: of the input in pixels.
 
     Raises:
-        SetupError: if the model has a fixed batch size that is none of them.
+        SetupError: if the model has no image input.
     """
     image = image_input(parse(content))
     fixed = image.type.tensor_type.shape.dim[0].dim_value
     if fixed:
-        return EngineShapes(image.name, fixed, fixed, height, width)
-    return EngineShapes(image.name, 1, max(batch_sizes), height, width)
+        return (EngineShapes(image.name, fixed, fixed, height, width),)
+    sizes = sorted(set(batch_sizes))
+    return tuple(EngineShapes(image.name, 1, size, height, width) for size in sizes)
 
 
-def build_engine(
+def build_engines(
     content: bytes,
     *,
     batch_sizes: Sequence[int],
@@ -84,13 +84,13 @@ def build_engine(
     precision: str,
     index: int = 0,
 ) -> bytes:
-    """Returns an engine for a GPU of this process, wrapped in ONNX, for `onnxruntime:tensorrt`.
+    """Returns engines for a GPU of this process, as `model.engines` packs them.
 
-    It runs on GPUs of the same architecture, with the same TensorRT.
+    They run on GPUs of the same architecture, with the same TensorRT and driver.
 
     Args:
-        content: serialised ONNX, of half precision (`model.half`) if the engine is to be.
-        batch_sizes: that it must take.
+        content: serialised ONNX, of half precision (`model.half`) if the engines are to be.
+        batch_sizes: that they must take; each gets an engine that is fastest at it.
         height: of the input in pixels.
         width: of the input in pixels.
         precision: `f32`, `f16`, or `auto` for the model's.
@@ -106,18 +106,48 @@ def build_engine(
             f"{', '.join(onnxruntime.get_available_providers())}",
             "install onnxruntime-gpu in place of onnxruntime, and TensorRT",
         )
-    model = parse(content)
-    real = checked_precision(model, precision)
-    shapes = engine_shapes(content, batch_sizes=batch_sizes, height=height, width=width)
+    real = checked_precision(parse(content), precision)
+    wanted = engine_shapes(content, batch_sizes=batch_sizes, height=height, width=width)
+    require_provider("tensorrt")
     if real == "f32":
         forbid_tf32()
-    options = tensorrt_options(index, half=real == "f16", major=tensorrt_major(), shapes=shapes)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "engine.onnx"
-        _build(content, options, shapes, file)
-        if not file.exists():
-            raise SetupError("TensorRT has made no engine", "its log above says why")
-        return labelled_engine(file.read_bytes(), real)
+    engines = {}
+    with tempfile.TemporaryDirectory(prefix="tensorrt-") as folder:
+        for shapes in wanted:
+            file = Path(folder) / f"{shapes.most}.onnx"
+            options = building_options(index, half=real == "f16", shapes=shapes, file=file)
+            _build(content, options, shapes)
+            engines[shapes.most] = labelled_engine(_written(file), real)
+    return pack_engines(engines)
+
+
+def building_options(index: int, *, half: bool, shapes: EngineShapes, file: Path) -> dict[str, str]:
+    """Returns the provider's options for a session that writes its engine into an ONNX file.
+
+    The session's own keys `ep.context_*` reach the provider through the C API alone. What was timed
+    for one engine is kept beside it for the next.
+
+    Args:
+        index: of the GPU.
+        half: whether the model is one of half precision.
+        shapes: of its input.
+        file: to write.
+
+    Source: onnxruntime.ai, TensorRT execution provider; the Python binding takes `True` and
+        `False` alone.
+    """
+    return {
+        "device_id": str(index),
+        "trt_fp16_enable": str(half),
+        "trt_profile_min_shapes": shapes.text(shapes.least),
+        "trt_profile_opt_shapes": shapes.text(shapes.most),
+        "trt_profile_max_shapes": shapes.text(shapes.most),
+        "trt_dump_ep_context_model": "True",
+        "trt_ep_context_file_path": str(file),
+        "trt_ep_context_embed_mode": "1",
+        "trt_timing_cache_enable": "True",
+        "trt_timing_cache_path": str(file.parent),
+    }
 
 
 def checked_precision(model: ModelProto, precision: str) -> str:
@@ -155,22 +185,24 @@ def labelled_engine(content: bytes, precision: str) -> bytes:
 
 def toolkit_version() -> str:
     """Returns what engines depend on beside the model and the GPU."""
-    return f"onnxruntime {onnxruntime.__version__}, tensorrt {tensorrt_version() or 'unknown'}"
+    tensorrt = loaded_tensorrt_version() or "unknown"
+    return f"onnxruntime {onnxruntime.__version__}, tensorrt {tensorrt}"
 
 
-def _build(content: bytes, options: dict[str, str], shapes: EngineShapes, file: Path) -> None:
+def _build(content: bytes, options: dict[str, str], shapes: EngineShapes) -> None:
     settings = onnxruntime.SessionOptions()
-    for key, value in engine_settings(file).items():
+    for key, value in SESSION_SETTINGS.items():
         settings.add_session_config_entry(key, value)
     try:
         session = onnxruntime.InferenceSession(
             content, settings, providers=[(_PROVIDER, options)], enable_fallback=0
         )
-        # Some versions write the engine at its first use or at the end of the session.
-        image = session.get_inputs()[0]
-        dtype = _DTYPES.get(image.type, np.float32)
-        inputs_N3HW = np.zeros((shapes.most, 3, shapes.height, shapes.width), dtype)
-        session.run(None, {image.name: inputs_N3HW})
+        if session.get_providers()[0] == _PROVIDER:
+            # Some versions write the engine at its first use or at the end of the session.
+            image = session.get_inputs()[0]
+            dtype = _DTYPES.get(image.type, np.float32)
+            inputs_N3HW = np.zeros((shapes.most, 3, shapes.height, shapes.width), dtype)
+            session.run(None, {image.name: inputs_N3HW})
     # The runtime's own exceptions have no common documented base class.
     except Exception as error:  # noqa: BLE001
         raise SetupError(
@@ -178,14 +210,7 @@ def _build(content: bytes, options: dict[str, str], shapes: EngineShapes, file: 
         ) from None
 
 
-def engine_settings(file: Path) -> dict[str, str]:
-    """Returns the settings of a session that writes its engine into an ONNX file.
-
-    Source: onnxruntime.ai, EP context design.
-    """
-    return {
-        "ep.context_enable": "1",
-        "ep.context_file_path": str(file),
-        "ep.context_embed_mode": "1",
-        "session.disable_cpu_ep_fallback": "1",
-    }
+def _written(file: Path) -> bytes:
+    if not file.exists():
+        raise SetupError("TensorRT has made no engine", "its log above says why")
+    return file.read_bytes()

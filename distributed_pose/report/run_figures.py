@@ -7,9 +7,9 @@ from typing import Annotated
 from pydantic import FailFast
 
 from distributed_pose.json_records import AveragePrecision, Count, Figure, Positive, read_record
-from distributed_pose.records import DECODE_STAGES
+from distributed_pose.records import STAGES
 
-_STAGES = ("read", "decode_jpeg", "preprocess", "inference", "transfer", *DECODE_STAGES)
+_STAGES = tuple(stage for stage in STAGES if stage != "score")
 
 
 @dataclass(frozen=True)

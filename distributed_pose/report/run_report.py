@@ -94,8 +94,8 @@ class DeviceReport:
         threads: CPU threads of its worker.
         batch_size: most images that it infers at once.
         images: settled by it.
-        busy_share: share of the timed phase that it spent in its model; None where none ran.
-        compute_images_per_s: images a second of model time, compute only; None likewise.
+        busy_share: share of the timed phase in which it executed its model; None where none ran.
+        compute_images_per_s: images a second of that time, compute only; None likewise.
         host: name of the machine that its worker ran on.
         versions: version of each thing that computed there, by name, as its worker found them.
     """
@@ -124,18 +124,18 @@ class Throughput:
     Attributes:
         wall_images_per_s: images over the wall time from the first dispatch to the last result,
             all devices ready before; over the sum of these times if there were several sessions.
-        compute_images_per_s: images over model time, compute only, by device and in sum; empty
-            where maps were replayed and no model ran.
+        compute_images_per_s: images over the time in which the model was executed, without copies
+            and checks, by device and in sum; empty where maps were replayed and no model ran.
         wall_s: that wall time.
-        outside_inference_share: share of the devices' wall time in which their model did not run;
-            None where none ran.
+        outside_compute_share: share of the devices' wall time in which their model was not
+            executed; None where none ran.
         straggler_share: share of it after the last result of each, while others were at work.
     """
 
     wall_images_per_s: float
     compute_images_per_s: Mapping[str, float]
     wall_s: float
-    outside_inference_share: float | None
+    outside_compute_share: float | None
     straggler_share: float
 
 

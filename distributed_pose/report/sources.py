@@ -13,7 +13,7 @@ from pydantic import FailFast
 from distributed_pose.errors import SetupError
 from distributed_pose.files import read_regular
 from distributed_pose.json_records import read_record
-from distributed_pose.records import DECODE_STAGES
+from distributed_pose.records import DECODE_STAGES, DEVICE_STAGES
 from distributed_pose.report.guide_table import MAX_ROWS, read_guide_table
 from distributed_pose.report.logs import (
     AisLog,
@@ -236,17 +236,17 @@ def _run_perf(run: RunFigures) -> PerfFile | None:
             "preprocess": stage("decode_jpeg", "preprocess"),
             # The tool's own rate of this row is that of the whole, its Interface rate the model's.
             "inference": {
-                **stage("inference"),
+                **stage(*DEVICE_STAGES),
                 "throughputRate": wall,
                 "Interface throughputRate": compute,
             },
-            "postprocess": stage("transfer", *DECODE_STAGES),
+            "postprocess": stage("check", "transfer", *DECODE_STAGES),
         }
     )
 
 
 def _run_times(run: RunFigures) -> ComputeTimes | None:
-    stage = run.stages["inference"]
+    stage = run.stages["compute"]
     if not stage.count:
         return None
     mean_ns = stage.total_ns / stage.count

@@ -134,7 +134,7 @@ def _throughput(report: RunReport) -> Table:
             "",
         )
     figures = report.throughput
-    outside = figures.outside_inference_share
+    outside = figures.outside_compute_share
     table.add_section()
     table.add_row(
         "all",

@@ -34,15 +34,23 @@ class OracleBackend(SynchronousBackend):
                 people[annotation["image_id"]].append(annotation["keypoints"])
         self._people: dict[int, list[list[float]]] | None = dict(people)
 
-    def run(self, batch: InputBatch) -> Maps:
+    def people(self, image_id: int) -> list[list[float]]:
+        """Returns the 51 values in COCO's order of each labelled person in an image.
+
+        Raises:
+            SetupError: if the backend is closed.
+        """
         if self._people is None:
             raise SetupError("the backend is closed")
+        return self._people.get(image_id, [])
+
+    def run(self, batch: InputBatch) -> Maps:
         input_height, input_width = batch.inputs_N3HW.shape[2:]
         grid_hw = input_height // STRIDE, input_width // STRIDE
         heatmaps, pafs = [], []
         for image_id, geometry in zip(batch.image_ids, batch.geometries, strict=True):
             coco_P17x3 = np.reshape(
-                np.array(self._people.get(image_id, []), np.float32), (-1, NUM_COCO_KEYPOINTS, 3)
+                np.array(self.people(image_id), np.float32), (-1, NUM_COCO_KEYPOINTS, 3)
             )
             keypoints = network_keypoints(coco_P17x3)
             _to_input_px(keypoints, geometry, (input_height, input_width))

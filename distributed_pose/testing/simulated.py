@@ -5,7 +5,8 @@ machine that has none.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
@@ -13,8 +14,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from distributed_pose.backends.base import BackendOptions, InputBatch, Maps
-from distributed_pose.errors import ConfigError, SetupError
+from distributed_pose.backends.base import (
+    Backend,
+    BackendOptions,
+    DeviceTimes,
+    Inference,
+    InputBatch,
+    Maps,
+)
+from distributed_pose.errors import ConfigError
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
 from distributed_pose.records import Geometry, Simulation
 from distributed_pose.report.published import PUBLISHED
@@ -64,13 +72,43 @@ class _Part(NamedTuple):
 _Drawn = tuple[_Part, _Part]
 
 
-class SimulatedBackend(OracleBackend):
+class _Engines:
+    """Those of a card: copies to it, execution, and copies from it run side by side.
+
+    Each does one batch at a time, in the order in which they are submitted.
+    """
+
+    def __init__(self) -> None:
+        self._free_at_s = [0.0, 0.0, 0.0]
+
+    def run(self, now_s: float, times_s: Sequence[float]) -> float:
+        """Returns when a batch that is submitted now has been through all of them.
+
+        Args:
+            now_s: on any clock that only goes forward.
+            times_s: of the batch in each of them.
+        """
+        done_at_s = now_s
+        for engine, time_s in enumerate(times_s):
+            done_at_s = max(done_at_s, self._free_at_s[engine]) + time_s
+            self._free_at_s[engine] = done_at_s
+        return done_at_s
+
+
+class _Submitted(NamedTuple):
+    """A batch under way: its answer, and when it is there."""
+
+    answer: Inference
+    done_at_s: float
+
+
+class SimulatedBackend(Backend):
     """The oracle's maps after the time of a published device.
 
     The variant in the options names the device, its simulation what is different, and the index
-    seeds its jitter, whose mean keeps the rates. Drawing is part of the
-    modelled time as long as it is shorter. Images with the same people in the same place are drawn
-    once, so that a dataset that lists few images many times costs next to no processor time.
+    seeds its jitter, whose mean keeps the rates. Drawing is part of the modelled time as long as it
+    is shorter. Images with the same people in the same place are drawn once, so that a dataset that
+    lists few images many times costs next to no processor time.
 
     Args:
         content: of a COCO annotation file.
@@ -81,6 +119,8 @@ class SimulatedBackend(OracleBackend):
     Raises:
         ConfigError: if there is no such device.
     """
+
+    precision = "f32"
 
     def __init__(
         self,
@@ -95,29 +135,52 @@ class SimulatedBackend(OracleBackend):
                 f"backend: there is no simulated device {name}",
                 f"available: {', '.join(f'simulated:{known}' for known in DEVICES)}",
             )
-        super().__init__(content, options)
-        rate = options.simulation.images_per_s
+        self._oracle = OracleBackend(content, options)
+        self._simulation = options.simulation
+        rate = self._simulation.images_per_s
         self.description = f"simulated, {rate:g} images/s" if rate else f"simulated {name}"
-        self._model = _model(DEVICES[name], options.simulation)
-        self._spread = options.simulation.jitter
+        self.slots = self._simulation.slots
+        self._model = _model(DEVICES[name], self._simulation)
         self._jitter = np.random.default_rng(options.index)
         self._clock, self._sleep = clock, sleep
+        self._engines = _Engines()
+        self._under_way: deque[_Submitted] = deque()
         self._kept: dict[object, _Drawn] = {}
         self._kept_bytes = 0
 
-    def run(self, batch: InputBatch) -> Maps:
+    def submit(self, batch: InputBatch) -> None:
         start_s = self._clock()
-        maps = self._answer(batch)
-        factor = self._jitter.uniform(1 - self._spread, 1 + self._spread)
-        duration_s = factor * self._model.batch_s(len(batch.image_ids))
-        remaining_s = start_s + duration_s - self._clock()
+        try:
+            maps = self._answer(batch)
+        except BaseException:
+            self._under_way.clear()
+            raise
+        copy_in_s, compute_s, copy_out_s = times_s = self._times_s(len(batch.image_ids))
+        times = DeviceTimes(_ns(compute_s), _ns(copy_in_s), _ns(copy_out_s))
+        done_at_s = self._engines.run(start_s, times_s)
+        self._under_way.append(_Submitted(Inference(maps, times), done_at_s))
+
+    def collect(self) -> Inference:
+        oldest = self._under_way.popleft()
+        remaining_s = oldest.done_at_s - self._clock()
         if remaining_s > 0:
             self._sleep(remaining_s)
-        return maps
+        return oldest.answer
 
     def close(self) -> None:
-        super().close()
+        self._oracle.close()
+        self._under_way.clear()
         self._kept.clear()
+
+    def _times_s(self, num_images: int) -> tuple[float, float, float]:
+        """Returns the seconds that a batch is copied in, executed and copied out."""
+        simulation = self._simulation
+        factor = self._jitter.uniform(1 - simulation.jitter, 1 + simulation.jitter)
+        return (
+            num_images * simulation.copy_in_s,
+            factor * self._model.batch_s(num_images),
+            num_images * simulation.copy_out_s,
+        )
 
     def _answer(self, batch: InputBatch) -> Maps:
         height, width = (size // STRIDE for size in batch.inputs_N3HW.shape[2:])
@@ -133,13 +196,11 @@ class SimulatedBackend(OracleBackend):
     def _drawn(
         self, image_id: int, geometry: Geometry, any_input: npt.NDArray[np.float32 | np.uint8]
     ) -> _Drawn:
-        if self._people is None:
-            raise SetupError("the backend is closed")
-        people = tuple(map(tuple, self._people.get(image_id, [])))
+        people = tuple(map(tuple, self._oracle.people(image_id)))
         key = people, geometry, any_input.shape
         if key in self._kept:
             return self._kept[key]
-        drawn = _parts(super().run(InputBatch((image_id,), (geometry,), any_input)))
+        drawn = _parts(self._oracle.run(InputBatch((image_id,), (geometry,), any_input)))
         size_bytes = sum(array.nbytes for part in drawn for array in part)
         # What is kept stays: a dataset larger than the room, gone through again and again, would
         # find nothing of itself if the oldest went first.
@@ -147,6 +208,10 @@ class SimulatedBackend(OracleBackend):
             self._kept[key] = drawn
             self._kept_bytes += size_bytes
         return drawn
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * 1e9)
 
 
 def _model(published: DeviceModel, simulation: Simulation) -> DeviceModel:

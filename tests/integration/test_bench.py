@@ -48,7 +48,7 @@ def test_a_whole_run_is_compared_with_the_bare_model(people: Dataset, tmp_path: 
     pairs = zip(report["whole_images_per_s"], report["bare_images_per_s"], strict=True)
     first, second = (whole / bare for whole, bare in pairs)
     assert report["ratio"] == pytest.approx((first + second) / 2)
-    assert 0 < report["outside_inference_share"] < 1
+    assert 0 < report["outside_compute_share"] < 1
     assert report["num_images"] == 4
     assert report["ap"] > 0.5
     assert not list(tmp_path.iterdir())
@@ -97,6 +97,26 @@ def test_a_sweep_finds_the_best_batch_size_of_a_device(people: Dataset) -> None:
         times = [row[name] for name in names]
         assert times == sorted(times)
         assert row["count"] >= 3
+        # Nothing is copied, and one batch follows the other.
+        assert row["latency_median_ms"] == row["median_ms"]
+        assert row["latency_p99_ms"] == row["p99_ms"]
+        assert row["throughput_images_per_s"] > 0
+
+
+def test_copies_are_part_of_latency_and_not_of_compute_only(people: Dataset) -> None:
+    simulated = {"rate": 222.2222222, "jitter": 0.0, "copy_in_ms": 1.0, "copy_out_ms": 1.0}
+    keys = {"backend": "simulated", **{f"simulated.{k}": v for k, v in simulated.items()}}
+    options = [word for key, value in keys.items() for word in ("--set", f"{key}={value}")]
+    sizes = ["--seconds", "0.2", "--batch", "1,2", "--json"]
+    result = CliRunner().invoke(app, ["bench", "device", *arguments(people), *options, *sizes])
+    (device,) = json.loads(result.stdout)
+    assert device["best_batch_size"] == 1
+    for row, images in zip(device["batches"], (1, 2), strict=True):
+        assert row["median_ms"] == row["max_ms"] == pytest.approx(4.5 * images, abs=1e-4)
+        assert row["latency_median_ms"] == pytest.approx(6.5 * images, abs=1e-4)
+        assert row["images_per_s"] == pytest.approx(1e3 / 4.5)
+        # No batch is executed before the one ahead of it.
+        assert row["throughput_images_per_s"] < 1e3 / 4.5
 
 
 def test_a_sweep_is_a_table_for_people_that_marks_the_best(people: Dataset) -> None:

@@ -20,7 +20,7 @@ from tests.tiny_models import save_constant_model
 
 FIGURES = ["AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"]
 STAGES = [
-    *("read", "decode_jpeg", "preprocess", "inference", "transfer"),
+    *("read", "decode_jpeg", "preprocess", "copy_in", "compute", "copy_out", "check", "transfer"),
     *("peaks", "limbs", "assemble", "score"),
 ]
 
@@ -64,7 +64,7 @@ def test_a_run_shows_its_figures_and_writes_its_files(run: Run, people: Dataset)
     assert report["stages"]["peaks"]["count"] == report["num_images"] == 12
     assert report["throughput"]["wall_images_per_s"] > 0
     assert report["throughput"]["compute_images_per_s"].keys() == {"cpu:0", "total"}
-    assert 0 < report["throughput"]["outside_inference_share"] < 1
+    assert 0 < report["throughput"]["outside_compute_share"] < 1
     assert report["memory"]["peak_rss_bytes"]["driver"] > 2**20
     assert {"numpy", "opencv-python-headless", "pycocotools", "ray"} <= report["versions"].keys()
     assert config["profile"] == "modelzoo"

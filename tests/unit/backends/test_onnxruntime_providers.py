@@ -3,31 +3,29 @@
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
 from distributed_pose import SetupError
 from distributed_pose.backends.base import BackendOptions, InputBatch
-from distributed_pose.backends.onnxruntime import BoundSession, OnnxRuntimeBackend
+from distributed_pose.backends.onnxruntime import OnnxRuntimeBackend
 from distributed_pose.backends.providers import (
     PROVIDERS,
-    cached_tensorrt_options,
     cann_options,
     cuda_options,
     require,
+    tensorrt_options,
 )
 from distributed_pose.backends.registry import open_backend
 from distributed_pose.model.half import to_half
-from distributed_pose.model.onnx_graph import fixed_shapes, is_engine, parse
+from distributed_pose.model.onnx_graph import is_engine, parse
 from distributed_pose.model.onnx_precision import precision_of
 from distributed_pose.model.tensorrt import labelled_engine
-from distributed_pose.nvidia import EngineShapes, cuda_device_name, tensorrt_options
+from distributed_pose.nvidia import cuda_device_facts, cuda_device_name
 from distributed_pose.records import Geometry
-from tests.tiny_models import save_constant_model
+from tests.tiny_models import random_model as random_model_in
 
-SHAPES = EngineShapes("data", 1, 8, 368, 640)
 DEVICES = ("cuda", "tensorrt", "cann")
 
 
@@ -51,46 +49,20 @@ def batch(count: int, height: int = 32, width: int = 48) -> InputBatch:
 
 @pytest.fixture
 def random_model(tmp_path: Path) -> bytes:
-    """A model of one layer with random weights, for any batch and size."""
-    model = onnx.load(save_constant_model(tmp_path / "random.onnx", value=0.5))
-    generator = np.random.default_rng(0)
-    for tensor in model.graph.initializer:
-        if tensor.name.endswith("weight"):
-            values = generator.standard_normal(tuple(tensor.dims)).astype(np.float32) / 14
-            tensor.raw_data = values.tobytes()
-    return bytes(model.SerializeToString())
+    return random_model_in(tmp_path / "random.onnx")
 
 
-def test_cuda_is_told_to_compute_float32_as_float32() -> None:
-    assert cuda_options(1) == {
+def test_cuda_computes_float32_as_float32_and_searches_no_kernels_within_a_run() -> None:
+    assert cuda_options(1, stream=7) == {
         "device_id": "1",
-        "cudnn_conv_algo_search": "EXHAUSTIVE",
+        "cudnn_conv_algo_search": "HEURISTIC",
         "use_tf32": "0",
+        "user_compute_stream": "7",
     }
 
 
-def test_tensorrt_is_told_of_half_precision_only_for_a_model_of_it_and_where_there_is_a_flag() -> (
-    None
-):
-    def told(*, half: bool, major: int) -> dict[str, str]:
-        return tensorrt_options(0, half=half, major=major, shapes=None)
-
-    assert told(half=True, major=10) == {"device_id": "0", "trt_fp16_enable": "1"}
-    assert told(half=False, major=10) == told(half=True, major=11) == {"device_id": "0"}
-
-
-def test_tensorrt_is_told_which_shapes_will_come_and_where_its_caches_are() -> None:
-    assert cached_tensorrt_options(2, half=True, major=10, shapes=SHAPES, cache="/cache") == {
-        "device_id": "2",
-        "trt_fp16_enable": "1",
-        "trt_profile_min_shapes": "data:1x3x368x640",
-        "trt_profile_opt_shapes": "data:8x3x368x640",
-        "trt_profile_max_shapes": "data:8x3x368x640",
-        "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": "/cache",
-        "trt_timing_cache_enable": "1",
-        "trt_timing_cache_path": "/cache",
-    }
+def test_an_engine_runs_on_the_stream_that_it_is_given() -> None:
+    assert tensorrt_options(2, stream=7) == {"device_id": "2", "user_compute_stream": "7"}
 
 
 @pytest.mark.parametrize(
@@ -175,15 +147,6 @@ def sized(content: bytes, sizes: tuple[int, int, int]) -> ModelProto:
     return model
 
 
-def test_shapes_are_known_where_the_input_size_is_fixed(random_model: bytes) -> None:
-    assert fixed_shapes(sized(random_model, (0, 0, 0)), 8) is None
-    assert fixed_shapes(sized(random_model, (4, 0, 640)), 8) is None
-    assert fixed_shapes(sized(random_model, (0, 368, 640)), 8) == SHAPES
-    fixed = EngineShapes("data", 4, 4, 368, 640)
-    assert fixed_shapes(sized(random_model, (4, 368, 640)), 8) == fixed
-    assert fixed_shapes(engine(), 8) is None
-
-
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_a_model_of_a_fixed_batch_answers_any_number(random_model: bytes, count: int) -> None:
     fixed = sized(random_model, (2, 0, 0)).SerializeToString()
@@ -193,49 +156,6 @@ def test_a_model_of_a_fixed_batch_answers_any_number(random_model: bytes, count:
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-class TestBoundSession:
-    """On the CPU, where buffers are bound in the same way."""
-
-    @pytest.fixture
-    def session(self, random_model: bytes) -> onnxruntime.InferenceSession:
-        return onnxruntime.InferenceSession(random_model, providers=["CPUExecutionProvider"])
-
-    @pytest.fixture
-    def bound(self, session: onnxruntime.InferenceSession) -> BoundSession:
-        return BoundSession(session, "data", ("heatmaps", "pafs"), ("cpu", 0))
-
-    def test_answers_as_the_session_does_whatever_shapes_come(
-        self, session: onnxruntime.InferenceSession, bound: BoundSession
-    ) -> None:
-        for count, height in ((2, 32), (2, 32), (1, 32), (2, 32), (3, 64), (3, 64)):
-            inputs = batch(count, height).inputs_N3HW + np.float32(height)
-            expected = session.run(["heatmaps", "pafs"], {"data": inputs})
-            for one, other in zip(bound(inputs), expected, strict=True):
-                np.testing.assert_array_equal(one, other)
-
-    def test_reads_every_batch_and_keeps_earlier_answers_as_they_were(
-        self, bound: BoundSession
-    ) -> None:
-        inputs = batch(2).inputs_N3HW
-        first = bound(inputs)[0]
-        copy = first.copy()
-        second = bound(-inputs)[0]
-        np.testing.assert_array_equal(first, copy)
-        assert np.abs(second - first).max() > 0.1
-
-    def test_leaves_the_callers_arrays_alone(self, bound: BoundSession) -> None:
-        inputs = batch(2).inputs_N3HW
-        inputs.flags.writeable = False
-        bound(inputs)
-        bound(-inputs)
-        np.testing.assert_array_equal(inputs, batch(2).inputs_N3HW)
-
-    def test_goes_on_after_a_batch_that_fails(self, bound: BoundSession) -> None:
-        expected = bound(batch(2).inputs_N3HW)[1]
-        with pytest.raises(Exception, match="Conv"):
-            bound(batch(2, 4, 4).inputs_N3HW)
-        np.testing.assert_array_equal(bound(batch(2).inputs_N3HW)[1], expected)
-
-
 def test_a_device_that_the_driver_does_not_know_has_a_general_name() -> None:
     assert cuda_device_name(10**6) == "NVIDIA GPU"
+    assert cuda_device_facts(10**6).startswith("NVIDIA GPU")

@@ -6,8 +6,8 @@ import torch
 
 from distributed_pose import ExecutionError, SetupError
 from distributed_pose.backends.base import BackendOptions, InputBatch, Maps
-from distributed_pose.backends.torch import TorchBackend
-from distributed_pose.backends.torch_cuda import MAX_GRAPHS, forward, is_worth_a_graph
+from distributed_pose.backends.torch import TorchBackend, load_model
+from distributed_pose.backends.torch_cuda import TorchCudaBackend, compute_exactly
 from distributed_pose.cpu import cpu_name
 from distributed_pose.model.network import LightweightOpenPose
 from distributed_pose.model.torch_program import export_program
@@ -173,38 +173,27 @@ def test_a_card_that_is_missing_is_a_setup_error(content: bytes) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a card")
     with pytest.raises(SetupError, match=r"finds no CUDA device \(install a build for CUDA"):
-        TorchBackend(content, CUDA)
+        TorchCudaBackend(content, CUDA)
 
 
 @pytest.mark.parametrize("on_bytes", [False, True])
 def test_what_a_card_runs_takes_and_gives_the_same_in_half_precision(
     content: bytes, content_on_bytes: bytes, network: LightweightOpenPose, *, on_bytes: bool
 ) -> None:
-    program = torch.export.load(io.BytesIO(content_on_bytes if on_bytes else content))
-    model = program.module(check_guards=False).half()
+    program = content_on_bytes if on_bytes else content
+    model = load_model(program, "f16", torch.device("cpu"), {"f16": torch.float16})
     given = in_bytes(batch(2)) if on_bytes else batch(2)
     with torch.inference_mode():
-        outputs = forward(model, ("heatmaps", "pafs"), torch.from_numpy(given.inputs_N3HW))
-    assert all(output.dtype == torch.float32 and output.is_contiguous() for output in outputs)
+        outputs = model(torch.from_numpy(given.inputs_N3HW))
+    assert model.precision == "f16"
+    assert all(output.dtype == torch.float16 and output.is_contiguous() for output in outputs)
     wanted = expected(network, batch(2))
     assert_close(Maps(*(output.numpy() for output in outputs)), wanted, 1e-3)
     assert np.abs(outputs[1].numpy() - wanted.pafs_NPHW).max() > 0
 
 
-class TestWhichBatchesGetAGraph:
-    def test_growing_batches_do_at_once(self) -> None:
-        seen = [(1, 3, 32, 48), (2, 3, 32, 48)]
-        assert is_worth_a_graph((4, 3, 32, 48), seen, 2)
-        assert is_worth_a_graph((1, 3, 32, 48), [], 0)
-
-    def test_a_ragged_one_does_not_until_it_comes_again(self) -> None:
-        seen = [(8, 3, 32, 48)]
-        assert not is_worth_a_graph((3, 3, 32, 48), seen, 1)
-        assert is_worth_a_graph((3, 3, 32, 48), [*seen, (3, 3, 32, 48)], 1)
-
-    def test_another_input_size_does_at_once(self) -> None:
-        assert is_worth_a_graph((3, 3, 64, 48), [(8, 3, 32, 48)], 1)
-
-    def test_no_batch_does_when_there_are_enough(self) -> None:
-        assert is_worth_a_graph((1, 3, 64, 48), [], MAX_GRAPHS - 1)
-        assert not is_worth_a_graph((1, 3, 64, 48), [], MAX_GRAPHS)
+def test_float32_is_no_tf32_in_the_process_and_kernels_are_not_searched() -> None:
+    compute_exactly()
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cudnn.benchmark

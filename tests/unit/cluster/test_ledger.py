@@ -35,7 +35,7 @@ def result(
     detections = pack_detections(np.array(image_ids, np.int64), poses)
     sizes = tuple(100 * image_id for image_id in image_ids)
     texts = [tuple(f"{what} of {i}" for i in image_ids) for what in ("digest", "stamp")]
-    return ShardResult(device, image_ids, detections, (), {"inference": (5,)}, sizes, (), *texts)
+    return ShardResult(device, image_ids, detections, (), {"compute": (5,)}, sizes, (), *texts)
 
 
 def failed(*image_ids: int, reason: str = "unreadable") -> ShardResult:
@@ -85,7 +85,7 @@ def test_a_result_that_is_all_new_is_returned_as_it_came() -> None:
 
 def test_of_a_result_that_is_new_in_part_that_part_is_returned() -> None:
     ledger = filled(result(2))
-    whole = replace(result(1, 2, 3), durations={"inference": (900,), "peaks": (30, 60, 90)})
+    whole = replace(result(1, 2, 3), durations={"compute": (900,), "peaks": (30, 60, 90)})
     new = ledger.accept(entry(whole))
     assert new is not None
     assert (new.result.image_ids, new.result.encoded_bytes) == ((1, 3), (100, 300))
@@ -93,7 +93,7 @@ def test_of_a_result_that_is_new_in_part_that_part_is_returned() -> None:
     assert new.result.digests == ("digest of 1", "digest of 3")
     assert new.result.stamps == ("stamp of 1", "stamp of 3")
     # They are of three images, of which one is not in the part.
-    assert new.result.durations == {"inference": (600,), "peaks": (20, 40, 60)}
+    assert new.result.durations == {"compute": (600,), "peaks": (20, 40, 60)}
 
 
 def test_of_a_result_without_anything_new_nothing_is_returned() -> None:
@@ -208,8 +208,8 @@ def test_shards_may_overlap_and_come_in_any_order(
 
 def test_durations_are_kept_by_stage_and_those_of_known_images_are_taken_off() -> None:
     ledger = filled(result(1), result(2, device="cpu:1"), result(1, 3), result(2))
-    assert ledger.durations["inference"] == [5, 5, 2]
-    assert [figures.inference_ns for figures in ledger.devices] == [7, 5]
+    assert ledger.durations["compute"] == [5, 5, 2]
+    assert [figures.compute_ns for figures in ledger.devices] == [7, 5]
 
 
 def test_time_goes_to_the_last_result_of_each_session() -> None:
@@ -231,9 +231,9 @@ def test_a_device_has_the_time_of_the_sessions_that_it_took_part_in() -> None:
     ledger.begin("second", [device("cpu:1"), device("cpu:2")])
     ledger.accept(entry(result(2, device="cpu:1"), "second", 30))
     assert ledger.devices == [
-        DeviceFigures(device("cpu:0"), images=1, inference_ns=5, wall_ns=70),
-        DeviceFigures(device("cpu:1"), images=1, inference_ns=5, wall_ns=100),
-        DeviceFigures(device("cpu:2"), images=0, inference_ns=0, wall_ns=30),
+        DeviceFigures(device("cpu:0"), images=1, compute_ns=5, wall_ns=70),
+        DeviceFigures(device("cpu:1"), images=1, compute_ns=5, wall_ns=100),
+        DeviceFigures(device("cpu:2"), images=0, compute_ns=0, wall_ns=30),
     ]
 
 
@@ -243,7 +243,7 @@ def test_a_device_is_the_same_after_a_new_start() -> None:
         plan = DevicePlan("cpu:0", "cpu", "", f"node of {session}", 2.0)
         ready = replace(device(), plan=plan, warmup_ns=number, batch_ns=number)
         ledger.accept(Entry(session, 10, ready, result(number)))
-    assert ledger.devices == [DeviceFigures(device(), images=2, inference_ns=10, wall_ns=20)]
+    assert ledger.devices == [DeviceFigures(device(), images=2, compute_ns=10, wall_ns=20)]
 
 
 def test_a_device_that_is_another_in_the_next_session_is_listed_twice() -> None:

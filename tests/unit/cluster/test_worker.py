@@ -7,12 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
-from distributed_pose import SetupError
-from distributed_pose.backends.base import Maps
+from distributed_pose import ExecutionError, SetupError
+from distributed_pose.backends.base import Backend, BackendOptions, InputBatch, Maps
 from distributed_pose.cluster.deployment import deploy
 from distributed_pose.cluster.devices import Node, plan_devices
 from distributed_pose.cluster.reducer import ForeignMapsError, Reducer
-from distributed_pose.cluster.worker import _DTYPES, Worker, _image_maps, _warmup_batch
+from distributed_pose.cluster.worker import _DTYPES, Worker, _image_maps
 from distributed_pose.data.shards import (
     ImageMaps,
     Shard,
@@ -28,6 +28,7 @@ from distributed_pose.inputs import read_inputs
 from distributed_pose.locations import Location
 from distributed_pose.model.compile import compile_model
 from distributed_pose.records import ImageRecord, ImagesToRead, WorkerSpec
+from distributed_pose.testing.oracle import OracleBackend
 from tests.conftest import Dataset
 from tests.tiny_models import save_constant_model
 
@@ -72,7 +73,7 @@ def test_a_batch_is_at_most_as_large_as_asked_for(
     assert {stage: len(times) for stage, times in report.durations.items()} == {
         "decode_jpeg": 5,
         "preprocess": 5,
-        "inference": len(sizes),
+        **dict.fromkeys(("copy_in", "compute", "copy_out", "check"), len(sizes)),
     }
 
 
@@ -179,9 +180,41 @@ def test_maps_travel_as_the_type_asked_for_and_are_decoded_in_float32(
     assert found == wanted
 
 
+def test_an_answer_that_is_not_finite_fails_its_own_shard_and_names_the_device(
+    people: Dataset,
+) -> None:
+    plain, spec = worker_of(people, batch_size=2)
+    shards = [shard_of(people).images.slice(start, 4) for start in (0, 4, 8)]
+    bad = shards[1].column("image_id")[3].as_py()
+
+    class Overflowing(OracleBackend):
+        def run(self, batch: InputBatch) -> Maps:
+            maps = super().run(batch)
+            if bad in batch.image_ids:
+                maps.pafs_NPHW[batch.image_ids.index(bad)] = np.inf
+            return maps
+
+    class Faulty(Worker):
+        def _open_backend(self) -> Backend:
+            return Overflowing(self._model, BackendOptions())
+
+    faulty = Faulty(spec, plain._model)
+    for worker in (plain, faulty):
+        worker.start()
+    with ThreadPoolExecutor(3) as threads:
+        first, second, third = [threads.submit(faulty.infer_and_group, one) for one in shards]
+    with pytest.raises(ExecutionError, match=r"device cpu:0.*not finite") as caught:
+        second.result()
+    assert bad in caught.value.image_ids
+    for answer, shard in ((first, shards[0]), (third, shards[2])):
+        assert answer.result()[0].detections == plain.infer_and_group(shard)[0].detections
+    for worker in (plain, faulty):
+        worker.close()
+
+
 def test_halves_that_a_model_answers_travel_as_they_are(people: Dataset) -> None:
     worker, _ = worker_of(people)
-    batch = _warmup_batch(worker._warmup_inputs(2))
+    batch = worker._trials().batch(2)
     generator = np.random.default_rng(0)
     halves = Maps(*(generator.random((2, n, 46, 80)).astype(np.float16) for n in (19, 38)))
     for dtype in _DTYPES.values():
@@ -232,13 +265,13 @@ def test_a_worker_warms_up_before_it_is_ready_and_can_be_closed_twice(people: Da
 def test_a_sweep_at_the_start_finds_the_batch_size(people: Dataset) -> None:
     worker, spec = worker_of(people, batch_size="auto")
     ready = worker.start()
-    times_ns = worker.sweep(2, least_s=0.0)
+    sweep = worker.sweep(2, least_s=0.0)
     worker.close()
     assert spec.batch_sizes == (1, 2, 4, 8, 16, 32)
     assert ready.batch_size == ready.shard_size
     assert ready.batch_size in spec.batch_sizes
-    assert len(times_ns) == 3
-    assert min(times_ns) > 0
+    assert len(sweep.times) == 3
+    assert 0 < min(sweep.compute_ns) < sum(sweep.compute_ns) < sweep.wall_ns
 
 
 def test_a_process_of_a_device_that_was_swept_before_is_not_swept_again(people: Dataset) -> None:

@@ -90,11 +90,16 @@ def test_throughput_is_images_over_time() -> None:
 
 
 def test_latency_figures_are_in_milliseconds_and_images_a_second() -> None:
-    figures = latency_figures(4, [10_000_000, 20_000_000, 30_000_000, 40_000_000])
+    compute_ns = [10_000_000, 20_000_000, 30_000_000, 40_000_000]
+    latencies_ns = [time_ns + 2_000_000 for time_ns in compute_ns]
+    figures = latency_figures(4, compute_ns, latencies_ns, wall_ns=102_000_000)
     assert (figures.batch_size, figures.count) == (4, 4)
     assert (figures.min_ms, figures.median_ms, figures.mean_ms, figures.max_ms) == (10, 25, 25, 40)
     assert figures.median_ms < figures.p90_ms < figures.p99_ms < figures.max_ms
     assert figures.images_per_s == pytest.approx(4 / 0.025)
+    assert figures.latency_median_ms == pytest.approx(figures.median_ms + 2)
+    assert figures.latency_p99_ms == pytest.approx(figures.p99_ms + 2)
+    assert figures.throughput_images_per_s == pytest.approx(16 / 0.102)
 
 
 # Ascend 310P3, images a second by batch size, as published.

@@ -1,4 +1,6 @@
+import io
 import os
+import zipfile
 from pathlib import Path
 
 import onnx
@@ -7,11 +9,12 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 from distributed_pose import SetupError
+from distributed_pose.model.engines import pack_engines, unpack_engines
 from distributed_pose.model.half import to_half
 from distributed_pose.model.tensorrt import (
-    build_engine,
+    build_engines,
+    building_options,
     checked_precision,
-    engine_settings,
     engine_shapes,
     labelled_engine,
     toolkit_version,
@@ -53,14 +56,14 @@ def with_batch(content: bytes, size: int) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def test_an_engine_takes_single_images_up_to_the_largest_batch(tiny: bytes) -> None:
-    found = engine_shapes(tiny, batch_sizes=(4, 8), height=368, width=640)
-    assert found == EngineShapes("data", 1, 8, 368, 640)
+def test_each_batch_size_has_an_engine_that_takes_single_images_too(tiny: bytes) -> None:
+    found = engine_shapes(tiny, batch_sizes=(8, 4, 4), height=368, width=640)
+    assert found == tuple(EngineShapes("data", 1, most, 368, 640) for most in (4, 8))
 
 
-def test_an_engine_of_a_fixed_batch_takes_that_one(tiny: bytes) -> None:
+def test_a_model_of_a_fixed_batch_has_one_engine(tiny: bytes) -> None:
     found = engine_shapes(with_batch(tiny, 4), batch_sizes=(1, 8), height=368, width=640)
-    assert found == EngineShapes("data", 4, 4, 368, 640)
+    assert found == (EngineShapes("data", 4, 4, 368, 640),)
 
 
 def test_an_engine_has_the_precision_of_the_model_or_there_is_none(tiny: bytes) -> None:
@@ -95,20 +98,48 @@ def test_an_engine_for_a_part_of_the_model_is_refused() -> None:
         labelled_engine(wrapping("EPContext", "Relu"), "f16")
 
 
-def test_the_runtime_writes_the_engine_into_the_file_and_runs_nothing_on_the_cpu() -> None:
-    assert engine_settings(Path("/engines/e.onnx")) == {
-        "ep.context_enable": "1",
-        "ep.context_file_path": "/engines/e.onnx",
-        "ep.context_embed_mode": "1",
-        "session.disable_cpu_ep_fallback": "1",
+@pytest.mark.parametrize(("half", "told"), [(True, "True"), (False, "False")])
+def test_the_provider_is_told_which_engine_to_write_into_which_file(
+    *, half: bool, told: str
+) -> None:
+    shapes, file = EngineShapes("data", 1, 8, 368, 640), Path("/engines/8.onnx")
+    assert building_options(2, half=half, shapes=shapes, file=file) == {
+        "device_id": "2",
+        "trt_fp16_enable": told,
+        "trt_profile_min_shapes": "data:1x3x368x640",
+        "trt_profile_opt_shapes": "data:8x3x368x640",
+        "trt_profile_max_shapes": "data:8x3x368x640",
+        "trt_dump_ep_context_model": "True",
+        "trt_ep_context_file_path": "/engines/8.onnx",
+        "trt_ep_context_embed_mode": "1",
+        "trt_timing_cache_enable": "True",
+        "trt_timing_cache_path": "/engines",
     }
+
+
+def test_several_engines_are_one_artifact_and_one_is_itself() -> None:
+    assert pack_engines({8: b"engine"}) == b"engine"
+    assert unpack_engines(b"engine", 8) == {8: b"engine"}
+    engines = {1: b"one", 16: b"sixteen", 2: b"two"}
+    assert pack_engines(engines) == pack_engines(dict(sorted(engines.items())))
+    found = unpack_engines(pack_engines(engines), 32)
+    assert list(found) == [1, 2, 16]
+    assert found == engines
+
+
+def test_an_archive_of_something_else_is_refused() -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("model.xml", "")
+    with pytest.raises(SetupError, match="not a set of TensorRT engines"):
+        unpack_engines(buffer.getvalue(), 8)
 
 
 def test_without_tensorrt_the_missing_provider_is_named(tiny: bytes) -> None:
     if "TensorrtExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has TensorRT")
     with pytest.raises(SetupError, match=r"no TensorrtExecutionProvider, it has .*onnxruntime-gpu"):
-        build_engine(tiny, batch_sizes=(1,), height=32, width=48, precision="f32")
+        build_engines(tiny, batch_sizes=(1,), height=32, width=48, precision="f32")
 
 
 def test_the_toolkit_is_told_with_its_versions() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from distributed_pose import ConfigError, SetupError
-from distributed_pose.backends.base import BackendOptions, InputBatch
+from distributed_pose.backends.base import BackendOptions, DeviceTimes, InputBatch
 from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
 from distributed_pose.records import Geometry, Simulation
 from distributed_pose.testing.oracle import OracleBackend
@@ -80,6 +80,48 @@ def test_jitter_spreads_the_times_about_the_mean(jitter: float) -> None:
         backend.infer(batch(1))
     assert np.mean(clock.slept_s) == pytest.approx(1, abs=0.05)
     assert max(clock.slept_s) - min(clock.slept_s) == pytest.approx(2 * jitter, abs=0.05)
+
+
+def test_copies_take_time_by_image_and_are_told_apart_from_execution() -> None:
+    clock = Clock()
+    simulation = Simulation(images_per_s=100, jitter=0.0, copy_in_s=0.002, copy_out_s=0.001)
+    backend = SimulatedBackend(
+        truth(), BackendOptions(simulation=simulation), clock.read, clock.sleep
+    )
+    backend.submit(batch(1, 2, 3))
+    answer = backend.collect()
+    assert answer.times == DeviceTimes(30_000_000, copy_in_ns=6_000_000, copy_out_ns=3_000_000)
+    assert answer.times.latency_ns == 39_000_000
+    assert sum(clock.slept_s) == pytest.approx(0.039)
+
+
+def test_jitter_is_of_execution_alone_and_the_told_times_are_those_that_are_waited_for() -> None:
+    clock = Clock()
+    simulation = Simulation(images_per_s=1, jitter=0.5, copy_in_s=0.25, copy_out_s=0.125)
+    backend = SimulatedBackend(
+        truth(), BackendOptions(simulation=simulation), clock.read, clock.sleep
+    )
+    for _ in range(20):
+        backend.submit(batch(1))
+        times = backend.collect().times
+        assert (times.copy_in_ns, times.copy_out_ns) == (250_000_000, 125_000_000)
+        assert clock.slept_s[-1] == pytest.approx(times.latency_ns / 1e9)
+
+
+def test_batches_come_back_in_order_and_after_an_error_none_is_under_way() -> None:
+    backend = simulated(clock=Clock())
+    assert backend.slots == 2
+    expected = [OracleBackend(truth(), BackendOptions()).infer(batch(n)) for n in (1, 2)]
+    for number in (1, 2):
+        backend.submit(batch(number))
+    for wanted in expected:
+        for one, other in zip(backend.collect().maps, wanted, strict=True):
+            np.testing.assert_array_equal(one, other)
+    backend.submit(batch(1))
+    with pytest.raises(ValueError, match="zip"):
+        backend.submit(InputBatch((1, 2), batch(1).geometries, batch(1).inputs_N3HW))
+    backend.submit(batch(2))
+    np.testing.assert_array_equal(backend.collect().maps.pafs_NPHW, expected[1].pafs_NPHW)
 
 
 def simulated(

@@ -1,0 +1,49 @@
+"""Whether the providers of ONNX Runtime for NVIDIA cards can be loaded, found out by loading them.
+
+`onnxruntime.get_available_providers()` lists what the package was built with, whether or not its
+libraries load. They are loaded in a process of its own: an unsuitable one can end the process that
+loads it, and none of them stays loaded in the caller's.
+"""
+
+import json
+import subprocess
+import sys
+from functools import cache
+
+from distributed_pose.errors import first_line
+from distributed_pose.nvidia_libraries import Lack, missing_libraries
+
+_TIMEOUT_S = 120.0
+
+
+@cache
+def probe_provider(variant: str) -> tuple[Lack, ...]:
+    """Returns what a provider of ONNX Runtime lacks on this machine; empty if it can be loaded.
+
+    The provider's library and all its needs are loaded in a process of its own, which takes about a
+    second. The answer is kept for the life of this process.
+
+    Args:
+        variant: `cuda` or `tensorrt`.
+    """
+    command = [sys.executable, "-m", __name__, variant]
+    try:
+        answer = subprocess.run(  # noqa: S603 - the variant is one of ours
+            command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return (_unloadable(variant, first_line(error)),)
+    try:
+        return tuple(Lack(*fields) for fields in json.loads(answer.stdout))
+    # A library can end the process that loads it.
+    except (ValueError, TypeError):
+        return (_unloadable(variant, answer.stderr.strip().rpartition("\n")[2]),)
+
+
+def _unloadable(variant: str, reason: str) -> Lack:
+    what = f"libraries of onnxruntime:{variant} that can be loaded"
+    return Lack(what, reason, "pip install --force-reinstall 'onnxruntime-gpu[cuda,cudnn]'")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(list(missing_libraries(sys.argv[1]))))

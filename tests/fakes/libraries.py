@@ -1,0 +1,38 @@
+"""Shared libraries that stand in for a vendor's: compiled here, with the names that count."""
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+
+def build_library(
+    file: Path,
+    *,
+    source: str = "",
+    needed: Sequence[Path] = (),
+    version: str = "",
+    symbols: Sequence[str] = (),
+) -> Path:
+    """Returns a shared library whose soname is its file's name.
+
+    Args:
+        file: to write.
+        source: C code.
+        needed: libraries that it is linked with, whether or not it uses them.
+        version: of its symbols, as in `cudaMalloc@libcudart.so.13`; empty for none.
+        symbols: functions to add that return 0.
+    """
+    compiler = shutil.which("cc") or pytest.skip("there is no C compiler")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    stubs = "".join(f"long {symbol}(void) {{ return 0; }}\n" for symbol in symbols)
+    command = [compiler, "-shared", "-fPIC", "-w", "-x", "c", "-", "-x", "none", "-o", str(file)]
+    command += [f"-Wl,-soname,{file.name}", "-Wl,--no-as-needed", *map(str, needed)]
+    if version:
+        script = file.with_suffix(".map")
+        script.write_text(f"{version} {{ global: *; }};\n")
+        command.append(f"-Wl,--version-script,{script}")
+    subprocess.run(command, input=source + stubs, text=True, check=True, timeout=60)
+    return file

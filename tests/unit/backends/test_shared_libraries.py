@@ -1,0 +1,182 @@
+"""Probing of providers, on stand-ins for ONNX Runtime's and NVIDIA's libraries."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from distributed_pose.backends.shared_libraries import probe_provider
+from distributed_pose.nvidia_libraries import Lack, needed_libraries
+from tests.fakes.libraries import build_library
+
+# No machine has CUDA 97, so that libraries of this one do not count.
+CUDA = ("libcuda.so.1", "libcudart.so.97", "libcublas.so.97")
+NVIDIA = (*CUDA, "libcudnn.so.9", "libnvinfer.so.10")
+
+Probe = Callable[[str, Sequence[str]], tuple[Lack, ...]]
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of libraries, with providers that need them beside them."""
+    folder = tmp_path_factory.mktemp("libraries")
+    libraries = [build_library(folder / name) for name in NVIDIA]
+    build_library(folder / "libnvinfer.so.11")
+    build_library(folder / "libonnxruntime_providers_tensorrt.so", needed=libraries)
+    build_library(folder / "libonnxruntime_providers_cuda.so", needed=libraries[: len(CUDA)])
+    return folder
+
+
+@pytest.fixture
+def host(compiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for libraries that are found, of a machine that has ONNX Runtime's."""
+    capi = tmp_path / "packages" / "onnxruntime" / "capi"
+    capi.mkdir(parents=True)
+    (capi.parent / "__init__.py").touch()
+    for file in compiled.glob("libonnxruntime_*.so"):
+        shutil.copy(file, capi)
+    (tmp_path / "there").mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path / "there"))
+    probe_provider.cache_clear()
+    yield tmp_path / "there"
+    probe_provider.cache_clear()
+
+
+@pytest.fixture
+def probe(host: Path, compiled: Path) -> Probe:
+    """Returns what a provider lacks where there are these libraries."""
+
+    def probed(variant: str, there: Sequence[str]) -> tuple[Lack, ...]:
+        for name in there:
+            shutil.copy(compiled / name, host)
+        return probe_provider(variant)
+
+    return probed
+
+
+def provider(host: Path, variant: str) -> Path:
+    return host.parent / f"packages/onnxruntime/capi/libonnxruntime_providers_{variant}.so"
+
+
+@pytest.mark.parametrize("variant", ["cuda", "tensorrt"])
+def test_a_provider_whose_libraries_are_there_lacks_nothing(probe: Probe, variant: str) -> None:
+    assert probe(variant, NVIDIA) == ()
+
+
+@pytest.mark.parametrize(
+    ("missing", "mend"),
+    [
+        ("libcudart.so.97", "onnxruntime-gpu[cuda,cudnn]"),
+        ("libcublas.so.97", "onnxruntime-gpu[cuda,cudnn]"),
+        ("libcudnn.so.9", "onnxruntime-gpu[cuda,cudnn]"),
+        ("libnvinfer.so.10", "tensorrt-cu13<11"),
+    ],
+)
+def test_a_missing_library_is_named_with_what_brings_it(
+    probe: Probe, missing: str, mend: str
+) -> None:
+    (lack,) = probe("tensorrt", [name for name in NVIDIA if name != missing])
+    assert lack.what == missing
+    assert mend in lack.mend
+
+
+def test_a_missing_driver_is_named_with_the_tool_that_shows_it(probe: Probe) -> None:
+    if loads_here("libcuda.so.1"):
+        pytest.skip("this machine has a driver")
+    (lack,) = probe("cuda", [name for name in NVIDIA if name != "libcuda.so.1"])
+    assert lack.what == "libcuda.so.1"
+    assert "nvidia-smi" in lack.mend
+
+
+def test_the_cuda_provider_needs_cudnn_which_it_loads_later(probe: Probe) -> None:
+    (lack,) = probe("cuda", CUDA)
+    assert lack.what == "libcudnn.so.9"
+
+
+def test_another_major_version_is_named_as_what_was_found(probe: Probe) -> None:
+    (lack,) = probe("tensorrt", [*CUDA, "libcudnn.so.9", "libnvinfer.so.11"])
+    assert lack[:2] == ("libnvinfer.so.10", "libnvinfer.so.11")
+
+
+def test_all_missing_libraries_are_named_at_once(probe: Probe) -> None:
+    found = {lack.what for lack in probe("tensorrt", [])}
+    assert found >= {"libcudart.so.97", "libcublas.so.97"}
+    assert found == {name for name in NVIDIA if not loads_here(name)}
+
+
+def test_an_onnx_runtime_without_the_provider_lacks_its_package(host: Path, probe: Probe) -> None:
+    provider(host, "tensorrt").unlink()
+    (lack,) = probe("tensorrt", NVIDIA)
+    assert lack.what == "onnxruntime-gpu"
+
+
+def test_a_library_that_ends_its_process_is_a_lack(host: Path, probe: Probe) -> None:
+    source = "#include <stdlib.h>\n__attribute__((constructor)) static void end(void) { abort(); }"
+    build_library(provider(host, "cuda"), source=source)
+    (lack,) = probe("cuda", NVIDIA)
+    assert "onnxruntime:cuda" in lack.what
+
+
+def test_a_provider_that_needs_a_symbol_that_is_missing_is_a_lack(host: Path, probe: Probe) -> None:
+    build_library(provider(host, "cuda"), source="extern int gone(void); int (*used)(void) = gone;")
+    (lack,) = probe("cuda", NVIDIA)
+    assert "undefined symbol: gone" in lack.found
+
+
+def test_a_driver_older_than_the_cuda_that_is_needed_is_a_lack(host: Path, probe: Probe) -> None:
+    source = "int cuDriverGetVersion(int *version) { *version = 12040; return 0; }"
+    build_library(host / "libcuda.so.1", source=source)
+    (lack,) = probe("cuda", [name for name in NVIDIA if name != "libcuda.so.1"])
+    assert lack[:2] == ("a driver for CUDA 97", "one for CUDA 12.4")
+
+
+def test_needs_are_read_without_loading_anything(host: Path) -> None:
+    assert set(NVIDIA) < set(needed_libraries(provider(host, "tensorrt")))
+    (host / "text.so").write_text("no library")
+    with pytest.raises(ValueError, match=r"text\.so is not a shared library"):
+        needed_libraries(host / "text.so")
+
+
+@pytest.mark.parametrize(
+    ("number", "version"), [(101302, "10.13.2"), (8601, "8.6.1"), (110000, "11.0.0")]
+)
+def test_the_version_of_tensorrt_is_that_of_the_library_itself(
+    host: Path, number: int, version: str
+) -> None:
+    source = f"int getInferLibVersion(void) {{ return {number}; }}"
+    build_library(host / "libnvinfer.so.10", source=source)
+    assert printed("loaded_tensorrt_version()") == version
+
+
+def test_without_tensorrt_there_is_no_version(host: Path) -> None:
+    assert printed("loaded_tensorrt_version()") == ""
+    provider(host, "tensorrt").unlink()
+    assert printed("loaded_tensorrt_version()") == ""
+
+
+def test_a_backend_that_cannot_start_says_all_that_it_lacks_and_how_to_mend_it(host: Path) -> None:
+    shutil.rmtree(host)
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        printed("require_provider('tensorrt')")
+    message = caught.value.stderr.strip().rpartition("\n")[2]
+    assert "onnxruntime:tensorrt lacks" in message
+    assert "libnvinfer.so.10" in message
+    assert "libcudart.so.97" in message
+    assert "pip install 'tensorrt-cu13<11'" in message
+
+
+def printed(call: str) -> str:
+    """Returns what a call gives in a process of its own, which reads the libraries' folder."""
+    code = f"from distributed_pose.nvidia_libraries import *; print({call})"
+    command = [sys.executable, "-c", code]
+    answer = subprocess.run(command, capture_output=True, check=True, text=True)
+    return answer.stdout.strip()
+
+
+def loads_here(name: str) -> bool:
+    command = [sys.executable, "-c", "import ctypes, sys; ctypes.CDLL(sys.argv[1])", name]
+    return subprocess.run(command, capture_output=True, check=False, env={}).returncode == 0

@@ -1,0 +1,156 @@
+"""What we tell ONNX Runtime's providers for NVIDIA cards, read by their own parsers."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from distributed_pose.backends.onnxruntime_cuda import RUN_SETTINGS
+from distributed_pose.backends.providers import PROVIDERS, cuda_options, tensorrt_options
+from distributed_pose.model.tensorrt import SESSION_SETTINGS, building_options
+from distributed_pose.nvidia import EngineShapes
+from distributed_pose.nvidia_libraries import needed_libraries
+from tests.tiny_models import save_constant_model
+from tests.vendor.nvidia_stubs import NO_DEVICE, build_stubs
+from tests.vendor.wheels import unpacked_wheel
+
+pytestmark = pytest.mark.vendor
+
+WHEEL = "onnxruntime-gpu==1.31.1"
+
+TOLD = {
+    "cuda": cuda_options(0, stream=4096),
+    "tensorrt": tensorrt_options(0, stream=4096),
+    "tensorrt building f32": building_options(
+        0, half=False, shapes=EngineShapes("data", 1, 8, 64, 64), file=Path("/engines/8.onnx")
+    ),
+    "tensorrt building f16": building_options(
+        0, half=True, shapes=EngineShapes("data", 8, 8, 64, 64), file=Path("/engines/8.onnx")
+    ),
+}
+
+# Values that only a parser that reads them refuses; of others any text is taken.
+WRONG_VALUES = {
+    "device_id": "first",
+    "cudnn_conv_algo_search": "FASTEST",
+    "use_tf32": "no",
+    "user_compute_stream": "mine",
+    "trt_fp16_enable": "1",
+    "trt_dump_ep_context_model": "1",
+    "trt_timing_cache_enable": "1",
+    "trt_ep_context_embed_mode": "embedded",
+}
+
+EVERY_OPTION = [(name, key) for name, options in TOLD.items() for key in options]
+EVERY_VALUE = [(name, key) for name, key in EVERY_OPTION if key in WRONG_VALUES]
+
+# Creates a session and prints the reason for which that failed.
+_SCRIPT = """
+import json, sys, onnxruntime
+model, provider, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+onnxruntime.set_default_logger_severity(4)
+try:
+    onnxruntime.InferenceSession(model, providers=[(provider, options)], enable_fallback=0)
+except Exception as error:
+    print(error)
+"""
+
+
+class Runtime:
+    """The real ONNX Runtime for NVIDIA cards, on stand-ins for NVIDIA's libraries."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.wheel = unpacked_wheel(WHEEL)
+        self.capi = self.wheel / "onnxruntime" / "capi"
+        self.model = model
+        self.providers = [self.capi / f"libonnxruntime_providers_{v}.so" for v in VARIANTS]
+        stubs = build_stubs(self.providers, folder)
+        self.paths = {"PYTHONPATH": str(self.wheel), "LD_LIBRARY_PATH": str(stubs)}
+
+    def refusal(self, name: str, options: Mapping[str, str]) -> str:
+        """Returns why a session with options was not created."""
+        provider = PROVIDERS[name.partition(" ")[0]].name
+        return self.run("-c", _SCRIPT, str(self.model), provider, json.dumps(options))
+
+    def run(self, *arguments: str, **paths: str) -> str:
+        answer = subprocess.run(
+            [sys.executable, *arguments],
+            env={**os.environ, **self.paths, **paths},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        return answer.stdout
+
+
+VARIANTS = ("cuda", "tensorrt")
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
+    folder = tmp_path_factory.mktemp("nvidia")
+    return Runtime(folder / "libraries", save_constant_model(folder / "tiny.onnx"))
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_every_option_is_accepted_and_only_the_device_is_missing(
+    runtime: Runtime, name: str
+) -> None:
+    assert NO_DEVICE in runtime.refusal(name, TOLD[name])
+
+
+@pytest.mark.parametrize(("name", "key"), EVERY_OPTION)
+def test_a_misspelt_option_is_refused(runtime: Runtime, name: str, key: str) -> None:
+    told = dict(TOLD[name])
+    told[f"{key}s"] = told.pop(key)
+    said = runtime.refusal(name, told)
+    assert f"{key}s" in said
+    assert NO_DEVICE not in said
+
+
+@pytest.mark.parametrize(("name", "key"), EVERY_VALUE)
+def test_a_wrong_value_is_refused(runtime: Runtime, name: str, key: str) -> None:
+    said = runtime.refusal(name, {**TOLD[name], key: WRONG_VALUES[key]})
+    assert said
+    assert NO_DEVICE not in said
+
+
+@pytest.mark.parametrize(
+    "key", [*RUN_SETTINGS, *SESSION_SETTINGS, "session.intra_op.allow_spinning"]
+)
+def test_the_runtime_knows_the_keys_of_sessions_and_runs(runtime: Runtime, key: str) -> None:
+    """It takes any key, and ignores those that it does not know."""
+    binding = next(runtime.capi.glob("onnxruntime_pybind11_state*.so")).read_bytes()
+    assert f"\0{key}\0".encode() in binding
+    assert f"\0{key}s\0".encode() not in binding
+
+
+class TestProbing:
+    @pytest.mark.parametrize("variant", VARIANTS)
+    def test_a_provider_whose_needs_are_there_lacks_nothing(
+        self, runtime: Runtime, variant: str
+    ) -> None:
+        assert json.loads(self.probed(runtime, variant)) == []
+
+    def test_the_libraries_that_the_package_needs_are_missing_without_them(
+        self, runtime: Runtime, tmp_path: Path
+    ) -> None:
+        probed = self.probed(runtime, "tensorrt", LD_LIBRARY_PATH=str(tmp_path))
+        lacks = {lack[0]: lack for lack in json.loads(probed)}
+        assert "libnvinfer.so.10" in lacks
+        assert "libcudnn.so.9" in lacks
+        assert "tensorrt-cu13<11" in lacks["libnvinfer.so.10"][2]
+
+    def test_this_onnx_runtime_is_built_with_tensorrt_10_and_cuda_13(
+        self, runtime: Runtime
+    ) -> None:
+        needs = set(needed_libraries(runtime.providers[1]))
+        assert {"libnvinfer.so.10", "libcudart.so.13", "libcudnn.so.9"} < needs
+
+    def probed(self, runtime: Runtime, variant: str, **paths: str) -> str:
+        return runtime.run("-m", "distributed_pose.backends.shared_libraries", variant, **paths)
