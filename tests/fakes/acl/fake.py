@@ -132,6 +132,7 @@ def api(answers: str, *, failed: Any = 0, context: bool = True) -> Callable[...,
                 globals()["message"] = f"EE9999: {refusal}"
             return {"code": code, "value": (value, code), "plain": value}[answers]
 
+        call.answers = answers  # type: ignore[attr-defined]
         return call
 
     return wrap
