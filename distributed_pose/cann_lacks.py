@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -130,9 +131,11 @@ def _chip_lack(cann: Cann, soc: str) -> Lack | None:
 
 
 def _python_lack(cann: Cann) -> Lack | None:
-    pythons = list(_pythons(cann))
-    if any(not python.problem for python in pythons):
-        return None
+    pythons = []
+    for python in _pythons(cann):
+        if not python.problem:
+            return None
+        pythons.append(python)
     needs = python_needs(cann)
     numpy = f"numpy<{needs.numpy_below[0]}.{needs.numpy_below[1]}"
     what = f"a python3 for {cann}: 3.{needs.newest_minor} or older, {numpy}"
@@ -149,8 +152,13 @@ def _pythons(cann: Cann) -> Iterator[_Python]:
     needs = python_needs(cann)
     for folder in dict.fromkeys(cann.environment.get("PATH", "").split(os.pathsep)):
         if folder and (path := shutil.which("python3", path=folder)):
-            words = output([path, "-c", _PROBE], cann.environment).split()
-            yield _Python(path, _problem(words, needs))
+            yield _Python(path, _problem(_told(path, tuple(cann.environment.items())), needs))
+
+
+@cache
+def _told(path: str, environment: tuple[tuple[str, str], ...]) -> list[str]:
+    """Returns what a Python says of itself; asked for each model that is compiled."""
+    return output([path, "-c", _PROBE], dict(environment)).split()
 
 
 def _problem(words: list[str], needs: PythonNeeds) -> str:

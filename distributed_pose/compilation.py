@@ -117,14 +117,15 @@ def commands_for(source: Source, orders: Sequence[Order]) -> str:
     else:
         onnx = _exported_name(onnx)
         lines.append(_export_line(source, onnx))
-    aipp = ""
+    preparation: list[str] = []
+    commands = []
     for order in orders:
         if order.backend == "ascend":
-            command, aipp = _atc_lines(onnx, name, order)
+            preparation, command = _atc_lines(onnx, name, order)
         else:
             command = _trtexec_line(onnx, name, order)
-        lines.append(command)
-    return "\n".join([*([aipp] if aipp else []), *lines])
+        commands.append(command)
+    return "\n".join([*lines, *preparation, *commands])
 
 
 def compile_for(
@@ -272,17 +273,14 @@ def _accuracy(config: RunConfig) -> dict[str, Any]:
     return {"images": report.num_images, **figures}
 
 
-def _atc_lines(onnx: Path, name: str, order: Order) -> tuple[str, str]:
-    from distributed_pose.model.atc import aipp_text, atc_command
+def _atc_lines(onnx: Path, name: str, order: Order) -> tuple[list[str], str]:
+    """Returns the lines that prepare a shell for the compiler, and its command."""
+    from distributed_pose.model.atc import atc_command, preparation
 
     wanted = atc_order(name, order)
     batches = "_".join(map(str, order.batch_sizes))
     output = Path(f"{_stem(onnx)}_bs{batches}")
-    config = Path("aipp.config") if wanted.aipp else None
-    text = ""
-    if wanted.aipp:
-        text = f"cat > aipp.config <<'END'\n{aipp_text(wanted.height, wanted.width)}END"
-    return shlex.join(atc_command(wanted, onnx, output, config)), text
+    return preparation(wanted), shlex.join(atc_command(wanted, onnx, output))
 
 
 def _trtexec_line(onnx: Path, name: str, order: Order) -> str:

@@ -84,6 +84,7 @@ class DevicePlan:
         cpus: CPUs that the worker reserves; its threads are at most as many.
         device_id: by which its node knows it among those of its kind; empty for CPUs.
         model: its maker's name of it, such as `310P3`; empty for CPUs and where nobody tells.
+        card: number of its card among those of its node; empty where it is unknown.
         share: of the device that the worker has; 1 for CPUs.
     """
 
@@ -94,6 +95,7 @@ class DevicePlan:
     cpus: float
     device_id: str = ""
     model: str = ""
+    card: str = ""
     share: float = 1.0
 
     @property

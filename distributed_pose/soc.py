@@ -7,13 +7,33 @@ import re
 
 from distributed_pose.errors import ConfigError, SetupError
 
+_MAKER = "Ascend"
 _NAME = re.compile(r"(?:Ascend)?(\d{3}[A-Za-z0-9_-]*)", re.IGNORECASE)
+
+# Names of chips whose small and large letters differ from version to version of the tools.
+# Source: files of `data/platform_config` in CANN 5.1 to 9.1.
+_PUBLISHED = (
+    *("310", "610", "615", "710", "910A", "910B", "910ProA", "910ProB", "910PremiumA"),
+    *("310P1", "310P3", "310P5", "310P7"),
+    *("310P3Vir01", "310P3Vir02", "310P3Vir04", "310P3Vir08"),
+    *("310B1", "310B2", "310B3", "310B4"),
+    *("910B1", "910B2", "910B2C", "910B3", "910B4", "910B4-1"),
+    *("910_9362", "910_9372", "910_9381", "910_9382", "910_9391", "910_9392"),
+)
+_BY_LOWER_CASE = {name.lower(): name for name in _PUBLISHED}
 
 # Chips whose convolutions take half precision alone: Atlas 200/300/500 (310), Atlas inference
 # series (310P, called 710 at first) and Atlas training series (910, 910A, ...). Later ones (310B,
 # 910B1 to 910B4, 910_93, 950) have single precision too.
 # Source: types of `conv2d` in the operator reference of CANN 8.3.
-_HALF_ONLY = re.compile(r"Ascend(310|310P\d?|710|910|910A|910B|910ProA|910ProB|910PremiumA)")
+_HALF_ONLY = re.compile(
+    r"Ascend(310|310P\d?(Vir\d+)?|710|910|910A|910B|910ProA|910ProB|910PremiumA)"
+)
+
+# Chips that compute convolutions of float32 values in HF32, with 11 bits of mantissa, unless they
+# are told not to: Atlas A2 and A3, and the 950 series.
+# Source: `--allow_hf32` and `--op_precision_mode` in the ATC reference of CANN 8.5 and 9.1.
+_HF32 = re.compile(r"Ascend(910B[1-4]|910_9|950).*")
 
 
 def soc_version(name: str) -> str:
@@ -32,14 +52,41 @@ def soc_version(name: str) -> str:
             "name it as npu-smi info does, such as 310, 310P3 or 910B4-1",
         )
     chip = match[1]
-    return f"Ascend{chip.upper() if chip.islower() else chip}"
+    known = _BY_LOWER_CASE.get(chip.lower())
+    return f"{_MAKER}{known or (chip.upper() if chip.islower() else chip)}"
 
 
-def precision_on(soc: str, asked: str) -> str:
-    """Returns what a model compiled for a precision computes its convolutions in on a chip.
+def is_soc(name: str) -> bool:
+    """Returns whether a name, with or without `Ascend`, can be that of an Ascend chip."""
+    return _NAME.fullmatch(name) is not None
 
-    Neither the file nor its runtimes tell: the compiler converts to half precision unless it is
-    told to keep the model's types.
+
+def is_published(name: str) -> bool:
+    """Returns whether a name, with or without `Ascend`, is one chip's and not a family's."""
+    match = _NAME.fullmatch(name)
+    return match is not None and match[1].lower() in _BY_LOWER_CASE
+
+
+def has_f32(soc: str) -> bool:
+    """Returns whether a chip has convolutions of float32 values.
+
+    Args:
+        soc: as `soc_version` has it.
+    """
+    return not _HALF_ONLY.fullmatch(soc)
+
+
+def has_hf32(soc: str) -> bool:
+    """Returns whether a chip computes float32 convolutions in HF32 unless it is told not to.
+
+    Args:
+        soc: as `soc_version` has it.
+    """
+    return _HF32.fullmatch(soc) is not None
+
+
+def check_precision_on(soc: str, asked: str) -> None:
+    """Checks that the convolutions of a chip can be computed in a precision.
 
     Args:
         soc: as `soc_version` has it.
@@ -48,8 +95,7 @@ def precision_on(soc: str, asked: str) -> str:
     Raises:
         SetupError: if the chip lacks it.
     """
-    if asked == "f32" and _HALF_ONLY.fullmatch(soc):
+    if asked == "f32" and not has_f32(soc):
         raise SetupError(
             f"precision: the convolutions of {soc} are f16 only", "set precision=auto or f16"
         )
-    return "f16" if asked == "auto" else asked

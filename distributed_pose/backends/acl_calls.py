@@ -119,6 +119,16 @@ class Taken:
         """Notes the call that gives something back."""
         self._calls.append((call, arguments))
 
+    def take(self, call: str, *arguments: Any, back: str) -> int:
+        """Returns what a call takes, which `back` gives back by its handle or address.
+
+        Raises:
+            AclError: if nothing was taken.
+        """
+        handle: int = taken(call, *arguments)
+        self.give_back_by(back, handle)
+        return handle
+
     def give_back(self) -> None:
         """Gives everything back; nothing is left to be given back a second time.
 

@@ -1,41 +1,70 @@
 """An Ascend NPU through ais_bench, for those who have its `InferSession`.
 
-Source: `ais_bench.infer.interface` and the `aclruntime` that it is made of, both of the vendor's
-wheels. A session copies an input to the device, executes and copies back, one after the other.
+Source: `ais_bench.infer.interface` and the `aclruntime` under it, of June 2023 and of May 2024.
+Names that the two spell differently are looked up under both.
 """
 
+import os
 import tempfile
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
+from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from ais_bench.infer.interface import InferSession  # type: ignore[import-not-found]
 
-from distributed_pose.backends.base import BackendOptions, InputBatch, Maps, SynchronousBackend
+from distributed_pose.backends.base import (
+    Backend,
+    BackendOptions,
+    DeviceTimes,
+    Inference,
+    InputBatch,
+    Maps,
+    check_precision,
+)
 from distributed_pose.backends.om import Chunk, empty_maps, image_input, map_outputs, om_port
 from distributed_pose.errors import ExecutionError, SetupError, first_line
+from distributed_pose.model.om_file import (
+    UNKNOWN,
+    compile_options,
+    compiled_precision,
+    compiled_soc,
+)
 from distributed_pose.records import ModelPort
 
-_STATIC, _DYNAMIC = "static", "dymbatch"
+_SUMMARY = ("summary", "sumary")
+_RESET_SUMMARY = ("reset_summaryinfo", "reset_sumaryinfo")
+
+_NS_PER_MS = 1e6
+_OWNER_ONLY = 0o600
 
 
-class AisBackend(SynchronousBackend):
+class AisBackend(Backend):
     """An `.om` on one NPU.
 
-    The session tells neither chip nor precision. It is the one asked for, since the compiler
-    refuses what the chip lacks, and half precision where none is.
+    A session copies an input to the device, executes and copies back, one after the other. Compute
+    time is what ais_bench itself reports: its host clock around `aclmdlExecute`. Copies are what
+    the rest of a call takes, counted as copy out; packing is counted as copy in.
+
+    Sessions of 2024 keep times since their start as single precision milliseconds, which are
+    rounded to 0.06 ms after 17 minutes and to 1 ms after 3 hours.
     """
 
     def __init__(self, content: bytes, options: BackendOptions) -> None:
-        super().__init__()
-        self.precision = "f16" if options.precision == "auto" else options.precision
-        self.description = f"Ascend NPU {options.index}"
+        self._answers: deque[Inference] = deque()
+        # An `.om` runs on its own chip alone.
+        self.description = compiled_soc(content) or f"Ascend NPU {options.index}"
         self._limit = options.batch_size
         self._session: Any = None
         try:
             self._session = _session(content, options.index)
-            self._describe()
+            self._describe(content)
+            self.precision = compiled_precision(content, [port.dtype for port in self._outputs])
+            if self.precision != UNKNOWN:
+                check_precision(options.precision, self.precision)
         # Also after Ctrl-C: a session's memory on the device outlives the object.
         except BaseException as error:
             with suppress(ExecutionError):
@@ -48,33 +77,53 @@ class AisBackend(SynchronousBackend):
                 ) from None
             raise
 
-    def run(self, batch: InputBatch) -> Maps:
+    def submit(self, batch: InputBatch) -> None:
         if self._session is None:
             raise SetupError("the backend is closed")
         self._input.check(batch, self._limit)
         images_N3HW = batch.inputs_N3HW
         answers = empty_maps(len(images_N3HW), self._outputs)
+        times_ns = np.zeros(3, np.int64)
         for chunk in self._input.chunks(len(images_N3HW)):
-            outputs = self._run(batch, chunk)
-            for answer, index in zip(answers, self._indices, strict=True):
-                answer[chunk.start : chunk.stop] = outputs[index][: chunk.stop - chunk.start]
-        return Maps(*answers)
+            try:
+                times_ns += self._run(images_N3HW, chunk, answers)
+            except Exception as error:  # noqa: BLE001 - see above
+                self._answers.clear()
+                raise ExecutionError(
+                    f"ais_bench cannot run the batch: {first_line(error)}",
+                    "see npu-smi info for the device's health",
+                    image_ids=batch.image_ids,
+                ) from None
+        compute_ns, copy_in_ns, copy_out_ns = map(int, times_ns)
+        times = DeviceTimes(compute_ns, copy_in_ns, copy_out_ns)
+        self._answers.append(Inference(Maps(*answers), times))
+
+    def collect(self) -> Inference:
+        return self._answers.popleft()
 
     def close(self) -> None:
         self._free()
 
-    def _describe(self) -> None:
+    def _describe(self, content: bytes) -> None:
         """Reads what the model takes and gives."""
         inputs = [_port(tensor) for tensor in self._session.get_inputs()]
-        dynamic = bool(inputs) and inputs[0].shape[:1] == (None,)
-        self._mode = _DYNAMIC if dynamic else _STATIC
-        self._input = image_input(inputs, self._batch_sizes() if dynamic else ())
+        self._is_dynamic = bool(inputs) and inputs[0].shape[:1] == (None,)
+        sizes = self._batch_sizes(content) if self._is_dynamic else []
+        self._input = image_input(inputs, sizes)
         outputs = [_port(tensor) for tensor in self._session.get_outputs()]
         self._indices = map_outputs(outputs)
         self._outputs = [outputs[index] for index in self._indices]
 
-    def _batch_sizes(self) -> list[int]:
+    def _batch_sizes(self, content: bytes) -> list[int]:
         """Returns the sizes of a dynamic batch, which the session only tells when asked for one."""
+        told = compile_options(content).get("dynamic_batch_size", "").strip("\"'").split(",")
+        if all(size.isdecimal() for size in told):
+            return sorted(int(size) for size in told)
+        if not hasattr(self._session, "get_max_dym_batchsize"):
+            raise SetupError(
+                "neither the .om nor this ais_bench tells the sizes of its dynamic batch",
+                "install an ais_bench of 2024 or later, or compile the model with another CANN",
+            )
         most = self._session.get_max_dym_batchsize()
         return [size for size in range(1, most + 1) if self._accepts(size)]
 
@@ -85,35 +134,69 @@ class AisBackend(SynchronousBackend):
             return False
         return True
 
-    def _run(self, batch: InputBatch, chunk: Chunk) -> list[Any]:
+    def _run(
+        self, images_N3HW: npt.NDArray[Any], chunk: Chunk, answers: list[npt.NDArray[Any]]
+    ) -> tuple[int, int, int]:
+        """Fills in the answers of a part, and returns its times: compute, copy in and copy out."""
+        start_ns = perf_counter_ns()
         sent = np.empty((chunk.size, *self._input.image_shape), self._input.port.dtype)
-        self._input.pack(batch.inputs_N3HW[chunk.start : chunk.stop], sent)
-        try:
-            outputs: list[Any] = self._session.infer([sent], mode=self._mode)
-        except Exception as error:  # noqa: BLE001 - see above
-            raise ExecutionError(
-                f"ais_bench cannot run the batch: {first_line(error)}",
-                "see npu-smi info for the device's health",
-                image_ids=batch.image_ids,
-            ) from None
-        return outputs
+        self._input.pack(images_N3HW[chunk.start : chunk.stop], sent)
+        packed_ns = perf_counter_ns()
+        _either(self._session, _RESET_SUMMARY)()
+        outputs = self._infer(sent)
+        compute_ns = _execution_ns(_either(self._session, _SUMMARY)())
+        for answer, index in zip(answers, self._indices, strict=True):
+            answer[chunk.start : chunk.stop] = outputs[index][: chunk.stop - chunk.start]
+        rest_ns = perf_counter_ns() - packed_ns - compute_ns
+        return compute_ns, packed_ns - start_ns, max(0, rest_ns)
+
+    def _infer(self, sent: npt.NDArray[Any]) -> list[Any]:
+        if not self._is_dynamic:
+            static: list[Any] = self._session.infer([sent])
+            return static
+        # The session of 2023 has no mode of `infer` for it.
+        self._session.set_dynamic_batchsize(len(sent))
+        dynamic: list[Any] = self._session.run([sent], out_array=True)
+        return dynamic
 
     def _free(self) -> None:
         session, self._session = self._session, None
-        if session is None:
+        # The session of 2023 frees its memory when the object goes.
+        free = getattr(session, "free_resource", None)
+        if free is None:
             return
         try:
-            session.free_resource()
+            free()
         except Exception as error:  # noqa: BLE001 - see above
             raise ExecutionError(f"the NPU was not left clean: {first_line(error)}") from None
 
 
 def _session(content: bytes, index: int) -> Any:
-    with tempfile.TemporaryDirectory(prefix="om-") as folder:
+    # ais_bench refuses links, and files that others than their owner may write to.
+    with tempfile.TemporaryDirectory(
+        prefix="om_", dir=Path(tempfile.gettempdir()).resolve()
+    ) as folder:
         file = Path(folder) / "model.om"
-        file.write_bytes(content)
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
         # The whole file is read here.
         return InferSession(index, str(file))
+
+
+def _execution_ns(summary: Any) -> int:
+    """Returns the time of the last execution, in nanoseconds.
+
+    The list has durations in milliseconds, or pairs of start and end since the session's start.
+    """
+    last = summary.exec_time_list[-1]
+    duration_ms = last[1] - last[0] if isinstance(last, tuple | list) else last
+    return int(duration_ms * _NS_PER_MS)
+
+
+def _either(session: Any, names: tuple[str, ...]) -> Any:
+    """Returns the method that a session has under one of several names."""
+    return next(getattr(session, name) for name in names if hasattr(session, name))
 
 
 def _port(tensor: Any) -> ModelPort:

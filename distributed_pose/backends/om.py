@@ -152,10 +152,14 @@ def map_outputs(outputs: Sequence[ModelPort]) -> tuple[int, int]:
     return heatmaps, pafs
 
 
-def empty_maps(images: int, outputs: Iterable[ModelPort]) -> list[npt.NDArray[np.float32]]:
-    """Returns an array for each output, for so many images."""
+def empty_maps(images: int, outputs: Iterable[ModelPort]) -> list[npt.NDArray[Any]]:
+    """Returns an array for each output, for so many images: of halves where the output is."""
     return [
-        np.empty((images, *(n for n in output.shape[1:] if n)), np.float32) for output in outputs
+        np.empty(
+            (images, *(n for n in output.shape[1:] if n)),
+            np.float16 if output.dtype == "float16" else np.float32,
+        )
+        for output in outputs
     ]
 
 

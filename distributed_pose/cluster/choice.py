@@ -80,7 +80,7 @@ class Choice:
             for site, backend in zip(alike, self.choose(alike), strict=True):
                 if not backend:
                     raise self._none_left(site)
-                deployment = deploy(self._config, site.plan, backend)
+                deployment = deploy(self._config, site.plan, backend, self._model_format)
                 lines = tuple(self._passed_over(backend, site, alike))
                 chosen[site.plan.name] = replace(deployment, passed_over=lines)
         return chosen

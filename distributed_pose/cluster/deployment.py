@@ -166,16 +166,21 @@ def local_devices(config: RunConfig) -> tuple[DevicePlan, ...]:
     return planned
 
 
-def deploy(config: RunConfig, plan: DevicePlan, backend: str) -> Deployment:
+def deploy(config: RunConfig, plan: DevicePlan, backend: str, model_format: str = "") -> Deployment:
     """Returns what runs on a device.
 
     Args:
         config: of the run.
         plan: the device.
         backend: chosen for it, by its full name.
+        model_format: of the user's model; empty for any that is compiled for the device.
     """
     settings = config.on(plan.kind)
-    precision = resolve_precision(backend, settings.precision)
+    # What a compiled model computes in is read from it, and not asked for.
+    is_compiled = model_format == "om"
+    precision = (
+        settings.precision if is_compiled else resolve_precision(backend, settings.precision)
+    )
     sizes = SWEPT if settings.batch_size == "auto" else (settings.batch_size,)
     # Workers have other working directories.
     dump_folder = str(config.dump_maps.absolute()) if config.dump_maps else ""

@@ -19,11 +19,13 @@ class Accelerator:
         kind: `npu` or `cuda`.
         device_id: by which the node knows it.
         model: its maker's name of it; empty where nobody tells.
+        card: number of the card that it is one of several chips on; empty where that is unknown.
     """
 
     kind: str
     device_id: str
     model: str = ""
+    card: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,14 @@ def _accelerators(nodes: Sequence[Node]) -> Iterator[tuple[DevicePlan, Node]]:
             name = f"{device.kind}:{numbers[device.kind]}"
             numbers[device.kind] += 1
             plan = DevicePlan(
-                name, device.kind, node.address, node.node_id, 0, device.device_id, device.model
+                name,
+                device.kind,
+                node.address,
+                node.node_id,
+                0,
+                device.device_id,
+                device.model,
+                device.card,
             )
             yield plan, node
 

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from distributed_pose.cluster.devices import Accelerator
+from distributed_pose.cluster.npu_smi import npu_chips
+from distributed_pose.errors import shown
 
 _LOG = logging.getLogger(__name__)
 
@@ -19,11 +21,8 @@ VISIBLE = {"cuda": "CUDA_VISIBLE_DEVICES", "npu": "ASCEND_RT_VISIBLE_DEVICES"}
 
 _TOOL_TIMEOUT_S = 10.0
 _DEV = Path("/dev")
+_IDS = re.compile(r"\d+(,\d+)*")
 _DAVINCI = re.compile(r"davinci(\d+)")
-
-# The first line of a device in the table of `npu-smi info`: card and name, such as 310P3, 910B4-1
-# or, on A3 machines, Ascend910.
-_NPU_ROW = re.compile(r"\|\s*\d+\s+(?:Ascend)?(\d{3}[A-Za-z0-9_-]*)\s*\|")
 
 # Lines of `nvidia-smi -L`, and the beginning of an instance's name.
 _CARD_LINE = re.compile(r"GPU \d+: (.*?) \(UUID: ")
@@ -97,22 +96,22 @@ def _mig_instances() -> list[Accelerator]:
 
 
 def _npus() -> list[Accelerator]:
-    nodes = _DEV.iterdir() if _DEV.is_dir() else ()
-    ids = sorted(int(match[1]) for node in nodes if (match := _DAVINCI.fullmatch(node.name)))
+    """Returns the chips by CANN's logical ids: 0, 1, ... in the order of their device files.
+
+    In a container, files keep the host's numbers, of which ids know nothing.
+    """
+    files = _DEV.iterdir() if _DEV.is_dir() else ()
+    numbers = sorted(int(match[1]) for file in files if (match := _DAVINCI.fullmatch(file.name)))
     # The tool takes seconds, and says nothing where there is no device.
-    names = _npu_names() if ids else []
-    # A card can have several chips, all of one kind: with other numbers, the first name holds.
-    model = names[0] if names else ""
-    alike = len(names) == len(ids)
+    chips = npu_chips() if numbers else []
+    by_number = {chip.physical: chip for chip in chips}
+    found = chips if len(chips) == len(numbers) else [by_number.get(n) for n in numbers]
+    # The tool can list the host's chips in a container, all of one kind.
+    name = chips[0].name if chips else ""
     return [
-        Accelerator("npu", str(number), names[position] if alike else model)
-        for position, number in enumerate(ids)
+        Accelerator("npu", str(index), chip.name if chip else name, chip.card if chip else "")
+        for index, chip in enumerate(found)
     ]
-
-
-def _npu_names() -> list[str]:
-    rows = map(_NPU_ROW.match, _output(["npu-smi", "info"]))
-    return [match[1] for match in rows if match]
 
 
 def _listed(kind: str) -> list[str] | None:
@@ -123,7 +122,24 @@ def _listed(kind: str) -> list[str] | None:
     value = os.environ.get(VISIBLE[kind])
     if value is None:
         return None
+    if kind == "npu" and value not in _NO_DEVICE:
+        return _npu_ids(value)
     return [name for word in value.split(",") if (name := word.strip())]
+
+
+def _npu_ids(value: str) -> list[str]:
+    """Returns the ids that CANN reads: up to any other character, and in ascending order alone.
+
+    Source: ASCEND_RT_VISIBLE_DEVICES in the reference of CANN's environment variables, 8.0 to 9.1.
+    """
+    read = _IDS.match(value)
+    words = read[0].split(",") if read else []
+    ids = sorted(set(words), key=int)
+    if words != ids or (read[0] if read else "") != value:
+        taken = ",".join(ids) or "no device"
+        text = "%s=%s is taken as %s: CANN reads ascending ids with nothing but commas between them"
+        _LOG.warning(text, VISIBLE["npu"], shown(value), taken)
+    return ids
 
 
 def _visible(devices: Sequence[Accelerator]) -> Iterable[Accelerator]:

@@ -7,6 +7,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from secrets import token_hex
@@ -23,13 +24,16 @@ from distributed_pose.cluster.identity import package_identity
 from distributed_pose.cpu import num_cpus
 from distributed_pose.errors import SetupError
 from distributed_pose.locations import redacted
+from distributed_pose.soc import is_soc
 
 _LOG = logging.getLogger(__name__)
 
-# Ray's names of the kinds of accelerators, and the node labels that tell which ones they are. For
-# Ascend there is none but what `ray start --labels soc=310P3` says.
+# Ray's names of the kinds of accelerators, and the node labels that tell which ones they are, best
+# first. Ray asks the driver of Ascend chips where the environment of `ray start` is CANN's; where
+# it is not, `ray start --labels soc=310P3` says it.
 RESOURCES = {"npu": "NPU", "cuda": "GPU"}
-_LABELS = {"npu": "soc", "cuda": "ray.io/accelerator-type"}
+_RAYS_LABEL = "ray.io/accelerator-type"
+_LABELS = {"npu": (_RAYS_LABEL, "soc"), "cuda": (_RAYS_LABEL,)}
 
 _RAYS_PROCESSES = {"raylet", "gcs_server"}
 
@@ -129,17 +133,30 @@ def _accelerators(node: Mapping[str, Any]) -> tuple[Accelerator, ...]:
     found = []
     for kind, resource in RESOURCES.items():
         count = int(node["Resources"].get(resource, 0))
-        label = node.get("Labels", {}).get(_LABELS[kind], "")
-        names = [] if label or not count else _local_names(node, kind)
-        names = names if len(names) == count else [label] * count
-        found += [Accelerator(kind, str(slot), name) for slot, name in enumerate(names)]
+        label = _label(node, kind)
+        there = _local(node, kind) if count else []
+        there = there if len(there) == count else [Accelerator(kind, "")] * count
+        found += [
+            replace(device, device_id=str(slot), model=label or device.model)
+            for slot, device in enumerate(there)
+        ]
     return tuple(found)
 
 
-def _local_names(node: Mapping[str, Any], kind: str) -> list[str]:
+def _label(node: Mapping[str, Any], kind: str) -> str:
+    """Returns what the labels of a node say of its devices of a kind."""
+    labels = node.get("Labels", {})
+    # A node with NPUs and GPUs has one label of Ray's for both.
+    given = [value for name in _LABELS[kind] if (value := labels.get(name, ""))]
+    if kind != "npu":
+        return given[0] if given else ""
+    return next((value.removeprefix("Ascend") for value in given if is_soc(value)), "")
+
+
+def _local(node: Mapping[str, Any], kind: str) -> list[Accelerator]:
     if node["NodeManagerAddress"] != ray.util.get_node_ip_address():  # type: ignore[no-untyped-call]
         return []
-    return [device.model for device in _local_accelerators() if device.kind == kind]
+    return [device for device in _local_accelerators() if device.kind == kind]
 
 
 # Drivers' tools take seconds, and are asked for each device that is put in its place.

@@ -3,38 +3,33 @@
 Source: the ATC reference of CANN 5.1 to 9.0, and the commands of the vendor's guide.
 """
 
-import os
 import re
 import shlex
+import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
+from distributed_pose.cann import find_cann
+from distributed_pose.cann_lacks import compiler_environment, compiler_lacks
 from distributed_pose.errors import ConfigError, SetupError
-from distributed_pose.soc import precision_on, soc_version
+from distributed_pose.soc import check_precision_on, has_hf32, soc_version
 
 AIPP_FILE = "aipp.cfg"
+
+# Tells in a compiled model's command line that its float32 convolutions are no HF32.
+FULL_F32_FILE = "no_hf32.ini"
 
 _ONNX = 5
 _MODEL_FILE = "model.onnx"
 _MOST_BATCH_SIZES = 100
+_USUAL_SCRIPT = Path("/usr/local/Ascend/ascend-toolkit/set_env.sh")
 
-# The compiler takes no --version. Its folder has these, the product's version before those of
-# its parts.
-_VERSION_FILES = (
-    "*-linux/ascend_toolkit_install.info",
-    "version.cfg",
-    "version.info",
-    "toolkit/version.info",
-    "compiler/version.info",
-)
-# `version=8.0.0`, `Version=8.0.RC1` or `runtime_running_version=[7.6.0.1.220:8.0.0]`.
-_VERSION = re.compile(
-    r"^(?:\w+_)?version\s*=\s*\[?(?:[^:\]\s]+:)?([^\]\s]+)", re.IGNORECASE | re.MULTILINE
-)
+# `--allow_hf32` is reserved and not supported. Source: the ATC reference of CANN 8.0 to 9.1.
+_FULL_F32_TEXT = "[ByOpType]\nConv2D=enable_float_32_execution\n"
 
 _ERROR_LINE = re.compile(r"\[?ERROR\]?|^E\d{5}|^E[A-Z]\d{4}")
 _SHOWN_LINES = 3
@@ -69,7 +64,7 @@ class AtcOrder:
     aipp: bool = False
 
     def __post_init__(self) -> None:
-        precision_on(self.soc_version, self.precision)
+        check_precision_on(self.soc_version, self.precision)
         sizes = self.batch_sizes
         if min(sizes, default=0) < 1 or sorted(set(sizes)) != list(sizes):
             raise ConfigError(
@@ -89,6 +84,14 @@ class AtcOrder:
         return soc_version(self.soc)
 
     @property
+    def files(self) -> dict[str, str]:
+        """Files by name that the command refers to beside the model, with their texts."""
+        files = {AIPP_FILE: aipp_text(self.height, self.width)} if self.aipp else {}
+        if self.precision == "f32" and has_hf32(self.soc_version):
+            files[FULL_F32_FILE] = _FULL_F32_TEXT
+        return files
+
+    @property
     def output_name(self) -> str:
         """What the guide calls the result, without its ending: `model_bs1`."""
         return "model_bs" + "_".join(map(str, self.batch_sizes))
@@ -99,7 +102,7 @@ class AtcRun:
     """What was run to compile a model.
 
     Attributes:
-        command: for a shell in a folder that has the model and, where named, the AIPP file.
+        command: for a shell in a folder that has the model and the order's files.
         seconds: that it took.
         toolchain: version of CANN; empty if unknown.
     """
@@ -109,14 +112,15 @@ class AtcRun:
     toolchain: str
 
 
-def atc_command(order: AtcOrder, model: Path, output: Path, aipp: Path | None) -> list[str]:
+def atc_command(order: AtcOrder, model: Path, output: Path) -> list[str]:
     """Returns the compiler's arguments, itself first; `shlex.join` makes a shell's command of them.
+
+    The working directory must have the order's files.
 
     Args:
         order: what is to be compiled.
         model: ONNX with a float32 input.
         output: the compiler adds `.om`.
-        aipp: file with `aipp_text`, for an order with AIPP.
     """
     batch = -1 if order.dynamic_batch else order.batch_sizes[0]
     shape = f"{batch},3,{order.height},{order.width}"
@@ -132,12 +136,30 @@ def atc_command(order: AtcOrder, model: Path, output: Path, aipp: Path | None) -
     ]
     if order.dynamic_batch:
         command.append(f"--dynamic_batch_size={','.join(map(str, order.batch_sizes))}")
-    if aipp:
-        command.append(f"--insert_op_conf={aipp}")
+    files = order.files
+    if AIPP_FILE in files:
+        command.append(f"--insert_op_conf={AIPP_FILE}")
     # Half precision is the compiler's default and has no option, as in the guide.
     if order.precision == "f32":
         command.append("--precision_mode=must_keep_origin_dtype")
+    if FULL_F32_FILE in files:
+        command.append(f"--op_precision_mode={FULL_F32_FILE}")
     return command
+
+
+def preparation(order: AtcOrder) -> list[str]:
+    """Returns the lines for a shell that `atc_command` needs before it, on this machine or another.
+
+    They leave this program's Python, set CANN's environment, and write the order's files.
+    """
+    cann = find_cann()
+    script = (cann and cann.script) or _USUAL_SCRIPT
+    files = [f"cat > {name} <<'END'\n{text}END" for name, text in order.files.items()]
+    return [
+        "unset PYTHONPATH PYTHONHOME  # the first python3 of PATH must be one for CANN",
+        f"source {shlex.quote(str(script))}",
+        *files,
+    ]
 
 
 def aipp_text(height: int = 368, width: int = 640) -> str:
@@ -171,50 +193,50 @@ def run_atc(order: AtcOrder, onnx: bytes) -> tuple[bytes, AtcRun]:
         onnx: serialised, with a float32 input, also for an order with AIPP.
 
     Raises:
-        SetupError: if the compiler is not there, fails or writes nothing.
+        SetupError: if CANN or something that it needs is not there, or the compiler fails or
+            writes nothing.
     """
+    cann = find_cann()
+    lacks = compiler_lacks(cann, order.soc)
+    if lacks or cann is None:
+        what, found, mend = lacks[0]
+        raise SetupError(f"atc cannot compile: {what} is missing: found {found}", mend)
     with tempfile.TemporaryDirectory(prefix="atc-") as name:
         folder = Path(name)
         (folder / _MODEL_FILE).write_bytes(onnx)
-        if order.aipp:
-            (folder / AIPP_FILE).write_text(aipp_text(order.height, order.width))
-        aipp = Path(AIPP_FILE) if order.aipp else None
-        command = atc_command(order, Path(_MODEL_FILE), Path(order.output_name), aipp)
+        for file, text in order.files.items():
+            (folder / file).write_text(text)
+        command = atc_command(order, Path(_MODEL_FILE), Path(order.output_name))
         start = perf_counter()
-        _run(command, folder)
+        _run(command, folder, compiler_environment(cann))
         seconds = perf_counter() - start
         content = _result(folder, command)
-    return content, AtcRun(shlex.join(command), seconds, toolchain_version())
+    return content, AtcRun(shlex.join(command), seconds, cann.version)
 
 
 def toolchain_version() -> str:
-    """Returns the version of CANN that the environment names, such as `8.0.0`; `` if unknown."""
-    for file in _version_files():
-        try:
-            match = _VERSION.search(file.read_text(errors="replace"))
-        except OSError:
-            continue
-        if match:
-            return match[1]
-    return ""
+    """Returns the version of CANN on this machine, such as `8.0.0`; empty if unknown."""
+    cann = find_cann()
+    return cann.version if cann else ""
 
 
-def _version_files() -> Iterator[Path]:
-    for variable in ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH"):
-        if root := os.environ.get(variable):
-            for pattern in _VERSION_FILES:
-                yield from sorted(Path(root).glob(pattern))
-
-
-def _run(command: list[str], folder: Path) -> None:
+def _run(command: list[str], folder: Path, environment: Mapping[str, str]) -> None:
+    # The program itself is looked up in this process's path, and not in the environment's.
+    program = shutil.which(command[0], path=environment["PATH"]) or command[0]
     try:
         answer = subprocess.run(  # noqa: S603 - a list of arguments, through no shell
-            command, cwd=folder, capture_output=True, text=True, errors="replace", check=False
+            [program, *command[1:]],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
         )
     except OSError as error:
         raise SetupError(
             f"atc, the Ascend compiler, cannot be run: {error.strerror}",
-            "source CANN's set_env.sh, or print the command for another machine by --dry-run",
+            "see that CANN's toolkit is installed for this machine's processor",
         ) from None
     if answer.returncode:
         raise SetupError(

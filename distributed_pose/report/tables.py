@@ -1,5 +1,6 @@
 """A report as tables for the terminal."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich import box
@@ -42,11 +43,12 @@ def device_table(devices: Sequence[tuple[DevicePlan, KindSettings, str]]) -> Tab
         devices: each with its settings, and the backend that it takes; empty for none.
     """
     columns = ("device", "model", "node", "id", "threads", "backend", "precision", "batch")
-    table = Table(*columns, title="Devices")
+    caption = _cards([plan for plan, *_ in devices])
+    table = Table(*columns, title="Devices", caption=caption)
     for plan, settings, takes in devices:
         table.add_row(
             plan.name,
-            plan.model or ("processor" if plan.kind == "cpu" else "unknown"),
+            _model(plan),
             plan.node or "here",
             plan.device_id,
             str(plan.threads),
@@ -55,6 +57,19 @@ def device_table(devices: Sequence[tuple[DevicePlan, KindSettings, str]]) -> Tab
             str(settings.batch_size),
         )
     return table
+
+
+def _model(plan: DevicePlan) -> str:
+    model = plan.model or ("processor" if plan.kind == "cpu" else "unknown")
+    return f"{model}, card {plan.card}" if plan.card else model
+
+
+def _cards(plans: Sequence[DevicePlan]) -> str | None:
+    """Returns how many chips share cards, since figures are published per chip and per card."""
+    chips = Counter((plan.node, plan.card) for plan in plans if plan.card)
+    if not chips:
+        return None
+    return f"{sum(chips.values())} chips on {len(chips)} cards"
 
 
 def ap_table(figures: Mapping[str, float], title: str, caption: str) -> Table:

@@ -1,9 +1,11 @@
 """What tests of the Ascend paths share: a network, its `.om`, and stand-ins to be imported."""
 
 import importlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,12 @@ from onnx import TensorProto, helper, numpy_helper
 FOLDER = Path(__file__).parent
 HEIGHT, WIDTH = 32, 48
 
+# Of those that the compiler of CANN 8.0 knows.
+CHIPS = ("Ascend310", "Ascend310B1", "Ascend310P3", "Ascend910A", "Ascend910B4", "Ascend910_9391")
+
 # `fake_om` has no state, and keeps sessions that take time to make.
 _TOP_LEVEL = ("acl", "ais_bench")
-_OURS = ("acl_calls", "ascend", "ascend_ais")
+_OURS = ("acl_calls", "ascend", "ascend_ais", "ascend_model")
 
 PLAIN = {"heatmaps": 19, "pafs": 38}
 TWO_STAGES = {
@@ -28,12 +33,24 @@ TWO_STAGES = {
 
 
 @cache
-def network(outputs: Sequence[str] = tuple(PLAIN), input_name: str = "data") -> bytes:
-    """Returns ONNX of one strided layer an output with random weights, as many as the name says."""
+def network(
+    outputs: Sequence[str] = tuple(PLAIN),
+    input_name: str = "data",
+    scale: float = 1.0,
+    opset: int = 11,
+) -> bytes:
+    """Returns ONNX of one strided layer for each output, with random weights.
+
+    Args:
+        outputs: names of its outputs, which say how many channels they have.
+        input_name: of its input.
+        scale: of its weights.
+        opset: of ONNX.
+    """
     generator = np.random.default_rng(0)
     # Of all that there are, so that an output is the same beside whichever others.
     made = {
-        name: generator.standard_normal((channels, 3, 8, 8)).astype(np.float32) / 14
+        name: generator.standard_normal((channels, 3, 8, 8)).astype(np.float32) * (scale / 14)
         for name, channels in {**PLAIN, **TWO_STAGES}.items()
     }
     weights = [numpy_helper.from_array(made[name], f"{name}.weight") for name in outputs]
@@ -47,7 +64,7 @@ def network(outputs: Sequence[str] = tuple(PLAIN), input_name: str = "data") -> 
         for name, channels in sizes.items()
     ]
     graph = helper.make_graph(nodes, "tiny", ports[:1], ports[1:], weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=7)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=7)
     return bytes(model.SerializeToString())
 
 
@@ -57,15 +74,21 @@ def om(onnx: bytes, batches: tuple[int, ...] = (1,), **fields: Any) -> bytes:
     Args:
         onnx: the model.
         batches: one for a static batch, several for a dynamic one.
-        fields: of `fake_om.Om`; `aipp=True` is that of the package.
+        fields: of `fake_om.Om`; `aipp=True` is that of the package, `options` are the compiler's.
     """
     module = importlib.import_module("fake_om")
     aipp = module.Aipp(128.0, 0.00390625) if fields.pop("aipp", False) else None
+    soc = fields.get("soc", "Ascend310P3")
+    options = fields.pop("options", "")
+    dynamic = f"--dynamic_batch_size={','.join(map(str, batches))}" if len(batches) > 1 else ""
+    told = f"/usr/local/Ascend/bin/atc.bin --framework=5 --soc_version={soc} {dynamic} {options}"
     settings = {
         "soc": "Ascend310P3",
         "input_name": "data",
         "image": (3, HEIGHT, WIDTH),
         "output_dtype": "float32",
+        "command": told,
+        "half": "must_keep" not in options,
         **fields,
     }
     content: bytes = module.Om(**settings, batches=batches, aipp=aipp, onnx=onnx).save()
@@ -84,6 +107,83 @@ def stand_ins() -> Iterator[None]:
         sys.path.remove(str(FOLDER))
         importlib.invalidate_caches()
         _forget()
+
+
+@dataclass(frozen=True)
+class FakeCann:
+    """An installation of CANN whose compiler is the stand-in.
+
+    Attributes:
+        root: what `/usr/local/Ascend` is elsewhere.
+        home: the folder that `set_env.sh` names.
+        python: the folder of a `python3` that the compiler runs in.
+        log: a line for each run of the compiler, its arguments.
+    """
+
+    root: Path
+    home: Path
+    python: Path
+    log: Path
+
+    @property
+    def path(self) -> str:
+        """What a host with it has in PATH."""
+        return os.pathsep.join((str(self.python), "/usr/bin", "/bin"))
+
+
+def install_cann(
+    root: Path,
+    version: str = "8.0.0",
+    chips: Sequence[str] = CHIPS,
+    python: str = "10 1.24.4",
+    compiler: str = "",
+) -> FakeCann:
+    """Returns an installation in a folder, laid out as the vendor's installer does it.
+
+    Args:
+        root: new folder.
+        version: of CANN; empty for files that do not tell.
+        chips: that the compiler knows.
+        python: minor version, NumPy and missing modules of CANN's `python3`.
+        compiler: lines of a shell in the compiler's place; the stand-in if empty.
+    """
+    toolkit = root / "ascend-toolkit"
+    home = toolkit / "latest"
+    linux = home / "x86_64-linux"
+    (linux / "data" / "platform_config").mkdir(parents=True)
+    for chip in chips:
+        (linux / "data" / "platform_config" / f"{chip}.ini").write_text("[version]\n")
+    info = f"package_name=Ascend-cann-toolkit\nversion={version}\n" if version else "nothing\n"
+    (linux / "ascend_toolkit_install.info").write_text(info)
+    (toolkit / "set_env.sh").write_text(
+        f"export ASCEND_TOOLKIT_HOME={home}\n"
+        "export ASCEND_HOME_PATH=${ASCEND_TOOLKIT_HOME}\n"
+        "export LD_LIBRARY_PATH=${ASCEND_TOOLKIT_HOME}/lib64:$LD_LIBRARY_PATH\n"
+        "export PYTHONPATH=${ASCEND_TOOLKIT_HOME}/python/site-packages:$PYTHONPATH\n"
+        "export PATH=${ASCEND_TOOLKIT_HOME}/bin:$PATH\n"
+    )
+    cann = FakeCann(root, home, root / "python", root / "atc.log")
+    cann.log.touch()
+    _executable(cann.python / "python3", f"echo {python}")
+    _executable(home / "bin" / "atc", compiler or _COMPILER.format(cann=cann))
+    return cann
+
+
+# What the real one dies of in a Python of another program.
+_COMPILER = f"""\
+if [ "$PYTHONPATH" != "{{cann.home}}/python/site-packages:" ]; then
+    echo "E40021: Failed to compile Op: No module named tbe in $PYTHONPATH"; exit 255; fi
+if [ "$(command -v python3)" != "{{cann.python}}/python3" ]; then
+    echo "E40021: Failed to compile Op: module numpy has no attribute float_"; exit 255; fi
+echo "$@" >> {{cann.log}}
+exec {sys.executable} {FOLDER}/atc "$@"
+"""
+
+
+def _executable(path: Path, lines: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{lines}\n")
+    path.chmod(0o755)
 
 
 def _forget() -> None:

@@ -1,6 +1,8 @@
 """The `.om` of the fakes: what the real one says of itself, then the ONNX that it was made from.
 
-It is computed by ONNX Runtime in single precision.
+It begins as the real one does: a header of 256 bytes and attributes in protobuf's encoding, among
+them the compiler's command line. It is computed by ONNX Runtime in single precision; where it is
+of half precision, inputs and outputs are rounded to that, and what it cannot hold is infinite.
 """
 
 import json
@@ -11,6 +13,7 @@ from math import prod
 import numpy as np
 import onnxruntime
 
+_HEADER = b"IMOD" + (256).to_bytes(4, "little") + bytes(248)
 _MAGIC = b"IMOD of the fakes\n"
 
 
@@ -44,6 +47,8 @@ class Om:
         aipp: in front of the model, which then takes bytes.
         output_dtype: of all outputs.
         onnx: the model.
+        command: of the compiler; empty for one that the file does not tell.
+        half: whether it is of half precision.
     """
 
     soc: str
@@ -53,6 +58,8 @@ class Om:
     aipp: Aipp | None
     output_dtype: str
     onnx: bytes
+    command: str = ""
+    half: bool = True
 
     @property
     def dynamic(self) -> bool:
@@ -92,21 +99,44 @@ class Om:
         if self.aipp:
             planes = images.astype(np.float32).transpose(0, 3, 1, 2)
             images = (planes - self.aipp.mean) * np.float32(self.aipp.scale)
-        outputs = _session(self.onnx).run(None, {self.input_name: np.ascontiguousarray(images)})
-        return [output.astype(self.output_dtype) for output in outputs]
+        images = np.ascontiguousarray(self._rounded(images))
+        outputs = _session(self.onnx).run(None, {self.input_name: images})
+        return [self._rounded(output).astype(self.output_dtype) for output in outputs]
+
+    def _rounded(self, values: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            return values.astype(np.float16).astype(np.float32) if self.half else values
 
     def save(self) -> bytes:
         fields = asdict(self)
         del fields["onnx"]
-        return _MAGIC + json.dumps(fields).encode() + b"\n" + self.onnx
+        told = [("atc_cmdline", self.command)] if self.command else []
+        attributes = b"".join(_attribute(key, value) for key, value in told)
+        return _HEADER + attributes + _MAGIC + json.dumps(fields).encode() + b"\n" + self.onnx
+
+
+def _attribute(key: str, value: str) -> bytes:
+    """Returns an entry of the map `attr`, field 11 of the real one's message `ModelDef`."""
+    inner = _field(2, value.encode())
+    return _field(11, _field(1, key.encode()) + _field(2, inner))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return bytes([number << 3 | 2]) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    low, rest = value & 127, value >> 7
+    return bytes([low | 128]) + _varint(rest) if rest else bytes([low])
 
 
 def load(content: bytes) -> Om:
     """Returns the model; raises ValueError if it is none."""
-    if not content.startswith(_MAGIC):
+    _, magic, rest = content.partition(_MAGIC)
+    if not magic or not content.startswith(b"IMOD"):
         message = "not an .om of the fakes"
         raise ValueError(message)
-    header, _, onnx = content.removeprefix(_MAGIC).partition(b"\n")
+    header, _, onnx = rest.partition(b"\n")
     fields = json.loads(header)
     aipp = fields.pop("aipp")
     for name in ("image", "batches"):

@@ -3,7 +3,6 @@
 import os
 import shutil
 import stat
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +12,8 @@ import pytest
 from distributed_pose.backends import requirements
 from distributed_pose.backends.shared_libraries import probe_provider
 from distributed_pose.cluster import discovery, driverless
+from tests.fakes.ascend import FOLDER, install_cann
 from tests.fakes.libraries import build_library
-
-_FAKES = Path(__file__).parent
 
 # What scripts and the programs under test call.
 _TOOLS = ("bash", "env", "sh", "cat")
@@ -79,7 +77,7 @@ class Host:
     def stand_in(self, *names: str) -> None:
         """Makes stand-ins for packages of the vendor importable."""
         for name in names:
-            (self.folder / "packages" / name).symlink_to(_FAKES / name)
+            (self.folder / "packages" / name).symlink_to(FOLDER / name)
 
     def library(self, name: str, source: str = "", needed: Sequence[str] = ()) -> None:
         """Adds a shared library that the loader finds."""
@@ -105,31 +103,23 @@ class Host:
 
     def cann(self) -> Path:
         """Adds CANN with pyACL and its compiler, and returns its `set_env.sh`."""
-        root = self.folder / "Ascend" / "ascend-toolkit"
-        for name in ("latest/opp", "latest/bin", "latest/python"):
-            (root / name).mkdir(parents=True)
-        (root / "latest" / "version.cfg").write_text("runtime_running_version=[7.6.0:8.0.0]\n")
+        cann = install_cann(self.folder / "Ascend")
+        packages = cann.home / "python" / "site-packages"
+        packages.mkdir(parents=True)
         for name in ("acl", "fake_om.py"):
-            (root / "latest" / "python" / name).symlink_to(_FAKES / name)
-        (root / "latest" / "bin" / "atc").symlink_to(_FAKES / "atc")
-        script = root / "set_env.sh"
-        script.write_text(
-            f"export ASCEND_TOOLKIT_HOME={root}/latest ASCEND_OPP_PATH={root}/latest/opp\n"
-            f"export PATH={root}/latest/bin:$PATH PYTHONPATH={root}/latest/python:$PYTHONPATH\n"
-        )
-        # The compiler runs in a Python of its own, which says that it is an older one.
-        probe = "*find_spec*) echo 11 1.24.4 ;;"
-        run = f'*) exec {sys.executable} "$@" ;;'
-        self._script("python3", f'case "$*" in\n{probe}\n{run}\nesac\n')
-        return script
+            (packages / name).symlink_to(FOLDER / name)
+        self._add_to_path(cann.python)
+        return cann.root / "ascend-toolkit" / "set_env.sh"
 
     def source_cann(self) -> None:
         """Does what sourcing CANN's `set_env.sh` does."""
-        latest = self.folder / "Ascend" / "ascend-toolkit" / "latest"
-        self._monkeypatch.setenv("ASCEND_TOOLKIT_HOME", str(latest))
-        self._monkeypatch.setenv("ASCEND_OPP_PATH", str(latest / "opp"))
-        self._monkeypatch.setenv("PATH", f"{latest / 'bin'}{os.pathsep}{os.environ['PATH']}")
-        self._monkeypatch.syspath_prepend(latest / "python")
+        home = self.folder / "Ascend" / "ascend-toolkit" / "latest"
+        self._monkeypatch.setenv("ASCEND_TOOLKIT_HOME", str(home))
+        self._monkeypatch.syspath_prepend(home / "python" / "site-packages")
+        self._add_to_path(home / "bin")
+
+    def _add_to_path(self, folder: Path) -> None:
+        self._monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
     def gpu(self, driver: int = 13000) -> None:
         """Adds a T4 with its driver.

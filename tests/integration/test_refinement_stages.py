@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from distributed_pose.model.compile import cache_name, compile_model, portable
 from distributed_pose.records import Order
 from tests.checkpoints import demo_state, network_in, saved, snapshot, three_stages
 from tests.conftest import Dataset, Run
-from tests.fakes.ascend import FOLDER
+from tests.fakes.ascend import install_cann
 
 # Few, since the network takes a tenth of a second for each.
 IMAGES = {"limit": 2}
@@ -212,7 +211,7 @@ def test_commands_for_another_machine_have_the_stages_and_fitting_names(
     monkeypatch.chdir(tmp_path)
     Path(name).write_bytes(published.read_bytes())
     options = ["--for", "ascend310", "--dry-run", "--set", "model.refinement_stages=3"]
-    export, atc = command("compile", name, *options)[0].splitlines()
+    export, *_, atc = command("compile", name, *options)[0].splitlines()
     exported, compiled = shlex.split(onnx)[0], shlex.split(om)[0]
     words = ["distributed-pose", "export", name, exported, "--refinement-stages", "3"]
     assert shlex.split(export) == words
@@ -223,12 +222,9 @@ def test_commands_for_another_machine_have_the_stages_and_fitting_names(
 @pytest.fixture
 def cann(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in for CANN's compiler."""
-    folder = tmp_path / "cann"
-    folder.mkdir()
-    (folder / "atc").write_text(f'#!/bin/sh\nexec {sys.executable} {FOLDER}/atc "$@"\n')
-    (folder / "atc").chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
-    monkeypatch.setenv("PYTHONPATH", str(FOLDER), prepend=os.pathsep)
+    installed = install_cann(tmp_path / "Ascend")
+    monkeypatch.setenv("ASCEND_TOOLKIT_HOME", str(installed.home))
+    monkeypatch.setenv("PATH", str(installed.python), prepend=os.pathsep)
 
 
 @pytest.mark.usefixtures("cann")

@@ -28,6 +28,12 @@ INJECTED = 507899
 # Whether queued work is done at once, and not when it is waited for. Programs must not care.
 eager = False
 
+# How long the device takes for a copy of any size and for an execution, by its own clock, and what
+# the host's clock shows when nothing but waiting takes it time.
+copy_ms = {"in": 0.0, "out": 0.0}
+execute_ms = 0.0
+host_ms = 0.0
+
 calls: list[str] = []
 violations: list[str] = []
 message = ""
@@ -63,8 +69,33 @@ class Memory(Thing):
 
 
 @dataclass
+class Task:
+    """Work of a stream: how long the device takes for it, and what it does at its end.
+
+    One that waits for an event can begin when `ready` says so, and not before it happened.
+    """
+
+    what: str
+    work: Callable[[], None]
+    takes_ms: float = 0.0
+    event: "Event | None" = None
+
+
+@dataclass
 class Stream(Thing):
-    pending: list[tuple[str, Callable[[], None]]] = field(default_factory=list)
+    """Tasks one after the other; `clock_ms` is when the last one that was done ended."""
+
+    pending: list[Task] = field(default_factory=list)
+    clock_ms: float = 0.0
+
+
+@dataclass
+class Event(Thing):
+    """`happened_ms` is None before it was recorded and after it was reset; `timed_ms` stays."""
+
+    happened_ms: float | None = None
+    timed_ms: float | None = None
+    records: int = 0
 
 
 things: dict[int, Thing] = {}
@@ -101,6 +132,7 @@ def api(answers: str, *, failed: Any = 0, context: bool = True) -> Callable[...,
                 globals()["message"] = f"EE9999: {refusal}"
             return {"code": code, "value": (value, code), "plain": value}[answers]
 
+        call.answers = answers  # type: ignore[attr-defined]
         return call
 
     return wrap
@@ -178,25 +210,66 @@ def streams() -> list[Stream]:
     return [thing for thing in things.values() if isinstance(thing, Stream)]
 
 
-def queue(handle: int, what: str, work: Callable[[], None]) -> None:
+def queue(handle: int, task: Task) -> None:
     stream = find(handle, "stream")
     if stream.context != current[threading.get_ident()]:
         raise Refused(107003, "the stream is of another context", violation=True)
-    stream.pending.append((what, work))
+    # Nothing begins before the host has asked for it.
+    begin = Task("begin", functools.partial(_not_before, stream, host_ms))
+    stream.pending += [begin, task]
     if eager:
         perform(stream)
 
 
-def perform(stream: Stream) -> None:
+def perform(stream: Stream, until: "Event | None" = None) -> None:
+    """Does the tasks of a stream: all, or until it has recorded an event."""
     while stream.pending:
-        _, work = stream.pending.pop(0)
-        work()
+        task = stream.pending.pop(0)
+        if task.what == "wait":
+            _wait_for(task.event, stream)
+        stream.clock_ms += task.takes_ms
+        task.work()
+        if task.what == "record" and task.event is until:
+            return
+
+
+def wait(ms: float) -> None:
+    """Lets the host wait until the device's clock shows a time."""
+    global host_ms  # noqa: PLW0603
+    host_ms = max(host_ms, ms)
+
+
+def recording(event: Event) -> Stream | None:
+    """Returns the stream that has yet to record an event."""
+    for stream in streams():
+        if any(task.what == "record" and task.event is event for task in stream.pending):
+            return stream
+    return None
+
+
+def _not_before(stream: Stream, ms: float) -> None:
+    stream.clock_ms = max(stream.clock_ms, ms)
+
+
+def _wait_for(event: Event | None, stream: Stream) -> None:
+    if event is None:
+        return
+    # What was recorded before and not reset lets a stream pass too early.
+    if event.happened_ms is not None and recording(event):
+        violations.append("an event was used again that was not reset")
+    while event.happened_ms is None and (other := recording(event)):
+        perform(other, event)
+    if event.happened_ms is None:
+        violations.append("a stream waits for ever for an event that nobody records")
+    else:
+        _not_before(stream, event.happened_ms)
 
 
 def new_process() -> None:
     """Forgets everything, as a fresh import does."""
-    global fail_at, fail_from, initialised, finalised, message  # noqa: PLW0603
+    global fail_at, fail_from, initialised, finalised, message, host_ms  # noqa: PLW0603
     fail_at = fail_from = None
+    host_ms = 0.0
     initialised = finalised = False
     message = ""
     for known in (calls, violations, things, device_users, default_contexts, current, _freed):

@@ -9,7 +9,7 @@ import fake_om
 import numpy as np
 
 from acl import fake
-from acl.fake import Refused, Thing, add, api, check_memory, find, remove
+from acl.fake import Refused, Task, Thing, add, api, check_memory, find, remove
 
 TYPES = {"float32": 0, "float16": 1, "int8": 2, "int32": 3, "uint8": 4}
 
@@ -191,7 +191,8 @@ def _executing(model: int) -> list[int]:
     return [
         handle
         for handle, thing in fake.things.items()
-        if isinstance(thing, fake.Stream) and any(w == f"model {model}" for w, _ in thing.pending)
+        if isinstance(thing, fake.Stream)
+        and any(task.what == f"model {model}" for task in thing.pending)
     ]
 
 
@@ -213,7 +214,7 @@ def execute_async(model: int, inputs: int, outputs: int, stream: int) -> None:
         for buffer, answer in zip(written, om.run(images), strict=True):
             _array(buffer, answer.shape, om.output_dtype)[:] = answer
 
-    fake.queue(stream, f"model {model}", work)
+    fake.queue(stream, Task(f"model {model}", work, fake.execute_ms))
 
 
 def _buffers(dataset: int, tensors: list[Any], what: str, code: int) -> list[Any]:

@@ -4,7 +4,7 @@ import ctypes
 from threading import get_ident
 
 from acl import fake
-from acl.fake import Refused, Stream, Thing, add, api, check_memory, find, remove
+from acl.fake import Event, Refused, Stream, Task, Thing, add, api, check_memory, find, remove
 
 HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2
 KINDS = {
@@ -79,7 +79,72 @@ def destroy_stream(stream: int) -> None:
 
 @api("code")
 def synchronize_stream(stream: int) -> None:
-    fake.perform(find(stream, "stream"))
+    found = find(stream, "stream")
+    fake.perform(found)
+    fake.wait(found.clock_ms)
+
+
+@api("value")
+def create_event() -> int:
+    return add(Event("event"))
+
+
+@api("code")
+def destroy_event(event: int) -> None:
+    if fake.recording(find(event, "event")):
+        fake.violations.append("event destroyed before it happened")
+    remove(event, "event")
+
+
+@api("code")
+def record_event(event: int, stream: int) -> None:
+    found, of = find(event, "event"), find(stream, "stream")
+
+    def work() -> None:
+        found.happened_ms = found.timed_ms = of.clock_ms
+
+    found.records += 1
+    found.timed_ms = None
+    fake.queue(stream, Task("record", work, event=found))
+
+
+@api("code")
+def reset_event(event: int, stream: int) -> None:
+    found = find(event, "event")
+    if not found.records:
+        raise Refused(107000, "an event is reset that was never recorded", violation=True)
+
+    def work() -> None:
+        found.happened_ms = None
+
+    fake.queue(stream, Task("reset", work))
+
+
+@api("code")
+def stream_wait_event(stream: int, event: int) -> None:
+    found = find(event, "event")
+    if not found.records:
+        raise Refused(107000, "a stream waits for what was never recorded", violation=True)
+    fake.queue(stream, Task("wait", lambda: None, event=found))
+
+
+@api("code")
+def synchronize_event(event: int) -> None:
+    found = find(event, "event")
+    while stream := fake.recording(found):
+        fake.perform(stream, found)
+    if found.happened_ms is None:
+        raise Refused(107000, "the host waits for what was never recorded", violation=True)
+    fake.wait(found.happened_ms)
+
+
+@api("value", failed=0.0)
+def event_elapsed_time(start: int, end: int) -> float:
+    times = [find(event, "event").timed_ms for event in (start, end)]
+    if None in times:
+        raise Refused(107000, "an event has no time before it happened", violation=True)
+    # The real one has single precision.
+    return ctypes.c_float(times[1] - times[0]).value
 
 
 @api("value")
@@ -119,4 +184,5 @@ def memcpy_async(target: int, room: int, source: int, size: int, kind: int, stre
 
     check_memory(target, room, KINDS[kind][0])
     check_memory(source, size, KINDS[kind][1])
-    fake.queue(stream, "copy", work)
+    way = "in" if kind == HOST_TO_DEVICE else "out"
+    fake.queue(stream, Task("copy", work, fake.copy_ms[way]))

@@ -1,6 +1,8 @@
 """The ais_bench backend against a stand-in for it that polices how it is called."""
 
+import gc
 import importlib
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,10 +92,10 @@ def test_the_last_stage_is_taken_whatever_the_order(*, turned: bool) -> None:
     assert_equal(opened(compiled("dynamic", names)).infer(batch(3)), wanted)
 
 
-def test_outputs_of_half_precision_are_widened() -> None:
+def test_outputs_of_half_precision_stay_so() -> None:
     maps = opened(om(network(), (4,), output_dtype="float16")).infer(batch(3))
-    for one, other in zip(maps, expected(batch(3)), strict=True):
-        np.testing.assert_array_equal(one, other.astype(np.float16).astype(np.float32))
+    assert all(array.dtype == np.float16 for array in maps)
+    assert_equal(maps, expected(batch(3)))
 
 
 def test_a_dynamic_batch_is_run_in_the_least_sizes_that_fit(fake: ModuleType) -> None:
@@ -103,12 +105,76 @@ def test_a_dynamic_batch_is_run_in_the_least_sizes_that_fit(fake: ModuleType) ->
     assert fake.batches == [1, 2, 4, 4, 4, 1]
 
 
-@pytest.mark.parametrize(("asked", "told"), [("auto", "f16"), ("f16", "f16"), ("f32", "f32")])
-def test_tells_its_device_and_the_precision_that_the_model_was_compiled_for(
-    asked: str, told: str
+@pytest.mark.parametrize("asked", ["auto", "f16"])
+@pytest.mark.parametrize(
+    ("command", "described", "told"),
+    [
+        ("atc --soc_version=Ascend310P3", "Ascend310P3", "f16"),
+        ("atc --soc_version Ascend310P3 --precision_mode_v2 fp16", "Ascend310P3", "f16"),
+        ("", "Ascend NPU 1", "unknown"),
+    ],
+)
+def test_tells_what_the_file_says_of_its_chip_and_precision(
+    asked: str, command: str, described: str, told: str
 ) -> None:
-    backend = opened(compiled("static 1"), asked, index=1)
-    assert (backend.description, backend.precision) == ("Ascend NPU 1", told)
+    backend = opened(om(network(), command=command), asked, index=1)
+    assert (backend.description, backend.precision) == (described, told)
+
+
+def test_a_file_of_another_precision_than_the_one_asked_for_is_refused(fake: ModuleType) -> None:
+    with pytest.raises(SetupError, match="has precision f16, not f32"):
+        opened(compiled("static 1"), "f32")
+    assert fake.open_sessions == 0
+
+
+@pytest.mark.parametrize("release", [2023, 2024])
+class TestReleases:
+    @pytest.fixture(autouse=True)
+    def of(self, fake: ModuleType, release: int) -> None:
+        fake.release = release
+
+    def test_each_takes_every_kind_of_model(self, fake: ModuleType) -> None:
+        for kind in KINDS:
+            backend = opened(compiled(kind))
+            images = batch(5, kind)
+            assert_equal(backend.infer(images), expected(images))
+            backend.close()
+            del backend
+        gc.collect()
+        assert fake.open_sessions == 0
+
+    def test_compute_time_is_what_each_reports(self, fake: ModuleType) -> None:
+        fake.execute_ms = 4.5
+        backend = opened(compiled("dynamic"))
+        for count, parts in ((4, 1), (9, 3), (4, 1)):
+            backend.submit(batch(count))
+            times = backend.collect().times
+            assert times.compute_ns == pytest.approx(parts * 4.5e6, rel=1e-3)
+            assert times.copy_in_ns > 0
+
+
+def test_batch_sizes_are_read_from_the_file_or_else_tried(fake: ModuleType) -> None:
+    opened(compiled("dynamic")).infer(batch(3))
+    assert fake.calls.count("set_dynamic_batchsize") == 1
+    opened(om(network(), (1, 2, 4), command="")).infer(batch(3))
+    assert fake.calls.count("set_dynamic_batchsize") == 1 + 4 + 1
+    assert fake.batches == [4, 4]
+    fake.release = 2023
+    with pytest.raises(SetupError, match=r"neither the \.om nor this ais_bench tells the sizes"):
+        opened(om(network(), (1, 2, 4), command=""))
+
+
+def test_the_file_is_its_owners_alone_and_no_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "link"))
+    mask = os.umask(0)
+    try:
+        opened(compiled("static 1")).close()
+    finally:
+        os.umask(mask)
 
 
 def test_can_be_closed_twice_and_not_be_used_after(fake: ModuleType) -> None:

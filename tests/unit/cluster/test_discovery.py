@@ -86,19 +86,13 @@ def test_a_tool_that_hangs_finds_nothing(tools: Path, monkeypatch: pytest.Monkey
     assert local_accelerators() == ()
 
 
-def test_npus_are_the_drivers_files_by_number_named_by_the_tool(tools: Path) -> None:
+def test_npus_are_numbered_from_0_as_cann_does_and_not_as_their_files(tools: Path) -> None:
     davinci(tools, "davinci10", "davinci2", "davinci_manager", "davinci", "null")
     tool(tools, "npu-smi", TABLE_310P3)
     assert local_accelerators() == (
-        Accelerator("npu", "2", "310P3"),
-        Accelerator("npu", "10", "310P3"),
+        Accelerator("npu", "0", "310P3", "2"),
+        Accelerator("npu", "1", "310P3", "5"),
     )
-
-
-def test_chips_of_a_card_that_the_tool_names_once_are_all_of_that_name(tools: Path) -> None:
-    davinci(tools, *(f"davinci{number}" for number in range(4)))
-    tool(tools, "npu-smi", "| 0     310                 | OK |\n| 0     0  | 0000:01:00.0 |\n")
-    assert [device.model for device in local_accelerators()] == ["310"] * 4
 
 
 def test_npus_without_the_tool_have_no_name(tools: Path) -> None:
@@ -108,9 +102,21 @@ def test_npus_without_the_tool_have_no_name(tools: Path) -> None:
 
 @pytest.mark.parametrize(
     ("visible", "expected"),
-    [("1", ["1"]), ("2,0", ["2", "0"]), ("", []), ("-1", []), ("7", []), (" 0 , 2", ["0", "2"])],
+    [
+        ("1", ["1"]),
+        ("0,2", ["0", "2"]),
+        ("2,0", ["0", "2"]),
+        ("0,2,", ["0", "2"]),
+        ("0, 2", ["0"]),
+        (" 0", []),
+        ("0,2,-1,1", ["0", "2"]),
+        ("", []),
+        ("-1", []),
+        ("NoDevFiles", []),
+        ("7", []),
+    ],
 )
-def test_what_the_environment_hides_is_not_there(
+def test_npus_that_the_environment_hides_are_not_there(
     tools: Path, monkeypatch: pytest.MonkeyPatch, visible: str, expected: list[str]
 ) -> None:
     davinci(tools, "davinci0", "davinci1", "davinci2")
@@ -206,6 +212,23 @@ def test_a_name_that_stands_for_no_device_is_told(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     local_accelerators()
     assert ("which is none of this machine's devices" in caplog.text) is is_told
+
+
+@pytest.mark.parametrize(
+    ("visible", "is_told"), [("0,2", False), ("", False), ("2,0", True), ("0, 2", True)]
+)
+def test_a_list_of_npus_that_cann_reads_otherwise_is_told(
+    tools: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    visible: str,
+    *,
+    is_told: bool,
+) -> None:
+    davinci(tools, "davinci0", "davinci1", "davinci2")
+    monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", visible)
+    local_accelerators()
+    assert ("CANN reads ascending ids" in caplog.text) is is_told
 
 
 @pytest.mark.parametrize("name", ["310", "310P3", "310B4", "910B4-1", "910_9392", "910ProB"])

@@ -1,6 +1,6 @@
 """The Ascend compiler: its exact commands, and what is made of its answers."""
 
-import os
+import importlib
 import shlex
 import subprocess
 import sys
@@ -12,15 +12,9 @@ import pytest
 from distributed_pose import ConfigError, SetupError
 from distributed_pose.backends.base import BackendOptions
 from distributed_pose.backends.registry import open_backend
-from distributed_pose.model.atc import (
-    AtcOrder,
-    aipp_text,
-    atc_command,
-    run_atc,
-    toolchain_version,
-)
-from distributed_pose.soc import precision_on, soc_version
-from tests.fakes.ascend import FOLDER, HEIGHT, WIDTH, network, stand_ins
+from distributed_pose.model.atc import AtcOrder, aipp_text, atc_command, run_atc
+from distributed_pose.soc import soc_version
+from tests.fakes.ascend import FOLDER, HEIGHT, WIDTH, FakeCann, install_cann, network, stand_ins
 from tests.unit.backends.test_ascend import assert_equal, batch, expected
 
 GUIDE = "atc --framework=5 --model=M.onnx --output=M_bs1 --input_format=NCHW "
@@ -74,22 +68,35 @@ aipp_op {
             ),
         ),
         (
-            AtcOrder("910B4", precision="f32", input_name="x", height=256, width=512),
+            AtcOrder("310B1", precision="f32", input_name="x", height=256, width=512),
             (
-                f'{GUIDE}--input_shape="x:1,3,256,512" --log=error --soc_version=Ascend910B4 '
+                f'{GUIDE}--input_shape="x:1,3,256,512" --log=error --soc_version=Ascend310B1 '
                 "--precision_mode=must_keep_origin_dtype"
+            ),
+        ),
+        (
+            AtcOrder("910B4-1", precision="f32"),
+            (
+                f'{GUIDE}--input_shape="data:1,3,368,640" --log=error --soc_version=Ascend910B4-1 '
+                "--precision_mode=must_keep_origin_dtype --op_precision_mode=no_hf32.ini"
             ),
         ),
     ],
 )
 def test_the_commands_are_those_of_the_guide(order: AtcOrder, command: str) -> None:
-    aipp = Path("aipp.cfg") if order.aipp else None
-    assert atc_command(order, Path("M.onnx"), Path("M_bs1"), aipp) == shlex.split(command)
+    assert atc_command(order, Path("M.onnx"), Path("M_bs1")) == shlex.split(command)
+
+
+@pytest.mark.parametrize("soc", ["910B1", "910B4-1", "910_9392", "950PR_9579"])
+def test_float32_is_no_hf32_on_chips_that_have_that(soc: str) -> None:
+    wanted = "[ByOpType]\nConv2D=enable_float_32_execution\n"
+    assert AtcOrder(soc, precision="f32").files == {"no_hf32.ini": wanted}
+    assert AtcOrder(soc, precision="f16").files == {}
 
 
 def test_the_command_of_a_run_can_be_given_to_a_shell() -> None:
     order = AtcOrder("310", input_name="the input")
-    command = atc_command(order, Path("a model.onnx"), Path("M"), None)
+    command = atc_command(order, Path("a model.onnx"), Path("M"))
     assert shlex.split(shlex.join(command)) == command
     assert "'--model=a model.onnx'" in shlex.join(command)
 
@@ -107,7 +114,13 @@ def test_aipp_takes_128_away_divides_by_256_and_leaves_the_channels_in_their_ord
         ("ascend310p3", "Ascend310P3"),
         ("Ascend310P3", "Ascend310P3"),
         ("910ProA", "Ascend910ProA"),
+        ("910prob", "Ascend910ProB"),
+        ("ascend910premiuma", "Ascend910PremiumA"),
+        ("310p3vir01", "Ascend310P3Vir01"),
         ("910_9391", "Ascend910_9391"),
+        ("910b4-1", "Ascend910B4-1"),
+        ("Ascend910B4-1", "Ascend910B4-1"),
+        ("950pr_9579", "Ascend950PR_9579"),
     ],
 )
 def test_a_chip_can_be_named_with_or_without_its_makers_name(name: str, soc: str) -> None:
@@ -120,16 +133,17 @@ def test_what_is_no_chip_is_a_config_error(name: str) -> None:
         AtcOrder(name)
 
 
-@pytest.mark.parametrize("soc", ["310", "310P3", "710", "910A", "910ProB", "910B"])
+@pytest.mark.parametrize("soc", ["310", "310P3", "310P3Vir01", "710", "910A", "910ProB", "910B"])
 def test_single_precision_is_refused_where_convolutions_lack_it(soc: str) -> None:
     with pytest.raises(SetupError, match=f"convolutions of Ascend{soc} are f16 only"):
         AtcOrder(soc, precision="f32")
-    assert precision_on(soc_version(soc), "auto") == "f16"
+    AtcOrder(soc, precision="auto")
 
 
 @pytest.mark.parametrize("soc", ["310B1", "910B4", "910_9391"])
 def test_single_precision_is_kept_where_convolutions_have_it(soc: str) -> None:
-    assert precision_on(AtcOrder(soc, precision="f32").soc_version, "f32") == "f32"
+    command = atc_command(AtcOrder(soc, precision="f32"), Path("M.onnx"), Path("M"))
+    assert "--precision_mode=must_keep_origin_dtype" in command
 
 
 @pytest.mark.parametrize(
@@ -154,16 +168,18 @@ def test_batch_sizes_that_cannot_be_compiled_are_a_config_error(
 ORDER = AtcOrder("310P3", (4,), height=HEIGHT, width=WIDTH)
 
 
+def start_cann(monkeypatch: pytest.MonkeyPatch, cann: FakeCann) -> FakeCann:
+    """Makes an installation the one of this process, as where its home alone was told."""
+    for name in ("ASCEND_HOME_PATH", "PYTHONPATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ASCEND_TOOLKIT_HOME", str(cann.home))
+    monkeypatch.setenv("PATH", cann.path)
+    return cann
+
+
 @pytest.fixture
-def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The stand-in for `atc` on the path, with the Python of the tests, and a version of CANN."""
-    paths = (str(FOLDER), str(Path(sys.executable).parent), os.environ["PATH"])
-    monkeypatch.setenv("PATH", os.pathsep.join(paths))
-    folder = tmp_path / "cann" / "x86_64-linux"
-    folder.mkdir(parents=True)
-    (folder / "ascend_toolkit_install.info").write_text("package_name=x\nversion=8.0.0\n")
-    monkeypatch.setenv("ASCEND_TOOLKIT_HOME", str(folder.parent))
-    return folder.parent
+def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCann:
+    return start_cann(monkeypatch, install_cann(tmp_path / "Ascend"))
 
 
 @pytest.mark.usefixtures("compiler")
@@ -203,7 +219,6 @@ class TestRun:
     @pytest.mark.parametrize(
         ("order", "onnx", "problem"),
         [
-            (replace(ORDER, soc="310Z9"), network(), r"E10001: Value \[Ascend310Z9\]"),
             (replace(ORDER, input_name="x"), network(), r"E10016: Opname \[x\]"),
             (ORDER, b"no model", "E16005: The model .* cannot be parsed"),
         ],
@@ -216,24 +231,47 @@ class TestRun:
         assert "the command was atc --framework=5 --model=model.onnx" in caught.value.hint
 
 
-def script(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts another compiler on the path."""
-    (folder / "atc").write_text(f"#!/bin/sh\n{text}\n")
-    (folder / "atc").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+@pytest.mark.parametrize(
+    ("version", "opset"), [("5.1.RC2", 9), ("5.1.RC2", 13), ("8.0.0", 11), ("8.0.0", 18)]
+)
+def test_every_opset_that_the_compilers_reference_names_is_compiled(
+    version: str, opset: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_cann(monkeypatch, install_cann(tmp_path / "cann", version, python="9 1.21.6"))
+    assert run_atc(ORDER, network(opset=opset))[1].toolchain == version
 
 
-def test_without_the_compiler_the_way_to_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(SetupError, match=r"atc.*No such file.*set_env\.sh.*--dry-run"):
-        run_atc(ORDER, network())
+def test_an_opset_that_the_compiler_does_not_know_is_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_cann(monkeypatch, install_cann(tmp_path / "cann", "5.1.RC2", python="9 1.21.6"))
+    with pytest.raises(SetupError, match=r"E16005: The model has \[17\] as its domain_version"):
+        run_atc(ORDER, network(opset=17))
+
+
+def test_float32_is_compiled_and_told_as_such_where_it_could_be_hf32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_cann(monkeypatch, install_cann(tmp_path / "cann"))
+    content, run = run_atc(replace(ORDER, soc="910B4", precision="f32"), network())
+    assert "--op_precision_mode=no_hf32.ini" in run.command
+    with stand_ins():
+        importlib.import_module("acl.fake").soc = "Ascend910B4"
+        backend = open_backend("ascend", content, BackendOptions("f32", batch_size=4))
+        assert (backend.precision, backend.description) == ("f32", "Ascend910B4")
+        backend.close()
+
+
+def other(folder: Path, lines: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts another compiler in the place of the stand-in."""
+    start_cann(monkeypatch, install_cann(folder / "other", compiler=lines))
 
 
 @pytest.mark.parametrize("text", ["exit 0", "touch a.om b.om"])
 def test_a_compiler_that_does_not_write_one_model_is_an_error(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script(tmp_path, text, monkeypatch)
+    other(tmp_path, text, monkeypatch)
     with pytest.raises(SetupError, match=r"said that it succeeded and wrote [02] .om files"):
         run_atc(ORDER, network())
 
@@ -241,60 +279,27 @@ def test_a_compiler_that_does_not_write_one_model_is_an_error(
 def test_a_model_that_is_named_after_the_host_too_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script(tmp_path, "printf compiled > model_bs4_linux_aarch64.om", monkeypatch)
+    other(tmp_path, "printf compiled > model_bs4_linux_aarch64.om", monkeypatch)
     assert run_atc(ORDER, network())[0] == b"compiled"
 
 
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (
+            "for n in 0 1 2 3; do echo [ERROR] GE $n >&2; done; echo bye; exit 1",
+            r"code 1: \[ERROR\] GE 1 \| \[ERROR\] GE 2 \| .*GE 3 \(",
+        ),
+        (r"printf 'a\nb\nc\nd\n\377\n'; exit 3", r"code 3: c \| d \| �"),
+        ("exit 4", "code 4: it printed nothing"),
+    ],
+)
 def test_the_last_errors_are_shown_or_else_the_last_lines(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lines: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = "\\n".join(["start", *(f"[ERROR] GE {n}" for n in range(5)), "bye"])
-    script(tmp_path, f"printf '{lines}' >&2; exit 1", monkeypatch)
-    with pytest.raises(SetupError, match=r"code 1: \[ERROR\] GE 2 \| \[ERROR\] GE 3 \| .*GE 4 \("):
+    other(tmp_path, lines, monkeypatch)
+    with pytest.raises(SetupError, match=told):
         run_atc(ORDER, network())
-    script(tmp_path, r"printf 'a\nb\nc\nd\n\377\n'; exit 3", monkeypatch)
-    with pytest.raises(SetupError, match=r"code 3: c \| d \| �"):
-        run_atc(ORDER, network())
-    script(tmp_path, "exit 4", monkeypatch)
-    with pytest.raises(SetupError, match="code 4: it printed nothing"):
-        run_atc(ORDER, network())
-
-
-class TestToolchainVersion:
-    @pytest.mark.parametrize(
-        ("file", "text", "version"),
-        [
-            ("aarch64-linux/ascend_toolkit_install.info", "path=/x\nversion=8.0.RC1\n", "8.0.RC1"),
-            ("version.cfg", "# made\nruntime_running_version=[7.6.0.1.220:8.0.0]\n", "8.0.0"),
-            ("version.cfg", "runtime_running_version=[5.1.RC2]\n", "5.1.RC2"),
-            ("compiler/version.info", "Version=6.0.1\nversion_dir=6\n", "6.0.1"),
-        ],
-    )
-    @pytest.mark.parametrize("variable", ["ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH"])
-    def test_is_read_where_cann_writes_it(
-        self,
-        file: str,
-        text: str,
-        version: str,
-        variable: str,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        for name in ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH"):
-            monkeypatch.delenv(name, raising=False)
-        (tmp_path / file).parent.mkdir(exist_ok=True)
-        (tmp_path / file).write_text(text)
-        assert toolchain_version() == ""
-        monkeypatch.setenv(variable, str(tmp_path))
-        assert toolchain_version() == version
-
-    def test_of_the_product_goes_before_that_of_a_part(self, compiler: Path) -> None:
-        (compiler / "version.info").write_text("Version=7.6.0.1.220\n")
-        assert toolchain_version() == "8.0.0"
-
-    def test_is_empty_where_nothing_tells(self, compiler: Path) -> None:
-        (compiler / "x86_64-linux" / "ascend_toolkit_install.info").write_bytes(b"nothing \xff\n")
-        assert toolchain_version() == ""
 
 
 @pytest.mark.usefixtures("compiler")
@@ -308,6 +313,7 @@ class TestToolchainVersion:
         ("--input_shape=data:-1,3,32,48", "E10003"),
         ("--precision_mode=must_keep_origin_dtype", "EZ3002"),
         ("--fast=1", "is no parameter"),
+        ("--op_precision_mode=other.ini", "is no file"),
     ],
 )
 def test_the_stand_in_refuses_what_the_compiler_refuses(
@@ -316,11 +322,16 @@ def test_the_stand_in_refuses_what_the_compiler_refuses(
     (tmp_path / "model.onnx").write_bytes(network())
     (tmp_path / "aipp.cfg").write_text(aipp_text(HEIGHT, WIDTH))
     order = replace(ORDER, batch_sizes=(1,), aipp=True)
-    command = atc_command(order, Path("model.onnx"), Path("out"), Path("aipp.cfg"))
+    command = atc_command(order, Path("model.onnx"), Path("out"))
     name = changed.partition("=")[0]
     command = [part for part in command if not part.startswith(f"{name}=")]
+    # The stand-in itself, in this program's Python.
     answer = subprocess.run(
-        [*command, changed], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, FOLDER / "atc", *command[1:], changed],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert answer.returncode == 255
     assert problem in answer.stdout

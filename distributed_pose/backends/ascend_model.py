@@ -1,0 +1,222 @@
+"""An `.om` that pyACL has loaded: its inputs, its outputs, and memory for them.
+
+Array legend: N images, H and W size in pixels, 3 the channels blue, green, red.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from distributed_pose.backends.acl_calls import Taken, done, something, taken, told
+from distributed_pose.backends.om import OmInput, image_input, map_outputs, om_port
+from distributed_pose.errors import SetupError
+from distributed_pose.records import ModelPort
+
+_HUGE_PAGES_FIRST = 0
+_DYNAMIC_BATCH_INPUT = "ascend_mbatch_shape_data"
+_DTYPES = {0: "float32", 1: "float16", 2: "int8", 3: "int32", 4: "uint8", 9: "int64"}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of the loaded model; its size is that of the largest batch."""
+
+    index: int
+    port: ModelPort
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class AscendModel:
+    """A loaded model.
+
+    Attributes:
+        handle: of pyACL.
+        input: what it takes, in general terms.
+        image: its image input.
+        batch: the input that tells a dynamic batch; None for a static model.
+        outputs: all that it gives.
+        maps: heatmaps and PAFs of the last stage among them.
+    """
+
+    handle: int
+    input: OmInput
+    image: Tensor
+    batch: Tensor | None
+    outputs: tuple[Tensor, ...]
+    maps: tuple[Tensor, Tensor]
+
+
+class Events(NamedTuple):
+    """Handles of a slot's events.
+
+    The first two make a stream wait for another. The others are pairs of times around the copy of
+    the inputs, the execution, and the copy of the outputs, each pair on one stream.
+    """
+
+    copied: int
+    executed: int
+    copy_in: tuple[int, int]
+    execution: tuple[int, int]
+    copy_out: tuple[int, int]
+
+
+@dataclass
+class Slot:
+    """Memory and events for one batch on its way through the device, taken once.
+
+    Attributes:
+        inputs: the dataset that the model reads.
+        outputs: the dataset that it writes.
+        device_input: address on the device.
+        device_maps: addresses on the device, of heatmaps and PAFs.
+        host_input: pinned; what is copied to the device, in the layout of the model's memory.
+        host_maps: pinned; what is copied from it, heatmaps and PAFs.
+        events: of its batch.
+        batch: size that its dynamic batch tensor holds; 0 before the first.
+        armed: events that were recorded and that no stream was told to wait for and reset.
+    """
+
+    inputs: int
+    outputs: int
+    device_input: int
+    device_maps: tuple[int, int]
+    host_input: npt.NDArray[Any]
+    host_maps: tuple[npt.NDArray[Any], npt.NDArray[Any]]
+    events: Events
+    batch: int = 0
+    armed: set[int] = field(default_factory=set)
+
+
+def load_model(content: bytes, held: Taken) -> AscendModel:
+    """Returns a model in the device's memory.
+
+    Args:
+        content: of the `.om`.
+        held: what will be given back.
+
+    Raises:
+        AclError: if it cannot be loaded.
+        SetupError: if it is no model of this kind.
+    """
+    source = np.frombuffer(content, np.uint8)
+    if not source.size:
+        raise SetupError("the .om is empty", "compile it again")
+    address = source.ctypes.data
+    handle = held.take("mdl.load_from_mem", address, source.size, back="mdl.unload")
+    description = something("mdl.create_desc")
+    held.give_back_by("mdl.destroy_desc", description)
+    done("mdl.get_desc", description, handle)
+    model = _described(handle, description)
+    for tensor, shape in (
+        (model.image, model.input.image_shape),
+        *((output, output.port.shape[1:]) for output in model.maps),
+    ):
+        _check_size(model, tensor, shape)
+    return model
+
+
+def take_slot(model: AscendModel, held: Taken) -> Slot:
+    """Returns a slot for a model.
+
+    Raises:
+        AclError: if the host or the device lacks the memory.
+    """
+    inputs, outputs = _dataset(held), _dataset(held)
+    extra = (model.batch,) if model.batch else ()
+    order = sorted((model.image, *extra), key=lambda tensor: tensor.index)
+    read = {tensor: _buffer(inputs, tensor.size_bytes, held) for tensor in order}
+    written = {tensor: _buffer(outputs, tensor.size_bytes, held) for tensor in model.outputs}
+    heatmaps, pafs = model.maps
+    return Slot(
+        inputs,
+        outputs,
+        read[model.image],
+        (written[heatmaps], written[pafs]),
+        _pinned(model, model.image, model.input.image_shape, held),
+        (
+            _pinned(model, heatmaps, heatmaps.port.shape[1:], held),
+            _pinned(model, pafs, pafs.port.shape[1:], held),
+        ),
+        Events(_event(held), _event(held), *((_event(held), _event(held)) for _ in range(3))),
+    )
+
+
+def _described(handle: int, description: int) -> AscendModel:
+    batch_sizes = taken("mdl.get_dynamic_batch", description)["batch"]
+    inputs = _tensors(description, "input")
+    batch = None
+    if batch_sizes:
+        index = taken("mdl.get_input_index_by_name", description, _DYNAMIC_BATCH_INPUT)
+        batch = inputs.pop(index)
+    taking = image_input([tensor.port for tensor in inputs], batch_sizes)
+    outputs = _tensors(description, "output")
+    heatmaps, pafs = map_outputs([tensor.port for tensor in outputs])
+    maps = outputs[heatmaps], outputs[pafs]
+    return AscendModel(handle, taking, inputs[0], batch, tuple(outputs), maps)
+
+
+def _check_size(model: AscendModel, tensor: Tensor, shape: Sequence[int | None]) -> None:
+    values = model.input.batch_sizes[-1] * prod(n for n in shape if n)
+    needed = values * np.dtype(tensor.port.dtype).itemsize
+    if tensor.size_bytes < needed:
+        raise SetupError(
+            f"the .om's {tensor.port.name} has {tensor.size_bytes} bytes instead of {needed}",
+            "compile it with the version of CANN that runs it",
+        )
+
+
+def _dataset(held: Taken) -> int:
+    dataset: int = something("mdl.create_dataset")
+    held.give_back_by("mdl.destroy_dataset", dataset)
+    return dataset
+
+
+def _buffer(dataset: int, size_bytes: int, held: Taken) -> int:
+    """Returns the address of new memory on the device, now the next buffer of a dataset."""
+    address = held.take("rt.malloc", size_bytes, _HUGE_PAGES_FIRST, back="rt.free")
+    buffer = something("create_data_buffer", address, size_bytes)
+    held.give_back_by("destroy_data_buffer", buffer)
+    taken("mdl.add_dataset_buffer", dataset, buffer)
+    return address
+
+
+def _event(held: Taken) -> int:
+    return held.take("rt.create_event", back="rt.destroy_event")
+
+
+def _pinned(
+    model: AscendModel, tensor: Tensor, shape: Sequence[int | None], held: Taken
+) -> npt.NDArray[Any]:
+    """Returns pinned memory of the host for the largest batch."""
+    full = (model.input.batch_sizes[-1], *(n for n in shape if n))
+    size = prod(full) * np.dtype(tensor.port.dtype).itemsize
+    address = held.take("rt.malloc_host", size, back="rt.free_host")
+    memory = np.ctypeslib.as_array((ctypes.c_ubyte * size).from_address(address))
+    return memory.view(tensor.port.dtype).reshape(full)
+
+
+def _tensors(description: int, what: str) -> list[Tensor]:
+    """Returns the inputs or outputs of a model, in its order."""
+    return [
+        _tensor(description, what, index)
+        for index in range(something(f"mdl.get_num_{what}s", description))
+    ]
+
+
+def _tensor(description: int, what: str, index: int) -> Tensor:
+    size_bytes = something(f"mdl.get_{what}_size_by_index", description, index)
+    name = something(f"mdl.get_{what}_name_by_index", description, index)
+    dims = taken(f"mdl.get_{what}_dims", description, index)["dims"]
+    code = told(f"mdl.get_{what}_data_type", description, index)
+    if code not in _DTYPES:
+        raise SetupError(
+            f"the .om's {what} {name} has a type of values that is not known: {code}",
+            "compile it from a model of float32 values",
+        )
+    return Tensor(index, om_port(name, dims, _DTYPES[code]), size_bytes)
