@@ -9,12 +9,14 @@ import pytest
 
 from distributed_pose import SetupError
 from distributed_pose.cluster.deployment import planned_devices
+from distributed_pose.cluster.survey import survey_all
 from distributed_pose.evaluation import evaluate
 from distributed_pose.report.run_report import RunReport
 from tests import faults
 from tests.clusters import two_nodes
 from tests.conftest import Dataset
 from tests.faults import Scene, Stage
+from tests.tiny_models import save_constant_model
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +137,32 @@ def test_several_workers_share_each_card_and_answer_as_one(people: Dataset, tmp_
     evaluate(people.config(), tmp_path / "inline")
     first, second = ((tmp_path / n / "detections.json").read_bytes() for n in ("shared", "inline"))
     assert first == second
+
+
+@pytest.mark.usefixtures("npus")
+def test_each_node_is_asked_which_backends_can_run_its_devices(people: Dataset) -> None:
+    found = survey_all(people.config(backend="auto", engine="ray"))
+    assert [device.plan.name for device in found.devices] == [
+        *(f"npu:{number}" for number in range(4)),
+        "cpu:0",
+        "cpu:1",
+    ]
+    npu, cpu = found.devices[3], found.devices[5]
+    assert [ready.backend for ready in npu.backends] == ["ascend", "ascend-ais", "onnxruntime:cann"]
+    assert all(ready.missing("onnx") for ready in npu.backends)
+    assert (npu.takes, cpu.takes) == ("", "openvino")
+    assert len(found.nodes) == 2
+    assert not found.is_ready
+
+
+@pytest.mark.usefixtures("npus")
+def test_a_run_on_devices_without_any_backend_says_what_each_lacks(
+    people: Dataset, tmp_path: Path
+) -> None:
+    model = {"path": str(save_constant_model(tmp_path / "model.onnx"))}
+    config = people.config(backend="auto", engine="ray", devices="npu:0", model=model)
+    message = (
+        r"device npu:0\] no backend can run .* npu .*: ascend lacks .*; onnxruntime:cann lacks"
+    )
+    with pytest.raises(SetupError, match=message):
+        evaluate(config)
