@@ -38,11 +38,13 @@ class DeviceSurvey:
         plan: the device.
         backends: all that are for its kind, and those that are configured, best first.
         takes: the backend that a run with this configuration takes; empty if none can start.
+        is_spare: whether a run uses it only where there is no accelerator.
     """
 
     plan: DevicePlan
     backends: tuple[Readiness, ...]
     takes: str
+    is_spare: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,16 @@ class Survey:
     model_format: str
 
     @property
+    def used(self) -> tuple[DeviceSurvey, ...]:
+        """The devices without the spare ones."""
+        return tuple(device for device in self.devices if not device.is_spare)
+
+    @property
     def is_ready(self) -> bool:
-        """Whether there are devices, and each has a backend."""
-        if not self.devices or any(node.lacks for node in self.nodes):
+        """Whether there are devices to use, each has a backend, and no card lacks its driver."""
+        if not self.used or any(node.lacks for node in self.nodes):
             return False
-        return all(device.takes for device in self.devices)
+        return all(device.takes for device in self.used)
 
 
 def examine(names: Iterable[str], soc: str = "") -> tuple[Readiness, ...]:

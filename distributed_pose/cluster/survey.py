@@ -120,8 +120,17 @@ def _summed_up(
         ]
         chosen = zip(sites, choice.choose(sites), strict=True)
         takes |= {site.plan.name: backend for site, backend in chosen}
+    has_spares = config.devices == ("auto",) and any(plan.kind != "cpu" for plan in plans)
     return Survey(
-        tuple(DeviceSurvey(plan, backends[plan.name], takes[plan.name]) for plan in plans),
+        tuple(
+            DeviceSurvey(
+                plan,
+                backends[plan.name],
+                takes[plan.name],
+                is_spare=has_spares and plan.kind == "cpu",
+            )
+            for plan in plans
+        ),
         tuple(nodes),
         model_format,
     )

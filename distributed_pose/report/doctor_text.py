@@ -47,7 +47,9 @@ def doctor_lines(survey: Survey, features: Mapping[str, Sequence[Lack]]) -> Iter
     for node in survey.nodes:
         if node.lacks:
             yield f"node {node.address}" if node.address else "this machine"
-            yield from (_line("", _lacking([lack], notes)) for lack in node.lacks)
+            yield from (
+                _line("", f"lacks {lack.what} [{notes.number(lack)}]") for lack in node.lacks
+            )
     yield "also on this machine"
     for name, lacks in features.items():
         yield _line(name, _lacking(lacks, notes) if lacks else "ready")
@@ -73,6 +75,7 @@ def _device_record(device: DeviceSurvey, model_format: str) -> dict[str, Any]:
         "node": device.plan.node,
         "physical_id": device.plan.device_id,
         "takes": device.takes or None,
+        "spare": device.is_spare,
         "backends": {
             ready.backend: _plain(ready.missing(model_format)) for ready in device.backends
         },
@@ -90,7 +93,7 @@ def _alike(devices: Sequence[DeviceSurvey]) -> Iterator[list[DeviceSurvey]]:
 
 def _alike_key(device: DeviceSurvey) -> tuple[object, ...]:
     plan = device.plan
-    return plan.kind, plan.node_id, plan.model, device.backends, device.takes
+    return plan.kind, plan.node_id, plan.model, device.backends, device.takes, device.is_spare
 
 
 def _heading(devices: Sequence[DeviceSurvey]) -> str:
@@ -100,7 +103,8 @@ def _heading(devices: Sequence[DeviceSurvey]) -> str:
     more = f" and {hidden} more" if hidden > 0 else ""
     what = plan.model or ("processor" if plan.kind == "cpu" else "of unknown name")
     where = f"node {plan.node}" if plan.node else "this machine"
-    return f"{', '.join(names[:_DEVICES_SHOWN])}{more}: {what}, {where}"
+    spare = ", used where there is no accelerator" if devices[0].is_spare else ""
+    return f"{', '.join(names[:_DEVICES_SHOWN])}{more}: {what}, {where}{spare}"
 
 
 def _backend_line(ready: Readiness, taken: str, model_format: str, notes: _Notes) -> str:
@@ -137,11 +141,12 @@ def _others(numbers: Sequence[str], named: int) -> list[str]:
 
 
 def _verdict(survey: Survey) -> str:
-    ready = sum(bool(device.takes) for device in survey.devices)
-    if not survey.devices:
+    if not survey.used:
         return "There is no device that the configured backend runs on."
-    told = f"{ready} of {len(survey.devices)} devices can run a model."
-    return told if survey.is_ready else f"{told} See the numbers above for the others."
+    ready = sum(bool(device.takes) for device in survey.used)
+    told = f"{ready} of {len(survey.used)} devices can run a model."
+    lacking = any(node.lacks for node in survey.nodes)
+    return f"{told} A card has no driver, or a node no answer." if lacking else told
 
 
 def _wrapped(text: str, indent: str, *, is_indented: bool = False) -> list[str]:

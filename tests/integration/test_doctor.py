@@ -75,7 +75,8 @@ class TestNpuHost:
         answer = ask(code=3)
         assert answer.taken == ["openvino"]
         assert answer.backends["ascend"] == "lacks CANN, the software of Ascend chips [1]"
-        assert "1 of 2 devices can run a model" in answer.output
+        assert "0 of 1 devices can run a model" in answer.output
+        assert "cpu:0: processor, this machine, used where there is no accelerator" in answer.output
 
     def test_whose_cann_is_not_in_the_environment_is_told_the_script_to_source(
         self, ask: Ask, host: Host
@@ -142,6 +143,17 @@ class TestNpuHost:
         host.distribution("numpy", "1.26.4")
         os.environ["ASCEND_OPP_PATH"] = str(host.folder)
         assert ask(code=0).taken == ["onnxruntime:cann", "openvino"]
+
+    def test_needs_no_backend_for_its_processor(self, ask: Ask, host: Host) -> None:
+        host.npu()
+        host.cann()
+        host.source_cann()
+        host.package("openvino")
+        openvino = ("--set", "cpu.backend=openvino")
+        answer = ask(*openvino, code=0)
+        assert answer.taken == ["ascend"]
+        assert answer.backends["openvino"].startswith("lacks openvino.Core [")
+        assert ask(*openvino, "--set", "devices=[npu:0, cpu]", code=3).taken == ["ascend"]
 
     def test_without_a_driver_lacks_that_of_the_card_on_its_bus(self, ask: Ask, host: Host) -> None:
         host.pci("0000:01:00.0", "0x19e5", "0x120000")
