@@ -15,6 +15,7 @@ from distributed_pose.model.artifacts import Source
 from distributed_pose.model.folding import fold_normalisation
 from distributed_pose.model.onnx_graph import image_input, parse
 from distributed_pose.model.onnx_precision import is_quantised, precision_of
+from distributed_pose.packages import require
 from distributed_pose.records import Order
 from distributed_pose.vision.profiles import PROFILES
 
@@ -183,11 +184,14 @@ def _make_torch(source: Source, order: Order, _calibration: Calibration | None) 
             f"{source.path} is {source.format.upper()}",
             "give its checkpoint, or choose another backend such as onnxruntime",
         )
+    require("torch", extra="torch", purpose=f"backend {order.backend}")
     from distributed_pose.model.checkpoint import load_checkpoint
+    from distributed_pose.model.network import network_of
     from distributed_pose.model.torch_program import export_program
 
     stages = source.refinement_stages or 1
-    network = load_checkpoint(source.content, source.path, stages).network
+    weights = load_checkpoint(source.content, source.path, stages).weights
+    network = network_of(weights, stages)
     on_bytes = PROFILES[order.profile].on_bytes
     return Made(export_program(network, on_bytes=on_bytes), _torch_version())
 

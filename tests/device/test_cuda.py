@@ -10,14 +10,13 @@ from distributed_pose.backends.base import Backend, BackendOptions, InputBatch, 
 from distributed_pose.backends.registry import open_backend
 from distributed_pose.backends.torch_cuda import MAX_GRAPHS
 from distributed_pose.demo.default import WEIGHTS
-from distributed_pose.model.export import export_onnx
 from distributed_pose.model.folding import fold_normalisation
 from distributed_pose.model.half import to_half
 from distributed_pose.model.tensorrt import build_engine
 from distributed_pose.model.torch_program import export_program
 from distributed_pose.nvidia import cuda_device_name
 from distributed_pose.records import Geometry
-from tests.checkpoints import network_in
+from tests.checkpoints import exported, network_in
 
 HEIGHT, WIDTH = 368, 640
 BATCH_SIZE = 4
@@ -44,7 +43,7 @@ def _card() -> None:
 def models() -> dict[str, bytes]:
     """The demo network in every form, by backend and precision."""
     network = network_in(WEIGHTS)
-    exact = export_onnx(network, last_stage=True)
+    exact = exported(WEIGHTS)
     program = export_program(network, on_bytes=False)
     made = {f"torch:cuda {precision}": program for precision in TOLERANCES}
     made |= {"onnxruntime:cuda f32": exact, "onnxruntime:cuda f16": to_half(exact)}
