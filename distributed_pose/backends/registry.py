@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from distributed_pose.backends.base import Backend, BackendFactory, BackendOptions
 from distributed_pose.errors import ConfigError, SetupError
+from distributed_pose.packages import is_installed, missing, require
 
 CPU, CUDA, NPU = "cpu", "cuda", "npu"
 
@@ -25,6 +26,8 @@ class Entry:
         fixed_shapes: whether its models are compiled for one size of input.
         runs_model: whether it loads the user's model.
         replays: whether it answers from recorded maps; what does neither, from the ground truth.
+        module: package that it runs on, if an extra of this package installs that.
+        extra: that does.
     """
 
     factory: str
@@ -34,6 +37,8 @@ class Entry:
     fixed_shapes: bool = False
     runs_model: bool = True
     replays: bool = False
+    module: str = ""
+    extra: str = ""
 
 
 _ROOM = "distributed_pose.backends"
@@ -44,16 +49,32 @@ _TORCH = f"{_ROOM}.torch:TorchBackend"
 BACKENDS: Mapping[str, Entry] = MappingProxyType(
     {
         "openvino": Entry(
-            f"{_ROOM}.openvino:OpenVinoBackend", (CPU,), ("f32", "bf16", "f16", "int8")
+            f"{_ROOM}.openvino:OpenVinoBackend",
+            (CPU,),
+            ("f32", "bf16", "f16", "int8"),
+            module="openvino",
+            extra="cpu",
         ),
-        "onnxruntime:cpu": Entry(_ONNXRUNTIME, (CPU,), ("f32", "f16", "int8")),
-        "onnxruntime:cuda": Entry(_ONNXRUNTIME, (CUDA,), ("f32", "f16"), "f16"),
+        "onnxruntime:cpu": Entry(
+            _ONNXRUNTIME, (CPU,), ("f32", "f16", "int8"), module="onnxruntime", extra="cpu"
+        ),
+        "onnxruntime:cuda": Entry(
+            _ONNXRUNTIME, (CUDA,), ("f32", "f16"), "f16", module="onnxruntime", extra="gpu"
+        ),
         "onnxruntime:tensorrt": Entry(
-            _ONNXRUNTIME, (CUDA,), ("f32", "f16"), "f16", fixed_shapes=True
+            _ONNXRUNTIME,
+            (CUDA,),
+            ("f32", "f16"),
+            "f16",
+            fixed_shapes=True,
+            module="onnxruntime",
+            extra="tensorrt",
         ),
-        "onnxruntime:cann": Entry(_ONNXRUNTIME, (NPU,), ("f32", "f16"), "f16"),
-        "torch:cpu": Entry(_TORCH, (CPU,), ("f32",)),
-        "torch:cuda": Entry(_TORCH, (CUDA,), ("f32", "f16"), "f16"),
+        "onnxruntime:cann": Entry(
+            _ONNXRUNTIME, (NPU,), ("f32", "f16"), "f16", module="onnxruntime", extra="cann"
+        ),
+        "torch:cpu": Entry(_TORCH, (CPU,), ("f32",), module="torch", extra="torch"),
+        "torch:cuda": Entry(_TORCH, (CUDA,), ("f32", "f16"), "f16", module="torch", extra="torch"),
         "ascend": Entry(
             f"{_ROOM}.ascend:AscendBackend", (NPU,), ("f32", "f16"), "f16", fixed_shapes=True
         ),
@@ -79,7 +100,7 @@ BACKENDS: Mapping[str, Entry] = MappingProxyType(
 # Where `auto` looks first. On CPUs OpenVINO is the fastest: measured against ONNX Runtime, 1.6
 # times at f32 and 3 times at bf16.
 _PREFERRED = {
-    CPU: ("openvino",),
+    CPU: ("openvino", "onnxruntime:cpu", "torch:cpu"),
     CUDA: ("onnxruntime:tensorrt", "torch:cuda", "onnxruntime:cuda"),
     NPU: ("ascend", "ascend-ais", "onnxruntime:cann"),
 }
@@ -103,6 +124,29 @@ def installed(kind: str) -> tuple[str, ...]:
     Nothing is imported for it.
     """
     return tuple(name for name in _PREFERRED[kind] if _is_installed(name))
+
+
+def extras(kind: str) -> tuple[str, ...]:
+    """Returns the extras of this package that install a backend for a kind, best first."""
+    named = (BACKENDS[name].extra for name in _PREFERRED[kind])
+    return tuple(dict.fromkeys(extra for extra in named if extra))
+
+
+def check_installed(name: str, kind: str, found: Sequence[str]) -> None:
+    """Checks that a backend for CPUs is installed where the device is.
+
+    What cards need lies in part outside Python's packages, and opening the backend tells.
+
+    Args:
+        name: resolved.
+        kind: of the device.
+        found: as `installed` returns it there.
+
+    Raises:
+        SetupError: if it is not; names the command that installs it.
+    """
+    if kind == CPU and name in _PREFERRED[CPU] and name not in found:
+        raise missing(entry(name).module, extra=entry(name).extra, purpose=f"backend {name}")
 
 
 def resolve_backend(name: str, kind: str, precision: str, found: Sequence[str] = ()) -> str:
@@ -146,7 +190,10 @@ def open_backend(name: str, content: bytes, options: BackendOptions) -> Backend:
     Raises:
         SetupError: also if the backend's packages are not installed.
     """
-    module, _, attribute = entry(name).factory.partition(":")
+    chosen = entry(name)
+    if chosen.module:
+        require(chosen.module, extra=chosen.extra, purpose=f"backend {name}")
+    module, _, attribute = chosen.factory.partition(":")
     try:
         factory: BackendFactory = getattr(importlib.import_module(module), attribute)
     except ImportError as error:
@@ -183,12 +230,15 @@ def _version(name: str) -> str:
 
 
 _PROBES: Mapping[str, Callable[[], bool]] = {
+    "openvino": lambda: is_installed("openvino"),
+    "onnxruntime:cpu": lambda: is_installed("onnxruntime"),
+    "torch:cpu": lambda: is_installed("torch"),
     "onnxruntime:tensorrt": lambda: (
         _has("onnxruntime-gpu") and _has("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
     ),
     "onnxruntime:cuda": lambda: _has("onnxruntime-gpu"),
     "onnxruntime:cann": lambda: _has("onnxruntime-cann"),
-    "torch:cuda": lambda: not _version("torch").endswith("+cpu"),
+    "torch:cuda": lambda: _has("torch") and not _version("torch").endswith("+cpu"),
     "ascend": lambda: find_spec("acl") is not None,
     "ascend-ais": lambda: find_spec("ais_bench") is not None,
 }

@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 
 from distributed_pose.backends.registry import (
     BACKENDS,
+    check_installed,
     entries,
     entry,
+    extras,
     installed,
     resolve_backend,
     resolve_precision,
@@ -18,6 +20,7 @@ from distributed_pose.cluster.discovery import local_accelerators
 from distributed_pose.config import RunConfig
 from distributed_pose.cpu import num_cpus
 from distributed_pose.errors import ConfigError, SetupError
+from distributed_pose.packages import install_hint
 from distributed_pose.records import DevicePlan, Order, WorkerSpec
 from distributed_pose.soc import soc_version
 
@@ -106,7 +109,8 @@ def usable_here(config: RunConfig, accelerators: Iterable[Accelerator]) -> tuple
         if kind not in there or name in BACKENDS or any(_is_of(f, name) for f in installed(kind)):
             kinds.append(kind)
         elif config.devices == ("auto",):
-            _LOG.warning("nothing that runs on %s devices is installed; see README.md", kind)
+            hint = install_hint(*extras(kind))
+            _LOG.warning("nothing that runs on %s devices is installed: %s", kind, hint)
     return tuple(kinds)
 
 
@@ -160,17 +164,18 @@ def deploy(
 
     Raises:
         ConfigError: as `check_backends`.
-        SetupError: if `auto` has nothing to choose from.
+        SetupError: if the backend is not installed, or `auto` has nothing to choose from.
     """
     settings = config.on(plan.kind)
     fitting = [name for name in found if _fits(name, config, model_format)]
     if settings.backend == "auto" and not fitting:
         raise SetupError(
             f"nothing that can run the model on {plan.kind} devices is installed",
-            "see README.md, Devices; or choose others, such as devices=cpu",
+            f"{install_hint(*extras(plan.kind))}; or choose others, such as devices=cpu",
             device=plan.name,
         )
     backend = resolve_backend(settings.backend, plan.kind, settings.precision, fitting)
+    check_installed(backend, plan.kind, found)
     precision = resolve_precision(backend, settings.precision)
     sizes = SWEPT if settings.batch_size == "auto" else (settings.batch_size,)
     # Workers have other working directories.

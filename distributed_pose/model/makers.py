@@ -149,12 +149,14 @@ def _halved(content: bytes, order: Order) -> bytes:
     model = parse(content)
     if is_quantised(model) or precision_of(model, fuses=True) == "f16":
         return content
+    require("onnxruntime", extra="gpu", purpose="converting models to half precision")
     from distributed_pose.model.half import to_half
 
     return to_half(content)
 
 
 def _make_tensorrt(source: Source, order: Order, _calibration: Calibration | None) -> Made:
+    require("onnxruntime", extra="tensorrt", purpose=f"backend {order.backend}")
     from distributed_pose.model import tensorrt
 
     height, width = fixed_input(order.profile)
@@ -202,6 +204,7 @@ def _onnx_version() -> str:
 
 def _half_version() -> str:
     # The converter comes with ONNX Runtime, whose distribution has another name for each device.
+    require("onnxruntime", extra="gpu", purpose="converting models to half precision")
     import onnxruntime
 
     return f"onnxruntime {onnxruntime.__version__}, onnx {version('onnx')}"
@@ -214,6 +217,7 @@ def _int8_version() -> str:
 
 
 def _torch_version() -> str:
+    require("torch", extra="torch", purpose="backends of PyTorch")
     return f"torch {version('torch')}"
 
 
@@ -224,6 +228,7 @@ def _ascend_version() -> str:
 
 
 def _tensorrt_version() -> str:
+    require("onnxruntime", extra="tensorrt", purpose="backend onnxruntime:tensorrt")
     from distributed_pose.model.tensorrt import toolkit_version
 
     return toolkit_version()

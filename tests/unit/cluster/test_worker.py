@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from distributed_pose import SetupError
+from distributed_pose.backends.registry import installed
 from distributed_pose.cluster.deployment import deploy
 from distributed_pose.cluster.devices import Node, plan_devices
 from distributed_pose.cluster.reducer import ForeignMapsError, Reducer
@@ -35,7 +36,7 @@ def worker_of(dataset: Dataset, **values: object) -> tuple[Worker, WorkerSpec]:
     config = dataset.config(**values)
     inputs = read_inputs(config)
     (plan,) = plan_devices(("cpu",), [Node("", "", 1)])
-    deployment = deploy(config, plan, ("openvino",), inputs.model.format)
+    deployment = deploy(config, plan, installed("cpu"), inputs.model.format)
     model = compile_model(inputs.model, deployment.order)
     return Worker(deployment.spec, model.content), deployment.spec
 
