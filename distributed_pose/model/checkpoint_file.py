@@ -37,7 +37,7 @@ def read_file(content: bytes, path: str) -> Any:
         return _read_safetensors(content, path)
     if is_onnx_checkpoint(content):
         return _read_onnx(content, path)
-    require("torch", extra="torch", purpose=f"reading {path}, a file of torch.save")
+    require("torch", extra="torch", purpose=f"reading the PyTorch file {path}")
     from distributed_pose.model.torch_file import read_torch_file
 
     return read_torch_file(content, path)
