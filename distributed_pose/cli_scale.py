@@ -20,6 +20,7 @@ from distributed_pose.files import (
     write_atomically,
 )
 from distributed_pose.json_records import read_record
+from distributed_pose.packages import require
 
 if TYPE_CHECKING:
     from distributed_pose.bench.capacity import DeviceGroup, HostCosts
@@ -54,6 +55,7 @@ def scale(
     check_not_input(output / "scaling.json", {"--config": config})
     numbers = counts("--devices", devices, _MAX_COUNT)
     settings = load_config(config, overrides or ())
+    require("matplotlib", extra="plots", purpose="the plot of `scale`")
     from distributed_pose.bench.scale import run_scaling
     from distributed_pose.bench.tables import scale_costs_table, scale_table
     from distributed_pose.report.plots import scaling_plots

@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 
 from distributed_pose.demo.default import WEIGHTS
-from distributed_pose.model.checkpoint import load_checkpoint
+from distributed_pose.model import network
+from distributed_pose.model.checkpoint import Checkpoint, load_checkpoint
+from distributed_pose.model.export import export_onnx
 from distributed_pose.model.network import LightweightOpenPose
 
 State = dict[str, torch.Tensor]
@@ -15,7 +17,18 @@ State = dict[str, torch.Tensor]
 
 def network_in(path: Path, refinement_stages: int = 1) -> LightweightOpenPose:
     """Returns the network in a checkpoint file."""
-    return load_checkpoint(path.read_bytes(), str(path), refinement_stages).network
+    return network_of(load_checkpoint(path.read_bytes(), str(path), refinement_stages))
+
+
+def network_of(checkpoint: Checkpoint) -> LightweightOpenPose:
+    """Returns the network with the weights of a checkpoint."""
+    return network.network_of(checkpoint.weights, checkpoint.refinement_stages)
+
+
+def exported(path: Path, refinement_stages: int = 1) -> bytes:
+    """Returns the last stage of the network in a checkpoint file as ONNX."""
+    found = load_checkpoint(path.read_bytes(), str(path), refinement_stages)
+    return export_onnx(found.weights, refinement_stages=refinement_stages, last_stage=True)
 
 
 def demo_state() -> State:

@@ -22,6 +22,7 @@ from distributed_pose.backends.needs import (
 )
 from distributed_pose.errors import ConfigError, SetupError, first_line
 from distributed_pose.lacks import listed, mends
+from distributed_pose.packages import install_hint
 
 CPU, CUDA, NPU = "cpu", "cuda", "npu"
 
@@ -60,9 +61,8 @@ _TESTING = "distributed_pose.testing"
 _ONNXRUNTIME = f"{_ROOM}.onnxruntime:OnnxRuntimeBackend"
 _ONNXRUNTIME_CUDA = f"{_ROOM}.onnxruntime_cuda:OnnxRuntimeCudaBackend"
 
-_CPU_MEND = "pip install 'distributed-pose[cpu]'"
-_TORCH_MEND = "pip install 'distributed-pose[torch]'"
-_CANN_MEND = "pip uninstall -y onnxruntime; pip install 'distributed-pose[cann]'"
+_CPU_MEND = install_hint("cpu")
+_CANN_MEND = f"pip uninstall -y onnxruntime; {install_hint('cann')}"
 
 # The processes of a run inherit the environment of `ray start`.
 _SET_ENV_MEND = f"source {SET_ENV} before starting, and before `ray start` on each node"
@@ -70,7 +70,7 @@ _SET_ENV_MEND = f"source {SET_ENV} before starting, and before `ray start` on ea
 _NVIDIA_DRIVER = Library(
     "libcuda.so.1", "install NVIDIA's driver; in a container, use NVIDIA's container runtime"
 )
-_TORCH_MODULE = Module("torch", _TORCH_MEND)
+_TORCH_MODULE = Module("torch", install_hint("torch"))
 _AIS_BENCH = Module(
     "ais_bench.infer.interface",
     "pip install the vendor's wheels: ais_bench-*.whl aclruntime-*.whl",

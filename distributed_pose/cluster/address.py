@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distributed_pose.errors import SetupError
+from distributed_pose.packages import require
 
 _ADDRESS = "RAY_ADDRESS"
 _AUTH_MODE = "RAY_AUTH_MODE"
@@ -143,6 +144,7 @@ def _call(target: str, token: str) -> tuple[str, str]:
     """Returns the gRPC status of a call to a head, and its details."""
     if not (token.isascii() and token.isprintable()):
         return "UNAUTHENTICATED", "the token has characters that no header can have"
+    require("grpc", extra="cluster", purpose="joining a Ray cluster")
     import grpc
 
     # Proxies are for addresses outside, and know nothing of a cluster's nodes.

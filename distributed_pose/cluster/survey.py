@@ -25,14 +25,15 @@ from distributed_pose.errors import SetupError
 from distributed_pose.files import read_head
 from distributed_pose.lacks import Lack
 from distributed_pose.model.formats import HEAD_BYTES, format_of
+from distributed_pose.packages import install_hint
 from distributed_pose.records import DevicePlan
 
 # What is used beside backends, by its name for users.
 _FEATURES: Mapping[str, Module] = {
-    "checkpoints (.pth)": Module("torch", "pip install 'distributed-pose[torch]'"),
-    "precision int8": Module("nncf", "pip install 'distributed-pose[int8]'"),
-    "fetch": Module("requests", "pip install requests"),
-    "plots of scale": Module("matplotlib.figure", "pip install matplotlib", "Figure"),
+    "checkpoints (.pth)": Module("torch", install_hint("torch")),
+    "precision int8": Module("nncf", install_hint("int8")),
+    "clusters": Module("grpc", install_hint("cluster")),
+    "plots of scale": Module("matplotlib.figure", install_hint("plots"), "Figure"),
 }
 
 

@@ -18,7 +18,7 @@ from distributed_pose.model.artifacts import cache_folder
 # One line of a terminal.
 NOTE = "Demo: rendered people. For COCO set data.images, data.annotations, model.path."
 
-WEIGHTS = Path(__file__).with_name("lightweight_openpose_demo.pth")
+WEIGHTS = Path(__file__).with_name("lightweight_openpose_demo.onnx")
 
 
 @dataclass(frozen=True)

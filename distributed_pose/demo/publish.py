@@ -3,14 +3,14 @@
     python -m distributed_pose.demo.publish --run DIR --date YYYY-MM-DD
 
 The averaged weights are rounded to half precision, scored on the demo dataset as they then are, and
-written under the tensor names of the published checkpoint.
+written as an ONNX file that any runtime runs, under the tensor names of the published checkpoint.
 """
 
 import argparse
 import datetime as dt
-import io
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,35 +24,36 @@ from distributed_pose.demo.dataset import (
     RENDERER_VERSION,
     write_dataset,
 )
+from distributed_pose.demo.default import WEIGHTS
 from distributed_pose.demo.train import CHECKPOINT, command
 from distributed_pose.files import sha256_hex, write_atomically
 from distributed_pose.metrics.coco_ap import PERSON_CATEGORY, coco_ap
-from distributed_pose.model.network import LightweightOpenPose
+from distributed_pose.model.architecture import Weights
+from distributed_pose.model.checkpoint import load_checkpoint
+from distributed_pose.model.export import write_checkpoint
+from distributed_pose.model.network import LightweightOpenPose, network_of
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.vision.decode import decode_image
 from distributed_pose.vision.preprocess import preprocess
 from distributed_pose.vision.profiles import PROFILES
 
-WEIGHTS = Path(__file__).with_name("lightweight_openpose_demo.pth")
 PROFILE = "modelzoo"
 
-State = dict[str, torch.Tensor]
 
-
-def half_precision(state: State) -> State:
-    """Returns the tensors with floats as float16; counters keep their type."""
-    return {
-        name: (tensor.half() if tensor.is_floating_point() else tensor).detach().contiguous()
-        for name, tensor in state.items()
-    }
+def weights_of(state: Mapping[str, torch.Tensor]) -> Weights:
+    """Returns the tensors of a state dict that are weights, as arrays."""
+    floats = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+    return {name: tensor.detach().float().numpy() for name, tensor in floats.items()}
 
 
 def demo_figures(
-    state: State, num_images: int = DEFAULT_NUM_IMAGES, seed: int = DEFAULT_SEED
+    content: bytes, num_images: int = DEFAULT_NUM_IMAGES, seed: int = DEFAULT_SEED
 ) -> dict[str, float]:
-    """Returns the COCO keypoint figures of weights on a demo dataset, profile `modelzoo`, f32."""
-    network = LightweightOpenPose().eval()
-    network.load_state_dict({name: _full(tensor) for name, tensor in state.items()})
+    """Returns the COCO keypoint figures of a checkpoint's weights on a demo dataset.
+
+    They are those of profile `modelzoo`, computed by PyTorch in f32.
+    """
+    network = network_of(load_checkpoint(content, "the demo's weights").weights, 1)
     with tempfile.TemporaryDirectory() as folder:
         dataset = write_dataset(Path(folder), num_images, seed)
         truth = json.loads(dataset.annotations.read_text())
@@ -73,21 +74,15 @@ def publish(
         num_images: size of the demo dataset that the weights are scored on.
     """
     checkpoint = torch.load(run / CHECKPOINT, weights_only=True)
-    state = half_precision(checkpoint["averaged"])
-    stream = io.BytesIO()
-    torch.save(state, stream)
+    content = write_checkpoint(weights_of(checkpoint["averaged"]))
     held_out: dict[str, Any] = {"data": f"demo-data, seed {DEFAULT_SEED}, {num_images} images"}
     held_out |= {"profile": PROFILE, "precision": "f32"}
-    figures = demo_figures(state, num_images).items()
+    figures = demo_figures(content, num_images).items()
     held_out |= {name: round(value, 4) for name, value in figures}
-    card = _card(checkpoint, date, held_out, stream.getvalue())
-    write_atomically(weights, stream.getvalue())
+    card = _card(checkpoint, date, held_out, content)
+    write_atomically(weights, content)
     write_atomically(weights.with_suffix(".json"), json.dumps(card, indent=2) + "\n")
     return card
-
-
-def _full(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _detect(

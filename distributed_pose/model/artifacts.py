@@ -23,7 +23,7 @@ from distributed_pose.model.external_data import self_contained
 from distributed_pose.model.formats import HEAD_BYTES, format_of
 
 # Part of every key of the cache: raised when the same order is carried out otherwise.
-_CACHE_VERSION = 4
+_CACHE_VERSION = 5
 
 # A snapshot of three stages with its optimizer has 84 MiB.
 _MAX_CHECKPOINT_BYTES = 256 * 2**20
@@ -38,8 +38,8 @@ class Source:
 
     Attributes:
         content: of the file; of ONNX with the weights that lie beside it.
-        format: `onnx`, `pth` (a checkpoint), `om` (compiled for Ascend), `recording` for a list of
-            recorded maps, or `truth` for the annotations that fakes answer from.
+        format: `onnx`, `pth` (a checkpoint in any format), `om` (compiled for Ascend), `recording`
+            for a list of recorded maps, or `truth` for the annotations that fakes answer from.
         sha256: of the file, and of the weights beside it if there are any (see `external_data`); of
             a recording, of names, sizes and times of its files.
         path: of the file.
@@ -131,7 +131,7 @@ def _described(source: Source, refinement_stages: int) -> Source:
     key = cache_key({**parts, "by": version("distributed-pose")})
     facts = _described_before(key)
     if facts is None:
-        # torch takes seconds to import, and most runs do without.
+        # Reading files of torch.save takes torch, and seconds to import it; most runs do without.
         from distributed_pose.model.checkpoint import load_checkpoint
 
         found = load_checkpoint(source.content, source.path, refinement_stages)

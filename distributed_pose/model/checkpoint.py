@@ -7,11 +7,11 @@ is refused.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
 from distributed_pose.errors import SetupError, shown
+from distributed_pose.model.architecture import Weights, tensor_shapes
 from distributed_pose.model.checkpoint_file import read_file
-from distributed_pose.model.network import LightweightOpenPose
 from distributed_pose.model.state_dict import (
     COUNTER,
     STATE_DICT,
@@ -28,64 +28,59 @@ _HINT = (
 
 _MAX_UNUSED = 20
 
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The network of a checkpoint, and what to tell about the file.
+    """The weights in a checkpoint, and what to tell about the file.
 
     Attributes:
-        network: with float32 weights, in evaluation mode.
+        weights: of the network, by their published names.
+        refinement_stages: of the network.
         unused: names of what else the file holds.
         notes: sentences for the user.
     """
 
-    network: LightweightOpenPose
+    weights: Weights
+    refinement_stages: int
     unused: tuple[str, ...]
     notes: tuple[str, ...]
 
 
 def load_checkpoint(content: bytes, path: str, refinement_stages: int = 1) -> Checkpoint:
-    """Returns the network in a checkpoint.
+    """Returns the network's weights in a checkpoint.
 
     Args:
-        content: a file of `torch.save`, in the zip or the legacy format, or a safetensors file.
+        content: a file of `torch.save`, in the zip or the legacy format, a safetensors file, or an
+            ONNX checkpoint (`export.write_checkpoint`).
         path: of the file, for messages.
         refinement_stages: how many of the file's refinement stages the network gets.
 
     Raises:
         SetupError: if the file cannot be read, is not this network, has fewer stages, or has
-            weights that are no finite floating-point numbers; names the tensors.
+            weights that are no finite floating-point numbers; names the tensors. If PyTorch, which
+            reads its own files, is not installed.
     """
-    # Without memory, until the weights are there.
-    with torch.device("meta"):
-        network = LightweightOpenPose(refinement_stages)
-    expected = _weights_of(network)
+    expected = tensor_shapes(refinement_stages)
     of_one_stage = {name for name in expected if (stage_of(name) or 0) < 1}
     found = find_state_dict(read_file(content, path), of_one_stage, path)
     stages = found.num_stages
     least = max(1, min(stages, refinement_stages))
-    _check_same({n: t for n, t in expected.items() if (stage_of(n) or 0) < least}, found, path)
+    _check_same(
+        {n: shape for n, shape in expected.items() if (stage_of(n) or 0) < least}, found, path
+    )
     if stages < refinement_stages:
         raise SetupError(
             f"{path} has {stages} refinement stage{'s' * (stages > 1)}, and "
             f"model.refinement_stages asks for {refinement_stages}",
             f"set model.refinement_stages={stages}",
         )
-    weights = {name: _float32(found.tensors[name]) for name in expected}
+    weights = {name: found.tensors[name].float32() for name in expected}
     _check_values(weights, path)
-    counters = {name: torch.tensor(0) for name in network.state_dict() if name not in expected}
-    network.load_state_dict({**weights, **counters}, assign=True)
     unused, notes = _unused(found, refinement_stages), _notes(found, refinement_stages)
-    return Checkpoint(network.eval(), unused, notes)
+    return Checkpoint(weights, refinement_stages, unused, notes)
 
 
-def _weights_of(network: LightweightOpenPose) -> Mapping[str, torch.Tensor]:
-    return {name: t for name, t in network.state_dict().items() if not name.endswith(COUNTER)}
-
-
-def _check_same(expected: Mapping[str, torch.Tensor], found: StateDict, path: str) -> None:
+def _check_same(expected: Mapping[str, tuple[int, ...]], found: StateDict, path: str) -> None:
     """Checks names, shapes and types of all tensors."""
     tensors = found.tensors
     used = {stage_of(name) for name in expected}
@@ -95,17 +90,17 @@ def _check_same(expected: Mapping[str, torch.Tensor], found: StateDict, path: st
         if name not in expected and not name.endswith(COUNTER) and stage_of(name) in used
     ]
     present = [name for name in expected if name in tensors]
-    plain = [name for name in present if _is_plain(tensors[name])]
+    plain = [name for name in present if tensors[name].holds_weights]
     problems = {
         "missing": [name for name in expected if name not in tensors],
         "surplus": [*surplus, *found.stray],
         "of another shape": [
-            f"{name} {list(tensors[name].shape)} instead of {list(expected[name].shape)}"
+            f"{name} {list(tensors[name].shape)} instead of {list(expected[name])}"
             for name in plain
-            if tensors[name].shape != expected[name].shape
+            if tensors[name].shape != expected[name]
         ],
         "of a type that holds no weights": [
-            f"{name} is {_kind(tensors[name])}" for name in present if name not in plain
+            f"{name} is {tensors[name].kind}" for name in present if name not in plain
         ],
     }
     told = [f"{len(names)} {what}: {listed(names)}" for what, names in problems.items() if names]
@@ -113,32 +108,15 @@ def _check_same(expected: Mapping[str, torch.Tensor], found: StateDict, path: st
         raise SetupError(f"{path} is not Lightweight OpenPose: {'; '.join(told)}", _HINT)
 
 
-def _is_plain(tensor: torch.Tensor) -> bool:
-    """Returns whether a tensor is a dense array of floating-point numbers."""
-    if type(tensor) not in {torch.Tensor, torch.nn.Parameter} or tensor.is_nested:
-        return False
-    is_dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
-    return is_dense and tensor.dtype in _FLOATS
-
-
-def _kind(tensor: torch.Tensor) -> str:
-    return f"{tensor.dtype}, {tensor.layout}, {tensor.device}".replace("torch.", "")
-
-
-def _float32(tensor: torch.Tensor) -> torch.Tensor:
-    # Unbound, since a pickle can give a tensor attributes that hide its methods.
-    return torch.Tensor.detach(tensor).to(torch.float32).contiguous()
-
-
-def _check_values(weights: Mapping[str, torch.Tensor], path: str) -> None:
-    wrong = [name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
+def _check_values(weights: Weights, path: str) -> None:
+    wrong = [name for name, array in weights.items() if not np.isfinite(array).all()]
     if wrong:
         raise SetupError(
             f"{path} has values that are not finite in {len(wrong)} tensors: {listed(wrong)}",
             "the training diverged, or the file is damaged: give an earlier snapshot",
         )
     variances = (name for name in weights if name.endswith("running_var"))
-    if negative := [name for name in variances if bool((weights[name] < 0).any())]:
+    if negative := [name for name in variances if (weights[name] < 0).any()]:
         raise SetupError(
             f"{path} has variances below zero: {listed(negative)}", "the file is damaged"
         )

@@ -1,58 +1,29 @@
-"""What a checkpoint file holds: zip and legacy files of `torch.save`, and safetensors.
+"""What a checkpoint file holds, in any of the formats: `torch.save`, safetensors and ONNX."""
 
-Only tensors and plain containers are read, so that a file cannot run code, and what is read is
-bounded, so that a small file cannot take much memory or time.
-"""
-
-import io
-import re
-import warnings
-import zipfile
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-import safetensors.torch
-import torch
+import numpy as np
+import numpy.typing as npt
+import safetensors
+from onnx import TensorProto, numpy_helper
 
 from distributed_pose.errors import SetupError, shown
-from distributed_pose.model.formats import is_safetensors
-
-# A snapshot of three stages with Adam's moments has 84 MiB.
-_MAX_UNPACKED_BYTES = 256 * 2**20
-
-# Instructions of a pickle take up to 200 times their size in memory, and a microsecond each. The
-# pickle of such a snapshot has 131 KiB and takes 76,500 reads.
-_MAX_PICKLE_BYTES = 2 * 2**20
-_MAX_READS = 2_000_000
-
-# A file of `torch.save` has one member for each tensor, such a snapshot 1,233.
-_MAX_MEMBERS = 20_000
-_MEMBER = b"PK\x01\x02"
-_PICKLE = "data.pkl"
-
-# A function that PyTorch allows a pickle to call, which makes as many bytes as a number says.
-_GROWING = b"\nbytearray\n"
-
-_SAVE = "torch.save(network.state_dict(), 'weights.pth')"
-_HINT = f"save the weights alone where the file was made: {_SAVE}"
+from distributed_pose.model.formats import is_onnx_checkpoint, is_safetensors
+from distributed_pose.model.onnx_graph import parse
+from distributed_pose.model.state_dict import StoredTensor
+from distributed_pose.packages import require
 
 _COPY_AGAIN = "download or copy it again"
 
-# How PyTorch's reader names a type that it does not allow.
-_MET = re.compile(r"(?:Unsupported global:|unsupported) GLOBAL (\S+)|but got <class '([^']+)'>")
-
-# What else it says, and what that means to a user; the rest comes from damage.
-_MEANINGS = (
-    ("Invalid magic number", "is a pickle, and not a file of torch.save"),
-    ("Unsupported operand", "is damaged, or has a pickle protocol other than 2, torch.save's own"),
-    ("legacy .tar format", "is in the format of PyTorch before 0.1.10"),
-    ("allocate memory", "claims more memory than there is"),
-    ("too many reads", "has a pickle of millions of instructions, which no checkpoint needs"),
-)
+# Types of weights by the names of the safetensors format; NumPy has no bfloat16.
+_FLOATS = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
+_BFLOAT16 = "BF16"
 
 
 def read_file(content: bytes, path: str) -> Any:
-    """Returns what is in a checkpoint: tensors and plain containers, on the processor.
+    """Returns what is in a checkpoint: stored tensors and plain containers.
 
     Args:
         content: of the file.
@@ -60,92 +31,59 @@ def read_file(content: bytes, path: str) -> Any:
 
     Raises:
         SetupError: if it is no checkpoint, is damaged, or holds anything else; names what it met.
+            If the file is PyTorch's, and PyTorch is not installed.
     """
     if is_safetensors(content):
         return _read_safetensors(content, path)
-    pickled = _archived_pickle(content, path) if content.startswith(b"PK") else content
-    if _GROWING in pickled:
-        raise _of_type("bytearray", path)
+    if is_onnx_checkpoint(content):
+        return _read_onnx(content, path)
+    require("torch", extra="torch", purpose=f"reading the PyTorch file {path}")
+    from distributed_pose.model.torch_file import read_torch_file
+
+    return read_torch_file(content, path)
+
+
+def _read_safetensors(content: bytes, path: str) -> dict[str, StoredTensor]:
     try:
-        # PyTorch warns of what is refused or read here all the same.
-        with warnings.catch_warnings(action="ignore"):
-            return torch.load(_Limited(content), map_location="cpu", weights_only=True)
-    # torch.load documents no exceptions: a damaged file raises whatever its parser meets first.
-    except Exception as error:  # noqa: BLE001
-        raise _refused(error, content, path) from None
-
-
-class _Limited(io.BytesIO):
-    """A file that can be read so many times: a pickle takes one or two for each instruction."""
-
-    def __init__(self, content: bytes) -> None:
-        super().__init__(content)
-        self._left = _MAX_READS
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        self._left -= 1
-        if self._left < 0:
-            raise ValueError("too many reads")
-        return super().read(size)
-
-
-def _read_safetensors(content: bytes, path: str) -> dict[str, torch.Tensor]:
-    try:
-        return safetensors.torch.load(content)
-    # Its errors share no public class with those of a type that PyTorch lacks.
-    except Exception as error:  # noqa: BLE001
+        entries = safetensors.deserialize(content)  # type: ignore[no-untyped-call]
+    except safetensors.SafetensorError as error:
         reason = shown(str(error))
         raise SetupError(f"{path} is a damaged safetensors file: {reason}", _COPY_AGAIN) from None
+    return {name: _of_safetensors(entry) for name, entry in entries}
 
 
-def _archived_pickle(content: bytes, path: str) -> bytes:
-    """Returns the pickle in a zip archive of `torch.save` that is no larger than it looks."""
-    if content.count(_MEMBER) > _MAX_MEMBERS:
-        raise SetupError(f"{path} has over {_MAX_MEMBERS} members, which no checkpoint needs")
+def _of_safetensors(entry: Mapping[str, Any]) -> StoredTensor:
+    shape, kind = tuple(entry["shape"]), str(entry["dtype"])
+    read = partial(_float32, entry["data"], kind, shape)
+    return StoredTensor(shape, kind, kind in {*_FLOATS, _BFLOAT16}, read)
+
+
+def _float32(data: bytes, kind: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    if kind == _BFLOAT16:
+        # The upper half of a float32.
+        upper = np.frombuffer(data, "<u2").astype(np.uint32)
+        return (upper << 16).view(np.float32).reshape(shape)
+    return _rounded(np.frombuffer(data, _FLOATS[kind]).reshape(shape))
+
+
+def _read_onnx(content: bytes, path: str) -> dict[str, StoredTensor]:
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-            total = sum(info.file_size for info in archive.infolist())
-            _check_members({name: m.file_size for name, m in members.items()}, total, path)
-            return archive.read(members[_PICKLE])
-    except SetupError:
-        raise
-    # Of a damaged archive, zipfile raises more than it documents.
-    except Exception as error:  # noqa: BLE001
+        return {tensor.name: _of_onnx(tensor) for tensor in parse(content, path).graph.initializer}
+    # Of a damaged tensor, the reader raises more than it documents.
+    except (ValueError, TypeError, KeyError) as error:
         reason = shown(str(error))
-        raise SetupError(
-            f"{path} is a zip archive that is damaged or cut off: {reason}", _COPY_AGAIN
-        ) from None
+        raise SetupError(f"{path} is a damaged checkpoint: {reason}", _COPY_AGAIN) from None
 
 
-def _check_members(sizes: Mapping[str, int], total: int, path: str) -> None:
-    if "constants.pkl" in sizes:
-        hint = f"load it with torch.jit.load and save its weights: {_SAVE}"
-        raise SetupError(f"{path} is a TorchScript program, and no checkpoint", hint)
-    if "archive_format" in sizes or "serialized_exported_program.json" in sizes:
-        raise SetupError(f"{path} is a program of torch.export, and no checkpoint", _HINT)
-    if _PICKLE not in sizes:
-        hint = "if a checkpoint is in it, unpack that"
-        raise SetupError(f"{path} is a zip archive that torch.save did not write", hint)
-    if total > _MAX_UNPACKED_BYTES or sizes[_PICKLE] > _MAX_PICKLE_BYTES:
-        raise SetupError(f"{path} unpacks to {total} bytes, which no checkpoint needs", _HINT)
+def _of_onnx(tensor: TensorProto) -> StoredTensor:
+    if tensor.data_location == TensorProto.EXTERNAL:
+        raise ValueError(f"{tensor.name} is in another file")
+    array = numpy_helper.to_array(tensor)
+    holds_weights = np.issubdtype(array.dtype, np.floating)
+    return StoredTensor(array.shape, str(array.dtype), holds_weights, partial(_rounded, array))
 
 
-def _refused(error: Exception, content: bytes, path: str) -> SetupError:
-    """Returns PyTorch's refusal in one sentence, without its advice to trust the file."""
-    text = str(error)
-    met = _MET.search(text)
-    name = (met[1] or met[2]) if met else ""
-    # The reader takes the last character of a cut file for the end of a name's line.
-    end = name.rpartition(".")[2].encode()
-    if name and not content.endswith(end, 0, len(content) - 1):
-        return _of_type(name, path)
-    for said, meaning in _MEANINGS:
-        if said in text:
-            return SetupError(f"{path} {meaning}", _HINT)
-    return SetupError(f"{path} is damaged or cut off: PyTorch cannot read it", _COPY_AGAIN)
-
-
-def _of_type(name: str, path: str) -> SetupError:
-    problem = f"holds a value of type {shown(name)}"
-    return SetupError(f"{path} {problem}, and only tensors and plain values are read", _HINT)
+def _rounded(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    # Out of the range of float32, infinity is the answer.
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)

@@ -157,12 +157,12 @@ def _exported(source: Source) -> bytes:
     key = cache_key({"source": source.sha256, "form": "onnx", "stages": stages})
     if cached := load_cached(key):
         return cached.content
-    # torch takes seconds to import, and most runs have an ONNX file or a cached one.
+    # Reading files of torch.save takes torch, and seconds to import it; most runs do without.
     from distributed_pose.model.checkpoint import load_checkpoint
     from distributed_pose.model.export import export_onnx
 
-    network = load_checkpoint(source.content, source.path, stages).network
-    content = export_onnx(network, last_stage=True)
+    weights = load_checkpoint(source.content, source.path, stages).weights
+    content = export_onnx(weights, refinement_stages=stages, last_stage=True)
     card = {"sha256": sha256_hex(content), "made_from": source.sha256, "stages": stages}
     _keep_if_possible(key, Artifact(content, card))
     return content

@@ -1,110 +1,192 @@
-"""Checkpoint to ONNX, checked against PyTorch before it is called done.
+"""A checkpoint's weights as ONNX: what compilers take, or the checkpoint itself."""
 
-Array legend: N images, H and W network input size in pixels.
-"""
-
-import tempfile
-import warnings
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
-import onnxruntime
-import torch
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from distributed_pose.errors import ConfigError, SetupError
-from distributed_pose.model.network import LightweightOpenPose
+from distributed_pose.errors import ConfigError
+from distributed_pose.model.architecture import (
+    INPUT_NAME,
+    NORM_EPSILON,
+    NORM_TENSORS,
+    Convolution,
+    Join,
+    Weights,
+    network_steps,
+    output_names,
+)
+from distributed_pose.model.formats import ONNX_CHECKPOINT
+from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 
 # What the oldest supported Ascend compiler (ATC 5.1) takes.
 DEFAULT_OPSET = 11
 
-# What PyTorch's TorchScript exporter writes.
+# In these, the operators used here have the same attributes and types.
 OPSETS = range(9, 21)
 
-INPUT_NAME = "data"
-
-# Largest difference to PyTorch: float32 rounding of about 60 layers, for maps of order one.
-_TOLERANCE = 1e-4
-
-# Another batch and size than the traced one, so that a shape frozen by the tracer is found.
-_TRACED_N3HW = (1, 3, 64, 96)
-_CHECKED_N3HW = (2, 3, 96, 64)
-
-
-def output_names(refinement_stages: int = 1) -> tuple[str, ...]:
-    """Returns the vendor guide's names of the outputs, in the network's order.
-
-    The last two are heatmaps and PAFs of the last stage.
-    """
-    maps = ("output_1_heatmaps", "output_0_pafs")
-    return tuple(f"stage_{stage}_{name}" for stage in range(refinement_stages + 1) for name in maps)
-
-
-class _LastStage(torch.nn.Module):
-    def __init__(self, network: LightweightOpenPose) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images_N3HW: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        outputs: tuple[torch.Tensor, ...] = self.network(images_N3HW)
-        return outputs[-2:]
+_PRODUCER = "distributed_pose"
 
 
 def export_onnx(
-    network: LightweightOpenPose, *, opset: int = DEFAULT_OPSET, last_stage: bool = False
+    weights: Weights,
+    *,
+    refinement_stages: int = 1,
+    opset: int = DEFAULT_OPSET,
+    last_stage: bool = False,
 ) -> bytes:
     """Returns the network as serialised ONNX with dynamic batch, height and width.
 
+    Batch normalisations are part of the convolutions before them, so that the graph has the
+    operators Conv, Relu, Elu, Add and Concat alone.
+
     Args:
-        network: in evaluation mode.
+        weights: finite.
+        refinement_stages: of the network.
         opset: ONNX operator set.
         last_stage: leave out the outputs of the stages before the last one.
 
     Raises:
-        ConfigError: if the opset cannot be had.
-        SetupError: if ONNX Runtime's outputs differ from PyTorch's.
+        ConfigError: if the opset cannot be written.
     """
     if opset not in OPSETS:
         raise ConfigError(f"opset {opset} is not in {OPSETS[0]} to {OPSETS[-1]}", "see --opset")
-    # In evaluation mode as a whole: the exporter puts every module back into its root's mode.
-    model = _LastStage(network).eval() if last_stage else network
-    names = output_names(len(network.refinement_stages))
-    names = names[-2:] if last_stage else names
-    content = _export(model, names, opset)
-    _check(model, content, names)
-    return content
+    names = output_names(refinement_stages)
+    graph = _Graph([], [])
+    for step in network_steps(refinement_stages):
+        if isinstance(step, Join):
+            graph.add_joined(step)
+        else:
+            graph.add_folded(step, weights)
+    return _serialised(graph, names[-2:] if last_stage else names, opset, _PRODUCER)
 
 
-def _export(model: torch.nn.Module, names: tuple[str, ...], opset: int) -> bytes:
-    axes = {0: "batch", 2: "height", 3: "width"}
-    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.onnx"
-        # Only the TorchScript exporter writes operator sets below 18.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.onnx.export(
-            model,
-            (torch.zeros(_TRACED_N3HW),),
-            file,
-            dynamo=False,
-            opset_version=opset,
-            input_names=[INPUT_NAME],
-            output_names=list(names),
-            dynamic_axes=dict.fromkeys((INPUT_NAME, *names), axes),
+def write_checkpoint(weights: Weights, *, refinement_stages: int = 1) -> bytes:
+    """Returns the network as ONNX that is a checkpoint, too: half as large as in float32.
+
+    Any ONNX runtime runs it in float32. Its weights have half precision and their published names,
+    and batch normalisations are steps of their own, so that `load_checkpoint` reads what was
+    written.
+
+    Args:
+        weights: finite in half precision, to which they are rounded.
+        refinement_stages: of the network.
+    """
+    graph = _Graph([], [])
+    for step in network_steps(refinement_stages):
+        if isinstance(step, Join):
+            graph.add_joined(step)
+        else:
+            graph.add_stored(step, weights)
+    return _serialised(graph, output_names(refinement_stages), DEFAULT_OPSET, ONNX_CHECKPOINT)
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """Nodes and initialisers of a graph that is being written."""
+
+    nodes: list[NodeProto]
+    initializers: list[TensorProto]
+
+    def add_joined(self, step: Join) -> None:
+        axis = {"axis": 1} if step.operator == "Concat" else {}
+        self._add(step.operator, step.sources, step.result, **axis)
+
+    def add_folded(self, layer: Convolution, weights: Weights) -> None:
+        weight, bias = folded(layer, weights)
+        self._initialise(f"{layer.name}.weight", weight)
+        names = [f"{layer.name}.weight"]
+        if bias is not None:
+            self._initialise(f"{layer.name}.bias", bias)
+            names.append(f"{layer.name}.bias")
+        self._convolve(layer, names, f"{layer.name}.sum" if layer.activation else layer.result)
+        self._activate(layer, f"{layer.name}.sum")
+
+    def add_stored(self, layer: Convolution, weights: Weights) -> None:
+        names = [f"{layer.name}.{kind}" for kind in ("weight", "bias")[: 1 + layer.bias]]
+        value = f"{layer.name}.sum" if layer.norm or layer.activation else layer.result
+        self._convolve(layer, [self._store(name, weights) for name in names], value)
+        if layer.norm:
+            tensors = [self._store(f"{layer.norm}.{kind}", weights) for kind in NORM_TENSORS]
+            normalised = f"{layer.norm}.normalised"
+            self._add("BatchNormalization", (value, *tensors), normalised, epsilon=NORM_EPSILON)
+            value = normalised
+        self._activate(layer, value)
+
+    def _convolve(self, layer: Convolution, tensors: list[str], result: str) -> None:
+        kernel = layer.shape[2:]
+        padding = [layer.dilation * (size // 2) for size in kernel]
+        self._add(
+            "Conv",
+            (layer.source, *tensors),
+            result,
+            dilations=[layer.dilation] * 2,
+            group=layer.groups,
+            kernel_shape=kernel,
+            pads=padding * 2,
+            strides=[layer.stride] * 2,
         )
-        content = file.read_bytes()
-    onnx.checker.check_model(onnx.load_model_from_string(content))
-    return content
+
+    def _activate(self, layer: Convolution, value: str) -> None:
+        if layer.activation:
+            self._add(layer.activation, (value,), layer.result)
+
+    def _store(self, name: str, weights: Weights) -> str:
+        """Returns the name of a tensor in float32 that is stored in half precision."""
+        self._initialise(name, weights[name].astype(np.float16))
+        self._add("Cast", (name,), f"{name}.float32", to=TensorProto.FLOAT)
+        return f"{name}.float32"
+
+    def _initialise(self, name: str, array: npt.NDArray[np.floating]) -> None:
+        self.initializers.append(numpy_helper.from_array(array, name))
+
+    def _add(self, operator: str, inputs: Sequence[str], result: str, **attributes: Any) -> None:
+        self.nodes.append(helper.make_node(operator, inputs, [result], result, **attributes))
 
 
-def _check(model: torch.nn.Module, content: bytes, names: tuple[str, ...]) -> None:
-    images_N3HW = np.random.default_rng(0).uniform(-0.5, 0.5, _CHECKED_N3HW).astype(np.float32)
-    with torch.inference_mode():
-        expected = [output.numpy() for output in model(torch.from_numpy(images_N3HW))]
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    for name, wanted, found in zip(
-        names, expected, session.run(list(names), {INPUT_NAME: images_N3HW}), strict=True
-    ):
-        difference = float(np.abs(wanted - found).max()) if wanted.shape == found.shape else np.inf
-        # Weights of any scale are allowed, so the tolerance grows with the output.
-        if not difference <= _TOLERANCE * max(1.0, float(np.abs(wanted).max())):
-            raise SetupError(f"exported output {name} differs from PyTorch by {difference:.2g}")
+def folded(
+    layer: Convolution, weights: Weights
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+    """Returns weight and bias of a convolution with its batch normalisation in them.
+
+    The arithmetic is float32, in the order of PyTorch's own fusion.
+
+    Args:
+        layer: whose tensors they are.
+        weights: of the network.
+    """
+    weight = weights[f"{layer.name}.weight"]
+    bias = weights[f"{layer.name}.bias"] if layer.bias else None
+    if not layer.norm:
+        return weight, bias
+    gamma, beta, mean, variance = (weights[f"{layer.norm}.{kind}"] for kind in NORM_TENSORS)
+    scale = gamma / np.sqrt(variance + np.float32(NORM_EPSILON))
+    centred = -mean if bias is None else bias - mean
+    return weight * scale[:, None, None, None], beta + centred * scale
+
+
+def _serialised(graph: _Graph, outputs: Sequence[str], opset: int, producer: str) -> bytes:
+    image = helper.make_tensor_value_info(
+        INPUT_NAME, TensorProto.FLOAT, ["batch", 3, "height", "width"]
+    )
+    maps = [
+        helper.make_tensor_value_info(
+            name,
+            TensorProto.FLOAT,
+            ["batch", NUM_HEATMAPS if "heatmaps" in name else NUM_PAFS, "map_height", "map_width"],
+        )
+        for name in outputs
+    ]
+    made = helper.make_graph(graph.nodes, "lightweight_openpose", [image], maps, graph.initializers)
+    opsets = [helper.make_opsetid("", opset)]
+    # The oldest that has the operator set, since old compilers refuse newer ones.
+    ir_version = helper.find_min_ir_version_for(opsets)
+    model = helper.make_model(
+        made, opset_imports=opsets, ir_version=ir_version, producer_name=producer
+    )
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))

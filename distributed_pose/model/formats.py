@@ -18,6 +18,11 @@ _OM = b"IMOD"
 _ONNX_IR_VERSION = 0x08
 _ONNX_TAGS = frozenset(b"\x12\x1a\x22\x28\x32\x3a\x42\x72\xa2\xca")
 
+# Names the producer of ONNX files that hold a checkpoint's tensors by their published names. It
+# follows the IR version.
+ONNX_CHECKPOINT = "Lightweight OpenPose checkpoint"
+_PRODUCER = b"\x12" + bytes([len(ONNX_CHECKPOINT)]) + ONNX_CHECKPOINT.encode()
+
 # Longest header that the safetensors format allows.
 _MAX_SAFETENSORS_HEADER = 100_000_000
 
@@ -44,7 +49,8 @@ def format_of(head: bytes, name: str) -> str:
     Raises:
         SetupError: if it is none of them; says what it is where that is known.
     """
-    if is_safetensors(head) or head.startswith((_ZIP, *_PICKLES)):
+    is_torch = head.startswith((_ZIP, *_PICKLES))
+    if is_torch or is_safetensors(head) or is_onnx_checkpoint(head):
         return "pth"
     if head.startswith(_OM):
         return "om"
@@ -59,6 +65,11 @@ def is_safetensors(head: bytes) -> bool:
     """Returns whether a file is in the safetensors format: a length, and a header in JSON."""
     length = int.from_bytes(head[:8], "little")
     return head[8:9] == b"{" and length <= _MAX_SAFETENSORS_HEADER
+
+
+def is_onnx_checkpoint(head: bytes) -> bool:
+    """Returns whether a file is ONNX that holds a checkpoint's tensors by their names."""
+    return head[:1] == bytes([_ONNX_IR_VERSION]) and head[2:].startswith(_PRODUCER)
 
 
 def _unknown(head: bytes, name: str) -> SetupError:

@@ -15,6 +15,7 @@ from distributed_pose.model.artifacts import Source
 from distributed_pose.model.folding import fold_normalisation
 from distributed_pose.model.onnx_graph import image_input, parse
 from distributed_pose.model.onnx_precision import is_quantised, precision_of
+from distributed_pose.packages import require
 from distributed_pose.records import Order
 from distributed_pose.vision.profiles import PROFILES
 
@@ -148,12 +149,14 @@ def _halved(content: bytes, order: Order) -> bytes:
     model = parse(content)
     if is_quantised(model) or precision_of(model, fuses=True) == "f16":
         return content
+    require("onnxruntime", extra="gpu", purpose="converting models to half precision")
     from distributed_pose.model.half import to_half
 
     return to_half(content)
 
 
 def _make_tensorrt(source: Source, order: Order, _calibration: Calibration | None) -> Made:
+    require("onnxruntime", extra="tensorrt", purpose=f"backend {order.backend}")
     from distributed_pose.model import tensorrt
 
     height, width = fixed_input(order.profile)
@@ -183,11 +186,14 @@ def _make_torch(source: Source, order: Order, _calibration: Calibration | None) 
             f"{source.path} is {source.format.upper()}",
             "give its checkpoint, or choose another backend such as onnxruntime",
         )
+    require("torch", extra="torch", purpose=f"backend {order.backend}")
     from distributed_pose.model.checkpoint import load_checkpoint
+    from distributed_pose.model.network import network_of
     from distributed_pose.model.torch_program import export_program
 
     stages = source.refinement_stages or 1
-    network = load_checkpoint(source.content, source.path, stages).network
+    weights = load_checkpoint(source.content, source.path, stages).weights
+    network = network_of(weights, stages)
     on_bytes = PROFILES[order.profile].on_bytes
     return Made(export_program(network, on_bytes=on_bytes), _torch_version())
 
@@ -198,6 +204,7 @@ def _onnx_version() -> str:
 
 def _half_version() -> str:
     # The converter comes with ONNX Runtime, whose distribution has another name for each device.
+    require("onnxruntime", extra="gpu", purpose="converting models to half precision")
     import onnxruntime
 
     return f"onnxruntime {onnxruntime.__version__}, onnx {version('onnx')}"
@@ -210,6 +217,7 @@ def _int8_version() -> str:
 
 
 def _torch_version() -> str:
+    require("torch", extra="torch", purpose="backends of PyTorch")
     return f"torch {version('torch')}"
 
 
@@ -220,6 +228,7 @@ def _ascend_version() -> str:
 
 
 def _tensorrt_version() -> str:
+    require("onnxruntime", extra="tensorrt", purpose="backend onnxruntime:tensorrt")
     from distributed_pose.model.tensorrt import toolkit_version
 
     return toolkit_version()

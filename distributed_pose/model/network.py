@@ -12,25 +12,17 @@ background), P PAF channels (two for each of the 19 limbs).
 import torch
 from torch import nn
 
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
-
-_FEATURES = 128
-
-# (output channels, stride, dilation) of the depthwise-separable blocks: conv2_1 to conv5_5. The
-# last downsampling of MobileNet is replaced by a dilation, which keeps the stride at 8.
-_BACKBONE_BLOCKS = (
-    (64, 1, 1),
-    (128, 2, 1),
-    (128, 1, 1),
-    (256, 2, 1),
-    (256, 1, 1),
-    (512, 1, 1),
-    (512, 1, 2),
-    (512, 1, 1),
-    (512, 1, 1),
-    (512, 1, 1),
-    (512, 1, 1),
+from distributed_pose.model.architecture import (
+    BACKBONE_BLOCKS,
+    CPM_BLOCKS,
+    FEATURES,
+    INITIAL_BLOCKS,
+    INITIAL_HEAD_CHANNELS,
+    REFINEMENT_BLOCKS,
+    STEM_CHANNELS,
+    Weights,
 )
+from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 
 
 class LightweightOpenPose(nn.Module):
@@ -46,10 +38,10 @@ class LightweightOpenPose(nn.Module):
     def __init__(self, refinement_stages: int = 1) -> None:
         super().__init__()
         self.model = _backbone()
-        self.cpm = _Cpm(_BACKBONE_BLOCKS[-1][0], _FEATURES)
-        self.initial_stage = _InitialStage(_FEATURES)
+        self.cpm = _Cpm(BACKBONE_BLOCKS[-1][0], FEATURES)
+        self.initial_stage = _InitialStage(FEATURES)
         self.refinement_stages = nn.ModuleList(
-            _RefinementStage(_FEATURES + NUM_HEATMAPS + NUM_PAFS, _FEATURES)
+            _RefinementStage(FEATURES + NUM_HEATMAPS + NUM_PAFS, FEATURES)
             for _ in range(refinement_stages)
         )
 
@@ -59,6 +51,23 @@ class LightweightOpenPose(nn.Module):
         for stage in self.refinement_stages:
             outputs += stage(torch.cat((features, *outputs[-2:]), dim=1))
         return outputs
+
+
+def network_of(weights: Weights, refinement_stages: int) -> LightweightOpenPose:
+    """Returns the network with these weights, in evaluation mode.
+
+    Args:
+        weights: by their names in the published checkpoint; the network gets copies.
+        refinement_stages: of the network.
+    """
+    # Without memory, until the weights are there.
+    with torch.device("meta"):
+        network = LightweightOpenPose(refinement_stages)
+    # What the checkpoint leaves out are counters of training batches.
+    counters = {name: torch.tensor(0) for name in network.state_dict() if name not in weights}
+    tensors = {name: torch.tensor(weight) for name, weight in weights.items()}
+    network.load_state_dict({**tensors, **counters}, assign=True)
+    return network.eval()
 
 
 def _conv(
@@ -71,10 +80,10 @@ def _conv(
 
 
 def _backbone() -> nn.Sequential:
-    channels = 32
+    channels = STEM_CHANNELS
     stem = nn.Conv2d(3, channels, 3, stride=2, padding=1, bias=False)
     blocks = [nn.Sequential(stem, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))]
-    for outputs, stride, dilation in _BACKBONE_BLOCKS:
+    for outputs, stride, dilation in BACKBONE_BLOCKS:
         blocks.append(_separable(channels, outputs, stride, dilation))
         channels = outputs
     return nn.Sequential(*blocks)
@@ -108,7 +117,7 @@ class _Cpm(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.align = _conv(inputs, outputs, 1)
-        self.trunk = nn.Sequential(*(_separable_without_norm(outputs) for _ in range(3)))
+        self.trunk = nn.Sequential(*(_separable_without_norm(outputs) for _ in range(CPM_BLOCKS)))
         self.conv = _conv(outputs, outputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -120,9 +129,9 @@ class _Cpm(nn.Module):
 class _InitialStage(nn.Module):
     def __init__(self, features: int) -> None:
         super().__init__()
-        self.trunk = nn.Sequential(*(_conv(features, features) for _ in range(3)))
-        self.heatmaps = _head(features, 512, NUM_HEATMAPS)
-        self.pafs = _head(features, 512, NUM_PAFS)
+        self.trunk = nn.Sequential(*(_conv(features, features) for _ in range(INITIAL_BLOCKS)))
+        self.heatmaps = _head(features, INITIAL_HEAD_CHANNELS, NUM_HEATMAPS)
+        self.pafs = _head(features, INITIAL_HEAD_CHANNELS, NUM_PAFS)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         trunk = self.trunk(x)
@@ -148,7 +157,7 @@ class _RefinementStage(nn.Module):
         super().__init__()
         self.trunk = nn.Sequential(
             _RefinementBlock(inputs, features),
-            *(_RefinementBlock(features, features) for _ in range(4)),
+            *(_RefinementBlock(features, features) for _ in range(REFINEMENT_BLOCKS - 1)),
         )
         self.heatmaps = _head(features, features, NUM_HEATMAPS)
         self.pafs = _head(features, features, NUM_PAFS)

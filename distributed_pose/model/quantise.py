@@ -10,7 +10,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_pose.errors import SetupError
+from distributed_pose.packages import require
 
 if TYPE_CHECKING:
     import openvino
@@ -46,13 +47,16 @@ def quantise(content: bytes, calibration: Iterable[npt.NDArray[np.float32 | np.u
             used, one image at a time, and kept in memory together.
 
     Raises:
-        SetupError: if NNCF is not installed, there are no inputs, or the model is refused.
+        SetupError: if NNCF or OpenVINO is not installed, there are no inputs, or the model is
+            refused.
     """
+    _require_packages()
     images = [image_3HW[None] for batch_N3HW in calibration for image_3HW in batch_N3HW]
     if not images:
         raise SetupError("int8 needs images to calibrate with, and there are none", "see data")
     with _quietly():
-        nncf = _load_nncf()
+        # By its name, because it has no types and takes seconds to import.
+        nncf = importlib.import_module("nncf")
         try:
             model = _quantised(nncf, content, images)
         # NNCF's and OpenVINO's exceptions have no common base class.
@@ -71,12 +75,15 @@ def quantiser_version() -> str:
     """Returns what decides on an int8 model beside its source and its images, for cache keys.
 
     Raises:
-        SetupError: if NNCF is not installed.
+        SetupError: if NNCF or OpenVINO is not installed.
     """
-    try:
-        return f"nncf {version('nncf')} openvino {version('openvino')} recipe {_RECIPE}"
-    except PackageNotFoundError:
-        raise _not_installed() from None
+    _require_packages()
+    return f"nncf {version('nncf')} openvino {version('openvino')} recipe {_RECIPE}"
+
+
+def _require_packages() -> None:
+    for module in ("nncf", "openvino"):
+        require(module, extra="int8", purpose="precision int8")
 
 
 def _quantised(
@@ -130,20 +137,6 @@ def _pack(model: "openvino.Model") -> bytes:
             member = zipfile.ZipInfo(path.name)
             archive.writestr(member, path.read_bytes(), zipfile.ZIP_DEFLATED)
     return content.getvalue()
-
-
-def _load_nncf() -> ModuleType:
-    # By its name, because it takes seconds to import and is not always there.
-    try:
-        return importlib.import_module("nncf")
-    except ModuleNotFoundError:
-        raise _not_installed() from None
-
-
-def _not_installed() -> SetupError:
-    return SetupError(
-        "int8 needs NNCF, which is not installed", "pip install 'distributed-pose[int8]'"
-    )
 
 
 @contextlib.contextmanager

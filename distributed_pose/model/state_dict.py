@@ -2,11 +2,12 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from distributed_pose.errors import SetupError, shown
 
@@ -28,6 +29,24 @@ _MAX_PARTS = 8
 
 
 @dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of a checkpoint, whatever library has read it.
+
+    Attributes:
+        shape: as stored.
+        kind: type of its values and how they are stored, for messages.
+        holds_weights: whether it is a dense array of floating-point numbers.
+        float32: returns the values of one that holds weights, rounded to float32; what is out of
+            its range becomes infinite.
+    """
+
+    shape: tuple[int, ...]
+    kind: str
+    holds_weights: bool
+    float32: Callable[[], npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
 class StateDict:
     """The tensors of a checkpoint that may be the network's.
 
@@ -40,7 +59,7 @@ class StateDict:
         stray: full names of tensors that are neither under the prefix nor in a copy.
     """
 
-    tensors: Mapping[str, torch.Tensor]
+    tensors: Mapping[str, StoredTensor]
     key: str
     prefix: str
     copies: tuple[str, ...]
@@ -66,7 +85,7 @@ def find_state_dict(content: Any, required: Collection[str], path: str) -> State
     the network. They may have a common prefix, which is what stands before the required names.
 
     Args:
-        content: of the file.
+        content: of the file, as `checkpoint_file.read_file` returns it.
         required: names of the network's tensors.
         path: of the file, for messages.
 
@@ -76,12 +95,12 @@ def find_state_dict(content: Any, required: Collection[str], path: str) -> State
     entries = _entries(content)
     if isinstance(entries.get(STATE_DICT), dict):
         key = STATE_DICT
-    elif any(isinstance(value, torch.Tensor) for value in entries.values()):
+    elif any(isinstance(value, StoredTensor) for value in entries.values()):
         key = ""
     else:
         key = _only_network(entries, required, path)
     holder = _entries(entries[key]) if key else entries
-    tensors = {name: v for name, v in holder.items() if isinstance(v, torch.Tensor)}
+    tensors = {name: v for name, v in holder.items() if isinstance(v, StoredTensor)}
     if not tensors:
         raise SetupError(f"{path} holds no state_dict with tensors", _HINT)
     others = {name: value for name, value in entries.items() if key and name != key}
@@ -122,7 +141,7 @@ def _only_network(entries: Mapping[str, Any], required: Collection[str], path: s
 
 
 def _without_prefix(
-    tensors: Mapping[str, torch.Tensor],
+    tensors: Mapping[str, StoredTensor],
     required: Collection[str],
     key: str,
     path: str,

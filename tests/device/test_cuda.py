@@ -19,7 +19,6 @@ from distributed_pose.backends.registry import open_backend
 from distributed_pose.backends.shared_libraries import probe_provider
 from distributed_pose.demo.default import WEIGHTS
 from distributed_pose.model.engines import unpack_engines
-from distributed_pose.model.export import export_onnx
 from distributed_pose.model.folding import fold_normalisation
 from distributed_pose.model.half import to_half
 from distributed_pose.model.onnx_graph import is_engine, parse
@@ -28,7 +27,7 @@ from distributed_pose.model.torch_program import export_program
 from distributed_pose.nvidia import cuda_device_facts, cuda_device_name
 from distributed_pose.nvidia_libraries import loaded_tensorrt_version
 from distributed_pose.records import Geometry
-from tests.checkpoints import network_in
+from tests.checkpoints import exported, network_in
 
 HEIGHT, WIDTH = 368, 640
 BATCH_SIZE = 4
@@ -55,7 +54,7 @@ def _card() -> None:
 def models() -> dict[str, bytes]:
     """The demo network in every form, by backend and precision."""
     network = network_in(WEIGHTS)
-    exact = export_onnx(network, last_stage=True)
+    exact = exported(WEIGHTS)
     program = export_program(network, on_bytes=False)
     made = {f"torch:cuda {precision}": program for precision in TOLERANCES}
     made |= {"onnxruntime:cuda f32": exact, "onnxruntime:cuda f16": to_half(exact)}

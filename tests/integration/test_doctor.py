@@ -64,7 +64,7 @@ def test_this_machine_can_run_a_model_on_its_processor(run: Run) -> None:
     assert answer.backends["openvino"] == "ready, taken"
     assert answer.backends["onnxruntime:cpu"] == "ready"
     assert answer.backends["torch:cpu"] == "ready, for checkpoints (.pth) alone"
-    assert answer.backends["fetch"] == "ready"
+    assert answer.backends["clusters"] == "ready"
 
 
 class TestNpuHost:

@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,17 @@ from typing import Any
 import onnx
 import platformdirs
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from distributed_pose import ConfigError, SetupError, evaluate
 from distributed_pose.cli import app
 from distributed_pose.demo.default import WEIGHTS
 from distributed_pose.model.artifacts import load_source
+from distributed_pose.model.checkpoint import load_checkpoint
 from distributed_pose.model.compile import cache_name, compile_model, portable
+from distributed_pose.model.export import export_onnx
 from distributed_pose.records import Order
-from tests.checkpoints import demo_state, network_in, saved, snapshot, three_stages
+from tests.checkpoints import demo_state, saved, snapshot, three_stages
 from tests.conftest import Dataset, Run
 from tests.fakes.ascend import install_cann
 
@@ -54,21 +54,10 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def direct(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The network of three stages, as PyTorch's own exporter writes it."""
+    """The network of three stages as ONNX with the outputs of all of them."""
     path = tmp_path_factory.mktemp("direct") / "three.onnx"
-    names = [f"stage_{stage}_{kind}" for stage in range(4) for kind in ("heatmaps", "pafs")]
-    axes = {name: {0: "n", 2: "h", 3: "w"} for name in ("data", *names)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.onnx.export(
-            network_in(published, 3),
-            (torch.zeros(1, 3, 64, 96),),
-            path,
-            dynamo=False,
-            input_names=["data"],
-            output_names=names,
-            dynamic_axes=axes,
-        )
+    weights = load_checkpoint(published.read_bytes(), str(published), 3).weights
+    path.write_bytes(export_onnx(weights, refinement_stages=3))
     return path
 
 

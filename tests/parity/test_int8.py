@@ -10,13 +10,12 @@ from distributed_pose.data.coco import CocoIndex, load_index
 from distributed_pose.demo.dataset import write_dataset
 from distributed_pose.demo.default import WEIGHTS
 from distributed_pose.metrics.coco_ap import coco_ap
-from distributed_pose.model.export import export_onnx
 from distributed_pose.model.quantise import quantise
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.vision.decode import decode_image
 from distributed_pose.vision.preprocess import preprocess
 from distributed_pose.vision.profiles import PROFILES
-from tests.checkpoints import network_in
+from tests.checkpoints import exported
 from tests.conftest import Dataset
 from tests.int8_models import needs_int8, needs_nncf
 
@@ -51,7 +50,7 @@ def average_precision(backend: OpenVinoBackend, dataset: Dataset) -> float:
 @needs_nncf
 @needs_int8
 def test_int8_keeps_the_accuracy_of_the_demo(people: Dataset, tmp_path: Path) -> None:
-    network = export_onnx(network_in(WEIGHTS), last_stage=True)
+    network = exported(WEIGHTS)
     written = write_dataset(tmp_path, NUM_CALIBRATION_IMAGES, seed=8)
     _, calibration = load(Dataset(written.images, written.annotations))
     int8 = quantise(network, [batch.inputs_N3HW for batch in calibration])

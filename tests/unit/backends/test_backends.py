@@ -307,7 +307,7 @@ def test_what_is_installed_is_found_without_loading_it() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     found, loaded = answer.stdout.splitlines()
-    assert found.startswith("['openvino', 'onnxruntime:cpu'")
+    assert found.startswith("['openvino', 'onnxruntime:cpu', 'torch:cpu'")
     assert loaded == "[]"
 
 

@@ -7,6 +7,7 @@ import torch
 from distributed_pose.demo import publish, train
 from distributed_pose.demo.samples import CropPlan, SceneCrops, crops
 from distributed_pose.demo.scenes import render_scene
+from distributed_pose.model.export import write_checkpoint
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.records import Geometry
@@ -106,10 +107,10 @@ def test_a_run_resumes_where_it_was_saved(tmp_path):
 def test_published_weights_load_as_a_checkpoint_and_carry_a_card(tmp_path):
     trainer = train.Trainer(OPTIONS)
     train.save(trainer, tmp_path / train.CHECKPOINT)
-    state = publish.half_precision(trainer.averaged.state_dict())
-    figures = publish.demo_figures(state, num_images=2)
+    content = write_checkpoint(publish.weights_of(trainer.averaged.state_dict()))
+    figures = publish.demo_figures(content, num_images=2)
     assert set(figures) >= {"AP", "AP50", "AR"}
-    weights = tmp_path / "model.pth"
+    weights = tmp_path / "model.onnx"
     card = publish.publish(tmp_path, weights, "2026-01-31", num_images=2)
     assert json.loads(weights.with_suffix(".json").read_text()) == card
     assert card["date"] == "2026-01-31"

@@ -18,7 +18,7 @@ import torch
 
 from distributed_pose import SetupError
 from distributed_pose.model.checkpoint import Checkpoint, load_checkpoint
-from tests.checkpoints import State, demo_state, saved, snapshot, three_stages
+from tests.checkpoints import State, demo_state, network_of, saved, snapshot, three_stages
 
 LATER = ("refinement_stages.1", "refinement_stages.2")
 BESIDE = ("optimizer", "scheduler", "iter", "current_epoch")
@@ -109,7 +109,7 @@ FORMS: dict[str, Callable[[State], bytes]] = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_checkpoint_in_any_usual_form_gives_the_same_network(weights: State, form: str) -> None:
-    loaded = load(FORMS[form](weights)).network
+    loaded = network_of(load(FORMS[form](weights)))
     assert not loaded.training
     found = loaded.state_dict()
     assert found.keys() == weights.keys()
@@ -120,14 +120,14 @@ def test_a_checkpoint_in_any_usual_form_gives_the_same_network(weights: State, f
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_weights_in_half_precision_are_widened(weights: State, dtype: torch.dtype) -> None:
     narrow = cast(weights, dtype)
-    for name, tensor in without_counters(load(saved(narrow)).network.state_dict()).items():
+    for name, tensor in without_counters(network_of(load(saved(narrow))).state_dict()).items():
         assert tensor.dtype == torch.float32
         assert torch.equal(tensor, narrow[name].float()), name
 
 
 def test_of_the_published_file_the_first_stage_is_used_and_the_rest_is_told(three: State) -> None:
     found = load(saved(snapshot(three), zipped=False))
-    assert len(found.network.refinement_stages) == 1
+    assert found.refinement_stages == 1
     assert found.unused == (*LATER, *BESIDE)
     assert found.notes == ("Checkpoint: 1 of 3 refinement stages used, the others are left out.",)
 
@@ -135,8 +135,8 @@ def test_of_the_published_file_the_first_stage_is_used_and_the_rest_is_told(thre
 @pytest.mark.parametrize("stages", [2, 3])
 def test_more_stages_are_loaded_on_request(three: State, stages: int) -> None:
     found = load(saved(snapshot(three)), stages)
-    state = found.network.state_dict()
-    assert len(found.network.refinement_stages) == stages
+    state = network_of(found).state_dict()
+    assert found.refinement_stages == stages
     assert found.unused == (*LATER[stages - 1 :], *BESIDE)
     for name, tensor in without_counters(state).items():
         assert torch.equal(tensor, three[name]), name

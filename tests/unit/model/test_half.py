@@ -9,16 +9,15 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from distributed_pose import SetupError
 from distributed_pose.demo.default import WEIGHTS
-from distributed_pose.model.export import export_onnx
 from distributed_pose.model.folding import fold_normalisation
 from distributed_pose.model.half import to_half
-from tests.checkpoints import network_in
+from tests.checkpoints import exported
 from tests.tiny_models import save_constant_model
 
 
 @pytest.fixture(scope="module")
 def demo() -> bytes:
-    return export_onnx(network_in(WEIGHTS), last_stage=True)
+    return exported(WEIGHTS)
 
 
 @pytest.fixture

@@ -1,0 +1,171 @@
+"""What happens where an optional package is missing: its extra is named before a device starts."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from distributed_pose import SetupError, parse_config
+from distributed_pose.backends.base import BackendOptions
+from distributed_pose.backends.registry import BACKENDS, extras, installed, open_backend
+from distributed_pose.cli import app
+from distributed_pose.cluster.deployment import deploy
+from distributed_pose.demo.default import WEIGHTS
+from distributed_pose.packages import require
+from distributed_pose.records import DevicePlan
+from tests.checkpoints import demo_state, saved
+from tests.conftest import Dataset
+
+REPOSITORY = Path(__file__).parents[2]
+CPU = DevicePlan("cpu:0", "cpu", "10.0.0.1", "a", 4)
+
+
+def remove(monkeypatch: pytest.MonkeyPatch, modules: Iterable[str]) -> None:
+    """Makes modules ones that cannot be imported, as where they are not installed."""
+    for module in modules:
+        monkeypatch.setitem(sys.modules, module, None)
+
+
+def test_a_package_that_is_there_is_no_error() -> None:
+    require("numpy", extra="cpu", purpose="nothing")
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it() -> None:
+    with pytest.raises(SetupError) as caught:
+        require("nosuchpackage", extra="int8", purpose="precision int8")
+    assert str(caught.value) == (
+        "precision int8 needs nosuchpackage, which is not installed "
+        "(pip install 'distributed-pose[int8]')"
+    )
+
+
+def test_every_extra_that_the_code_names_exists() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    sources = (REPOSITORY / "distributed_pose").rglob("*.py")
+    named = {name for p in sources for name in re.findall(r'extra="(\w+)"', p.read_text())}
+    # A setting of records.
+    named -= {"forbid"}
+    assert named >= {"cpu", "gpu", "tensorrt", "cann", "torch", "int8", "cluster", "plots"}
+    assert named <= project["optional-dependencies"].keys()
+
+
+@pytest.mark.parametrize(
+    ("found", "model_format", "expected"),
+    [
+        (("openvino", "onnxruntime:cpu", "torch:cpu"), "onnx", "openvino"),
+        (("onnxruntime:cpu", "torch:cpu"), "onnx", "onnxruntime:cpu"),
+        (("torch:cpu",), "pth", "torch:cpu"),
+    ],
+)
+def test_auto_takes_the_best_backend_for_cpus_that_is_installed(
+    found: tuple[str, ...], model_format: str, expected: str
+) -> None:
+    assert deploy(parse_config({}), CPU, found, model_format).spec.backend == expected
+
+
+@pytest.mark.parametrize("found", [(), ("torch:cpu",)])
+def test_where_no_backend_for_cpus_is_installed_the_command_is_told(found: tuple[str, ...]) -> None:
+    with pytest.raises(SetupError, match=r"nothing .*cpu.*pip install 'distributed-pose\[cpu\]'"):
+        deploy(parse_config({}), CPU, found, "onnx")
+
+
+@pytest.mark.parametrize(
+    ("backend", "extra"), [("openvino", "cpu"), ("onnxruntime", "cpu"), ("torch", "torch")]
+)
+def test_a_named_backend_that_the_devices_node_lacks_is_an_error(backend: str, extra: str) -> None:
+    message = rf"backend {backend}.* not installed \(pip install 'distributed-pose\[{extra}\]'\)"
+    with pytest.raises(SetupError, match=message):
+        deploy(parse_config({"backend": backend}), CPU, (), "pth")
+
+
+@pytest.mark.parametrize("name", [name for name, entry in BACKENDS.items() if entry.module])
+def test_a_backend_is_opened_only_with_its_package(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = BACKENDS[name]
+    remove(monkeypatch, [entry.module])
+    message = rf"^backend {name} needs {entry.module}, .*distributed-pose\[{entry.extra}\]"
+    with pytest.raises(SetupError, match=message):
+        open_backend(name, b"", BackendOptions())
+
+
+def test_a_missing_package_is_no_installed_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    remove(monkeypatch, ["openvino", "torch"])
+    assert installed("cpu") == ("onnxruntime:cpu",)
+
+
+def test_extras_of_a_kind_of_devices_are_named_best_first() -> None:
+    assert extras("cpu") == ("cpu", "torch")
+    assert extras("cuda") == ("tensorrt", "torch", "gpu")
+    assert extras("npu") == ("cann",)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of torch.save that no cache knows."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "a.pth"
+    path.write_bytes(saved(demo_state()))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("module", "given", "message"),
+    [
+        (
+            "torch",
+            {"model.path": "a.pth"},
+            "reading the PyTorch file a.pth needs torch",
+        ),
+        ("torch", {"backend": "torch"}, "backend torch:cpu needs torch"),
+        ("openvino", {"backend": "openvino"}, "backend openvino needs openvino"),
+        ("nncf", {"precision": "int8"}, "precision int8 needs nncf"),
+    ],
+)
+def test_what_a_run_lacks_ends_it_with_the_command_that_installs_it(
+    people: Dataset,
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    given: dict[str, str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(checkpoint.parent)
+    remove(monkeypatch, [module])
+    values = {"data.images": people.images, "data.annotations": people.annotations}
+    values |= {"engine": "inline", "model.path": WEIGHTS, **given}
+    options = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+    answer = CliRunner().invoke(app, ["evaluate", *options])
+    assert isinstance(answer.exception, SetupError)
+    assert message in str(answer.exception)
+    assert "pip install 'distributed-pose[" in str(answer.exception)
+
+
+def test_a_scaling_experiment_without_plots_ends_before_it_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    remove(monkeypatch, ["matplotlib"])
+    answer = CliRunner().invoke(app, ["scale", "--devices", "1"])
+    assert "the plot of `scale` needs matplotlib" in str(answer.exception)
+
+
+def test_the_demo_runs_on_onnx_runtime_without_any_package_of_another_extra(tmp_path: Path) -> None:
+    absent = ("torch", "openvino", "nncf", "matplotlib", "grpc", "requests")
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent}));"
+        "from distributed_pose.cli import app; app(['evaluate', '--set', 'engine=inline', "
+        "'--set', 'data.limit=1', '--json', '--output', sys.argv[1]])"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "onnxruntime" in answer.stdout

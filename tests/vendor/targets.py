@@ -1,0 +1,131 @@
+"""The targets that the package is installed for, and how an index answers to their requirements."""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+
+X86, ARM = "x86_64-manylinux_2_28", "aarch64-manylinux_2_28"
+
+# Glibc of the oldest system that OpenVINO's wheels for aarch64 run on, such as Ubuntu 22.04.
+NEW_ARM = "aarch64-manylinux_2_35"
+
+PYTHONS = ("3.11", "3.12", "3.13")
+
+# On the index these are sources alone, whose build fetches the wheel from NVIDIA's own index.
+FROM_NVIDIA = ("tensorrt-cu13", "tensorrt-cu13-libs")
+
+
+@dataclass(frozen=True)
+class Target:
+    """An environment that the package is installed into.
+
+    Attributes:
+        name: of the extra.
+        constraints: file with its versions, relative to the repository.
+        pythons: that it can be installed with.
+        platforms: likewise, as uv calls them.
+        with_extras: that its constraints are for, too.
+        beside: further requirements, in place of those that the index has no wheels of.
+    """
+
+    name: str
+    constraints: str
+    pythons: tuple[str, ...] = PYTHONS
+    platforms: tuple[str, ...] = (X86, ARM)
+    with_extras: tuple[str, ...] = ("torch", "cluster", "plots")
+    beside: tuple[str, ...] = ()
+
+
+# NumPy 1, which CANN's modules are built for, has no wheels for Python 3.13.
+_WITH_NUMPY_1 = PYTHONS[:2]
+
+TARGETS = (
+    Target("cpu", "constraints.txt", platforms=(X86, NEW_ARM), with_extras=("dev",)),
+    Target("gpu", "constraints/gpu.txt", platforms=(X86,)),
+    Target(
+        "tensorrt",
+        "constraints/tensorrt.txt",
+        platforms=(X86,),
+        beside=("tensorrt-cu13-bindings>=10.13,<11",),
+    ),
+    Target("cann", "constraints/cann.txt", pythons=_WITH_NUMPY_1),
+    Target("ascend", "constraints/ascend.txt", pythons=_WITH_NUMPY_1),
+    Target("torch", "constraints.txt"),
+    Target("int8", "constraints.txt", platforms=(X86, NEW_ARM)),
+    Target("cluster", "constraints.txt"),
+    Target("plots", "constraints.txt"),
+    Target("dev", "constraints.txt", platforms=(X86,)),
+)
+
+
+class NoAnswerError(Exception):
+    """The package index cannot be reached."""
+
+
+def resolve(
+    extras: tuple[str, ...],
+    *,
+    python: str,
+    platform: str,
+    constraints: Path | None = None,
+    beside: tuple[str, ...] = (),
+    preferred: str = "",
+) -> str:
+    """Returns the versions that are installed, as lines of a constraints file.
+
+    Only binary wheels are taken, and none is downloaded.
+
+    Args:
+        extras: of this package.
+        python: version.
+        platform: as uv calls it.
+        constraints: file with versions to keep to.
+        beside: further requirements.
+        preferred: lines with versions to take where they fit.
+
+    Raises:
+        NoAnswerError: if the index cannot be reached.
+        ValueError: if there is no solution; says why.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        names = ("beside.in", "excluded.txt", "constraints.txt", "pins.txt")
+        files = [Path(folder, name) for name in names]
+        lines = ("\n".join(beside), "\n".join(FROM_NVIDIA))
+        pins = constraints.read_text() if constraints else ""
+        for file, text in zip(files, (*lines, pins, preferred), strict=True):
+            file.write_text(text + "\n")
+        requirements, excluded, constrained, output = map(str, files)
+        command = [str(Path(sys.executable).with_name("uv")), "pip", "compile", "--quiet"]
+        command += ["--no-annotate", "--no-header", "--no-emit-index-url"]
+        command += ["--only-binary", ":all:", "--python-version", python]
+        command += ["--python-platform", platform, "--excludes", excluded]
+        command += ["--constraints", constrained, "--output-file", output]
+        command += [part for extra in extras for part in ("--extra", extra)]
+        command += [str(REPOSITORY / "pyproject.toml"), requirements]
+        return _answer(command, Path(output))
+
+
+def _answer(command: list[str], output: Path) -> str:
+    # Certificates that pip is told of are uv's, too.
+    told = os.environ.get("PIP_CERT")
+    certificates = {"SSL_CERT_FILE": told} if told else {}
+    ran = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **certificates, "NO_COLOR": "1"},
+        timeout=240,
+    )
+    if ran.returncode == 0:
+        return output.read_text()
+    problem = " ".join(ran.stderr.split())
+    if re.search(r"Failed to fetch|error sending request|[Cc]onnect", problem):
+        raise NoAnswerError(problem)
+    raise ValueError(problem)
