@@ -23,7 +23,7 @@ from distributed_pose.model.external_data import self_contained
 from distributed_pose.model.formats import HEAD_BYTES, format_of
 
 # Part of every key of the cache: raised when the same order is carried out otherwise.
-_CACHE_VERSION = 4
+_CACHE_VERSION = 5
 
 # A snapshot of three stages with its optimizer has 84 MiB.
 _MAX_CHECKPOINT_BYTES = 256 * 2**20

@@ -150,7 +150,7 @@ def _halved(content: bytes, order: Order) -> bytes:
         return content
     from distributed_pose.model.half import to_half
 
-    return to_half(content)
+    return to_half(content, half_outputs=True)
 
 
 def _make_tensorrt(source: Source, order: Order, _calibration: Calibration | None) -> Made:
