@@ -39,6 +39,7 @@ class Entry:
 _ROOM = "distributed_pose.backends"
 _TESTING = "distributed_pose.testing"
 _ONNXRUNTIME = f"{_ROOM}.onnxruntime:OnnxRuntimeBackend"
+_ONNXRUNTIME_CANN = f"{_ROOM}.onnxruntime_cann:OnnxRuntimeCannBackend"
 _ONNXRUNTIME_CUDA = f"{_ROOM}.onnxruntime_cuda:OnnxRuntimeCudaBackend"
 
 BACKENDS: Mapping[str, Entry] = MappingProxyType(
@@ -51,7 +52,7 @@ BACKENDS: Mapping[str, Entry] = MappingProxyType(
         "onnxruntime:tensorrt": Entry(
             _ONNXRUNTIME_CUDA, (CUDA,), ("f32", "f16"), "f16", fixed_shapes=True
         ),
-        "onnxruntime:cann": Entry(_ONNXRUNTIME, (NPU,), ("f32", "f16"), "f16"),
+        "onnxruntime:cann": Entry(_ONNXRUNTIME_CANN, (NPU,), ("f32", "f16"), "f16"),
         "torch:cpu": Entry(f"{_ROOM}.torch:TorchBackend", (CPU,), ("f32",)),
         "torch:cuda": Entry(f"{_ROOM}.torch_cuda:TorchCudaBackend", (CUDA,), ("f32", "f16"), "f16"),
         "ascend": Entry(
