@@ -61,7 +61,9 @@ def test_the_precision_is_that_of_the_command_on_its_chip(
 
 
 def test_a_model_with_the_vendors_quantised_operators_is_of_integers() -> None:
-    assert compiled_precision(CONTENT + b"AscendQuant", SINGLE) == "int8"
+    assert compiled_precision(CONTENT + b"\x12\x0bAscendQuant", SINGLE) == "int8"
+    named = content(options="--model=/data/AscendQuant.onnx")
+    assert compiled_precision(named, SINGLE) == "f16"
 
 
 @pytest.mark.parametrize("command", ["", "atc --model=M.onnx"])
