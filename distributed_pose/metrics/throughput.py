@@ -13,15 +13,16 @@ from distributed_pose.records import STAGES, Durations
 
 _NS = 1e9
 
-# Medians of the same batch differ by as much from run to run.
+# Medians of the same batch size differ by up to 2 % from run to run.
 _AS_GOOD = 0.98
 
 
 @dataclass(frozen=True)
 class StageFigures:
-    """Durations of one stage in nanoseconds.
+    """Durations of one stage, in nanoseconds.
 
-    One is of an image; of a batch for `inference` and `transfer`; of the run for `score`.
+    A duration is that of one image, except for `inference` and `transfer`, where it is that of one
+    batch, and `score`, where it is that of the run.
     """
 
     count: int
@@ -35,12 +36,12 @@ class StageFigures:
 
 @dataclass(frozen=True)
 class LatencyFigures:
-    """Times of batches of one size, in milliseconds, and what they come to.
+    """Times of batches of one size in milliseconds, and the throughput that follows from them.
 
     Attributes:
-        batch_size: images in each.
-        count: batches that were timed.
-        images_per_s: compute only, from the mean.
+        batch_size: number of images per batch.
+        count: number of timed batches.
+        images_per_s: compute-only throughput, from the mean time.
     """
 
     batch_size: int
@@ -65,13 +66,13 @@ def latency_figures(batch_size: int, durations_ns: Sequence[int]) -> LatencyFigu
 
 
 def best_batch_size(durations_ns: Mapping[int, Sequence[int]]) -> int:
-    """Returns the batch size with the most images a second, by the median batch.
+    """Returns the batch size with the most images per second, by the median batch.
 
-    Of sizes that differ by less than times scatter the smallest is best: it is the quickest to
-    fill, and takes the least memory.
+    Among sizes whose rates differ by less than timings scatter, it is the smallest, which fills
+    fastest and takes the least memory.
 
     Args:
-        durations_ns: of batches, by their size.
+        durations_ns: durations of batches by batch size.
     """
     rates = {size: size / float(np.median(times)) for size, times in durations_ns.items()}
     return min(size for size, rate in rates.items() if rate >= _AS_GOOD * max(rates.values()))
@@ -92,7 +93,7 @@ def stage_figures(durations: Mapping[str, list[int]]) -> dict[str, StageFigures]
 
 
 def images_per_s(images: int, duration_ns: int) -> float:
-    """Returns images a second; 0 where nothing was timed."""
+    """Returns images per second, or 0 if nothing was timed."""
     return images * _NS / duration_ns if duration_ns else 0.0
 
 

@@ -1,3 +1,5 @@
+"""Annotation files as tools write them: the index of a valid one, and errors that name an entry."""
+
 import contextlib
 import copy
 import gzip
@@ -47,7 +49,7 @@ def write(folder: Path, value: object) -> Path:
     return path
 
 
-def test_images_come_by_ascending_id_those_without_people_too(tmp_path: Path) -> None:
+def test_images_are_in_ascending_order_of_id_including_those_without_people(tmp_path: Path) -> None:
     index = load_index(write(tmp_path, content()))
     assert [image.image_id for image in index.images] == [10, 20, 30]
     assert (index.images[0].height, index.images[0].width) == (48, 64)
@@ -57,7 +59,7 @@ def test_images_come_by_ascending_id_those_without_people_too(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("limit", [None, 2])
-def test_a_repeated_dataset_has_the_same_people_under_other_ids(
+def test_a_repeated_dataset_lists_the_same_people_with_new_image_ids(
     tmp_path: Path, limit: int | None
 ) -> None:
     index = load_index(write(tmp_path, content()), limit=limit)
@@ -65,7 +67,7 @@ def test_a_repeated_dataset_has_the_same_people_under_other_ids(
     names = [image.file_name for image in index.images]
     assert [image.file_name for image in thrice.images] == 3 * names
     assert thrice.is_partial == index.is_partial
-    # It is a dataset like any other.
+    # The result is a valid dataset itself.
     (tmp_path / "thrice").mkdir()
     written = load_index(write(tmp_path / "thrice", thrice.ground_truth))
     assert written.images == thrice.images
@@ -77,7 +79,7 @@ def test_a_repeated_dataset_has_the_same_people_under_other_ids(
 
 
 @pytest.mark.parametrize("limit", [3, 4])
-def test_a_limit_that_leaves_nothing_out_is_not_partial(tmp_path: Path, limit: int) -> None:
+def test_a_limit_that_excludes_no_image_is_not_partial(tmp_path: Path, limit: int) -> None:
     index = load_index(write(tmp_path, content()), limit=limit)
     assert len(index.images) == 3
     assert not index.is_partial
@@ -133,15 +135,15 @@ PERSON_CHANGES = [
     ({"image_id": True}, "'image_id' is True, not an id"),
     ({"image_id": "20"}, "'image_id' is '20', unlike the ids of the images"),
     ({"category_id": None}, "'category_id' is null"),
-    ({"keypoints": None}, "'num_keypoints' is 1, and there are no 'keypoints'"),
+    ({"keypoints": None}, "'num_keypoints' is 1, but 'keypoints' is missing"),
     ({"keypoints": "5,6,2"}, "'keypoints' is '5,6,2', not a list"),
     ({"keypoints": [5, 6, 2] + [0] * 47}, "'keypoints' has 50 numbers"),
     ({"keypoints": [5, 6, "2"] + [0] * 48}, "not a list of 51 numbers"),
     ({"keypoints": [5, 6, None] + [0] * 48}, "not a list of 51 numbers"),
     ({"keypoints": [[5, 6]] * 17}, "not a list of 51 numbers"),
-    ({"keypoints": [math.nan, 6, 2] + [0] * 48}, "at no pixel"),
-    ({"keypoints": [2**63, 6, 2] + [0] * 48}, "at no pixel"),
-    ({"keypoints": [10**400, 6, 2] + [0] * 48}, "no pixel"),
+    ({"keypoints": [math.nan, 6, 2] + [0] * 48}, "at an impossible position"),
+    ({"keypoints": [2**63, 6, 2] + [0] * 48}, "at an impossible position"),
+    ({"keypoints": [10**400, 6, 2] + [0] * 48}, "cannot be a pixel"),
     ({"num_keypoints": "many"}, "'num_keypoints' is 'many', not a number"),
     ({"num_keypoints": math.nan}, "'num_keypoints' is nan, not a number"),
     ({"iscrowd": 0.5}, "'iscrowd' is 0.5, not 0 or 1"),
@@ -157,7 +159,9 @@ PERSON_CHANGES = [
 
 
 @pytest.mark.parametrize(("change", "message"), IMAGE_CHANGES)
-def test_a_wrong_image_is_named(tmp_path: Path, change: Content, message: str) -> None:
+def test_an_invalid_image_is_refused_by_its_position(
+    tmp_path: Path, change: Content, message: str
+) -> None:
     broken = content()
     broken["images"][0].update(change)
     with pytest.raises(SetupError, match=message):
@@ -165,7 +169,9 @@ def test_a_wrong_image_is_named(tmp_path: Path, change: Content, message: str) -
 
 
 @pytest.mark.parametrize(("change", "message"), PERSON_CHANGES)
-def test_a_wrong_person_is_named(tmp_path: Path, change: Content, message: str) -> None:
+def test_an_invalid_person_is_refused_by_its_position(
+    tmp_path: Path, change: Content, message: str
+) -> None:
     broken = content()
     broken["annotations"][0].update(change)
     with pytest.raises(SetupError, match=rf"annotations\[0\].*{message}"):
@@ -188,7 +194,7 @@ def test_a_wrong_person_is_named(tmp_path: Path, change: Content, message: str) 
         (lambda c: c["categories"][0]["keypoints"].pop(), "16 keypoints, COCO's person has 17"),
     ],
 )
-def test_a_wrong_file_is_named(
+def test_an_invalid_file_is_refused_by_name(
     tmp_path: Path, change: Callable[[Content], object], message: str
 ) -> None:
     broken = content()
@@ -198,14 +204,14 @@ def test_a_wrong_file_is_named(
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", "null", "[" * 100_000, "\xff"])
-def test_a_file_that_is_no_json_object_is_named(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_json_object_is_refused_by_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "people.json"
     path.write_text(text)
     with pytest.raises(SetupError, match=r"people\.json"):
         load_index(path)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"cannot read .*nowhere\.json"):
         load_index(tmp_path / "nowhere.json")
 
@@ -225,7 +231,7 @@ VALUES = st.one_of(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data(), value=VALUES)
-def test_mutated_annotations_load_or_are_a_setup_error(
+def test_mutated_annotations_are_loaded_or_raise_a_setup_error(
     tmp_path: Path, data: st.DataObject, value: object
 ) -> None:
     mutated: Any = copy.deepcopy(content())
@@ -274,7 +280,9 @@ def test_keypoints_that_are_not_cocos_are_refused_by_name(
     "spell",
     [str.upper, lambda n: n.title().replace("_", " "), lambda n: n.replace("_", "-"), str.title],
 )
-def test_spellings_of_cocos_names_are_cocos(tmp_path: Path, spell: Callable[[str], str]) -> None:
+def test_case_and_separators_of_keypoint_names_do_not_matter(
+    tmp_path: Path, spell: Callable[[str], str]
+) -> None:
     spelled = content()
     change_category(spelled, keypoints=[*map(spell, COCO_KEYPOINTS)])
     assert load_index(write(tmp_path, spelled)).notes == ()
@@ -302,7 +310,7 @@ FACE = {"id": 4, "name": "face", "keypoints": ["chin"]}
         ([{"id": 2, **COCO}, {"id": 2, **COCO}], None, 2),
     ],
 )
-def test_the_category_is_the_one_with_cocos_keypoints_or_the_one_asked_for(
+def test_the_category_is_the_requested_one_or_the_one_with_cocos_keypoints(
     tmp_path: Path, categories: list[Content], wanted: int | str | None, chosen: object
 ) -> None:
     index = load_index(write(tmp_path, with_categories(*categories)), category=wanted)
@@ -322,7 +330,7 @@ def test_the_category_is_the_one_with_cocos_keypoints_or_the_one_asked_for(
         (
             [FACE, {**FACE, "id": 5}],
             None,
-            "no category has COCO's 17 keypoints; there are.*4 'face'",
+            "no category has COCO's 17 keypoints; the file has.*4 'face'",
         ),
         ([FACE], None, "category 4 'face' has 1 keypoints, COCO's person has 17"),
         (
@@ -339,7 +347,7 @@ def test_the_category_is_the_one_with_cocos_keypoints_or_the_one_asked_for(
         ([{"id": 1, "name": "\x1b[31m"}], 5, r"category 1 '\\x1b\[31m'"),
     ],
 )
-def test_where_no_category_or_several_fit_the_message_says_what_is_there(
+def test_the_message_lists_the_categories_if_none_or_several_fit(
     tmp_path: Path, categories: list[Content], wanted: int | str | None, message: str
 ) -> None:
     with pytest.raises(SetupError, match=message) as error:
@@ -347,7 +355,7 @@ def test_where_no_category_or_several_fit_the_message_says_what_is_there(
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_without_names_people_still_need_seventeen_keypoints(tmp_path: Path) -> None:
+def test_people_need_17_keypoints_even_if_the_category_does_not_name_them(tmp_path: Path) -> None:
     nameless = with_categories({"id": 1, "name": "person"})
     nameless["annotations"][0]["keypoints"] = [5, 6, 2] * 14
     with pytest.raises(SetupError, match="has 42 numbers, COCO's person has 51"):
@@ -357,11 +365,11 @@ def test_without_names_people_still_need_seventeen_keypoints(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "note"),
     [
-        ({"id": 0}, r"id 0 for no match \(1\)"),
-        ({"id": "a"}, r"some are no integers \(1\)"),
-        ({"id": None}, r"some are no integers \(1\)"),
+        ({"id": 0}, r"id 0 as no match \(1\)"),
+        ({"id": "a"}, r"some are not integers \(1\)"),
+        ({"id": None}, r"some are not integers \(1\)"),
         ({"image_id": 99}, r"images that are not listed are ignored \(1\)"),
-        ({"iscrowd": None}, r"'iscrowd' count as no crowds \(1\)"),
+        ({"iscrowd": None}, r"'iscrowd' do not count as crowds \(1\)"),
         ({"category_id": "1"}, r"written as text are read as numbers \(1\)"),
         ({"iscrowd": "0"}, r"written as text are read as numbers \(1\)"),
         ({"num_keypoints": None}, r"get the number of their labelled keypoints \(1\)"),
@@ -370,12 +378,12 @@ def test_without_names_people_still_need_seventeen_keypoints(tmp_path: Path) -> 
         ({"keypoints": [[5, 6, 2]] + [[0, 0, 0]] * 16}, r"lists of three .* one list \(1\)"),
         ({"keypoints": [5, 6, 0.9] + [0] * 48}, r"other than 0, 1 and 2 .* \(1\)"),
         ({"area": 0}, r"People of area 0 are matched by exact keypoints alone"),
-        ({"ignore": 1}, r"'ignore' is set and not read"),
+        ({"ignore": 1}, r"'ignore' is set but not read"),
         ({"num_keypoints": 0}, "No person is labelled outside crowds"),
         ({"iscrowd": 1}, "No person is labelled outside crowds"),
     ],
 )
-def test_what_is_ignored_replaced_or_assumed_is_noted(
+def test_ignored_replaced_and_assumed_values_are_noted(
     tmp_path: Path, change: Content, note: str
 ) -> None:
     odd = content()
@@ -383,7 +391,7 @@ def test_what_is_ignored_replaced_or_assumed_is_noted(
     assert any(re.search(note, line) for line in load_index(write(tmp_path, odd)).notes)
 
 
-def test_annotation_ids_that_occur_twice_are_noted_and_both_people_kept(tmp_path: Path) -> None:
+def test_duplicate_annotation_ids_are_noted_and_both_people_are_kept(tmp_path: Path) -> None:
     twice = content()
     twice["annotations"] += twice["annotations"]
     index = load_index(write(tmp_path, twice))
@@ -400,11 +408,11 @@ def test_images_that_are_listed_twice_or_share_a_file_are_noted(tmp_path: Path) 
     assert any("share their file" in note for note in index.notes)
 
 
-@pytest.mark.parametrize("value", [LEFT_OUT := object(), None])
+@pytest.mark.parametrize("value", [MISSING := object(), None])
 def test_a_file_without_annotations_is_not_labelled(tmp_path: Path, value: object) -> None:
     unlabelled = with_categories(*({"id": n, "name": f"thing {n}"} for n in (2, 3, 4)))
     unlabelled["categories"].append({"id": 1, "name": "person"})
-    unlabelled.pop("annotations") if value is LEFT_OUT else unlabelled.update(annotations=value)
+    unlabelled.pop("annotations") if value is MISSING else unlabelled.update(annotations=value)
     index = load_index(write(tmp_path, unlabelled))
     assert not index.is_labelled
     assert (index.category_id, index.ground_truth["annotations"]) == (1, [])
@@ -412,7 +420,7 @@ def test_a_file_without_annotations_is_not_labelled(tmp_path: Path, value: objec
     assert load_index(write(tmp_path, unlabelled)).category_id == 1
 
 
-def test_a_file_with_no_people_is_labelled(tmp_path: Path) -> None:
+def test_a_file_with_an_empty_list_of_annotations_is_labelled(tmp_path: Path) -> None:
     index = load_index(write(tmp_path, {**content(), "annotations": []}))
     assert index.is_labelled
     assert any("No person is labelled" in note for note in index.notes)
@@ -428,7 +436,9 @@ def test_a_file_with_no_people_is_labelled(tmp_path: Path) -> None:
         [0.5, 1, 2],
     ],
 )
-def test_any_ids_of_images_are_kept_and_repeats_get_others(tmp_path: Path, ids: list[Any]) -> None:
+def test_image_ids_of_any_kind_are_kept_and_repeated_images_get_new_ones(
+    tmp_path: Path, ids: list[Any]
+) -> None:
     renamed = content()
     for image, new in zip(renamed["images"], ids, strict=True):
         image["id"] = new
@@ -445,7 +455,7 @@ def test_any_ids_of_images_are_kept_and_repeats_get_others(tmp_path: Path, ids: 
     assert people == ours[sorted(ids).index(ids[0]) :: 3]
 
 
-def test_detections_get_the_ids_of_the_file(tmp_path: Path) -> None:
+def test_detections_are_returned_with_the_ids_of_the_file(tmp_path: Path) -> None:
     renamed = with_categories({"id": "human", **COCO})
     for image in renamed["images"]:
         image["id"] = f"{image['id']:04d}"
@@ -460,7 +470,7 @@ def test_detections_get_the_ids_of_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32", "utf-16-le"])
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_file_is_read_in_any_unicode_and_gzip(
+def test_a_file_is_read_in_any_unicode_encoding_with_or_without_gzip(
     tmp_path: Path, encoding: str, packed: bool
 ) -> None:
     data = json.dumps(content()).encode(encoding)
@@ -469,7 +479,7 @@ def test_a_file_is_read_in_any_unicode_and_gzip(
     assert len(load_index(path).images) == 3
 
 
-def test_a_gzip_file_that_is_damaged_or_endless_is_a_setup_error(
+def test_a_damaged_or_too_large_gzip_file_is_a_setup_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "people.json"
@@ -488,7 +498,7 @@ def test_a_gzip_file_that_is_damaged_or_endless_is_a_setup_error(
     ("spelled", "flag"),
     [(0, 0), (False, 0), ("0", 0), ("False", 0), (0.0, 0), (1, 1), (True, 1), ("true", 1), (2, 1)],
 )
-def test_a_crowd_is_one_however_the_flag_is_written(
+def test_the_crowd_flag_may_be_a_number_a_boolean_or_text(
     tmp_path: Path, spelled: object, flag: int
 ) -> None:
     odd = content()

@@ -1,4 +1,4 @@
-"""Images behind URIs and in packed shards."""
+"""Images are the same from a folder, a URI and packed files, and damaged packs are refused."""
 
 import json
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def test_images_are_the_same_wherever_they_are_read(
     people: Dataset, index: CocoIndex, packed: Path, opened: Callable[..., ImageSource]
 ) -> None:
     source, folder = opened(people, packed), FolderImages(people.images)
-    # Not in their order, so that groups are left and come back to.
+    # In another order than in the files, so that row groups are read more than once.
     for image in (*index.images[::3], *index.images[::-2]):
         assert source.read(image.file_name) == folder.read(image.file_name)
         assert source.size(image.file_name) == folder.size(image.file_name)
@@ -57,7 +57,7 @@ def test_images_are_the_same_wherever_they_are_read(
 
 
 @pytest.mark.parametrize("opened", [by_uri, from_packed])
-def test_an_image_that_is_not_there_is_a_failure_that_names_it(
+def test_a_missing_image_is_a_failure_that_names_it(
     people: Dataset, index: CocoIndex, packed: Path, opened: Callable[..., ImageSource]
 ) -> None:
     source = opened(people, packed)
@@ -70,7 +70,7 @@ def test_an_image_that_is_not_there_is_a_failure_that_names_it(
 
 
 @pytest.mark.parametrize("opened", [by_uri, from_packed])
-def test_an_image_beyond_the_limit_is_not_read(
+def test_an_image_over_the_size_limit_is_not_read(
     people: Dataset,
     index: CocoIndex,
     packed: Path,
@@ -84,7 +84,7 @@ def test_an_image_beyond_the_limit_is_not_read(
 
 
 def stray_files(people: Dataset, folder: Path) -> None:
-    """Puts files beside images as other tools do: metadata, a shard of a data set, a broken one."""
+    """Copies images, and adds files of other tools: metadata, another dataset, a damaged file."""
     for path in people.images.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     pq.write_table(pa.table({"file_name": ["a.jpg"], "text": ["a"]}), folder / "metadata.parquet")
@@ -129,7 +129,7 @@ NAMES, SIZES, BYTES = ["a.jpg"], [1], [b"x"]
         ("encoded", [[1]], "list"),
     ],
 )
-def test_packed_columns_of_another_type_are_a_setup_error(
+def test_a_packed_column_of_another_type_is_a_setup_error(
     tmp_path: Path, column: str, values: list[object], kind: str
 ) -> None:
     columns = {"file_name": NAMES, "size": SIZES, "encoded": BYTES, column: values}
@@ -158,7 +158,7 @@ def test_packed_images_of_other_writers_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change", [{"size": [None]}, {"file_name": [None]}, {"encoded": [None]}, {"size": [2]}]
 )
-def test_a_packed_row_that_is_not_whole_is_an_image_that_cannot_be_read(
+def test_an_incomplete_packed_row_is_an_unreadable_image(
     tmp_path: Path, change: dict[str, list[object]]
 ) -> None:
     columns = {"file_name": NAMES, "size": SIZES, "encoded": BYTES, **change}
@@ -168,14 +168,14 @@ def test_a_packed_row_that_is_not_whole_is_an_image_that_cannot_be_read(
         source.read("a.jpg")
 
 
-def test_what_is_named_as_packed_images_and_is_not_is_a_setup_error(tmp_path: Path) -> None:
+def test_a_file_that_only_has_the_name_of_packed_images_is_a_setup_error(tmp_path: Path) -> None:
     (tmp_path / "images-00000.parquet").write_bytes(b"no parquet")
-    with pytest.raises(SetupError, match=r"images-00000\.parquet is no packed dataset"):
+    with pytest.raises(SetupError, match=r"images-00000\.parquet is not a packed dataset"):
         open_images(str(tmp_path))
 
 
 @pytest.mark.parametrize("form", ["{}", "file://{}"])
-def test_a_packed_file_that_leads_out_of_its_folder_is_a_setup_error(
+def test_a_packed_file_that_is_a_link_out_of_its_folder_is_a_setup_error(
     packed: Path, tmp_path: Path, form: str
 ) -> None:
     (tmp_path / "linked").mkdir()
@@ -185,7 +185,7 @@ def test_a_packed_file_that_leads_out_of_its_folder_is_a_setup_error(
         open_images(form.format(tmp_path / "linked"))
 
 
-def test_images_behind_a_uri_are_those_of_the_folder_that_it_names(
+def test_a_file_uri_opens_the_folder_that_it_names(
     people: Dataset, index: CocoIndex, tmp_path: Path
 ) -> None:
     folder = tmp_path / "a folder, 100% @home?"
@@ -197,14 +197,12 @@ def test_images_behind_a_uri_are_those_of_the_folder_that_it_names(
     assert source.read(name) == (people.images / name).read_bytes()
 
 
-def test_a_packed_file_without_the_columns_is_a_failure(tmp_path: Path, index: CocoIndex) -> None:
+def test_a_parquet_file_without_the_columns_is_not_read(tmp_path: Path, index: CocoIndex) -> None:
     pq.write_table(pa.table({"name": ["a.jpg"]}), tmp_path / "a.parquet")
     assert isinstance(read_image(index.images[0], open_images(str(tmp_path))), Failure)
 
 
-def test_a_packed_file_that_is_damaged_is_a_failure_of_its_images(
-    packed: Path, index: CocoIndex
-) -> None:
+def test_damage_in_a_packed_file_is_a_failure_of_its_images(packed: Path, index: CocoIndex) -> None:
     path = packed / "images-00000.parquet"
     content = bytearray(path.read_bytes())
     for at in range(100, len(content) - 5000, 64):
@@ -216,12 +214,12 @@ def test_a_packed_file_that_is_damaged_is_a_failure_of_its_images(
 
 
 @pytest.mark.parametrize("location", ["nowhere", "file:///nowhere", "gopher://x/y"])
-def test_a_place_without_images_is_a_setup_error(location: str) -> None:
-    with pytest.raises(SetupError, match=r"nowhere is no folder|cannot open gopher"):
+def test_a_location_that_cannot_be_opened_is_a_setup_error(location: str) -> None:
+    with pytest.raises(SetupError, match=r"nowhere is not a folder|cannot open gopher"):
         open_images(location)
 
 
-def test_a_packed_dataset_has_its_annotations_and_groups_of_few_images(
+def test_a_packed_dataset_has_its_annotations_and_small_row_groups(
     people: Dataset, packed: Path
 ) -> None:
     kept = load_index(packed / ANNOTATIONS)
@@ -232,7 +230,7 @@ def test_a_packed_dataset_has_its_annotations_and_groups_of_few_images(
     assert not list(packed.glob("*.partial"))
 
 
-def test_of_a_limited_dataset_the_rest_is_left_out_of_the_annotations(
+def test_a_limited_dataset_is_packed_with_the_annotations_of_its_images_only(
     people: Dataset, tmp_path: Path
 ) -> None:
     limited = load_index(people.annotations, limit=3)
@@ -242,14 +240,14 @@ def test_of_a_limited_dataset_the_rest_is_left_out_of_the_annotations(
     assert not kept.is_partial
 
 
-def test_a_folder_with_packed_images_is_not_packed_into(
+def test_packing_into_a_folder_that_is_not_empty_is_refused(
     people: Dataset, packed: Path, index: CocoIndex
 ) -> None:
     with pytest.raises(SetupError, match="is not empty"):
         pack_dataset(index, FolderImages(people.images), str(packed))
 
 
-def test_an_image_that_cannot_be_read_is_not_left_out(index: CocoIndex, tmp_path: Path) -> None:
+def test_packing_fails_if_an_image_cannot_be_read(index: CocoIndex, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ExecutionError, match=index.images[0].file_name):
         pack_dataset(index, FolderImages(tmp_path / "empty"), str(tmp_path / "out"))
@@ -263,19 +261,17 @@ def bomb(path: Path, rows: int, image: bytes) -> None:
     pq.write_table(table, path, compression="zstd", store_schema=False)
 
 
-def test_packed_images_that_swell_when_they_are_unpacked_are_failures(tmp_path: Path) -> None:
+def test_packed_images_that_decompress_to_too_much_are_failures(tmp_path: Path) -> None:
     bomb(tmp_path / "a.parquet", 1, bytes(70 * 2**20))
     source = open_images(str(tmp_path))
-    with pytest.raises(OSError, match=r"bytes of column encoded in a group of rows, over the limi"):
+    with pytest.raises(OSError, match=r"bytes of column encoded in a row group, over the limit"):
         source.read("0.jpg")
 
 
-def test_packed_images_that_share_one_value_are_failures_where_they_are_many(
-    tmp_path: Path,
-) -> None:
+def test_many_packed_images_that_share_one_large_value_are_failures(tmp_path: Path) -> None:
     bomb(tmp_path / "a.parquet", 100, bytes(2**20))
     source = open_images(str(tmp_path))
-    with pytest.raises(OSError, match="more bytes of images than it says"):
+    with pytest.raises(OSError, match="more bytes of images than it states"):
         source.read("0.jpg")
 
 
@@ -286,7 +282,7 @@ def test_packed_names_of_megabytes_are_failures(tmp_path: Path) -> None:
         open_images(str(tmp_path)).read("a.jpg")
 
 
-def test_packed_images_that_are_large_make_smaller_groups(tmp_path: Path) -> None:
+def test_large_images_are_packed_into_smaller_row_groups(tmp_path: Path) -> None:
     contents = {f"{number}.jpg": bytes([number]) * (2**25 + 1) for number in range(3)}
     (tmp_path / "images").mkdir()
     for name, content in contents.items():
@@ -322,7 +318,7 @@ def test_a_stamp_changes_when_the_file_is_written_again(
     assert after[index.images[0].file_name] != before[index.images[0].file_name]
 
 
-def test_objects_are_stamped_with_one_list_for_each_folder() -> None:
+def test_objects_get_their_stamps_from_one_listing_per_folder() -> None:
     with object_store() as store:
         for name in ("a.jpg", "b.jpg", "more/c.jpg"):
             store.objects[f"bucket/images/{name}"] = b"a jpeg"
@@ -334,7 +330,7 @@ def test_objects_are_stamped_with_one_list_for_each_folder() -> None:
         after = source.stamps({"a.jpg", "b.jpg"})
         assert after["a.jpg"] != before["a.jpg"]
         assert after["b.jpg"] == before["b.jpg"]
-        # Of what the store does not know the time of, nothing is known.
+        # An object whose time the store does not record has no stamp.
         del store.modified["bucket/images/b.jpg"]
         assert source.stamps({"b.jpg"}) == {}
 
