@@ -71,8 +71,8 @@ def test_a_link_to_the_folder_is_read_like_the_folder(folder: Path, tmp_path: Pa
         ("sub/../../secret.jpg", "out of the folder"),
         ("../images beside/2.jpg", "out of the folder"),
         ("..", "out of the folder"),
-        (".", "out of the folder|no regular file"),
-        ("sub", "no regular file"),
+        (".", "out of the folder|not a regular file"),
+        ("sub", "not a regular file"),
         ("/dev/null", "out of the folder"),
         ("link.jpg", "symbolic links"),
         ("nowhere", "No such file"),
@@ -106,7 +106,7 @@ def test_a_name_that_no_file_can_have_is_a_failure(folder: Path, name: str) -> N
 def test_a_pipe_is_a_failure_and_is_not_waited_for(folder: Path) -> None:
     os.mkfifo(folder / "pipe.jpg")
     (failure,) = read(folder, "pipe.jpg").failures
-    assert "no regular file" in failure.reason
+    assert "not a regular file" in failure.reason
     assert size(folder, "pipe.jpg") is None
 
 
