@@ -13,7 +13,7 @@ from distributed_pose.errors import printable
 from distributed_pose.report.published import PUBLISHED
 from distributed_pose.report.rows import Row
 
-_TEXT_COLUMNS = {"device", "prec.", "clock", "origin"}
+_TEXT_COLUMNS = {"device", "clock", "origin"}
 
 _CAPTION = (
     "Samples/s; n: number of devices; wall: time from reading to results, compute: time in the "
@@ -42,15 +42,17 @@ def table_bases(rows: Sequence[Row], *, published: bool) -> list[Row]:
 
 def results_table(rows: Sequence[Row], bases: Sequence[Row]) -> Table:
     """Returns the rows with their ratios for the terminal; the caption lists sources by number."""
-    header, *lines = _lines(rows, bases)
+    (*names, _, _, _, _), *lines = _lines(rows, bases)
     sources = list(dict.fromkeys(row.source for row in rows))
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in header:
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    for name in (*names, "batch", "clock", "origin"):
         justify: Literal["left", "right"] = "left" if name in _TEXT_COLUMNS else "right"
-        table.add_column(name, justify=justify, overflow="fold")
+        table.add_column(Text(name.replace("per ", "per\n")), justify=justify, overflow="fold")
     for row, line in zip(rows, lines, strict=True):
-        *cells, origin = line
-        table.add_row(*cells, f"{origin} {sources.index(row.source) + 1}")
+        *cells, precision, batch, clock, origin = line
+        # In one column, so that the table fits into 80 characters.
+        model = f"{batch} {precision}"
+        table.add_row(*cells, model, clock, f"{origin} {sources.index(row.source) + 1}")
     legend = (f"{number}: {printable(source)}" for number, source in enumerate(sources, 1))
     table.caption = Text("\n".join((_CAPTION, *legend)))
     table.caption_justify = "left"

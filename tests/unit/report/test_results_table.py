@@ -106,6 +106,16 @@ def test_the_table_keeps_all_figures_on_a_narrow_terminal(width: int) -> None:
     assert "not measured" in " ".join(text.split())
 
 
+def test_the_guides_table_has_one_line_per_row_at_80_columns() -> None:
+    rows = [replace(ROW, devices=16, total_images_per_s=12345.6), *published_rows()]
+    console = Console(width=80, record=True, file=None, quiet=False)
+    with console.capture() as captured:
+        console.print(results_table(rows, table_bases(rows, published=True)))
+    _, _, body = captured.get().partition("\u2500\n")
+    origins = [line.split()[-2] for line in body.splitlines()[: len(rows)]]
+    assert origins == [row.origin for row in rows]
+
+
 def test_json_has_every_figure_and_its_ratios() -> None:
     rows = published_rows()
     entries = json.loads(results_json(rows, table_bases(rows, published=True)))
