@@ -29,6 +29,29 @@ _Pads = Annotated[
 ]
 
 
+_Results = Annotated[
+    Path,
+    typer.Option(
+        "--result-dir", metavar="DIR", help="Folder with outputs of cann-benchmark or ais_bench."
+    ),
+]
+_Labels = Annotated[
+    Path, typer.Option("--labels", metavar="FILE", help="COCO keypoint annotation file.")
+]
+_Detections = Annotated[
+    Path,
+    typer.Option(
+        "--detections-save-path",
+        metavar="OUT.json",
+        help="File to write the detections to, in COCO's results format.",
+    ),
+]
+_Category = Annotated[
+    str | None,
+    typer.Option("--category", help="Id or name of the person's category in the labels."),
+]
+
+
 @guide.command("preprocess")
 def preprocess(
     *,
@@ -58,13 +81,19 @@ def info(
     width: Annotated[
         int,
         typer.Argument(
-            metavar="WIDTH", help="Width of the input in pixels: 640.", min=1, max=2**31 - 1
+            metavar="WIDTH",
+            help="Width of the network input in pixels, usually 640.",
+            min=1,
+            max=2**31 - 1,
         ),
     ],
     height: Annotated[
         int,
         typer.Argument(
-            metavar="HEIGHT", help="Height of the input in pixels: 368.", min=1, max=2**31 - 1
+            metavar="HEIGHT",
+            help="Height of the network input in pixels, usually 368.",
+            min=1,
+            max=2**31 - 1,
         ),
     ],
 ) -> None:
@@ -79,30 +108,11 @@ def info(
 @guide.command("postprocess")
 def postprocess(
     *,
-    results: Annotated[
-        Path,
-        typer.Option(
-            "--result-dir",
-            metavar="DIR",
-            help="Folder with outputs of cann-benchmark or ais_bench.",
-        ),
-    ],
+    results: _Results,
     pad_file: _Pads,
-    labels: Annotated[
-        Path, typer.Option("--labels", metavar="FILE", help="COCO keypoint annotation file.")
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--detections-save-path",
-            metavar="OUT.json",
-            help="File to write the detections to, in COCO's results format.",
-        ),
-    ],
-    category: Annotated[
-        str | None,
-        typer.Option("--category", help="Id or name of the person's category in the labels."),
-    ] = None,
+    labels: _Labels,
+    output: _Detections,
+    category: _Category = None,
 ) -> None:
     """Decode the outputs of a benchmark tool on all CPUs, and print AP (step 5.5)."""
     from distributed_pose.files import check_not_input, write_atomically

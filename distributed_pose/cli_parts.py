@@ -15,7 +15,7 @@ _SHOWN = 100
 
 @contextmanager
 def progress() -> Iterator[Callable[[int, int], None]]:
-    """Yields a function of (total, done) that shows progress on a terminal, and is silent else."""
+    """Yields a function of (total, done) that shows a progress bar, but only on a terminal."""
     console = Terminal(stderr=True)
     columns = TextColumn("working"), BarColumn(), MofNCompleteColumn()
     hidden = not console.is_terminal

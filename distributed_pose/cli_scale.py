@@ -34,29 +34,62 @@ _Set = Annotated[
 
 _MAX_COUNT = 99999
 
+_Counts = Annotated[str, typer.Option(help="Numbers of devices to measure, separated by commas.")]
+_Repeat = Annotated[int, typer.Option(help="Number of runs per number of devices.", min=1)]
+_Weak = Annotated[
+    bool,
+    typer.Option(
+        "--weak", help="Weak scaling: the number of images per device is constant, not the total."
+    ),
+]
+_Output = Annotated[
+    Path, typer.Option("--output", metavar="DIR", help="Folder to write scaling.json and plots to.")
+]
+
+_Groups = Annotated[
+    str,
+    typer.Option(
+        help="Devices as NAME=COUNT or RATE=COUNT, with the rate in images/s, separated by commas, "
+        "such as ascend310p3=8,t4=2 or 300=4."
+    ),
+]
+_Images = Annotated[float, typer.Option(help="Number of images to evaluate.", min=1, max=1e15)]
+_Hosts = Annotated[
+    int,
+    typer.Option(help="Number of hosts that the devices are spread over.", min=1, max=_MAX_COUNT),
+]
+_Cores = Annotated[
+    int | None,
+    typer.Option(
+        help="CPU cores per host; by default those of this machine.", min=1, max=_MAX_COUNT
+    ),
+]
+_Costs = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Read the host costs from a file that --save wrote; by default they are measured.",
+    ),
+]
+_Save = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the host costs to this file.")
+]
+_Check = Annotated[
+    bool, typer.Option("--check", help="Also run the plan with simulated devices on this machine.")
+]
+
 # More characters than any sensible list of device groups needs.
 _MAX_GROUPS = 1000
 
 
 def scale(
     *,
-    devices: Annotated[
-        str, typer.Option(help="Numbers of devices to measure, separated by commas.")
-    ] = "1,2,4,8",
-    repeat: Annotated[int, typer.Option(help="Number of runs per number of devices.", min=1)] = 3,
-    weak: Annotated[
-        bool,
-        typer.Option(
-            "--weak",
-            help="Weak scaling: the number of images per device is constant, not the total.",
-        ),
-    ] = False,
+    devices: _Counts = "1,2,4,8",
+    repeat: _Repeat = 3,
+    weak: _Weak = False,
     config: _Config = None,
     overrides: _Set = None,
-    output: Annotated[
-        Path,
-        typer.Option("--output", metavar="DIR", help="Folder to write scaling.json and plots to."),
-    ] = Path("scaling"),
+    output: _Output = Path("scaling"),
 ) -> None:
     """Measure throughput, speed-up and efficiency with growing numbers of devices.
 
@@ -87,38 +120,13 @@ def scale(
 
 def plan(  # noqa: PLR0913 - one argument per option
     *,
-    devices: Annotated[
-        str,
-        typer.Option(
-            help="Devices as NAME=COUNT or RATE=COUNT, with the rate in images/s, separated by "
-            "commas, such as ascend310p3=8,t4=2 or 300=4."
-        ),
-    ],
-    images: Annotated[float, typer.Option(help="Images to evaluate.", min=1, max=1e15)] = 5000,
-    hosts: Annotated[
-        int,
-        typer.Option(help="Number of hosts that the devices are spread over.", min=1, max=99999),
-    ] = 1,
-    cores: Annotated[
-        int | None,
-        typer.Option(
-            help="CPU cores per host; by default those of this machine.", min=1, max=99999
-        ),
-    ] = None,
-    costs: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Read the host costs from a file that --save wrote; by default they are measured.",
-        ),
-    ] = None,
-    save: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the host costs to this file.")
-    ] = None,
-    check: Annotated[
-        bool,
-        typer.Option("--check", help="Also run the plan with simulated devices on this machine."),
-    ] = False,
+    devices: _Groups,
+    images: _Images = 5000,
+    hosts: _Hosts = 1,
+    cores: _Cores = None,
+    costs: _Costs = None,
+    save: _Save = None,
+    check: _Check = False,
     config: _Config = None,
     overrides: _Set = None,
 ) -> None:

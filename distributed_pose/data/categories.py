@@ -56,7 +56,7 @@ def read_categories(content: JsonObject, notes: Notes) -> list[Category]:
     """
     entries = content.get("categories")
     if not isinstance(entries, list) or not entries:
-        raise InvalidEntryError("has no list 'categories', so nothing says what is annotated")
+        raise InvalidEntryError("has no list 'categories', so the annotated person is unknown")
     categories = []
     for position, entry in enumerate(entries):
         where = f"categories[{position}]"

@@ -51,7 +51,7 @@ _ODD_VISIBILITY = (
     "Keypoints with a visibility other than 0, 1 and 2 count as labelled if it is over 0, as in "
     "pycocotools"
 )
-_NO_AREA = "People of area 0 are matched by exact keypoints alone, as in pycocotools"
+_NO_AREA = "People of area 0 are matched by exact keypoints only, as in pycocotools"
 _IGNORE = "'ignore' is set but not read, as in pycocotools"
 _ID_ZERO = (
     "Annotation ids are replaced by numbers from 1, since pycocotools reads a match with id 0 as "

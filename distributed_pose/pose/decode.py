@@ -79,8 +79,8 @@ class Decoder:
 
         Args:
             heatmaps_NKHW: float32 or float16 [N, 19, H, W], last stage, background last; finite.
-            pafs_NPHW: likewise [N, 38, H, W].
-            geometries: how each image lies in the network input of 8H x 8W pixels.
+            pafs_NPHW: float32 or float16 [N, 38, H, W], last stage; finite.
+            geometries: position of each image in the network input of 8H x 8W pixels.
         """
         ends = np.zeros(len(geometries) + 1, np.int64)
         durations_ns_N3 = np.empty((len(geometries), 3), np.int64)

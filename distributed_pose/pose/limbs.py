@@ -39,7 +39,7 @@ class Limbs(NamedTuple):
 
     Attributes:
         a_L: int64 [L], candidate at the limb's first keypoint, numbered over all keypoints.
-        b_L: int64 [L], candidate at the limb's second keypoint, numbered likewise.
+        b_L: int64 [L], candidate at the limb's second keypoint, numbered over all keypoints.
         scores_L: float64 [L], score of each limb.
         offsets: int64 [20], the first limb of each kind, and the end of the last kind.
         used_M: int64 [M], the last kind of limb that uses a candidate, counted from 1; 0 for none.

@@ -3,8 +3,8 @@
 The reference enlarges maps by the stride, crops the padding and resizes to the image, both cubic.
 Both steps are linear and separable, and OpenCV computes them in float32: along x from the first tap
 to the last, then along y from the last to the first (but see `in_tail`). The same sums in the same
-order give the same bits, so whatever a comparison decides is decided as the reference does. (Builds
-of OpenCV for ARM fuse multiplication and addition: there the last bit can differ.)
+order give the same bits, so all comparisons have the same outcome as in the reference. (Builds of
+OpenCV for ARM fuse multiplication and addition, so the last bit can differ there.)
 
 Legend: H and W map size in cells, h and w image size in pixels, *fine* the enlarged map, whose step
 is an input pixel. Fine position f lies between the cells `(f + 4) // 8 - 1` and the next: their gap
