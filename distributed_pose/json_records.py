@@ -11,7 +11,7 @@ _T = TypeVar("_T")
 Figure = Annotated[float, Field(ge=0, le=1e15)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
-AveragePrecision = Annotated[float, Field(ge=-1, le=1)]  # COCO has -1 where it is undefined.
+AveragePrecision = Annotated[float, Field(ge=-1, le=1)]  # COCO has -1 for undefined AP.
 
 # The maximum number of characters of a key in a message.
 _MAX_PLACE = 100

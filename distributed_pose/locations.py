@@ -76,7 +76,7 @@ class Location:
 
     @property
     def lacks_credentials(self) -> bool:
-        """Whether it is a URI whose credentials were replaced, as `str` does."""
+        """Whether it is a URI whose credentials `str` has already replaced."""
         is_hidden = re.search(rf"{re.escape(HIDDEN)}@|[=?&#]{re.escape(HIDDEN)}", self.plain)
         return self.is_uri and is_hidden is not None and str(self) == self.plain
 

@@ -47,7 +47,7 @@ class RunLock:
         """Takes the lock.
 
         Raises:
-            SetupError: if another run has it.
+            SetupError: if another run holds the lock.
             ExecutionError: if the folder cannot be written.
         """
         path = self._folder.local_path

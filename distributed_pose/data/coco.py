@@ -38,7 +38,7 @@ from distributed_pose.records import ImageRecord
 # JSON can encode lone surrogates; neither they nor a null byte can be part of a file name.
 _NO_NAME = re.compile("[\0\ud800-\udfff]")
 
-# Ids travel as 64-bit integers.
+# Processes exchange ids as 64-bit integers.
 _FIRST_ID, _END_ID = -(2**63), 2**63
 
 _LISTED_TWICE = "Images that are listed twice count once"

@@ -35,7 +35,7 @@ _COLUMNS: Mapping[str, Callable[[pa.DataType], bool]] = {
 
 
 class ImageSource(Protocol):
-    """Encoded images by file name. Several threads may read at once."""
+    """Reads encoded images by file name; several threads may use it at once."""
 
     @property
     def location(self) -> Location:

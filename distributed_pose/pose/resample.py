@@ -66,7 +66,7 @@ class Box(NamedTuple):
 
 
 def axes(geometry: Geometry, map_hw: tuple[int, int]) -> tuple[Axis, Axis]:
-    """Returns the resizes along y and along x of maps of an image."""
+    """Returns the resizes of an image's maps along y and along x."""
     return (
         _axis(map_hw[0], geometry.pad_top, geometry.pad_bottom, geometry.image_height),
         _axis(map_hw[1], geometry.pad_left, geometry.pad_right, geometry.image_width),
@@ -81,7 +81,7 @@ def _axis(cells: int, pad_before: int, pad_after: int, size: int) -> Axis:
 @lru_cache(_CACHED_AXES)
 def _cached_axis(cells: int, pad_before: int, pad_after: int, size: int) -> Axis:
     cropped = cells * STRIDE - pad_before - pad_after
-    # The inverse of the inverse and the float32 are OpenCV's.
+    # OpenCV inverts the scale twice, and computes the position as float32.
     scale = 1 / (size / cropped)
     position = ((np.arange(size) + 0.5) * scale - 0.5).astype(np.float32)
     nearest = np.floor(position)

@@ -38,7 +38,7 @@ _STRAYS_SHOWN = 3
 
 @dataclass(frozen=True)
 class Layout:
-    """Which files hold an image's maps.
+    """The names and the type of the files that hold an image's maps.
 
     Attributes:
         suffix: `.bin` or `.txt`.

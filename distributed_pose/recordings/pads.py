@@ -21,7 +21,7 @@ _MAX_SIDE = 2**20
 
 _HINT = "pad.txt has lines such as: 000000000139.jpg 426 640 0 0 43 44"
 
-# A line has some fifty bytes, and a dataset at most some hundred thousand images.
+# A line has about fifty bytes, and a dataset has at most a few hundred thousand images.
 _MAX_FILE_BYTES = 2**26
 
 # File names need not be valid UTF-8.

@@ -35,7 +35,7 @@ _MAX_LOG_BYTES = 2**24
 # A report with five thousand failures has about two million characters.
 _MAX_JSON = 2**22
 
-# A record begins with its format.
+# A record has one of these keys near its beginning.
 _RECORD = re.compile(r'"format"|"rows"')
 _RECORD_HEAD = 200
 

@@ -190,7 +190,7 @@ def _gif(gif: bytes) -> Header:
 
 def _bmp(bmp: bytes) -> Header:
     (header_size,) = struct.unpack_from("<I", bmp, 14)
-    # The oldest header is of 12 bytes; a negative height means that the rows go down.
+    # The oldest header has 12 bytes; a negative height means that rows are stored top down.
     width, height = struct.unpack_from("<HH" if header_size == 12 else "<ii", bmp, 18)
     return Header(abs(height), abs(width))
 

@@ -73,7 +73,7 @@ def _resize(image_HW3: _ImageArray, profile: Profile) -> _ImageArray:
     scale, interpolation = profile.scale(height, width), profile.interpolation
     # All channels in one call: OpenCV's kernels for one channel round differently in the last bit.
     if min(height, width) * scale > 0.5:
-        # By factors and not by size: OpenCV samples at the inverse of what it is given.
+        # By factors and not by size, because OpenCV samples at the inverse of its argument.
         resized = cv2.resize(image_HW3, None, fx=scale, fy=scale, interpolation=interpolation)
     else:
         new_height, new_width = profile.resized(height, width)
