@@ -1,4 +1,4 @@
-"""The `bench` commands: what the host costs, and what a whole run keeps of the model's speed."""
+"""The `bench` commands: costs of the host, and speed of the devices and of the whole pipeline."""
 
 import json
 from dataclasses import asdict
@@ -13,20 +13,21 @@ from distributed_pose.config import RunConfig, load_config
 
 bench = typer.Typer(
     name="bench",
-    help="Measure what the host and the whole pipeline cost, after a check of the poses.",
+    help="Measure host costs, devices and the whole pipeline, after a check of the poses.",
     no_args_is_help=True,
 )
 
-# More than any device has memory for.
+# No device has memory for larger batches.
 _MAX_BATCH = 4096
 
 _Config = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE.yaml", help="As for `evaluate`.")
+    Path | None, typer.Option("--config", metavar="FILE.yaml", help="Configuration file to use.")
 ]
 _Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As for `evaluate`.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a configuration key; repeatable."),
 ]
-_Json = Annotated[bool, typer.Option("--json", help="Print the figures alone, as JSON.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print only the figures, as JSON.")]
 
 
 @bench.command("host")
@@ -34,10 +35,13 @@ def host(
     *,
     config: _Config = None,
     overrides: _Set = None,
-    repeat: Annotated[int, typer.Option(help="Measurements of each image.", min=1)] = 5,
+    repeat: Annotated[int, typer.Option(help="Number of measurements per image.", min=1)] = 5,
     as_json: _Json = False,
 ) -> None:
-    """Processor time per image of every stage off the device, on one core; data.limit is 64."""
+    """Measure the CPU time per image of every stage off the device, on one core.
+
+    The default of data.limit is 64.
+    """
     settings = _with_limit(load_config(config, overrides or ()), 64)
     from distributed_pose.bench.host import bench_host
     from distributed_pose.bench.tables import host_table
@@ -55,10 +59,15 @@ def pipeline(
     *,
     config: _Config = None,
     overrides: _Set = None,
-    repeat: Annotated[int, typer.Option(help="Pairs of bare model and whole run.", min=1)] = 1,
+    repeat: Annotated[
+        int, typer.Option(help="Number of pairs of a model-only run and a whole run.", min=1)
+    ] = 1,
     as_json: _Json = False,
 ) -> None:
-    """Images/s of whole runs over the bare model's, compute only; data.limit is 512."""
+    """Compare the images/s of whole runs with those of the model alone on the same cores.
+
+    The default of data.limit is 512.
+    """
     settings = _with_limit(load_config(config, overrides or ()), 512)
     from distributed_pose.bench.pipeline import bench_pipeline
     from distributed_pose.bench.tables import pipeline_table
@@ -76,13 +85,19 @@ def device(
     *,
     config: _Config = None,
     overrides: _Set = None,
-    batch: Annotated[str, typer.Option(help="Batch sizes, with commas.")] = "1,2,4,8,16,32",
+    batch: Annotated[
+        str, typer.Option(help="Batch sizes to measure, separated by commas.")
+    ] = "1,2,4,8,16,32",
     seconds: Annotated[
-        float, typer.Option(help="Of each batch size, at least.", min=0.0, max=3600.0)
+        float,
+        typer.Option(help="Minimum time to measure each batch size, in s.", min=0.0, max=3600.0),
     ] = 2.0,
     as_json: _Json = False,
 ) -> None:
-    """Execution time, latency and images/s of each device by batch size, and the best size."""
+    """Measure execution time, latency and images/s of each device by batch size.
+
+    The fastest batch size is marked.
+    """
     settings = load_config(config, overrides or ())
     sizes = batch_sizes(batch)
     from distributed_pose.bench.device import bench_device
@@ -100,7 +115,7 @@ def batch_sizes(text: str) -> list[int]:
     """Returns the batch sizes in a text such as `1,4,8`.
 
     Raises:
-        ConfigError: if it is no such text.
+        ConfigError: if the text has another form.
     """
     return counts("--batch", text, _MAX_BATCH)
 

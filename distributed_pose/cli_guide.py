@@ -1,4 +1,4 @@
-"""The `guide` commands: the vendor guide's own steps, with its files in and out."""
+"""The `guide` commands: the steps of the vendor guide, with its files as input and output."""
 
 from enum import Enum
 from pathlib import Path
@@ -12,25 +12,55 @@ from distributed_pose.cli_terminal import Terminal, print_line
 
 guide = typer.Typer(
     name="guide",
-    help="The vendor guide's steps, file for file: inputs, info file, outputs to AP.",
+    help="Run the vendor guide's steps with its files: network inputs, info file, AP of outputs.",
     no_args_is_help=True,
 )
 
 
 class Kind(Enum):
-    """What an info file lists; the guide's own writer knows other kinds, too."""
+    """The kind of files that an info file lists; the guide's own writer has further kinds."""
 
     BIN = "bin"
 
 
-_Pads = Annotated[Path, typer.Option("--pad-txt-path", metavar="pad.txt", help="Padding by image.")]
+_Pads = Annotated[
+    Path,
+    typer.Option("--pad-txt-path", metavar="pad.txt", help="File with the padding of each image."),
+]
+
+
+_Results = Annotated[
+    Path,
+    typer.Option(
+        "--result-dir", metavar="DIR", help="Folder with outputs of cann-benchmark or ais_bench."
+    ),
+]
+_Labels = Annotated[
+    Path, typer.Option("--labels", metavar="FILE", help="COCO keypoint annotation file.")
+]
+_Detections = Annotated[
+    Path,
+    typer.Option(
+        "--detections-save-path",
+        metavar="OUT.json",
+        help="File to write the detections to, in COCO's results format.",
+    ),
+]
+_Category = Annotated[
+    str | None,
+    typer.Option("--category", help="Id or name of the person's category in the labels."),
+]
 
 
 @guide.command("preprocess")
 def preprocess(
     *,
-    images: Annotated[Path, typer.Option("--src-path", metavar="IMAGES", help="Folder.")],
-    output: Annotated[Path, typer.Option("--save-path", metavar="DIR", help="Of the .bin files.")],
+    images: Annotated[
+        Path, typer.Option("--src-path", metavar="IMAGES", help="Folder of the images.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--save-path", metavar="DIR", help="Folder to write the .bin files to.")
+    ],
     pad_file: _Pads,
 ) -> None:
     """Write the network input of each image as .bin, and pad.txt (step 3.2)."""
@@ -39,20 +69,36 @@ def preprocess(
     start = perf_counter()
     with progress() as on_progress:
         number = preprocess_folder(images, output, pad_file, on_progress)
-    _say(number, perf_counter() - start, f"{output} and {pad_file}")
+    _print_summary(number, perf_counter() - start, f"{output} and {pad_file}")
 
 
 @guide.command("info")
 def info(
     *,
-    kind: Annotated[Kind, typer.Argument(metavar="bin", help="Of the files.")],
-    folder: Annotated[str, typer.Argument(metavar="DIR")],
-    output: Annotated[Path, typer.Argument(metavar="OUT.info")],
-    width: Annotated[int, typer.Argument(metavar="640", min=1, max=2**31 - 1)],
-    height: Annotated[int, typer.Argument(metavar="368", min=1, max=2**31 - 1)],
+    kind: Annotated[Kind, typer.Argument(metavar="bin", help="Kind of the files; always bin.")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder of the .bin files.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT.info", help="Info file to write.")],
+    width: Annotated[
+        int,
+        typer.Argument(
+            metavar="WIDTH",
+            help="Width of the network input in pixels, usually 640.",
+            min=1,
+            max=2**31 - 1,
+        ),
+    ],
+    height: Annotated[
+        int,
+        typer.Argument(
+            metavar="HEIGHT",
+            help="Height of the network input in pixels, usually 368.",
+            min=1,
+            max=2**31 - 1,
+        ),
+    ],
 ) -> None:
-    """List the .bin files of a folder for cann-benchmark (step 3.3)."""
-    del kind  # There is one.
+    """Write the list of a folder's .bin files for cann-benchmark (step 3.3)."""
+    del kind  # It has only one value.
     from distributed_pose.guide.preprocess import write_info
 
     number = write_info(folder, output, width, height)
@@ -62,19 +108,11 @@ def info(
 @guide.command("postprocess")
 def postprocess(
     *,
-    results: Annotated[
-        Path, typer.Option("--result-dir", metavar="DIR", help="Of cann-benchmark or ais_bench.")
-    ],
+    results: _Results,
     pad_file: _Pads,
-    labels: Annotated[
-        Path, typer.Option("--labels", metavar="FILE", help="COCO keypoint annotations.")
-    ],
-    output: Annotated[
-        Path, typer.Option("--detections-save-path", metavar="OUT.json", help="COCO results.")
-    ],
-    category: Annotated[
-        str | None, typer.Option("--category", help="Id or name of the labels' person category.")
-    ] = None,
+    labels: _Labels,
+    output: _Detections,
+    category: _Category = None,
 ) -> None:
     """Decode the outputs of a benchmark tool on all CPUs, and print AP (step 5.5)."""
     from distributed_pose.files import check_not_input, write_atomically
@@ -91,16 +129,16 @@ def postprocess(
     write_atomically(output, detections_json(scored.detections))
     part = f" of {scored.num_labelled}" if scored.num_images < scored.num_labelled else ""
     title = f"COCO keypoint AP, {scored.num_images}{part} images"
-    found = f"{len(scored.detections)} detections"
+    detections = f"{len(scored.detections)} detections"
     for note in scored.notes:
         print_line(note)
     if scored.ap is None:
-        print_line(f"Nothing to score: {labels} has no annotations; {found}")
+        print_line(f"Nothing to score: {labels} has no annotations; {detections}")
     else:
-        Terminal().print(ap_table(scored.ap, title, found))
-    _say(scored.num_images, scored.seconds, str(output))
+        Terminal().print(ap_table(scored.ap, title, detections))
+    _print_summary(scored.num_images, scored.seconds, str(output))
 
 
-def _say(number: int, seconds: float, where: str) -> None:
+def _print_summary(number: int, seconds: float, where: str) -> None:
     rate = f"{number / seconds:.1f} images/s"
     print_line(f"Written to {where}: {number} images in {seconds:.1f} s, {rate}")

@@ -1,4 +1,4 @@
-"""What several commands share."""
+"""The progress bar and the option with a list of counts, which several commands share."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,16 +8,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from distributed_pose.cli_terminal import Terminal
 from distributed_pose.errors import ConfigError
 
-# Each count is a measurement or an artifact of its own.
+# Each count means a separate measurement or artifact.
 _MAX_COUNTS = 64
 _SHOWN = 100
 
 
 @contextmanager
 def progress() -> Iterator[Callable[[int, int], None]]:
-    """Yields what shows so many of so many on a terminal, and nothing in a file."""
+    """Yields a function of (total, done) that shows a progress bar, but only on a terminal."""
     console = Terminal(stderr=True)
-    columns = TextColumn("at work"), BarColumn(), MofNCompleteColumn()
+    columns = TextColumn("working"), BarColumn(), MofNCompleteColumn()
     hidden = not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=hidden) as bars:
         task = bars.add_task("", total=None)
@@ -28,22 +28,22 @@ def counts(option: str, text: str, most: int) -> list[int]:
     """Returns the counts in a text such as `1,4,8`.
 
     Args:
-        option: that the text is of, for messages.
-        text: as it was given.
-        most: that a count may be.
+        option: name of the option, for messages.
+        text: value of the option.
+        most: largest count that is allowed.
 
     Raises:
-        ConfigError: if it is no such text, or has over 64 counts.
+        ConfigError: if the text has another form, or over 64 counts.
     """
     parts = text.split(",", _MAX_COUNTS)
     if len(parts) > _MAX_COUNTS:
         raise ConfigError(f"{option}: over {_MAX_COUNTS} counts")
     if not all(_is_count(part.strip(), most) for part in parts):
         shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-        raise ConfigError(f"{option} {shown}: expected counts such as 1,4,8, to {most} at most")
+        raise ConfigError(f"{option} {shown}: expected counts such as 1,4,8, up to {most}")
     return [int(part) for part in parts]
 
 
 def _is_count(text: str, most: int) -> bool:
-    # Python reads no integers of thousands of digits.
+    # Python refuses to parse integers of thousands of digits.
     return text.isdecimal() and len(text) <= len(str(most)) and 1 <= int(text) <= most

@@ -1,4 +1,4 @@
-"""The `report` commands: a run in the words of other tools, their logs, and all in one table."""
+"""The `report` commands: runs in the format of other tools, their logs, and a table of both."""
 
 from enum import Enum
 from pathlib import Path
@@ -12,7 +12,7 @@ from distributed_pose.errors import ConfigError
 
 
 class _Report(TyperGroup):
-    """Takes what is none of its commands for a run to show, as in `report RUN --as guide`."""
+    """Interprets a first argument that is not a command as `show RUN`: `report RUN --as guide`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in {*self.commands, *ctx.help_option_names}:
@@ -23,34 +23,44 @@ class _Report(TyperGroup):
 report = typer.Typer(
     name="report",
     cls=_Report,
-    help="Figures of runs and of other tools' logs: `report RUN --as guide`, import, table.",
+    help="Show figures of runs and of other tools' logs: `report RUN --as guide`, import, table.",
     no_args_is_help=True,
 )
 
 
 class Form(Enum):
-    """Whose lines are printed."""
+    """The tool whose format is printed."""
 
     GUIDE = "guide"
     TRTEXEC = "trtexec"
 
 
 class Reference(Enum):
-    """Whose published figures stand beside others."""
+    """A publication whose figures can be added to the table."""
 
     GUIDE = "guide"
 
 
-_Log = Annotated[Path, typer.Argument(metavar="LOG", help="Perf file, log or the guide's table.")]
+_Log = Annotated[
+    Path, typer.Argument(metavar="LOG", help="Perf file, log, or the guide's results table.")
+]
 
 
 @report.command("show")
 def show(
     *,
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a log.")],
-    form: Annotated[Form, typer.Option("--as", help="The guide's perf file, or trtexec's line.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Output folder of a run, or a log or record.")
+    ],
+    form: Annotated[
+        Form,
+        typer.Option("--as", help="Format: the guide's perf file, or the summary of trtexec."),
+    ],
 ) -> None:
-    """Print a run as the guide's tools print theirs; `show` may be left out."""
+    """Print the figures of a run in the format of the guide's tools.
+
+    The word `show` may be omitted.
+    """
     from distributed_pose.report.logs import perf_text, trtexec_text
     from distributed_pose.report.sources import read_source
 
@@ -60,59 +70,68 @@ def show(
     elif form is Form.TRTEXEC and source.times:
         text = trtexec_text(source.times)
     else:
-        why = "; ".join(source.notes) if source.format == "run" else f"it is of {source.format}"
-        raise ConfigError(f"{run} has no figures to print as {form.value}: {why}")
+        reason = (
+            "; ".join(source.notes) if source.format == "run" else f"its format is {source.format}"
+        )
+        raise ConfigError(f"{run} has no figures to print as {form.value}: {reason}")
     print_text(text)
-    _tell(run, source.notes)
+    _print_notes(run, source.notes)
 
 
 @report.command("import")
 def import_(
     *,
     log: _Log,
-    device: Annotated[str, typer.Option(help="Its name, such as Ascend310P3.")] = "",
+    device: Annotated[str, typer.Option(help="Name of the device, such as Ascend310P3.")] = "",
     batch: Annotated[
-        int | None, typer.Option(min=1, max=2**31 - 1, help="Images in a batch.")
+        int | None, typer.Option(min=1, max=2**31 - 1, help="Batch size of the log.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="Such as f16.")] = "",
+    precision: Annotated[str, typer.Option(help="Precision of the model, such as f16.")] = "",
     ap: Annotated[
-        float | None, typer.Option("--ap", min=0, max=1, help="Of the model on COCO.")
+        float | None, typer.Option("--ap", min=0, max=1, help="AP of the model on COCO.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", metavar="RECORD.json", help="Write it there.")
+        Path | None,
+        typer.Option("--output", metavar="RECORD.json", help="File to write the record to."),
     ] = None,
 ) -> None:
-    """Read a log of cann-benchmark, ais_bench or trtexec into a record (JSON) for the table.
+    """Convert a log of cann-benchmark, ais_bench or trtexec to a record (JSON) for the table.
 
-    Options say what the log does not.
+    Options complete the facts in the log, and take precedence over them.
     """
     from distributed_pose.files import check_not_input, write_atomically
-    from distributed_pose.report.sources import Given, read_source
+    from distributed_pose.report.sources import LogFacts, read_source
 
     if output:
         check_not_input(output, {"the log": log})
-    source = read_source(log, Given(device, batch, precision, ap))
+    source = read_source(log, LogFacts(device, batch, precision, ap))
     if output:
         write_atomically(output, source.to_json())
         print_line(f"Written to {output}: {source.format}, {len(source.rows)} rows")
     else:
         print_text(source.to_json())
-    _tell(log, source.notes)
+    _print_notes(log, source.notes)
 
 
 @report.command("table")
 def table(
     *,
     sources: Annotated[
-        list[Path] | None, typer.Argument(metavar="RUN|LOG...", help="Runs, logs and records.")
+        list[Path] | None,
+        typer.Argument(
+            metavar="RUN|LOG...", help="Output folders of runs, logs, and records of logs."
+        ),
     ] = None,
     reference: Annotated[
-        Reference | None, typer.Option("--reference", help="Add its published rows.")
+        Reference | None,
+        typer.Option("--reference", help="Add the figures that the guide publishes."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print markdown.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table as Markdown.")
+    ] = False,
 ) -> None:
-    """Print runs, logs and the guide's published figures as one table (section 6)."""
+    """Print runs, logs and the guide's published figures in one table (section 6)."""
     from distributed_pose.report.results_table import (
         results_json,
         results_markdown,
@@ -126,7 +145,7 @@ def table(
     rows = [row for _, source in read for row in source.rows]
     rows += published_rows() if reference else []
     if not rows:
-        raise ConfigError("there is nothing to show", "name runs or logs, or --reference guide")
+        raise ConfigError("the table would be empty", "name runs or logs, or --reference guide")
     bases = table_bases(rows, published=reference is not None)
     if as_json:
         print_text(results_json(rows, bases))
@@ -136,10 +155,10 @@ def table(
         Terminal().print(results_table(rows, bases))
     for path, source in read:
         if source.format == "trtexec":
-            _tell(path, source.notes)
+            _print_notes(path, source.notes)
 
 
-def _tell(path: Path, notes: tuple[str, ...]) -> None:
-    # On stderr, so that stdout is what the tools would print.
+def _print_notes(path: Path, notes: tuple[str, ...]) -> None:
+    # On stderr, so that stdout equals the output of the tools.
     for note in notes:
         print_line(f"{path}: {note}", err=True)

@@ -1,4 +1,4 @@
-"""The `scale` and `plan` commands: how throughput grows with devices, and what they need."""
+"""The `scale` and `plan` commands: measured and predicted throughput of several devices."""
 
 import json
 import re
@@ -26,32 +26,76 @@ if TYPE_CHECKING:
     from distributed_pose.bench.capacity import DeviceGroup, HostCosts
 
 _Config = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE.yaml", help="As for `evaluate`.")
+    Path | None, typer.Option("--config", metavar="FILE.yaml", help="Configuration file to use.")
 ]
 _Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As for `evaluate`.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a configuration key; repeatable."),
 ]
 
 _MAX_COUNT = 99999
 
-# Characters in which all kinds of devices there are can be named.
+_Counts = Annotated[str, typer.Option(help="Numbers of devices to measure, separated by commas.")]
+_Repeat = Annotated[int, typer.Option(help="Number of runs per number of devices.", min=1)]
+_Weak = Annotated[
+    bool,
+    typer.Option(
+        "--weak", help="Weak scaling: the number of images per device is constant, not the total."
+    ),
+]
+_Output = Annotated[
+    Path, typer.Option("--output", metavar="DIR", help="Folder to write scaling.json and plots to.")
+]
+
+_Groups = Annotated[
+    str,
+    typer.Option(
+        help="Devices as NAME=COUNT or RATE=COUNT, with the rate in images/s, separated by commas, "
+        "such as ascend310p3=8,t4=2 or 300=4."
+    ),
+]
+_Images = Annotated[float, typer.Option(help="Number of images to evaluate.", min=1, max=1e15)]
+_Hosts = Annotated[
+    int,
+    typer.Option(help="Number of hosts that the devices are spread over.", min=1, max=_MAX_COUNT),
+]
+_Cores = Annotated[
+    int | None,
+    typer.Option(
+        help="CPU cores per host; by default those of this machine.", min=1, max=_MAX_COUNT
+    ),
+]
+_Costs = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Read the host costs from a file that --save wrote; by default they are measured.",
+    ),
+]
+_Save = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the host costs to this file.")
+]
+_Check = Annotated[
+    bool, typer.Option("--check", help="Also run the plan with simulated devices on this machine.")
+]
+
+# More characters than any sensible list of device groups needs.
 _MAX_GROUPS = 1000
 
 
 def scale(
     *,
-    devices: Annotated[str, typer.Option(help="Counts of devices, with commas.")] = "1,2,4,8",
-    repeat: Annotated[int, typer.Option(help="Runs of each count.", min=1)] = 3,
-    weak: Annotated[
-        bool, typer.Option("--weak", help="The same images for each device, not for each count.")
-    ] = False,
+    devices: _Counts = "1,2,4,8",
+    repeat: _Repeat = 3,
+    weak: _Weak = False,
     config: _Config = None,
     overrides: _Set = None,
-    output: Annotated[
-        Path, typer.Option("--output", metavar="DIR", help="For scaling.json and the plot.")
-    ] = Path("scaling"),
+    output: _Output = Path("scaling"),
 ) -> None:
-    """Run with more and more devices: images/s, speed-up, efficiency, and what stops it."""
+    """Measure throughput, speed-up and efficiency with growing numbers of devices.
+
+    The report also names the costs that limit the scaling.
+    """
     check_not_input(output / "scaling.json", {"--config": config})
     numbers = counts("--devices", devices, _MAX_COUNT)
     settings = load_config(config, overrides or ())
@@ -76,28 +120,19 @@ def scale(
     console.print(scale_table(report), scale_costs_table(report), f"Written to {output}", sep="\n")
 
 
-def plan(  # noqa: PLR0913 - one argument an option
+def plan(  # noqa: PLR0913 - one argument per option
     *,
-    devices: Annotated[
-        str,
-        typer.Option(help="Such as ascend310p3=8,t4=2; images/s in place of a name: 300=4."),
-    ],
-    images: Annotated[float, typer.Option(help="To be run.", min=1, max=1e15)] = 5000,
-    hosts: Annotated[int, typer.Option(help="That the devices are in.", min=1, max=99999)] = 1,
-    cores: Annotated[
-        int | None, typer.Option(help="Of each; this machine's.", min=1, max=99999)
-    ] = None,
-    costs: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Of an earlier --save; else measured.")
-    ] = None,
-    save: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the costs.")] = None,
-    check: Annotated[
-        bool, typer.Option("--check", help="Run it with simulated devices on this machine, too.")
-    ] = False,
+    devices: _Groups,
+    images: _Images = 5000,
+    hosts: _Hosts = 1,
+    cores: _Cores = None,
+    costs: _Costs = None,
+    save: _Save = None,
+    check: _Check = False,
     config: _Config = None,
     overrides: _Set = None,
 ) -> None:
-    """Say what devices run together, what hosts they need, and what is the bottleneck."""
+    """Predict the throughput of devices together, the hosts they need, and the bottleneck."""
     settings = load_config(config, overrides or ())
     from distributed_pose.bench.capacity import capacity, measure_host_costs, measured
     from distributed_pose.bench.tables import capacity_table
@@ -105,16 +140,16 @@ def plan(  # noqa: PLR0913 - one argument an option
 
     groups = _groups(devices)
     if costs:
-        found = _read_costs(costs)
+        host_costs = _read_costs(costs)
     else:
         with progress() as on_progress:
-            found = measure_host_costs(settings, on_progress)
+            host_costs = measure_host_costs(settings, on_progress)
     if save:
         check_not_input(save, {"--config": config})
-        write_atomically(save, json.dumps(asdict(found), indent=2) + "\n")
-    planned = capacity(found, groups, images, hosts=hosts, cores=cores or num_cpus())
+        write_atomically(save, json.dumps(asdict(host_costs), indent=2) + "\n")
+    planned = capacity(host_costs, groups, images, hosts=hosts, cores=cores or num_cpus())
     console = Terminal()
-    console.print(capacity_table(planned, found))
+    console.print(capacity_table(planned, host_costs))
     if check:
         rate = measured(settings, groups)
         ratio = planned.images_per_s / rate
@@ -130,7 +165,10 @@ def _groups(text: str) -> "list[DeviceGroup]":
     for part in text.split(","):
         match = re.fullmatch(r"\s*([a-z0-9]+|[0-9.]+)=([1-9][0-9]{0,4})\s*", part)
         if not match:
-            raise ConfigError(f"--devices {text}: expected such as ascend310p3=8 or 300=4")
+            raise ConfigError(
+                f"--devices {text}: expected NAME=COUNT or RATE=COUNT",
+                "such as ascend310p3=8 or 300=4",
+            )
         groups.append(DeviceGroup(match[1], int(match[2]), published_rate(match[1])))
     return groups
 
@@ -142,5 +180,5 @@ def _read_costs(path: Path) -> "HostCosts":
         return read_record(HostCosts, read_regular(path, MAX_CARD_BYTES))
     except (OSError, ValueError) as error:
         raise SetupError(
-            f"cannot read costs from {path}: {one_line(error)}", "make it by --save"
+            f"cannot read costs from {path}: {one_line(error)}", "write the file with --save"
         ) from None

@@ -1,7 +1,7 @@
-"""The boundary to the terminal: what is written there is readable text, and never fails a run.
+"""Writes to the terminal: only printable text, and without ever failing a run.
 
-Names of files, keys and tensors come from strangers. Three ways lead to a terminal, and each is
-closed once: tables and lines of rich (`Terminal`), the streams that everything else writes to
+Names of files, keys and tensors come from untrusted input. Output takes one of three ways, and each
+has one guard: tables and lines of rich (`Terminal`), the streams that all other code writes to
 (`guarded_streams`), and log records (`start_logging`).
 """
 
@@ -22,28 +22,28 @@ from rich.text import Text
 from distributed_pose.errors import ExecutionError, printable
 from distributed_pose.locations import redacted
 
-# Where lines are composed by this program, these are its own.
+# Control characters that this program itself uses to lay out lines.
 _LAYOUT = "\n\t"
 
 
 class Terminal(Console):
-    """A console of rich that takes strings as they are: no markup, no emoji, no control codes.
+    """A console of rich that prints strings literally: no markup, no emoji, no control codes.
 
     Args:
-        stderr: whether to write there.
+        stderr: whether to write to stderr and not to stdout.
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Returns a text of one line; every string in a table comes through here."""
+        """Returns a text of one line; rich calls it for every string in a table."""
         return super().render_str(printable(text), **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Yields the parts of what is shown, those that did not begin as strings included."""
+        """Yields the printable segments of an object, including those not made from strings."""
         for segment in super().render(renderable, options):
             is_own = segment.control or segment.text.isprintable()
             yield segment if is_own else segment._replace(text=printable(segment.text, _LAYOUT))
@@ -61,10 +61,10 @@ def print_text(text: str) -> None:
 
 
 def start_logging(*, verbose: bool = False) -> None:
-    """Has warnings written to stderr, a line each, those of libraries among them.
+    """Starts to log warnings to stderr, one line per warning, including those of libraries.
 
     Args:
-        verbose: whether to write also what is done.
+        verbose: whether to log information as well.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine(logging.BASIC_FORMAT))
@@ -76,15 +76,15 @@ def start_logging(*, verbose: bool = False) -> None:
 
 @contextmanager
 def guarded_streams() -> Iterator[None]:
-    """Makes stdout and stderr fit for any text and any end of the terminal, as long as entered.
+    """Replaces stdout and stderr, within the `with` block, by streams that accept any text.
 
-    Characters that their encoding lacks become others, control characters become escapes, and a
-    reader that leaves early is no error.
+    Characters that the encoding lacks are replaced, control characters are escaped, and a reader
+    that closes early is not an error.
 
     Raises:
-        ExecutionError: if stdout cannot be written, as on a full disk.
+        ExecutionError: if stdout cannot be written, for example on a full disk.
     """
-    # Ray writes its prefixes in colour otherwise, which the streams would show as escapes.
+    # Otherwise Ray writes coloured prefixes, which these streams would show as escapes.
     os.environ.setdefault("RAY_COLOR_PREFIX", "0")
     before = sys.stdout, sys.stderr
     out, err = _Guarded(_opened(sys.stdout), is_result=True), _Guarded(_opened(sys.stderr))
@@ -103,11 +103,11 @@ class _OneLine(logging.Formatter):
 
 
 class _Guarded:
-    """Drops what is written to a stream whose reader has gone.
+    """Writes to a stream, and drops the text if its reader has closed it.
 
     Args:
-        stream: to write to.
-        is_result: whether it is an error when it cannot be written; else a message is lost.
+        stream: stream to write to.
+        is_result: whether a failed write is an error; otherwise the text is lost silently.
     """
 
     def __init__(self, stream: TextIO, *, is_result: bool = False) -> None:
@@ -134,16 +134,16 @@ class _Guarded:
         try:
             yield
         except OSError as error:
-            # What is left in the buffer would else fail once more when Python exits.
-            _lead_nowhere(self._stream)
+            # Otherwise the rest of the buffer would fail again when Python exits.
+            _redirect_to_null(self._stream)
             if self._is_result and error.errno != EPIPE:
                 raise ExecutionError(f"cannot write to stdout: {error.strerror}") from None
 
 
 class _Readable(_Guarded):
-    """A guarded stream on which control characters are escapes.
+    """Escapes control characters in the text for a guarded stream.
 
-    Rich writes to the stream below, under the name that its own proxies have.
+    Rich writes to the wrapped stream directly, under the attribute of its own proxies.
     """
 
     def __init__(self, stream: _Guarded) -> None:
@@ -155,7 +155,7 @@ class _Readable(_Guarded):
 
 
 def _opened(stream: TextIO | None) -> TextIO:
-    # Python has None in place of a stream that was closed before it started.
+    # Python sets a stream to None if it was closed before the program started.
     if stream is None:
         return Path(os.devnull).open("w")
     if isinstance(stream, io.TextIOWrapper) and stream.errors != "backslashreplace":
@@ -163,11 +163,11 @@ def _opened(stream: TextIO | None) -> TextIO:
     return stream
 
 
-def _lead_nowhere(stream: TextIO) -> None:
+def _redirect_to_null(stream: TextIO) -> None:
     try:
         descriptor = os.open(os.devnull, os.O_WRONLY)
         os.dup2(descriptor, stream.fileno())
         os.close(descriptor)
-    # Not every stream is a file.
+    # Some streams have no file descriptor.
     except (OSError, ValueError):
         return

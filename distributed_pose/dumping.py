@@ -1,4 +1,4 @@
-"""The maps of a run as files: what the workers write, made whole and described."""
+"""Prepares and completes the folder in which the workers of a run record their maps."""
 
 from collections.abc import Collection, Mapping, Sequence
 from math import prod
@@ -20,9 +20,9 @@ class MapsDump:
     """A folder for the maps of one run, which its workers write image by image.
 
     Args:
-        folder: that every node of a cluster must see under this path.
-        images: of the run.
-        fingerprint: what the run's results depend on, by part.
+        folder: path of the folder, which must be the same on every node of a cluster.
+        images: images of the run.
+        fingerprint: fingerprint of the run, by part.
 
     Raises:
         SetupError: if two images would have files of the same name.
@@ -38,61 +38,61 @@ class MapsDump:
         self._profile = PROFILES[fingerprint["profile"]]
 
     def check_owner(self, *, restart: bool) -> None:
-        """Checks that the folder is empty or this run's, before anything is deleted for it.
+        """Checks that the folder is empty or belongs to this run, before any file is deleted.
 
         Args:
             restart: whether the maps of another run may be deleted.
 
         Raises:
-            SetupError: if it holds anything else.
+            SetupError: if it holds any other files.
         """
         card = read_card(self._folder)
         if card is None and self._folder.exists() and any(self._folder.iterdir()):
             raise SetupError(
-                f"{self._folder} holds files that are no maps of this run",
+                f"{self._folder} holds files that are not maps of this run",
                 "choose another --dump-maps",
             )
         if card and not restart and card.fingerprint != self._fingerprint:
-            mine = self._fingerprint
-            differing = sorted(part for part in mine if card.fingerprint.get(part) != mine[part])
+            own = self._fingerprint
+            differing = sorted(part for part in own if card.fingerprint.get(part) != own[part])
             raise SetupError(
                 f"{self._folder} holds the maps of another run: {', '.join(differing)} differ",
                 "choose another --dump-maps, or --restart to delete them",
             )
 
     def begin(self, settled: Collection[int], *, restart: bool) -> None:
-        """Makes the folder this run's.
+        """Prepares the folder for this run.
 
         Args:
-            settled: images that earlier sessions have results of, by id.
+            settled: ids of images for which earlier sessions have results.
             restart: whether to delete the maps of another run.
 
         Raises:
-            SetupError: if it lacks maps of settled images.
+            SetupError: if the folder lacks maps of settled images.
         """
         if restart:
             self._clear()
         if missing := self._first_missing(settled):
             raise SetupError(
-                f"{self._folder} lacks {missing}: its image was settled without --dump-maps",
-                "--restart starts the run anew",
+                f"{self._folder} lacks {missing}: its image was evaluated without --dump-maps",
+                "use --restart to evaluate all images again",
             )
         write_card(self._folder, Card(self._fingerprint))
 
     def finish(self, settled: Collection[int], backend: str, precision: str) -> None:
-        """Writes `pad.txt` and the card, when the workers have written the maps.
+        """Writes `pad.txt` and the card after the workers have written all maps.
 
         Args:
-            settled: images that have a result, by id.
-            backend: that made the maps.
-            precision: that they were computed in.
+            settled: ids of the images that have a result.
+            backend: backend that computed the maps.
+            precision: precision that the maps were computed in.
 
         Raises:
-            ExecutionError: if maps are not there.
+            ExecutionError: if maps are missing.
         """
         if missing := self._first_missing(settled):
             raise ExecutionError(
-                f"{self._folder} lacks {missing}, which a worker has written",
+                f"{self._folder} lacks {missing}, although a worker has written it",
                 "--dump-maps must be a folder that all nodes of the cluster share",
             )
         for image in self._images:
@@ -116,7 +116,10 @@ class MapsDump:
             (self._folder / LAYOUT.file_name(name, number)).unlink(missing_ok=True)
 
     def _first_missing(self, settled: Collection[int]) -> str:
-        """Returns the first file that is not there whole, as after a loss of power."""
+        """Returns the name of the first missing or incomplete file, or "" if there is none.
+
+        A file can be incomplete after a power failure.
+        """
         for image in self._images:
             if image.image_id in settled:
                 cells = prod(self._profile.input_shape(image.height, image.width)[1:]) // STRIDE**2

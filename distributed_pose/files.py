@@ -1,7 +1,7 @@
-"""Files on disks: read without waiting and within a limit, written whole or not at all.
+"""Reads files within a limit and without blocking, and writes files atomically.
 
-Files that a user names are read by `read_regular`, or `storage.read_location` where the name may
-be a URI: neither waits for a pipe, and neither reads more than its caller has room for.
+Files that a user names are read by `read_regular`, or by `storage.read_location` if the name may be
+a URI. Neither waits for a pipe, and neither reads more than the caller's limit.
 """
 
 import atexit
@@ -24,13 +24,13 @@ import platformdirs
 
 from distributed_pose.errors import ConfigError, ExecutionError
 
-# What a protobuf can hold, and so an ONNX file.
+# The maximum size of a protobuf message, and therefore of an ONNX file.
 MAX_MODEL_BYTES = 2**31
 
-# Cards, costs and the like, of which a kilobyte is usual.
+# The limit for small JSON files such as cards and costs, which usually have about a kilobyte.
 MAX_CARD_BYTES = 2**20
 
-# Temporary files that a killed process leaves have this in front of 16 hexadecimal digits.
+# Temporary files have this prefix and 16 hexadecimal digits; a killed process leaves them behind.
 PARTIAL_PREFIX = ".partial-"
 
 _CHUNK_BYTES = 2**20
@@ -47,20 +47,20 @@ _LOG = logging.getLogger(__name__)
 
 
 def read_regular(path: Path | str, max_bytes: int) -> bytes:
-    """Returns the content of a regular file on a disk, without waiting and without running on.
+    """Returns the content of a regular file; never blocks and never exceeds a limit.
 
     Args:
-        path: of the file; links are followed.
-        max_bytes: that it may have.
+        path: path of the file; links are followed.
+        max_bytes: maximum size of the file.
 
     Raises:
-        OSError: if it cannot be read, is a pipe, device, socket or folder, or is too large. Its
-            `strerror` says which.
+        OSError: if the path cannot be read, is a pipe, device, socket or folder, or the file is too
+            large. `strerror` states which.
     """
     with _opened_regular(path) as stream:
         status = os.fstat(stream.fileno())
         check_size(status.st_size, max_bytes)
-        # One byte more tells a file that grows, or one of /proc, which has no size.
+        # One further byte reveals a file that grows, or one in /proc, whose size is 0.
         parts = [stream.read(status.st_size + 1) or b""]
         size = len(parts[0])
         while status.st_size < size <= max_bytes and (part := stream.read(_CHUNK_BYTES)):
@@ -71,10 +71,10 @@ def read_regular(path: Path | str, max_bytes: int) -> bytes:
 
 
 def read_head(path: Path | str, num_bytes: int) -> bytes:
-    """Returns the first bytes of a regular file, as `read_regular` does; fewer of a shorter file.
+    """Returns up to `num_bytes` bytes from the start of a regular file; see `read_regular`.
 
     Raises:
-        OSError: if it cannot be read, or is a pipe, device, socket or folder.
+        OSError: if the path cannot be read, or is a pipe, device, socket or folder.
     """
     with _opened_regular(path) as stream:
         return stream.read(num_bytes)
@@ -82,8 +82,8 @@ def read_head(path: Path | str, num_bytes: int) -> bytes:
 
 @contextmanager
 def _opened_regular(path: Path | str) -> Iterator[BinaryIO]:
-    # Looked at before it is opened, since opening a device can do something to it.
-    check_regular(os.stat(path).st_mode)  # noqa: PTH116 - a str is as good
+    # Checked before it is opened, because opening a device can have side effects.
+    check_regular(os.stat(path).st_mode)  # noqa: PTH116 - the path may be a str
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     with os.fdopen(descriptor, "rb") as stream:
         check_regular(os.fstat(descriptor).st_mode)
@@ -91,21 +91,21 @@ def _opened_regular(path: Path | str) -> Iterator[BinaryIO]:
 
 
 def check_regular(mode: int) -> None:
-    """Checks that a file is a regular one, by its mode.
+    """Checks by its mode that a file is a regular file.
 
     Raises:
-        OSError: if it is not; says what it is.
+        OSError: if it is not; names its kind.
     """
     if not S_ISREG(mode):
         kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "something else")
-        raise OSError(errno.EINVAL, f"it is no regular file but {kind}")
+        raise OSError(errno.EINVAL, f"it is not a regular file but {kind}")
 
 
 def check_size(size_bytes: int, max_bytes: int) -> None:
-    """Checks that a file is not too large.
+    """Checks that a file is not larger than a limit.
 
     Raises:
-        OSError: if it is.
+        OSError: if it is larger.
     """
     if size_bytes > max_bytes:
         raise OSError(errno.EFBIG, f"it has {size_bytes} bytes, over the limit of {max_bytes}")
@@ -116,17 +116,17 @@ def write_atomically(
 ) -> None:
     """Writes a file through a temporary one beside it, so that readers never see a part of it.
 
-    A new file gets the mode that the process's umask leaves; one that is replaced keeps its mode. A
-    link is replaced, and what it leads to stays. Pipes and devices are refused.
+    A new file has the mode that the process's umask allows; a replaced file keeps its mode. A link
+    is replaced without a change of its target. Pipes and devices are refused.
 
     Args:
-        path: its folder is made where it is missing.
-        content: text is written as UTF-8.
-        durable: whether to wait until it outlasts a loss of power. What outlasts the process is
-            enough where a checksum tells a whole file from a part.
+        path: path of the file; its folder is created if it does not exist.
+        content: content of the file; text is written as UTF-8.
+        durable: whether to wait until the file survives a power failure. Readers that check the
+            content by a checksum do not need this.
 
     Raises:
-        ExecutionError: if the file cannot be written; names it. Nothing is left behind.
+        ExecutionError: if the file cannot be written; names it. No temporary file remains.
     """
     with writing(str(path)):
         data = content.encode() if isinstance(content, str) else content
@@ -134,7 +134,7 @@ def write_atomically(
 
 
 def replace_file(path: Path, content: bytes | memoryview, *, durable: bool) -> None:
-    """Does what `write_atomically` does.
+    """Writes a file as `write_atomically` does, but raises the original error.
 
     Raises:
         OSError: if the file cannot be written.
@@ -144,7 +144,7 @@ def replace_file(path: Path, content: bytes | memoryview, *, durable: bool) -> N
     temporary = path.with_name(f"{PARTIAL_PREFIX}{token_hex(8)}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
-        # Created with all permissions, of which the umask takes away its own.
+        # Created with all permissions, from which the umask removes some.
         with os.fdopen(os.open(temporary, flags, 0o666), "wb") as stream:
             if mode is not None:
                 os.fchmod(stream.fileno(), mode)
@@ -153,25 +153,27 @@ def replace_file(path: Path, content: bytes | memoryview, *, durable: bool) -> N
             if durable:
                 os.fsync(stream.fileno())
         temporary.replace(path)
-    # Not only of the disk: Ctrl-C can come here too.
+    # Any exception, because Ctrl-C can interrupt this as well.
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
 def check_not_input(output: Path, inputs: Mapping[str, Path | None]) -> None:
-    """Checks that an output is none of the files that it is made from.
+    """Checks that an output would not overwrite one of its inputs.
 
     Args:
-        output: to be written.
-        inputs: by what the user knows them as.
+        output: path of the file to write.
+        inputs: paths of the inputs, by the name that messages use.
 
     Raises:
-        ConfigError: if it is; names the input.
+        ConfigError: if it would; names the input.
     """
     for name, path in inputs.items():
         if path is not None and is_same_file(path, output):
-            raise ConfigError(f"{output} is {name}, and would be overwritten", "name another file")
+            raise ConfigError(
+                f"{output} is {name}, and would be overwritten", "choose another output file"
+            )
 
 
 def is_same_file(one: Path, other: Path) -> bool:
@@ -183,20 +185,20 @@ def is_same_file(one: Path, other: Path) -> bool:
 
 
 def new_run_folder(runs: Path) -> Path:
-    """Returns a folder that has just been made, named by the time; no other run gets the same.
+    """Returns a new folder, named after the current time; no other run gets the same folder.
 
     Raises:
-        ExecutionError: if it cannot be made.
+        ExecutionError: if the folder cannot be created.
     """
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     with writing(str(runs)):
         runs.mkdir(parents=True, exist_ok=True)
         names = chain([stamp], (f"{stamp}-{number}" for number in count(2)))
-        return next(runs / name for name in names if _makes(runs / name))
+        return next(runs / name for name in names if _creates(runs / name))
 
 
-def _makes(folder: Path) -> bool:
-    """Makes a folder, and returns whether it was not there."""
+def _creates(folder: Path) -> bool:
+    """Creates a folder; returns False if it exists already."""
     try:
         folder.mkdir()
     except FileExistsError:
@@ -205,17 +207,17 @@ def _makes(folder: Path) -> bool:
 
 
 def point_latest_at(folder: Path) -> None:
-    """Has the link `latest` beside a folder lead to it.
+    """Creates or changes the link `latest` beside a folder so that it leads to the folder.
 
     Raises:
-        ExecutionError: if it cannot be made, as where a folder has that name.
+        ExecutionError: if the link cannot be created, for example where a folder has that name.
     """
     link = folder.parent / "latest"
     temporary = folder.parent / f".latest-{os.getpid()}"
     with writing(str(link)):
         folder.mkdir(parents=True, exist_ok=True)
         if link.exists() and not link.is_symlink():
-            raise OSError(errno.EEXIST, "it is no link")
+            raise OSError(errno.EEXIST, "it is not a link")
         temporary.symlink_to(folder.name)
         try:
             temporary.replace(link)
@@ -225,16 +227,16 @@ def point_latest_at(folder: Path) -> None:
 
 
 def user_cache_folder() -> Path:
-    """Returns the folder for what takes long to make, which can be written.
+    """Returns a writable cache folder.
 
-    It is the user's cache folder where there is one. Otherwise, as in containers whose user has no
-    home, it is a private folder that this process and those that it starts share, and that is
-    removed when this process ends; a warning says so.
+    This is the user's cache folder if there is one. Otherwise, for example in a container whose
+    user has no home, it is a private folder that this process shares with those that it starts. It
+    is removed when this process ends, and a warning is logged.
     """
     try:
         folder = Path(platformdirs.user_cache_dir("distributed_pose"))
         folder.mkdir(parents=True, exist_ok=True)
-    # Without a home there is no such folder to name.
+    # A RuntimeError is raised for a user without a home.
     except (OSError, RuntimeError) as error:
         return _temporary_cache(one_line(error))
     return folder if os.access(folder, os.W_OK) else _temporary_cache(f"{folder} is read-only")
@@ -245,8 +247,8 @@ def _temporary_cache(reason: str) -> Path:
     atexit.register(shutil.rmtree, base, ignore_errors=True)
     os.environ["XDG_CACHE_HOME"] = base
     _LOG.warning(
-        "no cache can be kept for the next run, which costs it a minute: %s "
-        "(set XDG_CACHE_HOME to a folder that can be written)",
+        "no cache can be kept for the next run, which will take a minute longer: %s "
+        "(set XDG_CACHE_HOME to a writable folder)",
         reason,
     )
     folder = Path(base, "distributed_pose")
@@ -255,9 +257,9 @@ def _temporary_cache(reason: str) -> Path:
 
 
 def content_digest(content: bytes) -> str:
-    """Returns a digest by which other content is known, 16 hexadecimal digits.
+    """Returns a digest that identifies the content, 16 hexadecimal digits.
 
-    It is fast on all processors, and not meant to withstand content that is made for it.
+    It is fast on all processors, but not secure against content that is made to collide.
     """
     return hashlib.blake2b(content, digest_size=8).hexdigest()
 
@@ -269,10 +271,10 @@ def sha256_hex(content: bytes) -> str:
 
 @contextmanager
 def writing(name: str) -> Iterator[None]:
-    """Turns an `OSError` within into an `ExecutionError` that names the file.
+    """Converts an `OSError` in the `with` block to an `ExecutionError` that names the file.
 
     Raises:
-        ExecutionError: if there is one.
+        ExecutionError: if the block raises an `OSError`.
     """
     try:
         yield
@@ -281,13 +283,13 @@ def writing(name: str) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """Returns what an exception says as one line."""
+    """Returns the message of an exception as one line."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
     return " ".join(text.split())
 
 
 def _mode_to_keep(path: Path) -> int | None:
-    """Returns the permissions of the regular file that a new one replaces."""
+    """Returns the permissions of a regular file that is to be replaced, or None if it is new."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:

@@ -1,26 +1,26 @@
-"""Paths and URIs as they are shown: without the credentials that a URI can carry."""
+"""Paths and URIs, which are shown without the credentials that a URI can contain."""
 
 import re
 from pathlib import Path
 from urllib.parse import unquote
 
-# What stands in place of a credential.
+# Replaces a credential.
 HIDDEN = "***"
 
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*:(?://|/(?!/))"
 
-# A secret with a slash in it, which is not percent-encoded, ends at a later "@". A single slash is
-# what `pathlib` leaves of two.
+# A secret with a slash that is not percent-encoded ends at a later "@". `pathlib` reduces two
+# slashes to one.
 _USER = re.compile(rf"(?P<scheme>{_SCHEME})(?P<user>[^\s/?#]*@|[^\s/?#]*:[^\s]*@)")
 _QUERY = re.compile(
     rf"(?P<before>{_SCHEME}[^\s?#]*[?#])(?P<query>\S*?)(?P<after>[)'\"`,.:;\]}}]{{0,4}})(?=\s|$)"
 )
 _PARAMETER = re.compile(r"(?P<key>[^&#=]*)=(?P<value>[^&#]*)|[^&#]+")
 
-# The first part of the authority of these is a name that is part of the place, not a credential.
+# In these schemes the first part of the authority is a name and not a credential.
 _NAMED = ("abfs:", "abfss:", "hdfs:", "viewfs:", "wasb:", "wasbs:")
 
-# Options of pyarrow's filesystems that are no credentials; any other value may be one.
+# Options of pyarrow's filesystems that are not credentials; any other option may be one.
 _SHOWN_OPTIONS = {
     "allow_bucket_creation",
     "allow_bucket_deletion",
@@ -37,18 +37,18 @@ _SHOWN_OPTIONS = {
 }
 _SHOWN_VALUE = re.compile(r"[A-Za-z0-9_.:/\[\]%-]*")
 
-# Stands for a blank in a secret while patterns of words are matched.
+# Replaces blanks in secrets while patterns for words are matched.
 _BLANK = "\N{SYMBOL FOR SPACE}"
 
-# Shorter ones would also be found inside other words.
+# Shorter secrets would also match parts of other words.
 _LEAST_SECRET = 4
 
 
 class Location:
-    """A path or a URI. Its text shows no credentials; only `plain` does.
+    """A path or a URI. Its text shows no credentials; only `plain` contains them.
 
     Args:
-        plain: what the user gave.
+        plain: path or URI as the user gave it.
     """
 
     __slots__ = ("plain",)
@@ -57,7 +57,7 @@ class Location:
         self.plain: str = plain.plain if isinstance(plain, Location) else str(plain)
 
     def __str__(self) -> str:
-        # As one word, so that all of a secret is found.
+        # Without blanks, so that the pattern matches the whole secret.
         return redacted(re.sub(r"\s", "%20", self.plain) if self.is_uri else self.plain)
 
     def __repr__(self) -> str:
@@ -76,12 +76,12 @@ class Location:
 
     @property
     def lacks_credentials(self) -> bool:
-        """Whether it is the text of a location whose credentials were hidden."""
+        """Whether it is a URI whose credentials `str` has already replaced."""
         is_hidden = re.search(rf"{re.escape(HIDDEN)}@|[=?&#]{re.escape(HIDDEN)}", self.plain)
         return self.is_uri and is_hidden is not None and str(self) == self.plain
 
     def absolute(self) -> "Location":
-        """Returns the location as other processes can open it."""
+        """Returns the location in a form that other processes can open."""
         return self if self.is_uri else Location(Path(self.plain).absolute())
 
     def within(self, name: str) -> "Location":
@@ -90,7 +90,7 @@ class Location:
         return Location(f"{path.rstrip('/')}/{name}{mark}{options}")
 
     def cleaned(self, text: str) -> str:
-        """Returns a text of others, such as an error message, without the credentials of this."""
+        """Returns a foreign text, such as an error message, without this location's credentials."""
         text = text.replace(self.plain, str(self))
         for secret in sorted(self._secrets(), key=len, reverse=True):
             text = text.replace(secret, HIDDEN)
@@ -100,11 +100,11 @@ class Location:
         if not self.is_uri:
             return set()
         word = re.sub(r"\s", _BLANK, self.plain)
-        found = [secret for match in _USER.finditer(word) for secret in _secrets_of_user(match)]
+        words = [secret for match in _USER.finditer(word) for secret in _secrets_of_user(match)]
         for query in _QUERY.finditer(word):
             options = _PARAMETER.finditer(query["query"])
-            found += [option["value"] or option[0] for option in options if _is_hidden(option)]
-        given = [secret.replace(_BLANK, " ") for secret in found]
+            words += [option["value"] or option[0] for option in options if _is_hidden(option)]
+        given = [secret.replace(_BLANK, " ") for secret in words]
         return {s for s in (*given, *map(unquote, given)) if len(s) >= _LEAST_SECRET}
 
 
@@ -128,7 +128,7 @@ def _secrets_of_user(match: re.Match[str]) -> list[str]:
 
 
 def _is_named(match: re.Match[str]) -> bool:
-    """Returns whether the user part of a URI begins with a name that is no credential."""
+    """Returns whether the user part of a URI starts with a name that is not a credential."""
     is_name = not match["user"].startswith((":", "@"))
     return is_name and match["scheme"].lower().startswith(_NAMED)
 
@@ -143,7 +143,7 @@ def _without_options(match: re.Match[str]) -> str:
 
 
 def _is_hidden(option: re.Match[str]) -> bool:
-    """Returns whether an option of a URI may be a credential that is not hidden yet."""
+    """Returns whether an option of a URI may be a credential and is not replaced yet."""
     if option["key"] is None:
         return option[0] != HIDDEN
     is_harmless = option["key"] in _SHOWN_OPTIONS and _SHOWN_VALUE.fullmatch(option["value"])

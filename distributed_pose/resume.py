@@ -1,4 +1,4 @@
-"""What a run may be resumed with: the same images, and devices that compute as the first ones."""
+"""Checks that a resumed run has the same images, and devices of the same precision."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,47 +13,46 @@ from distributed_pose.files import content_digest
 from distributed_pose.inputs import RunInputs
 from distributed_pose.records import DeviceReady, Failure, ImageRecord, ShardResult
 
-_OTHER_FOLDER = "choose another --output, or --restart to start anew in its place"
+_OTHER_FOLDER = "choose another --output, or --restart to replace the run"
 
-# Object stores answer in tens of milliseconds.
+# A request to an object store takes tens of milliseconds, so several are sent at once.
 _THREADS = 8
 
 
 def check_images(ledger: Ledger, inputs: RunInputs) -> None:
-    """Checks that the images with results are those that the run was begun with.
+    """Checks that the images with results have not changed since they were evaluated.
 
-    Only the images whose file was written or replaced since, or of which that is not known, are
-    read.
+    Only images whose file was written or replaced since then, or whose state is unknown, are read.
 
     Raises:
-        SetupError: if one has other content, or is gone.
+        SetupError: if an image has other content or is missing.
     """
     kept = [image for image in inputs.index.images if image.image_id in ledger.digests]
     stamps = image_stamps(kept, inputs.images)
     # A file that is listed several times is read once.
-    doubtful = {
+    suspects = {
         (image.file_name, ledger.digests[image.image_id]): image
         for image in kept
         if not stamps[image.image_id] or stamps[image.image_id] != ledger.stamps.get(image.image_id)
     }
     with ThreadPoolExecutor(_THREADS) as threads:
-        found = threads.map(lambda image: _change(image, ledger, inputs), doubtful.values())
-        for image, change in zip(doubtful.values(), found, strict=True):
+        changes = threads.map(lambda image: _change(image, ledger, inputs), suspects.values())
+        for image, change in zip(suspects.values(), changes, strict=True):
             if change:
                 threads.shutdown(wait=False, cancel_futures=True)
                 where = inputs.images.location.within(image.file_name)
                 raise SetupError(
-                    f"{where} is not what the run was begun with: {change}", _OTHER_FOLDER
+                    f"{where} has changed since the run was started: {change}", _OTHER_FOLDER
                 )
 
 
 def check_precisions(ledger: Ledger, devices: Sequence[DeviceReady], config: RunConfig) -> None:
-    """Checks that no precision comes into a run that its results so far do not have.
+    """Checks that the devices of a session compute in precisions that the run already has.
 
-    What a configuration asks for by name, of each kind of devices, is wanted.
+    A new precision is accepted if the configuration names the precision of each device kind.
 
     Raises:
-        SetupError: if one does.
+        SetupError: if a device would compute in a new precision.
     """
     before = [figures.device for figures in ledger.devices if figures.images]
     then = {device.precision: device for device in before}
@@ -62,31 +61,36 @@ def check_precisions(ledger: Ledger, devices: Sequence[DeviceReady], config: Run
     if not before or not new or all(config.on(kind).precision != "auto" for kind in kinds):
         return
     raise SetupError(
-        f"the results so far are in {_told(then.values())}, and those of this session would be in "
-        f"{_told({device.precision: device for device in new}.values())}",
-        "set precision, use devices as before, or --restart to start anew in its place",
+        f"the results so far are in {_named(then.values())}, and those of this session would be in "
+        f"{_named({device.precision: device for device in new}.values())}",
+        "set precision, use devices as before, or --restart to replace the run",
     )
 
 
 def image_stamps(images: Sequence[ImageRecord], source: ImageSource) -> dict[int, str]:
-    """Returns the stamps of images by id, to be taken before any of them is read."""
+    """Returns the stamps of images by id; they must be taken before any image is read."""
     stamps = source.stamps({image.file_name for image in images})
     return {image.image_id: stamps.get(image.file_name, "") for image in images}
 
 
 def stamped(result: ShardResult, stamps: Mapping[int, str]) -> ShardResult:
-    """Returns a result with the stamps of its images, which are given by id."""
+    """Returns a result with the stamps of its images.
+
+    Args:
+        result: result of a shard.
+        stamps: stamps by image id.
+    """
     return replace(result, stamps=tuple(stamps.get(number, "") for number in result.image_ids))
 
 
-def _told(devices: Iterable[DeviceReady]) -> str:
+def _named(devices: Iterable[DeviceReady]) -> str:
     return " and ".join(
         f"{device.precision} ({device.backend} on {device.plan.name})" for device in devices
     )
 
 
 def _change(image: ImageRecord, ledger: Ledger, inputs: RunInputs) -> str:
-    """Returns how an image differs from what its result is of; empty if it does not."""
+    """Returns how an image differs from the one that was evaluated, or "" if it does not."""
     then = ledger.encoded_bytes[image.image_id]
     now = inputs.images.size(image.file_name)
     if now != then:

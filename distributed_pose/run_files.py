@@ -1,4 +1,4 @@
-"""Which files of an output folder are a run's own, so that no other is ever replaced."""
+"""Tracks which files of an output folder belong to its runs, so that no other is replaced."""
 
 import json
 from collections.abc import Mapping
@@ -10,23 +10,23 @@ from distributed_pose.locations import Location
 from distributed_pose.report.run_report import CONFIG, DETECTIONS, REPORT
 from distributed_pose.storage import Folder
 
-# Lists the files that runs have begun to write in a folder where there were none of these names.
+# The list of files that runs have written in the folder, none of which existed before.
 _OWN = "ledger/files.json"
 
-# Where `config.yaml` is the user's.
+# The name of the run's configuration if `config.yaml` belongs to the user.
 _RESOLVED = "config.resolved.yaml"
 
 
 class RunFiles:
-    """The files of a run beside its ledger.
+    """The files of a run other than its ledger.
 
     Args:
-        folder: of the run.
-        inputs: files that the run reads, by key or option.
+        folder: output folder of the run.
+        inputs: files that the run reads, by configuration key or option.
 
     Raises:
-        ConfigError: if the run would write over one of its inputs.
-        SetupError: if a file is there that no run has made.
+        ConfigError: if the run would overwrite one of its inputs.
+        SetupError: if a file exists that no run has written.
     """
 
     def __init__(self, folder: Folder, inputs: Mapping[str, Path | Location | None]) -> None:
@@ -44,7 +44,7 @@ class RunFiles:
         for name in self._names:
             if self._is_foreign(name):
                 raise SetupError(
-                    f"{folder.at(name)} is there, and no run that began in this folder has made it",
+                    f"{folder.at(name)} exists and was not written by a run in this folder",
                     "choose another --output, or move the file away",
                 )
 
@@ -54,16 +54,16 @@ class RunFiles:
         return self._config
 
     def claim(self) -> None:
-        """Notes that the files are the run's, before there are any.
+        """Records that the files belong to the run, before they are written.
 
         Raises:
-            ExecutionError: if it cannot be written.
+            ExecutionError: if the record cannot be written.
         """
         names = sorted({*self._known, *self._names})
         self.folder.write(_OWN, json.dumps(names) + "\n")
 
     def clear(self) -> None:
-        """Deletes what an earlier run has left, so that it cannot be taken for this one's.
+        """Deletes the files of an earlier run, so that they are not mistaken for this run's.
 
         Raises:
             ExecutionError: if a file cannot be deleted.

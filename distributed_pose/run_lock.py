@@ -1,4 +1,4 @@
-"""One run at a time in an output folder."""
+"""Locks an output folder, so that only one run at a time writes to it."""
 
 import fcntl
 import json
@@ -18,23 +18,23 @@ from distributed_pose.storage import Folder
 
 _NAME = ".lock"
 
-# A process that was killed a moment ago is gone by then.
+# A process that was just killed has ended by then.
 _PATIENCE_S = 5.0
 
-# Object stores have no locks: a run there says every so often that it is at work.
+# Object stores have no locks, so a run there writes a heartbeat at this interval.
 _BEAT_S = 20.0
 _SILENT_S = 90.0
 
 
 class RunLock:
-    """Keeps other runs out of a folder while it is entered.
+    """Keeps other runs out of a folder within a `with` block.
 
-    On a disk the lock is the system's (`flock`), which ends with the process however it ends.
-    Behind a URI it is an object that the run writes again every 20 s and that counts for 90 s: two
-    runs that start within the same second may miss each other there.
+    On a disk the operating system holds the lock (`flock`) and releases it when the process ends in
+    any way. Behind a URI the lock is an object that the run rewrites every 20 s and that is valid
+    for 90 s; two runs that start within the same second may not notice each other there.
 
     Args:
-        folder: of the run; made where it is missing.
+        folder: output folder of the run; created if it does not exist.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -47,7 +47,7 @@ class RunLock:
         """Takes the lock.
 
         Raises:
-            SetupError: if another run has it.
+            SetupError: if another run holds the lock.
             ExecutionError: if the folder cannot be written.
         """
         path = self._folder.local_path
@@ -78,7 +78,7 @@ class RunLock:
             if monotonic() > deadline_at:
                 holder = _holder(os.pread(self._descriptor, MAX_CARD_BYTES, 0))
                 os.close(self._descriptor)
-                raise self._taken(holder)
+                raise self._held_error(holder)
             sleep(0.1)
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, self._text().encode(), 0)
@@ -90,7 +90,7 @@ class RunLock:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        # File systems without locks, such as some of clusters, cannot keep others out.
+        # Some file systems of clusters have no locks and cannot keep other runs out.
         except OSError:
             return True
         return True
@@ -98,19 +98,19 @@ class RunLock:
     def _check_silent(self) -> None:
         if not self._folder.has(_NAME):
             return
-        told = _holder(self._folder.read(_NAME, MAX_CARD_BYTES))
+        holder = _holder(self._folder.read(_NAME, MAX_CARD_BYTES))
         try:
-            age = datetime.now(UTC) - datetime.fromisoformat(str(told["at"]))
+            age = datetime.now(UTC) - datetime.fromisoformat(str(holder["at"]))
         except (KeyError, ValueError, TypeError):
             return
         if age < timedelta(seconds=_SILENT_S):
-            raise self._taken(told)
+            raise self._held_error(holder)
 
     def _keep_beating(self) -> None:
         while not self._ended.wait(_BEAT_S):
             try:
                 self._beat()
-            # The run itself finds out if its folder cannot be written.
+            # The run itself reports if its folder cannot be written.
             except PoseEvalError:
                 continue
 
@@ -122,17 +122,17 @@ class RunLock:
         place = {"host": socket.gethostname(), "pid": os.getpid()}
         return json.dumps({**place, "at": now, "token": self._token}) + "\n"
 
-    def _taken(self, holder: Mapping[str, Any]) -> SetupError:
+    def _held_error(self, holder: Mapping[str, Any]) -> SetupError:
         who = f"process {holder.get('pid', 'unknown')} on {holder.get('host', 'another host')}"
         return SetupError(
-            f"another run is at work in {self._folder}: {who}",
+            f"another run is using {self._folder}: {who}",
             "wait for it, or choose another --output",
         )
 
 
 def _holder(content: bytes) -> Mapping[str, Any]:
     try:
-        told = json.loads(content)
+        holder = json.loads(content)
     except (ValueError, RecursionError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return holder if isinstance(holder, dict) else {}

@@ -1,4 +1,4 @@
-"""Places that a user names by a path or a URI: folders that are written, files that are read."""
+"""Writes folders and reads files that a user names by a path or a URI."""
 
 import os
 from pathlib import Path
@@ -15,10 +15,10 @@ from distributed_pose.files import (
 )
 from distributed_pose.locations import Location
 
-# Twice COCO's largest annotation file.
+# Twice the size of COCO's largest annotation file.
 MAX_DOCUMENT_BYTES = 2**30
 
-# Seconds for which an object store is asked again.
+# How long requests to an object store are repeated.
 _RETRY_S = 15
 
 
@@ -29,7 +29,7 @@ class Folder:
         location: a path, or a URI such as `s3://bucket/folder`.
 
     Raises:
-        SetupError: if there is no filesystem for the URI.
+        SetupError: if no filesystem supports the URI.
     """
 
     def __init__(self, location: str | Path | Location) -> None:
@@ -45,15 +45,15 @@ class Folder:
         return self.location.within(name)
 
     def write(self, name: str, content: bytes | str, *, durable: bool = True) -> None:
-        """Writes a file, of which readers see all or nothing.
+        """Writes a file atomically.
 
         Args:
-            name: relative to the folder.
-            content: text is written as UTF-8.
-            durable: see `write_atomically`; of no meaning to other filesystems.
+            name: path of the file relative to the folder.
+            content: content of the file; text is written as UTF-8.
+            durable: see `write_atomically`; only used on a local disk.
 
         Raises:
-            ExecutionError: if it cannot be written; names it.
+            ExecutionError: if the file cannot be written; names it.
         """
         data = content.encode() if isinstance(content, str) else content
         path = f"{self._path}/{name}"
@@ -62,7 +62,8 @@ class Folder:
                 replace_file(Path(path), data, durable=durable)
                 return
             self._filesystem.create_dir(path.rpartition("/")[0])
-            # An object store shows an upload when it is closed; of others, checksums tell.
+            # An object appears only when its upload is closed. On other filesystems, readers
+            # detect an incomplete file by its checksum.
             with self._filesystem.open_output_stream(path) as stream:
                 stream.write(data)
 
@@ -70,26 +71,26 @@ class Folder:
         """Returns the content of a file.
 
         Raises:
-            OSError: if it cannot be read, is no regular file, or is larger than `max_bytes`.
+            OSError: if it cannot be read, is not a regular file, or is larger than `max_bytes`.
         """
         return _read(self._filesystem, f"{self._path}/{name}", max_bytes)
 
     def names(self, within: str) -> list[str]:
-        """Returns the files of a folder in this one, sorted, relative to this one.
+        """Returns the files of a subfolder, sorted, with paths relative to this folder.
 
-        Links and what is no regular file are left out.
+        Only regular files are listed, without links.
 
         Raises:
-            SetupError: if it cannot be listed.
+            SetupError: if the subfolder cannot be listed.
         """
         try:
-            found = self._list(f"{self._path}/{within}")
+            names = self._list(f"{self._path}/{within}")
         except OSError as error:
             raise SetupError(f"cannot list {self.at(within)}: {one_line(error)}") from None
-        return sorted(f"{within}/{name}" for name in found)
+        return sorted(f"{within}/{name}" for name in names)
 
     def is_empty(self) -> bool:
-        """Returns whether the folder is empty or not there.
+        """Returns whether the folder is empty or does not exist.
 
         Raises:
             SetupError: if it cannot be listed.
@@ -104,14 +105,14 @@ class Folder:
 
     @property
     def local_path(self) -> Path | None:
-        """The folder on a disk of this machine; None where it is elsewhere."""
+        """Path of the folder on a disk of this machine; None if it is elsewhere."""
         return Path(self._path) if self._is_local else None
 
     def has(self, name: str) -> bool:
-        """Returns whether there is anything of that name, a link that leads nowhere included.
+        """Returns whether the folder has an entry of that name, which may be a broken link.
 
         Raises:
-            SetupError: if it cannot be found out.
+            SetupError: if the folder cannot be accessed.
         """
         path = f"{self._path}/{name}"
         try:
@@ -120,18 +121,18 @@ class Folder:
             raise SetupError(f"cannot open {self.at(name)}: {one_line(error)}") from None
 
     def is_link(self, name: str) -> bool:
-        """Returns whether something in the folder is a symbolic link."""
+        """Returns whether the entry of that name is a symbolic link."""
         return self._is_local and Path(self._path, name).is_symlink()
 
     def is_at(self, name: str, location: Path | Location) -> bool:
-        """Returns whether a location is that of a file of this folder."""
+        """Returns whether a location is that of the named file in this folder."""
         filesystem, path = filesystem_of(Location(location), "--output")
         if not self._is_local or not is_local(filesystem):
             return type(filesystem) is type(self._filesystem) and path == f"{self._path}/{name}"
         return is_same_file(Path(path), Path(self._path, name))
 
     def delete(self, name: str) -> None:
-        """Deletes a file; of a link, the link.
+        """Deletes a file, or a link but not its target.
 
         Raises:
             ExecutionError: if it cannot be deleted.
@@ -149,8 +150,8 @@ class Folder:
         from pyarrow import fs
 
         selector = fs.FileSelector(path, allow_not_found=True)
-        found = self._filesystem.get_file_info(selector)
-        return [info.base_name for info in found if info.is_file]
+        entries = self._filesystem.get_file_info(selector)
+        return [info.base_name for info in entries if info.is_file]
 
     def _has_object(self, path: str) -> bool:
         from pyarrow import fs
@@ -163,12 +164,12 @@ def filesystem_of(location: str | Location, setting: str) -> tuple[Any, str]:
 
     Args:
         location: a path, or a URI such as `s3://bucket/folder`.
-        setting: that names it, for messages.
+        setting: configuration key or option of the location, for messages.
 
     Raises:
-        SetupError: if there is no filesystem for the URI.
+        SetupError: if no filesystem supports the URI.
     """
-    # Loaded here, so that help is shown without it.
+    # Imported here, so that commands can show their help without loading Arrow.
     import pyarrow as pa
     from pyarrow import fs
 
@@ -180,14 +181,14 @@ def filesystem_of(location: str | Location, setting: str) -> tuple[Any, str]:
     if location.lacks_credentials:
         raise SetupError(
             f"{location} has had its credentials removed, as in every file of a run",
-            f"give {setting} with them, or without '***' if the environment holds them",
+            f"give {setting} with its credentials, or without '***' if the environment has them",
         )
     try:
         filesystem, path = fs.FileSystem.from_uri(_with_a_deadline(location.plain))
         if location.plain.startswith("abfs"):
-            # Without credentials Arrow ends the process when a file is opened, and not here.
+            # Without credentials Arrow raises here, but ends the process when it opens a file.
             filesystem.get_file_info(path)
-    # Of a scheme whose library is not installed.
+    # ImportError is raised for a scheme whose library is not installed.
     except (OSError, ValueError, ImportError, pa.ArrowException) as error:
         reason = location.cleaned(one_line(error))
         raise SetupError(f"cannot open {location}: {reason}", f"see {setting}") from None
@@ -195,15 +196,15 @@ def filesystem_of(location: str | Location, setting: str) -> tuple[Any, str]:
 
 
 def _with_a_deadline(uri: str) -> str:
-    """Returns a URI with which no filesystem tries for more than some seconds."""
-    # Google's without credentials tries for a quarter of an hour.
+    """Returns a URI with a limit on the time for which requests are repeated."""
+    # Google's filesystem without credentials repeats them for a quarter of an hour.
     if not uri.startswith(("gs://", "gcs://")) or "retry_limit_seconds=" in uri:
         return uri
     return f"{uri}{'&' if '?' in uri else '?'}retry_limit_seconds={_RETRY_S}"
 
 
 def is_local(filesystem: Any) -> bool:
-    """Returns whether a filesystem is that of this machine, as for a path and a `file://` URI."""
+    """Returns whether a filesystem is that of this machine, for a path or a `file://` URI."""
     from pyarrow import fs
 
     return isinstance(filesystem, fs.LocalFileSystem)
@@ -215,13 +216,13 @@ def read_location(
     """Returns the content of a file at a path or a URI.
 
     Args:
-        location: of the file.
-        setting: that names it, for messages.
-        max_bytes: that it may have.
+        location: path or URI of the file.
+        setting: configuration key or option of the location, for messages.
+        max_bytes: maximum size of the file.
 
     Raises:
-        SetupError: if it cannot be read, is no regular file or is too large, or if there is no
-            filesystem for the URI.
+        SetupError: if the file cannot be read, is not a regular file or is too large, or if no
+            filesystem supports the URI.
     """
     location = Location(location)
     filesystem, path = filesystem_of(location, setting)
@@ -235,7 +236,7 @@ def read_location(
 def _read(filesystem: Any, path: str, max_bytes: int) -> bytes:
     if is_local(filesystem):
         return read_regular(path, max_bytes)
-    # Not as a stream, which would inflate what a suffix says is compressed.
+    # Not opened as a stream, which would decompress files with the suffix of a compressed format.
     with filesystem.open_input_file(path) as stream:
         check_size(stream.size(), max_bytes)
         content: bytes = stream.read(stream.size())

@@ -1,4 +1,4 @@
-"""The YAML that configurations are written in: plain values, and time in proportion to the text."""
+"""Parses the YAML of configurations: plain values only, in linear time."""
 
 import re
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import yaml
 class _Loader(yaml.SafeLoader):
     """Reads the core schema of YAML 1.2, in which dates, `yes` and `1:30` are text.
 
-    Aliases are refused: a few lines of them come to more values than there is memory.
+    Aliases are refused, because a few lines of them can expand to more values than memory holds.
     """
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - so in its base
@@ -29,7 +29,7 @@ _Loader.add_implicit_resolver(
 _Loader.add_implicit_resolver(
     f"{_TAG}bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"), list("tTfF")
 )
-# What has more digits is a float, and no count.
+# Numbers with more digits are floats, which no configuration key accepts as a count.
 _Loader.add_implicit_resolver(f"{_TAG}int", re.compile(r"[-+]?[0-9]{1,19}\Z"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
     f"{_TAG}float",
@@ -56,17 +56,17 @@ _Loader.yaml_constructors[None] = _Loader.construct_undefined
 
 
 def parse_yaml(text: str) -> Any:
-    """Returns what a text says: mappings, lists, text, numbers, true, false and null.
+    """Returns the value of a YAML text: mappings, lists, text, numbers, true, false and null.
 
     Raises:
-        ValueError: if it is no YAML, has an alias, or a tag that its value does not fit.
+        ValueError: if the text is not YAML, has an alias, or has a tag that does not fit its value.
     """
     try:
-        # The loader is the safe one.
+        # `_Loader` is derived from the safe loader.
         return yaml.load(text, _Loader)  # noqa: S506
-    # Deep nesting is no YAMLError.
+    # Deep nesting raises no YAMLError.
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(str(error)) from None
-    # What a tag does not fit, as `!!bool 5`, is whatever PyYAML comes upon first.
+    # A tag that does not fit, such as `!!bool 5`, raises whichever error PyYAML runs into.
     except (LookupError, AttributeError, TypeError):
         raise ValueError("a value is not what its tag says") from None

@@ -1,1 +1,1 @@
-"""COCO datasets and the Arrow batches that carry them."""
+"""Reads COCO datasets, and packs them into Arrow batches."""

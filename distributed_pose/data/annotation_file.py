@@ -1,4 +1,4 @@
-"""The JSON of an annotation file, in UTF-8, -16 or -32, with gzip or without."""
+"""Reads the JSON of an annotation file: UTF-8, UTF-16 or UTF-32, with or without gzip."""
 
 import gzip
 import io
@@ -14,7 +14,7 @@ _SETTING = "data.annotations"
 
 _GZIP = b"\x1f\x8b"
 
-# Four times COCO's largest, that of the keypoints of train2017.
+# Four times the size of COCO's largest annotation file, the keypoints of train2017.
 _MAX_UNPACKED_BYTES = 2**30
 
 
@@ -22,14 +22,14 @@ def read_annotation_file(location: Location) -> JsonObject:
     """Returns the content of an annotation file.
 
     Args:
-        location: of the file.
+        location: path or URI of the file.
 
     Raises:
-        SetupError: if it cannot be read, or is no JSON object.
+        SetupError: if the file cannot be read, or is not a JSON object.
     """
     hint = f"see {_SETTING}"
     try:
-        # Byte-order marks and UTF-16 are told by the parser.
+        # The parser itself detects the encoding of bytes.
         content = json.loads(_unpacked(read_location(location, _SETTING), location))
     except (ValueError, RecursionError) as error:
         raise SetupError(f"{location} is not JSON: {error}", hint) from None

@@ -1,4 +1,4 @@
-"""Which category of an annotation file is the person with COCO's seventeen keypoints."""
+"""Chooses the category of an annotation file that is the person with COCO's 17 keypoints."""
 
 import re
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from distributed_pose.pose.skeleton import COCO_KEYPOINTS, NUM_COCO_KEYPOINTS
 
 _PERSON = "person"
 
-# As many as a message shows.
+# Limits how many categories or keypoints a message lists.
 _MAX_NAMED = 5
 
-# What spellings of one name differ in, besides case: "Left Eye", "left-eye".
+# Characters that are ignored when names are compared: "Left Eye" equals "left-eye".
 _SEPARATORS = re.compile(r"[\s_.\-]+")
 _COCO = tuple(_SEPARATORS.sub("", name) for name in COCO_KEYPOINTS)
 
@@ -28,12 +28,12 @@ _CHOOSE = "choose one by id or name with data.category (guide postprocess: --cat
 
 @dataclass(frozen=True)
 class Category:
-    """A category of the file.
+    """A category of an annotation file.
 
     Attributes:
-        id: as the file has it.
-        name: empty where the file has none.
-        keypoints: names of its keypoints; empty where the file has none.
+        id: id of the category in the file.
+        name: name of the category; empty if the file has none.
+        keypoints: names of its keypoints; empty if the file has none.
     """
 
     id: ListedId
@@ -52,12 +52,12 @@ def read_categories(content: JsonObject, notes: Notes) -> list[Category]:
     """Returns the categories of an annotation file.
 
     Raises:
-        InvalidEntryError: if there is no list of categories, or one of them has no id.
+        InvalidEntryError: if the file has no list of categories, or one of them has no id.
     """
     entries = content.get("categories")
     if not isinstance(entries, list) or not entries:
-        raise InvalidEntryError("has no list 'categories', so nothing says what is annotated")
-    found = []
+        raise InvalidEntryError("has no list 'categories', so the annotated person is unknown")
+    categories = []
     for position, entry in enumerate(entries):
         where = f"categories[{position}]"
         if not isinstance(entry, dict):
@@ -65,9 +65,9 @@ def read_categories(content: JsonObject, notes: Notes) -> list[Category]:
         number = Reading(entry, where, notes).identifier("id")
         name, names = entry.get("name"), entry.get("keypoints")
         listed = tuple(map(str, names)) if isinstance(names, list) else ()
-        found.append(Category(number, name if isinstance(name, str) else "", listed))
-    # An entry that is listed twice is one category.
-    return list(dict.fromkeys(found))
+        categories.append(Category(number, name if isinstance(name, str) else "", listed))
+    # Equal entries are one category.
+    return list(dict.fromkeys(categories))
 
 
 def choose_category(
@@ -75,13 +75,18 @@ def choose_category(
 ) -> Category:
     """Returns the category whose annotations are scored.
 
-    It is the one that is asked for; otherwise the one that has COCO's keypoints; otherwise, where
-    no category names its keypoints, the only one or the only one that is called person.
+    This is the wanted one; otherwise the one with COCO's keypoints; otherwise, if no category
+    names its keypoints, the only category or the only one with the name person.
+
+    Args:
+        categories: all categories of the file.
+        wanted: id or name of the category; None chooses it by its keypoints.
+        notes: receives a sentence if keypoints without names are taken for COCO's.
 
     Raises:
-        InvalidEntryError: if there is none or several, or its keypoints are not COCO's.
+        InvalidEntryError: if no category or more than one fits, or its keypoints are not COCO's.
     """
-    chosen = _asked_for(categories, wanted) if wanted is not None else _found(categories)
+    chosen = _requested(categories, wanted) if wanted is not None else _detected(categories)
     _check_keypoints(chosen)
     if not chosen.keypoints:
         notes.say(f"Category {chosen} names no keypoints; its 17 are taken for COCO's")
@@ -89,17 +94,17 @@ def choose_category(
 
 
 def same_id(one: object, other: object) -> bool:
-    """Returns whether two category ids are equal, also where one is written as text."""
+    """Returns whether two category ids are equal; one of them may be written as text."""
     return one == other or str(one) == str(other)
 
 
-def _asked_for(categories: Sequence[Category], wanted: ListedId) -> Category:
+def _requested(categories: Sequence[Category], wanted: ListedId) -> Category:
     matches = [category for category in categories if category.has_id(wanted)]
     matches = matches or [category for category in categories if category.name == str(wanted)]
     return _only(matches, f"data.category is {shown(wanted)}, and the file has", categories)
 
 
-def _found(categories: Sequence[Category]) -> Category:
+def _detected(categories: Sequence[Category]) -> Category:
     named = [category for category in categories if category.keypoints]
     if fitting := [category for category in named if _is_coco(category)]:
         return _only(fitting, "COCO's 17 keypoints belong to", fitting)
@@ -107,17 +112,17 @@ def _found(categories: Sequence[Category]) -> Category:
         return named[0]
     if named:
         raise InvalidEntryError(
-            f"no category has COCO's 17 keypoints; there are {_listing(named)}", _CHOOSE
+            f"no category has COCO's 17 keypoints; the file has {_listing(named)}", _CHOOSE
         )
     persons = [category for category in categories if category.name.casefold() == _PERSON]
     if not persons and len(categories) == 1:
         return categories[0]
-    return _only(persons, "no category names its keypoints; there are", categories)
+    return _only(persons, "no category names its keypoints; the file has", categories)
 
 
-def _only(matches: Sequence[Category], text: str, there: Sequence[Category]) -> Category:
+def _only(matches: Sequence[Category], text: str, available: Sequence[Category]) -> Category:
     if len(matches) != 1:
-        raise InvalidEntryError(f"{text} {_listing(there)}", _CHOOSE)
+        raise InvalidEntryError(f"{text} {_listing(available)}", _CHOOSE)
     return matches[0]
 
 
@@ -129,7 +134,7 @@ def _listing(categories: Sequence[Category]) -> str:
 
 
 def _check_keypoints(category: Category) -> None:
-    """Refuses keypoints that are not COCO's, since a figure would compare unlike things."""
+    """Refuses keypoints that are not COCO's, because AP would compare different keypoints."""
     if not category.keypoints or _is_coco(category):
         return
     if len(category.keypoints) != NUM_COCO_KEYPOINTS:
@@ -149,7 +154,7 @@ def _check_keypoints(category: Category) -> None:
     more = f" and {len(differing) - _MAX_NAMED} more" if len(differing) > _MAX_NAMED else ""
     raise InvalidEntryError(
         f"category {category} has {what}: {', '.join(differing[:_MAX_NAMED])}{more}",
-        "AP would compare unlike keypoints; where they are COCO's, give the file COCO's names",
+        "AP would compare different keypoints; if they are COCO's, use COCO's names in the file",
     )
 
 

@@ -1,9 +1,9 @@
-"""The index of a COCO keypoint annotation file, with every check at this boundary.
+"""Reads a COCO keypoint annotation file into an index, and makes all checks of its content.
 
-Whatever passes here is safe to score and to open: the ground truth is the system's own, as COCOeval
-reads it right, keypoints are COCO's, and file names stay inside the image folder. The rule is that
-a file that pycocotools scores has the same ten figures here, but where pycocotools is known to be
-wrong; figures that would compare unlike things are refused.
+An index is safe to score and to open: the ground truth is normalised so that COCOeval reads it
+correctly, keypoints are COCO's, and file names stay inside the image folder. A file that
+pycocotools can score has the same ten figures here, except where pycocotools is known to be wrong.
+Files whose figures would compare different keypoints are refused.
 """
 
 import gc
@@ -35,10 +35,10 @@ from distributed_pose.metrics.coco_ap import PERSON_CATEGORY
 from distributed_pose.pose.skeleton import COCO_KEYPOINTS
 from distributed_pose.records import ImageRecord
 
-# JSON can spell halves of characters; neither they nor a null byte can be in a file's name.
+# JSON can encode lone surrogates; neither they nor a null byte can be part of a file name.
 _NO_NAME = re.compile("[\0\ud800-\udfff]")
 
-# Ids travel as 64-bit integers.
+# Processes exchange ids as 64-bit integers.
 _FIRST_ID, _END_ID = -(2**63), 2**63
 
 _LISTED_TWICE = "Images that are listed twice count once"
@@ -51,14 +51,14 @@ class CocoIndex:
     """A checked dataset.
 
     Attributes:
-        images: to be evaluated, in ascending id; those without people are among them.
+        images: images to evaluate, in ascending order of id, including those without people.
         ground_truth: images and people in COCO's format, normalised: annotation ids from 1,
-            category 1, all fields that COCOeval reads.
-        num_images_listed: images that the annotation file lists.
-        is_labelled: whether the file has annotations; without there is nothing to score.
-        category_id: of the person in the file.
-        listed_ids: ids of the file's images by ours, where they are not the same.
-        notes: what was ignored, replaced or assumed, a sentence each.
+            category 1, and all fields that COCOeval reads.
+        num_images_listed: number of images that the annotation file lists.
+        is_labelled: whether the file has annotations; without them no AP can be computed.
+        category_id: id of the person's category in the file.
+        listed_ids: image ids of the file by our image ids, where they differ.
+        notes: sentences about content that was ignored, replaced or assumed.
     """
 
     images: tuple[ImageRecord, ...]
@@ -71,7 +71,7 @@ class CocoIndex:
 
     @property
     def is_partial(self) -> bool:
-        """Whether a limit leaves out some of the listed images."""
+        """Whether a limit excludes some of the listed images."""
         return len(self.images) < self.num_images_listed
 
     def listed_id(self, image_id: int) -> ListedId:
@@ -79,7 +79,7 @@ class CocoIndex:
         return self.listed_ids.get(image_id, image_id)
 
     def as_listed(self, detections: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Returns detections with the file's own image and category ids.
+        """Returns detections with the image and category ids of the annotation file.
 
         Any COCO tool can score them against the user's annotation file.
         """
@@ -102,13 +102,14 @@ def load_index(
     """Returns the index of an annotation file.
 
     Args:
-        annotations: COCO keypoint annotations, JSON, at a path or a URI.
-        limit: keep only the first so many image ids, in ascending order.
-        category: id or name of the person's category; None finds it by COCO's keypoints.
-        source: of the images, which decides how file names are read; None if none is read.
+        annotations: path or URI of COCO keypoint annotations in JSON.
+        limit: number of images to keep, in ascending order of id; None keeps all.
+        category: id or name of the person's category; None detects it by COCO's keypoints.
+        source: source of the images, by which file names are interpreted; None if no image is
+            read.
 
     Raises:
-        SetupError: if the file cannot be read, is no COCO keypoint file, or has keypoints other
+        SetupError: if the file cannot be read, is not a COCO keypoint file, or has keypoints other
             than COCO's; names the entry.
     """
     location = Location(annotations)
@@ -121,9 +122,9 @@ def load_index(
 
 
 def repeated(index: CocoIndex, times: int) -> CocoIndex:
-    """Returns a dataset that lists the same images so many times, the further times under new ids.
+    """Returns a dataset that lists each image several times, each further time with a new id.
 
-    It measures long runs with few images.
+    It makes long runs possible with few images.
     """
     if times == 1:
         return index
@@ -152,14 +153,14 @@ def repeated(index: CocoIndex, times: int) -> CocoIndex:
 
 def _unused_ids(used: Mapping[int, object], number: int) -> Iterator[int]:
     first = 1 + max(used)
-    # After the last one where these fit 64 bits, otherwise between those that there are.
+    # After the last used id if these fit into 64 bits, otherwise between the used ids.
     free = count(first) if first + number < _END_ID else (i for i in count(1) if i not in used)
     return islice(free, number)
 
 
 @contextmanager
 def _without_collector() -> Iterator[None]:
-    """Pauses the search for cycles, which takes as long as reading millions of containers."""
+    """Pauses the garbage collector, which would double the time to read millions of objects."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -198,7 +199,7 @@ def _index(
 
 
 def _our_ids(listed: Sequence[ListedId]) -> dict[ListedId, int]:
-    """Returns ids that travel through the system: those of the file where all of them can."""
+    """Returns the 64-bit ids that are used internally: the file's if all of them fit."""
     integers = [one for one in listed if isinstance(one, int) and _FIRST_ID <= one < _END_ID]
     if len(integers) == len(listed):
         return {one: one for one in integers}
@@ -206,7 +207,7 @@ def _our_ids(listed: Sequence[ListedId]) -> dict[ListedId, int]:
 
 
 def _read_images(entries: Sequence[JsonObject], notes: Notes) -> dict[ListedId, ImageRecord]:
-    """Returns the images by the ids of the file; they have no id of ours yet."""
+    """Returns the images by their ids in the file; their own `image_id` is not set yet."""
     if not entries:
         raise InvalidEntryError("lists no images")
     images: dict[ListedId, ImageRecord] = {}
@@ -224,7 +225,7 @@ def _read_images(entries: Sequence[JsonObject], notes: Notes) -> dict[ListedId, 
 def _image(reading: Reading) -> ImageRecord:
     name = reading.required("file_name")
     if not isinstance(name, str) or not name or _NO_NAME.search(name):
-        raise reading.invalid(f"'file_name' is {shown(name)}, which no file can have")
+        raise reading.invalid(f"'file_name' is {shown(name)}, which is not a possible file name")
     height, width = reading.whole("height"), reading.whole("width")
     if not 1 <= height < 2**31 or not 1 <= width < 2**31:
         raise reading.invalid(f"an image of {width}x{height} pixels")
@@ -234,7 +235,7 @@ def _image(reading: Reading) -> ImageRecord:
 def _category(content: JsonObject, wanted: ListedId | None, notes: Notes) -> Category:
     category = choose_category(read_categories(content, notes), wanted, notes)
     if category.id != PERSON_CATEGORY:
-        notes.say(f"The people are those of category {category}")
+        notes.say(f"The people are the annotations of category {category}")
     return category
 
 

@@ -1,4 +1,4 @@
-"""Downloads that survive broken connections: resumed, checked, there whole or not at all."""
+"""Downloads files: resumes broken transfers, checks the content, and writes atomically."""
 
 import hashlib
 import os
@@ -18,9 +18,9 @@ _Report = Callable[[int, int | None], None]
 
 _TRIES_WITHOUT_PROGRESS = 4
 _CONNECT_AND_READ_TIMEOUT_S = (10, 60)
-# Small, since a broken connection loses the chunk that it breaks in.
+# Small, because a broken connection loses the current chunk.
 _CHUNK_BYTES = 2**16
-_PASSING_STATUSES = (408, 429, 500, 502, 503, 504)
+_TEMPORARY_STATUSES = (408, 429, 500, 502, 503, 504)
 _AGAIN = "then run this command again"
 
 
@@ -29,13 +29,13 @@ class Download:
     """A published file.
 
     Attributes:
-        url: where it is published, http or https.
-        file_name: its name on disk.
-        size_bytes: its length, where published.
-        sha256: SHA-256 of its content as 64 hexadecimal digits, where published.
-        members: what is wanted of an archive, as patterns of `fnmatch`.
-        max_extracted_bytes: most that those members may take on disk.
-        retry_wait_s: wait after a broken connection; doubles with every try that brings nothing.
+        url: address of the file, http or https.
+        file_name: name of the file on disk.
+        size_bytes: published size of the file; None if none is published.
+        sha256: published SHA-256 as 64 hexadecimal digits; None if none is published.
+        members: `fnmatch` patterns of the members to extract from an archive.
+        max_extracted_bytes: limit of the total size of those members.
+        retry_wait_s: wait after a broken connection; doubles with each try without progress.
     """
 
     url: str
@@ -48,30 +48,29 @@ class Download:
 
 
 class _RefusedError(Exception):
-    """Why trying again is of no use."""
+    """The file cannot be downloaded, and another try would not help; the message says why."""
 
 
 class _BrokenError(Exception):
-    """Why a transfer ended early; another try may bring the rest."""
+    """A transfer ended early, and another try may complete it; the message says why."""
 
 
 def download(
     sources: Sequence[Download], folder: Path, on_progress: OnProgress | None = None
 ) -> list[Path]:
-    """Returns the files of the sources, all of them in the folder and checked.
+    """Returns the paths of the downloaded and checked files of the sources.
 
-    A file that is there already is checked and not fetched. What a broken download brought lies
-    beside its target as `NAME.part`; the next try, or the next call, asks for the rest only.
+    A file that exists already is checked and not downloaded. A broken download leaves `NAME.part`
+    beside its target; the next try, or the next call, requests only the rest.
 
     Args:
-        sources: what to download.
-        folder: where to; created where missing.
-        on_progress: called with the file's name, the bytes that are there, and its length where
-            known.
+        sources: files to download.
+        folder: target folder; created if it does not exist.
+        on_progress: called with the file's name, the bytes received so far, and its size or None.
 
     Raises:
-        SetupError: if a file cannot be had, is not the published one, or cannot be written; says
-            from where and to where the missing files can be brought by other means.
+        SetupError: if a file cannot be downloaded, is not the published one, or cannot be written;
+            names the address and the target of each missing file.
     """
     targets = [folder / source.file_name for source in sources]
     for source, target in zip(sources, targets, strict=True):
@@ -82,7 +81,7 @@ def download(
             raise SetupError(reason, _manual_way(sources, folder)) from None
         except OSError as error:
             reason = f"cannot read or write {error.filename or target}: {error.strerror}"
-            raise SetupError(reason, f"give it room or access, {_AGAIN}") from None
+            raise SetupError(reason, f"free disk space or grant access, {_AGAIN}") from None
     return targets
 
 
@@ -98,52 +97,53 @@ def _manual_way(sources: Sequence[Download], folder: Path) -> str:
 
 def _ensure(source: Download, target: Path, on_progress: OnProgress) -> None:
     if target.exists():
-        if fault := _fault(source, target):
-            raise SetupError(f"{target} is not {source.url}: {fault}", f"remove it, {_AGAIN}")
+        if mismatch := _mismatch(source, target):
+            raise SetupError(f"{target} is not {source.url}: {mismatch}", f"remove it, {_AGAIN}")
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
-    # A pipe would be waited for.
+    # Opening a pipe would block.
     if part.is_fifo():
         raise SetupError(f"{part} is a pipe", f"remove it, {_AGAIN}")
     _fetch(source, part, on_progress)
-    if fault := _fault(source, part):
+    if mismatch := _mismatch(source, part):
         part.unlink()
-        raise _RefusedError(f"what came is not the published file, and is removed: {fault}")
+        raise _RefusedError(f"the server sent another file, which was removed: {mismatch}")
     part.replace(target)
 
 
-def _fault(source: Download, path: Path) -> str:
+def _mismatch(source: Download, path: Path) -> str:
+    """Returns how a file differs from the published one, or "" if it does not."""
     if not path.is_file():
         return "it is not a file"
-    found_bytes = path.stat().st_size
-    if source.size_bytes not in (None, found_bytes):
-        return f"expected {source.size_bytes} bytes, found {found_bytes}"
+    size_bytes = path.stat().st_size
+    if source.size_bytes not in (None, size_bytes):
+        return f"expected {source.size_bytes} bytes, found {size_bytes}"
     if source.sha256 is None:
         return ""
     with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    return "" if found == source.sha256 else f"expected SHA-256 {source.sha256}, found {found}"
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    return "" if sha256 == source.sha256 else f"expected SHA-256 {source.sha256}, found {sha256}"
 
 
 def _fetch(source: Download, part: Path, on_progress: OnProgress) -> None:
-    # Only bytes never reached before count as progress: a server that cannot resume and breaks
-    # at the same place every time would otherwise be asked for ever.
-    furthest_bytes, fruitless = _size(part), 0
+    # Only bytes beyond all earlier tries count as progress. Otherwise a server that cannot resume
+    # and always breaks at the same byte would be retried forever.
+    furthest_bytes, failures = _size(part), 0
     while (reason := _transfer(source, part, on_progress)) is not None:
-        fruitless = 0 if _size(part) > furthest_bytes else fruitless + 1
+        failures = 0 if _size(part) > furthest_bytes else failures + 1
         furthest_bytes = max(furthest_bytes, _size(part))
-        if fruitless == _TRIES_WITHOUT_PROGRESS:
-            raise _RefusedError(f"{reason}, {fruitless} times in a row")
-        time.sleep(source.retry_wait_s * 2**fruitless)
+        if failures == _TRIES_WITHOUT_PROGRESS:
+            raise _RefusedError(f"{reason}, {failures} times in a row")
+        time.sleep(source.retry_wait_s * 2**failures)
 
 
 def _transfer(source: Download, part: Path, on_progress: OnProgress) -> str | None:
-    """Returns why the transfer broke, None if it brought everything."""
+    """Returns why the transfer broke, or None if it is complete."""
     start = _size(part)
     if start and start == source.size_bytes:
         return None
-    # A compressed answer would have other offsets and another length than the file.
+    # A compressed response would have other offsets and another length than the file.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     timeout = _CONNECT_AND_READ_TIMEOUT_S
     try:
@@ -171,7 +171,7 @@ def _receive(
             return
         part.unlink()
         raise _BrokenError("the server has no such range")
-    _refuse_other_answers(response)
+    _check_response(response)
     start, total = _extent(response, part)
     if None not in (total, source.size_bytes) and total != source.size_bytes:
         raise _RefusedError(f"expected {source.size_bytes} bytes, found {total}")
@@ -180,7 +180,7 @@ def _receive(
 
 
 def _extent(response: requests.Response, part: Path) -> tuple[int, int | None]:
-    """Returns the first byte that the server sends, and the file's length where it tells it."""
+    """Returns the offset of the first byte in the response, and the file's size or None."""
     if response.status_code != requests.codes.partial_content:
         return 0, _content_length(response)
     start, (offset, total) = _size(part), _content_range(response)
@@ -190,14 +190,14 @@ def _extent(response: requests.Response, part: Path) -> tuple[int, int | None]:
     return start, total
 
 
-def _refuse_other_answers(response: requests.Response) -> None:
-    if response.status_code in _PASSING_STATUSES:
+def _check_response(response: requests.Response) -> None:
+    if response.status_code in _TEMPORARY_STATUSES:
         raise _BrokenError(f"HTTP status {response.status_code}")
     if response.status_code not in (requests.codes.ok, requests.codes.partial_content):
         raise _RefusedError(f"HTTP status {response.status_code}")
-    # Networks with a login page answer every request with it.
+    # Networks with a login page return it for every request.
     if response.headers.get("Content-Type", "").startswith("text/html"):
-        raise _RefusedError("a web page came instead of the file")
+        raise _RefusedError("the server sent a web page instead of the file")
 
 
 def _append(
@@ -215,7 +215,7 @@ def _append(
         stream.flush()
         os.fsync(stream.fileno())
     if total is not None and done < total:
-        raise _BrokenError(f"{done} of {total} bytes came")
+        raise _BrokenError(f"only {done} of {total} bytes were received")
     if total is not None and done > total:
         part.unlink()
         raise _RefusedError(f"expected {total} bytes, found more")
@@ -227,10 +227,13 @@ def _content_length(response: requests.Response) -> int | None:
 
 
 def _content_range(response: requests.Response) -> tuple[int | None, int | None]:
-    """Returns the first byte and the file's length, each None where not told (RFC 9110, 14.4)."""
+    """Returns the first byte and the file's size, each None if unknown.
+
+    Source: RFC 9110, section 14.4.
+    """
     text = response.headers.get("Content-Range", "")
-    told = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", text.strip())
-    first, total = told.groups() if told else (None, None)
+    match = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", text.strip())
+    first, total = match.groups() if match else (None, None)
     return (int(first) if first else None), (int(total) if total else None)
 
 
@@ -239,7 +242,7 @@ def _size(path: Path) -> int:
 
 
 def _root_cause(error: BaseException) -> str:
-    # requests wraps what the system said three times over.
+    # requests wraps the system's message in up to three exceptions.
     while error.__context__ is not None:
         error = error.__context__
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,11 +1,11 @@
-"""Reading the entries of an annotation file: values that tools write in several ways, and notes."""
+"""Reads values of an annotation file in the forms that tools write, and collects notes on them."""
 
 import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-# How an annotation file identifies an image or a category.
+# The id of an image or a category in an annotation file.
 ListedId = int | float | str
 
 JsonObject = Mapping[str, Any]
@@ -17,8 +17,8 @@ class InvalidEntryError(ValueError):
     """An entry of the file cannot be used.
 
     Args:
-        message: names the entry and what is wrong with it.
-        hint: what to do about it.
+        message: names the entry and its error.
+        hint: what to do next.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -27,7 +27,7 @@ class InvalidEntryError(ValueError):
 
 
 class Notes:
-    """Collects what a reader of the figures must know about the file, one sentence per kind."""
+    """Collects sentences about the file that a reader of the figures needs to know."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -37,13 +37,13 @@ class Notes:
         self._counts[sentence] += 0
 
     def add(self, sentence: str, count: int = 1) -> None:
-        """Counts further entries of a kind; the sentence names the kind."""
+        """Adds entries to the count of a sentence."""
         if count:
             self._counts[sentence] += count
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """The sentences, each with the number of its entries where it has such."""
+        """The sentences; each ends with the number of its entries if it has any."""
         return tuple(
             f"{sentence} ({count})." if count else f"{sentence}."
             for sentence, count in self._counts.items()
@@ -51,12 +51,12 @@ class Notes:
 
 
 class Reading(NamedTuple):
-    """An entry of the file that is being read.
+    """Reads the values of one entry of the file.
 
     Attributes:
-        entry: its keys and values.
-        where: names it in messages, such as `annotations[3]`.
-        notes: that reading it adds to.
+        entry: keys and values of the entry.
+        where: name of the entry in messages, such as `annotations[3]`.
+        notes: receives sentences about values that are interpreted.
     """
 
     entry: JsonObject
@@ -64,7 +64,7 @@ class Reading(NamedTuple):
     notes: Notes
 
     def required(self, key: str) -> Any:
-        """Returns a value that must be there.
+        """Returns the value of a required key.
 
         Raises:
             InvalidEntryError: if the key is missing or its value is null.
@@ -76,10 +76,10 @@ class Reading(NamedTuple):
         return value
 
     def number(self, key: str) -> int | float:
-        """Returns a finite number, also one that is written as text.
+        """Returns a finite number, which may be written as text.
 
         Raises:
-            InvalidEntryError: if the key is missing, or the value is no finite number.
+            InvalidEntryError: if the key is missing, or the value is not a finite number.
         """
         value = self.required(key)
         number = self._from_text(value) if type(value) is str else value
@@ -88,10 +88,10 @@ class Reading(NamedTuple):
         raise self.invalid(f"'{key}' is {shown(value)}, not a number")
 
     def whole(self, key: str) -> int:
-        """Returns a whole number, also one that is written as 640.0 or as text.
+        """Returns a whole number, which may be written as 640.0 or as text.
 
         Raises:
-            InvalidEntryError: if the key is missing, or the value is no whole number.
+            InvalidEntryError: if the key is missing, or the value is not a whole number.
         """
         number = self.number(key)
         if number != int(number):
@@ -99,10 +99,10 @@ class Reading(NamedTuple):
         return int(number)
 
     def optional_number(self, key: str) -> int | float | None:
-        """Returns a number or flag, None if it is missing; true and false are 1 and 0.
+        """Returns a number or a flag as 1 or 0, or None if the key is missing.
 
         Raises:
-            InvalidEntryError: if the value is no finite number.
+            InvalidEntryError: if the value is not a finite number.
         """
         value = self.entry.get(key)
         if value is None:
@@ -113,7 +113,7 @@ class Reading(NamedTuple):
         return int(value) if type(value) is bool else self.number(key)
 
     def identifier(self, key: str) -> ListedId:
-        """Returns an id: a number, or text as it stands.
+        """Returns an id: a number, or text without a change.
 
         Raises:
             InvalidEntryError: if the key is missing, or the value is neither.
@@ -147,7 +147,7 @@ def objects(content: JsonObject, key: str) -> list[JsonObject]:
     """Returns a list of the file whose entries are objects.
 
     Raises:
-        InvalidEntryError: if there is no such list, or an entry is something else.
+        InvalidEntryError: if the file has no such list, or an entry is not an object.
     """
     if key not in content:
         raise InvalidEntryError(f"has no list '{key}'")
@@ -161,13 +161,13 @@ def objects(content: JsonObject, key: str) -> list[JsonObject]:
 
 
 def shown(value: object) -> str:
-    """Returns a value as a message shows it: short, on one line, printable."""
+    """Returns a value in the form for messages: short, on one line and printable."""
     if isinstance(value, dict | list):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
     try:
         text = ascii(value)
     except ValueError:
-        # Python writes no integers of thousands of digits.
+        # Python refuses to format integers of thousands of digits.
         return "a number of thousands of digits"
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 

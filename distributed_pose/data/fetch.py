@@ -1,4 +1,4 @@
-"""The published dataset and checkpoint: where they are, and how they come to a folder."""
+"""Fetches the published dataset and checkpoint into a folder."""
 
 import stat
 import zipfile
@@ -31,7 +31,7 @@ COCO_VAL2017 = (
         max_extracted_bytes=10**8,
     ),
 )
-# Its authors publish neither size nor digest.
+# The authors publish neither the size nor a digest.
 LIGHTWEIGHT_OPENPOSE = Download(
     url=(
         "https://download.01.org/opencv/openvino_training_extensions/models/"
@@ -47,7 +47,7 @@ _Member = zipfile.ZipInfo
 
 @dataclass(frozen=True)
 class CocoFiles:
-    """Where a COCO dataset lies.
+    """Paths of a COCO dataset.
 
     Attributes:
         images: folder of the JPEG files.
@@ -63,17 +63,19 @@ def fetch_coco_val2017(
     on_progress: OnProgress | None = None,
     sources: tuple[Download, Download] = COCO_VAL2017,
 ) -> CocoFiles:
-    """Returns COCO val2017 in the folder: the archives, the images and the keypoint annotations.
+    """Returns the paths of COCO val2017, downloaded and extracted into the folder.
 
-    What is there already and whole is neither fetched nor extracted again.
+    Files that exist and are complete are neither downloaded nor extracted again.
 
     Args:
-        folder: created where missing.
-        on_progress: called with what is at work, the bytes done and the bytes in all where known.
+        folder: target folder; created if it does not exist.
+        on_progress: called with the name of the current step, the bytes done, and the total bytes
+            or None.
         sources: archives of the images and of the annotations.
 
     Raises:
-        SetupError: if a file cannot be had or an archive is damaged or unsafe; says what to do.
+        SetupError: if a file cannot be downloaded, or an archive is damaged or unsafe; says what
+            to do next.
         ExecutionError: if an extracted file cannot be written; names it.
     """
     for source, archive in zip(sources, download(sources, folder, on_progress), strict=True):
@@ -87,15 +89,15 @@ def fetch_checkpoint(
     on_progress: OnProgress | None = None,
     source: Download = LIGHTWEIGHT_OPENPOSE,
 ) -> Path:
-    """Returns the published checkpoint of Lightweight OpenPose, in the folder.
+    """Returns the path of the published checkpoint of Lightweight OpenPose in the folder.
 
     Args:
-        folder: created where missing.
-        on_progress: called with the file's name, the bytes done and the bytes in all where known.
+        folder: target folder; created if it does not exist.
+        on_progress: called with the file's name, the bytes done, and the total bytes or None.
         source: the checkpoint.
 
     Raises:
-        SetupError: if it cannot be had or written; says what to do.
+        SetupError: if the file cannot be downloaded or written; says what to do next.
     """
     return download([source], folder, on_progress)[0]
 
@@ -103,11 +105,11 @@ def fetch_checkpoint(
 def extract(
     source: Download, archive: Path, folder: Path, on_progress: OnProgress | None = None
 ) -> None:
-    """Extracts the wanted members of an archive; those already there and whole are left alone.
+    """Extracts the wanted members of an archive; complete files of earlier calls are kept.
 
     Raises:
         SetupError: if the archive is damaged, lacks a wanted member, or has a member that leaves
-            the folder; nothing of such an archive is extracted.
+            the folder; no member of such an archive is extracted.
         ExecutionError: if a file cannot be written; names it.
     """
     try:
@@ -126,7 +128,7 @@ def _wanted(source: Download, archive: Path, members: list[_Member]) -> list[_Me
         if fault := _danger(member):
             raise SetupError(
                 f"{archive}: member {member.filename!r} {fault}, nothing of it is extracted",
-                f"get the archive anew from {source.url}",
+                f"download the archive again from {source.url}",
             )
     wanted = [member for pattern in source.members for member in _matching(members, pattern)]
     if sum(member.file_size for member in wanted) > source.max_extracted_bytes:
@@ -142,11 +144,11 @@ def _matching(members: list[_Member], pattern: str) -> Iterator[_Member]:
 
 
 def _danger(member: _Member) -> str:
-    # Read both ways, since an archive may have been written for another system.
+    # Both kinds of paths, because an archive may have been written on another system.
     paths = PurePosixPath(member.filename), PureWindowsPath(member.filename)
     if any(path.anchor or ".." in path.parts for path in paths):
         return "leaves the folder"
-    # The upper half holds the file's Unix mode.
+    # The upper 16 bits hold the file's Unix mode.
     return "is a symbolic link" if stat.S_ISLNK(member.external_attr >> 16) else ""
 
 
@@ -160,20 +162,20 @@ def _extract(
     done, total = 0, sum(member.file_size for member in members)
     for member in members:
         path = folder / member.filename
-        if not _is_there(path, member):
+        if not _is_extracted(path, member):
             write_atomically(path, _read(content, member))
         done += member.file_size
         if on_progress:
             on_progress(f"extracting {name}", done, total)
 
 
-def _is_there(path: Path, member: _Member) -> bool:
+def _is_extracted(path: Path, member: _Member) -> bool:
     if not path.is_file() or path.stat().st_size != member.file_size:
         return False
     return zlib.crc32(path.read_bytes()) == member.CRC
 
 
 def _read(content: _Archive, member: _Member) -> bytes:
-    # In chunks, since one read would inflate a whole bomb before it looks at the declared size.
+    # In chunks, because one read would inflate a whole zip bomb before it checks the declared size.
     with content.open(member) as stream:
         return b"".join(iter(lambda: stream.read(_CHUNK_BYTES), b""))

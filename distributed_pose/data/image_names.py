@@ -1,6 +1,6 @@
-"""File names of an annotation file as an image folder knows them.
+"""Matches the file names of an annotation file with the names in the image folder.
 
-Tools write names with the separators of Windows, and with folders of the machine that they ran on.
+Annotation tools write names with backslashes, and with folders of the machine that they ran on.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,28 +12,28 @@ from distributed_pose.data.sources import ImageSource
 
 _BACKSLASHES = "File names with backslashes are read with slashes"
 
-# Names that are looked for, spread over the file.
+# The number of names that are looked up, spread over the file.
 _PROBED = 8
 
 
 def locate_names(names: Sequence[str], source: ImageSource | None, notes: Notes) -> Sequence[str]:
     """Returns the names by which images are read, all of them inside the image folder.
 
-    The names are those of the file if the folder has any of them. Otherwise backslashes become
-    slashes, and then leading folders that all names share are left out, as few as it takes. What
-    all names share cannot tell images apart, so that no two names become one.
+    The names of the file are used if the folder has any of them. Otherwise backslashes become
+    slashes, and then leading folders that all names share are removed, as few as necessary.
+    Different names stay different, because only shared folders are removed.
 
     Args:
-        names: of all images.
-        source: of the images; None if they are not to be read.
-        notes: gets what was changed.
+        names: file names of all images.
+        source: source of the images; None if no image is read.
+        notes: receives a sentence about the change.
 
     Raises:
         InvalidEntryError: if a name leaves the image folder.
     """
     located = names
     for candidate, change in _candidates(names):
-        if _is_there(candidate, source):
+        if _is_available(candidate, source):
             located = candidate
             if change:
                 notes.say(change)
@@ -48,10 +48,10 @@ def locate_names(names: Sequence[str], source: ImageSource | None, notes: Notes)
 
 
 def _candidates(names: Sequence[str]) -> Iterator[tuple[Sequence[str], str]]:
-    """Yields the names as they may be meant, and what was changed."""
+    """Yields possible interpretations of the names, and a sentence about the change."""
     has_backslashes = any("\\" in name for name in names)
     if not has_backslashes and not any("/" in name for name in names):
-        # There is nothing else that they could mean, and to look may take many requests.
+        # Plain names have one interpretation, and a look-up may take many requests.
         return
     yield names, ""
     parts = [PurePosixPath(name.replace("\\", "/")).parts for name in names]
@@ -61,12 +61,12 @@ def _candidates(names: Sequence[str]) -> Iterator[tuple[Sequence[str], str]]:
     for number in range(len(shared) + 1):
         change = _BACKSLASHES if has_backslashes else ""
         if number:
-            left_out = shown("/".join(shared[:number]))
-            change = f"File names are read without {left_out}, which is not in the image folder"
+            removed = shown("/".join(shared[:number]))
+            change = f"File names are read without {removed}, which is not in the image folder"
         yield ["/".join(path[number:]) for path in parts], change
 
 
-def _is_there(names: Sequence[str], source: ImageSource | None) -> bool:
+def _is_available(names: Sequence[str], source: ImageSource | None) -> bool:
     if source is None:
         return not any("\\" in name for name in names)
     step = max(1, len(names) // _PROBED)
@@ -74,6 +74,6 @@ def _is_there(names: Sequence[str], source: ImageSource | None) -> bool:
 
 
 def _stays_inside(name: str) -> bool:
-    # Read both ways, since a dataset may have been written on another system.
+    # Both kinds of paths, because a dataset may have been written on another system.
     paths = PurePosixPath(name), PureWindowsPath(name)
     return not any(path.is_absolute() or path.anchor or ".." in path.parts for path in paths)

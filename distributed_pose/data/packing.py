@@ -1,4 +1,4 @@
-"""A dataset as Parquet files, for workers that read from an object store or a shared disk."""
+"""Packs a dataset into Parquet files, for workers that read from an object store or shared disk."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -17,11 +17,11 @@ from distributed_pose.locations import Location
 from distributed_pose.records import Failure, ImageRecord
 from distributed_pose.storage import Folder, filesystem_of
 
-# A group is what a worker reads at once: a batch or two, in a few megabytes. Large images make
-# smaller groups, since readers take no more than the largest image.
-_IMAGES_A_GROUP = 16
-_BYTES_A_GROUP = 2**26
-_IMAGES_A_FILE = 1024
+# A worker reads one row group at a time: one or two batches, in a few megabytes. Groups of large
+# images have fewer of them, because readers accept no more than the largest image takes.
+_IMAGES_PER_GROUP = 16
+_BYTES_PER_GROUP = 2**26
+_IMAGES_PER_FILE = 1024
 
 ANNOTATIONS = "annotations.json"
 
@@ -34,29 +34,29 @@ def pack_dataset(
     location: str | Location,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Writes images and annotations of a dataset into a folder, which then holds all of it.
+    """Writes the images and annotations of a dataset into a folder, as a complete dataset.
 
     Args:
-        index: of the dataset.
-        source: of its images.
-        location: path or URI of the folder, which is empty or not there.
-        on_progress: called with how many images there are and how many are packed.
+        index: index of the dataset.
+        source: source of its images.
+        location: path or URI of the folder, which must be empty or not exist.
+        on_progress: called with the total number of images and the number of packed images.
 
     Raises:
-        SetupError: if the folder holds anything, or there is no filesystem for it.
-        ExecutionError: if an image cannot be read, or a file cannot be written. No file of this
-            call is left then.
+        SetupError: if the folder is not empty, or no filesystem supports its URI.
+        ExecutionError: if an image cannot be read, or a file cannot be written. All files of this
+            call are deleted in that case.
     """
     folder = Folder(location)
     filesystem, path = filesystem_of(location, "the folder")
     if not folder.is_empty():
-        raise SetupError(f"{folder} is not empty", "choose an empty folder, or one to be made")
+        raise SetupError(f"{folder} is not empty", "choose an empty folder, or a new one")
     with _removed_on_failure(folder) as made:
-        # First, so that a folder with images has what they are for.
+        # Written first, so that a folder that has images always has their annotations.
         made.append(ANNOTATIONS)
         folder.write(ANNOTATIONS, json.dumps(_ground_truth(index)))
-        for number, start in enumerate(range(0, len(index.images), _IMAGES_A_FILE)):
-            part = index.images[start : start + _IMAGES_A_FILE]
+        for number, start in enumerate(range(0, len(index.images), _IMAGES_PER_FILE)):
+            part = index.images[start : start + _IMAGES_PER_FILE]
             name = f"images-{number:05d}.parquet"
             made += [name, f"{name}{_PARTIAL}"]
             try:
@@ -70,25 +70,25 @@ def pack_dataset(
 
 @contextmanager
 def _removed_on_failure(folder: Folder) -> Iterator[list[str]]:
-    """Yields a list for names of files, which are deleted where what is within fails."""
+    """Yields a list for names of files, which are deleted if the `with` block fails."""
     made: list[str] = []
     try:
         yield made
-    # Ctrl-C too: the next call needs an empty folder.
+    # Also after Ctrl-C, because the next call needs an empty folder.
     except BaseException:
         for name in made:
-            # The failure is the better message.
+            # The original failure is the more useful message.
             with suppress(ExecutionError):
                 folder.delete(name)
         raise
 
 
 def _write(filesystem: Any, path: str, images: Sequence[ImageRecord], source: ImageSource) -> None:
-    """Writes one file, of which readers see all or nothing."""
+    """Writes one file atomically."""
     partial = f"{path}{_PARTIAL}"
     with (
         filesystem.open_output_stream(partial) as stream,
-        # The images are compressed already, each by itself.
+        # The images are already compressed.
         closing(pq.ParquetWriter(stream, PACKED, compression="none")) as writer,
     ):
         for group in _groups(images, source):
@@ -102,9 +102,9 @@ def _groups(images: Sequence[ImageRecord], source: ImageSource) -> Iterator[pa.T
     for image in images:
         encoded = read_image(image, source)
         if isinstance(encoded, Failure):
-            raise ExecutionError(encoded.reason, "mend or remove the image and pack anew")
+            raise ExecutionError(encoded.reason, "repair or remove the image, then pack again")
         total = sum(map(len, contents)) + len(encoded)
-        if contents and (len(contents) == _IMAGES_A_GROUP or total > _BYTES_A_GROUP):
+        if contents and (len(contents) == _IMAGES_PER_GROUP or total > _BYTES_PER_GROUP):
             yield _table(names, contents)
             names, contents = [], []
         names.append(image.file_name)
@@ -118,7 +118,7 @@ def _table(names: Sequence[str], contents: Sequence[bytes]) -> pa.Table:
 
 
 def _ground_truth(index: CocoIndex) -> dict[str, Any]:
-    """Returns the annotation file of the images of an index alone, with the ids of the file."""
+    """Returns the content of an annotation file for the images of an index, with the file's ids."""
     kept = {image.image_id for image in index.images}
     truth = index.ground_truth
     people = [one for one in truth["annotations"] if one["image_id"] in kept]
@@ -130,5 +130,5 @@ def _ground_truth(index: CocoIndex) -> dict[str, Any]:
         ],
         "categories": [{**truth["categories"][0], "id": index.category_id}],
     }
-    # Without annotations there is nothing to score, which is not the same as with none.
+    # A file without the key means unlabelled images; an empty list means images without people.
     return {**content, "annotations": index.as_listed(people)} if index.is_labelled else content

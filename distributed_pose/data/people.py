@@ -1,4 +1,4 @@
-"""The people of an annotation file as the score reads them.
+"""Reads the people of an annotation file in the form that COCOeval scores.
 
 Source: what COCOeval with iouType "keypoints" reads (pycocotools 2.0.11, `_prepare`, `computeOks`,
 `evaluateImg`): `iscrowd`, whether `num_keypoints` is 0, `area`, `keypoints`, and `bbox` of people
@@ -27,7 +27,7 @@ from distributed_pose.data.entries import (
 from distributed_pose.metrics.coco_ap import PERSON_CATEGORY
 from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
 
-# No image is larger. A float32 of a coordinate, and the square of one, are finite.
+# No image is larger, and the square of such a coordinate is finite in float32.
 _MAX_COORDINATE = 2**31
 
 _NUM_VALUES = 3 * NUM_COCO_KEYPOINTS
@@ -35,11 +35,11 @@ _NUMBERS = frozenset({int, float, bool})
 _UNLABELLED = [0] * _NUM_VALUES
 _NO_BOX = [0, 0, 0, 0]
 
-# So many people are checked at once: arrays of a few megabytes.
+# The number of people that are checked together, in arrays of a few megabytes.
 _CHUNK = 4096
 
 _UNLISTED = "Annotations of images that are not listed are ignored"
-_NO_CROWD = "Annotations without 'iscrowd' count as no crowds"
+_NO_CROWD = "Annotations without 'iscrowd' do not count as crowds"
 _COUNTED = "Annotations without 'num_keypoints' get the number of their labelled keypoints"
 _DISAGREES = (
     "'num_keypoints' is not the number of labelled keypoints; as in pycocotools, it only matters "
@@ -51,18 +51,18 @@ _ODD_VISIBILITY = (
     "Keypoints with a visibility other than 0, 1 and 2 count as labelled if it is over 0, as in "
     "pycocotools"
 )
-_NO_AREA = "People of area 0 are matched by exact keypoints alone, as in pycocotools"
-_IGNORE = "'ignore' is set and not read, as in pycocotools"
+_NO_AREA = "People of area 0 are matched by exact keypoints only, as in pycocotools"
+_IGNORE = "'ignore' is set but not read, as in pycocotools"
 _ID_ZERO = (
-    "Annotation ids are replaced by numbers from 1, since pycocotools takes a match with id 0 for "
+    "Annotation ids are replaced by numbers from 1, since pycocotools reads a match with id 0 as "
     "no match"
 )
 _ID_TWICE = "Annotation ids are replaced by numbers from 1, since some occur more than once"
-_ID_ODD = "Annotation ids are replaced by numbers from 1, since some are no integers"
+_ID_ODD = "Annotation ids are replaced by numbers from 1, since some are not integers"
 
 
 class _Person(NamedTuple):
-    """A person of the file: position in it, and what COCOeval reads."""
+    """A person of the file: its position in the list, and the values that COCOeval reads."""
 
     position: int
     values: dict[str, Any]
@@ -74,23 +74,23 @@ def read_people(
     image_ids: Mapping[ListedId, int],
     notes: Notes,
 ) -> list[dict[str, Any]]:
-    """Returns the annotations of people as COCOeval can read them, but for ids, in their order.
+    """Returns the annotations of people in the form that COCOeval reads, without ids, in order.
 
     Args:
-        entries: the annotations of the file.
-        category: the person's.
-        image_ids: our image ids by those of the file.
-        notes: gets what was ignored, replaced or assumed.
+        entries: annotations of the file.
+        category: category of the person.
+        image_ids: our image ids by the image ids of the file.
+        notes: receives sentences about content that is ignored, replaced or assumed.
 
     Raises:
         InvalidEntryError: if an annotation of a person cannot be scored; names it.
     """
     people = []
     is_text = any(isinstance(listed, str) for listed in image_ids)
-    found = _select(entries, category, image_ids, notes, is_text=is_text)
+    selected = _select(entries, category, image_ids, notes, is_text=is_text)
     read = (
         _read_person(position, image_id, Reading(entries[position], where, notes))
-        for position, image_id, where in found
+        for position, image_id, where in selected
     )
     while chunk := list(islice(read, _CHUNK)):
         _check_keypoints(chunk, notes)
@@ -99,7 +99,7 @@ def read_people(
 
 
 def note_ids(entries: Sequence[JsonObject], notes: Notes) -> None:
-    """Notes annotation ids that pycocotools cannot score by."""
+    """Adds notes on annotation ids with which pycocotools would score incorrectly."""
     ids = [entry.get("id") for entry in entries]
     integers = {number for number in ids if type(number) is int}
     num_odd = sum(type(number) is not int for number in ids)
@@ -116,14 +116,14 @@ def _select(
     *,
     is_text: bool,
 ) -> Iterable[tuple[int, int, str]]:
-    """Yields position, our image id and name of each annotation that is scored."""
+    """Yields position, our image id, and name in messages of each annotation that is scored."""
     for position, entry in enumerate(entries):
         where = f"annotations[{position}]"
         reading = Reading(entry, where, notes)
         if not category.has_id(entry.get("category_id")):
             reading.required("category_id")
             continue
-        # COCOeval finds nobody under an id that is text in one place and a number in the other.
+        # COCOeval ignores people whose id is text in one place and a number in the other.
         notes.add(TEXT, entry["category_id"] != category.id)
         image_id = reading.identifier("image_id")
         if isinstance(image_id, str) != is_text:
@@ -138,7 +138,7 @@ def _read_person(position: int, image_id: int, reading: Reading) -> _Person:
     entry, notes = reading.entry, reading.notes
     area = reading.number("area")
     if area < 0:
-        raise reading.invalid(f"'area' is {shown(area)}, a number of square pixels is not negative")
+        raise reading.invalid(f"'area' is {shown(area)}, but an area is not negative")
     num_keypoints = reading.optional_number("num_keypoints")
     is_crowd = reading.optional_number("iscrowd")
     if is_crowd is None:
@@ -160,7 +160,7 @@ def _read_person(position: int, image_id: int, reading: Reading) -> _Person:
 
 
 def _box(values: object) -> list[Any]:
-    """Returns four numbers that can be added up, whatever the file has."""
+    """Returns four finite numbers: those of the file, or zeros if it has no usable box."""
     if not isinstance(values, list) or len(values) < len(_NO_BOX):
         return _NO_BOX
     box = values[:4]
@@ -169,10 +169,10 @@ def _box(values: object) -> list[Any]:
 
 
 def _keypoints(reading: Reading, num_keypoints: float | None) -> list[Any]:
-    """Returns 51 numbers: those of the file where they are that already."""
+    """Returns 51 numbers: the file's own list if it is valid as it is."""
     values = reading.entry.get("keypoints")
     if values is None and num_keypoints:
-        raise reading.invalid(f"'num_keypoints' is {num_keypoints}, and there are no 'keypoints'")
+        raise reading.invalid(f"'num_keypoints' is {num_keypoints}, but 'keypoints' is missing")
     if not values and (values is None or isinstance(values, list)):
         reading.notes.add(_NO_KEYPOINTS)
         return _UNLABELLED
@@ -195,7 +195,7 @@ def _keypoints(reading: Reading, num_keypoints: float | None) -> list[Any]:
 
 
 def _without_nulls(values: Sequence[Any]) -> list[Any]:
-    """Returns zeros for the unlabelled keypoints, whose place may be null."""
+    """Returns keypoints with zeros for the unlabelled ones, whose coordinates may be null."""
     kept: list[Any] = []
     for x, y, visibility in zip(values[::3], values[1::3], values[2::3], strict=True):
         is_absent = (x is None and y is None and visibility is None) or visibility == 0
@@ -204,12 +204,12 @@ def _without_nulls(values: Sequence[Any]) -> list[Any]:
 
 
 def _check_keypoints(people: Sequence[_Person], notes: Notes) -> None:
-    """Completes people by what their keypoints say, and refuses impossible ones."""
+    """Completes people by their keypoints, and refuses impossible keypoints."""
     keypoints_N17x3 = _as_array(people)
     labelled_N17 = keypoints_N17x3[..., 2] > 0
     usable_N17 = (np.abs(keypoints_N17x3[..., :2]) <= _MAX_COORDINATE).all(axis=2)
     for index in np.flatnonzero((labelled_N17 & ~usable_N17).any(axis=1)).tolist():
-        raise _invalid(people[index], "'keypoints' has a labelled one that is at no pixel")
+        raise _invalid(people[index], "'keypoints' has a labelled one at an impossible position")
     is_known_N17 = np.isin(keypoints_N17x3[..., 2], (0, 1, 2))
     notes.add(_ODD_VISIBILITY, int((~is_known_N17).any(axis=1).sum()))
     for index in np.flatnonzero(~(usable_N17 & is_known_N17).all(axis=1)).tolist():
@@ -247,7 +247,7 @@ def _as_array(people: Sequence[_Person]) -> npt.NDArray[np.float64]:
     except OverflowError:
         for person in people:
             if any(abs(value) > _MAX_COORDINATE for value in person.values["keypoints"]):
-                raise _invalid(person, "'keypoints' has a number that is no pixel") from None
+                raise _invalid(person, "'keypoints' has a number that cannot be a pixel") from None
         raise
     return array.reshape(-1, NUM_COCO_KEYPOINTS, 3)
 

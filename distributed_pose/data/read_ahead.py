@@ -1,4 +1,4 @@
-"""Shards read by a thread while the driver does something else, and a deadline for reading."""
+"""Reads shards in a thread while the driver does other work, with a deadline for each read."""
 
 from collections.abc import Iterable, Iterator
 from queue import Empty, Full, Queue
@@ -7,10 +7,10 @@ from threading import Event, Thread
 from distributed_pose.data.shards import Shard
 from distributed_pose.errors import ExecutionError
 
-# Shards that are ready before they are asked for.
+# The number of shards that are read in advance.
 _AHEAD = 2
 
-# A network file system that hangs does so for good.
+# A read from a network file system may hang forever.
 _DEADLINE_S = 120.0
 _POLL_S = 1.0
 
@@ -19,8 +19,8 @@ def read_ahead(shards: Iterable[Shard], deadline_s: float = _DEADLINE_S) -> Iter
     """Yields shards that a thread has read.
 
     Raises:
-        ExecutionError: if one takes longer than the deadline. The thread is left to itself, since
-            nothing can end a read that hangs.
+        ExecutionError: if a shard takes longer than the deadline. The thread keeps running, because
+            a read that hangs cannot be interrupted.
     """
     queue: Queue[Shard | Exception | None] = Queue(_AHEAD)
     stop = Event()
@@ -39,7 +39,8 @@ def _next(queue: "Queue[Shard | Exception | None]", deadline_s: float) -> Shard 
         return queue.get(timeout=deadline_s)
     except Empty:
         raise ExecutionError(
-            f"reading the next images takes over {deadline_s:.0f} s", "see data.images"
+            f"reading the next images takes over {deadline_s:.0f} s",
+            "check the storage of data.images",
         ) from None
 
 
@@ -49,7 +50,7 @@ def _fill(shards: Iterable[Shard], queue: "Queue[Shard | Exception | None]", sto
             if not _put(shard, queue, stop):
                 return
         _put(None, queue, stop)
-    # Whatever it is, it is raised where the shards are asked for.
+    # Any error is raised again in the thread that iterates over the shards.
     except Exception as error:  # noqa: BLE001
         _put(error, queue, stop)
 

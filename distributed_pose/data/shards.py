@@ -1,6 +1,6 @@
-"""The Arrow batches that travel between driver, workers and reducers.
+"""Converts shards, maps and detections to the Arrow batches that processes exchange.
 
-This is the one place that names their columns.
+Only this module names the columns of these batches.
 
 Array legend: N images, K heatmaps, P PAF channels, H and W map size in cells.
 """
@@ -23,7 +23,7 @@ from distributed_pose.pose.assemble import Poses
 from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
 from distributed_pose.records import Failure, Geometry, ImageRecord
 
-# Images that whoever gets them reads by himself.
+# Images listed by name only; the worker reads the files.
 LISTED = pa.schema(
     [
         ("image_id", pa.int64()),
@@ -42,8 +42,8 @@ DETECTIONS = pa.schema(
     ]
 )
 
-# A shard is cut short where its files come to more. A column of Arrow's holds 2 GiB, and with the
-# file that exceeds it, a shard has at most half a GiB.
+# A shard ends early when its files exceed this size. With the file that exceeds it, a shard has at
+# most half a GiB, and an Arrow column can hold 2 GiB.
 MAX_SHARD_BYTES = 2**28
 
 _GEOMETRY = tuple(field.name for field in fields(Geometry))
@@ -51,13 +51,13 @@ _GEOMETRY = tuple(field.name for field in fields(Geometry))
 
 @dataclass(frozen=True)
 class Shard:
-    """Images on their way to a worker.
+    """Images that one worker evaluates together.
 
     Attributes:
         number: position of the shard in the dataset.
-        images: record batch, schema `IMAGES`, or `LISTED` where workers read.
+        images: record batch with schema `IMAGES`, or `LISTED` if the worker reads the files.
         failures: images of the shard that could not be read.
-        read_ns: reading time of each image.
+        read_ns: time to read each image, in nanoseconds.
     """
 
     number: int
@@ -71,10 +71,10 @@ class ImageMaps:
     """Network output for images of one input shape.
 
     Attributes:
-        image_ids: N ids.
-        geometries: N geometries.
-        heatmaps_NKHW: float32 or float16.
-        pafs_NPHW: likewise.
+        image_ids: id of each image.
+        geometries: position of each image in its network input.
+        heatmaps_NKHW: float32 or float16 [N, K, H, W].
+        pafs_NPHW: float32 or float16 [N, P, H, W].
     """
 
     image_ids: tuple[int, ...]
@@ -84,10 +84,10 @@ class ImageMaps:
 
 
 def read_shards(images: Sequence[ImageRecord], source: ImageSource, size: int) -> Iterator[Shard]:
-    """Yields the images' encoded bytes in shards of at most `size`, read when they are asked for.
+    """Yields shards of at most `size` images with their encoded bytes, which are read on demand.
 
-    An image is a failure of its shard, not an error, if it cannot be read: if it is no regular
-    file, if a link leads out of the folder, or if it has over `packed_groups.MAX_FILE_BYTES`.
+    An image that cannot be read is a failure of its shard and raises no error: not a regular file,
+    a link out of the folder, or a file over `packed_groups.MAX_FILE_BYTES`.
     """
     remaining = iter(images)
     for number, first in enumerate(remaining):
@@ -95,7 +95,7 @@ def read_shards(images: Sequence[ImageRecord], source: ImageSource, size: int) -
 
 
 def list_shards(images: Sequence[ImageRecord], size: int) -> Iterator[Shard]:
-    """Yields the images in shards of at most `size` for workers that read them."""
+    """Yields shards of at most `size` images by name only, for workers that read the files."""
     columns = [[getattr(image, name) for image in images] for name in LISTED.names]
     listed = pa.record_batch(columns, schema=LISTED)
     for number, start in enumerate(range(0, len(images), size)):
@@ -103,10 +103,10 @@ def list_shards(images: Sequence[ImageRecord], size: int) -> Iterator[Shard]:
 
 
 def read_image(record: ImageRecord, source: ImageSource) -> bytes | Failure:
-    """Returns an image's encoded bytes, or why there are none."""
+    """Returns the encoded bytes of an image, or a failure with the reason."""
     try:
         return source.read(record.file_name)
-    # A name that the file system's encoding does not have is a ValueError.
+    # A name that the file system cannot encode raises a ValueError.
     except (OSError, ValueError) as error:
         text = source.location.cleaned(one_line(error))
         where = source.location.within(record.file_name)
@@ -114,12 +114,12 @@ def read_image(record: ImageRecord, source: ImageSource) -> bytes | Failure:
 
 
 def num_images(shard: Shard) -> int:
-    """Returns how many images of the dataset a shard stands for, unreadable ones included."""
+    """Returns the number of images of a shard, including unreadable ones."""
     return int(shard.images.num_rows) + len(shard.failures)
 
 
 def join_shards(shards: Sequence[Shard]) -> Shard:
-    """Returns at least one shard as one, with the number of the first."""
+    """Returns one shard with the images of one or more shards, and the number of the first."""
     if len(shards) == 1:
         return shards[0]
     table = pa.Table.from_batches([shard.images for shard in shards]).combine_chunks()
@@ -144,22 +144,22 @@ def image_rows(images: pa.RecordBatch) -> Iterator[tuple[ImageRecord, bytes]]:
 
 
 def rows_to_read(images: pa.RecordBatch) -> Iterator[tuple[ImageRecord, bytes | None]]:
-    """Yields each image of a shard, with None where its encoded bytes are yet to be read."""
+    """Yields each image of a shard with its encoded bytes, or None if they are not read yet."""
     if "encoded" in images.schema.names:
         return image_rows(images)
     return ((record, None) for record in image_records(images))
 
 
 def pack_images(images: pa.RecordBatch) -> pa.RecordBatch | bytes:
-    """Returns a shard's images as they travel.
+    """Returns a shard's images in the form that is sent to a worker.
 
-    What is only listed is short, and takes a twentieth of the time to send as bytes.
+    Images listed by name are small, and sending them as bytes takes a twentieth of the time.
     """
     return bytes(images.serialize()) if images.schema == LISTED else images
 
 
 def unpack_images(packed: pa.RecordBatch | bytes) -> pa.RecordBatch:
-    """Returns images that have travelled."""
+    """Returns a shard's images from the form that is sent to a worker."""
     return pa.ipc.read_record_batch(packed, LISTED) if isinstance(packed, bytes) else packed
 
 
@@ -205,37 +205,37 @@ def unpack_detections(serialised: bytes) -> list[dict[str, object]]:
 
 
 def detected_images(serialised: bytes) -> set[int]:
-    """Returns the ids of the images that detections are in.
+    """Returns the ids of the images that have detections.
 
     Raises:
-        ExecutionError: if the bytes are no serialised detections, or a number is not finite.
+        ExecutionError: if the bytes are not serialised detections, or a number is not finite.
     """
     try:
         detections = pa.ipc.read_record_batch(serialised, DETECTIONS)
         detections.validate(full=True)
     except (pa.ArrowException, OSError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise ExecutionError(f"answered with no detections that can be read: {reason}") from None
+        raise ExecutionError(f"returned detections that cannot be read: {reason}") from None
     for numbers in (detections.column("score"), detections.column("keypoints").flatten()):
         if not pc.all(pc.is_finite(numbers)).as_py() and len(numbers):
-            raise ExecutionError("answered with detections that are not finite")
+            raise ExecutionError("returned detections that are not finite")
     return set(detections.column("image_id").to_pylist())
 
 
 def keep_detections(serialised: bytes, image_ids: Sequence[int]) -> bytes:
-    """Returns the detections of some images alone, serialised likewise."""
+    """Returns only the detections of the given images, serialised as before."""
     detections = pa.ipc.read_record_batch(serialised, DETECTIONS)
     kept = pc.is_in(detections.column("image_id"), pa.array(image_ids, pa.int64()))
     return bytes(detections.filter(kept).serialize())
 
 
 def no_detections() -> bytes:
-    """Returns no detections, serialised like those that there are."""
+    """Returns a serialised record batch without detections."""
     return bytes(pa.record_batch([[], [], []], schema=DETECTIONS).serialize())
 
 
 def _read_shard(number: int, records: Iterator[ImageRecord], source: ImageSource) -> Shard:
-    """Reads images up to the last, or up to `MAX_SHARD_BYTES`; the rest is left to be read."""
+    """Reads images until they exceed `MAX_SHARD_BYTES`; the iterator keeps the remaining ones."""
     rows: list[tuple[Any, ...]] = []
     failures: list[Failure] = []
     read_ns: list[int] = []

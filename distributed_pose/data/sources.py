@@ -1,6 +1,6 @@
-"""Where the encoded images of a dataset are read from: a folder, a URI, or packed shards.
+"""Reads the encoded images of a dataset from a folder, a URI, or packed Parquet files.
 
-Whatever reads images knows them by the file names of the annotation file.
+Images are identified by the file names of the annotation file.
 """
 
 import errno
@@ -21,13 +21,12 @@ from distributed_pose.files import check_regular, check_size, one_line
 from distributed_pose.locations import Location
 from distributed_pose.storage import filesystem_of, is_local
 
-# Of packed images. A worker reads a group whole for the images in it, in as many threads as it has
-# shards in flight.
+# Packed images. A worker reads complete row groups, in one thread per shard in flight.
 _SUFFIX = ".parquet"
 _PACKED_NAME = re.compile(r"images-\d{5}\.parquet")
 _KEPT_GROUPS = 4
 PACKED = pa.schema([("file_name", pa.string()), ("size", pa.int64()), ("encoded", pa.binary())])
-# Other writers have wider types for the same values.
+# Other writers use wider types for the same values.
 _COLUMNS: Mapping[str, Callable[[pa.DataType], bool]] = {
     "file_name": lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
     "size": pa.types.is_integer,
@@ -36,28 +35,28 @@ _COLUMNS: Mapping[str, Callable[[pa.DataType], bool]] = {
 
 
 class ImageSource(Protocol):
-    """Encoded images by file name. Several threads may read at once."""
+    """Reads encoded images by file name; several threads may use it at once."""
 
     @property
     def location(self) -> Location:
-        """Absolute path or URI, from which another process opens the same images."""
+        """Absolute path or URI, with which another process can open the same images."""
 
     def read(self, name: str) -> bytes:
-        """Returns an image's file.
+        """Returns the content of an image's file.
 
         Raises:
-            OSError: if there is none, or it has over `MAX_FILE_BYTES`.
+            OSError: if the file cannot be read, or has over `MAX_FILE_BYTES`.
             ValueError: if no file can have that name.
         """
 
     def size(self, name: str) -> int | None:
-        """Returns the size of an image's file in bytes, None if there is none to be read."""
+        """Returns the size of an image's file in bytes, or None if it cannot be read."""
 
     def stamps(self, names: Collection[str]) -> Mapping[str, str]:
-        """Returns what changes when an image's file is written or replaced, by name.
+        """Returns a stamp per name that changes when the image's file is written or replaced.
 
-        It is made of size and times of the file, or of the pack that the image is in, and nothing
-        is read for it. Images of which nothing is known are left out.
+        A stamp consists of size and times of the image's file, or of the packed file that it is
+        in; no content is read. Images without a known stamp are omitted.
         """
 
 
@@ -65,8 +64,8 @@ def open_images(location: str | Location) -> ImageSource:
     """Returns the images at a path or a URI.
 
     Raises:
-        SetupError: if there is no folder, or no filesystem for the URI, or a file of packed images
-            is damaged.
+        SetupError: if it is not a folder, no filesystem supports the URI, or a file of packed
+            images is damaged.
     """
     location = Location(location)
     filesystem, path = filesystem_of(location, "data.images")
@@ -77,7 +76,7 @@ def open_images(location: str | Location) -> ImageSource:
         reason = location.cleaned(one_line(error))
         raise SetupError(f"cannot open {location}: {reason}", "see data.images") from None
     if not is_folder:
-        raise SetupError(f"{location} is no folder", "data.images must hold the images")
+        raise SetupError(f"{location} is not a folder", "data.images must hold the images")
     if parts:
         return PackedImages(location, filesystem, parts)
     if is_local(filesystem):
@@ -86,11 +85,11 @@ def open_images(location: str | Location) -> ImageSource:
 
 
 class FolderImages:
-    """Images in a folder of this machine, or of a filesystem that is mounted on it.
+    """Reads images from a folder on this machine, or on a filesystem that is mounted on it.
 
     Args:
-        folder: path of it.
-        location: that the user named it by, where that is a URI.
+        folder: path of the folder.
+        location: location that the user gave for the folder, if it is a URI.
     """
 
     def __init__(self, folder: str | Path, location: Location | None = None) -> None:
@@ -113,12 +112,12 @@ class FolderImages:
             os.close(descriptor)
 
     def stamps(self, names: Collection[str]) -> Mapping[str, str]:
-        found = {name: _local_stamp(self._root + name) for name in names}
-        return {name: stamp for name, stamp in found.items() if stamp}
+        stamps = {name: _local_stamp(self._root + name) for name in names}
+        return {name: stamp for name, stamp in stamps.items() if stamp}
 
 
 class UriImages:
-    """Images behind a URI that a filesystem of pyarrow opens, one object each."""
+    """Reads images from a URI that a filesystem of pyarrow opens, one object per image."""
 
     def __init__(self, location: Location, filesystem: Any, path: str) -> None:
         self.location = location
@@ -133,13 +132,13 @@ class UriImages:
 
     def size(self, name: str) -> int | None:
         try:
-            found = self._filesystem.get_file_info(f"{self._path}/{name}")
+            info = self._filesystem.get_file_info(f"{self._path}/{name}")
         except (OSError, ValueError):
             return None
-        return int(found.size) if found.type == fs.FileType.File else None
+        return int(info.size) if info.type == fs.FileType.File else None
 
     def stamps(self, names: Collection[str]) -> Mapping[str, str]:
-        # A list has a thousand objects for each request, and a question about one costs as much.
+        # One request lists a thousand objects, and a request for a single object costs as much.
         folders = {name.rpartition("/")[0] for name in names}
         paths = [f"{self._path}/{one}".rstrip("/") for one in folders]
         selectors = [fs.FileSelector(path, allow_not_found=True) for path in paths]
@@ -147,11 +146,13 @@ class UriImages:
             infos = [info for one in selectors for info in self._filesystem.get_file_info(one)]
         except (OSError, ValueError):
             return {}
-        found = {info.path.removeprefix(f"{self._path}/"): _stamp(info) for info in infos}
-        return {name: found[name] for name in names if found.get(name)}
+        stamps = {info.path.removeprefix(f"{self._path}/"): _stamp(info) for info in infos}
+        return {name: stamps[name] for name in names if stamps.get(name)}
 
 
 class _Place(NamedTuple):
+    """The position of an image in packed files: file, row group and row."""
+
     part: str
     group: int
     row: int
@@ -159,12 +160,12 @@ class _Place(NamedTuple):
 
 
 class PackedImages:
-    """Images in Parquet files, in groups of rows that are read together.
+    """Reads images from Parquet files, one row group at a time.
 
     Args:
-        location: of the folder.
-        filesystem: that it is on.
-        parts: paths of the files.
+        location: location of the folder.
+        filesystem: filesystem of pyarrow that the folder is on.
+        parts: paths of the Parquet files.
     """
 
     def __init__(self, location: Location, filesystem: Any, parts: Sequence[str]) -> None:
@@ -174,7 +175,7 @@ class PackedImages:
         self._group = lru_cache(_KEPT_GROUPS)(self._read_group)
 
     def read(self, name: str) -> bytes:
-        place = self._found(name)
+        place = self._place(name)
         check_size(place.size_bytes, MAX_FILE_BYTES)
         group = self._group(place.part, place.group)
         encoded = group[place.row].as_py() if place.row < len(group) else None
@@ -184,17 +185,17 @@ class PackedImages:
 
     def size(self, name: str) -> int | None:
         try:
-            return self._found(name).size_bytes
+            return self._place(name).size_bytes
         except OSError:
             return None
 
     def stamps(self, names: Collection[str]) -> Mapping[str, str]:
         try:
             parts = self._part_stamps()
-            found = {name: parts[self._places[name].part] for name in names & self._places.keys()}
+            stamps = {name: parts[self._places[name].part] for name in names & self._places.keys()}
         except OSError:
             return {}
-        return {name: stamp for name, stamp in found.items() if stamp}
+        return {name: stamp for name, stamp in stamps.items() if stamp}
 
     def _part_stamps(self) -> dict[str, str]:
         if is_local(self._filesystem):
@@ -202,14 +203,14 @@ class PackedImages:
         infos = self._filesystem.get_file_info([*self._parts])
         return dict(zip(self._parts, map(_stamp, infos), strict=True))
 
-    def _found(self, name: str) -> _Place:
+    def _place(self, name: str) -> _Place:
         if name not in self._places:
             raise OSError(errno.ENOENT, "no packed image has that name")
         return self._places[name]
 
     @cached_property
     def _places(self) -> Mapping[str, _Place]:
-        """Where each image is, from the columns that tell, which are short."""
+        """The position of each image, from the two short columns of the files."""
         places: dict[str, _Place] = {}
         for part in self._parts:
             with _opened(self._filesystem, part, ["file_name"]) as file:
@@ -229,26 +230,26 @@ class PackedImages:
 
 def _local_stamp(path: str) -> str:
     try:
-        found = os.stat(path)  # noqa: PTH116 - twice as fast, and there is one for each image
+        stat = os.stat(path)  # noqa: PTH116 - twice as fast, and called once per image
     except (OSError, ValueError):
         return ""
-    # The time of the last change of the inode cannot be set, as `cp -p` sets that of the content.
-    return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
+    # `cp -p` sets the time of the content's last change; that of the inode cannot be set.
+    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
 
 
 def _stamp(info: Any) -> str:
-    """Returns the stamp of an object; empty where its filesystem does not know when it was made."""
+    """Returns the stamp of an object, or "" if its filesystem does not record times."""
     return f"{info.size} {info.mtime_ns}" if info.mtime_ns else ""
 
 
 def _parts(filesystem: Any, path: str) -> list[str]:
-    """Returns the files of packed images in a folder, in which other Parquet files may be, too.
+    """Returns the files of packed images in a folder, which may hold other Parquet files as well.
 
     Raises:
-        OSError: if a file that is named as packed images are, or has their columns, has none.
+        OSError: if a file has the name or the columns of packed images, but cannot be read as such.
     """
-    found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
-    files = [info for info in found if info.type == fs.FileType.File]
+    entries = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    files = [info for info in entries if info.type == fs.FileType.File]
     return sorted(
         info.path
         for info in files
@@ -264,7 +265,7 @@ def _is_part(filesystem: Any, info: Any) -> bool:
         if _PACKED_NAME.fullmatch(info.base_name):
             raise
         return False
-    # It is -1 also where several columns have the name.
+    # The index is -1 for a missing column, and for several columns of one name.
     if any(schema.get_field_index(name) < 0 for name in PACKED.names):
         return False
     for name, has_type in _COLUMNS.items():
@@ -272,32 +273,32 @@ def _is_part(filesystem: Any, info: Any) -> bool:
         if not has_type(kind.value_type if pa.types.is_dictionary(kind) else kind):
             raise OSError(
                 errno.EINVAL,
-                f"{info.path} is no packed dataset: column {name} is of type {kind}",
+                f"{info.path} is not a packed dataset: column {name} is of type {kind}",
             )
     return True
 
 
-def _opened(filesystem: Any, part: str, kept_once: Sequence[str] = ()) -> Any:
-    """Returns a Parquet file, of whose columns some keep a value of many rows once."""
+def _opened(filesystem: Any, part: str, dictionary_columns: Sequence[str] = ()) -> Any:
+    """Returns an open Parquet file; `dictionary_columns` are read with each value once."""
     if is_local(filesystem):
         folder, _, name = part.rpartition("/")
         os.close(_open_inside(os.path.realpath(folder).rstrip("/") + "/", name))
     try:
         stream = filesystem.open_input_file(part)
-        return pq.ParquetFile(stream, read_dictionary=kept_once)
+        return pq.ParquetFile(stream, read_dictionary=dictionary_columns)
     except (pa.ArrowException, ValueError, KeyError) as error:
-        raise OSError(errno.EINVAL, f"{part} is no packed dataset: {one_line(error)}") from None
+        raise OSError(errno.EINVAL, f"{part} is not a packed dataset: {one_line(error)}") from None
 
 
 def _open_inside(root: str, name: str) -> int:
-    """Returns the descriptor of a regular file in a folder, whose path is resolved."""
+    """Returns the descriptor of a regular file in a folder, given the folder's resolved path."""
     path = root + name
-    # To resolve every path would take half as long as to read its file.
+    # To resolve the path of a file takes half as long as to read it.
     if "/" in name or os.path.islink(path):  # noqa: PTH114
         path = os.path.realpath(path)
         if not path.startswith(root):
             raise OSError(errno.EACCES, f"it leads out of the folder, to {path}")
-    # Without waiting, which opening a pipe does until something is written to it.
+    # Non-blocking, because opening a pipe would wait for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     try:
         check_regular(os.fstat(descriptor).st_mode)

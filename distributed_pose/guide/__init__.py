@@ -1,1 +1,1 @@
-"""The steps of the vendor guide, file for file."""
+"""Runs the steps of the vendor guide, with its files as input and output."""

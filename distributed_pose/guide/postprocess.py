@@ -1,4 +1,4 @@
-"""Step 5.5 of the guide: the outputs of a benchmark tool to detections and AP."""
+"""Step 5.5 of the guide: decodes and scores the outputs of a benchmark tool."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -25,15 +25,15 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Scored:
-    """What the outputs of a tool come to.
+    """Detections and AP of the outputs of a benchmark tool.
 
     Attributes:
         detections: COCO results in canonical order, with the ids of the labels.
         ap: the ten COCO figures by name; None if the labels have no annotations.
-        num_images: that `pad.txt` lists and AP is over.
-        num_labelled: that the labels list.
-        seconds: to read and decode all outputs, AP left out.
-        notes: what of the labels was ignored, replaced or assumed.
+        num_images: number of images that `pad.txt` lists, over which AP is computed.
+        num_labelled: number of images that the labels list.
+        seconds: time to read and decode all outputs, without the computation of AP.
+        notes: sentences about labels that were ignored, replaced or assumed.
     """
 
     detections: Sequence[Mapping[str, Any]]
@@ -65,23 +65,23 @@ def postprocess(
         results: folder of `cann-benchmark`, `ais_bench` or `--dump-maps`; see `recordings.layout`.
         pad_file: `pad.txt`, which lists the images.
         labels: COCO keypoint annotation file.
-        on_progress: called after each image.
-        category: id or name of the person's category in the labels; None finds it.
+        on_progress: called after each image with the total number and the number done.
+        category: id or name of the person's category in the labels; None detects it.
 
     Raises:
-        SetupError: if a file is missing, damaged, or of an image that is not listed; names it.
+        SetupError: if a file is missing or damaged, or belongs to an unlisted image; names it.
     """
     index = load_index(labels, category=category)
     jobs = _jobs(pad_file, labels, index)
-    found = scan(results)
-    layout = find_layout(results, found, {job.name: job.grid for job in jobs})
-    check_complete(results, found, layout, [job.name for job in jobs], str(pad_file))
+    outputs = scan(results)
+    layout = find_layout(results, outputs, {job.name: job.grid for job in jobs})
+    check_complete(results, outputs, layout, [job.name for job in jobs], str(pad_file))
     decode = _Decoding(Recording(str(results), layout))
     start = perf_counter()
     rows: list[dict[str, object]] = []
     with ThreadPoolExecutor(num_cpus()) as pool:
-        for done, found_rows in enumerate(pool.map(decode, jobs), 1):
-            rows += found_rows
+        for done, image_rows in enumerate(pool.map(decode, jobs), 1):
+            rows += image_rows
             if on_progress:
                 on_progress(len(jobs), done)
     seconds = perf_counter() - start
@@ -98,12 +98,12 @@ def postprocess(
 
 
 class _Decoding:
-    """Reads and decodes an image's maps, on any number of threads."""
+    """Reads and decodes the maps of an image; several threads may call it."""
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
         self._own = threading.local()
-        # Compiled once, and not by each thread.
+        # Compiled here, so that not every thread compiles the decoder.
         Reducer().warm_up()
 
     def __call__(self, job: _Job) -> list[dict[str, object]]:
@@ -116,13 +116,13 @@ class _Decoding:
 
 
 def _jobs(pad_file: Path, labels: Path, index: CocoIndex) -> list[_Job]:
-    output_names(index.images)  # Refuses labels in which a name would be of two images.
+    output_names(index.images)  # Refuses labels in which two images have the same base name.
     listed = {Path(image.file_name).name: image for image in index.images}
     jobs = []
     for file_name, geometry in read_pads(pad_file).items():
         image = listed.get(file_name)
         if image is None:
-            raise SetupError(f"{pad_file}: {file_name} is no image that {labels} lists")
+            raise SetupError(f"{pad_file}: {labels} does not list the image {file_name}")
         _check_size(pad_file, labels, image, geometry)
         grid = maps_grid(file_name, geometry)
         jobs.append(_Job(image.image_id, output_name(file_name), geometry, grid))
@@ -132,6 +132,6 @@ def _jobs(pad_file: Path, labels: Path, index: CocoIndex) -> list[_Job]:
 def _check_size(pad_file: Path, labels: Path, image: ImageRecord, geometry: Geometry) -> None:
     if (geometry.image_height, geometry.image_width) != (image.height, image.width):
         raise SetupError(
-            f"{pad_file}: {image.file_name} is of {geometry.image_width}x{geometry.image_height} "
-            f"pixels, and {labels} says {image.width}x{image.height}"
+            f"{pad_file}: {image.file_name} has {geometry.image_width}x{geometry.image_height} "
+            f"pixels, but {labels} says {image.width}x{image.height}"
         )

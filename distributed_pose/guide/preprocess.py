@@ -1,4 +1,4 @@
-"""Step 3 of the guide: images to network inputs in files, and the list of these files."""
+"""Step 3 of the guide: writes network inputs to files, and the list of these files."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ from distributed_pose.vision.headers import UndecodableImageError
 from distributed_pose.vision.preprocess import preprocess
 from distributed_pose.vision.profiles import PROFILES
 
-# Called with how many images there are and how many are done.
+# Called with the total number of images and the number done.
 Progress = Callable[[int, int], None]
 
 _LOG = logging.getLogger(__name__)
@@ -32,19 +32,19 @@ _PROFILE = PROFILES["modelzoo"]
 def preprocess_folder(
     images: Path, output: Path, pad_file: Path, on_progress: Progress | None = None
 ) -> int:
-    """Returns the number of images in a folder, which have a `.bin` and a line in `pad.txt` now.
+    """Writes a `.bin` file and a line in `pad.txt` for each image; returns the number of images.
 
-    A `.bin` is the network input of profile `modelzoo`: float32 [3, 368, 640], little-endian,
-    without a header. The lines are in the order of the names.
+    A `.bin` file is the network input of profile `modelzoo`: float32 [3, 368, 640], little-endian,
+    without a header. The lines are in the order of the file names.
 
     Args:
-        images: folder; files whose name begins with a dot are left out.
+        images: folder of images; files whose name starts with a dot are skipped.
         output: folder for the `.bin` files.
-        pad_file: written last, when all images are.
-        on_progress: called after each image.
+        pad_file: path of `pad.txt`, which is written after all images.
+        on_progress: called after each image with the total number and the number done.
 
     Raises:
-        SetupError: if there are no images, or one cannot be read; names it.
+        SetupError: if the folder has no images, or one cannot be read; names it.
         ExecutionError: if a file cannot be written; names it.
     """
     names = _image_names(images)
@@ -52,7 +52,7 @@ def preprocess_folder(
     pads: list[tuple[str, Geometry]] = []
     damaged: list[Damage] = []
     write = _Writer(images, output)
-    # Decoding, resizing and writing hold no lock.
+    # Decoding, resizing and writing release the interpreter lock.
     with ThreadPoolExecutor(num_cpus()) as pool:
         for name, (geometry, damage) in zip(names, pool.map(write, names), strict=True):
             pads.append((name, geometry))
@@ -67,20 +67,23 @@ def preprocess_folder(
 
 
 def write_info(folder: str, info_file: Path, width: int, height: int) -> int:
-    """Returns the number of lines `INDEX PATH.bin WIDTH HEIGHT` in the info file, by name.
+    """Writes a line `INDEX PATH.bin WIDTH HEIGHT` per file in order; returns the number of lines.
 
     Args:
-        folder: of the `.bin` files; the paths begin with it as it stands here.
-        info_file: to be written.
-        width: of the network input in pixels.
-        height: likewise.
+        folder: folder of the `.bin` files, in the form that the paths begin with.
+        info_file: path of the info file.
+        width: width of the network input in pixels.
+        height: height of the network input in pixels.
 
     Raises:
-        SetupError: if there are none.
+        SetupError: if the folder has no `.bin` files.
+        ExecutionError: if the info file cannot be written.
     """
     names = sorted(name for name in _listed(Path(folder)) if name.endswith(".bin"))
     if not names:
-        raise SetupError(f"{folder} holds no .bin files", "see `distributed-pose guide preprocess`")
+        raise SetupError(
+            f"{folder} holds no .bin files", "write them with `distributed-pose guide preprocess`"
+        )
     _check_outputs([info_file], Path(folder), names)
     lines = (
         f"{index} {os.path.join(folder, name)} {width} {height}\n"  # noqa: PTH118 - as it was given
@@ -91,9 +94,9 @@ def write_info(folder: str, info_file: Path, width: int, height: int) -> int:
 
 
 class _Writer:
-    """Preprocesses images by name, on any number of threads.
+    """Preprocesses an image by name; several threads may call it.
 
-    Each has a buffer of its own: new memory for every image is a third of the time.
+    Each thread reuses one buffer, because new memory per image would take a third of the time.
     """
 
     def __init__(self, images: Path, output: Path) -> None:
@@ -102,7 +105,7 @@ class _Writer:
         self._own = threading.local()
 
     def __call__(self, name: str) -> tuple[Geometry, str]:
-        """Returns how the image lies in its input, and the damage of its file."""
+        """Writes the network input of an image; returns its geometry and the damage of its file."""
         if not hasattr(self._own, "input_3HW"):
             self._own.input_3HW = np.empty((3, *_PROFILE.nominal_input), "<f4")
         image_HW3, damage = self._decoded(name)
@@ -138,12 +141,15 @@ def _check_outputs(outputs: Iterable[Path], folder: Path, names: Collection[str]
 def _image_names(folder: Path) -> list[str]:
     names = sorted(name for name in _listed(folder) if not name.startswith("."))
     if not names:
-        raise SetupError(f"{folder} holds no images", "see --src-path")
+        raise SetupError(f"{folder} holds no images", "set --src-path to a folder of images")
     owners: dict[str, str] = {}
     for name in names:
         before = owners.setdefault(output_name(name), name)
         if before != name:
-            raise SetupError(f"{folder}: {before} and {name} would both be {output_name(name)}.bin")
+            raise SetupError(
+                f"{folder}: {before} and {name} would both be {output_name(name)}.bin",
+                "rename one of them",
+            )
     return names
 
 

@@ -1,1 +1,1 @@
-"""COCO figures and throughput. Pure functions."""
+"""Computes COCO figures and throughput. Pure functions."""

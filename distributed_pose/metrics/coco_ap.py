@@ -1,4 +1,4 @@
-"""COCO keypoint AP of detections.
+"""Computes COCO keypoint AP of detections.
 
 Source: pycocotools' COCOeval with iouType "keypoints", the reference implementation of the metric.
 """
@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 PERSON_CATEGORY = 1
 
-# The ten figures, in the order in which COCOeval gives them.
+# The ten figures, in COCOeval's order.
 FIGURES = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
 
 
@@ -24,14 +24,15 @@ def coco_ap(
 ) -> dict[str, float]:
     """Returns the ten COCO keypoint figures by name, over the given images.
 
-    A figure that COCO leaves undefined, because no person of that size is labelled, is -1.
+    A figure is -1 where COCO leaves it undefined because no person of that size is labelled.
 
     Args:
-        ground_truth: images and people in COCO's format, category 1, annotation ids from 1: COCO's
-            code takes a match with id 0 for no match. `data.coco` makes it of any annotation file.
-        detections: in COCO results format and in canonical order, since AP depends on the order
-            of tied scores.
-        image_ids: the images to score.
+        ground_truth: images and people in COCO's format, with category 1 and annotation ids from 1,
+            because COCO's code reads a match with id 0 as no match. `data.coco` creates it from
+            any annotation file.
+        detections: detections in COCO's results format, in canonical order, because AP depends on
+            the order of tied scores.
+        image_ids: ids of the images to score.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
@@ -39,8 +40,8 @@ def coco_ap(
         truth.dataset = {**ground_truth, "annotations": [*map(dict, ground_truth["annotations"])]}
         truth.createIndex()
         # loadRes adds fields to its argument, and cannot read an empty list.
-        found = truth.loadRes([dict(d) for d in detections]) if detections else COCO()
-        evaluation = COCOeval(truth, found, "keypoints")
+        results = truth.loadRes([dict(d) for d in detections]) if detections else COCO()
+        evaluation = COCOeval(truth, results, "keypoints")
         evaluation.params.imgIds = list(image_ids)
         evaluation.params.catIds = [PERSON_CATEGORY]
         evaluation.evaluate()

@@ -13,16 +13,16 @@ from distributed_pose.records import STAGES, Durations
 
 _NS = 1e9
 
-# Medians of the same batch differ by as much from run to run.
+# Medians of the same batch size differ by up to 2 % from run to run.
 _AS_GOOD = 0.98
 
 
 @dataclass(frozen=True)
 class StageFigures:
-    """Durations of one stage in nanoseconds.
+    """Durations of one stage, in nanoseconds.
 
-    One is of an image; of a batch for `copy_in`, `compute`, `copy_out`, `check` and `transfer`; of
-    the run for `score`.
+    A duration is that of one image; in `copy_in`, `compute`, `copy_out`, `check` and `transfer` that
+    of one batch, and in `score` that of the run.
     """
 
     count: int
@@ -36,17 +36,23 @@ class StageFigures:
 
 @dataclass(frozen=True)
 class LatencyFigures:
-    """Times of batches of one size, and what they come to.
+    """Times of batches of one size, and the throughput that follows from them.
 
     Attributes:
-        batch_size: images in each.
-        count: batches that were timed.
-        min_ms: execution alone, without copies, as are mean, median, percentiles and max.
-        images_per_s: compute only, from the mean execution.
-        latency_median_ms: execution and copies each way, which is `trtexec`'s latency.
-        latency_p99_ms: likewise.
-        throughput_images_per_s: by wall clock, of batches of which the next is copied while one is
-            executed, where the device can.
+        batch_size: number of images per batch.
+        count: number of timed batches.
+        min_ms: shortest execution in milliseconds, without copies; the next five are execution
+            times as well.
+        mean_ms: mean execution.
+        median_ms: median execution.
+        p90_ms: 90th percentile of the executions.
+        p99_ms: 99th percentile of the executions.
+        max_ms: longest execution.
+        images_per_s: compute-only throughput, from the mean execution.
+        latency_median_ms: median of execution and copies each way, which is `trtexec`'s latency.
+        latency_p99_ms: 99th percentile of the same.
+        throughput_images_per_s: throughput by wall clock while the device copies one batch and
+            executes another, if it can.
     """
 
     batch_size: int
@@ -94,13 +100,13 @@ def latency_figures(
 
 
 def best_batch_size(durations_ns: Mapping[int, Sequence[int]]) -> int:
-    """Returns the batch size with the most images a second, by the median batch.
+    """Returns the batch size with the most images per second, by the median batch.
 
-    Of sizes that differ by less than times scatter the smallest is best: it is the quickest to
-    fill, and takes the least memory.
+    Among sizes whose rates differ by less than timings scatter, it is the smallest, which fills
+    fastest and takes the least memory.
 
     Args:
-        durations_ns: of batches, by their size.
+        durations_ns: durations of batches by batch size.
     """
     rates = {size: size / float(np.median(times)) for size, times in durations_ns.items()}
     return min(size for size, rate in rates.items() if rate >= _AS_GOOD * max(rates.values()))
@@ -121,7 +127,7 @@ def stage_figures(durations: Mapping[str, list[int]]) -> dict[str, StageFigures]
 
 
 def images_per_s(images: int, duration_ns: int) -> float:
-    """Returns images a second; 0 where nothing was timed."""
+    """Returns images per second, or 0 if nothing was timed."""
     return images * _NS / duration_ns if duration_ns else 0.0
 
 

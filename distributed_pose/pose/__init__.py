@@ -1,1 +1,1 @@
-"""Heatmaps and PAFs to poses. Pure functions."""
+"""Decodes heatmaps and PAFs into poses. Pure functions."""

@@ -1,7 +1,7 @@
-"""Limbs to people.
+"""Assembles limbs into people.
 
-Legend: P people, K keypoints of the network, M candidates and L limbs as in their files, 51 x, y
-and visibility of the 17 COCO keypoints.
+Legend: P people, K keypoints of the network, M candidates (see `peaks`), L limbs (see `limbs`),
+51 = x, y and visibility of the 17 COCO keypoints.
 """
 
 from typing import NamedTuple
@@ -25,12 +25,12 @@ _NONE = -1
 
 
 class Poses(NamedTuple):
-    """People.
+    """The decoded people of one or more images.
 
     Attributes:
-        keypoints_P51: float64 [P, 51], COCO order: x and y in image pixels, visibility 1, or
-            three zeros for a keypoint that was not found.
-        scores_P: float64 [P].
+        keypoints_P51: float64 [P, 51], in COCO's order: x and y in image pixels and visibility 1,
+            or three zeros for a keypoint that was not detected.
+        scores_P: float64 [P], score of each person.
     """
 
     keypoints_P51: Doubles
@@ -38,12 +38,12 @@ class Poses(NamedTuple):
 
 
 class People(NamedTuple):
-    """People in the making, in buffers with room for one a limb.
+    """Partially assembled people, in buffers with one row per limb.
 
     Attributes:
-        members_PK: int64 [P, 18], candidate of each keypoint, -1 for none.
-        scores_P: float64.
-        counts_P: int64, keypoints; those that the ear limbs fill in do not count.
+        members_PK: int64 [P, 18], the candidate of each keypoint, -1 for none.
+        scores_P: float64 [P], sum of the keypoint and limb scores of each person.
+        counts_P: int64 [P], keypoints per person, without those that ear limbs fill in.
     """
 
     members_PK: Ints
@@ -53,9 +53,9 @@ class People(NamedTuple):
 
 @compiled
 def assemble(candidates: Candidates, limbs: Limbs, people: People, poses: Poses, start: int) -> int:
-    """Writes the poses that the limbs make up, from row `start`, and returns the row after them.
+    """Writes the assembled poses from row `start` on, and returns the row after the last one.
 
-    The rows are complete only if `poses` has so many.
+    The result is complete only if `poses` has at least that many rows.
     """
     number = 0
     for kind in range(len(_LIMBS)):
@@ -91,7 +91,7 @@ def _start(
 def _extend(
     people: People, number: int, candidates: Candidates, limbs: Limbs, kind: int, limb: int
 ) -> bool:
-    """Adds the limb to everybody who holds its first candidate; returns whether anybody does."""
+    """Adds a limb to every person that has its first candidate; returns whether there was one."""
     a, b = limbs.a_L[limb], limbs.b_L[limb]
     extended = False
     for person in range(number):
@@ -116,7 +116,7 @@ def _fill_ear(people: People, number: int, kind: int, a: int, b: int) -> None:
 
 @compiled
 def _to_coco(people: People, person: int, candidates: Candidates, poses: Poses, row: int) -> None:
-    # COCO has no neck, so the published score leaves one keypoint out of the count.
+    # COCO has no neck, so the published score does not count one of the keypoints.
     poses.scores_P[row] = people.scores_P[person] * max(0, people.counts_P[person] - 1)
     poses.keypoints_P51[row] = 0
     for keypoint in range(NUM_KEYPOINTS):

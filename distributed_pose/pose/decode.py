@@ -1,4 +1,4 @@
-"""Network output to poses: the decoder of the reference implementation.
+"""Decodes network output into poses, as the reference implementation does.
 
 Source: Cao et al., "Realtime Multi-Person 2D Pose Estimation using Part Affinity Fields",
 arXiv:1611.08050, with the thresholds and the order of steps of Lightweight OpenPose's validation.
@@ -24,7 +24,7 @@ from distributed_pose.records import Geometry
 
 Maps = npt.NDArray[np.floating[Any]]
 
-# First sizes of the buffers, which grow when an image needs more: candidates, pairs and poses.
+# Initial sizes of the buffers, which grow when an image needs more.
 _CANDIDATES = 1024
 _PAIRS = 1024
 _POSES = 256
@@ -33,12 +33,12 @@ _NO_MAP_HW = (6, 8)
 
 
 class Decoded(NamedTuple):
-    """Poses of a batch.
+    """The poses of a batch.
 
     Attributes:
-        counts_N: int64, poses of each image.
-        poses: of all images, one after the other.
-        durations_ns_N3: int64 [N, 3], time for peaks, limbs and assembly.
+        counts_N: int64 [N], number of poses per image.
+        poses: the poses of all images, in the order of the images.
+        durations_ns_N3: int64 [N, 3], time per image for peaks, limbs and assembly.
     """
 
     counts_N: npt.NDArray[np.int64]
@@ -47,9 +47,10 @@ class Decoded(NamedTuple):
 
 
 class Decoder:
-    """Decodes maps in buffers of its own, which one thread may use at a time.
+    """Decodes maps with reusable buffers; one thread at a time may use a decoder.
 
-    `clock` gives the nanoseconds of the stages' durations.
+    Args:
+        clock: returns the current time in nanoseconds, from which stage durations are computed.
     """
 
     def __init__(self, clock: Callable[[], int] = perf_counter_ns) -> None:
@@ -61,7 +62,7 @@ class Decoder:
         self._maps_f32 = np.empty(0, np.float32)
 
     def warm_up(self) -> None:
-        """Compiles what is not compiled yet, or loads it from the disk."""
+        """Compiles the kernels or loads them from the disk cache."""
         for dtype in (np.float32, np.float16):
             heatmaps = np.zeros((1, NUM_HEATMAPS, *_NO_MAP_HW), dtype)
             pafs = np.zeros((1, NUM_PAFS, *_NO_MAP_HW), dtype)
@@ -78,8 +79,8 @@ class Decoder:
 
         Args:
             heatmaps_NKHW: float32 or float16 [N, 19, H, W], last stage, background last; finite.
-            pafs_NPHW: likewise [N, 38, H, W].
-            geometries: how each image lies in the network input of 8H x 8W pixels.
+            pafs_NPHW: float32 or float16 [N, 38, H, W], last stage; finite.
+            geometries: position of each image in the network input of 8H x 8W pixels.
         """
         ends = np.zeros(len(geometries) + 1, np.int64)
         durations_ns_N3 = np.empty((len(geometries), 3), np.int64)
@@ -118,7 +119,7 @@ class Decoder:
         return end
 
     def _as_f32(self, maps_CHW: Maps) -> npt.NDArray[np.float32]:
-        """Returns maps as read-only float32, the one type that the kernels are compiled for."""
+        """Returns maps as read-only float32, the only type that the kernels are compiled for."""
         if maps_CHW.dtype != np.float32 or not maps_CHW.flags.c_contiguous:
             if self._maps_f32.size < maps_CHW.size:
                 self._maps_f32 = np.empty(maps_CHW.size, np.float32)
@@ -146,10 +147,10 @@ class Decoder:
         self._pairs = Pairs(_ints(room), _ints(room), np.empty(room), new_samples())
 
     def _make_scratch(self, yx: tuple[Axis, Axis]) -> None:
-        """Gives room for a whole image at once, which takes no memory until it is used."""
+        """Allocates scratch for a whole image; the pages take no memory until they are used."""
         (rows, columns), (height, width) = (a.cells for a in yx), (len(a.taps) for a in yx)
         fine = (STRIDE + 1) * rows * STRIDE * columns
-        # The profiles of the enlarged map lie there too, and are the larger in a tiny image.
+        # The profiles of the enlarged map share this buffer and are larger for a tiny image.
         pixels = max((height + STRIDE * rows) * width, STRIDE * (rows + 2 * columns))
         boxes = (rows + 1) * (columns + 1)
         if self._scratch.fine.size < fine:

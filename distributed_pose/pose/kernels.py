@@ -1,7 +1,7 @@
-"""How the decoder's inner loops are compiled.
+"""Compiles the decoder's inner loops with Numba.
 
-Compiled code holds no interpreter lock, uses the calling thread only, and is kept on disk, so that
-later processes load it. It never reorders or fuses sums: poses depend on the last bit.
+Compiled code releases the interpreter lock, runs in the calling thread only, and is cached on disk
+for later processes. It never reorders or fuses sums, because poses depend on the last bit.
 """
 
 import hashlib
@@ -20,10 +20,10 @@ _R = TypeVar("_R")
 
 
 def _cache_folder() -> Path:
-    """Returns a folder for the code that these sources compile to.
+    """Returns the cache folder for the current version of these sources.
 
-    Numba looks only at the file of a function, not at those of the functions that it calls and
-    takes in, so a change of one file would leave old code in the others.
+    Numba checks only the file of a function, not the files of the functions that it inlines, so
+    after a change of one file the others would keep outdated code.
     """
     digest = hashlib.sha256()
     for file in sorted(Path(__file__).parent.glob("*.py")):
@@ -36,40 +36,41 @@ numba.config.CACHE_DIR = str(_cache_folder())
 
 
 class _Cache(FunctionCache):  # type: ignore[misc]
-    """Compiled code on disk; what is damaged there is compiled and written again."""
+    """Caches compiled code on disk; a damaged entry is compiled and written again."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
-        # Whatever a cut or foreign file makes the reader of pickles come upon.
+        # A truncated or foreign file can make unpickling raise any exception.
         except Exception:  # noqa: BLE001
             with suppress(OSError):
                 self.flush()
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        # What cannot be kept is compiled by the next process, too.
+        # Code that cannot be cached is compiled by the next process again.
         with suppress(OSError):
             super().save_overload(sig, data)
 
 
 def compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Returns the function compiled at its first call."""
+    """Returns the function, which is compiled at its first call."""
     return _compiled(function)
 
 
 def inlined(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Returns a function that becomes a part of those that call it.
+    """Returns a function that is inlined into the compiled functions that call it.
 
-    For what runs once a sample: passing records of arrays costs more there than the arithmetic.
+    It is meant for code that runs once per sample, where passing named tuples of arrays would
+    cost more than the arithmetic.
     """
     return cast("Callable[_P, _R]", numba.njit(inline="always", error_model="numpy")(function))
 
 
 def compiled_extremum(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Returns a function that finds least or greatest values, compiled at its first call.
+    """Returns a function that computes minima or maxima, compiled at its first call.
 
-    Told that values are finite, the compiler takes several at once.
+    The compiler may assume that values are finite, which lets it vectorise the comparisons.
     """
     return _compiled(function, fastmath={"nnan", "nsz"})
 
@@ -77,6 +78,6 @@ def compiled_extremum(function: Callable[_P, _R]) -> Callable[_P, _R]:
 def _compiled(function: Callable[_P, _R], **options: Any) -> Callable[_P, _R]:
     options |= {"nogil": True, "error_model": "numpy"}
     result = numba.njit(**options)(function)
-    with suppress(RuntimeError):  # No folder at all can be written.
+    with suppress(RuntimeError):  # No cache folder is writable.
         result._cache = _Cache(function)  # noqa: SLF001 - as `cache=True` does
     return cast("Callable[_P, _R]", result)

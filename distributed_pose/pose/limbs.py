@@ -1,7 +1,7 @@
-"""Part affinity fields to limbs: which candidates of two keypoints belong together.
+"""Connects pairs of keypoint candidates into limbs, by part affinity fields (PAFs).
 
-Fields are evaluated at the sample points alone. Legend: P PAF channels, H and W map size in cells,
-M candidates of all keypoints, L limbs of all kinds, R pairs of one kind that stand.
+The fields are evaluated only at the sample points. Legend: P PAF channels, H and W map size in
+cells, M candidates of all keypoints, L limbs of all kinds, R accepted pairs of one kind of limb.
 """
 
 from typing import NamedTuple
@@ -15,34 +15,34 @@ from distributed_pose.pose.samples import NUM_SAMPLES, Samples, estimate, take_s
 from distributed_pose.pose.skeleton import LIMBS, NUM_PAFS
 
 MIN_PROJECTION = np.float32(0.05)
-# More than 80 % of the samples count.
+# More than 80 % of the ten samples must exceed the minimum projection.
 MIN_COUNTING = 9
 
 _STEP = np.float32(1 / (NUM_SAMPLES - 1))
-# The reference's guards against a division by zero.
+# The reference adds these to avoid a division by zero.
 _SMALLEST_NORM = np.float32(1e-6)
 _SMALLEST_COUNT = 1e-6
 
 _LIMBS = np.array(LIMBS)
 
-# Below the least projection by more than an estimate can be off.
+# Below the minimum projection by more than the largest error of an estimate.
 _CERTAINLY_BELOW = MIN_PROJECTION - np.float32(1e-3)
 
-# From the middle outwards: a wrong pair is found out there, for its ends lie on people.
+# From the middle outwards: a wrong pair is rejected sooner there, because its ends lie on people.
 _ORDER = np.array([4, 5, 3, 6, 2, 7, 1, 8, 0, 9])
 
 
 class Limbs(NamedTuple):
-    """Limbs of all kinds, in buffers that are larger.
+    """Limbs of all kinds, in buffers that may be longer than the number of limbs.
 
-    Those of kind i, best first, are `offsets[i]` to `offsets[i + 1]`.
+    The limbs of kind i, best first, are at `offsets[i]` to `offsets[i + 1]`.
 
     Attributes:
-        a_L: int64, the first keypoint's candidate, numbered over all keypoints.
-        b_L: int64, the second's.
-        scores_L: float64.
-        offsets: int64 [20].
-        used_M: int64, the last kind of limb that a candidate is in, counted from 1; 0 for none.
+        a_L: int64 [L], candidate at the limb's first keypoint, numbered over all keypoints.
+        b_L: int64 [L], candidate at the limb's second keypoint, numbered over all keypoints.
+        scores_L: float64 [L], score of each limb.
+        offsets: int64 [20], the first limb of each kind, and the end of the last kind.
+        used_M: int64 [M], the last kind of limb that uses a candidate, counted from 1; 0 for none.
     """
 
     a_L: Ints
@@ -56,10 +56,10 @@ class Pairs(NamedTuple):
     """Pairs of candidates that may become limbs.
 
     Attributes:
-        a_R: int64, as in `Limbs`.
-        b_R: likewise.
-        scores_R: float64.
-        samples: memory for the samples of one pair.
+        a_R: int64 [R], candidate at the first keypoint, numbered as in `Limbs`.
+        b_R: int64 [R], candidate at the second keypoint, numbered as in `Limbs`.
+        scores_R: float64 [R], score of each pair.
+        samples: buffers for the samples of one pair.
     """
 
     a_R: Ints
@@ -72,16 +72,16 @@ class Pairs(NamedTuple):
 def find_limbs(
     pafs_PHW: Floats, yx: tuple[Axis, Axis], candidates: Candidates, limbs: Limbs, pairs: Pairs
 ) -> int:
-    """Finds the limbs of each kind, best first, each candidate used at most once.
+    """Finds the limbs of each kind, best first; each kind uses a candidate at most once.
 
     Returns:
-        The number of pairs that must have room; the limbs are complete only if `pairs` has so much.
+        The number of rows that `pairs` needs; the limbs are complete only if it has that many.
     """
     limbs.used_M[: candidates.offsets_K[-1]] = 0
     room = end = 0
     limbs.offsets[0] = 0
     for kind in range(len(_LIMBS)):
-        number = _standing_pairs(pafs_PHW, yx, candidates, kind, pairs)
+        number = _accepted_pairs(pafs_PHW, yx, candidates, kind, pairs)
         room = max(room, number)
         if room <= len(pairs.a_R):
             end = _take_best(pairs, number, kind, limbs, end)
@@ -90,7 +90,7 @@ def find_limbs(
 
 
 @compiled
-def _standing_pairs(
+def _accepted_pairs(
     pafs_PHW: Floats, yx: tuple[Axis, Axis], candidates: Candidates, kind: int, pairs: Pairs
 ) -> int:
     keypoint_a, keypoint_b, channel_x, channel_y = _LIMBS[kind]
@@ -111,8 +111,8 @@ def _standing_pairs(
 
 @compiled
 def _take_best(pairs: Pairs, number: int, kind: int, limbs: Limbs, end: int) -> int:
-    """Appends the pairs that stand when the best are taken first; returns the limbs' end."""
-    # Of equal scores the later pair comes first, as in the reference's reversed ascending sort.
+    """Appends accepted pairs as limbs, greedily from the best; returns the end of the limbs."""
+    # Among equal scores the later pair comes first, as in the reference's reversed ascending sort.
     for index in np.argsort(pairs.scores_R[:number], kind="mergesort")[::-1]:
         a, b = pairs.a_R[index], pairs.b_R[index]
         if limbs.used_M[a] <= kind and limbs.used_M[b] <= kind:
@@ -133,14 +133,14 @@ def _score(
     samples: Samples,
     is_tail: bool,
 ) -> float:
-    """Returns the mean projection of the samples that count, or 0 if too few do."""
+    """Returns the mean of the projections above the minimum, or 0 if too few samples have one."""
     a_x, a_y = np.float32(candidates.x_M[a]), np.float32(candidates.y_M[a])
     vector_x = np.float32(candidates.x_M[b]) - a_x
     vector_y = np.float32(candidates.y_M[b]) - a_y
     norm = np.sqrt(vector_x * vector_x + vector_y * vector_y) + _SMALLEST_NORM
     unit = vector_x / norm, vector_y / norm
     start, step = (a_x, a_y), (vector_x * _STEP, vector_y * _STEP)
-    if not _may_stand(fields, yx, start, step, unit):
+    if not _may_be_limb(fields, yx, start, step, unit):
         return 0.0
     for index in range(NUM_SAMPLES):
         samples.x_px[index], samples.y_px[index] = _sample(start, step, index)
@@ -157,14 +157,14 @@ def _score(
 
 
 @inlined
-def _may_stand(
+def _may_be_limb(
     fields: tuple[Floats, Floats],
     yx: tuple[Axis, Axis],
     start: tuple[np.float32, np.float32],
     step: tuple[np.float32, np.float32],
     unit: tuple[np.float32, np.float32],
 ) -> bool:
-    """Returns False if too many samples are certain not to count."""
+    """Returns False if too many samples certainly project below the minimum."""
     left = NUM_SAMPLES
     for index in _ORDER:
         x, y = _sample(start, step, index)
@@ -180,7 +180,7 @@ def _may_stand(
 def _sample(
     start: tuple[np.float32, np.float32], step: tuple[np.float32, np.float32], index: int
 ) -> tuple[int, int]:
-    """Returns the pixel of a sample: float32, rounded half to even."""
+    """Returns x and y of a sample's pixel: computed in float32, rounded half to even."""
     number = np.float32(index)
     return int(np.rint(step[0] * number + start[0])), int(np.rint(step[1] * number + start[1]))
 

@@ -1,6 +1,6 @@
-"""Heatmaps to keypoint candidates.
+"""Finds keypoint candidates in heatmaps.
 
-Only those parts of the image are computed where the cells of a heatmap allow a value above the
+Only the parts of the image are evaluated where the cells of a heatmap allow a value above the
 threshold. Legend: K keypoints, H and W map size in cells, h and w size of a box in pixels, M
 candidates of all keypoints.
 """
@@ -25,15 +25,15 @@ SUPPRESSION_RADIUS_PX = 6
 
 
 class Candidates(NamedTuple):
-    """Candidates of all keypoints, in buffers that are larger.
+    """Candidates of all keypoints, in buffers that may be longer than their number.
 
-    Those of keypoint k are `offsets_K[k]` to `offsets_K[k + 1]`, sorted by x, then y.
+    The candidates of keypoint k are at `offsets_K[k]` to `offsets_K[k + 1]`, sorted by x, then y.
 
     Attributes:
-        x_M: int64, whole image pixels.
-        y_M: likewise.
-        scores_M: float32, heatmap values.
-        offsets_K: int64 [19].
+        x_M: int64 [M], column of each candidate in whole image pixels.
+        y_M: int64 [M], row of each candidate in whole image pixels.
+        scores_M: float32 [M], heatmap value at each candidate.
+        offsets_K: int64 [19], first candidate of each keypoint, and the end of the last keypoint.
     """
 
     x_M: Ints
@@ -43,11 +43,11 @@ class Candidates(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Memory for maps in parts of an image.
+    """Buffers for evaluating maps in parts of an image.
 
     Attributes:
-        fine: for `resample.enlarged`.
-        pixels: for `resample.resized` and `regions.shrunk`.
+        fine: float32, scratch of `resample.enlarged`.
+        pixels: float32, scratch of `resample.resized` and `regions.shrunk`.
         boxes: int64 [number, 4], boxes of gaps between cells: top, bottom, left, right, inclusive.
     """
 
@@ -62,13 +62,12 @@ def find_peaks(
 ) -> int:
     """Finds the local maxima of each heatmap at image resolution.
 
-    A peak is at least `THRESHOLD` and strictly greater than its four neighbours, where what lies
-    below the threshold or outside the image counts as 0. Of two peaks nearer than
-    `SUPPRESSION_RADIUS_PX` the one further right goes, whatever the scores.
+    A peak is at least `THRESHOLD` and strictly greater than its four neighbours, where values
+    below the threshold or outside the image count as 0. Of two peaks nearer than
+    `SUPPRESSION_RADIUS_PX` the one further right is dropped, whatever the scores.
 
     Returns:
-        The number of candidates that must have room at once; those found are complete only if
-        `candidates` has so much.
+        The number of rows that `candidates` needs; they are complete only if it has that many.
     """
     room = end = 0
     candidates.offsets_K[0] = 0
@@ -92,7 +91,7 @@ def _find_in(
     scratch: Scratch,
     is_tail: bool,
 ) -> int:
-    """Appends the peaks of a heatmap, unordered, and returns their end."""
+    """Appends the peaks of a heatmap in any order, and returns the end of the candidates."""
     for number in range(hot_boxes(heatmap_HW, scratch.boxes, scratch.fine)):
         box = trimmed(heatmap_HW, scratch.boxes[number], scratch.fine)
         y0, y1, x0, x1 = box
@@ -150,20 +149,20 @@ def _with_neighbours(box: Box, yx: tuple[Axis, Axis]) -> Box:
 
 @compiled
 def _may_hold_peak(pixels_hw: Floats, row: int) -> bool:
-    """Returns whether a row has a value that is greater than those above and below it."""
+    """Returns whether a row has a value that is greater than its neighbours above and below."""
     height, width = pixels_hw.shape
     center = pixels_hw[row]
     above, below = pixels_hw[max(row - 1, 0)], pixels_hw[min(row + 1, height - 1)]
     first, last = row == 0, row == height - 1
-    found = False
+    may_hold = False
     for column in range(width):
         value = center[column]
-        found |= (
+        may_hold |= (
             (value >= THRESHOLD)
             & ((value > above[column]) | first)
             & ((value > below[column]) | last)
         )
-    return found
+    return may_hold
 
 
 @compiled
@@ -181,7 +180,7 @@ def _is_peak(pixels_hw: Floats, row: int, column: int) -> bool:
 
 @compiled
 def _sort(candidates: Candidates, start: int, end: int) -> None:
-    """Sorts by x, then y: insertion, for there are few."""
+    """Sorts candidates by x, then y, with an insertion sort because there are few."""
     x, y, scores = candidates.x_M, candidates.y_M, candidates.scores_M
     for index in range(start + 1, end):
         this_x, this_y, this_score = x[index], y[index], scores[index]

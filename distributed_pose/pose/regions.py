@@ -1,8 +1,8 @@
-"""Where in an image a heatmap can reach the peaks' threshold.
+"""Finds the regions of an image where a heatmap can reach the threshold of peaks.
 
-Cubic weights are known, so the cells around a pixel bound its value: what cannot reach the
-threshold is never computed. Boxes of gaps between cells come first, and of those only the pixels
-count around which the enlarged map is high enough.
+The cubic weights are known, so the cells around a pixel bound its value, and pixels that cannot
+reach the threshold are never computed. The search has two steps: boxes of gaps between cells, then
+the pixels in each box around which the enlarged map is high enough.
 """
 
 from typing import NamedTuple
@@ -14,17 +14,17 @@ from distributed_pose.pose.resample import REACH, TAPS, Axis, Box, Floats, Ints
 
 THRESHOLD = np.float32(0.1)
 
-# Bounds of the sums of weights along one axis, over all positions: of the positive and of the
-# negative ones of both resizes together, and of the positive ones of cells that are not the two
-# beside the pixel. Positive weights sum to 1 more than negative ones.
+# Upper bounds, over all positions on an axis, of sums of weights of both resizes together: of the
+# positive weights, of the negative weights, and of the positive weights of all cells but the two
+# next to the pixel. The positive weights exceed the negative ones by 1.
 POSITIVE, NEGATIVE, OUTER = 1.1891, 0.1891, 0.0540
 
-# Hence a pixel is at most so many times the greatest and so many times minus the least of the
-# cells that it is made of.
+# A pixel is at most `_OVERSHOOT` times the greatest of its cells minus `_UNDERSHOOT` times the
+# least of them.
 _OVERSHOOT = POSITIVE**2 + NEGATIVE**2
 _UNDERSHOOT = 2 * POSITIVE * NEGATIVE
 
-# The same of the second resize alone: its weights are those of one cubic convolution.
+# The same bounds for the second resize alone, whose weights are those of one cubic convolution.
 POSITIVE_FINE, NEGATIVE_FINE = 1.1876, 0.1876
 _OVERSHOOT_FINE = POSITIVE_FINE**2 + NEGATIVE_FINE**2
 _UNDERSHOOT_FINE = 2 * POSITIVE_FINE * NEGATIVE_FINE
@@ -32,7 +32,11 @@ _UNDERSHOOT_FINE = 2 * POSITIVE_FINE * NEGATIVE_FINE
 
 @compiled
 def hot_boxes(heatmap_HW: Floats, boxes: Ints, scratch: Floats) -> int:
-    """Finds disjoint boxes of gaps that hold all pixels which can reach the threshold."""
+    """Writes disjoint boxes of gaps that hold all pixels which can reach the threshold.
+
+    Returns:
+        The number of boxes.
+    """
     height, width = heatmap_HW.shape
     profiles = _profiles(heatmap_HW, scratch)
     least = np.float32((THRESHOLD + _UNDERSHOOT * profiles.lowest) / _OVERSHOOT)
@@ -63,7 +67,7 @@ def _add_box(boxes: Ints, number: int, top: int, bottom: int, left: int, right: 
 
 @compiled
 def _merge(boxes: Ints, number: int) -> int:
-    """Unites boxes that overlap until none do; returns their number."""
+    """Unites overlapping boxes until all are disjoint; returns their number."""
     before = number + 1
     while number < before:
         before, number = number, 0
@@ -89,7 +93,7 @@ def trimmed(heatmap_HW: Floats, box: Ints, scratch: Floats) -> tuple[int, int, i
 def _trimmed_side(
     highest_: Floats, first: int, last: int, origin: int, least: float
 ) -> tuple[int, int]:
-    """Returns the range of gaps without those at its ends that cannot reach a value."""
+    """Returns a range of gaps without the gaps at its ends whose pixels stay below `least`."""
     while first <= last and _reach_of_gap(highest_, first - origin) < least:
         first += 1
     while first <= last and _reach_of_gap(highest_, last - origin) < least:
@@ -99,7 +103,7 @@ def _trimmed_side(
 
 @compiled
 def _reach_of_gap(highest_: Floats, gap: int) -> float:
-    """Returns what the pixels of a gap are at most, by the greatest cell of each row around it."""
+    """Returns an upper bound of the pixels of a gap, from the greatest cell of each row near it."""
     end = len(highest_)
     center = max(highest_[max(gap - 1, 0)], highest_[min(gap, end - 1)])
     around = highest_[max(gap - REACH, 0) : min(gap + REACH, end)].max()
@@ -122,7 +126,7 @@ def shrunk(
 
 @compiled
 def _touching(axis: Axis, start: int, end: int, first: int, last: int) -> tuple[int, int]:
-    """Returns those of the pixels `start` to `end` that fine positions `first` to `last` touch."""
+    """Returns the range of the pixels whose taps reach fine positions `first` to `last`."""
     while start < end and axis.taps[start, TAPS - 1] < first:
         start += 1
     while start < end and axis.taps[end - 1, 0] > last:
@@ -131,7 +135,13 @@ def _touching(axis: Axis, start: int, end: int, first: int, last: int) -> tuple[
 
 
 class Profiles(NamedTuple):
-    """The greatest value of each row, the greatest of each column and the least of all; or 0."""
+    """Extreme values of a map along its axes.
+
+    Attributes:
+        by_row: float32, the greatest value of each row, at least 0.
+        by_column: float32, the greatest value of each column, at least 0.
+        lowest: the least value of the map, at most 0.
+    """
 
     by_row: Floats
     by_column: Floats
@@ -159,7 +169,7 @@ def _profiles(values_HW: Floats, scratch: Floats) -> Profiles:
 
 @compiled
 def _ends(values: Floats, least: np.float32) -> tuple[int, int]:
-    """Returns the first and the last index of a value that is not less."""
+    """Returns the first and the last index of a value that is at least `least`."""
     first, last = 0, len(values) - 1
     while first <= last and values[first] < least:
         first += 1

@@ -1,10 +1,10 @@
-"""Network maps at image resolution, evaluated only where they are asked for.
+"""Resamples network maps to image resolution, evaluated only where it is needed.
 
 The reference enlarges maps by the stride, crops the padding and resizes to the image, both cubic.
 Both steps are linear and separable, and OpenCV computes them in float32: along x from the first tap
 to the last, then along y from the last to the first (but see `in_tail`). The same sums in the same
-order give the same bits, so whatever a comparison decides is decided as the reference does. (Builds
-of OpenCV for ARM fuse multiplication and addition: there the last bit can differ.)
+order give the same bits, so all comparisons have the same outcome as in the reference. (Builds of
+OpenCV for ARM fuse multiplication and addition, so the last bit can differ there.)
 
 Legend: H and W map size in cells, h and w image size in pixels, *fine* the enlarged map, whose step
 is an input pixel. Fine position f lies between the cells `(f + 4) // 8 - 1` and the next: their gap
@@ -30,8 +30,8 @@ TAPS = 4
 # OpenCV's cubic convolution parameter.
 _A = np.float32(-0.75)
 
-# Image sizes of a dataset number some thousands, tables take 88 bytes a pixel of an axis. Those of
-# long axes are made each time: kept, a thousand of them would take a hundred gigabytes.
+# A dataset has some thousand image sizes, and a table takes 88 bytes per pixel of an axis. Tables
+# of long axes are not cached, because a thousand of them would take a hundred gigabytes.
 _CACHED_AXES = 1024
 _LONGEST_CACHED = 8192
 
@@ -40,12 +40,12 @@ class Axis(NamedTuple):
     """Both resizes along one axis.
 
     Attributes:
-        cells: of the map.
+        cells: number of cells of the map.
         taps: int64 [size, 4], fine positions that each pixel is made of, within the crop.
-        weights: float32 [size, 4], theirs.
-        starts: int64 [cells + 2], the first pixel whose second tap is in that gap or a later one.
-        gaps: int64 [size], gap of that tap.
-        blend: float32 [size, 6], weights of the cells around that gap, both resizes in one.
+        weights: float32 [size, 4], weight of each tap.
+        starts: int64 [cells + 2], per gap the first pixel whose second tap is in it or beyond it.
+        gaps: int64 [size], gap of the second tap of each pixel.
+        blend: float32 [size, 6], weights of the cells around that gap, both resizes combined.
     """
 
     cells: int
@@ -66,7 +66,7 @@ class Box(NamedTuple):
 
 
 def axes(geometry: Geometry, map_hw: tuple[int, int]) -> tuple[Axis, Axis]:
-    """Returns the resizes along y and along x of maps of an image."""
+    """Returns the resizes of an image's maps along y and along x."""
     return (
         _axis(map_hw[0], geometry.pad_top, geometry.pad_bottom, geometry.image_height),
         _axis(map_hw[1], geometry.pad_left, geometry.pad_right, geometry.image_width),
@@ -81,7 +81,7 @@ def _axis(cells: int, pad_before: int, pad_after: int, size: int) -> Axis:
 @lru_cache(_CACHED_AXES)
 def _cached_axis(cells: int, pad_before: int, pad_after: int, size: int) -> Axis:
     cropped = cells * STRIDE - pad_before - pad_after
-    # The inverse of the inverse and the float32 are OpenCV's.
+    # OpenCV inverts the scale twice, and computes the position as float32.
     scale = 1 / (size / cropped)
     position = ((np.arange(size) + 0.5) * scale - 0.5).astype(np.float32)
     nearest = np.floor(position)
@@ -129,10 +129,10 @@ def enlarged(
     """Returns fine positions `rows` by `columns` of a map, ends exclusive, as a part of `scratch`.
 
     Args:
-        map_HW: float32.
-        rows: first and last.
-        columns: likewise.
-        scratch: float32, flat; holds the result and as many rows of cells.
+        map_HW: float32 [H, W].
+        rows: first fine row, and the end.
+        columns: first fine column, and the end.
+        scratch: float32, flat; holds the result and one row of it per row of cells that it needs.
     """
     height, width = rows[1] - rows[0], columns[1] - columns[0]
     first_cell = max(0, (rows[0] + 4) // STRIDE - 2)
@@ -178,12 +178,12 @@ def resized(
 
     Args:
         fine_hw: enlarged map that covers the box.
-        origin: fine row and column of its first value.
+        origin: fine row and column of the first value of `fine_hw`.
         yx: axes of the image.
-        box: pixels.
-        scratch: float32, flat; holds the result and, of as many columns, the rows of `fine_hw`.
-        is_tail: whether OpenCV computes the image's last column in its loop for leftovers, as
-            `in_tail` tells.
+        box: pixels to compute.
+        scratch: float32, flat; holds the result and one row of it per row of `fine_hw`.
+        is_tail: whether OpenCV computes the image's last column in its loop for leftovers; see
+            `in_tail`.
     """
     y_axis, x_axis = yx
     top, bottom, left, right = box
@@ -230,9 +230,9 @@ def _redo_last_column(
 
 @compiled
 def in_tail(channel: int, channels: int, width: int) -> bool:
-    """Returns whether a channel of the last column is what OpenCV's vector code leaves over.
+    """Returns whether OpenCV computes a channel of the last column in its loop for leftovers.
 
-    It takes four values of an image row, channels innermost, at once; what is left of the row is
-    summed from the first tap to the last along y, too.
+    The vector code computes four values of an image row at once, channels innermost. The loop for
+    the remaining values sums from the first tap to the last along y as well.
     """
     return channels - channel <= channels * width % 4

@@ -1,8 +1,8 @@
-"""Part affinity fields at the sample points of a limb.
+"""Evaluates part affinity fields at the sample points of a limb.
 
-All samples of a pair go through the two resizes side by side, one a lane, so that the processor
-takes several at once. Legend: S = 2 x `NUM_SAMPLES` lanes, the samples of the x field and those of
-the y field; 5 rows or columns of cells that the 4 taps of a pixel are made of.
+The samples of a pair go through both resizes side by side, one per lane, so that the processor
+computes several at once. Legend: S = 2 x `NUM_SAMPLES` lanes, the samples of the x field and those
+of the y field; 5 rows or columns of cells that the 4 taps of a pixel are made of.
 """
 
 from typing import NamedTuple
@@ -33,15 +33,15 @@ class Samples(NamedTuple):
     Attributes:
         x_px: int64 [10], columns of the image.
         y_px: int64 [10], rows.
-        values: float32 [S], the fields there.
+        values: float32 [S], values of both fields at the samples.
         cells_55S: float32, rows by columns of cells around each sample.
-        enlarge_y_45S: float32, weights of the cells for each tap, 0 for those that it does not use.
-        enlarge_x_45S: likewise.
-        resize_y_4S: float32, weights of the taps.
-        resize_x_4S: likewise.
+        enlarge_y_45S: float32, weight of each row of cells for each tap, 0 for unused rows.
+        enlarge_x_45S: float32, weight of each column of cells for each tap, 0 for unused columns.
+        resize_y_4S: float32, weights of the taps along y.
+        resize_x_4S: float32, weights of the taps along x.
         along_x_54S: float32, rows of cells at fine columns.
         fine_4S: float32, one fine row.
-        leftovers: float32 [S], `values` if they were in the last column.
+        leftovers: float32 [S], `values` as OpenCV computes them in the last column.
     """
 
     x_px: Ints
@@ -58,7 +58,7 @@ class Samples(NamedTuple):
 
 
 def new_samples() -> Samples:
-    """Returns memory for the samples of a pair."""
+    """Returns buffers for the samples of a pair."""
     shapes = (
         (),
         (_CELLS, _CELLS),
@@ -78,13 +78,13 @@ def new_samples() -> Samples:
 def take_samples(
     fields: tuple[Floats, Floats], yx: tuple[Axis, Axis], samples: Samples, is_tail: bool
 ) -> None:
-    """Fills in the values of both fields at the samples' pixels, as both resizes give them.
+    """Writes the values of both fields at the samples' pixels, exactly as the two resizes do.
 
     Args:
-        fields: float32, x and y.
+        fields: float32 [H, W] each, the x and the y component.
         yx: axes of the image.
-        samples: where `x_px` and `y_px` are set.
-        is_tail: whether the fields are in OpenCV's leftovers, as `resample.in_tail` tells.
+        samples: buffers in which `x_px` and `y_px` are set; `values` is written.
+        is_tail: whether the last column is one of OpenCV's leftovers; see `resample.in_tail`.
     """
     for index in range(NUM_SAMPLES):
         _gather(fields, yx, samples, index)
@@ -124,7 +124,7 @@ def _gather(
 
 @inlined
 def _weights(axis: Axis, position: int, enlarge_45S: Floats, resize_4S: Floats, index: int) -> int:
-    """Writes the weights of a pixel along one axis for both fields; returns its first cell."""
+    """Writes the weights of a pixel along one axis for both fields; returns the first cell."""
     first, _ = gap_and_phase(axis.taps[position, 0])
     for tap in range(TAPS):
         gap, phase = gap_and_phase(axis.taps[position, tap])
@@ -181,7 +181,7 @@ def _add_row(samples: Samples, values: Floats, tap: int, is_first: bool) -> None
 
 @inlined
 def estimate(map_HW: Floats, yx: tuple[Axis, Axis], y: int, x: int) -> np.float32:
-    """Returns the value of a map at one pixel but for rounding, at a fraction of the cost."""
+    """Returns the value of a map at one pixel up to rounding, at a fraction of the exact cost."""
     y_axis, x_axis = yx
     height, width = map_HW.shape
     top, left = y_axis.gaps[y] - REACH, x_axis.gaps[x] - REACH

@@ -1,4 +1,4 @@
-"""Keypoints and limbs of the network, and how they map to COCO's seventeen.
+"""The network's keypoints and limbs, and the mapping to COCO's seventeen keypoints.
 
 Source: the keypoint and PAF numbering of the published Lightweight OpenPose checkpoint, which is
 OpenPose's COCO model; COCO's own order is `COCO_KEYPOINTS`.
@@ -56,7 +56,7 @@ NUM_PAFS = 38
 # Network output stride in input pixels.
 STRIDE = 8
 
-# Position in COCO's order of each keypoint; COCO has no neck.
+# The position of each network keypoint in COCO's order; COCO has no neck.
 TO_COCO = tuple(
     COCO_KEYPOINTS.index(name) if name in COCO_KEYPOINTS else None for name in KEYPOINTS
 )

@@ -1,4 +1,4 @@
-"""Heatmaps and PAFs as the network should answer, drawn from known keypoints.
+"""Draws the heatmaps and PAFs of known keypoints: the output of an ideal network.
 
 Legend: P people, K heatmap channels (18 keypoints and background), C PAF channels, h and w the grid
 of the network output. Coordinates are network input pixels; cell i of an axis has its centre at
@@ -39,7 +39,7 @@ def network_keypoints(coco_P17x3: npt.ArrayLike) -> Floats:
         coco_P17x3: x, y and COCO visibility (0 unlabelled, 1 hidden, 2 visible).
 
     Returns:
-        float32 [P, 18, 3], same frame and visibility; the neck has the lesser of the shoulders'.
+        float32 [P, 18, 3], in the same frame; the neck has the lesser visibility of the shoulders.
     """
     coco = np.asarray(coco_P17x3, np.float32).reshape(-1, len(COCO_KEYPOINTS), 3)
     people = np.zeros((len(coco), NUM_KEYPOINTS, 3), np.float32)
@@ -56,12 +56,13 @@ def network_keypoints(coco_P17x3: npt.ArrayLike) -> Floats:
 def draw_heatmaps(
     keypoints_P18x3: Floats, grid_hw: tuple[int, int], sigma_px: float = 7.0
 ) -> Floats:
-    """Returns float32 [K, h, w] in [0, 1]: Gaussian peaks, and the background as last channel.
+    """Returns heatmaps, float32 [K, h, w] in [0, 1]: Gaussian peaks, and the background last.
 
-    Where people overlap the greatest value stands; the background is 1 minus the greatest of all.
+    Where people overlap, the greatest value is used. The background is 1 minus the greatest value
+    of all other channels.
 
     Args:
-        keypoints_P18x3: x, y in input pixels and visibility; present where it is above 0.
+        keypoints_P18x3: x and y in input pixels, and visibility; above 0 the keypoint is present.
         grid_hw: height and width of the network output.
         sigma_px: standard deviation of a peak, in input pixels.
     """
@@ -77,14 +78,14 @@ def draw_heatmaps(
 def draw_pafs(
     keypoints_P18x3: Floats, grid_hw: tuple[int, int], half_width_px: float = 8.0
 ) -> Floats:
-    """Returns float32 [C, h, w]: unit vectors from keypoint a to b of every limb, 0 elsewhere.
+    """Returns PAFs, float32 [C, h, w]: unit vectors from keypoint a to b of each limb, else 0.
 
     A cell belongs to a limb if its centre is at most `half_width_px` from the segment between the
     two keypoints. Where limbs of several people overlap the vectors are averaged, so that the field
     does not depend on the order of the people.
 
     Args:
-        keypoints_P18x3: x, y in input pixels and visibility; present where it is above 0.
+        keypoints_P18x3: x and y in input pixels, and visibility; above 0 the keypoint is present.
         grid_hw: height and width of the network output.
         half_width_px: half the width of a limb, in input pixels.
     """
@@ -130,7 +131,7 @@ def _add_limb(
 
 
 def _cells(low_px: float, high_px: float, size: int) -> slice:
-    """Returns the cells of an axis whose centres lie in the closed range, cut to the grid."""
+    """Returns the cells of an axis whose centres lie in a closed range, clipped to the grid."""
     first = int(np.ceil((low_px - _CENTRE_PX) / STRIDE))
     last = int(np.floor((high_px - _CENTRE_PX) / STRIDE))
     start = min(max(first, 0), size)

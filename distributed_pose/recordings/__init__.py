@@ -1,1 +1,1 @@
-"""Maps on disk, in the files of the vendor guide and its benchmark tools."""
+"""Reads and writes recorded maps, in the files of the vendor guide and its benchmark tools."""

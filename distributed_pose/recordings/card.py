@@ -1,4 +1,7 @@
-"""`recording.json`: what the maps of a dump are of. Folders of the benchmark tools have none."""
+"""Reads and writes `recording.json`, which describes the run that recorded a folder of maps.
+
+Folders of the vendor's benchmark tools have no such file.
+"""
 
 import json
 from collections.abc import Mapping
@@ -13,12 +16,12 @@ from distributed_pose.recordings.layout import CARD_FILE
 
 @dataclass(frozen=True)
 class Card:
-    """What maps are of.
+    """The run that recorded a folder of maps.
 
     Attributes:
-        fingerprint: of the run, by part; see `inputs.fingerprint`.
-        backend: that made them; empty until the run is done.
-        precision: that they were computed in; empty likewise.
+        fingerprint: fingerprint of the run, by part; see `inputs.fingerprint`.
+        backend: backend that computed the maps; empty until the run has ended.
+        precision: precision that the maps were computed in; empty until the run has ended.
     """
 
     fingerprint: Mapping[str, str] = field(default_factory=dict)
@@ -27,10 +30,10 @@ class Card:
 
 
 def read_card(folder: Path) -> Card | None:
-    """Returns the card of a folder; None where there is none.
+    """Returns the card of a folder, or None if the folder has none.
 
     Raises:
-        SetupError: if it cannot be read.
+        SetupError: if the card cannot be read.
     """
     path = folder / CARD_FILE
     try:
@@ -39,7 +42,7 @@ def read_card(folder: Path) -> Card | None:
         return None
     except (OSError, ValueError) as error:
         raise SetupError(
-            f"cannot read {path}: {one_line(error)}", "delete it to do without"
+            f"cannot read {path}: {one_line(error)}", "delete it to read the maps without it"
         ) from None
     return card
 
@@ -48,6 +51,6 @@ def write_card(folder: Path, card: Card) -> None:
     """Writes the card of a folder.
 
     Raises:
-        ExecutionError: if it cannot be written.
+        ExecutionError: if the file cannot be written.
     """
     write_atomically(folder / CARD_FILE, json.dumps(asdict(card), indent=2) + "\n")

@@ -1,8 +1,8 @@
-"""How a result folder holds the maps of its images, told by the names and sizes of its files.
+"""Detects the layout of a folder of recorded maps from the names and sizes of its files.
 
-The guide's `cann-benchmark` writes text and counts a model's outputs from 1; `ais_bench` writes
-binary or text and counts from 0; a model has two outputs or, with the first stage, four. None of
-this is written anywhere in the folder.
+The guide's `cann-benchmark` writes text and numbers a model's outputs from 1; `ais_bench` writes
+binary or text and numbers them from 0; a model has two outputs or, with the first stage, four.
+The folder itself does not say which of these it holds.
 """
 
 import logging
@@ -23,14 +23,14 @@ _LOG = logging.getLogger(__name__)
 
 CARD_FILE = "recording.json"
 
-# Padded numbers are those of images, as in COCO_val2014_000000000042.bin.
+# Numbers with leading zeros belong to the image, as in COCO_val2014_000000000042.bin.
 _OUTPUT = re.compile(r"(?P<name>.+)_(?P<number>0|[1-9]\d?)(?P<suffix>\.bin|\.txt)")
 
 _NUMBERS = ((0, 1), (1, 2), (0, 1, 2, 3), (1, 2, 3, 4))
 
 _VALUE_BYTES = {"float32": 4, "float16": 2}
 
-# A file of text tells its size when it is read. Of three, one may be damaged.
+# The size of a text file is known only after reading it. Three are read, as one may be damaged.
 _SAMPLES = 3
 
 _STRAYS_SHOWN = 3
@@ -38,14 +38,14 @@ _STRAYS_SHOWN = 3
 
 @dataclass(frozen=True)
 class Layout:
-    """Which files hold an image's maps.
+    """The names and the type of the files that hold an image's maps.
 
     Attributes:
         suffix: `.bin` or `.txt`.
-        numbers: of all outputs.
+        numbers: numbers of all outputs, as in the file names.
         heatmaps: number of the last stage's heatmaps.
         pafs: number of the last stage's PAFs.
-        dtype: of the values in binary, `float32` or `float16`.
+        dtype: type of the values in binary files, `float32` or `float16`.
     """
 
     suffix: str
@@ -55,27 +55,27 @@ class Layout:
     dtype: str = "float32"
 
     def file_name(self, name: str, number: int) -> str:
-        """Returns the name of a file."""
+        """Returns the file name of one output of an image."""
         return f"{name}_{number}{self.suffix}"
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What the file system tells of a file: size and time of the last change."""
+    """Size of a file, and time of its last change."""
 
     size_bytes: int
     changed_ns: int
 
 
-# By name, number of the output, and suffix.
+# Files by name of the image, number of the output, and suffix.
 Found = Mapping[tuple[str, int, str], FileFacts]
 
 
 def scan(folder: Path) -> Found:
-    """Returns the outputs in a folder; of other files it warns.
+    """Returns the outputs in a folder; logs a warning about all other files.
 
     Raises:
-        SetupError: if it is no folder, or holds no outputs.
+        SetupError: if it is not a folder, or has no outputs.
     """
     try:
         with os.scandir(folder) as entries:
@@ -93,33 +93,33 @@ def scan(folder: Path) -> Found:
     if not found:
         raise SetupError(
             f"{folder} holds no outputs among its {len(files)} files",
-            "they are named NAME_0.bin, NAME_1.txt and so on",
+            "outputs are named NAME_0.bin, NAME_1.txt and so on",
         )
     _warn(folder, sorted(strays))
     return found
 
 
 def find_layout(folder: Path, found: Found, grids: Mapping[str, tuple[int, int]]) -> Layout:
-    """Returns how a folder holds its maps.
+    """Returns the layout of a folder.
 
     Args:
-        folder: of the files.
-        found: in it.
+        folder: folder of the outputs.
+        found: outputs in the folder, as `scan` returns them.
         grids: height and width of the maps in cells, by name of the image.
 
     Raises:
-        SetupError: if it can be read in more than one way or in none; says what was found.
+        SetupError: if no layout, or more than one, fits the files; lists their numbers and sizes.
     """
     suffix, numbers = _suffix(folder, found), _numbers(folder, found)
     known = {key: facts for key, facts in found.items() if key[0] in grids}
     if not known:
         first = _file_name(min(found))
-        raise SetupError(f"{folder} has outputs of other images alone, such as {first}")
+        raise SetupError(f"{folder} has outputs of other images only, such as {first}")
     if suffix == ".bin":
-        sizes = {number: _bytes_a_cell(known, number, grids) for number in numbers}
+        sizes = {number: _bytes_per_cell(known, number, grids) for number in numbers}
         dtype, kinds = _of_bytes(sizes.values())
     else:
-        sizes = {number: _values_a_cell(folder, known, number, grids) for number in numbers}
+        sizes = {number: _values_per_cell(folder, known, number, grids) for number in numbers}
         dtype, kinds = "float32", _kinds(sizes.values(), 1)
     if kinds[-2:] not in {"HP", "PH"} or kinds != kinds[-2:] * (len(kinds) // 2):
         raise _ambiguous(folder, sizes, suffix)
@@ -128,7 +128,7 @@ def find_layout(folder: Path, found: Found, grids: Mapping[str, tuple[int, int]]
 
 
 def missing_file(found: Found, layout: Layout, name: str) -> str:
-    """Returns the first output that an image lacks; empty if it has all of them."""
+    """Returns the file name of the first output that an image lacks, or "" if it has all."""
     numbers = (n for n in layout.numbers if (name, n, layout.suffix) not in found)
     return next((layout.file_name(name, number) for number in numbers), "")
 
@@ -136,17 +136,17 @@ def missing_file(found: Found, layout: Layout, name: str) -> str:
 def check_complete(
     folder: Path, found: Found, layout: Layout, names: Iterable[str], listed_in: str
 ) -> None:
-    """Checks that each image has all of its outputs, and that no other image has any.
+    """Checks that each image has all outputs, and that no other image has any.
 
     Args:
-        folder: of the files.
-        found: in it.
-        layout: of the folder.
-        names: of the images.
-        listed_in: what lists them.
+        folder: folder of the outputs.
+        found: outputs in the folder, as `scan` returns them.
+        layout: layout of the folder.
+        names: names of the images, without suffix.
+        listed_in: name of the file that lists the images, for messages.
 
     Raises:
-        SetupError: if not; names a file.
+        SetupError: if an output is missing or belongs to another image; names its file.
     """
     expected = set(names)
     for name in sorted(expected):
@@ -154,8 +154,8 @@ def check_complete(
             raise SetupError(f"{folder / missing} is missing", f"{listed_in} lists its image")
     if strangers := sorted(key for key in found if key[0] not in expected):
         first = folder / _file_name(strangers[0])
-        more = f", and {len(strangers) - 1} files more" if len(strangers) > 1 else ""
-        raise SetupError(f"{first} is of no image that {listed_in} lists{more}")
+        more = f", and {len(strangers) - 1} more files" if len(strangers) > 1 else ""
+        raise SetupError(f"{first} belongs to no image that {listed_in} lists{more}")
 
 
 def _suffix(folder: Path, found: Found) -> str:
@@ -180,19 +180,22 @@ def _numbers(folder: Path, found: Found) -> tuple[int, ...]:
     return numbers
 
 
-def _bytes_a_cell(found: Found, number: int, grids: Mapping[str, tuple[int, int]]) -> float | None:
+def _bytes_per_cell(
+    found: Found, number: int, grids: Mapping[str, tuple[int, int]]
+) -> float | None:
     sizes = {name: facts.size_bytes for (name, n, _), facts in found.items() if n == number}
     return _usual(size / prod(grids[name]) for name, size in sizes.items())
 
 
-def _values_a_cell(
+def _values_per_cell(
     folder: Path, found: Found, number: int, grids: Mapping[str, tuple[int, int]]
 ) -> float | None:
     counts = []
     for key in sorted(key for key in found if key[1] == number)[:_SAMPLES]:
         try:
             count = read_text(folder / _file_name(key)).size
-        # Who reads the image is told. Where no file can be read, the folder is ambiguous.
+        # The error is reported when the image is read. A folder without a readable file is
+        # ambiguous.
         except SetupError:
             continue
         counts.append(count / prod(grids[key[0]]))
@@ -206,7 +209,7 @@ def _usual(values: Iterable[float]) -> float | None:
 def _of_bytes(sizes: Collection[float | None]) -> tuple[str, str]:
     """Returns the type of the values and the kinds of the outputs.
 
-    PAFs in halves have as many bytes as heatmaps in singles, so that only both together tell.
+    PAFs in float16 have as many bytes as heatmaps in float32, so only both together are unique.
     """
     by_type = {dtype: _kinds(sizes, each) for dtype, each in _VALUE_BYTES.items()}
     fitting = [(dtype, kinds) for dtype, kinds in by_type.items() if set(kinds) == {"H", "P"}]
@@ -214,7 +217,7 @@ def _of_bytes(sizes: Collection[float | None]) -> tuple[str, str]:
 
 
 def _kinds(sizes: Iterable[float | None], each: int) -> str:
-    """Returns a letter an output: H for heatmaps, P for PAFs, ? for neither."""
+    """Returns one letter per output: H for heatmaps, P for PAFs, ? for neither."""
     letters: dict[float | None, str] = {NUM_HEATMAPS * each: "H", NUM_PAFS * each: "P"}
     return "".join(letters.get(size, "?") for size in sizes)
 
@@ -222,13 +225,13 @@ def _kinds(sizes: Iterable[float | None], each: int) -> str:
 def _ambiguous(folder: Path, sizes: Mapping[int, float | None], suffix: str) -> SetupError:
     unit = "bytes" if suffix == ".bin" else "values"
     what = ", ".join(
-        f"_{number}{suffix} of {'unknown size' if size is None else f'{size:g} {unit} a cell'}"
+        f"_{number}{suffix} of {'unknown size' if size is None else f'{size:g} {unit} per cell'}"
         for number, size in sizes.items()
     )
     return SetupError(
         f"{folder} is ambiguous: it has {what}",
-        f"expected pairs of heatmaps, {NUM_HEATMAPS} values a cell, and PAFs, {NUM_PAFS}, in text, "
-        "float32 or float16",
+        f"expected pairs of heatmaps, {NUM_HEATMAPS} values per cell, and PAFs, {NUM_PAFS}, in "
+        "text, float32 or float16",
     )
 
 
@@ -236,7 +239,7 @@ def _warn(folder: Path, strays: list[str]) -> None:
     if strays:
         shown = ", ".join(strays[:_STRAYS_SHOWN])
         more = f" and {len(strays) - _STRAYS_SHOWN} more" if len(strays) > _STRAYS_SHOWN else ""
-        _LOG.warning("%s: ignored, for they are no outputs: %s%s", folder, shown, more)
+        _LOG.warning("%s: ignored files that are not outputs: %s%s", folder, shown, more)
 
 
 def _file_name(key: tuple[str, int, str]) -> str:

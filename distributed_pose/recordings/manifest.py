@@ -1,6 +1,7 @@
-"""What the recorded backend is given in place of a model: where each image's maps are.
+"""Writes and reads the manifest of a recording, which the recorded backend gets instead of a model.
 
-The maps themselves stay on the disk, 839,040 bytes an image, and every worker reads its own.
+It names the files of each image. The maps stay on disk, 839,040 bytes per image, and each worker
+reads those of its images.
 """
 
 import json
@@ -20,13 +21,13 @@ from distributed_pose.vision.profiles import PROFILES, STRIDE
 
 @dataclass(frozen=True)
 class Manifest:
-    """A recording of a run's images.
+    """The recorded maps of a run's images.
 
     Attributes:
-        recording: of the files.
-        names: of each image's files, by image id.
-        missing: images that the recorded run had no result of, by id.
-        precision: that the maps were computed in; `unknown` where nobody tells.
+        recording: folder and layout of the files.
+        names: name of each image's files, by image id.
+        missing: ids of the images for which the recorded run has no result.
+        precision: precision that the maps were computed in; `unknown` without a card.
     """
 
     recording: Recording
@@ -41,18 +42,18 @@ def describe_recording(
     """Returns the manifest of a folder for a run, serialised, and a digest of its files.
 
     Args:
-        folder: of any form that `recordings.layout` tells.
-        images: of the run.
-        profile: of the run.
+        folder: folder of recorded maps, in any layout that `recordings.layout` detects.
+        images: images of the run.
+        profile: name of the run's profile.
 
     Raises:
-        SetupError: if the folder is ambiguous, lacks a file or is of another profile; names it.
+        SetupError: if the folder is ambiguous, lacks a file or has another profile; names it.
     """
     card = read_card(folder) or Card()
     recorded = card.fingerprint.get("profile", profile)
     if recorded != profile:
         raise SetupError(
-            f"{folder} was recorded with profile {recorded}, and the run's is {profile}",
+            f"{folder} was recorded with profile {recorded}, but the run has profile {profile}",
             f"set profile={recorded}",
         )
     names = output_names(images)
@@ -72,7 +73,7 @@ def describe_recording(
 
 
 def load_manifest(content: bytes) -> Manifest:
-    """Returns a manifest that was serialised."""
+    """Returns a manifest from its serialised form."""
     values = json.loads(content)
     layout = Layout(**{**values["layout"], "numbers": tuple(values["layout"]["numbers"])})
     return Manifest(
@@ -86,7 +87,11 @@ def load_manifest(content: bytes) -> Manifest:
 def _missing(
     folder: Path, found: Found, layout: Layout, images: Sequence[ImageRecord], profile: str
 ) -> list[int]:
-    """Returns the images that a recorded run gave up, which its `pad.txt` does not list."""
+    """Returns ids of the images without result in the recorded run; `pad.txt` does not list them.
+
+    Raises:
+        SetupError: if an output of a listed image is missing; names its file.
+    """
     pad_file = folder / PAD_FILE
     pads = read_pads(pad_file) if pad_file.exists() else None
     if pads is not None:
@@ -96,6 +101,6 @@ def _missing(
     for image, file_name in lacking.items():
         if file_name and (pads is None or Path(image.file_name).name in pads):
             raise SetupError(
-                f"{folder / file_name} is missing", "data.limit takes the first N images alone"
+                f"{folder / file_name} is missing", "data.limit=N evaluates only the first N images"
             )
     return [image.image_id for image, file_name in lacking.items() if file_name]

@@ -1,7 +1,7 @@
-"""`pad.txt`: how each image lies in its network input, a line an image.
+"""Reads and writes `pad.txt`, which has one line per image with its size and padding.
 
-A line is `NAME.jpg height width top bottom left right`, the image's size in its own pixels and the
-padding in input pixels.
+A line is `NAME.jpg height width top bottom left right`: the size in image pixels and the padding in
+input pixels.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,15 +16,15 @@ from distributed_pose.vision.profiles import PROFILES, STRIDE
 
 PAD_FILE = "pad.txt"
 
-# OpenCV reads no image with a longer side.
+# The longest side of an image that OpenCV reads.
 _MAX_SIDE = 2**20
 
 _HINT = "pad.txt has lines such as: 000000000139.jpg 426 640 0 0 43 44"
 
-# A line has some fifty bytes, and a dataset at most some hundred thousand images.
+# A line has about fifty bytes, and a dataset has at most a few hundred thousand images.
 _MAX_FILE_BYTES = 2**26
 
-# Names of files need not be text.
+# File names need not be valid UTF-8.
 _ENCODING, _ERRORS = "utf-8", "surrogateescape"
 
 
@@ -35,7 +35,7 @@ def pads_content(pads: Iterable[tuple[str, Geometry]]) -> bytes:
         pads: file name and geometry of each image.
 
     Raises:
-        SetupError: if a name has a line break in it.
+        SetupError: if a name contains a line break.
     """
     return "".join(_line(name, geometry) for name, geometry in pads).encode(_ENCODING, _ERRORS)
 
@@ -44,7 +44,7 @@ def read_pads(path: Path) -> dict[str, Geometry]:
     """Returns the geometry of each image by its file name, in the order of the lines.
 
     Raises:
-        SetupError: if the file cannot be read or a line is none of its format; names the line.
+        SetupError: if the file cannot be read, or a line does not have its format; names the line.
     """
     try:
         lines = read_regular(path, _MAX_FILE_BYTES).decode(_ENCODING, _ERRORS).splitlines()
@@ -52,12 +52,14 @@ def read_pads(path: Path) -> dict[str, Geometry]:
         raise SetupError(f"cannot read {path}: {error.strerror}", _HINT) from None
     pads: dict[str, Geometry] = {}
     for number, line in enumerate(lines, 1):
-        # From the right, since names may have blanks.
+        # From the right, because names may contain blanks.
         name, *numbers = line.strip().rsplit(" ", 6)
         if len(numbers) != 6 or not all(map(_is_count, numbers)):
-            raise SetupError(f"{path}, line {number}: {line[:100]!r} is no line of pad.txt", _HINT)
+            raise SetupError(
+                f"{path}, line {number}: {line[:100]!r} is not a line of pad.txt", _HINT
+            )
         if name in pads:
-            raise SetupError(f"{path}, line {number}: {name} is there twice")
+            raise SetupError(f"{path}, line {number}: {name} is listed twice", "delete one line")
         height, width, top, bottom, left, right = map(int, numbers)
         pads[name] = Geometry(height, width, top, left, bottom, right)
     if not pads:
@@ -69,31 +71,31 @@ def maps_grid(name: str, geometry: Geometry) -> tuple[int, int]:
     """Returns height and width of an image's maps in cells.
 
     Args:
-        name: of the image's file.
-        geometry: from a `pad.txt`, which does not tell the size of the input by itself.
+        name: file name of the image.
+        geometry: geometry from a `pad.txt`, which does not contain the size of the input.
 
     Raises:
-        SetupError: if no profile has such a geometry, or no image that is read is as large.
+        SetupError: if no profile has that geometry, or the image is over the size limit.
     """
     size = geometry.image_height, geometry.image_width
     if prod(size) > MAX_IMAGE_PIXELS or max(size) > _MAX_SIDE:
         raise SetupError(
             f"pad.txt: {name} is of {size[1]}x{size[0]} pixels, over the limit of "
-            f"{MAX_IMAGE_PIXELS} in all and {_MAX_SIDE} a side",
-            "leave it out of pad.txt",
+            f"{MAX_IMAGE_PIXELS} in total and {_MAX_SIDE} per side",
+            "remove its line from pad.txt",
         )
     for profile in PROFILES.values():
         if profile.geometry(*size) == geometry:
             _, height, width = profile.input_shape(*size)
             return height // STRIDE, width // STRIDE
     raise SetupError(
-        f"pad.txt: the padding of {name}, an image of {size[1]}x{size[0]}, is that of no profile",
+        f"pad.txt: no profile has the padding of {name}, an image of {size[1]}x{size[0]} pixels",
         "write pad.txt with `distributed-pose guide preprocess`",
     )
 
 
 def output_names(images: Iterable[ImageRecord]) -> dict[int, str]:
-    """Returns what the files of each image are named after, by image id: its name, no suffix.
+    """Returns the base name of the files of each image, by image id: its file name without suffix.
 
     Raises:
         SetupError: if two images would have files of the same name.
@@ -111,17 +113,17 @@ def output_names(images: Iterable[ImageRecord]) -> dict[int, str]:
 
 
 def output_name(file_name: str) -> str:
-    """Returns what the files made of an image are named after."""
+    """Returns the base name of the files of an image."""
     return Path(file_name).stem
 
 
 def check_pads(
     path: Path, pads: Mapping[str, Geometry], images: Iterable[ImageRecord], profile: str
 ) -> None:
-    """Checks that images lie in their inputs as a profile has it; those not listed are not checked.
+    """Checks that the listed images have the padding of a profile; skips images without a line.
 
     Raises:
-        SetupError: if one does not; names it.
+        SetupError: if an image has another padding; names it.
     """
     for image in images:
         found = pads.get(Path(image.file_name).name)
@@ -135,7 +137,10 @@ def check_pads(
 
 def _line(name: str, geometry: Geometry) -> str:
     if len(name.splitlines()) != 1:
-        raise SetupError(f"{name!r} has a line break in it, and pad.txt has a line an image")
+        raise SetupError(
+            f"{name!r} has a line break in it, and pad.txt has one line per image",
+            "rename the image",
+        )
     g = geometry
     padding = f"{g.pad_top} {g.pad_bottom} {g.pad_left} {g.pad_right}"
     return f"{name} {g.image_height} {g.image_width} {padding}\n"

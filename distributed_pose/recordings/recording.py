@@ -1,4 +1,4 @@
-"""A result folder whose layout is known.
+"""Reads and writes the maps of a folder whose layout is known.
 
 Array legend: K heatmaps, P PAF channels, H and W map size in cells.
 """
@@ -10,17 +10,17 @@ from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.recordings.layout import Layout
 from distributed_pose.recordings.values import Array, read_maps, write_maps
 
-# As `ais_bench` writes the outputs of a model that has the last stage alone.
+# The layout that `ais_bench` writes for a model with only the last stage.
 LAYOUT = Layout(".bin", (0, 1), 0, 1)
 
 
 @dataclass(frozen=True)
 class Recording:
-    """The maps of a run in files; may be used by several threads.
+    """The maps of a run in files; several threads may use it at once.
 
     Attributes:
-        folder: that every process which reads from it can see.
-        layout: of the files.
+        folder: path of the folder, which must be the same for all processes that read from it.
+        layout: layout of the files.
     """
 
     folder: str
@@ -30,7 +30,7 @@ class Recording:
         """Returns heatmaps [19, H, W] and PAFs [38, H, W] of the last stage.
 
         Args:
-            name: of the image's files.
+            name: base name of the image's files.
             grid: H and W.
 
         Raises:

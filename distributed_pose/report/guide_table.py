@@ -1,6 +1,6 @@
-"""The results table in section 6 of the guide, as its text has it.
+"""Reads the results table in section 6 of the guide from its Markdown text.
 
-The figure of a card stands under each device's name, and the model's name ends in the batch size:
+Each device has a column with the figure of a card, and the model's name ends with the batch size:
 `| OpenPose_bs1 | 547.996 | 674.06 | 252.592 | 1.23 | 2.66 | 0.404 |`.
 """
 
@@ -10,7 +10,7 @@ from itertools import islice
 
 from distributed_pose.report.rows import Row, devices_per_card
 
-# Guides have tens, and a terminal shows no more.
+# Guides have tens of figures, and a terminal cannot show more than a thousand.
 MAX_ROWS = 1000
 _MAX_COLUMNS = 100
 
@@ -20,14 +20,14 @@ _BATCH = re.compile(r"bs(\d{1,9})\b", re.IGNORECASE)
 
 
 def read_guide_table(text: str, source: str) -> list[Row]:
-    """Returns a row for each figure of the guide's table; none if the text has no such table.
+    """Returns one row per figure of the guide's table, or an empty list without such a table.
 
-    Ratios are not read: they follow from the figures. Of a text with more than `MAX_ROWS` figures
-    one more is returned.
+    Ratios are not read, because they follow from the figures. At most `MAX_ROWS` + 1 rows are
+    returned, so that the caller can detect a larger table.
 
     Args:
-        text: with the table in markdown.
-        source: to name it by.
+        text: text with the table in Markdown.
+        source: name of the text.
     """
     return [*islice(_all_rows(text, source), MAX_ROWS + 1)]
 
@@ -35,7 +35,7 @@ def read_guide_table(text: str, source: str) -> list[Row]:
 def _all_rows(text: str, source: str) -> Iterator[Row]:
     header: list[str] = []
     for line in text.splitlines():
-        # The guide's has 7 columns.
+        # The guide's table has 7 columns.
         cells = _cells(line) if 2 < line.count("|") < _MAX_COLUMNS else []
         if any(map(_RATE.fullmatch, cells)):
             header = cells

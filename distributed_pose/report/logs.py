@@ -1,7 +1,7 @@
-"""The lines in which the guide's tools tell their figures, read and written.
+"""Reads and writes the lines in which the guide's tools print their figures.
 
-`cann-benchmark` leaves a perf file of five rows, `trtexec` and `ais_bench` a log with a summary.
-Rates are images a second, times milliseconds; both tools print six digits.
+`cann-benchmark` writes a perf file of five rows, `trtexec` and `ais_bench` a log with a summary.
+Rates are in images per second and times in milliseconds, both with six digits.
 """
 
 import re
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from distributed_pose.json_records import Figure
 
-# Every repetition below is bounded, or begins where no other can: a log of repeated pieces of
-# lines is otherwise read once for each of them.
+# Every repetition below is bounded, or starts where no other can start. Otherwise the search would
+# take quadratic time in a log that repeats parts of these lines.
 _NUMBER = r"([-+]?\d{1,40}(?:\.\d{1,40})?(?:[eE][-+]?\d{1,4})?)"
 
-# The names of the rows in the guide, and those of other versions of the tool.
+# The names of the rows in the guide and in other versions of the tool.
 _ROWS = {
     "e2e": "e2e",
     "data read": "data read",
@@ -34,7 +34,7 @@ _PERF_KEYS = {
     "postprocess": ("throughputRate", "moduleLatency"),
 }
 
-# The guide prints the values of `trtexec` a line each.
+# The guide prints each value of `trtexec` on its own line.
 _TRTEXEC = re.compile(
     rf"(?<!Total )GPU Compute Time:\s{{0,40}}((?:\S{{1,40}} = {_NUMBER} ms,?\s{{0,40}}){{1,20}})"
 )
@@ -58,19 +58,31 @@ _TRTEXEC_BATCH = re.compile(
 
 @dataclass(frozen=True)
 class PerfFile:
-    """The rows of a perf file, by name and key as the guide spells them."""
+    """The rows of a perf file.
+
+    Attributes:
+        rows: values by name of the row and key, both in the guide's spelling.
+    """
 
     rows: Mapping[str, Mapping[str, Figure]]
 
     @property
     def is_complete(self) -> bool:
-        """Whether each row has all of its values."""
+        """Whether all rows have all of their values."""
         return all(set(keys) <= self.rows.get(name, {}).keys() for name, keys in _PERF_KEYS.items())
 
 
 @dataclass(frozen=True)
 class ComputeTimes:
-    """Times of a batch in the model, in milliseconds; p99 is None in logs without percentiles."""
+    """Times to execute a batch in the model, in milliseconds.
+
+    Attributes:
+        min_ms: shortest time.
+        max_ms: longest time.
+        mean_ms: mean time.
+        median_ms: median time.
+        p99_ms: 99th percentile; None if the log has no percentiles.
+    """
 
     min_ms: Figure
     max_ms: Figure
@@ -81,13 +93,13 @@ class ComputeTimes:
 
 @dataclass(frozen=True)
 class TrtexecLog:
-    """What a log of `trtexec` tells; device, precision and batch only if it is whole.
+    """The figures of a log of `trtexec`; only a complete log has device, precision and batch.
 
     Attributes:
-        times: of a query, which is a batch.
-        device: name, empty if not there.
-        precision: `f32`, `f16`, `bf16` or `int8`; empty if not there.
-        batch: None if not there.
+        times: times of a query, which is one batch.
+        device: name of the device; empty if unknown.
+        precision: `f32`, `f16`, `bf16` or `int8`; empty if unknown.
+        batch: batch size; None if unknown.
     """
 
     times: ComputeTimes
@@ -101,9 +113,9 @@ class AisLog:
     """The summary of `ais_bench` for one device.
 
     Attributes:
-        times: of a batch.
-        batch: images in it.
-        images_per_s: compute only.
+        times: times of a batch.
+        batch: batch size.
+        images_per_s: compute-only throughput.
     """
 
     times: ComputeTimes
@@ -112,7 +124,7 @@ class AisLog:
 
 
 def perf_text(perf: PerfFile) -> str:
-    """Returns the five rows as the guide prints them."""
+    """Returns the five rows in the format of the guide."""
     lines = []
     for name, keys in _PERF_KEYS.items():
         values = ", ".join(f"{key}: {perf.rows[name][key]:g}" for key in keys)
@@ -121,7 +133,7 @@ def perf_text(perf: PerfFile) -> str:
 
 
 def read_perf(text: str) -> PerfFile | None:
-    """Returns the rows in a text; None if one of them or of their values is missing."""
+    """Returns the rows in a text, or None if a row or one of its values is missing."""
     rows = {
         _ROWS[match[1]]: {key: float(value) for key, value in _PERF_VALUE.findall(match[2])}
         for match in _PERF_ROW.finditer(text)
@@ -131,7 +143,7 @@ def read_perf(text: str) -> PerfFile | None:
 
 
 def trtexec_text(times: ComputeTimes) -> str:
-    """Returns the line of GPU compute time, as `trtexec` prints it."""
+    """Returns the line of GPU compute time in the format of `trtexec`."""
     values = {
         "min": times.min_ms,
         "max": times.max_ms,
@@ -139,14 +151,14 @@ def trtexec_text(times: ComputeTimes) -> str:
         "median": times.median_ms,
         "percentile(99%)": times.p99_ms,
     }
-    told = (f"{name} = {value:g} ms" for name, value in values.items() if value is not None)
-    return f"[I] GPU Compute Time: {', '.join(told)}\n"
+    parts = (f"{name} = {value:g} ms" for name, value in values.items() if value is not None)
+    return f"[I] GPU Compute Time: {', '.join(parts)}\n"
 
 
 def read_trtexec(text: str) -> TrtexecLog | None:
-    """Returns what a log tells, whole or not; None if there is no line of GPU compute time."""
-    found = _TRTEXEC.search(text)
-    times = _times(found[1]) if found else None
+    """Returns the figures of a log, or None if it has no line of GPU compute time."""
+    match = _TRTEXEC.search(text)
+    times = _times(match[1]) if match else None
     if times is None:
         return None
     device, precision, batch = (
@@ -161,7 +173,7 @@ def read_trtexec(text: str) -> TrtexecLog | None:
 
 
 def read_ais(text: str) -> list[AisLog]:
-    """Returns a summary for each device of a log of `ais_bench`; none if there are none."""
+    """Returns one summary per device in a log of `ais_bench`, or an empty list."""
     times = [_times(match[1]) for match in _AIS.finditer(text)]
     rates = _AIS_RATE.findall(text)
     return [
@@ -184,9 +196,9 @@ def _times(text: str) -> ComputeTimes | None:
     )
 
 
-def _precision(told: str, text: str) -> str:
-    """Returns the lowest precision that a build was allowed, which is what `trtexec` tells."""
+def _precision(stated: str, text: str) -> str:
+    """Returns the lowest precision that the build allowed; `trtexec` states all of them."""
     for name in ("int8", "bf16", "fp16"):
-        if name.upper() in told.split("+") or f"--{name}" in text:
+        if name.upper() in stated.split("+") or f"--{name}" in text:
             return name.replace("fp", "f")
-    return "f32" if told.startswith("FP32") else ""
+    return "f32" if stated.startswith("FP32") else ""

@@ -1,4 +1,4 @@
-"""Pictures of what a run found.
+"""Draws the detected poses of a run on its images.
 
 Array legend: H and W size in pixels, 3 the channels in OpenCV's order blue, green, red.
 """
@@ -30,7 +30,7 @@ _TILE_HEIGHT_PX = 360
 _MAX_TILE_WIDTH_PX = 1440
 _COLUMNS = 4
 
-# Limbs between two keypoints that COCO has too; the ear-to-shoulder ones only clutter a picture.
+# Limbs between keypoints of COCO, without the ear-to-shoulder limbs, which clutter a picture.
 _BONES = [(TO_COCO[a], TO_COCO[b]) for a, b, *_ in LIMBS[:-2] if NECK not in {a, b}] + [
     (5, 6),
     (5, 11),
@@ -54,7 +54,7 @@ class _Report:
     data: _Places
 
 
-# What OpenCV can draw, with room for keypoints outside of an image.
+# Coordinates that OpenCV can draw, including keypoints outside of the image.
 _Pixels = Annotated[float, Field(ge=-(2**20), le=2**20)]
 
 
@@ -69,8 +69,8 @@ def draw_run(run: Path, output: Path, count: int = 4) -> None:
 
     Args:
         run: output folder of an evaluation.
-        output: picture to write; its suffix names the format.
-        count: most images in it.
+        output: path of the picture; its suffix determines the format.
+        count: maximum number of images in the picture.
 
     Raises:
         SetupError: if the run's files or images cannot be read, or it has no detections.
@@ -82,7 +82,7 @@ def draw_run(run: Path, output: Path, count: int = 4) -> None:
     check_not_input(output, _files(images, names.values()))
     poses: dict[ListedId, list[Sequence[float]]] = defaultdict(list)
     for detection in detections:
-        # A repeated image has no name under its other ids.
+        # The further ids of a repeated image have no file name.
         if detection.image_id in names:
             poses[detection.image_id].append(detection.keypoints)
     if not poses:
@@ -98,8 +98,8 @@ def draw_poses(image_HW3: Image, people: Sequence[Sequence[float]]) -> Image:
     """Returns a copy of an image with people drawn on it.
 
     Args:
-        image_HW3: BGR.
-        people: 51 numbers each, in COCO's order and in image pixels.
+        image_HW3: uint8, BGR.
+        people: 51 numbers per person, in COCO's order and in image pixels.
     """
     drawn = image_HW3.copy()
     thickness = max(1, round(max(image_HW3.shape[:2]) / 200))
@@ -117,7 +117,7 @@ def draw_poses(image_HW3: Image, people: Sequence[Sequence[float]]) -> Image:
 
 
 def _files(images: ImageSource, names: Iterable[str]) -> dict[str, Path | None]:
-    """Returns the files of images, where they are files of this machine."""
+    """Returns the paths of images by name; empty if they are not on this machine."""
     filesystem, folder = filesystem_of(images.location, "data.images")
     return {name: Path(folder, name) for name in names} if is_local(filesystem) else {}
 
@@ -131,8 +131,8 @@ def _read_run(run: Path) -> tuple[_Places, list[_Detection]]:
     try:
         report = read_record(_Report, read_location(path, "the output folder of an evaluation"))
         path = run / "detections.json"
-        found = read_location(path, "the output folder of an evaluation")
-        return report.data, read_records(_Detection, found)
+        detections = read_location(path, "the output folder of an evaluation")
+        return report.data, read_records(_Detection, detections)
     except ValueError as error:
         hint = "give the output folder of an evaluation"
         raise SetupError(f"cannot read {path}: {error}", hint) from None
@@ -165,5 +165,7 @@ def _write(path: Path, image_HW3: Image) -> None:
     try:
         _, encoded = cv2.imencode(path.suffix, image_HW3)
     except (cv2.error, ValueError):
-        raise SetupError(f"{path}: no picture format", "end it in .jpg or .png") from None
+        raise SetupError(
+            f"{path}: the suffix is not a picture format", "use .jpg or .png"
+        ) from None
     write_atomically(path, encoded.tobytes())

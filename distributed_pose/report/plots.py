@@ -1,4 +1,4 @@
-"""Plots, drawn without a display."""
+"""Draws plots of scaling measurements, without a display."""
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -18,15 +18,15 @@ def scaling_plots(
     medians: Sequence[float],
     title: str,
 ) -> Mapping[str, bytes]:
-    """Returns images/s by the number of devices beside the ideal line, by suffix: png and svg.
+    """Returns a plot of images/s over the number of devices as files, by suffix `png` and `svg`.
 
     Args:
-        counts: of devices, ascending.
-        rates: images/s of each run, by count.
-        medians: of these.
-        title: says what was measured.
+        counts: numbers of devices, ascending.
+        rates: images per second of each run, for each count.
+        medians: median of the rates, for each count.
+        title: title of the plot.
     """
-    # Not of pyplot, which keeps figures and looks for a display.
+    # Without pyplot, which keeps figures in memory and looks for a display.
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
     axes = figure.add_subplot()
     ideal = [medians[0] * count / counts[0] for count in counts]

@@ -1,7 +1,7 @@
-"""The figures that the vendor's guides publish. Nothing here was measured by this system.
+"""The figures that the vendor's guides publish, none of which was measured by this system.
 
-All are of compute alone, at 368x640. Source: Huawei's ModelZoo guides to the offline inference of
-Lightweight OpenPose with PyTorch, section 6, read in November 2026.
+All are compute-only figures at 368x640. Source: Huawei's ModelZoo guides to the offline inference
+of Lightweight OpenPose with PyTorch, section 6, read in November 2026.
 """
 
 from collections.abc import Mapping
@@ -11,16 +11,15 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class Published:
-    """A device in a guide.
+    """The published figures of a device.
 
     Attributes:
-        name: of the device.
-        devices_per_card: chips that one card has. Guides give the figure of a card where there are
-            several.
-        rates: batch size and images/s of one device, from batch 1 up.
-        precision: that the model was compiled to.
-        ap: on COCO val2017; None where the guide has no accuracy step.
-        how: what the figure is.
+        name: name of the device.
+        devices_per_card: number of chips on a card. The guides give figures per card.
+        rates: pairs of batch size and images per second of one device, by ascending batch size.
+        precision: precision that the model was compiled for.
+        ap: AP on COCO val2017; None if the guide has no accuracy step.
+        how: tool and method of the measurement.
     """
 
     name: str

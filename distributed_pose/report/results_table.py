@@ -1,4 +1,4 @@
-"""The guide's section 6: devices side by side, with what each figure is."""
+"""Formats the results table: devices side by side, as in section 6 of the guide."""
 
 import json
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from distributed_pose.errors import printable
 from distributed_pose.report.published import PUBLISHED
 from distributed_pose.report.rows import Row
 
-_TEXT_COLUMNS = {"device", "prec.", "clock", "origin"}
+_TEXT_COLUMNS = {"device", "clock", "origin"}
 
 _CAPTION = (
-    "Samples/s; n: devices that the row is of; wall: everything from reading to results, compute: "
-    "the model alone; / is the ratio of compute, card to card; published: by the vendor's guides, "
-    "not measured here."
+    "Samples/s; n: number of devices; wall: time from reading to results, compute: time in the "
+    "model only; / is the ratio of compute per card; published: by the vendor's guides, not "
+    "measured here."
 )
 
 # The devices that the guide compares at batch 1.
@@ -26,31 +26,33 @@ _COMPARED = ("ascend310", "ascend710", "t4")
 
 
 def table_bases(rows: Sequence[Row], *, published: bool) -> list[Row]:
-    """Returns the rows that others are compared with: the guide's three, or else the first.
+    """Returns the rows that others are compared with: the guide's three, otherwise the first.
 
     Args:
-        rows: of the table.
-        published: whether the guide's rows are among them.
+        rows: all rows of the table.
+        published: whether these include the guide's rows.
     """
     compute = [row for row in rows if row.clock == "compute"]
     if not published:
         return compute[:1]
     names = [PUBLISHED[key].name for key in _COMPARED]
-    found = {row.device: row for row in reversed(compute) if row.origin == "published"}
-    return [found[name] for name in names]
+    by_name = {row.device: row for row in reversed(compute) if row.origin == "published"}
+    return [by_name[name] for name in names]
 
 
 def results_table(rows: Sequence[Row], bases: Sequence[Row]) -> Table:
-    """Returns the rows with their ratios for the terminal; the sources are below by number."""
-    header, *lines = _lines(rows, bases)
+    """Returns the rows with their ratios for the terminal; the caption lists sources by number."""
+    (*names, _, _, _, _), *lines = _lines(rows, bases)
     sources = list(dict.fromkeys(row.source for row in rows))
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in header:
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    for name in (*names, "batch", "clock", "origin"):
         justify: Literal["left", "right"] = "left" if name in _TEXT_COLUMNS else "right"
-        table.add_column(name, justify=justify, overflow="fold")
+        table.add_column(Text(name.replace("per ", "per\n")), justify=justify, overflow="fold")
     for row, line in zip(rows, lines, strict=True):
-        *told, origin = line
-        table.add_row(*told, f"{origin} {sources.index(row.source) + 1}")
+        *cells, precision, batch, clock, origin = line
+        # In one column, so that the table fits into 80 characters.
+        model = f"{batch} {precision}"
+        table.add_row(*cells, model, clock, f"{origin} {sources.index(row.source) + 1}")
     legend = (f"{number}: {printable(source)}" for number, source in enumerate(sources, 1))
     table.caption = Text("\n".join((_CAPTION, *legend)))
     table.caption_justify = "left"
@@ -58,7 +60,7 @@ def results_table(rows: Sequence[Row], bases: Sequence[Row]) -> Table:
 
 
 def results_markdown(rows: Sequence[Row], bases: Sequence[Row]) -> str:
-    """Returns the rows with their ratios as a table in markdown."""
+    """Returns the rows with their ratios as a Markdown table."""
     header, *lines = _lines(rows, bases)
     sources = [row.source.replace("|", "\\|") for row in rows]
     shown = [[*header, "from"], ["---"] * (len(header) + 1)]
@@ -81,10 +83,10 @@ def results_json(rows: Sequence[Row], bases: Sequence[Row]) -> str:
 
 
 def ratio(row: Row, base: Row) -> float | None:
-    """Returns a row's rate over another's, card to card.
+    """Returns the rate of a row divided by that of another row, per card.
 
-    None where clocks differ, since the time of a model is not that of a whole run, and where a
-    device of no known card would be compared with a card of several devices.
+    Returns None if the clocks differ, because the time in a model is not the time of a run, and if
+    a device without a known card would be compared with a card of several devices.
     """
     if row.clock != base.clock or row.per_device is None or base.per_device is None:
         return None
@@ -102,7 +104,7 @@ def _lines(rows: Sequence[Row], bases: Sequence[Row]) -> list[list[str]]:
 
 
 def _figures(row: Row, bases: Sequence[Row]) -> list[str]:
-    # Six digits, as the guides and their tools have them.
+    # Six digits, as in the guides and their tools.
     rates = ("" if rate is None else f"{rate:.6g}" for rate in (row.per_device, row.per_card))
     ratios = (_number(ratio(row, base), 2) for base in bases)
     return [row.device, str(row.devices), *rates, *ratios]

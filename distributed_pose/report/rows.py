@@ -1,4 +1,4 @@
-"""Rows of the results table: what a device, a run or a guide makes a second."""
+"""Rows of the results table: images per second of a device, a run or a published guide."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from distributed_pose.json_records import AveragePrecision, Figure, Positive
 from distributed_pose.report.published import PUBLISHED
 from distributed_pose.report.run_figures import DeviceFigures, RunFigures
 
-# What is known of other names than the guides'; 710 is an earlier name of the 310P.
+# Devices per card, by names beyond those of the guides; 710 is an earlier name of the 310P.
 _CHIPS_A_CARD = (
     (re.compile(r"(Ascend ?)?310", re.IGNORECASE), 4),
     (re.compile(r"(Ascend ?)?(310P\d?|710)", re.IGNORECASE), 1),
@@ -18,26 +18,26 @@ _CHIPS_A_CARD = (
 )
 
 
-# Backends whose time is none of a model's.
+# Backends that run no model, so that their times are not those of a device.
 _FAKES = {"oracle", "simulated"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A figure and what it is of.
+    """A throughput figure and its conditions.
 
     Attributes:
-        device: name of the device, or of all of them where they are not alike.
-        devices: how many the total is of.
-        total_images_per_s: of all these devices.
-        is_uniform: whether the devices are alike, so that one has its share of the total.
-        devices_per_card: None where there are no cards, or nobody knows.
-        clock: `wall`, of everything from reading to results, or `compute`, of the model alone.
-        batch: None if unknown.
-        precision: empty if unknown.
-        ap: None if there is none.
+        device: name of the device, or the names of all devices if they differ.
+        total_images_per_s: images per second of all these devices together.
+        clock: `wall` for the time from reading to results, or `compute` for the model only.
         origin: `measured` by this system, `simulated` by it, read from a `log`, or `published`.
-        source: where the figure is from.
+        source: name of the run, log or guide that the figure comes from.
+        devices: number of devices that the total is for.
+        is_uniform: whether all devices are equal, so that each has an equal share of the total.
+        devices_per_card: number of devices per card; None if unknown or without cards.
+        batch: batch size; None if unknown.
+        precision: precision of the model; empty if unknown.
+        ap: COCO AP of the model; None if unknown.
     """
 
     device: str
@@ -54,24 +54,24 @@ class Row:
 
     @property
     def per_device(self) -> float | None:
-        """Images/s of one device."""
+        """Images per second of one device; None if the devices differ."""
         return self.total_images_per_s / self.devices if self.is_uniform else None
 
     @property
     def per_card(self) -> float | None:
-        """Images/s of one card."""
+        """Images per second of one card; None if unknown."""
         if self.per_device is None or self.devices_per_card is None:
             return None
         return self.per_device * self.devices_per_card
 
 
 def devices_per_card(name: str) -> int | None:
-    """Returns how many devices of a name are on a card; None if nobody knows."""
+    """Returns the number of devices on a card of the given name, or None if unknown."""
     return next((chips for known, chips in _CHIPS_A_CARD if known.fullmatch(name)), None)
 
 
 def published_rows() -> list[Row]:
-    """Returns the guides' rows, which were not measured here."""
+    """Returns the figures that the vendor's guides publish, one row per device and batch size."""
     return [
         Row(
             device.name,
@@ -90,13 +90,13 @@ def published_rows() -> list[Row]:
 
 
 def run_rows(run: RunFigures, source: str) -> Iterator[Row]:
-    """Yields the rows of a run: compute of each group of devices alike, and the wall clock of all.
+    """Yields the rows of a run: compute per group of equal devices, and wall clock of all devices.
 
-    Replayed maps have no compute.
+    A run that replays recorded maps has no compute rows.
 
     Args:
-        run: figures of its `report.json`.
-        source: to name it by.
+        run: figures of the run's `report.json`.
+        source: name of the run.
     """
     groups = [[*group] for _, group in groupby(sorted(run.devices, key=_kind), key=_kind)]
     ap = run.ap["AP"] if run.ap else None

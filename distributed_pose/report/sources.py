@@ -1,4 +1,4 @@
-"""What a table is made of: runs, logs of other tools, and records of such logs."""
+"""Reads the figures of runs, of other tools' logs, and of records of such logs."""
 
 import json
 import os
@@ -29,13 +29,13 @@ from distributed_pose.report.run_figures import RunFigures, read_run_figures
 
 _REPORT = "report.json"
 
-# Verbose logs of `trtexec` have some megabytes, images and models more.
+# Verbose logs of `trtexec` have a few megabytes; larger files are not logs.
 _MAX_LOG_BYTES = 2**24
 
-# Reports of five thousand failures have some two million characters.
+# A report with five thousand failures has about two million characters.
 _MAX_JSON = 2**22
 
-# A record begins with its format.
+# A record has one of these keys near its beginning.
 _RECORD = re.compile(r'"format"|"rows"')
 _RECORD_HEAD = 200
 
@@ -46,14 +46,14 @@ _UNKNOWN = "unknown device"
 
 @dataclass(frozen=True)
 class Source:
-    """Figures of a run or a log.
+    """The figures of a run or a log.
 
     Attributes:
         format: `run`, `perf`, `trtexec`, `ais_bench` or `table`.
-        rows: for the results table.
-        perf: the guide's rows, where there are such.
-        times: of batches in the model, where there are such.
-        notes: what a reader of perf rows and times must know beside them.
+        rows: rows for the results table.
+        perf: rows of the guide's perf file; None if unknown.
+        times: times of a batch in the model; None if unknown.
+        notes: conditions under which `perf` and `times` hold.
     """
 
     format: Literal["run", "perf", "trtexec", "ais_bench", "table"]
@@ -63,19 +63,19 @@ class Source:
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> str:
-        """Returns the source as indented JSON, from which `read_source` reads it again."""
+        """Returns the source as indented JSON, which `read_source` can read."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
 @dataclass(frozen=True)
-class Given:
-    """What the reader of a log knows and it does not tell; it goes before what the log tells.
+class LogFacts:
+    """Facts about a log that the user states; they take precedence over those in the log.
 
     Attributes:
-        device: its name.
-        batch: images in a batch.
-        precision: of the model.
-        ap: of the model on COCO.
+        device: name of the device.
+        batch: batch size.
+        precision: precision of the model.
+        ap: AP of the model on COCO.
     """
 
     device: str = ""
@@ -84,21 +84,21 @@ class Given:
     ap: float | None = None
 
 
-def read_source(path: Path, given: Given | None = None) -> Source:
-    """Returns the figures of a run's folder, its report, a log, or a record of one.
+def read_source(path: Path, facts: LogFacts | None = None) -> Source:
+    """Returns the figures of a run's folder, a run's report, a log, or a record of a log.
 
     Args:
-        path: of any of these.
-        given: for logs.
+        path: path of the folder or file.
+        facts: facts that the user states about a log.
 
     Raises:
-        SetupError: if it is nothing of these.
+        SetupError: if the path is none of these.
     """
     content = _read(path / _REPORT if os.path.isdir(path) else path)  # noqa: PTH112 - never fails
     if not content.lstrip().startswith("{"):
-        return _checked(_log(content, path, given or Given()), path)
+        return _checked(_log(content, path, facts or LogFacts()), path)
     if len(content) > _MAX_JSON:
-        raise SetupError(f"{path} has over {_MAX_JSON} characters, it is no report")
+        raise SetupError(f"{path} has over {_MAX_JSON} characters and is not a report")
     try:
         if _RECORD.search(content, 0, _RECORD_HEAD):
             return _record(content)
@@ -120,104 +120,107 @@ def _read(path: Path) -> str:
     return content.decode(errors="replace")
 
 
-def _log(text: str, path: Path, given: Given) -> Source:
+def _log(text: str, path: Path, facts: LogFacts) -> Source:
     if perf := read_perf(text):
-        return _of_perf(perf, path, given)
+        return _perf_source(perf, path, facts)
     if trtexec := read_trtexec(text):
-        return _of_trtexec(trtexec, path, given)
+        return _trtexec_source(trtexec, path, facts)
     if summaries := read_ais(text):
-        return _of_ais(summaries, path, given)
+        return _ais_source(summaries, path, facts)
     if rows := read_guide_table(text, path.name):
         return Source("table", tuple(rows))
     raise SetupError(
-        f"{path} has no figures that are known",
-        "known are perf files of cann-benchmark, logs of trtexec and ais_bench, and the guide's "
-        "results table",
+        f"{path} has no figures in a known format",
+        "known formats are perf files of cann-benchmark, logs of trtexec and ais_bench, and the "
+        "guide's results table",
     )
 
 
-def _of_perf(perf: PerfFile, path: Path, given: Given) -> Source:
+def _perf_source(perf: PerfFile, path: Path, facts: LogFacts) -> Source:
     name = _PERF_NAME.search(path.name)
-    batch = given.batch or (int(name[1]) if name else None)
+    batch = facts.batch or (int(name[1]) if name else None)
     compute = _row(
-        path, given, "compute", perf.rows["inference"]["Interface throughputRate"], batch
+        path, facts, "compute", perf.rows["inference"]["Interface throughputRate"], batch
     )
-    wall = _row(path, given, "wall", perf.rows["e2e"]["throughputRate"], batch)
+    wall = _row(path, facts, "wall", perf.rows["e2e"]["throughputRate"], batch)
     return Source("perf", (compute, wall), perf)
 
 
-def _of_trtexec(log: TrtexecLog, path: Path, given: Given) -> Source:
-    batch = given.batch or log.batch
-    notes = () if batch else ("the log does not tell the batch: taken for 1, see --batch",)
-    told = Given(given.device or log.device, batch or 1, given.precision or log.precision, given.ap)
+def _trtexec_source(log: TrtexecLog, path: Path, facts: LogFacts) -> Source:
+    batch = facts.batch or log.batch
+    notes = () if batch else ("the log does not state the batch size: 1 is assumed, see --batch",)
+    known = LogFacts(
+        facts.device or log.device, batch or 1, facts.precision or log.precision, facts.ap
+    )
     rate = (batch or 1) * 1e3 / log.times.mean_ms
     return Source(
-        "trtexec", (_row(path, told, "compute", rate, told.batch),), None, log.times, notes
+        "trtexec", (_row(path, known, "compute", rate, known.batch),), None, log.times, notes
     )
 
 
-def _of_ais(summaries: Sequence[AisLog], path: Path, given: Given) -> Source:
+def _ais_source(summaries: Sequence[AisLog], path: Path, facts: LogFacts) -> Source:
     total = sum(summary.images_per_s for summary in summaries)
     batches = {summary.batch for summary in summaries}
-    batch = given.batch or (batches.pop() if len(batches) == 1 else None)
-    row = replace(_row(path, given, "compute", total, batch), devices=len(summaries))
+    batch = facts.batch or (batches.pop() if len(batches) == 1 else None)
+    row = replace(_row(path, facts, "compute", total, batch), devices=len(summaries))
     times = summaries[0].times if len(summaries) == 1 else None
     return Source("ais_bench", (row,), None, times)
 
 
 def _row(
-    path: Path, given: Given, clock: Literal["wall", "compute"], rate: float, batch: int | None
+    path: Path, facts: LogFacts, clock: Literal["wall", "compute"], rate: float, batch: int | None
 ) -> Row:
     return Row(
-        given.device or _UNKNOWN,
+        facts.device or _UNKNOWN,
         rate,
         clock,
         "log",
         path.name,
-        devices_per_card=devices_per_card(given.device),
+        devices_per_card=devices_per_card(facts.device),
         batch=batch,
-        precision=given.precision,
-        ap=given.ap,
+        precision=facts.precision,
+        ap=facts.ap,
     )
 
 
 def _record(content: str) -> Source:
     source = read_record(Source, content)
     if source.perf and not source.perf.is_complete:
-        raise ValueError("perf: a row is missing, or one of its values")
+        raise ValueError("perf: a row or one of its values is missing")
     if source.times and not source.times.mean_ms:
         raise ValueError("times: the mean is 0")
     return source
 
 
 def _checked(source: Source, path: Path) -> Source:
-    """Returns a source as a record of it would be read, figures that cannot be refused."""
+    """Returns a source after the checks of a record, which refuse impossible figures."""
     if len(source.rows) > MAX_ROWS:
-        raise SetupError(f"{path} has over {MAX_ROWS} figures, it is no results table")
+        raise SetupError(f"{path} has over {MAX_ROWS} figures and is not a results table")
     try:
         return _record(source.to_json())
     except ValueError as error:
-        raise SetupError(f"{path} has figures that cannot be: {error}") from None
+        raise SetupError(f"{path} has impossible figures: {error}") from None
 
 
 def _run(run: RunFigures, path: Path) -> Source:
     folder = path if os.path.isdir(path) else path.parent  # noqa: PTH112 - never fails
     rows = tuple(run_rows(run, folder.resolve().name))
     if not run.throughput.compute_images_per_s:
-        return Source("run", rows, notes=("it replays recorded maps, and no model ran in it",))
+        return Source("run", rows, notes=("the run replays recorded maps and executes no model",))
     notes = []
     if (count := len(run.devices)) > 1:
-        notes.append(f"of all {count} devices of the run together")
+        notes.append(f"the figures are for all {count} devices of the run together")
     if batches := sorted({device.batch_size for device in run.devices} - {1}):
-        notes.append(f"a time of the model is that of up to {'/'.join(map(str, batches))} images")
+        sizes = "/".join(map(str, batches))
+        notes.append(f"a time of the model is for a batch of up to {sizes} images")
     return Source("run", rows, _run_perf(run), _run_times(run), tuple(notes))
 
 
 def _run_perf(run: RunFigures) -> PerfFile | None:
-    """Returns the guide's rows of a run.
+    """Returns the rows of the guide's perf file for a run, or None if it has no images.
 
-    The tool's latencies are of an image, that of `e2e` in sum. What this system does between
-    reading and the network is preprocessing, and after the network postprocessing.
+    The tool's latencies are per image, except that of `e2e`, which is the total. All stages between
+    reading and the network count as preprocessing, and all after the network as postprocessing.
     """
     images = sum(device.images for device in run.devices)
     if not images:
@@ -234,7 +237,7 @@ def _run_perf(run: RunFigures) -> PerfFile | None:
             "e2e": {"throughputRate": wall, "latency": run.throughput.wall_s * 1e3},
             "data read": stage("read"),
             "preprocess": stage("decode_jpeg", "preprocess"),
-            # The tool's own rate of this row is that of the whole, its Interface rate the model's.
+            # The tool's rate in this row is that of the run; its Interface rate is the model's.
             "inference": {
                 **stage(*DEVICE_STAGES),
                 "throughputRate": wall,

@@ -1,1 +1,1 @@
-"""Images to network inputs: the preprocessing profiles. Pure functions."""
+"""Decodes images and turns them into network inputs. Pure functions."""

@@ -1,4 +1,4 @@
-"""Encoded images to pixels, as OpenCV decodes them, and what their decoder says against them.
+"""Decodes images into the pixels that OpenCV returns, and reports damage in their data.
 
 Array legend: H and W size in pixels, 3 the channels in OpenCV's order blue, green, red.
 """
@@ -18,11 +18,11 @@ from distributed_pose.vision.headers import (
     read_header,
 )
 
-# An image is kept as bytes and normalised as floats, 15 bytes a pixel together, or 27 where the
-# profile computes in double: 2 or 3.6 GB.
+# An image is held as bytes and as normalised floats: together 15 bytes per pixel, or 27 where the
+# profile computes in double, which is 2 or 3.6 GB.
 MAX_IMAGE_PIXELS = 2**27
 
-# What it logs of a damaged image is returned or raised as well, and a log would name no image.
+# Damage is returned or raised with the image's name, which OpenCV's own log lines do not have.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
@@ -30,9 +30,9 @@ class Decoded(NamedTuple):
     """A decoded image.
 
     Attributes:
-        image_HW3: uint8, BGR, turned as its EXIF orientation says.
-        damage: what libjpeg or libtiff says of a file whose data is damaged and decodes to
-            something all the same; empty for a whole file, and where no decoder can tell.
+        image_HW3: uint8, BGR, rotated and mirrored according to its EXIF orientation.
+        damage: message of libjpeg or libtiff about damaged data that could still be decoded;
+            empty for an intact file, and for formats whose decoder does not report damage.
     """
 
     image_HW3: npt.NDArray[np.uint8]
@@ -40,15 +40,15 @@ class Decoded(NamedTuple):
 
 
 def decode_image(encoded: bytes, height: int, width: int) -> Decoded:
-    """Returns an image and whether it is damaged; the pixels are those that OpenCV decodes.
+    """Returns a decoded image and its damage; the pixels are those that OpenCV decodes.
 
     Args:
-        encoded: a file of one of the formats that `read_header` reads.
+        encoded: content of a file in one of the formats that `read_header` reads.
         height: expected height in pixels.
         width: expected width in pixels.
 
     Raises:
-        UndecodableImageError: if it is empty, truncated, no image, or of another size.
+        UndecodableImageError: if the file is empty, truncated, not an image, or of another size.
     """
     if height * width > MAX_IMAGE_PIXELS:
         raise UndecodableImageError(
@@ -65,11 +65,11 @@ def decode_image(encoded: bytes, height: int, width: int) -> Decoded:
 
 
 def decode_unlisted_image(encoded: bytes) -> Decoded:
-    """Returns an image that no annotation gives the size of, as `decode_image` does.
+    """Returns a decoded image whose size no annotation gives; see `decode_image`.
 
     Raises:
-        UndecodableImageError: if it is empty, truncated or no image, or of more pixels than
-            `MAX_IMAGE_PIXELS`.
+        UndecodableImageError: if the file is empty, truncated or not an image, or has more than
+            `MAX_IMAGE_PIXELS` pixels.
     """
     header = _whole_header(encoded)
     if header.height * header.width > MAX_IMAGE_PIXELS:
@@ -103,10 +103,10 @@ def _decode_by_opencv(encoded: bytes) -> npt.NDArray[np.uint8]:
 
 
 def _whole_header(encoded: bytes) -> Header:
-    """Returns the header, after which OpenCV cannot be misled by what it says.
+    """Returns the header of a file that is not truncated.
 
-    It decodes what there is of a truncated JPEG, in some versions, and fills the rest with grey.
-    It makes room for whatever size a header claims: of a few bytes, gigabytes.
+    Some versions of OpenCV fill the missing part of a truncated JPEG with grey. All versions
+    allocate memory for any size that a header claims, so a few bytes can claim gigabytes.
     """
     if not encoded:
         raise UndecodableImageError("the file is empty")

@@ -1,7 +1,7 @@
-"""What an image file says of itself before it is decoded, which a file can do with a few bytes.
+"""Reads the headers of image files, so that a file's claims are checked before it is decoded.
 
-Only a file whose header is read here is decoded at all, so that no format can claim more memory
-than its image is worth.
+Only files whose header is read here are decoded, so that no file can claim more memory than its
+image needs.
 """
 
 import re
@@ -14,17 +14,17 @@ TIFF_STARTS = (b"II*\0", b"MM\0*")
 _JPEG_END = b"\xff\xd9"
 _JPEG_SCAN = 0xDA
 _JPEG_SCAN_START = b"\xff\xda"
-# The markers of frame headers; the three between them are tables.
+# The markers of frame headers; the three excluded ones are tables.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
-# Markers that no segment follows: stuffing, restarts, start and end.
+# Markers without a segment: stuffing, restarts, start and end.
 _JPEG_BARE = frozenset({0x00, 0x01, *range(0xD0, 0xDA)})
 
 # A progressive JPEG has about ten scans, each of which costs a pass over the whole image.
 _MAX_JPEG_SCANS = 500
 
 _APP1 = 0xE1
-# An entry of EXIF, tag 0x0112, whose value is an orientation other than 1, in both byte orders.
+# An EXIF entry, tag 0x0112, whose value is an orientation other than 1, in both byte orders.
 _TURNS = (
     re.compile(rb"\x01\x12.{6}\0[\x02-\x08]", re.DOTALL),
     re.compile(rb"\x12\x01.{6}[\x02-\x08]\0", re.DOTALL),
@@ -36,7 +36,7 @@ _PNG_PIXELS = b"IDAT"
 # Length, name and checksum of a chunk.
 _PNG_FRAME_BYTES = 12
 
-# Texts and profiles of a PNG, each of which libpng unpacks to up to 8 MB.
+# Compressed texts and profiles of a PNG; libpng unpacks each of them to up to 8 MB.
 _PNG_PACKED = frozenset({b"zTXt", b"iTXt", b"iCCP"})
 _MAX_PNG_PACKED = 16
 # Four samples of two bytes each.
@@ -46,15 +46,15 @@ _PNG_SLACK_BYTES = 2**16
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_TILE_WIDTH, _TIFF_TILE_HEIGHT = 256, 257, 322, 323
 _TIFF_SIZES = frozenset({_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_TILE_WIDTH, _TIFF_TILE_HEIGHT})
 _TIFF_TYPES = {3: "H", 4: "I"}
-# A tile may be larger than a small image; OpenCV makes room for the whole of it.
+# A tile may be larger than a small image; OpenCV allocates memory for the whole tile.
 _MAX_SPARE_TILE_PIXELS = 2**20
 
-# As strict as OpenCV's reader is lenient: it takes a comment mark right after a number for a blank.
+# Stricter than OpenCV's reader, which accepts a comment mark right after a number as whitespace.
 _PNM_GAP = rb"\s(?:\s|#[^\r\n]*[\r\n])*"
 _PNM = re.compile(rb"P[1-6]" + _PNM_GAP + rb"(\d{1,9})" + _PNM_GAP + rb"(\d{1,9})\s")
 
 _READ_FORMATS = "JPEG, PNG, WebP, BMP, GIF, TIFF, PBM, PGM or PPM"
-# Formats that OpenCV reads, in one version or another, and whose size is not read here.
+# Formats that some versions of OpenCV read, and whose headers are not read here.
 _REFUSED_FORMATS = {
     b"II+\0": "BigTIFF",
     b"MM\0+": "BigTIFF",
@@ -72,18 +72,18 @@ _REFUSED_FORMATS = {
 
 
 class UndecodableImageError(ValueError):
-    """Bytes that are not a whole image; the message says in what way."""
+    """The bytes are not a complete image; the message says why."""
 
 
 class Header(NamedTuple):
-    """A file's header.
+    """The header of an image file.
 
     Attributes:
-        height: in pixels, before the image is turned as EXIF says.
-        width: likewise.
-        is_cut_off: whether the file ends before its image does; known of JPEG and PNG.
-        may_turn: whether EXIF may say that the image is turned or mirrored; known of JPEG.
-        num_components: of a JPEG: 1 for grey, 4 for inks.
+        height: height in pixels, before EXIF orientation is applied.
+        width: width in pixels, before EXIF orientation is applied.
+        is_cut_off: whether the file ends before its image does; only JPEG and PNG can be checked.
+        may_turn: whether EXIF may ask to rotate or mirror the image; only read from JPEG.
+        num_components: number of components of a JPEG: 1 for grey, 3 for colour, 4 for CMYK.
     """
 
     height: int
@@ -97,8 +97,8 @@ def read_header(encoded: bytes) -> Header:
     """Returns the header of a JPEG, PNG, GIF, BMP, WebP, TIFF, PBM, PGM or PPM.
 
     Raises:
-        UndecodableImageError: if there is none to read, or it promises more work than its image is
-            worth.
+        UndecodableImageError: if there is no such header, or it announces more data than its image
+            needs.
 
     Source: ITU-T T.81 B.1.1, W3C PNG 5.2 and 5.3, GIF89a 18, RFC 9649 2.5 to 2.7 (WebP), TIFF 6.0
     section 2, Netpbm's ppm(5).
@@ -126,7 +126,7 @@ def _refusal(encoded: bytes) -> str:
 
 
 def _jpeg(jpeg: bytes) -> Header:
-    """Walks the segments as libjpeg does, which skips what is no marker where one is due."""
+    """Walks the segments as libjpeg does, which skips bytes where a marker is expected."""
     header = Header(0, 0, is_cut_off=True)
     is_progressive = False
     position = 2
@@ -152,14 +152,14 @@ def _jpeg(jpeg: bytes) -> Header:
 
 
 def _at_first_scan(jpeg: bytes, position: int, header: Header, *, is_progressive: bool) -> Header:
-    """Returns the header, complete with what can be known where the first scan begins."""
+    """Returns the header, completed by what is known at the start of the first scan."""
     has_more_scans = is_progressive or jpeg[position + 2 : position + 3] < bytes(
         [header.num_components]
     )
-    # In a scan a marker byte is always escaped, so that what looks like a marker is one.
+    # In a scan a marker byte is always escaped, so bytes that look like a marker are one.
     if has_more_scans and jpeg.count(_JPEG_SCAN_START, position) > _MAX_JPEG_SCANS:
         raise UndecodableImageError(f"the JPEG has over {_MAX_JPEG_SCANS} scans")
-    # The end is looked for from behind, where it is in a file that is whole.
+    # The search runs backwards, because a complete file has the marker at its end.
     return header._replace(is_cut_off=jpeg.rfind(_JPEG_END, position) < 0)
 
 
@@ -172,7 +172,7 @@ def _png(png: bytes) -> Header:
         name = png[position + 4 : position + 8]
         num_packed += name in _PNG_PACKED
         pixel_bytes += length if name == _PNG_PIXELS else 0
-        # Whatever length a chunk claims, OpenCV makes room for it.
+        # OpenCV allocates memory for any length that a chunk claims.
         position += length + _PNG_FRAME_BYTES
     is_cut_off = name != _PNG_END or position > len(png)
     most_bytes = 2 * _MAX_PNG_PIXEL_BYTES * height * width + _PNG_SLACK_BYTES
@@ -190,7 +190,7 @@ def _gif(gif: bytes) -> Header:
 
 def _bmp(bmp: bytes) -> Header:
     (header_size,) = struct.unpack_from("<I", bmp, 14)
-    # The oldest header is of 12 bytes; a negative height means that the rows go down.
+    # The oldest header has 12 bytes; a negative height means that rows are stored top down.
     width, height = struct.unpack_from("<HH" if header_size == 12 else "<ii", bmp, 18)
     return Header(abs(height), abs(width))
 
@@ -217,7 +217,7 @@ def _tiff(tiff: bytes) -> Header | None:
     for entry in range(directory + 2, directory + 2 + 12 * count, 12):
         tag, kind, num_values = struct.unpack_from(f"{order}HHI", tiff, entry)
         if tag in _TIFF_SIZES:
-            # What can be read in two ways is not read.
+            # An ambiguous entry is refused.
             if kind not in _TIFF_TYPES or num_values != 1 or tag in sizes:
                 return None
             sizes[tag] = struct.unpack_from(order + _TIFF_TYPES[kind], tiff, entry + 8)[0]
@@ -231,8 +231,8 @@ def _tiff(tiff: bytes) -> Header | None:
 
 
 def _pnm(pnm: bytes) -> Header | None:
-    found = _PNM.match(pnm)
-    return Header(int(found[2]), int(found[1])) if found else None
+    match = _PNM.match(pnm)
+    return Header(int(match[2]), int(match[1])) if match else None
 
 
 _READERS: dict[bytes, Callable[[bytes], Header | None]] = {

@@ -1,6 +1,6 @@
-"""Images to network inputs, exactly as the profiles define it.
+"""Turns images into network inputs, exactly as the profiles define it.
 
-Reading and writing memory is most of the time that this takes, so no pass is there twice.
+Most of the time goes to reading and writing memory, so no pass over the image is repeated.
 
 Array legend: H and W size in pixels, 3 the channels in OpenCV's order blue, green, red.
 """
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from distributed_pose.records import Geometry
 from distributed_pose.vision.profiles import MEAN_BYTE, Profile
 
-# A network input or a batch of them, in the type that its profile names.
+# One network input or a batch of them, in the type of the profile.
 InputArray = npt.NDArray[np.float32 | np.uint8]
 
 # An image in the type that its profile computes in.
@@ -26,16 +26,17 @@ def preprocess(
 ) -> tuple[InputArray, Geometry]:
     """Returns the network input, [3, H, W] BGR, and its geometry.
 
-    It is float32 `(x - 128) / 256` or, in a profile on bytes, uint8; whatever the profile computes
-    in is rounded to it once, at the end. Normalisation comes before
-    the resize, as in both reference pipelines: the other order, and the resize of bytes, round
-    differently. Padding is what 128 becomes, centred, the smaller half at the top and left.
+    The input is float32 `(x - 128) / 256`, or uint8 in a profile on bytes. A profile that computes
+    in another type rounds once, at the end. Normalisation comes before the resize, as in both
+    reference pipelines; the opposite order, and a resize of bytes, round differently. The padding
+    is the value that 128 becomes. The image is centred, with the smaller half of the padding at
+    the top and left.
 
     Args:
-        image_HW3: BGR.
-        profile: how to scale and pad it.
-        out_3HW: what to write the input to, such as its place in a batch; of shape
-            `profile.input_shape` and type `profile.input_dtype`. None makes a new array.
+        image_HW3: uint8 [H, W, 3], BGR.
+        profile: defines scale, padding and type.
+        out_3HW: array to write the input to, such as a row of a batch, of shape
+            `profile.input_shape` and type `profile.input_dtype`. None creates a new array.
     """
     image_height, image_width = image_HW3.shape[:2]
     if out_3HW is None:
@@ -46,7 +47,7 @@ def preprocess(
     height, width = resized.shape[:2]
     top, left = geometry.pad_top, geometry.pad_left
     rows_3hW = out_3HW[:, top : top + height]
-    # What was computed in double is rounded here.
+    # Values that were computed in double are rounded here.
     rows_3hW[:, :, left : left + width] = resized.transpose(2, 0, 1)
     for border in (
         out_3HW[:, :top],
@@ -61,7 +62,7 @@ def preprocess(
 def _normalised(image_HW3: npt.NDArray[np.uint8], profile: Profile) -> _ImageArray:
     if profile.on_bytes:
         return image_HW3
-    # One pass where NumPy takes three. Exact: every byte over 256 less a half is a float32.
+    # One pass where NumPy needs three. Exact, because every byte / 256 - 0.5 is a float32.
     depth = _CV_DEPTHS[profile.arithmetic]
     normalised = cv2.addWeighted(image_HW3, 1 / 256, image_HW3, 0, -MEAN_BYTE / 256, dtype=depth)
     return np.asarray(normalised, profile.arithmetic)
@@ -70,9 +71,9 @@ def _normalised(image_HW3: npt.NDArray[np.uint8], profile: Profile) -> _ImageArr
 def _resize(image_HW3: _ImageArray, profile: Profile) -> _ImageArray:
     height, width = image_HW3.shape[:2]
     scale, interpolation = profile.scale(height, width), profile.interpolation
-    # The channels together: OpenCV's kernels of one channel round otherwise in the last bit.
+    # All channels in one call: OpenCV's kernels for one channel round differently in the last bit.
     if min(height, width) * scale > 0.5:
-        # By factors and not by size: OpenCV samples at the inverse of what it is given.
+        # By factors and not by size, because OpenCV samples at the inverse of its argument.
         resized = cv2.resize(image_HW3, None, fx=scale, fy=scale, interpolation=interpolation)
     else:
         new_height, new_width = profile.resized(height, width)

@@ -1,22 +1,22 @@
-"""What libtiff says against a TIFF, which OpenCV decodes in spite of it and does not pass on."""
+"""Detects damaged data in TIFFs by libtiff's errors, which OpenCV ignores and does not report."""
 
 import io
 
 from PIL import Image
 
-# Of Pillow, where libtiff has refused a part of the data.
+# Part of Pillow's message where libtiff refused a part of the data.
 _REFUSED = "decoder error"
 
 
 def find_damage(tiff: bytes) -> str:
-    """Returns that the data of a TIFF is damaged, empty if libtiff accepts all of it.
+    """Returns a message about damaged data of a TIFF, or "" if libtiff accepts all of it.
 
-    Only compressed data can be seen to be damaged. Pillow decodes it a second time.
+    Damage can be detected in compressed data only. Pillow decodes the image a second time.
     """
     try:
         with Image.open(io.BytesIO(tiff), formats=["TIFF"]) as image:
             image.load()
-    # Pillow knows fewer kinds of TIFFs, and has as many exceptions for them.
+    # Pillow reads fewer kinds of TIFFs than OpenCV and raises many exceptions for the others.
     except Exception as error:  # noqa: BLE001
         return "libtiff cannot decode a part of the data" if _REFUSED in str(error) else ""
     return ""

@@ -196,9 +196,9 @@ def test_each_failure_says_what_is_wrong(folder: Folder, tmp_path: Path) -> None
     reasons = {failure.file_name: failure.reason for failure in report.failures}
     expected = {
         "nowhere.jpg": "No such file",
-        "a folder.jpg": "no regular file",
-        "a pipe.jpg": "no regular file",
-        "to a pipe.jpg": "no regular file",
+        "a folder.jpg": "not a regular file",
+        "a pipe.jpg": "not a regular file",
+        "to a pipe.jpg": "not a regular file",
         "to a device.jpg": "out of the folder, to /dev/zero",
         "out.jpg": "out of the folder",
         "out by a way.jpg": "out of the folder",
@@ -240,6 +240,6 @@ def test_annotations_that_are_no_regular_file_are_a_setup_error(
 ) -> None:
     pipe = tmp_path / "pipe.json"
     os.mkfifo(pipe)
-    for path, reason in ((pipe, "no regular file"), (Path("/dev/zero"), "no regular file")):
+    for path, reason in ((pipe, "not a regular file"), (Path("/dev/zero"), "not a regular file")):
         with pytest.raises(SetupError, match=f"cannot read {path}: it is {reason}"):
             evaluate(Dataset(people.images, path).config())

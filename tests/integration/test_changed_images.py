@@ -64,7 +64,7 @@ def test_an_image_replaced_by_one_of_the_same_size_is_noticed(
     # What has no result yet may change.
     replace_with_other_content(last)
     replace_with_other_content(first)
-    with pytest.raises(SetupError, match=rf"{first.name} is not what the run .* other content"):
+    with pytest.raises(SetupError, match=rf"{first.name} has changed since .* other content"):
         evaluate(config, tmp_path / "run")
     assert evaluate(config, tmp_path / "run", restart=True).complete
 

@@ -300,7 +300,7 @@ def test_an_answer_without_end_is_cut_off(site: Site, tmp_path: Path) -> None:
 def test_a_login_page_is_not_taken_for_the_file(site: Site, tmp_path: Path) -> None:
     site.content_type = "text/html; charset=utf-8"
     source = site.offer("model.pth", b"<html>", size_bytes=None, sha256=None)
-    assert "a web page came" in failure(source, tmp_path)
+    assert "the server sent a web page" in failure(source, tmp_path)
     assert not [*tmp_path.iterdir()]
 
 

@@ -162,7 +162,7 @@ def test_outputs_of_an_unknown_image_are_an_error_and_stray_files_a_warning(
     (folder / "sumary.json").write_text("{}")
     assert score(run, people, folder, pads)[0] == 0
     assert Path("found.json").read_bytes() == expected
-    assert "they are no outputs: sumary.json" in caplog.text
+    assert "files that are not outputs: sumary.json" in caplog.text
     for number in (0, 1):
         (folder / f"stranger_{number}.bin").write_bytes(b"\0")
     code, _, err = score(run, people, folder, pads)
@@ -173,9 +173,12 @@ def test_outputs_of_an_unknown_image_are_an_error_and_stray_files_a_warning(
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda line: line.replace(".jpg", ".png"), "is no image that"),
+        (lambda line: line.replace(".jpg", ".png"), "does not list the image"),
         (lambda line: " ".join([*line.split()[:2], "999", *line.split()[3:]]), "999x"),
-        (lambda line: " ".join([*line.split()[:3], "9", *line.split()[4:]]), "of no profile"),
+        (
+            lambda line: " ".join([*line.split()[:3], "9", *line.split()[4:]]),
+            "no profile has the padding",
+        ),
     ],
 )
 def test_a_pad_file_of_other_images_is_an_error_that_names_one(

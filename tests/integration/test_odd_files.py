@@ -109,11 +109,11 @@ def a_link_to_itself(path: Path) -> None:
 
 
 KINDS: dict[Callable[[Path], None], str] = {
-    a_pipe: "no regular file but a pipe",
-    a_device: "no regular file but a device",
-    a_terminal: "no regular file but a device",
+    a_pipe: "not a regular file but a pipe",
+    a_device: "not a regular file but a device",
+    a_terminal: "not a regular file but a device",
     a_folder: "",
-    a_socket: "no regular file but a socket",
+    a_socket: "not a regular file but a socket",
     a_sparse_file: "it has 3221225472 bytes, over the limit of",
     a_link_to_nothing: "",
     a_link_to_itself: "",
@@ -222,7 +222,7 @@ def test_a_configuration_from_a_substituted_process_is_refused_with_what_to_do(r
     reading, writing = os.pipe()
     code, _, err = run("evaluate", "--config", f"/dev/fd/{reading}")
     assert code == 2
-    assert "it is no regular file but a pipe (--config must be a regular file of YAML" in err
+    assert "it is not a regular file but a pipe (--config must be a regular file of YAML" in err
     os.close(reading)
     os.close(writing)
 

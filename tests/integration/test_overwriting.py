@@ -78,7 +78,7 @@ def test_results_that_no_run_made_are_not_replaced(
     before = state(tmp_path)
     code, _, err = run(*arguments(people), "--output", "x", *restart)
     assert code == 3
-    assert f"x/{name} is there, and no run that began in this folder has made it" in err
+    assert f"x/{name} exists and was not written by a run in this folder" in err
     assert state(tmp_path) == before
 
 
@@ -284,7 +284,7 @@ def test_the_link_to_the_latest_run_replaces_no_file(
     (tmp_path / "runs" / "latest").write_text("mine")
     code, _, err = run(*arguments(people))
     assert code == 4
-    assert "cannot write runs/latest: it is no link" in err
+    assert "cannot write runs/latest: it is not a link" in err
     assert (tmp_path / "runs" / "latest").read_text() == "mine"
 
 

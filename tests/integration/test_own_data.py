@@ -120,7 +120,7 @@ def test_ids_of_text_are_those_of_detections_failures_and_pictures(
     detections = json.loads(Path("run/detections.json").read_text())
     truth = json.loads(dataset.annotations.read_text())
     assert code == 0
-    assert "some are no integers" in out
+    assert "some are not integers" in out
     assert report["data"]["category"] == "human"
     for number, one in enumerate(truth["annotations"], 1):
         one["id"] = number
@@ -226,7 +226,7 @@ def test_the_guides_postprocessing_reads_the_same_annotation_files(
     assert run("evaluate", *options(people), "--dump-maps", "maps", "--output", "run")[0] == 0
     first = json.loads(Path("run/detections.json").read_text())
     code, out, _ = guide(run, own(name_by_text))
-    assert (code, "some are no integers" in out) == (0, True)
+    assert (code, "some are not integers" in out) == (0, True)
     ids = {one["image_id"] for one in json.loads(Path("out.json").read_text())}
     assert ids == {f"image {one['image_id']:04d}" for one in first}
     code, out, _ = guide(run, own(unlabel))

@@ -198,7 +198,7 @@ def test_a_run_that_was_begun_without_a_dump_cannot_be_dumped_to_its_end(
         evaluate_on(StoppingEngine(config), config, read_inputs(config), tmp_path / "run")
     config = people.config(batch_size=2, dump_maps=tmp_path / "maps")
     (tmp_path / "maps").mkdir()
-    with pytest.raises(SetupError, match=r"000000000001_0\.bin: .* settled without"):
+    with pytest.raises(SetupError, match=r"000000000001_0\.bin: .* evaluated without"):
         evaluate(config, tmp_path / "run")
     assert evaluate(config, tmp_path / "run", restart=True).complete
 
@@ -221,7 +221,7 @@ def test_a_folder_with_other_files_is_not_written_to_and_costs_no_ledger(
     evaluate(people.config(), tmp_path / "run")
     (tmp_path / "maps").mkdir()
     (tmp_path / "maps" / "thesis.tex").write_text("mine")
-    with pytest.raises(SetupError, match="no maps of this run"):
+    with pytest.raises(SetupError, match="not maps of this run"):
         evaluate(people.config(dump_maps=tmp_path / "maps"), tmp_path / "run", restart=True)
     assert [path.name for path in (tmp_path / "maps").iterdir()] == ["thesis.tex"]
     assert any((tmp_path / "run" / "ledger").iterdir())

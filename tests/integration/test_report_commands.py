@@ -121,9 +121,9 @@ def test_a_log_becomes_a_row_of_compute(
     assert row["devices"] == log.count("Performance Summary") or 1
 
 
-def test_what_a_log_does_not_tell_is_said(run: Run) -> None:
+def test_an_assumed_batch_size_is_noted(run: Run) -> None:
     Path("tool.log").write_text(TRTEXEC)
-    assert "taken for 1, see --batch" in run("report", "import", "tool.log")[2]
+    assert "1 is assumed, see --batch" in run("report", "import", "tool.log")[2]
     assert run("report", "import", "tool.log", "--batch", "1")[2] == ""
 
 
@@ -175,7 +175,7 @@ def test_devices_that_are_not_alike_have_one_wall_clock_and_no_share_of_it(
     assert [row["clock"] for row in rows] == ["compute", "compute", "wall"]
     assert rows[0]["images_per_s_per_card"] == pytest.approx(547.996)
     assert (rows[2]["devices"], rows[2]["images_per_s_per_device"]) == (2, None)
-    assert "of all 2 devices" in run("report", "mixed", "--as", "guide")[2]
+    assert "for all 2 devices" in run("report", "mixed", "--as", "guide")[2]
 
 
 def test_a_replay_has_no_figures_of_a_model(run: Run, people: Dataset, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_replay_has_no_figures_of_a_model(run: Run, people: Dataset, tmp_path:
     for form in ("guide", "trtexec"):
         code, out, err = run("report", "again", "--as", form)
         assert (code, out) == (2, "")
-        assert "no model ran" in err
+        assert "executes no model" in err
     rows = json.loads(run("report", "table", "again", "--json")[1])
     assert [(row["clock"], row["device"]) for row in rows] == [("wall", "recorded maps")]
 
@@ -193,11 +193,11 @@ def test_a_replay_has_no_figures_of_a_model(run: Run, people: Dataset, tmp_path:
 @pytest.mark.parametrize(
     ("name", "content", "named"),
     [
-        ("notes.txt", "nothing to see", "no figures that are known"),
+        ("notes.txt", "nothing to see", "no figures in a known format"),
         ("old.json", '{"devices": []}', "evaluate again"),
         ("broken.json", "{", "neither the report"),
         ("record.json", '{"rows": 5}', "neither the report"),
-        ("empty.log", "", "no figures that are known"),
+        ("empty.log", "", "no figures in a known format"),
     ],
 )
 def test_what_holds_no_figures_is_a_setup_error_that_names_it(

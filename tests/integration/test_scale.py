@@ -142,7 +142,7 @@ def test_a_plan_of_kept_costs_says_what_binds(tmp_path: Path) -> None:
     assert "host CPUs" in result.stdout
     assert "3,200" in result.stdout
     for text in ("t4", "t4=0", "=2", "t4=2;t4=2"):
-        with pytest.raises(ConfigError, match="expected such as"):
+        with pytest.raises(ConfigError, match="expected NAME=COUNT or RATE=COUNT"):
             CliRunner().invoke(app, [*arguments, text], catch_exceptions=False)
     (tmp_path / "costs.json").write_text("{}")
     with pytest.raises(SetupError, match="cannot read costs"):

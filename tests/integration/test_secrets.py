@@ -96,7 +96,7 @@ def test_a_packed_dataset_and_its_options_show_none(
     code, out, err = run("pack", store.uri("bucket/packed"), *keys(store))
     assert code == 0, err
     assert "data.images=s3://***@bucket/packed?" in out
-    assert "put your credentials in place of ***" in err
+    assert "replace *** by your credentials" in err
     assert_no_secret(out, err, *written(store, "bucket/packed").values(), *contents(tmp_path))
 
 

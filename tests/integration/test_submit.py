@@ -171,7 +171,7 @@ def test_results_behind_a_uri_are_fetched(one_host: Machine, tmp_path: Path) -> 
     ("text", "code", "message"),
     [
         ("batch_size: none\n", 2, "batch_size"),
-        ("data: {images: /nowhere, annotations: /nowhere.json}\n", 3, "/nowhere is no folder"),
+        ("data: {images: /nowhere, annotations: /nowhere.json}\n", 3, "/nowhere is not a folder"),
     ],
 )
 def test_a_job_that_cannot_begin_ends_with_its_own_exit_code(

@@ -1,8 +1,7 @@
-"""The compiled decoder gives the poses of the plain decoder: the same keypoints, the same scores.
+"""The compiled decoder and the plain decoder return the same keypoints and the same scores.
 
-Maps are those of networks on images, and drawn ones of all kinds. Legend: K heatmaps, P PAF
-channels and people, H and W map size in cells, h and w the same as a grid that targets are drawn
-on.
+The maps come from networks on images, or are drawn, with and without distortions. Legend: K
+heatmaps, P PAF channels and people, H and W map size in cells.
 """
 
 from collections.abc import Iterator
@@ -37,7 +36,7 @@ Floats = npt.NDArray[np.float32]
 NETWORKS = ("human_pose_estimation_0001", "tf_pose_mobilenet_v2_small")
 REFERENCE_PROFILES = ("modelzoo", "upstream")
 
-# A scene is short to read as it is, and making it smaller takes minutes.
+# Without shrinking: a scene is easy to read as it is, and to shrink one takes minutes.
 PHASES = (Phase.explicit, Phase.generate)
 
 KINDS = ("people", "twins", "mirrored", "noise", "storm", "empty")
@@ -45,16 +44,16 @@ CHANGES = ("none", "ripple", "clipped", "quantised", "negative", "half")
 # Height and width in cells.
 SMALL_GRIDS = ((1, 1), (1, 9), (6, 8), (7, 5), (9, 13), (12, 16), (17, 11), (23, 30))
 LARGE_GRIDS = ((46, 80), (46, 46), (46, 69))
-# Height and width in pixels that an image of a large map has.
+# Height and width in pixels of the images that large maps belong to.
 LARGE_IMAGES = ((480, 640), (427, 641), (640, 427), (333, 499), (91, 122), (700, 902))
-# From input pixels to image pixels.
+# Factors from input pixels to image pixels.
 SCALES = (0.11, 0.5, 1.0, 1.304, 1.74, 2.5)
 TWIN_SHIFT_CELLS = 5
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Maps as they are made from few numbers, so that a counterexample can be read and kept."""
+    """Maps that are generated from few numbers, so that a counterexample can be read and kept."""
 
     kind: str
     change: str
@@ -81,7 +80,7 @@ class Scene:
             return np.zeros(shapes[0], np.float32), np.zeros(shapes[1], np.float32)
         if self.kind in {"noise", "storm"}:
             heatmaps_KHW, pafs_PHW = (random.random(shape, np.float32) for shape in shapes)
-            # A field to the lower right, under which many pairs stand, or any field.
+            # A field to the lower right, which connects many pairs, or a field without direction.
             return heatmaps_KHW, pafs_PHW * 2 - np.float32(0.5 if self.kind == "storm" else 1)
         keypoints_P18x3 = self._keypoints(random)
         return draw_heatmaps(keypoints_P18x3, self.grid_hw), draw_pafs(
@@ -92,7 +91,7 @@ class Scene:
         height_px, width_px = (STRIDE * cells for cells in self.grid_hw)
         keypoints_P18x3 = np.zeros((self.people, 18, 3), np.float32)
         sizes_px = random.uniform(4, max(height_px, width_px) / 2, self.people)
-        # Some people are partly or wholly outside.
+        # Some people are partly or completely outside the image.
         centres_px = random.uniform(-0.2, 1.2, (self.people, 1, 2)) * [width_px, height_px]
         offsets_px = random.normal(size=(self.people, 18, 2)) * sizes_px[:, None, None] / 2
         keypoints_P18x3[..., :2] = centres_px + offsets_px
@@ -135,7 +134,7 @@ def geometries(draw: st.DrawFn, grid_hw: tuple[int, int]) -> Geometry:
 @st.composite
 def scenes(draw: st.DrawFn) -> Scene:
     kind, change = draw(st.sampled_from(KINDS)), draw(st.sampled_from(CHANGES))
-    # Noise has candidates everywhere, which takes the plain decoder long on large maps.
+    # Noise has candidates everywhere, so the plain decoder would take long on large maps.
     if kind in {"noise", "storm"}:
         grid_hw = draw(st.sampled_from(SMALL_GRIDS[:6]))
     else:
@@ -199,7 +198,7 @@ def check_agree(
     heatmaps_KHW: npt.NDArray[np.floating],
     pafs_PHW: npt.NDArray[np.floating],
 ) -> int:
-    """Checks that both decoders find the same poses; returns their number."""
+    """Checks that both decoders return the same poses; returns their number."""
     found = decoder().decode(heatmaps_KHW, pafs_PHW, geometry)
     expected = plain_decode(heatmaps_KHW.astype(np.float32), pafs_PHW.astype(np.float32), geometry)
     np.testing.assert_array_equal(found.keypoints_P51, expected.keypoints_P51)
@@ -209,14 +208,14 @@ def check_agree(
 
 @cache
 def decoder() -> Decoder:
-    """Returns one decoder for all, so that its buffers hold what was decoded before."""
+    """Returns one decoder for all scenes, so that its buffers hold data of earlier scenes."""
     return Decoder()
 
 
 def network_maps(
     dataset: Dataset, model: Path, profile: str
 ) -> Iterator[tuple[Geometry, Floats, Floats]]:
-    """Yields geometry, heatmaps and PAFs of the images of a dataset, by ONNX Runtime."""
+    """Yields geometry, heatmaps and PAFs of each image of a dataset, computed by ONNX Runtime."""
     order = Order("onnxruntime:cpu", "f32", profile)
     content = portable(load_source(model), order).content
     backend = OnnxRuntimeBackend(content, BackendOptions(threads=2))

@@ -1,4 +1,4 @@
-"""What int8 takes from the accuracy of the demo's network."""
+"""The demo's network keeps its accuracy in int8."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ NUM_CALIBRATION_IMAGES = 8
 
 
 def load(dataset: Dataset) -> tuple[CocoIndex, list[InputBatch]]:
-    """Returns the index of a dataset and a batch of each image."""
+    """Returns the index of a dataset and one batch per image."""
     index, batches = load_index(dataset.annotations), []
     for image in index.images:
         encoded = (dataset.images / image.file_name).read_bytes()

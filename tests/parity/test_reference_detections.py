@@ -1,6 +1,6 @@
-"""Real networks on real images give the reference decoder's detections and AP.
+"""Real networks on real images reach the reference decoder's detections and AP.
 
-The tolerances stand in one table. The reference files were made with ONNX Runtime at float32.
+All tolerances are in the tables below. The reference files were made with ONNX Runtime at float32.
 """
 
 import json
@@ -20,11 +20,11 @@ PROFILES = ("modelzoo", "upstream")
 KEYPOINT_TOLERANCE_PX = 0.01
 SCORE_TOLERANCE = 1e-2
 
-# Of profile `uint8` with ONNX Runtime at float32, whose maps are to the bit those of the network
-# on normalised bytes. `modelzoo` has 0.4659 and 0.2259.
+# AP with profile `uint8` and ONNX Runtime at float32, whose maps equal, to the bit, those of the
+# network on normalised bytes. With `modelzoo` AP is 0.4659 and 0.2259.
 UINT8_AP = {"human_pose_estimation_0001": 0.4620, "tf_pose_mobilenet_v2_small": 0.2177}
 
-# Largest difference of AP to the reference. In bf16 a single person of the 46 moves AP by 0.02.
+# Largest difference of AP from the reference. In bf16 one person of the 46 changes AP by 0.02.
 AP_TOLERANCE = {
     ("onnxruntime", "f32"): 0.0005,
     ("openvino", "f32"): 0.002,
@@ -44,7 +44,7 @@ UINT8_AP_TOLERANCE = {("tf_pose_mobilenet_v2_small", "openvino", "f32"): 0.004}
         for profile, odd in ((name, name == "upstream") for name in PROFILES)
     ],
 )
-def test_onnxruntime_gives_the_reference_detections(
+def test_onnxruntime_returns_the_reference_detections(
     coco_mini: Dataset, shared: Path, tmp_path: Path, network: str, profile: str
 ) -> None:
     ap, found = run(coco_mini, shared, tmp_path, network, profile, "onnxruntime", "f32")
@@ -68,7 +68,7 @@ def test_onnxruntime_gives_the_reference_detections(
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_openvino_gives_the_reference_ap(
+def test_openvino_reaches_the_reference_ap(
     coco_mini: Dataset, shared: Path, tmp_path: Path, network: str, profile: str, precision: str
 ) -> None:
     if precision == "bf16":
@@ -85,7 +85,7 @@ def test_openvino_gives_the_reference_ap(
         "tf_pose_mobilenet_v2_small",
     ],
 )
-def test_onnxruntime_gives_the_known_ap_on_bytes(
+def test_onnxruntime_reaches_the_known_ap_on_bytes(
     coco_mini: Dataset, shared: Path, tmp_path: Path, network: str
 ) -> None:
     ap, _ = run(coco_mini, shared, tmp_path, network, "uint8", "onnxruntime", "f32")
@@ -95,7 +95,7 @@ def test_onnxruntime_gives_the_known_ap_on_bytes(
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_openvino_gives_the_known_ap_on_bytes(
+def test_openvino_reaches_the_known_ap_on_bytes(
     coco_mini: Dataset, shared: Path, tmp_path: Path, network: str, precision: str
 ) -> None:
     if precision == "bf16":
@@ -115,7 +115,7 @@ def run(
     backend: str,
     precision: str,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Returns AP and detections of a run whose report tells the truth about its precision."""
+    """Returns AP and detections of a run; checks that its report names what was used."""
     config = dataset.config(
         model={"path": shared / "models" / f"{network}.onnx"},
         profile=profile,

@@ -1,4 +1,4 @@
-"""Network inputs of profile `upstream` are those of the reference's val.py, bit for bit."""
+"""Network inputs of profile `upstream` equal those of the reference's val.py, bit for bit."""
 
 import math
 
@@ -11,7 +11,7 @@ from tests.conftest import Dataset
 
 
 def as_val_py_does(image: np.ndarray) -> np.ndarray:
-    """Returns the tensor as the text of val.py has it, in double because NumPy promotes."""
+    """Returns the tensor that val.py computes, in double because NumPy promotes."""
     normalised = (np.array(image, np.float32) - (128, 128, 128)) * (1 / 256)
     assert normalised.dtype == np.float64
     ratio = 368 / float(image.shape[0])
@@ -24,7 +24,7 @@ def as_val_py_does(image: np.ndarray) -> np.ndarray:
     return padded.transpose(2, 0, 1).astype(np.float32)
 
 
-def test_inputs_of_real_images_are_val_pys_to_the_bit(coco_mini: Dataset) -> None:
+def test_inputs_of_real_images_equal_those_of_val_py_to_the_bit(coco_mini: Dataset) -> None:
     for record in coco_mini.records():
         image = cv2.imread(str(coco_mini.images / record.file_name), cv2.IMREAD_COLOR)
         assert image is not None

@@ -1,3 +1,5 @@
+"""Files are read within limits and written atomically, on disks and in folders behind URIs."""
+
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +18,7 @@ from distributed_pose.files import (
 from distributed_pose.storage import Folder
 
 
-def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+def test_a_file_is_replaced_completely_without_a_remaining_temporary_file(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "file.txt"
     write_atomically(path, "first")
     write_atomically(path, b"second")
@@ -24,7 +26,9 @@ def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) 
     assert [*path.parent.iterdir()] == [path]
 
 
-def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_named_and_no_temporary_file_remains(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "taken"
     path.mkdir()
     with pytest.raises(ExecutionError, match="taken"):
@@ -32,19 +36,19 @@ def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path: Pat
     assert [*tmp_path.iterdir()] == [path]
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "taken").touch()
     with pytest.raises(ExecutionError, match="taken"):
         write_atomically(tmp_path / "taken" / "file.txt", "content")
 
 
-def test_a_file_can_be_read_by_others(tmp_path: Path) -> None:
+def test_a_new_file_can_be_read_by_other_users(tmp_path: Path) -> None:
     write_atomically(tmp_path / "file.txt", "content")
     assert (tmp_path / "file.txt").stat().st_mode & 0o777 == 0o644
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o027, 0o640), (0o002, 0o664)])
-def test_a_new_file_gets_the_mode_that_the_umask_leaves(
+def test_a_new_file_has_the_mode_that_the_umask_allows(
     tmp_path: Path, umask: int, mode: int
 ) -> None:
     before = os.umask(umask)
@@ -57,7 +61,7 @@ def test_a_new_file_gets_the_mode_that_the_umask_leaves(
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o664, 0o4755])
-def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path, mode: int) -> None:
+def test_a_replaced_file_keeps_its_permissions(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "file"
     path.touch()
     path.chmod(mode)
@@ -65,7 +69,7 @@ def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path, mode: int
     assert path.stat().st_mode & 0o7777 == mode & 0o777
 
 
-def test_a_file_in_a_shared_folder_is_of_the_folders_group(tmp_path: Path) -> None:
+def test_a_file_in_a_shared_folder_has_the_group_of_the_folder(tmp_path: Path) -> None:
     group = next((group for group in os.getgroups() if group != os.getegid()), None)
     if group is None and os.geteuid():
         pytest.skip("there is no other group")
@@ -77,7 +81,7 @@ def test_a_file_in_a_shared_folder_is_of_the_folders_group(tmp_path: Path) -> No
     assert (shared / "folder" / "file").stat().st_gid == shared.stat().st_gid
 
 
-def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+def test_a_link_is_replaced_without_a_change_of_its_target(tmp_path: Path) -> None:
     (tmp_path / "target").write_text("mine")
     for target in ("target", "nothing"):
         (tmp_path / "link").unlink(missing_ok=True)
@@ -88,7 +92,7 @@ def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path) -> None:
     assert not (tmp_path / "nothing").exists()
 
 
-def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
+def test_pipes_and_devices_are_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "null").symlink_to("/dev/null")
     for name, kind in (("pipe", "pipe"), ("null", "device")):
@@ -109,7 +113,7 @@ def test_a_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
 
 
 def test_a_file_without_a_size_is_read_up_to_its_limit() -> None:
-    # The kernel makes these as they are read.
+    # The kernel generates these files while they are read.
     assert b"VmRSS" in read_regular("/proc/self/status", 2**16)
     with pytest.raises(OSError, match="over the limit of 100"):
         read_regular("/proc/self/status", 100)
@@ -117,7 +121,7 @@ def test_a_file_without_a_size_is_read_up_to_its_limit() -> None:
         read_regular("/proc/self/pagemap", 3_000_000)
 
 
-def test_a_full_disk_leaves_the_file_that_was_there(
+def test_a_full_disk_leaves_the_existing_file_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def is_full(_: int) -> None:
@@ -133,7 +137,7 @@ def test_a_full_disk_leaves_the_file_that_was_there(
 
 
 @pytest.mark.parametrize(("durable", "syncs"), [(True, 1), (False, 0)])
-def test_only_a_durable_file_waits_for_the_disk(
+def test_only_the_write_of_a_durable_file_waits_for_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, durable: bool, syncs: int
 ) -> None:
     synced: list[int] = []
@@ -150,32 +154,32 @@ def test_content_is_identified_by_its_sha256() -> None:
     assert sha256_hex(b"abc") == expected
 
 
-# On disk as a path and as a URI, and a file system of pyarrow's in memory.
+# A path and a URI on disk, and pyarrow's file system in memory.
 @pytest.fixture(params=["{}/run", "file://{}/run", "mock:///run"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
     return Folder(request.param.format(tmp_path))
 
 
-def test_a_folder_is_called_what_it_was_given_as(tmp_path: Path) -> None:
+def test_a_folder_is_shown_in_the_form_in_which_it_was_given(tmp_path: Path) -> None:
     assert str(Folder(tmp_path / "run")) == f"{tmp_path}/run"
     assert str(Folder("mock:///run")) == "mock:///run"
 
 
-def test_what_is_written_to_a_folder_is_read_from_it(folder: Folder) -> None:
+def test_content_written_to_a_folder_is_read_back_unchanged(folder: Folder) -> None:
     folder.write("ledger/deep/file", b"\0\xff")
     folder.write("text", "é")
     assert folder.read("ledger/deep/file") == b"\0\xff"
     assert folder.read("text").decode() == "é"
 
 
-def test_a_file_of_a_folder_is_replaced_whole(folder: Folder) -> None:
+def test_a_file_of_a_folder_is_replaced_completely(folder: Folder) -> None:
     folder.write("ledger/file", b"a long content")
     folder.write("ledger/file", b"short")
     assert folder.read("ledger/file") == b"short"
     assert folder.names("ledger") == ["ledger/file"]
 
 
-def test_the_files_of_a_folder_are_listed_by_name_without_the_folders_in_it(
+def test_the_files_of_a_folder_are_listed_by_name_without_its_subfolders(
     folder: Folder,
 ) -> None:
     for name in ("ledger/b", "ledger/a", "ledger/folder/c", "beside"):
@@ -183,11 +187,11 @@ def test_the_files_of_a_folder_are_listed_by_name_without_the_folders_in_it(
     assert folder.names("ledger") == ["ledger/a", "ledger/b"]
 
 
-def test_a_folder_that_is_not_there_has_no_files(folder: Folder) -> None:
+def test_a_missing_folder_has_no_files(folder: Folder) -> None:
     assert folder.names("ledger") == []
 
 
-def test_a_deleted_file_is_gone(folder: Folder) -> None:
+def test_a_deleted_file_is_neither_listed_nor_read(folder: Folder) -> None:
     folder.write("ledger/a", "content")
     folder.write("ledger/b", "content")
     folder.delete("ledger/a")
@@ -196,7 +200,7 @@ def test_a_deleted_file_is_gone(folder: Folder) -> None:
         folder.read("ledger/a")
 
 
-def test_a_file_that_is_not_there_cannot_be_deleted(folder: Folder) -> None:
+def test_a_missing_file_cannot_be_deleted(folder: Folder) -> None:
     with pytest.raises(ExecutionError, match=rf"{folder}/ledger/a"):
         folder.delete("ledger/a")
 
@@ -206,7 +210,9 @@ def test_a_path_and_a_uri_are_the_same_folder(tmp_path: Path) -> None:
     assert Folder(f"file://{tmp_path}/run").read("ledger/a") == b"content"
 
 
-def test_a_relative_path_stays_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_does_not_follow_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     folder = Folder("run")
     (tmp_path / "elsewhere").mkdir()
@@ -216,7 +222,7 @@ def test_a_relative_path_stays_what_it_was(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("location", ["{}/taken", "file://{}/taken"])
-def test_a_file_of_a_folder_that_cannot_be_written_is_named_and_leaves_nothing(
+def test_a_file_of_a_folder_that_cannot_be_written_is_named_and_no_other_file_remains(
     tmp_path: Path, location: str
 ) -> None:
     (tmp_path / "taken").touch()
@@ -243,7 +249,7 @@ def test_a_uri_without_a_filesystem_is_refused(location: str) -> None:
 
 
 class Clock(datetime):
-    """A clock that stands still."""
+    """A clock that always returns the same time."""
 
     @classmethod
     def now(cls, tz: object = None) -> "Clock":
@@ -251,22 +257,22 @@ class Clock(datetime):
         return cls(2024, 2, 29, 23, 5, 7, tzinfo=UTC)
 
 
-def test_a_run_without_a_name_gets_a_folder_of_its_own(
+def test_each_run_without_a_name_gets_a_new_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "datetime", Clock)
-    found = []
+    folders = []
     for _ in range(3):
-        found.append(new_run_folder(tmp_path / "runs"))
-        assert found[-1].is_dir()
-    assert [folder.name for folder in found] == [
+        folders.append(new_run_folder(tmp_path / "runs"))
+        assert folders[-1].is_dir()
+    assert [folder.name for folder in folders] == [
         "20240229T230507Z",
         "20240229T230507Z-2",
         "20240229T230507Z-3",
     ]
 
 
-def test_the_latest_link_leads_to_the_last_folder_wherever_it_is_moved(tmp_path: Path) -> None:
+def test_the_link_latest_leads_to_the_last_folder_even_after_a_move(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     for name in ("first", "second"):
         point_latest_at(runs / name)
@@ -277,14 +283,14 @@ def test_the_latest_link_leads_to_the_last_folder_wherever_it_is_moved(tmp_path:
     assert (moved / "latest" / "report.json").read_text() == "second"
 
 
-def test_a_folder_in_place_of_the_latest_link_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_the_name_of_the_link_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "latest").mkdir()
     with pytest.raises(ExecutionError, match=rf"cannot write {tmp_path}/latest: "):
         point_latest_at(tmp_path / "first")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "latest"]
 
 
-def test_without_a_home_the_cache_is_a_folder_of_the_process(
+def test_the_cache_of_a_user_without_a_home_is_a_private_temporary_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()

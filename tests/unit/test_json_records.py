@@ -1,3 +1,5 @@
+"""Records from JSON have strictly the annotated types, or are refused in one line."""
+
 import tracemalloc
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,14 +52,14 @@ def test_a_record_has_the_types_of_its_dataclass() -> None:
         (GOOD, '{"name": "\\ud800"}', "Invalid JSON"),
     ],
 )
-def test_what_is_no_such_record_is_an_error_of_one_line(old: str, new: str, message: str) -> None:
+def test_an_invalid_record_is_an_error_of_one_line(old: str, new: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as raised:
         read_record(Record, GOOD.replace(old, new))
     assert len(str(raised.value).splitlines()) == 1
     assert len(str(raised.value)) < 300
 
 
-def test_a_million_mistakes_take_no_more_memory_than_the_first() -> None:
+def test_a_million_errors_take_no_more_memory_than_the_first() -> None:
     content = b"[" + b"0," * 500_000 + b"0]"
     tracemalloc.start()
     try:

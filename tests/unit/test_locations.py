@@ -1,4 +1,4 @@
-"""What a path or a URI shows of itself."""
+"""Locations, foreign texts and errors never show the credentials of a URI."""
 
 import json
 import pickle
@@ -25,7 +25,7 @@ from distributed_pose.locations import Location, redacted
         ("s3://b/x?SECRET", "s3://b/x?***"),
         ("abfss://name:KEY@account/x", "abfss://name:***@account/x"),
         ("abfss://:KEY@account/x", "abfss://***@account/x"),
-        # Nothing to hide.
+        # Locations without credentials are shown unchanged.
         ("s3://bucket/a@2x.jpg?region=eu", "s3://bucket/a@2x.jpg?region=eu"),
         ("abfss://name@account/x", "abfss://name@account/x"),
         ("hdfs://user@host:9000/x", "hdfs://user@host:9000/x"),
@@ -34,7 +34,7 @@ from distributed_pose.locations import Location, redacted
         ("runs/1", "runs/1"),
     ],
 )
-def test_a_location_shows_all_but_its_credentials(plain: str, shown: str) -> None:
+def test_a_location_shows_everything_except_its_credentials(plain: str, shown: str) -> None:
     location = Location(plain)
     assert str(location) == f"{location}" == shown
     assert repr(location) == f"Location({shown!r})"
@@ -42,7 +42,7 @@ def test_a_location_shows_all_but_its_credentials(plain: str, shown: str) -> Non
     assert Location(shown).lacks_credentials == ("***" in shown and "://" in shown)
 
 
-def test_a_location_travels_whole_and_is_no_json() -> None:
+def test_a_location_is_pickled_with_its_credentials_and_cannot_be_written_as_json() -> None:
     location = Location("s3://KEY:SECRET@bucket/x")
     assert pickle.loads(pickle.dumps(location)) == location
     assert {location: 1}[Location(location)] == 1
@@ -50,16 +50,16 @@ def test_a_location_travels_whole_and_is_no_json() -> None:
         json.dumps(location)
 
 
-def test_a_file_within_a_uri_is_before_its_options() -> None:
+def test_the_name_of_a_file_is_inserted_before_the_options_of_a_uri() -> None:
     assert Location("s3://b/x/?region=eu").within("a.json").plain == "s3://b/x/a.json?region=eu"
     assert Location("data").within("a?.json").plain == "data/a?.json"
 
 
-def test_a_text_of_others_loses_the_credentials_in_any_form() -> None:
+def test_credentials_in_any_encoding_are_removed_from_a_foreign_text() -> None:
     location = Location("s3://KEY1:SEC%2FRET@bucket/x?token=HIDE%20ME")
     text = f"no {location.plain}: SEC/RET, SEC%2FRET, KEY1 and HIDE ME of s3://K:S@other"
-    told = location.cleaned(text)
-    assert told == f"no {location}: ***, ***, *** and *** of s3://***@other"
+    cleaned = location.cleaned(text)
+    assert cleaned == f"no {location}: ***, ***, *** and *** of s3://***@other"
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_text_of_others_loses_the_credentials_in_any_form() -> None:
         ("a s3://b/x? no, a/b:c@d", "a s3://b/x? no, a/b:c@d"),
     ],
 )
-def test_uris_in_a_text_show_none(text: str, shown: str) -> None:
+def test_uris_in_a_text_show_no_credentials(text: str, shown: str) -> None:
     assert redacted(text) == shown
     assert redacted(shown) == shown
 
@@ -84,13 +84,13 @@ _WORD = st.text("abcXYZ019+/=%._-~!$'(),;", min_size=8, max_size=40)
 
 @settings(max_examples=300, deadline=None)
 @given(_WORD, st.sampled_from(["s3", "gs", "https", "gopher"]))
-def test_no_secret_of_any_spelling_is_shown(secret: str, scheme: str) -> None:
+def test_no_secret_is_shown_whatever_characters_it_has(secret: str, scheme: str) -> None:
     for uri in (f"{scheme}://user:{secret}@host/x", f"{scheme}://host/x?password={secret}"):
         assert secret not in str(Location(uri))
         assert secret not in str(SetupError(f"cannot open {uri}: no", uri))
 
 
-def test_an_error_shows_none_wherever_its_parts_come_from() -> None:
+def test_no_part_of_an_error_shows_credentials() -> None:
     error = SetupError("no s3://K:SECRET@b")
     error.hint = "go on with s3://K:SECRET@b"
     assert "SECRET" not in f"{error} {error.message} {error.args}"

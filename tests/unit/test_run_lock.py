@@ -1,4 +1,4 @@
-"""One run at a time in a folder, on a disk and behind a URI."""
+"""Only one run at a time may use a folder, on a disk and behind a URI."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def holder(folder: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_second_run_is_refused_with_the_first_ones_process_and_may_start_when_it_is_killed(
+def test_a_second_run_is_refused_until_the_process_of_the_first_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = holder(tmp_path)
@@ -56,7 +56,7 @@ def test_a_second_run_is_refused_with_the_first_ones_process_and_may_start_when_
 
 
 class Elsewhere(Folder):
-    """A folder that is taken for one behind a URI."""
+    """A local folder that is treated like one behind a URI."""
 
     @property
     def local_path(self) -> None:
@@ -64,13 +64,13 @@ class Elsewhere(Folder):
 
 
 @pytest.mark.parametrize(("age_s", "is_refused"), [(10, True), (600, False)])
-def test_behind_a_uri_a_run_that_was_at_work_a_moment_ago_keeps_others_out(
+def test_a_recent_heartbeat_in_a_folder_behind_a_uri_keeps_other_runs_out(
     tmp_path: Path, age_s: int, *, is_refused: bool
 ) -> None:
     folder = Elsewhere(tmp_path)
     at = (datetime.now(UTC) - timedelta(seconds=age_s)).isoformat()
-    told: dict[str, Any] = {"host": "node7", "pid": 12, "at": at}
-    folder.write(".lock", json.dumps(told))
+    content: dict[str, Any] = {"host": "node7", "pid": 12, "at": at}
+    folder.write(".lock", json.dumps(content))
     if is_refused:
         with pytest.raises(SetupError, match="process 12 on node7"):
             RunLock(folder).__enter__()
@@ -81,7 +81,7 @@ def test_behind_a_uri_a_run_that_was_at_work_a_moment_ago_keeps_others_out(
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"[]", b'{"at": 5}'])
-def test_a_lock_that_says_nothing_keeps_nobody_out(tmp_path: Path, content: bytes) -> None:
+def test_a_lock_without_a_readable_holder_keeps_no_run_out(tmp_path: Path, content: bytes) -> None:
     folder = Elsewhere(tmp_path)
     folder.write(".lock", content)
     with RunLock(folder):

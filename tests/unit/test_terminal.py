@@ -1,4 +1,4 @@
-"""What reaches a terminal, and what does not."""
+"""Only printable text reaches a terminal, and closed or full streams do not fail a command."""
 
 import io
 import logging
@@ -25,7 +25,7 @@ from distributed_pose.cli_terminal import (
 from distributed_pose.errors import ExecutionError, printable
 
 # Escape sequences of 7 and 8 bits, bell, backspace, carriage return, marks of writing direction,
-# line breaks of Unicode, and half a character.
+# line breaks of Unicode, and a lone surrogate.
 HOSTILE = "a\x1b[31mb\x9b2Jc\ad\be\rf\u202eg\u2066h\u2028i\x00j\x7fk\udc80l"
 
 
@@ -34,7 +34,7 @@ def is_clean(text: str) -> bool:
 
 
 @given(st.text(st.characters(codec=None)))
-def test_what_is_printable_is_for_reading_and_stays_what_it_is(text: str) -> None:
+def test_a_printable_text_has_no_control_characters_and_is_not_changed_again(text: str) -> None:
     shown = printable(text)
     assert printable(shown) == shown
     assert not set("\x1b\x9b\a\b\r\n\u202e\u2066\u2028\x00\x7f") & set(shown)
@@ -42,7 +42,7 @@ def test_what_is_printable_is_for_reading_and_stays_what_it_is(text: str) -> Non
 
 
 @pytest.mark.parametrize("text", ["plain", "ünï/图.png", "a\u3000b", "[red]", "🏃", ""])
-def test_text_of_any_language_is_left_alone(text: str) -> None:
+def test_text_of_any_language_is_not_changed(text: str) -> None:
     assert printable(text) == text
 
 
@@ -62,7 +62,7 @@ def test_text_of_any_language_is_left_alone(text: str) -> None:
         lambda: logging.getLogger("test").handlers[0].emit(record(HOSTILE)),
     ],
 )
-def test_nothing_that_a_terminal_obeys_reaches_it(
+def test_no_control_character_reaches_the_terminal(
     show: Callable[[], object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
@@ -86,7 +86,7 @@ def record(message: str) -> logging.LogRecord:
     return logging.LogRecord("test", logging.WARNING, "", 0, "%s", (message,), None)
 
 
-def test_names_are_no_markup_and_no_emoji(capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_are_not_interpreted_as_markup_or_emoji(capsys: pytest.CaptureFixture[str]) -> None:
     Terminal().print("[red]a[/red] :warning:")
     assert capsys.readouterr().out == "[red]a[/red] :warning:\n"
 
@@ -102,7 +102,7 @@ def test_a_log_record_is_one_line(
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "gbk", "cp437"])
-def test_a_stream_that_lacks_a_character_shows_another(
+def test_a_character_that_the_encoding_lacks_is_replaced(
     encoding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = io.BytesIO()
@@ -115,7 +115,7 @@ def test_a_stream_that_lacks_a_character_shows_another(
 
 
 class Broken(io.StringIO):
-    """A stream whose other end has gone, or whose disk is full."""
+    """A stream on which every write fails with the given error code."""
 
     def __init__(self, code: int) -> None:
         super().__init__()
@@ -125,14 +125,14 @@ class Broken(io.StringIO):
         raise OSError(self._code, os.strerror(self._code))
 
 
-def test_a_reader_that_leaves_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_closes_early_is_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", Broken(32))
     with guarded_streams():
         print_line("a")
         Terminal().print("b")
 
 
-def test_a_result_that_cannot_be_written_is_an_error_and_a_message_is_not(
+def test_a_failed_write_is_an_error_on_stdout_but_not_on_stderr(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys, "stdout", Broken(28))
@@ -161,7 +161,9 @@ COMMAND = [sys.executable, "-m", "distributed_pose", "report", "table", "--refer
         ("{} --nonsense 2> /dev/full", 2),
     ],
 )
-def test_a_finished_command_exits_0_wherever_its_output_goes(shell: str, code: int) -> None:
+def test_the_exit_code_of_a_command_reflects_only_a_failed_write_of_its_result(
+    shell: str, code: int
+) -> None:
     command = shell.format(" ".join(COMMAND))
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
@@ -180,14 +182,14 @@ def test_a_usage_error_is_one_line_without_control_characters(tmp_path: Path) ->
         assert done.stderr.count("\n") == 1
 
 
-def test_a_warning_of_a_library_is_a_line_of_the_log(
+def test_a_warning_of_a_library_is_logged_in_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.root, "handlers", [])
     monkeypatch.setattr(logging.getLogger("py.warnings"), "handlers", [])
     with guarded_streams(), warnings.catch_warnings():
         warnings.simplefilter("always")
-        # Of tests before, which pytest has undone.
+        # Undoes the state of earlier tests, whose handlers pytest has removed.
         logging.captureWarnings(capture=False)
         start_logging()
         warnings.warn("a\x1b[31m\nb", stacklevel=1)

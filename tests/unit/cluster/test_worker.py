@@ -141,7 +141,7 @@ def test_an_image_that_a_worker_cannot_read_is_a_failure(people: Dataset, tmp_pa
 def test_a_worker_that_does_not_see_the_images_says_so_at_its_start(people: Dataset) -> None:
     worker, spec = worker_of(people)
     reader = Worker(replace(spec, images=ImagesToRead(Location("/nowhere"))), worker._model)
-    with pytest.raises(SetupError, match=r"device cpu:0.*/nowhere is no folder"):
+    with pytest.raises(SetupError, match=r"device cpu:0.*/nowhere is not a folder"):
         reader.start()
     reader.close()
     worker.close()

@@ -1,4 +1,4 @@
-"""File names as tools write them, found in an image folder."""
+"""File names of annotation files are matched with an image folder and never leave it."""
 
 from pathlib import Path
 
@@ -34,13 +34,13 @@ def folder(tmp_path: Path) -> Path:
         (["C:\\me\\1.jpg", "C:\\me\\2.jpg"], ["1.jpg", "2.jpg"], True),
         (["../../upload/1.jpg", "../../upload/2.jpg"], ["1.jpg", "2.jpg"], True),
         (["https://host/x/1.jpg", "https://host/x/2.jpg"], ["1.jpg", "2.jpg"], True),
-        # Names that are not there stay as they are, to be named when they cannot be read.
+        # Missing names stay unchanged, so that errors show them as the file has them.
         (["none/8.jpg", "none/9.jpg"], ["none/8.jpg", "none/9.jpg"], False),
-        # Folders that are not shared tell images apart.
+        # Folders that differ between images are not removed.
         (["x/1.jpg", "y/2.jpg"], ["x/1.jpg", "y/2.jpg"], False),
     ],
 )
-def test_names_are_found_without_folders_that_all_share(
+def test_names_are_located_without_the_folders_that_all_of_them_share(
     folder: Path, names: list[str], located: list[str], changed: bool
 ) -> None:
     notes = Notes()
@@ -60,35 +60,35 @@ def test_names_are_found_without_folders_that_all_share(
         ["/1.jpg", "/../secret.jpg"],
     ],
 )
-def test_names_that_lead_out_are_refused(folder: Path, names: list[str]) -> None:
+def test_names_that_leave_the_folder_are_refused(folder: Path, names: list[str]) -> None:
     for source in (FolderImages(folder), open_images(folder.as_uri()), None):
         with pytest.raises(InvalidEntryError, match="leaves the image folder"):
             locate_names(names, source, Notes())
 
 
-def test_without_images_to_read_only_separators_are_changed() -> None:
+def test_only_separators_are_changed_if_no_images_are_read() -> None:
     notes = Notes()
     assert [*locate_names(["val\\1.jpg"], None, notes)] == ["val/1.jpg"]
     assert notes.lines == ("File names with backslashes are read with slashes.",)
 
 
-@pytest.mark.parametrize(("first", "looks"), [("a/3.jpg", 1), ("1.jpg", 0)])
-def test_names_that_are_there_cost_one_look_at_the_folder_at_most(
-    folder: Path, first: str, looks: int
+@pytest.mark.parametrize(("first", "look_ups"), [("a/3.jpg", 1), ("1.jpg", 0)])
+def test_existing_names_cost_at_most_one_look_up_in_the_folder(
+    folder: Path, first: str, look_ups: int
 ) -> None:
     class Counting:
         location = str(folder)
-        looks = 0
+        look_ups = 0
 
         def read(self, name: str) -> bytes:
             raise AssertionError(name)
 
         def size(self, name: str) -> int | None:
-            self.looks += 1
+            self.look_ups += 1
             return FolderImages(folder).size(name)
 
     source = Counting()
     checked: ImageSource = source
     others = [f"{first[:-5]}{number}.jpg" for number in range(1000)]
     locate_names([first, *others], checked, Notes())
-    assert source.looks == looks
+    assert source.look_ups == look_ups

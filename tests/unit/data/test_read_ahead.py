@@ -1,3 +1,5 @@
+"""Reading ahead in a thread: order, limits, errors and deadlines, and the end of the thread."""
+
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +17,7 @@ PATIENCE_S = 5.0
 
 
 class Source:
-    """Shards without images, and what is known of the thread that reads them."""
+    """Yields shards without images, and records the thread that reads them."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -34,7 +36,7 @@ class Source:
 
 
 class FaultySource(Source):
-    """A source that fails after its shards."""
+    """Fails after its shards."""
 
     def __iter__(self) -> Iterator[Shard]:
         yield from super().__iter__()
@@ -42,7 +44,7 @@ class FaultySource(Source):
 
 
 class HangingSource(Source):
-    """A source that hangs after its shards until it is released."""
+    """Hangs after its shards until it is released."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -61,26 +63,26 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3, 20])
-def test_shards_come_in_their_order_and_the_thread_ends(number: int) -> None:
+def test_shards_are_yielded_in_order_and_the_thread_ends(number: int) -> None:
     source = Source(number)
     assert [shard.number for shard in read_ahead(source)] == list(range(number))
     assert source.thread is not threading.current_thread()
     assert source.has_ended()
 
 
-def test_a_few_shards_are_read_before_they_are_asked_for_and_no_more() -> None:
+def test_only_a_few_shards_are_read_in_advance() -> None:
     source = Source(100)
     shards = read_ahead(source)
     assert source.num_read == 0
     next(shards)
-    # One was asked for, two are ready, and one waits for room.
+    # One was requested, two are in the queue, and one waits for space in it.
     wait_until(lambda: source.num_read == 4)
     time.sleep(0.05)
     assert source.num_read == 4
     shards.close()  # type: ignore[attr-defined]
 
 
-def test_an_error_comes_after_the_shards_before_it() -> None:
+def test_an_error_is_raised_after_the_shards_that_were_read_before_it() -> None:
     source = FaultySource(3)
     shards = read_ahead(source)
     assert [next(shards).number for _ in range(3)] == [0, 1, 2]
@@ -89,20 +91,20 @@ def test_an_error_comes_after_the_shards_before_it() -> None:
     assert source.has_ended()
 
 
-def test_a_read_that_hangs_is_an_error_after_the_deadline() -> None:
+def test_a_read_that_hangs_raises_an_error_after_the_deadline() -> None:
     source = HangingSource(1)
     shards = read_ahead(source, deadline_s=0.05)
     assert next(shards).number == 0
     with pytest.raises(ExecutionError, match=r"reading the next images takes over.*data\.images"):
         next(shards)
-    # Else it would keep the process from ending.
+    # Otherwise it would keep the process from ending.
     assert source.thread.daemon
     assert source.thread.is_alive()
     source.release.set()
     assert source.has_ended()
 
 
-def test_the_deadline_is_of_one_shard_and_not_of_all() -> None:
+def test_the_deadline_applies_to_each_shard_and_not_to_all_together() -> None:
     class SlowSource(Source):
         def __iter__(self) -> Iterator[Shard]:
             for shard in super().__iter__():
@@ -112,7 +114,7 @@ def test_the_deadline_is_of_one_shard_and_not_of_all() -> None:
     assert len([*read_ahead(SlowSource(20), deadline_s=0.5)]) == 20
 
 
-def test_the_thread_ends_with_the_one_it_reads_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_thread_ends_when_its_consumer_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_POLL_S", 0.01)
     source = Source(10**9)
     for shard in read_ahead(source):

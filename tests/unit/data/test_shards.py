@@ -1,3 +1,5 @@
+"""Shards: which images they hold, and the Arrow form of images, maps and detections."""
+
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,7 @@ def records(count: int) -> list[ImageRecord]:
     return [ImageRecord(number, f"{number}.jpg", 4, 6) for number in range(count)]
 
 
-def test_shards_hold_all_images_in_order_the_last_may_be_smaller(tmp_path: Path) -> None:
+def test_shards_hold_all_images_in_order_and_the_last_may_be_smaller(tmp_path: Path) -> None:
     for record in records(5):
         (tmp_path / record.file_name).write_bytes(bytes([record.image_id]))
     shards = [*read_shards(records(5), FolderImages(tmp_path), 2)]
@@ -38,7 +40,7 @@ def test_shards_hold_all_images_in_order_the_last_may_be_smaller(tmp_path: Path)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 9])
-def test_shards_that_only_list_images_travel_as_short_bytes(size: int) -> None:
+def test_shards_that_list_images_by_name_are_sent_as_bytes(size: int) -> None:
     shards = [*list_shards(records(5), size)]
     packed = [pack_images(shard.images) for shard in shards]
     assert all(isinstance(content, bytes) for content in packed)
@@ -47,14 +49,14 @@ def test_shards_that_only_list_images_travel_as_short_bytes(size: int) -> None:
     assert sum(num_images(shard) for shard in shards) == 5
 
 
-def test_shards_with_images_travel_as_they_are(tmp_path: Path) -> None:
+def test_shards_with_encoded_images_are_sent_as_record_batches(tmp_path: Path) -> None:
     (tmp_path / "0.jpg").write_bytes(b"x")
     (shard,) = read_shards(records(1), FolderImages(tmp_path), 1)
     assert unpack_images(pack_images(shard.images)) is shard.images
     assert list(rows_to_read(shard.images)) == [(records(1)[0], b"x")]
 
 
-def test_a_shard_is_read_when_it_is_asked_for(tmp_path: Path) -> None:
+def test_a_shard_is_read_on_demand(tmp_path: Path) -> None:
     (tmp_path / "0.jpg").write_bytes(b"x")
     shards = read_shards(records(2), FolderImages(tmp_path), 1)
     assert next(shards).images.num_rows == 1
@@ -80,7 +82,7 @@ def test_a_folder_in_place_of_a_file_is_a_failure(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_maps_come_back_as_they_went(dtype: type[np.floating]) -> None:
+def test_maps_are_unpacked_unchanged(dtype: type[np.floating]) -> None:
     generator = np.random.default_rng(0)
     geometries = (Geometry(40, 60, 1, 2, 3, 4), Geometry(41, 61, 0, 0, 0, 0))
     heatmaps = generator.random((2, 19, 3, 5)).astype(dtype)
@@ -93,7 +95,7 @@ def test_maps_come_back_as_they_went(dtype: type[np.floating]) -> None:
     np.testing.assert_array_equal(back.pafs_NPHW, pafs)
 
 
-def test_detections_come_back_as_they_went() -> None:
+def test_detections_are_unpacked_unchanged() -> None:
     keypoints = np.arange(102.0).reshape(2, 51)
     poses = Poses(keypoints, np.array([0.5, 0.25]))
     rows = unpack_detections(pack_detections(np.array([4, 6]), poses))
@@ -101,6 +103,6 @@ def test_detections_come_back_as_they_went() -> None:
     assert [row["keypoints"] for row in rows] == keypoints.tolist()
 
 
-def test_no_detections_come_back_as_none() -> None:
+def test_an_empty_list_of_detections_is_unpacked_unchanged() -> None:
     nobody = Poses(np.zeros((0, 51)), np.zeros(0))
     assert unpack_detections(pack_detections(np.empty(0, np.int64), nobody)) == []

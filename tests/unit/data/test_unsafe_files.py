@@ -1,4 +1,4 @@
-"""Which files of an image folder are read."""
+"""Only regular files inside the image folder are read; all others are failures of their image."""
 
 import os
 import re
@@ -31,14 +31,14 @@ def record(name: str) -> ImageRecord:
 def read(folder: Path, name: str) -> Shard:
     (shard,) = read_shards([record(name)], FolderImages(folder), 8)
     (by_uri,) = read_shards([record(name)], open_images(folder.as_uri()), 8)
-    # What stands behind a URI of this machine has the rules of a folder.
+    # A URI of a local folder follows the same rules as the folder.
     assert by_uri.images.equals(shard.images)
-    assert [told(failure) for failure in by_uri.failures] == [told(f) for f in shard.failures]
+    assert [reason(failure) for failure in by_uri.failures] == [reason(f) for f in shard.failures]
     return shard
 
 
-def told(failure: Failure) -> str:
-    """Returns why there is no image, without its path, which may have a blank in it."""
+def reason(failure: Failure) -> str:
+    """Returns the reason of a failure without the path, which may differ."""
     return failure.reason.rpartition(": ")[2]
 
 
@@ -56,7 +56,7 @@ def test_a_link_that_stays_inside_is_followed(folder: Path, target: str) -> None
     assert size(folder, "link.jpg") == len(encoded)
 
 
-def test_a_linked_folder_is_a_folder_like_any(folder: Path, tmp_path: Path) -> None:
+def test_a_link_to_the_folder_is_read_like_the_folder(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(folder)
     (folder / "within").symlink_to("sub")
     for name in ("0.jpg", "sub/1.jpg", "within/1.jpg"):
@@ -71,8 +71,8 @@ def test_a_linked_folder_is_a_folder_like_any(folder: Path, tmp_path: Path) -> N
         ("sub/../../secret.jpg", "out of the folder"),
         ("../images beside/2.jpg", "out of the folder"),
         ("..", "out of the folder"),
-        (".", "out of the folder|no regular file"),
-        ("sub", "no regular file"),
+        (".", "out of the folder|not a regular file"),
+        ("sub", "not a regular file"),
         ("/dev/null", "out of the folder"),
         ("link.jpg", "symbolic links"),
         ("nowhere", "No such file"),
@@ -89,24 +89,24 @@ def test_any_other_link_is_a_failure(folder: Path, target: str, reason: str) -> 
 
 
 @pytest.mark.parametrize("name", ["../secret.jpg", "sub/../../secret.jpg", "/etc/passwd", "up/x"])
-def test_a_name_that_leads_out_is_a_failure(folder: Path, name: str) -> None:
+def test_a_name_that_leaves_the_folder_is_a_failure(folder: Path, name: str) -> None:
     (folder / "up").symlink_to("../images beside")
     assert read(folder, name.replace("up/x", "up/2.jpg")).failures
     assert size(folder, name.replace("up/x", "up/2.jpg")) is None
 
 
 @pytest.mark.parametrize("name", ["a\0b.jpg", "\ud800.jpg", "x" * 300, "0.jpg/x", "sub"])
-def test_a_name_that_no_file_has_is_a_failure(folder: Path, name: str) -> None:
+def test_a_name_that_no_file_can_have_is_a_failure(folder: Path, name: str) -> None:
     (failure,) = read(folder, name).failures
     assert failure.reason.startswith("cannot read ")
     assert "None" not in failure.reason
     assert size(folder, name) is None
 
 
-def test_a_pipe_is_a_failure_and_nothing_waits_for_it(folder: Path) -> None:
+def test_a_pipe_is_a_failure_and_is_not_waited_for(folder: Path) -> None:
     os.mkfifo(folder / "pipe.jpg")
     (failure,) = read(folder, "pipe.jpg").failures
-    assert "no regular file" in failure.reason
+    assert "not a regular file" in failure.reason
     assert size(folder, "pipe.jpg") is None
 
 
@@ -120,14 +120,14 @@ def test_no_descriptor_is_left_open(folder: Path) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_a_file_beyond_the_limit_is_a_failure_with_its_size(folder: Path) -> None:
+def test_a_file_over_the_size_limit_is_a_failure_with_its_size(folder: Path) -> None:
     with (folder / "large.jpg").open("wb") as stream:
         stream.truncate(MAX_FILE_BYTES + 1)
     (failure,) = read(folder, "large.jpg").failures
     assert f"{MAX_FILE_BYTES + 1} bytes, over the limit of {MAX_FILE_BYTES}" in failure.reason
 
 
-def test_a_shard_of_large_files_is_cut_short(folder: Path) -> None:
+def test_a_shard_of_large_files_holds_fewer_images(folder: Path) -> None:
     large = 130 * 2**20
     records = [ImageRecord(number, f"{number}.bin", 4, 6) for number in range(4)]
     for image in records:
@@ -139,7 +139,7 @@ def test_a_shard_of_large_files_is_cut_short(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 6, 100])
-def test_every_image_is_in_one_shard(folder: Path, size: int) -> None:
+def test_every_image_is_in_exactly_one_shard(folder: Path, size: int) -> None:
     records = [ImageRecord(number, f"{number}.bin", 4, 6) for number in range(11)]
     for image in records[::2]:
         (folder / image.file_name).write_bytes(b"x")

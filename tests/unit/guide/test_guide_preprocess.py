@@ -1,7 +1,7 @@
-"""The guide's inputs, byte for byte.
+"""The files of the guide's step 3 equal the guide's definition, byte for byte.
 
-Where a hash is pinned, the image's size makes every factor a power of two, so that no rounding is
-in it and every machine has the same bytes.
+Images with a pinned hash have sizes for which every factor is a power of two. So nothing is
+rounded, and all machines write the same bytes.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from distributed_pose.guide.preprocess import preprocess_folder, write_info
 from tests.conftest import Dataset
 from tests.image_files import encode
 
-# Height and width, and the SHA-256 of the input.
+# Height and width of an image, and the SHA-256 of its network input.
 GOLDEN = {
     "half.png": ((736, 1280), "13b57ed3459d96cb3346ffe7af07d8e1b9bb60e6dfc05dbbbbacdb4c9593bad7"),
     "narrow.png": ((184, 100), "12fc2adeaeb53282b3084b8f04a1366f1e858a094a6bd0d7a324d9ddb5503763"),
@@ -44,14 +44,14 @@ def save(folder: Path, sizes: dict[str, tuple[int, int]]) -> Path:
 
 
 def pattern(height: int, width: int) -> np.ndarray:
-    """Returns an image without chance in it, of which no two neighbours are alike."""
+    """Returns a deterministic image whose neighbouring pixels all differ."""
     y, x, channel = np.ogrid[:height, :width, :3]
     values = y * y * 31 + x * x * 17 + x * y * 7 + channel * 101 + y * 13 + x * 5
     return (values % 251).astype(np.uint8)
 
 
 def as_the_guide_defines(image: np.ndarray) -> bytes:
-    """Returns the input as the guide's text has it, step by step."""
+    """Returns the network input by the definition in the guide, step by step."""
     height, width = image.shape[:2]
     normalised = (image.astype(np.float32) - 128) * np.float32(1 / 256)
     scale = min(368 / height, 640 / width)
@@ -63,7 +63,7 @@ def as_the_guide_defines(image: np.ndarray) -> bytes:
     return padded.transpose(2, 0, 1).astype("<f4").tobytes()
 
 
-def test_the_files_of_three_images_have_these_bytes(tmp_path: Path) -> None:
+def test_the_files_of_three_images_have_the_pinned_bytes(tmp_path: Path) -> None:
     images = save(tmp_path / "images", {name: size for name, (size, _) in GOLDEN.items()})
     assert preprocess_folder(images, tmp_path / "bins", tmp_path / "out" / "pad.txt") == 3
     assert (tmp_path / "out" / "pad.txt").read_text() == GOLDEN_PADS
@@ -74,7 +74,7 @@ def test_the_files_of_three_images_have_these_bytes(tmp_path: Path) -> None:
     assert found == {name: digest for name, (_, digest) in GOLDEN.items()}
 
 
-def test_inputs_are_the_guides_to_the_bit(people: Dataset, tmp_path: Path) -> None:
+def test_inputs_equal_the_guides_definition_to_the_bit(people: Dataset, tmp_path: Path) -> None:
     number = preprocess_folder(people.images, tmp_path, tmp_path / "pad.txt")
     names = sorted(path.name for path in people.images.iterdir())
     assert number == len(names) == 12
@@ -84,7 +84,7 @@ def test_inputs_are_the_guides_to_the_bit(people: Dataset, tmp_path: Path) -> No
         assert (tmp_path / name).with_suffix(".bin").read_bytes() == expected
 
 
-def test_lines_and_bytes_do_not_depend_on_the_order_in_which_a_folder_lists_them(
+def test_lines_and_bytes_do_not_depend_on_the_order_of_files_in_the_folder(
     people: Dataset, tmp_path: Path
 ) -> None:
     names = sorted(path.name for path in people.images.iterdir())
@@ -102,7 +102,7 @@ def test_lines_and_bytes_do_not_depend_on_the_order_in_which_a_folder_lists_them
     assert [line.partition(" ")[0] for line in lines] == names
 
 
-def test_images_of_odd_sizes_have_inputs_of_the_same_size(tmp_path: Path) -> None:
+def test_images_of_extreme_sizes_have_inputs_of_the_same_size(tmp_path: Path) -> None:
     images = save(tmp_path / "images", {name: size for name, (size, _) in ODD.items()})
     preprocess_folder(images, tmp_path / "bins", tmp_path / "pad.txt")
     lines = [f"{name} {padding}" for name, (_, padding) in sorted(ODD.items())]
@@ -117,7 +117,7 @@ def test_images_of_odd_sizes_have_inputs_of_the_same_size(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["large.png", "very_wide.png"])
-def test_large_and_long_images_are_resized_as_the_guide_does(tmp_path: Path, name: str) -> None:
+def test_large_and_long_images_are_resized_as_in_the_guide(tmp_path: Path, name: str) -> None:
     (height, width), _ = ODD[name]
     if name == "very_wide.png":
         height = 700  # OpenCV refuses to resize to less than half a row.
@@ -128,7 +128,7 @@ def test_large_and_long_images_are_resized_as_the_guide_does(tmp_path: Path, nam
 
 
 @pytest.mark.parametrize("damage", [b"", b"no image at all", "truncated"])
-def test_an_image_that_cannot_be_read_is_an_error_that_names_it(
+def test_an_unreadable_image_is_refused_by_name(
     people: Dataset, tmp_path: Path, damage: bytes | str
 ) -> None:
     images = tmp_path / "images"
@@ -142,7 +142,7 @@ def test_an_image_that_cannot_be_read_is_an_error_that_names_it(
     assert not (tmp_path / "pad.txt").exists()
 
 
-def test_hidden_files_and_folders_are_no_images(tmp_path: Path) -> None:
+def test_hidden_files_and_folders_are_skipped(tmp_path: Path) -> None:
     images = save(tmp_path / "images", {"a.png": (8, 8)})
     (images / ".DS_Store").write_bytes(b"\0\0")
     (images / "more").mkdir()
@@ -156,13 +156,13 @@ def test_images_that_would_share_a_file_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "empty"])
-def test_a_folder_without_images_is_an_error(tmp_path: Path, folder: str) -> None:
+def test_a_folder_without_images_is_refused(tmp_path: Path, folder: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SetupError, match=folder):
         preprocess_folder(tmp_path / folder, tmp_path / "bins", tmp_path / "pad.txt")
 
 
-def test_an_info_file_lists_index_path_width_and_height_by_name(
+def test_an_info_file_lists_index_path_width_and_height_in_order_of_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -174,6 +174,6 @@ def test_an_info_file_lists_index_path_width_and_height_by_name(
     assert Path("prep.info").read_text() == expected
 
 
-def test_an_info_file_of_nothing_is_an_error(tmp_path: Path) -> None:
+def test_an_info_file_without_input_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"no \.bin files"):
         write_info(str(tmp_path), tmp_path / "prep.info", 640, 368)

@@ -1,3 +1,5 @@
+"""COCO figures of small data sets, and the throughput, latency and stage figures of a run."""
+
 import copy
 from typing import Any
 
@@ -37,20 +39,20 @@ def detection(image_id: int) -> dict[str, Any]:
     return {"image_id": image_id, "category_id": 1, "keypoints": KEYPOINTS, "score": 1.0}
 
 
-def test_the_truth_itself_has_an_ap_of_one_and_no_large_people_are_undefined() -> None:
+def test_the_ground_truth_itself_has_ap_1_and_figures_of_absent_sizes_are_undefined() -> None:
     figures = coco_ap(truth(), [detection(1), detection(2)], [1, 2])
     assert tuple(figures) == FIGURES
     assert figures["AP"] == figures["APm"] == figures["AR75"] == pytest.approx(1)
     assert figures["APl"] == -1
 
 
-def test_no_detections_are_zeros_but_for_what_is_undefined() -> None:
+def test_figures_without_detections_are_0_unless_they_are_undefined() -> None:
     figures = coco_ap(truth(), [], [1, 2])
     undefined = {"APl", "ARl"}
     assert figures == {name: -1 if name in undefined else 0 for name in FIGURES}
 
 
-def test_people_without_labelled_keypoints_are_nothing_to_find() -> None:
+def test_people_without_labelled_keypoints_do_not_count_as_missed() -> None:
     unlabelled = truth()
     unlabelled["annotations"][1].update(num_keypoints=0, keypoints=[0] * 51)
     assert coco_ap(unlabelled, [detection(1)], [1, 2])["AR"] == pytest.approx(1)
@@ -61,7 +63,7 @@ def test_only_the_given_images_count(image_ids: list[int], recall: float) -> Non
     assert coco_ap(truth(), [detection(1)], image_ids)["AR"] == pytest.approx(recall)
 
 
-def test_arguments_stay_as_they_are_and_nothing_is_printed(
+def test_arguments_are_not_changed_and_nothing_is_printed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     annotations, detections = truth(), [detection(1)]
@@ -71,7 +73,7 @@ def test_arguments_stay_as_they_are_and_nothing_is_printed(
     assert not capsys.readouterr().out
 
 
-def test_stages_are_merged_raw_before_their_percentiles() -> None:
+def test_raw_durations_are_merged_before_percentiles_are_computed() -> None:
     merged = merge([{"read": (10,)}, {"read": tuple(range(90)), "peaks": (5, 5)}])
     figures = stage_figures(merged)
     assert tuple(figures) == STAGES
@@ -79,7 +81,7 @@ def test_stages_are_merged_raw_before_their_percentiles() -> None:
     assert figures["score"] == StageFigures(0, 0, 0, 0, 0, 0, 0)
 
 
-def test_percentiles_are_of_all_durations_whatever_their_order() -> None:
+def test_percentiles_do_not_depend_on_the_order_of_the_durations() -> None:
     figures = stage_figures({"peaks": [*range(100, -1, -1)]})["peaks"]
     assert figures == StageFigures(101, 5050, 50, 90, 99, 0, 100)
 
@@ -89,7 +91,7 @@ def test_throughput_is_images_over_time() -> None:
     assert images_per_s(0, 0) == images_per_s(7, 0) == 0
 
 
-def test_latency_figures_are_in_milliseconds_and_images_a_second() -> None:
+def test_latency_figures_are_in_milliseconds_and_images_per_second() -> None:
     compute_ns = [10_000_000, 20_000_000, 30_000_000, 40_000_000]
     latencies_ns = [time_ns + 2_000_000 for time_ns in compute_ns]
     figures = latency_figures(4, compute_ns, latencies_ns, wall_ns=102_000_000)
@@ -102,7 +104,7 @@ def test_latency_figures_are_in_milliseconds_and_images_a_second() -> None:
     assert figures.throughput_images_per_s == pytest.approx(16 / 0.102)
 
 
-# Ascend 310P3, images a second by batch size, as published.
+# Ascend 310P3: published images per second by batch size.
 PUBLISHED = {1: 712.16, 4: 887.45, 8: 837.97, 16: 873.55, 32: 880.94, 64: 566.44}
 
 
@@ -118,11 +120,11 @@ def test_the_best_batch_size_is_not_the_largest() -> None:
         ({1: [100], 8: [800]}, 1),
         ({1: [101], 8: [800]}, 1),
         ({1: [110], 8: [800]}, 8),
-        # One batch that was disturbed says nothing.
+        # A single disturbed batch does not change the median.
         ({1: [100, 100, 100], 2: [150, 150, 9000]}, 2),
     ],
 )
-def test_of_batch_sizes_as_good_the_smallest_is_best(
+def test_the_smallest_of_equally_fast_batch_sizes_is_best(
     times_ns: dict[int, list[int]], best: int
 ) -> None:
     assert best_batch_size(times_ns) == best

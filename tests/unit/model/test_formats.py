@@ -98,11 +98,11 @@ def test_what_is_no_model_is_refused_with_what_it_is(
 def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.pth")
     (tmp_path / "folder.pth").mkdir()
-    for name, told in (("pipe", "no regular file"), ("folder", "a folder"), ("none", "No such")):
+    for name, told in (("pipe", "not a regular file"), ("folder", "a folder"), ("none", "No such")):
         with pytest.raises(SetupError, match=rf"{name}\.pth.*{told}") as caught:
             load_source(tmp_path / f"{name}.pth")
         assert "model.path" in caught.value.hint
-    with pytest.raises(SetupError, match="/dev/zero: it is no regular file but a device"):
+    with pytest.raises(SetupError, match="/dev/zero: it is not a regular file but a device"):
         load_source(Path("/dev/zero"))
 
 

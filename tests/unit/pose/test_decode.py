@@ -1,4 +1,7 @@
-"""Legend: N images, K heatmaps, P PAF channels and people, H and W map size in cells."""
+"""The compiled decoder: its results on drawn people, its buffers, batches and threads.
+
+Legend: N images, K heatmaps, P PAF channels and people, H and W map size in cells.
+"""
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
@@ -47,7 +50,7 @@ def maps_of(*shifts_px: float) -> tuple[Floats, Floats]:
 
 
 def noise(grid_hw: tuple[int, int], seed: int = 0) -> tuple[Floats, Floats]:
-    """Returns heatmaps with peaks everywhere and a field under which many pairs stand."""
+    """Returns heatmaps with peaks everywhere and fields that connect many pairs."""
     random = np.random.default_rng(seed)
     heatmaps = random.random((NUM_HEATMAPS, *grid_hw), np.float32)
     return heatmaps, random.random((NUM_PAFS, *grid_hw), np.float32) * 2 - np.float32(0.5)
@@ -76,38 +79,38 @@ class TestDecode:
         assert (found[:, :, 2] == 1).all()
         assert np.abs(found[:, :, :2] - expected).max() < 2
 
-    def test_finds_nobody_in_maps_of_nobody(self, decoder: Decoder) -> None:
+    def test_returns_no_poses_for_maps_without_people(self, decoder: Decoder) -> None:
         poses = decoder.decode(*maps_of(), WHOLE)
         assert poses.keypoints_P51.shape == (0, 51)
         assert poses.scores_P.shape == (0,)
 
-    def test_takes_float16_maps_as_the_float32_maps_that_they_are(self, decoder: Decoder) -> None:
+    def test_decodes_float16_maps_as_their_values_in_float32(self, decoder: Decoder) -> None:
         heatmaps, pafs = (maps.astype(np.float16) for maps in maps_of(0, 200))
         found = decoder.decode(heatmaps, pafs, WHOLE)
         assert len(found.scores_P) == 2
         same = heatmaps.astype(np.float32), pafs.astype(np.float32)
         assert_same(found, decoder.decode(*same, WHOLE))
 
-    def test_takes_read_only_maps_and_leaves_others_writable(self, decoder: Decoder) -> None:
+    def test_accepts_read_only_maps_and_leaves_others_writable(self, decoder: Decoder) -> None:
         heatmaps, pafs = maps_of(50)
         expected = decoder.decode(heatmaps, pafs, WHOLE)
         assert heatmaps.flags.writeable
         heatmaps.flags.writeable = pafs.flags.writeable = False
         assert_same(decoder.decode(heatmaps, pafs, WHOLE), expected)
 
-    def test_takes_maps_that_are_not_contiguous(self, decoder: Decoder) -> None:
+    def test_accepts_maps_that_are_not_contiguous(self, decoder: Decoder) -> None:
         heatmaps, pafs = maps_of(0, 200)
         views = np.asfortranarray(heatmaps), np.repeat(pafs, 2, axis=2)[:, :, ::2]
         assert not any(maps.flags.c_contiguous for maps in views)
         assert_same(decoder.decode(*views, WHOLE), decoder.decode(heatmaps, pafs, WHOLE))
 
-    def test_results_stand_when_the_next_image_is_decoded(self, decoder: Decoder) -> None:
+    def test_results_stay_unchanged_when_the_next_image_is_decoded(self, decoder: Decoder) -> None:
         first = decoder.decode(*maps_of(0, 200), WHOLE)
         kept = Poses(*(rows.copy() for rows in first))
         assert len(decoder.decode(*maps_of(30, 90, 300), WHOLE).scores_P)
         assert_same(first, kept)
 
-    def test_depends_on_no_image_before(self, decoder: Decoder) -> None:
+    def test_result_does_not_depend_on_earlier_images(self, decoder: Decoder) -> None:
         scenes = [
             (*maps_of(0, 200), WHOLE),
             (*noise((6, 8)), Geometry(101, 30, 3, 0, 4, 1)),
@@ -139,7 +142,7 @@ class TestDecode:
 
 
 class TestBuffers:
-    def test_grow_with_thousands_of_candidates_and_serve_the_next_image(self) -> None:
+    def test_grow_for_thousands_of_candidates_and_are_reused_for_the_next_image(self) -> None:
         decoder = Decoder()
         maps, geometry = noise((23, 30)), Geometry(184, 240, 0, 0, 0, 0)
         first = decoder.decode(*maps, geometry)
@@ -149,7 +152,7 @@ class TestBuffers:
         assert_same(decoder.decode(*maps, geometry), first)
         assert len(decoder.decode(*maps_of(0, 200), WHOLE).scores_P) == 2
 
-    def test_grow_with_the_poses_of_a_batch(self) -> None:
+    def test_grow_for_the_poses_of_a_large_batch(self) -> None:
         decoder, number = Decoder(), 140
         heatmaps, pafs = maps_of(0, 200)
         geometry = Geometry(184, 320, 0, 0, 0, 0)
@@ -162,7 +165,7 @@ class TestBuffers:
 
 
 class TestDecodeBatch:
-    def test_gives_the_poses_of_single_images_one_after_the_other(self, decoder: Decoder) -> None:
+    def test_returns_the_poses_of_the_single_images_in_order(self, decoder: Decoder) -> None:
         maps = [maps_of(0, 200), maps_of(), noise(GRID_HW), maps_of(120)]
         geometries = [
             WHOLE,
@@ -177,20 +180,20 @@ class TestDecodeBatch:
         assert_same(poses, Poses(*(np.concatenate(rows) for rows in zip(*singles, strict=True))))
         assert durations_ns.shape == (4, 3)
 
-    def test_of_no_images_has_no_poses(self, decoder: Decoder) -> None:
+    def test_returns_no_poses_for_an_empty_batch(self, decoder: Decoder) -> None:
         counts, poses, durations_ns = decoder.decode_batch(*empty_maps(0), [])
         assert counts.shape == (0,)
         assert poses.keypoints_P51.shape == (0, 51)
         assert durations_ns.shape == (0, 3)
 
-    def test_times_peaks_limbs_and_assembly_with_the_clock_given(self) -> None:
+    def test_times_peaks_limbs_and_assembly_with_the_given_clock(self) -> None:
         squares = (number**2 for number in itertools.count())
         decoder = Decoder(clock=lambda: next(squares))
         decoded = decoder.decode_batch(*empty_maps(2), [Geometry(48, 64, 0, 0, 0, 0)] * 2)
         assert decoded.durations_ns_N3.tolist() == [[1, 3, 5], [9, 11, 13]]
 
 
-def test_a_decoder_a_thread_gives_what_one_decoder_gives(decoder: Decoder) -> None:
+def test_decoders_in_several_threads_return_the_poses_of_a_single_one(decoder: Decoder) -> None:
     scenes = [(*noise((12, 16), seed), Geometry(96, 128, 0, 0, 0, 0)) for seed in range(20)]
     expected = [decoder.decode(*scene) for scene in scenes]
 

@@ -1,4 +1,4 @@
-"""What fresh processes find, keep and do without on disk."""
+"""The disk cache of compiled kernels, as fresh processes use it or run without it."""
 
 import os
 import shutil
@@ -35,12 +35,12 @@ def run(statement: str, folder: Path, **variables: Path) -> str:
 
 
 def contents(folder: Path) -> dict[Path, int]:
-    """Returns when each file under a folder changed last."""
+    """Returns the last modification time of each file under a folder, in nanoseconds."""
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
 def copy_of_package(tmp_path: Path) -> Path:
-    """Returns a folder with the sources of the package."""
+    """Returns a folder that holds a copy of the package's sources."""
     package = Path(distributed_pose.__file__).parent
     sources = shutil.ignore_patterns("__pycache__", "*.pth")
     shutil.copytree(package, tmp_path / "copy" / package.name, ignore=sources)
@@ -57,14 +57,14 @@ def test_a_later_process_compiles_nothing(tmp_path: Path) -> None:
     assert contents(cache) == kept
 
 
-def test_kernels_lie_in_the_folder_of_the_users_caches(tmp_path: Path) -> None:
+def test_kernels_are_cached_in_the_users_cache_folder(tmp_path: Path) -> None:
     checkout = Path(distributed_pose.__file__).parents[1]
     run(f"import os; os.environ.pop('NUMBA_CACHE_DIR', 0); {ONE_KERNEL}", checkout, HOME=tmp_path)
-    # Where that is depends on the system.
+    # The folder's path depends on the operating system.
     assert any("kernels" in path.parts and path.suffix == ".nbc" for path in contents(tmp_path))
 
 
-def test_a_change_of_any_source_gets_another_folder(tmp_path: Path) -> None:
+def test_a_change_of_any_source_file_selects_another_cache_folder(tmp_path: Path) -> None:
     copy, cache = copy_of_package(tmp_path), tmp_path / "cache"
     run(ONE_KERNEL, copy, NUMBA_CACHE_DIR=cache)
     with (copy / "distributed_pose" / "pose" / "targets.py").open("a") as source:
@@ -73,9 +73,9 @@ def test_a_change_of_any_source_gets_another_folder(tmp_path: Path) -> None:
     assert len(list(cache.iterdir())) == 2
 
 
-def test_kernels_run_where_no_folder_can_be_written(tmp_path: Path, no_folder: Path) -> None:
+def test_kernels_run_where_no_folder_is_writable(tmp_path: Path, no_folder: Path) -> None:
     copy = copy_of_package(tmp_path)
-    # Numba's next choice, after the folder that it is told, is this one beside the source.
+    # After the configured folder, Numba's next choice is this folder beside the source.
     (copy / "distributed_pose" / "pose" / "__pycache__").touch()
     unwritable = dict.fromkeys(("NUMBA_CACHE_DIR", "HOME", "XDG_CACHE_HOME"), no_folder)
     before = contents(tmp_path)
@@ -84,7 +84,7 @@ def test_kernels_run_where_no_folder_can_be_written(tmp_path: Path, no_folder: P
 
 
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
-def test_kept_code_that_is_damaged_is_compiled_and_kept_again(tmp_path: Path, suffix: str) -> None:
+def test_damaged_cache_entries_are_compiled_and_written_again(tmp_path: Path, suffix: str) -> None:
     checkout, cache = Path(distributed_pose.__file__).parents[1], tmp_path / "cache"
     run(ONE_KERNEL, checkout, NUMBA_CACHE_DIR=cache)
     for content in (b"", b"\x80garbage"):
@@ -99,7 +99,7 @@ def test_kept_code_that_is_damaged_is_compiled_and_kept_again(tmp_path: Path, su
         assert contents(cache) == before
 
 
-def test_kernels_run_where_kept_code_can_be_neither_read_nor_written(tmp_path: Path) -> None:
+def test_kernels_run_where_the_cache_can_be_neither_read_nor_written(tmp_path: Path) -> None:
     checkout, cache = Path(distributed_pose.__file__).parents[1], tmp_path / "cache"
     run(ONE_KERNEL, checkout, NUMBA_CACHE_DIR=cache)
     for path in contents(cache):

@@ -1,3 +1,5 @@
+"""The decoder that the compiled one is compared with: each of its steps on hand-made inputs."""
+
 import numpy as np
 import pytest
 
@@ -23,7 +25,7 @@ def points(*xy_score: tuple[float, float, float]) -> Candidates:
 
 
 def heatmap(**peaks: float) -> np.ndarray:
-    """Returns a map of 20x30 with values at x<column>y<row>."""
+    """Returns a map of 20x30 cells with the given values at x<column>y<row>."""
     values = np.zeros((20, 30), np.float32)
     for name, value in peaks.items():
         x, y = name[1:].split("y")
@@ -38,7 +40,7 @@ class TestPeaks:
         assert found.scores_M == pytest.approx([0.5, 0.9, 0.4])
 
     @pytest.mark.parametrize(("value", "number"), [(0.09, 0), (0.1, 1)])
-    def test_stand_from_the_threshold_on(self, value: float, number: int) -> None:
+    def test_have_at_least_the_value_of_the_threshold(self, value: float, number: int) -> None:
         assert len(find_peaks(heatmap(x5y5=value))) == number
 
     def test_are_strictly_greater_than_their_neighbours(self) -> None:
@@ -50,11 +52,11 @@ class TestPeaks:
     def test_may_lie_on_the_border(self, corner: str) -> None:
         assert len(find_peaks(heatmap(**{corner: 0.3}))) == 1
 
-    def test_that_are_near_an_earlier_one_go_whatever_their_score(self) -> None:
+    def test_near_an_earlier_one_are_suppressed_whatever_their_score(self) -> None:
         assert find_peaks(heatmap(x5y5=0.2, x10y5=0.9)).xy_M2.tolist() == [[5, 5]]
         assert len(find_peaks(heatmap(x5y5=0.2, x11y5=0.9))) == 2
 
-    def test_suppressed_ones_suppress_no_others(self) -> None:
+    def test_that_are_suppressed_do_not_suppress_others(self) -> None:
         found = find_peaks(heatmap(x5y5=0.2, x10y5=0.9, x15y5=0.3))
         assert found.xy_M2.tolist() == [[5, 5], [15, 5]]
 
@@ -68,7 +70,9 @@ class TestLimbs:
         assert limb.score == pytest.approx(1)
 
     @pytest.mark.parametrize("end", [(1, 5, 1), (3, 15, 1), (3, 5, 1)])
-    def test_against_or_across_the_field_are_none(self, end: tuple[float, float, float]) -> None:
+    def test_against_or_across_the_field_are_rejected(
+        self, end: tuple[float, float, float]
+    ) -> None:
         assert not find_limbs(self.paf, points((3, 5, 1)), points(end))
 
     def test_need_more_than_eight_of_ten_samples(self) -> None:
@@ -78,14 +82,14 @@ class TestLimbs:
         gap[:, 11:17] = 0
         assert not find_limbs(gap, points((2, 5, 1)), points((29, 5, 1)))
 
-    def test_score_the_mean_of_the_samples_that_count(self) -> None:
+    def test_have_the_mean_of_the_counting_samples_as_score(self) -> None:
         # Samples lie at x = 2, 5, ..., 29: the second does not count, the third is weaker.
         uneven = self.paf.copy()
         uneven[:, 5], uneven[:, 8] = 0.05, 0.55
         (limb,) = find_limbs(uneven, points((2, 5, 1)), points((29, 5, 1)))
         assert limb.score == pytest.approx((8 + 0.55) / 9, abs=1e-4)
 
-    def test_use_each_candidate_once_the_best_first(self) -> None:
+    def test_use_each_candidate_once_and_the_best_pair_first(self) -> None:
         tilted = points((20, 5, 1), (20, 10, 1))
         limbs = find_limbs(self.paf, points((3, 5, 1), (3, 10, 1)), tilted)
         assert [limb[:2] for limb in limbs] == [(1, 1), (0, 0)]
@@ -123,7 +127,7 @@ class TestPoses:
         limbs[0], limbs[2] = [Limb(0, 0, 0.25)], [Limb(0, 0, 0.25)]
         assert not len(assemble(candidates, limbs).scores_P)
 
-    def test_get_a_missing_ear_without_a_change_of_score(self) -> None:
+    def test_receive_a_missing_ear_without_a_change_of_score(self) -> None:
         candidates = [points((number, number, 0.5)) for number in range(NUM_KEYPOINTS)]
         limbs: list[list[Limb]] = [[] for _ in LIMBS]
         limbs[0], limbs[2] = [Limb(0, 0, 0.8)], [Limb(0, 0, 0.8)]
@@ -133,7 +137,7 @@ class TestPoses:
         assert with_ear.scores_P == pytest.approx(without.scores_P)
         assert with_ear.keypoints_P51.reshape(17, 3)[4].tolist() == [16.5, 16.5, 1]
 
-    def test_get_an_ear_that_is_missing_only_and_at_either_end(self) -> None:
+    def test_receive_a_missing_shoulder_or_ear_but_keep_an_existing_one(self) -> None:
         candidates = [points((k, k, 0.5), (k + 50, k, 0.5)) for k in range(NUM_KEYPOINTS)]
         limbs: list[list[Limb]] = [[] for _ in LIMBS]
         # Nose to eye to ear, without shoulders.
@@ -161,7 +165,7 @@ class TestPoses:
         assert [np.flatnonzero(person[:, 2]).tolist() for person in keypoints] == [[6, 8, 10]] * 2
         assert keypoints[:, 10, 0].tolist() == [4.5, 54.5]
 
-    def test_no_limbs_are_no_poses(self) -> None:
+    def test_are_empty_without_limbs(self) -> None:
         poses = assemble([NOBODY] * NUM_KEYPOINTS, [[] for _ in LIMBS])
         assert poses.keypoints_P51.shape == (0, 51)
 
@@ -170,11 +174,11 @@ def test_maps_are_cropped_to_the_image_and_resized_to_it() -> None:
     ramp = np.tile(np.arange(6, dtype=np.float32), (1, 4, 1))
     full = full_resolution(ramp, Geometry(32, 40, 0, 16, 0, 16))
     assert full.shape[:2] == (32, 40)
-    # Pixel 20 of 40 is input pixel 24.2 - 0.5 of 48, and that is cell 2.525 of 6.
+    # Pixel 20 of 40 is input pixel 24.2 - 0.5 of 48, which is cell 2.525 of 6.
     assert full[16, 20] == pytest.approx(2.525, abs=0.05)
 
 
-def test_an_even_map_stays_even_at_any_size() -> None:
+def test_a_constant_map_stays_constant_at_any_size() -> None:
     maps = np.full((2, 46, 80), 0.25, np.float32)
     full = full_resolution(maps, Geometry(427, 640, 0, 44, 0, 44))
     assert full.shape == (427, 640, 2)
@@ -208,7 +212,7 @@ def test_drawn_people_are_found_where_they_were_drawn(geometry: Geometry) -> Non
     assert np.abs(found[:, :, :2] - expected).max() < 2
 
 
-def test_maps_of_nobody_have_no_poses() -> None:
+def test_maps_without_people_have_no_poses() -> None:
     nobody = network_keypoints(np.zeros((0, 17, 3)))
     maps = draw_heatmaps(nobody, (46, 80)), draw_pafs(nobody, (46, 80))
     assert not len(plain_decode(*maps, Geometry(368, 640, 0, 0, 0, 0)).scores_P)

@@ -1,4 +1,7 @@
-"""Legend: F fractions of a fine step, 12 cells around the first tap of a pixel."""
+"""The bounds of interpolated values, and the boxes that are searched for peaks because of them.
+
+Legend: F fractions of a fine step, 12 cells around the first tap of a pixel.
+"""
 
 from collections.abc import Iterator
 
@@ -16,7 +19,7 @@ from distributed_pose.testing.plain_decoder import full_resolution
 Doubles = npt.NDArray[np.float64]
 
 FRACTIONS_F = np.linspace(0, 1, 2001, dtype=np.float32)
-# Where the first tap lies, so that all cells that are used have a number from 0 on.
+# The position of the first tap, chosen so that no cell in use has a negative index.
 FIRST_FINE = 3 * STRIDE
 
 
@@ -38,7 +41,7 @@ def weights_of_cells() -> Iterator[tuple[int, Doubles]]:
                 yield gap_and_phase(second)[0], weights_F12
 
 
-def test_no_position_has_greater_sums_of_weights_than_the_bounds() -> None:
+def test_the_sums_of_weights_stay_within_the_bounds_at_every_position() -> None:
     positive, negative, outer = 0.0, 0.0, 0.0
     for gap, weights_F12 in weights_of_cells():
         above = np.maximum(weights_F12, 0)
@@ -50,7 +53,7 @@ def test_no_position_has_greater_sums_of_weights_than_the_bounds() -> None:
     assert regions.OUTER - 2e-3 < outer <= regions.OUTER
 
 
-def test_the_second_resize_alone_keeps_to_its_bounds() -> None:
+def test_the_second_resize_alone_stays_within_its_bounds() -> None:
     taps_F4 = _cubic(FRACTIONS_F).astype(np.float64)
     positive = np.maximum(taps_F4, 0).sum(axis=1).max()
     negative = -np.minimum(taps_F4, 0).sum(axis=1).min()
@@ -62,7 +65,7 @@ def test_the_second_resize_alone_keeps_to_its_bounds() -> None:
 def test_trimmed_boxes_are_disjoint_and_hold_every_pixel_above_the_threshold(seed: int) -> None:
     random = np.random.default_rng(seed)
     maps = random.normal(scale=0.05, size=(NUM_HEATMAPS, 23, 30)).astype(np.float32)
-    # Some cells reach the threshold only with what lies around them, some are deep below 0.
+    # Some cells reach the threshold only with their neighbours, some are far below 0.
     maps[:, ::5, ::7] += random.choice([0.02, 0.07, -0.3, 0.5])
     maps[0] -= np.float32(0.3)
     geometry = Geometry(201, 267, 3, 0, 4, 5)

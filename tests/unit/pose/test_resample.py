@@ -1,4 +1,7 @@
-"""Legend: C channels, h and w image size in pixels."""
+"""Resampled maps equal OpenCV's to the bit, for whole images and for parts of them.
+
+Legend: C channels, h and w image size in pixels.
+"""
 
 import tracemalloc
 
@@ -42,7 +45,7 @@ def pixels_of(map_HW: Floats, yx: tuple[Axis, Axis], box: Box, *, is_tail: bool)
 
 
 @pytest.mark.parametrize("grid_hw", [(46, 80), (7, 5), (1, 1), (1, 6), (9, 2)])
-def test_maps_are_enlarged_as_opencv_does_it(grid_hw: tuple[int, int]) -> None:
+def test_enlarged_maps_equal_those_of_opencv(grid_hw: tuple[int, int]) -> None:
     maps = random_maps(NUM_HEATMAPS, grid_hw)
     height, width = STRIDE * grid_hw[0], STRIDE * grid_hw[1]
     expected = full_resolution(maps, Geometry(height, width, 0, 0, 0, 0))
@@ -51,7 +54,7 @@ def test_maps_are_enlarged_as_opencv_does_it(grid_hw: tuple[int, int]) -> None:
         np.testing.assert_array_equal(found, expected[:, :, channel])
 
 
-def test_a_part_of_an_enlarged_map_is_that_part_of_the_whole() -> None:
+def test_a_part_of_an_enlarged_map_equals_that_part_of_the_whole() -> None:
     (map_HW,) = random_maps(1, (9, 11))
     whole = enlarged(map_HW, (0, 72), (0, 88), scratch()).copy()
     for rows, columns in [((0, 1), (0, 1)), ((3, 29), (50, 88)), ((71, 72), (4, 5))]:
@@ -61,7 +64,7 @@ def test_a_part_of_an_enlarged_map_is_that_part_of_the_whole() -> None:
 
 @pytest.mark.parametrize("channels", [NUM_HEATMAPS, NUM_PAFS])
 @pytest.mark.parametrize(("grid_hw", "geometry"), GRIDS_AND_GEOMETRIES)
-def test_images_are_resized_as_opencv_does_it(
+def test_resized_maps_equal_those_of_opencv(
     grid_hw: tuple[int, int], geometry: Geometry, channels: int
 ) -> None:
     maps = random_maps(channels, grid_hw)
@@ -74,7 +77,7 @@ def test_images_are_resized_as_opencv_does_it(
 
 
 @pytest.mark.parametrize("is_tail", [False, True])
-def test_a_box_of_an_image_is_that_part_of_the_whole(is_tail: bool) -> None:
+def test_a_box_of_a_resized_map_equals_that_part_of_the_whole(is_tail: bool) -> None:
     (map_HW,), geometry = random_maps(1, (12, 16)), Geometry(101, 151, 4, 0, 0, 9)
     yx = axes(geometry, (12, 16))
     whole = pixels_of(map_HW, yx, Box(0, 101, 0, 151), is_tail=is_tail).copy()
@@ -83,7 +86,7 @@ def test_a_box_of_an_image_is_that_part_of_the_whole(is_tail: bool) -> None:
         np.testing.assert_array_equal(found, whole[box.top : box.bottom, box.left : box.right])
 
 
-def test_the_tail_is_what_does_not_fill_four_values_of_a_row() -> None:
+def test_the_tail_holds_the_values_after_the_last_four_of_a_row() -> None:
     tails = {
         width: [c for c in range(NUM_HEATMAPS) if in_tail(c, NUM_HEATMAPS, width)]
         for width in (4, 5, 6, 7)
@@ -99,7 +102,7 @@ def test_axes_are_computed_once_for_images_of_one_size() -> None:
 
 
 @pytest.mark.parametrize(("grid_hw", "geometry"), GRIDS_AND_GEOMETRIES)
-def test_axes_tell_the_pixels_of_each_gap(grid_hw: tuple[int, int], geometry: Geometry) -> None:
+def test_axes_list_the_pixels_of_each_gap(grid_hw: tuple[int, int], geometry: Geometry) -> None:
     for axis in axes(geometry, grid_hw):
         for gap in range(axis.cells + 1):
             first, end = axis.starts[gap : gap + 2]
@@ -115,8 +118,8 @@ def test_weights_of_a_pixel_sum_to_one(grid_hw: tuple[int, int], geometry: Geome
         np.testing.assert_allclose(axis.blend.sum(axis=1), 1, atol=1e-6)
 
 
-def test_tables_of_long_axes_are_not_kept() -> None:
-    # Kept, they would come to 120 MB.
+def test_tables_of_long_axes_are_not_cached() -> None:
+    # Cached, they would take 120 MB.
     tracemalloc.start()
     try:
         for width in range(2**17, 2**17 + 10):

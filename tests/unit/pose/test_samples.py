@@ -1,4 +1,7 @@
-"""Legend: C channels, h and w image size in pixels."""
+"""Values of maps at single pixels: exact samples equal resized maps, estimates up to rounding.
+
+Legend: C channels, h and w image size in pixels.
+"""
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from distributed_pose.pose.skeleton import NUM_PAFS
 from distributed_pose.records import Geometry
 from distributed_pose.testing.plain_decoder import full_resolution
 
-# As OpenCV sums PAFs, and a multiple of 4, so that the last column is no exception.
+# A multiple of 4, so that OpenCV computes the last column like the others.
 CHANNELS = 40
 
 GRIDS_AND_GEOMETRIES = [
@@ -27,7 +30,7 @@ def random_maps(grid_hw: tuple[int, int]) -> np.ndarray:
 
 
 def random_pixels(geometry: Geometry, number: int) -> np.ndarray:
-    """Returns int64 [number, 2], rows and columns, the corners of the image among them."""
+    """Returns int64 [number, 2], rows and columns of pixels, including the image's corners."""
     last = np.array([geometry.image_height, geometry.image_width]) - 1
     corners = [(0, 0), (0, last[1]), (last[0], 0), tuple(last)]
     others = np.random.default_rng(1).integers(0, last + 1, (number - len(corners), 2))
@@ -35,7 +38,7 @@ def random_pixels(geometry: Geometry, number: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("grid_hw", "geometry"), GRIDS_AND_GEOMETRIES)
-def test_samples_are_the_values_of_resized_maps(
+def test_samples_equal_the_values_of_resized_maps(
     grid_hw: tuple[int, int], geometry: Geometry
 ) -> None:
     maps = random_maps(grid_hw)
@@ -49,7 +52,7 @@ def test_samples_are_the_values_of_resized_maps(
 
 
 @pytest.mark.parametrize("width", [1, 31, 101])
-def test_samples_in_the_last_column_of_the_last_fields_are_opencvs_leftovers(width: int) -> None:
+def test_samples_in_the_last_column_of_the_last_fields_equal_opencvs(width: int) -> None:
     maps = np.random.default_rng(2).uniform(-1, 1, (NUM_PAFS, 9, 12)).astype(np.float32)
     geometry, samples = Geometry(60, width, 1, 2, 3, 4), new_samples()
     dense = full_resolution(maps, geometry)
@@ -62,7 +65,7 @@ def test_samples_in_the_last_column_of_the_last_fields_are_opencvs_leftovers(wid
 
 
 @pytest.mark.parametrize(("grid_hw", "geometry"), GRIDS_AND_GEOMETRIES)
-def test_estimates_are_right_but_for_rounding(grid_hw: tuple[int, int], geometry: Geometry) -> None:
+def test_estimates_are_correct_up_to_rounding(grid_hw: tuple[int, int], geometry: Geometry) -> None:
     maps, yx = random_maps(grid_hw), axes(geometry, grid_hw)
     dense = full_resolution(maps, geometry)
     for y, x in random_pixels(geometry, 200):

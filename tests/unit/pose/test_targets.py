@@ -1,3 +1,5 @@
+"""Heatmaps and PAFs that are drawn from known keypoints follow their definition."""
+
 import numpy as np
 import pytest
 
@@ -30,7 +32,7 @@ def random_people(count, seed=0):
 
 
 def dense_paf(people, limb, half_width_px=8.0):
-    """The field by its definition, over all cells, without windows."""
+    """Returns the x and y field of a limb by its definition, computed for every cell."""
     start, end, _, _ = limb
     y, x = np.mgrid[: GRID_HW[0], : GRID_HW[1]] * 8 + 3.5
     total, count = np.zeros((2, *GRID_HW)), np.zeros(GRID_HW)
@@ -75,7 +77,7 @@ def test_no_people_give_an_empty_array_and_pure_background():
     assert not draw_pafs(people, GRID_HW).any()
 
 
-def test_peak_stands_at_the_cell_whose_centre_is_the_keypoint():
+def test_peak_is_at_the_cell_whose_centre_is_the_keypoint():
     heatmaps = draw_heatmaps(one_keypoint(NOSE, 8 * 11 + 3.5, 8 * 7 + 3.5), GRID_HW)
     assert heatmaps[NOSE, 7, 11] == 1
     assert heatmaps[NOSE].argmax() == 7 * GRID_HW[1] + 11
@@ -84,7 +86,7 @@ def test_peak_stands_at_the_cell_whose_centre_is_the_keypoint():
 
 
 @pytest.mark.parametrize(("x_px", "y_px"), [(-5, 10), (645, 100), (0, 0), (639, 367), (-900, 99)])
-def test_keypoints_at_and_beyond_the_border_are_cut_to_the_grid(x_px, y_px):
+def test_keypoints_at_and_beyond_the_border_are_clipped_to_the_grid(x_px, y_px):
     heatmap = draw_heatmaps(one_keypoint(NOSE, x_px, y_px), GRID_HW)[NOSE]
     y, x = np.mgrid[: GRID_HW[0], : GRID_HW[1]] * 8 + 3.5
     expected = np.exp(-((x - x_px) ** 2 + (y - y_px) ** 2) / 98)
@@ -123,7 +125,7 @@ def test_pafs_point_from_keypoint_a_to_b_with_length_one():
     assert np.count_nonzero(pafs) == np.count_nonzero(pafs[channel_x])
 
 
-def test_limb_of_no_length_draws_nothing():
+def test_limb_of_length_zero_draws_nothing():
     start, end, *_ = LIMBS[0]
     people = one_keypoint(start, 100, 100)
     people[0, end] = 100, 100, 2

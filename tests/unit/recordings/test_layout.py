@@ -1,3 +1,5 @@
+"""The layout of a result folder is detected from names and sizes, or refused as ambiguous."""
+
 import logging
 from pathlib import Path
 
@@ -32,7 +34,7 @@ def folder_of(
 @pytest.mark.parametrize(
     ("suffix", "dtype"), [(".bin", "float32"), (".bin", "float16"), (".txt", "float32")]
 )
-def test_the_last_stage_is_found_by_suffixes_and_sizes(
+def test_the_last_stage_is_detected_by_suffixes_and_sizes(
     tmp_path: Path, order: str, first: int, suffix: str, dtype: str
 ) -> None:
     folder = folder_of(tmp_path, order, suffix, first, dtype)
@@ -42,7 +44,7 @@ def test_the_last_stage_is_found_by_suffixes_and_sizes(
     assert find_layout(folder, scan(folder), GRIDS) == expected
 
 
-def test_maps_of_other_sizes_are_told_apart_by_the_size_of_each_image(tmp_path: Path) -> None:
+def test_maps_of_different_sizes_are_detected_by_the_size_of_each_image(tmp_path: Path) -> None:
     grids = {"one": (46, 46), "two": (46, 60), "three": (46, 92)}
     for name, grid in grids.items():
         outputs = {name: tuple(np.zeros((channels, *grid), np.float32) for channels in (19, 38))}
@@ -52,7 +54,7 @@ def test_maps_of_other_sizes_are_told_apart_by_the_size_of_each_image(tmp_path: 
 
 @pytest.mark.parametrize("suffix", [".bin", ".txt"])
 @pytest.mark.parametrize("damaged", NAMES)
-def test_one_damaged_image_does_not_hide_the_layout(
+def test_one_damaged_file_does_not_change_the_detected_layout(
     tmp_path: Path, suffix: str, damaged: str
 ) -> None:
     folder = folder_of(tmp_path, "HP", suffix)
@@ -64,14 +66,14 @@ def test_one_damaged_image_does_not_hide_the_layout(
 @pytest.mark.parametrize(
     ("outputs", "found"),
     [
-        ((HEATMAPS, HEATMAPS), "_0.bin of 76 bytes a cell, _1.bin of 76 bytes a cell"),
-        ((HEATMAPS, HEATMAPS, PAFS, PAFS), "_2.bin of 152 bytes a cell"),
-        ((HEATMAPS, PAFS, PAFS, HEATMAPS), "_3.bin of 76 bytes a cell"),
-        ((HEATMAPS, PAFS.astype(np.float16)), "_0.bin of 76 bytes a cell, _1.bin of 76"),
-        ((HEATMAPS, PAFS[:21]), "_1.bin of 84 bytes a cell"),
+        ((HEATMAPS, HEATMAPS), "_0.bin of 76 bytes per cell, _1.bin of 76 bytes per cell"),
+        ((HEATMAPS, HEATMAPS, PAFS, PAFS), "_2.bin of 152 bytes per cell"),
+        ((HEATMAPS, PAFS, PAFS, HEATMAPS), "_3.bin of 76 bytes per cell"),
+        ((HEATMAPS, PAFS.astype(np.float16)), "_0.bin of 76 bytes per cell, _1.bin of 76"),
+        ((HEATMAPS, PAFS[:21]), "_1.bin of 84 bytes per cell"),
     ],
 )
-def test_sizes_that_can_be_read_in_no_way_or_several_are_listed(
+def test_sizes_that_fit_no_layout_or_several_are_listed(
     tmp_path: Path, outputs: Outputs, found: str
 ) -> None:
     for name in NAMES:
@@ -82,7 +84,7 @@ def test_sizes_that_can_be_read_in_no_way_or_several_are_listed(
     assert found in str(caught.value)
 
 
-def test_binary_and_text_side_by_side_are_ambiguous(tmp_path: Path) -> None:
+def test_binary_and_text_files_in_one_folder_are_ambiguous(tmp_path: Path) -> None:
     folder_of(tmp_path, "HP")
     folder_of(tmp_path, "HP", ".txt")
     with pytest.raises(SetupError, match=r"6 files \.bin and 6 files \.txt"):
@@ -90,7 +92,7 @@ def test_binary_and_text_side_by_side_are_ambiguous(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("numbers", [(0,), (2, 3), (0, 2), (0, 1, 2), (1, 2, 3, 4, 5)])
-def test_numbers_that_are_not_two_or_four_in_a_row_are_listed(
+def test_output_numbers_that_are_not_two_or_four_in_a_row_are_listed(
     tmp_path: Path, numbers: tuple[int, ...]
 ) -> None:
     for number in numbers:
@@ -99,7 +101,7 @@ def test_numbers_that_are_not_two_or_four_in_a_row_are_listed(
         find_layout(tmp_path, scan(tmp_path), GRIDS)
 
 
-def test_an_output_that_one_image_lacks_is_named(tmp_path: Path) -> None:
+def test_a_missing_output_of_one_image_is_named(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "HPHP", ".txt", first=1)
     (folder / "two_3.txt").unlink()
     found = scan(folder)
@@ -113,13 +115,15 @@ def test_outputs_of_an_unknown_image_are_named(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "HP")
     found = scan(folder)
     layout = find_layout(folder, found, GRIDS)
-    with pytest.raises(SetupError, match=r"two_0\.bin is of no image that pad\.txt lists, and 1"):
+    with pytest.raises(
+        SetupError, match=r"two_0\.bin belongs to no image that pad\.txt lists, and 1"
+    ):
         check_complete(folder, found, layout, ["one", "three"], "pad.txt")
 
 
-def test_outputs_of_unknown_images_alone_are_an_error(tmp_path: Path) -> None:
+def test_a_folder_with_outputs_of_unknown_images_only_is_refused(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "HP")
-    with pytest.raises(SetupError, match="other images alone"):
+    with pytest.raises(SetupError, match="other images only"):
         find_layout(folder, scan(folder), {"four": GRID})
 
 
@@ -139,7 +143,7 @@ def test_stray_files_are_ignored_with_a_warning(
 
 
 @pytest.mark.parametrize("content", ["nothing", "no outputs"])
-def test_a_folder_without_outputs_is_an_error(tmp_path: Path, content: str) -> None:
+def test_a_folder_without_outputs_is_refused(tmp_path: Path, content: str) -> None:
     folder = tmp_path / "results"
     if content == "no outputs":
         folder.mkdir()

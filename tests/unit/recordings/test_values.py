@@ -1,3 +1,5 @@
+"""Files of maps, text and binary: values are read exactly, damaged files are refused by name."""
+
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +14,13 @@ MAPS = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
 
 
 @pytest.mark.parametrize("between", [" ", "\n", "\r\n", "\t", "  \n ", " \r\n\r\n"])
-def test_values_in_text_stand_between_blanks_of_any_kind(tmp_path: Path, between: str) -> None:
+def test_values_in_text_may_be_separated_by_any_whitespace(tmp_path: Path, between: str) -> None:
     path = tmp_path / "a_0.txt"
     path.write_bytes((between + text(MAPS).replace(" ", between)).encode())
     np.testing.assert_array_equal(read_maps(path, "float32", SHAPE), MAPS)
 
 
-def test_a_file_of_text_is_read_whole_however_long(tmp_path: Path) -> None:
+def test_a_long_text_file_is_read_completely(tmp_path: Path) -> None:
     path = tmp_path / "a_0.txt"
     path.write_text("1 2.5 -3e-2 " * 400_000)
     values = read_text(path)
@@ -37,7 +39,7 @@ def test_binary_values_are_little_endian(tmp_path: Path, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_what_is_written_is_read_again(tmp_path: Path, dtype: type) -> None:
+def test_written_maps_are_read_back_unchanged(tmp_path: Path, dtype: type) -> None:
     maps = MAPS.astype(dtype)
     write_maps(tmp_path / "a_0.bin", maps)
     assert (tmp_path / "a_0.bin").stat().st_size == 4 * maps.size
@@ -54,15 +56,15 @@ def test_what_is_written_is_read_again(tmp_path: Path, dtype: type) -> None:
         ("a_0.bin", np.full(SHAPE, -np.inf, np.float32).tobytes(), "not finite"),
         ("a_0.txt", b"1 " * 23, "has 23 values, .* have 24"),
         ("a_0.txt", b"1 " * 20 + b"2 oops 3 4", "invalid value 'oops'"),
-        ("a_0.txt", b"1 " * 22 + b"2,5 3", "not numbers alone"),
+        ("a_0.txt", b"1 " * 22 + b"2,5 3", "does not contain only numbers"),
         ("a_0.txt", b'1 "2" ' * 12, "invalid value"),
         ("a_0.txt", b"1 " * 23 + b"nan", "not finite"),
         ("a_0.txt", b"1 " * 23 + b"-inf", "not finite"),
-        ("a_0.txt", b"1 " * 12 + b"\0" * 24, "not numbers alone"),
+        ("a_0.txt", b"1 " * 12 + b"\0" * 24, "does not contain only numbers"),
         ("a_0.txt", b" \n ", "is empty"),
     ],
 )
-def test_a_damaged_file_is_an_error_that_names_it(
+def test_a_damaged_file_is_refused_by_name(
     tmp_path: Path, name: str, content: bytes, reason: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -72,6 +74,6 @@ def test_a_damaged_file_is_an_error_that_names_it(
 
 
 @pytest.mark.parametrize("name", ["a_0.bin", "a_0.txt"])
-def test_a_file_that_is_not_there_is_an_error_that_names_it(tmp_path: Path, name: str) -> None:
+def test_a_missing_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(SetupError, match=name):
         read_maps(tmp_path / name, "float32", SHAPE)

@@ -1,4 +1,4 @@
-"""Logs and records that nobody's tool writes: told in one line, in time that grows with them."""
+"""Malformed logs and records are refused in one line, in time proportional to their size."""
 
 import json
 from contextlib import suppress
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from distributed_pose import SetupError
-from distributed_pose.report.sources import Given, read_source
+from distributed_pose.report.sources import LogFacts, read_source
 from tests.unit.report.test_logs import AIS, LINE, PERF
 
 PIECES = [
@@ -21,9 +21,7 @@ PIECES = [
 
 
 @pytest.mark.parametrize("piece", PIECES)
-def test_a_log_of_repeated_pieces_is_read_in_time_that_grows_with_it(
-    piece: str, tmp_path: Path
-) -> None:
+def test_a_log_of_repeated_parts_is_read_in_linear_time(piece: str, tmp_path: Path) -> None:
     seconds = []
     for size in (2**17, 2**20):
         path = tmp_path / "a.log"
@@ -32,7 +30,7 @@ def test_a_log_of_repeated_pieces_is_read_in_time_that_grows_with_it(
         with suppress(SetupError):
             read_source(path)
         seconds.append(process_time() - start)
-    # Eight times the text; what is quadratic takes 64 times as long, which is minutes here.
+    # The text is eight times as long. Quadratic time would be 64 times as long: minutes.
     assert seconds[1] < 20 * seconds[0] + 0.2
 
 
@@ -54,7 +52,7 @@ def test_a_log_of_repeated_pieces_is_read_in_time_that_grows_with_it(
         "| m | a (samples/s) | AP |\n" + "| m | 5 | 0.4 |\n" * 1001,
     ],
 )
-def test_figures_that_cannot_be_are_an_error_of_one_line(log: str, tmp_path: Path) -> None:
+def test_impossible_figures_are_an_error_of_one_line(log: str, tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     path.write_text(log)
     with pytest.raises(SetupError, match=r"a\.log") as raised:
@@ -66,7 +64,7 @@ def test_figures_that_cannot_be_are_an_error_of_one_line(log: str, tmp_path: Pat
 def record(tmp_path: Path) -> dict[str, Any]:
     path = tmp_path / "perf.txt"
     path.write_text(PERF)
-    content: dict[str, Any] = json.loads(read_source(path, Given("T4", 1, "f16", 0.4)).to_json())
+    content: dict[str, Any] = json.loads(read_source(path, LogFacts("T4", 1, "f16", 0.4)).to_json())
     return content
 
 
@@ -91,7 +89,7 @@ def record(tmp_path: Path) -> dict[str, Any]:
         (("notes",), [5]),
     ],
 )
-def test_a_record_of_other_values_is_an_error_that_names_them(
+def test_a_record_with_invalid_values_is_an_error_that_names_their_place(
     place: tuple[str | int, ...], value: object, tmp_path: Path
 ) -> None:
     content = record(tmp_path)
@@ -106,7 +104,7 @@ def test_a_record_of_other_values_is_an_error_that_names_them(
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_record_is_read_back_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     path.write_text(json.dumps(record(tmp_path)))
     assert json.loads(read_source(path).to_json()) == record(tmp_path)

@@ -1,4 +1,4 @@
-"""The lines of the guide's tools come out as they went in."""
+"""The lines of the guide's tools are read, and written back unchanged."""
 
 import pytest
 
@@ -21,7 +21,7 @@ PERF = """\
 [postprocess] throughputRate: 0.0806403, moduleLatency: 12400.8
 """
 
-# From the guide, section 5.4, which breaks the tool's line.
+# From the guide, section 5.4, which splits the tool's line into several.
 TRTEXEC = """\
 [I] GPU Compute Time:\x20
 min = 3.56421 ms,\x20
@@ -54,7 +54,7 @@ AIS = """\
 """
 
 
-def test_the_guides_perf_file_comes_out_as_it_went_in() -> None:
+def test_the_guides_perf_file_is_written_back_unchanged() -> None:
     perf = read_perf(PERF)
     assert perf is not None
     assert perf.rows["inference"]["Interface throughputRate"] == 755.13
@@ -62,25 +62,25 @@ def test_the_guides_perf_file_comes_out_as_it_went_in() -> None:
     assert perf_text(perf) == PERF
 
 
-def test_other_versions_of_the_tool_name_rows_otherwise() -> None:
+def test_the_row_names_of_other_versions_of_the_tool_are_read() -> None:
     renamed = PERF.replace("[inference]", "[infer]").replace("[postprocess]", "[post]")
     assert read_perf(renamed) == read_perf(PERF)
 
 
 @pytest.mark.parametrize("lost", ["[e2e]", "Interface throughputRate: 755.13, ", "latency"])
-def test_rows_that_are_not_all_there_are_no_perf_file(lost: str) -> None:
+def test_a_text_without_all_rows_is_not_a_perf_file(lost: str) -> None:
     assert read_perf(PERF.replace(lost, "")) is None
 
 
 @pytest.mark.parametrize("text", [TRTEXEC, f"[I] {LINE}\n", WHOLE_LOG])
-def test_the_guides_trtexec_lines_come_out_as_the_tools_line(text: str) -> None:
+def test_the_guides_trtexec_lines_are_written_back_as_the_tools_line(text: str) -> None:
     log = read_trtexec(text)
     assert log is not None
     assert log.times == TIMES
     assert trtexec_text(log.times) == f"[I] {LINE}\n"
 
 
-def test_a_whole_trtexec_log_tells_device_precision_and_batch() -> None:
+def test_a_complete_trtexec_log_states_device_precision_and_batch() -> None:
     log = read_trtexec(WHOLE_LOG)
     assert log is not None
     assert (log.device, log.precision, log.batch) == ("Tesla T4", "f16", 4)
@@ -90,16 +90,16 @@ def test_a_whole_trtexec_log_tells_device_precision_and_batch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "precision"),
+    ("stated", "precision"),
     [("FP32", "f32"), ("FP32+FP16", "f16"), ("FP32+FP16+INT8", "int8"), ("FP32+BF16", "bf16")],
 )
-def test_the_precision_is_the_lowest_that_the_build_allows(told: str, precision: str) -> None:
-    log = read_trtexec(WHOLE_LOG.replace("FP32+FP16", told).replace("--fp16 ", ""))
+def test_the_precision_is_the_lowest_that_the_build_allows(stated: str, precision: str) -> None:
+    log = read_trtexec(WHOLE_LOG.replace("FP32+FP16", stated).replace("--fp16 ", ""))
     assert log is not None
     assert log.precision == precision
 
 
-def test_a_log_without_percentiles_has_none() -> None:
+def test_percentiles_are_none_for_a_log_without_them() -> None:
     log = read_trtexec(f"[I] {LINE.partition(', percentile')[0]}\n")
     assert log is not None
     assert log.times.p99_ms is None
@@ -115,12 +115,12 @@ def test_a_log_without_percentiles_has_none() -> None:
         LINE.replace("mean = 4.08213", "mean = 0"),
     ],
 )
-def test_a_log_without_compute_times_is_none(text: str) -> None:
+def test_a_log_without_compute_times_is_not_read(text: str) -> None:
     assert read_trtexec(text) is None
 
 
 @pytest.mark.parametrize("how", ["(4)", ".mean(4)", ".mean(4.0)"])
-def test_ais_bench_tells_batch_and_rate(how: str) -> None:
+def test_batch_and_rate_are_read_from_a_log_of_ais_bench(how: str) -> None:
     expected = AisLog(ComputeTimes(2.5, 4.0, 3.2, 3.25, 3.9), 4, 1250.0)
     assert read_ais(AIS.format(how=how)) == [expected]
     assert read_ais(2 * AIS.format(how=how)) == [expected, expected]

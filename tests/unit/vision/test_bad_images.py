@@ -1,3 +1,5 @@
+"""Image files of all kinds: good ones get OpenCV's pixels, all others are refused with a reason."""
+
 from time import process_time
 
 import cv2
@@ -40,7 +42,7 @@ def size_of(kind: str) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("kind", GOOD)
-def test_a_good_file_is_decoded_as_opencv_reads_it(kind: str) -> None:
+def test_a_good_file_is_decoded_to_opencvs_pixels(kind: str) -> None:
     expected = read_by_opencv(GOOD[kind])
     decoded, _ = decode_image(GOOD[kind], *expected.shape[:2])
     assert decoded.dtype == np.uint8
@@ -54,8 +56,8 @@ def test_a_lossless_file_is_decoded_to_the_pixels_that_were_written(kind: str) -
     np.testing.assert_array_equal(decoded, picture())
 
 
-def test_inks_are_turned_into_light() -> None:
-    # Cyan, magenta and yellow times black, of values that Adobe writes inverted.
+def test_cmyk_is_converted_to_bgr() -> None:
+    # Cyan, magenta and yellow times black, all of which Adobe stores inverted.
     decoded = decode_image(cmyk_jpeg(), HEIGHT, WIDTH).image_HW3.astype(int)
     assert abs(decoded[0, 0] - [128 * 250 / 255, 40 * 250 / 255, 250]).max() <= 3
     assert abs(decoded[0, 8] - [60, 200, 10]).max() <= 3
@@ -74,7 +76,7 @@ def test_inks_are_turned_into_light() -> None:
         (8, np.rot90),
     ],
 )
-def test_every_orientation_is_followed(orientation: int, turn: object) -> None:
+def test_every_exif_orientation_is_applied(orientation: int, turn: object) -> None:
     assert callable(turn)
     expected = turn(read_by_opencv(GOOD["jpeg"]))
     decoded, _ = decode_image(turned_jpeg(orientation), *expected.shape[:2])
@@ -82,7 +84,7 @@ def test_every_orientation_is_followed(orientation: int, turn: object) -> None:
 
 
 @pytest.mark.parametrize("kind", GOOD)
-def test_a_file_that_is_cut_off_anywhere_is_refused(kind: str) -> None:
+def test_a_file_truncated_at_any_byte_is_refused(kind: str) -> None:
     size = size_of(kind)
     for length in range(len(GOOD[kind])):
         with pytest.raises(UndecodableImageError):
@@ -92,36 +94,36 @@ def test_a_file_that_is_cut_off_anywhere_is_refused(kind: str) -> None:
 @pytest.mark.parametrize(
     "kind", ["jpeg", "progressive jpeg", "cmyk jpeg", "jpeg with restarts", "png", "palette png"]
 )
-def test_what_follows_a_whole_file_does_not_matter(kind: str) -> None:
+def test_bytes_after_a_complete_file_are_ignored(kind: str) -> None:
     decoded, _ = decode_image(GOOD[kind] + TRAILER, HEIGHT, WIDTH)
     np.testing.assert_array_equal(decoded, read_by_opencv(GOOD[kind]))
 
 
-def test_the_end_of_a_thumbnail_is_not_the_end_of_its_jpeg() -> None:
+def test_the_end_marker_of_a_thumbnail_does_not_end_its_jpeg() -> None:
     jpeg = jpeg_with_thumbnail()
     assert jpeg.count(b"\xff\xd9") == 2
     assert read_header(jpeg[:-2]).is_cut_off
 
 
 @pytest.mark.parametrize("kind", GOOD)
-def test_the_header_of_a_good_file_says_its_size(kind: str) -> None:
+def test_the_header_of_a_good_file_states_its_size(kind: str) -> None:
     header = read_header(GOOD[kind])
     assert not header.is_cut_off
     assert sorted(header[:2]) == sorted(size_of(kind))
 
 
 @pytest.mark.parametrize("kind", CLAIMING)
-def test_a_header_that_claims_too_much_is_refused_before_memory_is_taken(kind: str) -> None:
+def test_a_header_that_claims_too_much_is_refused_before_memory_is_allocated(kind: str) -> None:
     file = claiming(kind, 16000)
     assert read_header(file)[:2] == (16000, 16000)
     start = process_time()
     with pytest.raises(UndecodableImageError, match=r"image is 16000x16000, .* says 48x32"):
         decode_image(file, HEIGHT, WIDTH)
-    # To make room for so many pixels alone takes longer.
+    # To allocate memory for so many pixels would take longer.
     assert process_time() - start < 0.05
 
 
-def test_a_part_of_a_png_that_claims_too_much_is_refused_before_memory_is_taken() -> None:
+def test_a_png_chunk_that_claims_too_much_is_refused_before_memory_is_allocated() -> None:
     content = GOOD["png"]
     length = content.index(b"IDAT") - 4
     start = process_time()
@@ -130,7 +132,7 @@ def test_a_part_of_a_png_that_claims_too_much_is_refused_before_memory_is_taken(
     assert process_time() - start < 0.05
 
 
-def test_a_size_that_opencv_does_not_take_is_refused_with_its_reason() -> None:
+def test_a_size_that_opencv_rejects_is_refused_with_opencvs_reason() -> None:
     with pytest.raises(UndecodableImageError, match=r"OpenCV.*decode"):
         decode_image(b"P6 2000000 1 255\n" + bytes(99), 1, 2_000_000)
 
@@ -159,7 +161,7 @@ def test_an_annotation_that_claims_too_much_is_refused(size: tuple[int, int]) ->
         (b"GIF89a", "not an image"),
         (b"RIFF\0\0\0\0WEBP", "not an image"),
         (b"RIFF\0\0\0\0WAVEfmt ", "not an image"),
-        # OpenCV takes the number in the comment for the height.
+        # OpenCV reads the number in the comment as the height.
         (b"P6 48#3000\n32 255\n" + bytes(9999), "not an image"),
         (b"P6 48 #a\r3000 \n32 255\n" + bytes(9999), "image is 48x3000"),
         (b"II*\0\xff\xff\xff\xff", "not an image"),
@@ -170,7 +172,9 @@ def test_an_annotation_that_claims_too_much_is_refused(size: tuple[int, int]) ->
         (encode(".jpg", picture(48, 48)), "image is 48x48, its annotation says 48x32"),
     ],
 )
-def test_what_is_no_such_image_is_refused_with_the_reason(content: bytes, message: str) -> None:
+def test_content_that_is_not_the_expected_image_is_refused_with_the_reason(
+    content: bytes, message: str
+) -> None:
     with pytest.raises(UndecodableImageError, match=message):
         decode_image(content, HEIGHT, WIDTH)
 
@@ -181,7 +185,7 @@ def test_what_is_no_such_image_is_refused_with_the_reason(content: bytes, messag
     damage=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=6),
 )
 @example(kind="tiff", damage=[(0.0, 0x49)])
-def test_a_file_with_wrong_bytes_is_an_image_of_its_size_or_refused(
+def test_a_file_with_wrong_bytes_is_decoded_in_its_size_or_refused(
     kind: str, damage: list[tuple[float, int]]
 ) -> None:
     content = bytearray(GOOD[kind])
@@ -196,7 +200,7 @@ def test_a_file_with_wrong_bytes_is_an_image_of_its_size_or_refused(
 
 
 @pytest.mark.parametrize("kind", ["png", "palette png", "deep png"])
-def test_no_wrong_byte_of_a_png_becomes_a_wrong_pixel(kind: str) -> None:
+def test_a_wrong_byte_of_a_png_never_changes_a_pixel(kind: str) -> None:
     expected = read_by_opencv(GOOD[kind])
     refused = 0
     for place in range(len(GOOD[kind])):

@@ -1,4 +1,4 @@
-"""No image file takes more memory or time than an image of the annotated size is worth."""
+"""No image file makes the decoder use more memory or time than an image of its size needs."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from distributed_pose.vision.headers import UndecodableImageError
 from tests.hostile_images import REFUSED, hostile_files
 from tests.image_files import HEIGHT, WIDTH
 
-# An image of the annotated size is of 5 kB; a decoder's own tables are of hundreds.
+# An image of the annotated size has 5 kB, and a decoder's own tables have hundreds of kilobytes.
 MOST_MIB = 24
 MOST_S = 1.0
 
@@ -21,12 +21,12 @@ def files() -> dict[str, bytes]:
     return hostile_files()
 
 
-def test_no_file_takes_the_memory_or_the_time_that_it_asks_for(
+def test_no_file_makes_the_decoder_use_the_memory_or_time_that_it_claims(
     files: dict[str, bytes], tmp_path: Path
 ) -> None:
     for number, content in enumerate(files.values()):
         (tmp_path / f"{number:03}").write_bytes(content)
-    # In a process of its own, whose peak is that of the decoder.
+    # In a separate process, so that its peak memory is that of the decoder.
     program = [sys.executable, "-m", "tests.hostile_images", str(tmp_path)]
     root = Path(__file__).parents[3]
     done = subprocess.run(program, cwd=root, capture_output=True, text=True, check=True)
@@ -36,11 +36,11 @@ def test_no_file_takes_the_memory_or_the_time_that_it_asks_for(
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_a_format_without_a_bound_is_refused_by_its_name(
+def test_a_format_whose_header_is_not_read_is_refused_by_name(
     files: dict[str, bytes], kind: str
 ) -> None:
     if kind not in files:
-        pytest.skip("OpenCV does not write it here")
+        pytest.skip("this build of OpenCV does not write the format")
     message = f"^{REFUSED[kind]} is not read; convert it to JPEG or PNG$"
     for decode in (
         lambda: decode_image(files[kind], HEIGHT, WIDTH),
@@ -60,7 +60,7 @@ def test_a_format_without_a_bound_is_refused_by_its_name(
         ("JPEG with many scans", "over 500 scans"),
     ],
 )
-def test_what_its_own_header_contradicts_is_refused_with_the_reason(
+def test_a_file_whose_content_contradicts_its_header_is_refused_with_the_reason(
     files: dict[str, bytes], kind: str, message: str
 ) -> None:
     with pytest.raises(UndecodableImageError, match=message):

@@ -1,6 +1,6 @@
-"""JPEGs are decoded to OpenCV's pixels, and all are named as damaged that libjpeg warns of.
+"""JPEGs are decoded to OpenCV's pixels, and reported as damaged exactly where libjpeg warns.
 
-The judge is the libjpeg in OpenCV, which writes its warnings to the standard error stream.
+The reference is the libjpeg in OpenCV, which writes its warnings to the standard error stream.
 """
 
 import cv2
@@ -19,7 +19,7 @@ CUT = JPEG[: len(JPEG) // 2] + b"\xff\xd9"
 
 
 class Judge:
-    """OpenCV's decoder and what its libjpeg writes."""
+    """Decodes with OpenCV, and captures the warnings of its libjpeg."""
 
     def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
         self._capfd = capfd
@@ -65,11 +65,11 @@ def test_images_of_other_formats_have_no_damage() -> None:
     for kind, content in good_files().items():
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
         assert image is not None
-        # libjpeg warns of bytes between the segments of this one.
+        # libjpeg warns of bytes between the segments of the padded file.
         assert bool(decode_image(content, *image.shape[:2]).damage) == (kind == "padded jpeg")
 
 
-def test_of_400_damaged_files_all_are_named_that_libjpeg_warns_of(judge: Judge) -> None:
+def test_400_damaged_files_are_reported_exactly_where_libjpeg_warns(judge: Judge) -> None:
     random = np.random.default_rng(0)
     kinds = sorted(WHOLE)
     num_named = num_decoded = 0
@@ -79,7 +79,7 @@ def test_of_400_damaged_files_all_are_named_that_libjpeg_warns_of(judge: Judge) 
         expected, warning = judge.decode(jpeg)
         size = judge.decode(WHOLE[kind])[0].shape[:2]  # type: ignore[union-attr]
         found = decode(jpeg, size)
-        # Where the file ends inside a segment OpenCV decodes nothing, and libjpeg what there is.
+        # Where a file ends inside a segment, OpenCV decodes nothing and libjpeg the available part.
         assert found is not None or expected is None or expected.shape[:2] != size
         if found is None:
             continue
@@ -88,18 +88,20 @@ def test_of_400_damaged_files_all_are_named_that_libjpeg_warns_of(judge: Judge) 
         num_named += bool(found.damage)
         if expected is not None:
             np.testing.assert_array_equal(found.image_HW3, expected)
-    # The others are valid codes of another picture, which nothing can tell.
+    # The other files are valid encodings of another picture, which cannot be detected.
     assert num_named > 0.65 * num_decoded > 200
 
 
 @pytest.mark.parametrize(
     ("kind", "jpeg"),
     [
-        *((f"turned as {n}", turned_jpeg(n)) for n in (1, 3, 6, 8)),
-        ("of inks", cmyk_jpeg()),
+        *((f"orientation {n}", turned_jpeg(n)) for n in (1, 3, 6, 8)),
+        ("CMYK", cmyk_jpeg()),
     ],
 )
-def test_damage_is_found_where_opencv_decodes(kind: str, jpeg: bytes, judge: Judge) -> None:
+def test_damage_is_also_detected_in_jpegs_that_opencv_decodes(
+    kind: str, jpeg: bytes, judge: Judge
+) -> None:
     whole, _ = judge.decode(jpeg)
     assert whole is not None
     size = whole.shape[:2]
@@ -111,13 +113,13 @@ def test_damage_is_found_where_opencv_decodes(kind: str, jpeg: bytes, judge: Jud
     np.testing.assert_array_equal(found.image_HW3, expected)
 
 
-def test_the_damage_is_told_in_libjpegs_words(judge: Judge) -> None:
+def test_damage_is_reported_in_the_words_of_libjpeg(judge: Judge) -> None:
     found = decode(CUT, judge.decode(JPEG)[0].shape[:2])  # type: ignore[union-attr]
     assert found is not None
     assert found.damage == "Corrupt JPEG data: premature end of data segment"
 
 
-def test_the_damage_of_a_usual_jpeg_is_not_written_to_the_terminal(
+def test_the_damage_of_an_upright_colour_jpeg_is_not_written_to_the_terminal(
     judge: Judge, capfd: pytest.CaptureFixture[str]
 ) -> None:
     size = judge.decode(JPEG)[0].shape[:2]  # type: ignore[union-attr]
@@ -128,8 +130,8 @@ def test_the_damage_of_a_usual_jpeg_is_not_written_to_the_terminal(
     assert capfd.readouterr() == ("", "")
 
 
-def test_an_orientation_outside_exif_turns_nothing(judge: Judge) -> None:
-    # The bytes of an orientation in a segment that is none of EXIF's.
+def test_an_orientation_outside_exif_is_ignored(judge: Judge) -> None:
+    # The bytes of an orientation in a segment that is not EXIF.
     entry = b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0"
     jpeg = encode(".jpg")
     jpeg = jpeg[:2] + jpeg_segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + entry) + jpeg[2:]

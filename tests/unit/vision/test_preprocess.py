@@ -1,3 +1,5 @@
+"""Network inputs equal the definition of their profile to the bit, for images of any size."""
+
 import cv2
 import numpy as np
 import pytest
@@ -39,7 +41,7 @@ def encoded(image: np.ndarray, suffix: str = ".png") -> bytes:
 
 
 @pytest.mark.parametrize(("profile", "height", "width", "layout"), LAYOUTS)
-def test_an_image_is_normalised_resized_and_padded_as_its_profile_says(
+def test_an_image_is_normalised_resized_and_padded_by_its_profile(
     profile: str, height: int, width: int, layout: tuple[int, ...]
 ) -> None:
     image = picture(height, width)
@@ -57,7 +59,7 @@ def test_an_image_is_normalised_resized_and_padded_as_its_profile_says(
 @example(size=(900, 1), seed=0)
 @example(size=(1, 1), seed=0)
 @example(size=(737, 1281), seed=0)
-def test_an_image_of_any_size_is_preprocessed_to_the_bit_as_the_profile_is_defined(
+def test_the_input_of_an_image_of_any_size_equals_the_definition_to_the_bit(
     profile: str, size: tuple[int, int], seed: int
 ) -> None:
     if profile == "upstream" and size[1] > 40 * size[0]:
@@ -77,7 +79,7 @@ def test_an_image_of_any_size_is_preprocessed_to_the_bit_as_the_profile_is_defin
 
 
 def definition(image: np.ndarray, profile: str) -> np.ndarray:
-    """Returns the network input by the shortest way to say what it is."""
+    """Returns the network input by the definition of a profile, in the shortest form."""
     height, width = image.shape[:2]
     scale = 368 / height if profile == "upstream" else min(368 / height, 640 / width)
     interpolation = cv2.INTER_CUBIC if profile == "upstream" else cv2.INTER_LINEAR
@@ -106,7 +108,7 @@ def test_a_pixel_is_centred_at_128_and_scaled_by_256(value: int, normalised: flo
 
 @pytest.mark.parametrize("size", [(1, 4000), (4000, 1), (1, 1), (5000, 3)])
 @pytest.mark.parametrize("profile", PROFILES)
-def test_odd_sizes_have_an_input(profile: str, size: tuple[int, int]) -> None:
+def test_images_of_extreme_sizes_have_an_input(profile: str, size: tuple[int, int]) -> None:
     if profile == "upstream" and size[1] > 1000:
         size = (1, 40)
     input_3HW, _ = preprocess(picture(*size), PROFILES[profile])
@@ -114,7 +116,7 @@ def test_odd_sizes_have_an_input(profile: str, size: tuple[int, int]) -> None:
     assert not input_3HW.shape[2] % 8
 
 
-def test_a_lossless_image_is_decoded_as_blue_green_red() -> None:
+def test_a_lossless_image_is_decoded_to_blue_green_red() -> None:
     image = picture(4, 6)
     decoded, _ = decode_image(encoded(image), 4, 6)
     np.testing.assert_array_equal(decoded, image)
@@ -136,9 +138,9 @@ def test_a_png_of_any_kind_has_three_channels_of_bytes(
     assert (decoded.shape, decoded.dtype) == ((4, 6, 3), np.uint8)
 
 
-def test_an_orientation_in_exif_is_followed() -> None:
+def test_an_exif_orientation_is_applied() -> None:
     jpeg = encoded(picture(16, 32), ".jpg")
-    # A big-endian TIFF header and one entry: orientation, a short, is 6 (turned clockwise).
+    # A big-endian TIFF header and one entry: orientation, a short, is 6 (rotate clockwise).
     tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
     segment = b"Exif\0\0" + tiff
     exif = b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment
@@ -148,7 +150,7 @@ def test_an_orientation_in_exif_is_followed() -> None:
 
 
 @pytest.mark.parametrize("progressive", [0, 1])
-def test_a_jpeg_that_is_cut_off_anywhere_is_refused(progressive: int) -> None:
+def test_a_jpeg_truncated_at_any_byte_is_refused(progressive: int) -> None:
     options = [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive]
     jpeg = cv2.imencode(".jpg", picture(16, 16), options)[1].tobytes()
     for length in range(len(jpeg)):
@@ -170,6 +172,6 @@ JPEG = encoded(picture(64, 64), ".jpg")
         (encoded(picture(64, 32)), "32x64.*64x64"),
     ],
 )
-def test_what_is_no_whole_image_is_refused(content: bytes, message: str) -> None:
+def test_content_that_is_not_a_complete_image_is_refused(content: bytes, message: str) -> None:
     with pytest.raises(UndecodableImageError, match=message):
         decode_image(content, 64, 64)

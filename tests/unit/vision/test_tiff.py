@@ -1,4 +1,4 @@
-"""TIFFs are named as damaged where libtiff says so, which OpenCV writes to the error stream."""
+"""TIFFs are reported as damaged exactly where libtiff reports an error to OpenCV."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ KINDS = {
 
 @pytest.fixture
 def errors_shown() -> Iterator[None]:
-    """OpenCV writes the errors of its libraries, which the package silences."""
+    """Lets OpenCV write the errors of its libraries, which the package silences."""
     before = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_WARNING)
     yield
@@ -30,7 +30,7 @@ def errors_shown() -> Iterator[None]:
 @pytest.mark.usefixtures("errors_shown")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("compression", COMPRESSIONS)
-def test_a_tiff_is_damaged_where_libtiff_says_so(
+def test_a_tiff_is_reported_as_damaged_exactly_where_libtiff_reports_an_error(
     compression: str, kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     options = [cv2.IMWRITE_TIFF_COMPRESSION, COMPRESSIONS[compression]]
@@ -48,6 +48,6 @@ def test_a_tiff_is_damaged_where_libtiff_says_so(
         found.append(bool(damage))
         np.testing.assert_array_equal(decoded, image)
     assert found == expected
-    # Deflate alone has a checksum; LZW and PackBits make something of most bytes.
+    # Only Deflate has a checksum; LZW and PackBits decode most bytes to something.
     least, most = {"none": (0, 0), "Deflate": (40, 60)}.get(compression, (0, 60))
     assert least <= sum(found) <= most
