@@ -94,6 +94,11 @@ def tensorrt_version() -> str:
     return ""
 
 
+def engine_prefix() -> str:
+    """Returns what the names of engines in the cache begin with: TensorRT's version and a dash."""
+    return f"{tensorrt_version() or 'unknown'}-"
+
+
 def tensorrt_major() -> int:
     """Returns the major version of TensorRT, or the usual one if no package tells it."""
     return int(tensorrt_version().partition(".")[0] or _USUAL_MAJOR)

@@ -31,13 +31,15 @@ from distributed_pose.backends.providers import (
     cuda_options,
     require,
 )
+from distributed_pose.cache.entries import open_entry
 from distributed_pose.cpu import cpu_name
 from distributed_pose.errors import ExecutionError, SetupError, first_line
-from distributed_pose.files import user_cache_folder
+from distributed_pose.files import content_digest, user_cache_folder
 from distributed_pose.model.onnx_graph import fixed_shapes, is_engine, parse
 from distributed_pose.model.onnx_precision import precision_of
 from distributed_pose.nvidia import (
     cuda_device_name,
+    engine_prefix,
     forbid_tf32,
     tensorrt_major,
     tensorrt_options,
@@ -260,7 +262,7 @@ def _provider_options(content: bytes, options: BackendOptions, variant: str) -> 
         forbid_tf32()
     if is_engine(model):
         return tensorrt_options(options.index, half=half, major=major, shapes=None)
-    shapes, cache = fixed_shapes(model, options.batch_size), str(_engine_folder())
+    shapes, cache = fixed_shapes(model, options.batch_size), str(_engine_folder(content, options))
     return cached_tensorrt_options(
         options.index, half=half, major=major, shapes=shapes, cache=cache
     )
@@ -275,9 +277,12 @@ def _load_libraries(variant: str) -> None:
             importlib.import_module("tensorrt")
 
 
-def _engine_folder() -> Path:
-    folder = user_cache_folder() / "tensorrt"
-    folder.mkdir(parents=True, exist_ok=True)
+def _engine_folder(content: bytes, options: BackendOptions) -> Path:
+    """Returns the cache entry of the engines of a model, for one device and one TensorRT."""
+    parts = (cuda_device_name(options.index), str(options.batch_size), content_digest(content))
+    name = content_digest("\n".join(parts).encode())
+    folder = user_cache_folder() / "tensorrt" / f"{engine_prefix()}{name}"
+    open_entry(folder)
     return folder
 
 

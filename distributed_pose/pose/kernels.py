@@ -4,7 +4,6 @@ Compiled code holds no interpreter lock, uses the calling thread only, and is ke
 later processes load it. It never reorders or fuses sums: poses depend on the last bit.
 """
 
-import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +12,9 @@ from typing import Any, ParamSpec, TypeVar, cast
 import numba
 from numba.core.caching import FunctionCache
 
+from distributed_pose.cache.entries import open_entry
 from distributed_pose.files import user_cache_folder
+from distributed_pose.pose.sources import sources_digest
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -25,11 +26,9 @@ def _cache_folder() -> Path:
     Numba looks only at the file of a function, not at those of the functions that it calls and
     takes in, so a change of one file would leave old code in the others.
     """
-    digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(file.read_bytes())
-    base = numba.config.CACHE_DIR or user_cache_folder() / "kernels"
-    return Path(base) / digest.hexdigest()[:16]
+    folder = Path(numba.config.CACHE_DIR or user_cache_folder() / "kernels") / sources_digest()
+    open_entry(folder)
+    return folder
 
 
 numba.config.CACHE_DIR = str(_cache_folder())
