@@ -119,6 +119,26 @@ def test_a_stopped_run_says_how_to_go_on(
     assert num_shards(tmp_path / "run") > kept
 
 
+@pytest.mark.parametrize("delay_s", [0.5, pytest.param(2.0, marks=pytest.mark.slow)])
+def test_a_run_that_is_stopped_while_ray_starts_says_how_to_go_on(
+    people: Dataset, tmp_path: Path, delay_s: float
+) -> None:
+    sessions = Path(os.environ["RAY_TMPDIR"], "ray")
+    before = set(sessions.glob("session_2*"))
+    run = start(people, tmp_path / "run", "engine=ray")
+    while not (tmp_path / "run" / "ledger").exists():
+        assert run.poll() is None
+        time.sleep(0.02)
+    time.sleep(delay_s)
+    run.terminate()
+    code, stderr = finish(run)
+    assert code == 4
+    assert "error: stopped" in stderr
+    assert "go on with: " in stderr
+    # Nor are there files of a Ray that was not started to the end.
+    assert set(sessions.glob("session_2*")) == before
+
+
 def test_a_full_disk_is_named_and_the_run_can_go_on(
     many: Dataset, expected: bytes, tmp_path: Path
 ) -> None:
