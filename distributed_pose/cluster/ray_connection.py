@@ -88,7 +88,9 @@ def _stopped_as_before() -> Iterator[None]:
     except SystemExit:
         raise KeyboardInterrupt(signal.SIGTERM.name) from None
     finally:
-        if threading.current_thread() is threading.main_thread():
+        # One that has come already is ignored from then on.
+        is_open = signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
+        if is_open and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
 
 
