@@ -17,6 +17,7 @@ from rich.text import Text
 
 from distributed_pose import __version__
 from distributed_pose.cli_bench import batch_sizes, bench
+from distributed_pose.cli_cache import cache
 from distributed_pose.cli_data import demo_data, fetch, pack
 from distributed_pose.cli_doctor import devices, doctor
 from distributed_pose.cli_guide import guide
@@ -302,6 +303,7 @@ app.command("scale")(scale)
 app.command("plan")(plan)
 app.command("demo-data")(demo_data)
 app.command("pack")(pack)
+app.command("cache")(cache)
 app.add_typer(bench)
 app.add_typer(report_commands)
 app.add_typer(guide)

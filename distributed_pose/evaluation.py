@@ -32,6 +32,8 @@ from distributed_pose.run_lock import RunLock
 from distributed_pose.storage import Folder
 from distributed_pose.summary import SessionFacts, summarise
 
+_STOPPING = (signal.SIGTERM, signal.SIGHUP)
+
 _LOG = logging.getLogger(__name__)
 
 # Of so many images one is looked for that can be read.
@@ -283,13 +285,18 @@ def stopped_by_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt(signal.Signals(number).name)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, _stop) for number in _STOPPING}
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # What is entered within itself leaves the signals to the outer one.
+            if handler is not _stop:
+                signal.signal(number, handler)
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    # Slurm and systemd send it to all processes of a run, and the watching one passes it on.
+    for each in _STOPPING:
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt(signal.Signals(number).name)

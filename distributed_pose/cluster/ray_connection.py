@@ -5,6 +5,9 @@ import logging
 import os
 import shlex
 import shutil
+import signal
+import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -60,7 +63,7 @@ def connect() -> Callable[[], None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = cluster_address()
     # The workers of a run import what lies in the driver's working directory before all else.
-    with _working_in(Path(package_identity().path).parent):
+    with _working_in(Path(package_identity().path).parent), _stopped_as_before():
         if address:
             _join(address, common)
             return ray.shutdown
@@ -78,6 +81,21 @@ def _working_in(folder: Path) -> Iterator[None]:
     finally:
         os.fchdir(before)
         os.close(before)
+
+
+@contextmanager
+def _stopped_as_before() -> Iterator[None]:
+    """Keeps the handler of SIGTERM; one that comes to Ray's own handler ends the run as Ctrl-C."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt(signal.SIGTERM.name) from None
+    finally:
+        # One that has come already is ignored from then on.
+        is_open = signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
+        if is_open and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
 
 
 def where() -> Cluster:
@@ -197,6 +215,8 @@ def _start(common: Mapping[str, Any]) -> Path:
     """Starts a Ray of the run's own on this machine, and returns where it keeps its files."""
     if not _can_keep_a_token():
         os.environ.setdefault("RAY_AUTH_TOKEN", token_hex(32))
+    # Before Ray has a function end what it has started, since the last one comes first.
+    atexit.register(_remove_own_sessions)
     try:
         context: Any = ray.init(
             address="local",
@@ -210,7 +230,15 @@ def _start(common: Mapping[str, Any]) -> Path:
             f"cannot start a local Ray: {_reason(error)}",
             "name a writable folder of a short path by RAY_TMPDIR, or set engine=inline",
         ) from None
+    atexit.unregister(_remove_own_sessions)
     return Path(context.address_info["session_dir"])
+
+
+def _remove_own_sessions() -> None:
+    """Removes the files of a Ray that this process has not started to the end."""
+    base = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray"
+    for session in base.glob(f"session_*_{os.getpid()}"):
+        shutil.rmtree(session, ignore_errors=True)
 
 
 def _end(session: Path) -> None:

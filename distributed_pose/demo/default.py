@@ -5,6 +5,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from distributed_pose.cache.entries import make_room
+from distributed_pose.cache.marks import hold, in_use
 from distributed_pose.demo.dataset import (
     DEFAULT_NUM_IMAGES,
     DEFAULT_SEED,
@@ -13,10 +15,13 @@ from distributed_pose.demo.dataset import (
     write_dataset,
 )
 from distributed_pose.errors import SetupError
-from distributed_pose.model.artifacts import cache_folder
+from distributed_pose.files import user_cache_folder
 
 # One line of a terminal.
 NOTE = "Demo: rendered people. For COCO set data.images, data.annotations, model.path."
+
+# Beginning of the names of the demo's folders in the cache.
+FOLDER_PREFIX = f"renderer-{RENDERER_VERSION}-seed-"
 
 WEIGHTS = Path(__file__).with_name("lightweight_openpose_demo.onnx")
 
@@ -37,25 +42,35 @@ def prepare_demo(num_images: int = DEFAULT_NUM_IMAGES) -> Demo:
     Raises:
         SetupError: if the cache cannot be written.
     """
-    dataset = _dataset(cache_folder().parent / "demo", num_images)
+    dataset = _dataset(user_cache_folder() / "demo", num_images)
     return Demo(dataset.images, dataset.annotations, WEIGHTS, NOTE)
 
 
 def _dataset(cache: Path, num_images: int) -> DemoDataset:
-    folder = cache / f"renderer-{RENDERER_VERSION}-seed-{DEFAULT_SEED}-images-{num_images}"
+    folder = cache / f"{FOLDER_PREFIX}{DEFAULT_SEED}-images-{num_images}"
     kept = DemoDataset(folder / "images", folder / "annotations" / "person_keypoints.json")
+    hold(folder)
     if kept.annotations.exists():
         return kept
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        # Renamed when it is whole, so that two first runs at once do no harm.
-        with tempfile.TemporaryDirectory(dir=cache) as temporary:
-            write_dataset(Path(temporary) / "whole", num_images)
-            (Path(temporary) / "whole").rename(folder)
+        _render(cache, folder, num_images)
     except OSError as error:
+        hold(folder)
         if kept.annotations.exists():
             return kept
         hint = "set XDG_CACHE_HOME to a folder that can be written"
         reason = os.strerror(error.errno) if error.errno else error
         raise SetupError(f"cannot keep the demo images in {cache}: {reason}", hint) from None
     return kept
+
+
+def _render(cache: Path, folder: Path, num_images: int) -> None:
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as temporary, in_use(Path(temporary)):
+        whole = Path(temporary) / "whole"
+        write_dataset(whole, num_images)
+        with in_use(whole):
+            # Renamed when it is whole, so that two first runs at once do no harm.
+            whole.rename(folder)
+            hold(folder)
+    make_room()

@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from distributed_pose.cache.entries import new_entry
+from distributed_pose.cache.marks import in_use
 from distributed_pose.errors import ConfigError, ExecutionError, SetupError
 from distributed_pose.files import (
     MAX_CARD_BYTES,
@@ -22,8 +24,8 @@ from distributed_pose.json_records import read_record
 from distributed_pose.model.external_data import self_contained
 from distributed_pose.model.formats import HEAD_BYTES, format_of
 
-# Part of every key of the cache: raised when the same order is carried out otherwise.
-_CACHE_VERSION = 5
+# In front of every name in the cache: raised when the same order is carried out otherwise.
+CACHE_VERSION = "v5-"
 
 # A snapshot of three stages with its optimizer has 84 MiB.
 _MAX_CHECKPOINT_BYTES = 256 * 2**20
@@ -170,16 +172,17 @@ def cache_folder() -> Path:
 
 def cache_key(parts: Mapping[str, Any]) -> str:
     """Returns the name under which what depends on these parts is kept."""
-    text = json.dumps({"version": _CACHE_VERSION, **parts}, sort_keys=True)
-    return sha256_hex(text.encode())[:32]
+    text = json.dumps(dict(parts), sort_keys=True)
+    return f"{CACHE_VERSION}{sha256_hex(text.encode())[:32]}"
 
 
 def load_cached(key: str) -> Artifact | None:
     """Returns an artifact of the cache if it is there, and whole."""
     folder = cache_folder() / key
     try:
-        content = read_regular(folder / _CONTENT, MAX_MODEL_BYTES)
-        card = json.loads(read_regular(folder / _CARD, MAX_CARD_BYTES))
+        with in_use(folder):
+            content = read_regular(folder / _CONTENT, MAX_MODEL_BYTES)
+            card = json.loads(read_regular(folder / _CARD, MAX_CARD_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
     is_whole = isinstance(card, dict) and card.get("sha256") == sha256_hex(content)
@@ -187,12 +190,13 @@ def load_cached(key: str) -> Artifact | None:
 
 
 def keep(key: str, artifact: Artifact) -> Path:
-    """Returns the folder of an artifact that is now in the cache.
+    """Returns the folder of an artifact that is now in the cache, for which room is made.
 
     Raises:
         ExecutionError: if it cannot be written.
     """
     folder = cache_folder() / key
-    write_atomically(folder / _CONTENT, artifact.content)
-    write_atomically(folder / _CARD, json.dumps(dict(artifact.card), indent=2) + "\n")
+    with new_entry(folder):
+        write_atomically(folder / _CONTENT, artifact.content)
+        write_atomically(folder / _CARD, json.dumps(dict(artifact.card), indent=2) + "\n")
     return folder

@@ -4,7 +4,6 @@ Compiled code releases the interpreter lock, runs in the calling thread only, an
 for later processes. It never reorders or fuses sums, because poses depend on the last bit.
 """
 
-import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +12,9 @@ from typing import Any, ParamSpec, TypeVar, cast
 import numba
 from numba.core.caching import FunctionCache
 
+from distributed_pose.cache.entries import open_entry
 from distributed_pose.files import user_cache_folder
+from distributed_pose.pose.sources import sources_digest
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -25,11 +26,9 @@ def _cache_folder() -> Path:
     Numba checks only the file of a function, not the files of the functions that it inlines, so
     after a change of one file the others would keep outdated code.
     """
-    digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(file.read_bytes())
-    base = numba.config.CACHE_DIR or user_cache_folder() / "kernels"
-    return Path(base) / digest.hexdigest()[:16]
+    folder = Path(numba.config.CACHE_DIR or user_cache_folder() / "kernels") / sources_digest()
+    open_entry(folder)
+    return folder
 
 
 numba.config.CACHE_DIR = str(_cache_folder())

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import Dataset
@@ -117,6 +118,41 @@ def test_a_stopped_run_says_how_to_go_on(
     assert subprocess.run(command, capture_output=True, check=True).stderr == b""
     assert (tmp_path / "run" / "detections.json").read_bytes() == expected
     assert num_shards(tmp_path / "run") > kept
+
+
+def test_signals_to_each_process_of_a_run_stop_it_once(many: Dataset, tmp_path: Path) -> None:
+    run = start(many, tmp_path / "run", "engine=inline")
+    wait_for_shards(run, tmp_path / "run", 3)
+    (child,) = psutil.Process(run.pid).children()
+    # As Slurm and systemd do; the watching process passes its own on.
+    child.terminate()
+    time.sleep(0.03)
+    run.terminate()
+    code, stderr = finish(run)
+    assert code == 4
+    assert f"of {12 * TIMES} images are done" in stderr
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert not report["complete"]
+
+
+@pytest.mark.parametrize("delay_s", [0.5, pytest.param(2.0, marks=pytest.mark.slow)])
+def test_a_run_that_is_stopped_while_ray_starts_says_how_to_go_on(
+    people: Dataset, tmp_path: Path, delay_s: float
+) -> None:
+    sessions = Path(os.environ["RAY_TMPDIR"], "ray")
+    before = set(sessions.glob("session_2*"))
+    run = start(people, tmp_path / "run", "engine=ray")
+    while not (tmp_path / "run" / "ledger").exists():
+        assert run.poll() is None
+        time.sleep(0.02)
+    time.sleep(delay_s)
+    run.terminate()
+    code, stderr = finish(run)
+    assert code == 4
+    assert "error: stopped" in stderr
+    assert "go on with: " in stderr
+    # Nor are there files of a Ray that was not started to the end.
+    assert set(sessions.glob("session_2*")) == before
 
 
 def test_a_full_disk_is_named_and_the_run_can_go_on(

@@ -1,13 +1,16 @@
 """Scripts, manifests and configurations that ship beside the package."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 from typer.main import get_command
@@ -19,6 +22,9 @@ from distributed_pose.cluster.deployment import check_backends
 REPOSITORY = Path(__file__).parents[2]
 LAUNCH = REPOSITORY / "launch"
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
+DOCKERFILE = LAUNCH / "Dockerfile"
+# Where each manifest's image comes from, as TARGET of the Dockerfile.
+TARGETS = {"kuberay-gpu.yaml": "gpu", "kuberay-npu.yaml": "ascend"}
 MANIFESTS = sorted(LAUNCH.glob("kuberay-*.yaml"))
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 
@@ -227,3 +233,93 @@ def test_the_npu_manifest_tells_ray_as_many_npus_as_the_pod_has() -> None:
     assert group["resources"] == {"CPU": limits["cpu"], "NPU": limits["huawei.com/Ascend310P"]}
     assert group["labels"] == {"soc": "310P3"}
     assert all(isinstance(value, str) for value in json.loads(json.dumps(limits)).values())
+
+
+def version() -> str:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    return str(project["version"])
+
+
+def stages() -> dict[str, str]:
+    """Returns the base of each stage of the Dockerfile, by the stage's name."""
+    found = re.findall(r"^FROM (\S+)(?: AS (\S+))?$", DOCKERFILE.read_text(), re.MULTILINE)
+    return {name or "last": base for base, name in found}
+
+
+def test_the_dockerfile_passes_hadolint() -> None:
+    answer = run(Path(sys.executable).parent / "hadolint", "--no-color", DOCKERFILE)
+    assert answer.returncode == 0, answer.stdout
+
+
+def test_the_dockerfile_has_a_base_with_a_pinned_tag_for_each_target() -> None:
+    found = stages()
+    assert found.pop("last") == "base-${TARGET}"
+    assert found.keys() == {
+        f"base-{target}" for target in ("cpu", "gpu", "tensorrt", "cann", "ascend")
+    }
+    for base in found.values():
+        assert base in found or re.search(r":\d+\.\d+\.\d+-", base)
+
+
+def test_the_image_runs_as_a_user_who_can_do_without_root_and_is_checked_by_doctor() -> None:
+    last = DOCKERFILE.read_text().rpartition("FROM ")[2]
+    assert re.search(r"^USER 1000:1000$", last, re.MULTILINE)
+    assert re.search(r'^HEALTHCHECK .*CMD \["distributed-pose", "doctor"\]$', last, re.MULTILINE)
+    assert last.index("USER 1000") < last.index("ENTRYPOINT")
+
+
+def test_the_image_is_made_of_what_is_here() -> None:
+    ignored = (LAUNCH / "Dockerfile.dockerignore").read_text().splitlines()
+    for line in re.findall(r"^COPY (.+) \S+$", DOCKERFILE.read_text(), re.MULTILINE):
+        assert {f"!{source}" for source in line.split()} <= set(ignored)
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=name)
+def test_a_manifest_names_the_image_of_its_target(manifest: Path) -> None:
+    target = TARGETS[manifest.name]
+    assert f"base-{target}" in stages()
+    for pod in pods(parts(manifest)["RayJob"]):
+        (container,) = pod["containers"]
+        assert container["image"] == f"distributed-pose:{version()}-{target}"
+        assert pod["securityContext"] == {
+            "runAsNonRoot": True,
+            "runAsUser": 1000,
+            "runAsGroup": 1000,
+            "fsGroup": 1000,
+        }
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=name)
+def test_a_manifest_fits_the_schemas_of_kubernetes(manifest: Path) -> None:
+    found = parts(manifest)
+    job = found["RayJob"]
+    cluster = job["spec"]["rayClusterSpec"]
+    templates = [group["template"] for group in cluster["workerGroupSpecs"]]
+    for template in (cluster["headGroupSpec"]["template"], *templates):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, **template}
+        kubernetes_validate.validate(pod, "1.37", strict=True)
+    kubernetes_validate.validate(found["ConfigMap"], "1.37", strict=True)
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=name)
+def test_a_manifest_names_the_ray_that_the_image_has(manifest: Path) -> None:
+    pinned = re.search(r"^ray==(\S+)", (REPOSITORY / "constraints.txt").read_text(), re.MULTILINE)
+    assert pinned
+    cluster = parts(manifest)["RayJob"]["spec"]["rayClusterSpec"]
+    assert cluster["rayVersion"] == pinned[1]
+
+
+def test_workers_with_gpus_have_nvidias_runtime_and_those_with_npus_the_hosts_driver() -> None:
+    _, gpus = pods(parts(LAUNCH / "kuberay-gpu.yaml")["RayJob"])
+    assert gpus["runtimeClassName"] == "nvidia"
+    _, npus = pods(parts(LAUNCH / "kuberay-npu.yaml")["RayJob"])
+    hosts = {volume["hostPath"]["path"] for volume in npus["volumes"] if "hostPath" in volume}
+    assert hosts == {
+        "/usr/local/Ascend/driver",
+        "/usr/local/dcmi",
+        "/usr/local/bin/npu-smi",
+        "/etc/ascend_install.info",
+    }
+    (container,) = npus["containers"]
+    mounts = {m["mountPath"] for m in container["volumeMounts"] if m.get("readOnly")}
+    assert mounts == hosts

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import distributed_pose
+from distributed_pose.cache.marks import MARK
 
 DECODE = "from distributed_pose.pose.decode import Decoder; Decoder().warm_up()"
 ONE_KERNEL = "from distributed_pose.pose.resample import in_tail; print(in_tail(18, 19, 5))"
@@ -35,8 +36,9 @@ def run(statement: str, folder: Path, **variables: Path) -> str:
 
 
 def contents(folder: Path) -> dict[Path, int]:
-    """Returns the last modification time of each file under a folder, in nanoseconds."""
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    """Returns the last modification time of each file in nanoseconds, without marks of use."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != MARK)
+    return {path: path.stat().st_mtime_ns for path in files}
 
 
 def copy_of_package(tmp_path: Path) -> Path:

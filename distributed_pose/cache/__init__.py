@@ -1,0 +1,1 @@
+"""The user's cache: what takes long to make, kept within a limit."""
