@@ -71,6 +71,7 @@ class Actor:
     ready: DeviceReady | None = None
     calls: list["Call"] = field(default_factory=list)
     _since: float = 0.0
+    _launch_s: float = 0.0
     _start_s: float | None = None
 
     def launch(self) -> None:
@@ -94,6 +95,7 @@ class Actor:
     def placed(self, place: Place) -> None:
         """Takes the answer of a process that has found its device."""
         self.place, self.starting = place, None
+        self._launch_s = max(self._launch_s, self.waited_s)
         if self.plan:
             self.plan = replace(self.plan, device_id=place.device_id)
         self._release()
@@ -160,7 +162,9 @@ class Actor:
         """What a process may take until it is ready."""
         if self._start_s is None:
             return max(_FIRST_START_S, self.health.floor_s)
-        return self.health.floor_s + _START_FACTOR * self._start_s
+        # Before a process can load its model, it must be started, and what it replaces must have
+        # ended: Ray takes 5 s to end a process that is stopped.
+        return self.health.floor_s + _START_FACTOR * max(self._launch_s, self._start_s)
 
     @property
     def start_deadline_at(self) -> float:

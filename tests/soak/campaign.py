@@ -1,0 +1,114 @@
+"""Faults of all kinds from a seed, and a table of what became of the runs that they met."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
+
+from tests.soak import actors
+from tests.soak.runs import Outcome, Scenery, scenery
+
+# Yields the outcomes of runs with so many faults of a kind: kind, scenery, seed, faults.
+Runs = Callable[[str, Scenery, int, int], Iterator[Outcome]]
+
+_REPOSITORY = Path(__file__).parents[2]
+
+# Of a thousand faults, so many are of each kind.
+_SHARES = {
+    "worker killed": 130,
+    "worker stopped": 40,
+    "worker slow": 50,
+    "maps swapped": 80,
+    "poses swapped": 80,
+    "answers duplicated": 80,
+    "answers foreign": 60,
+    "garbage from workers": 70,
+    "NaN from devices": 60,
+    "reducer killed": 60,
+    "reducer stopped": 20,
+    "reducer's answers swapped": 60,
+    "garbage from reducers": 60,
+}
+_TOTAL = sum(_SHARES.values())
+
+_RUNS: Mapping[str, Runs] = {**dict.fromkeys(actors.KINDS, actors.actor_runs)}
+KINDS = tuple(_RUNS)
+
+_TIMES = 20
+
+_SHOWN = 4000
+
+
+def planned(faults: int, only: str) -> dict[str, int]:
+    """Returns how many faults of each kind there are to be; at least one of each.
+
+    Args:
+        faults: in all.
+        only: the kind that they are all of; empty for all kinds.
+    """
+    if only:
+        return {only: faults}
+    return {kind: max(1, round(faults * share / _TOTAL)) for kind, share in _SHARES.items()}
+
+
+def runs(kind: str, seed: int, faults: int) -> Iterator[Outcome]:
+    """Yields the outcomes of runs with so many faults of a kind, in this process."""
+    with TemporaryDirectory(prefix="soak-") as folder:
+        yield from _RUNS[kind](kind, scenery(Path(folder), _TIMES), seed, faults)
+
+
+def outcomes(plan: Mapping[str, int], seed: int) -> Iterator[Outcome]:
+    """Yields the outcomes of all runs of a plan.
+
+    Each kind has a process of its own, which Ray may end with what it runs on.
+    """
+    for kind, faults in plan.items():
+        command = [sys.executable, "-m", "tests.soak", "--raw", "--only", kind]
+        command += ["--seed", str(seed), "--faults", str(faults)]
+        with TemporaryFile("w+") as err, subprocess.Popen(
+            command, cwd=_REPOSITORY, stdout=subprocess.PIPE, stderr=err, text=True
+        ) as process:
+            for line in process.stdout or ():
+                # Ray prints to the same place.
+                if line.startswith("{"):
+                    yield Outcome(**json.loads(line))
+            if process.wait():
+                err.seek(0)
+                sys.stderr.write(err.read()[-_SHOWN:])
+                yield Outcome(kind, -1, 0, problems=(f"exit code {process.returncode}",))
+
+
+def table(found: Sequence[Outcome]) -> str:
+    """Returns a table in markdown: kinds, their faults, what became of the runs, and the worst."""
+    lines = [
+        f"| kind | {' | '.join(_COLUMNS)} | worst time, s |",
+        f"|{'---|' * (len(_COLUMNS) + 2)}",
+    ]
+    for kind in (*KINDS, "all"):
+        of_kind = [one for one in found if kind in {one.kind, "all"}]
+        if of_kind:
+            worst_s = max(one.seconds for one in of_kind)
+            sums = " | ".join(map(str, _sums(of_kind)))
+            lines.append(f"| {kind} | {sums} | {worst_s:.0f} |")
+    phases = Counter[str]()
+    for one in found:
+        phases.update(one.phases)
+    met = ", ".join(f"{count} in {phase}" for phase, count in phases.items())
+    return "\n".join(lines) + "\n" + (f"\nThe kills of the driver met: {met}.\n" if met else "")
+
+
+def _sums(found: Sequence[Outcome]) -> tuple[int, ...]:
+    """Returns the figures of `_COLUMNS`."""
+    names = ("lost", "twice", "changed", "hangs")
+    ends = (sum(getattr(one, name) for one in found) for name in names)
+    problems = sum(bool(one.problems) for one in found)
+    return sum(one.faults for one in found), len(found), *ends, problems
+
+
+def commit() -> str:
+    """Returns the commit that is checked out, shortened."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
