@@ -1,11 +1,13 @@
 """What a node of the cluster has free, and which jobs have reserved the rest."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import ray
 from ray._private import state
+from ray.core.generated.gcs_pb2 import ActorTableData  # type: ignore[attr-defined]
 
 from distributed_pose.records import DevicePlan
 
@@ -13,8 +15,15 @@ from distributed_pose.records import DevicePlan
 _MAX_SHOWN = 3
 _MAX_COMMAND = 60
 
+# A resource as an actor has it in a placement group.
+_IN_GROUP = re.compile(r"(\w+)_group_\d+_[0-9a-f]+")
 
-def shortage(plan: DevicePlan, reserved: Mapping[str, float]) -> str:
+# Ray does not tell what tasks hold from what is set aside for a process that is being started, which
+# takes tens of seconds where its files come over a network.
+_UNEXPLAINED_S = 60.0
+
+
+def shortage(plan: DevicePlan, reserved: Mapping[str, float], waited_s: float) -> str:
     """Returns what a worker's node lacks for it and who holds it; empty if there is enough.
 
     Ray has no public call for what a single node has free, nor for who holds it without a
@@ -23,9 +32,12 @@ def shortage(plan: DevicePlan, reserved: Mapping[str, float]) -> str:
     Args:
         plan: the device of the worker.
         reserved: amounts by Ray's name of the resource.
+        waited_s: how long the worker has waited. For the first minute only what others' actors hold
+            is lacking: the worker's own process may have got the rest.
     """
     try:
         free = _free(plan.node_id)
+        unheld = _without_actors(plan.node_id)
         holders = _holders(plan.node_id)
     except Exception:  # noqa: BLE001 - a private call of Ray's, of which nothing is promised
         return ""
@@ -35,6 +47,7 @@ def shortage(plan: DevicePlan, reserved: Mapping[str, float]) -> str:
         f"{free.get(name, 0.0):g} of the {amount:g} {name} that it needs"
         for name, amount in reserved.items()
         if free.get(name, 0.0) < amount
+        and (unheld.get(name, 0.0) < amount or waited_s > _UNEXPLAINED_S)
     ]
     if not lacking:
         return ""
@@ -45,6 +58,21 @@ def _free(node_id: str) -> Mapping[str, float] | None:
     nodes: Mapping[str, Mapping[str, float]]
     nodes = state.available_resources_per_node()  # type: ignore[no-untyped-call]
     return nodes.get(node_id)
+
+
+def _without_actors(node_id: str) -> Mapping[str, float]:
+    """Returns what a node has beside what actors that are at work hold."""
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    (there,) = (node["Resources"] for node in nodes if node["NodeID"] == node_id)
+    left = Counter[str](there)
+    accessor = state.state._connect_and_get_accessor()  # noqa: SLF001
+    for content in accessor.get_actor_table(None, "ALIVE"):
+        actor = ActorTableData.FromString(content)
+        if actor.address.node_id.hex() == node_id:
+            for name, amount in actor.required_resources.items():
+                in_group = _IN_GROUP.fullmatch(name)
+                left[in_group[1] if in_group else name] -= amount
+    return left
 
 
 def _holders(node_id: str) -> str:

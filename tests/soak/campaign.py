@@ -68,9 +68,12 @@ def outcomes(plan: Mapping[str, int], seed: int) -> Iterator[Outcome]:
     for kind, faults in plan.items():
         command = [sys.executable, "-m", "tests.soak", "--raw", "--only", kind]
         command += ["--seed", str(seed), "--faults", str(faults)]
-        with TemporaryFile("w+") as err, subprocess.Popen(
-            command, cwd=_REPOSITORY, stdout=subprocess.PIPE, stderr=err, text=True
-        ) as process:
+        with (
+            TemporaryFile("w+") as err,
+            subprocess.Popen(
+                command, cwd=_REPOSITORY, stdout=subprocess.PIPE, stderr=err, text=True
+            ) as process,
+        ):
             for line in process.stdout or ():
                 # Ray prints to the same place.
                 if line.startswith("{"):
