@@ -10,14 +10,13 @@ import shlex
 import sys
 
 from tests.soak.campaign import KINDS, commit, outcomes, planned, runs, table
-from tests.soak.runs import Outcome
 
 
 def main() -> int:
     options = _options()
     if options.raw:
         return _raw(options)
-    found: list[Outcome] = []
+    found = []
     for outcome in outcomes(planned(options.faults, options.only), options.seed):
         found.append(outcome)
         if options.verbose or not outcome.is_well:

@@ -199,7 +199,9 @@ def _image_ids(given: Any) -> list[int]:
 
 def _is_fresh(scene: Scene, image_ids: Sequence[int]) -> bool:
     """Returns whether no call of the run was for any of these images before."""
-    return all([scene.once(f"image-{image_id}") for image_id in image_ids])
+    # Each is to be known from now on, also if one of them was known before.
+    is_new = [scene.once(f"image-{image_id}") for image_id in image_ids]
+    return all(is_new)
 
 
 def _next_number(scene: Scene) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
-from tests.soak import actors
+from tests.soak import actors, disks, drivers, nodes
 from tests.soak.runs import Outcome, Scenery, scenery
 
 # Yields the outcomes of runs with so many faults of a kind: kind, scenery, seed, faults.
@@ -18,12 +18,12 @@ _REPOSITORY = Path(__file__).parents[2]
 
 # Of a thousand faults, so many are of each kind.
 _SHARES = {
-    "worker killed": 130,
+    "worker killed": 110,
     "worker stopped": 40,
     "worker slow": 50,
-    "maps swapped": 80,
-    "poses swapped": 80,
-    "answers duplicated": 80,
+    "maps swapped": 70,
+    "poses swapped": 70,
+    "answers duplicated": 70,
     "answers foreign": 60,
     "garbage from workers": 70,
     "NaN from devices": 60,
@@ -31,11 +31,30 @@ _SHARES = {
     "reducer stopped": 20,
     "reducer's answers swapped": 60,
     "garbage from reducers": 60,
+    "node leaves": 15,
+    "node dies": 15,
+    "node hangs": 9,
+    "head dies": 8,
+    "head hangs": 5,
+    "driver's node dies": 8,
+    "driver's node hangs": 5,
+    "disk full": 40,
+    "object store full": 20,
+    "driver killed": 100,
 }
 _TOTAL = sum(_SHARES.values())
 
-_RUNS: Mapping[str, Runs] = {**dict.fromkeys(actors.KINDS, actors.actor_runs)}
+_RUNS: Mapping[str, Runs] = {
+    **dict.fromkeys(actors.KINDS, actors.actor_runs),
+    **dict.fromkeys(nodes.KINDS, nodes.node_runs),
+    **dict.fromkeys(drivers.RAY_KINDS, drivers.ray_runs),
+    "disk full": disks.disk_runs,
+    "object store full": disks.store_runs,
+    "driver killed": drivers.killed_runs,
+}
 KINDS = tuple(_RUNS)
+
+_COLUMNS = ("faults", "runs", "lost", "twice", "changed", "hangs", "other problems")
 
 _TIMES = 20
 

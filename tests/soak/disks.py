@@ -1,7 +1,6 @@
 """Disks and object stores without room."""
 
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from threading import Event, Thread
-from typing import Any
 
 import ray
 

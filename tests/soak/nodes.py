@@ -1,11 +1,9 @@
 """Nodes that leave a cluster in the middle of a run, or hang."""
 
 import os
-import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from random import Random
