@@ -259,7 +259,7 @@ def _check_reservation(actor: Actor) -> None:
     """
     if not (actor.starting and actor.plan) or actor.place or actor.waited_s < _RESERVATION_S:
         return
-    if lacking := shortage(actor.plan, reservation(actor.plan), actor.waited_s):
+    if lacking := shortage(actor.plan, reservation(actor.plan)):
         raise SetupError(
             lacking, "wait for it, end it, or choose others by devices", device=actor.name
         )

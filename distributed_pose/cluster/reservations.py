@@ -18,13 +18,12 @@ _MAX_COMMAND = 60
 # A resource as an actor has it in a placement group.
 _IN_GROUP = re.compile(r"(\w+)_group_\d+_[0-9a-f]+")
 
-# Ray does not tell what tasks hold from what is set aside for a process that is being started, which
-# takes tens of seconds where its files come over a network.
-_UNEXPLAINED_S = 60.0
 
-
-def shortage(plan: DevicePlan, reserved: Mapping[str, float], waited_s: float) -> str:
+def shortage(plan: DevicePlan, reserved: Mapping[str, float]) -> str:
     """Returns what a worker's node lacks for it and who holds it; empty if there is enough.
+
+    Only what actors of other jobs hold is lacking. Of the rest Ray does not tell whether tasks have
+    it or the worker's own process, which can take minutes to start on a machine that is busy.
 
     Ray has no public call for what a single node has free, nor for who holds it without a
     dashboard. Where its own calls change, nothing is known and nothing is said.
@@ -32,43 +31,32 @@ def shortage(plan: DevicePlan, reserved: Mapping[str, float], waited_s: float) -
     Args:
         plan: the device of the worker.
         reserved: amounts by Ray's name of the resource.
-        waited_s: how long the worker has waited. For the first minute only what others' actors hold
-            is lacking: the worker's own process may have got the rest.
     """
     try:
-        free = _free(plan.node_id)
-        unheld = _without_actors(plan.node_id)
+        free = _left_by_others(plan.node_id)
         holders = _holders(plan.node_id)
     except Exception:  # noqa: BLE001 - a private call of Ray's, of which nothing is promised
-        return ""
-    if free is None:
         return ""
     lacking = [
         f"{free.get(name, 0.0):g} of the {amount:g} {name} that it needs"
         for name, amount in reserved.items()
         if free.get(name, 0.0) < amount
-        and (unheld.get(name, 0.0) < amount or waited_s > _UNEXPLAINED_S)
     ]
     if not lacking:
         return ""
     return f"node {plan.node} has free {' and '.join(lacking)}; held by {holders}"
 
 
-def _free(node_id: str) -> Mapping[str, float] | None:
-    nodes: Mapping[str, Mapping[str, float]]
-    nodes = state.available_resources_per_node()  # type: ignore[no-untyped-call]
-    return nodes.get(node_id)
-
-
-def _without_actors(node_id: str) -> Mapping[str, float]:
-    """Returns what a node has beside what actors that are at work hold."""
+def _left_by_others(node_id: str) -> Mapping[str, float]:
+    """Returns what a node has beside what actors of other jobs hold."""
+    mine = ray.get_runtime_context().get_job_id()
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     (there,) = (node["Resources"] for node in nodes if node["NodeID"] == node_id)
     left = Counter[str](there)
     accessor = state.state._connect_and_get_accessor()  # noqa: SLF001
     for content in accessor.get_actor_table(None, "ALIVE"):
         actor = ActorTableData.FromString(content)
-        if actor.address.node_id.hex() == node_id:
+        if actor.address.node_id.hex() == node_id and actor.job_id.hex() != mine:
             for name, amount in actor.required_resources.items():
                 in_group = _IN_GROUP.fullmatch(name)
                 left[in_group[1] if in_group else name] -= amount
@@ -87,7 +75,7 @@ def _holders(node_id: str) -> str:
     del held[""]
     shown = [f"{holder} ({count} actors)" for holder, count in held.most_common(_MAX_SHOWN)]
     more = [f"{len(held) - _MAX_SHOWN} more"] if len(held) > _MAX_SHOWN else []
-    return ", ".join([*shown, *more]) or "tasks or the entrypoint of a job"
+    return ", ".join([*shown, *more])
 
 
 def _holder(actor: Mapping[str, Any], mine: str, commands: Mapping[str, str]) -> str:

@@ -1,6 +1,7 @@
 """Faults of all kinds from a seed, and a table of what became of the runs that they met."""
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -87,10 +88,17 @@ def outcomes(plan: Mapping[str, int], seed: int) -> Iterator[Outcome]:
     for kind, faults in plan.items():
         command = [sys.executable, "-m", "tests.soak", "--raw", "--only", kind]
         command += ["--seed", str(seed), "--faults", str(faults)]
+        # Ray's workers would wait for whatever else the machine does.
+        environment = {**os.environ, "RAY_worker_niceness": "0"}
         with (
             TemporaryFile("w+") as err,
             subprocess.Popen(
-                command, cwd=_REPOSITORY, stdout=subprocess.PIPE, stderr=err, text=True
+                command,
+                cwd=_REPOSITORY,
+                stdout=subprocess.PIPE,
+                stderr=err,
+                text=True,
+                env=environment,
             ) as process,
         ):
             for line in process.stdout or ():
