@@ -144,7 +144,7 @@ def _evaluate(there: Scenery, label: str, values: dict[str, Any]) -> RunReport:
         backend="simulated",
         simulated={"rate": 200.0},
         batch_size=_BATCH_SIZE,
-        devices="cpu:4",
+        devices="cpu:3",
         reducers=2,
         deadline_s=DEADLINE_S,
         **values,
