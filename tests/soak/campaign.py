@@ -42,6 +42,7 @@ _SHARES = {
     "disk full": 160,
     "object store full": 40,
     "driver killed": 100,
+    "driver stopped": 12,
 }
 _TOTAL = sum(_SHARES.values())
 
@@ -52,6 +53,7 @@ _RUNS: Mapping[str, Runs] = {
     "disk full": disks.disk_runs,
     "object store full": disks.store_runs,
     "driver killed": drivers.killed_runs,
+    "driver stopped": drivers.stopped_runs,
 }
 KINDS = tuple(_RUNS)
 
@@ -127,7 +129,7 @@ def table(found: Sequence[Outcome]) -> str:
     for one in found:
         phases.update(one.phases)
     met = ", ".join(f"{count} in {phase}" for phase, count in phases.items())
-    return "\n".join(lines) + "\n" + (f"\nThe kills of the driver met: {met}.\n" if met else "")
+    return "\n".join(lines) + "\n" + (f"\nPhases that drivers ended in: {met}.\n" if met else "")
 
 
 def _sums(found: Sequence[Outcome]) -> tuple[int, ...]:
