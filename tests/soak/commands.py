@@ -22,7 +22,9 @@ from tests.soak.runs import Scenery
 
 _COMMAND = Path(sys.executable).with_name("distributed-pose")
 _RATE = 60.0
-_POLL_S = 5e-4
+# How often a phase is looked for; that of writing is over in some milliseconds.
+_POLL_S = 0.01
+_QUICK_POLL_S = 5e-4
 
 # A process that was killed, and what the system has to clean up after it.
 _GONE_S = 15.0
@@ -105,7 +107,7 @@ class Command:
     def wait_for(self, phase: str) -> None:
         """Returns when a phase has begun, or the run has ended."""
         while not self._has_begun(phase) and self.process.poll() is None:
-            time.sleep(_POLL_S)
+            time.sleep(_QUICK_POLL_S if phase == "writing" else _POLL_S)
 
     def _has_begun(self, phase: str) -> bool:
         if phase == "writing":
