@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import median_high
 
 from distributed_pose.errors import ExecutionError
 from distributed_pose.records import Faults
@@ -86,8 +87,13 @@ class Health:
 
     @property
     def deadline_s(self) -> float:
-        """What the next call may take, from the slowest of the last ones."""
-        return self.floor_s + _FACTOR * max(self._durations_s, default=0.0)
+        """What the next call may take, from the median of the last ones.
+
+        From the slowest, a call that waited for a device that hangs would make the next hang last
+        ten times as long, and so on.
+        """
+        typical_s = median_high(self._durations_s) if self._durations_s else 0.0
+        return self.floor_s + _FACTOR * typical_s
 
 
 def collect_faults(actors: Mapping[str, Health]) -> Faults:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import ray
 from ray.exceptions import (
@@ -20,7 +20,7 @@ from distributed_pose.cluster.devices import Node
 from distributed_pose.cluster.engine import check_reduction, check_report, describe
 from distributed_pose.cluster.health import Health
 from distributed_pose.cluster.ray_actors import Create, Place
-from distributed_pose.cluster.reducer import ForeignMapsError
+from distributed_pose.cluster.reducer import ForeignMapsError, Reduction
 from distributed_pose.cluster.transit import Load
 from distributed_pose.cluster.work import Task
 from distributed_pose.cluster.worker import WorkerReport
@@ -41,6 +41,8 @@ _LONGEST_WAIT_S = 1.0
 
 # Of an answer that is there, and need only be fetched.
 _FETCH_TIMEOUT_S = 60.0
+
+_T = TypeVar("_T")
 
 
 @dataclass(eq=False)
@@ -71,6 +73,7 @@ class Actor:
     ready: DeviceReady | None = None
     calls: list["Call"] = field(default_factory=list)
     _since: float = 0.0
+    _launch_s: float = 0.0
     _start_s: float | None = None
 
     def launch(self) -> None:
@@ -94,6 +97,7 @@ class Actor:
     def placed(self, place: Place) -> None:
         """Takes the answer of a process that has found its device."""
         self.place, self.starting = place, None
+        self._launch_s = max(self._launch_s, self.waited_s)
         if self.plan:
             self.plan = replace(self.plan, device_id=place.device_id)
         self._release()
@@ -160,7 +164,9 @@ class Actor:
         """What a process may take until it is ready."""
         if self._start_s is None:
             return max(_FIRST_START_S, self.health.floor_s)
-        return self.health.floor_s + _START_FACTOR * self._start_s
+        # Before a process can load its model, it must be started, and what it replaces must have
+        # ended: Ray takes 5 s to end a process that is stopped.
+        return self.health.floor_s + _START_FACTOR * max(self._launch_s, self._start_s)
 
     @property
     def start_deadline_at(self) -> float:
@@ -262,13 +268,13 @@ class Call:
 
     def _check(self, answer: Any) -> None:
         if self.report:
-            check_reduction(self.report, answer)
+            check_reduction(self.report, _as(Reduction, answer))
         elif self.maps is not None:
-            check_report(self.task.shard, answer)
+            check_report(self.task.shard, _as(WorkerReport, answer))
         else:
-            reduction, report = answer
-            check_report(self.task.shard, report)
-            check_reduction(report, reduction)
+            reduction, report = _as(tuple, answer)
+            check_report(self.task.shard, _as(WorkerReport, report))
+            check_reduction(report, _as(Reduction, reduction))
 
 
 @dataclass(frozen=True)
@@ -407,6 +413,17 @@ def _cause_of_death(error: RayActorError) -> str:
     if "connection error code" in lines[-1]:
         cause += " The system may have ended it for want of memory: see `dmesg` on its node."
     return redacted(cause)
+
+
+def _as(expected: type[_T], answer: Any) -> _T:
+    """Returns an answer that has the type that it should have.
+
+    Raises:
+        ExecutionError: if it has another one.
+    """
+    if not isinstance(answer, expected):
+        raise ExecutionError(f"answered with {type(answer).__name__} instead of a result")
+    return answer
 
 
 def _limit_s(actor: Actor) -> float:

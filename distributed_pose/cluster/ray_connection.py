@@ -61,6 +61,8 @@ def connect() -> Callable[[], None]:
     # Ray announces a changed default on stderr unless it is chosen; actors without a GPU keep
     # the environment as it is.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray prints a traceback for each call that fails while a run ends, and nobody looks at.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     address = cluster_address()
     # The workers of a run import what lies in the driver's working directory before all else.
     with _working_in(Path(package_identity().path).parent), _stopped_as_before():

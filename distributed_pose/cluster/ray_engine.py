@@ -8,7 +8,7 @@ twice the time its actor is ended and started anew, as is one whose process dies
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import monotonic, process_time
 from types import TracebackType
 from typing import Any, Self
@@ -263,23 +263,21 @@ class RayEngine:
 
     def _expire(self, work: Work) -> Iterator[ShardResult]:
         """Deals with what passes its deadline."""
-        for call in [call for call in self._calls.values() if call.is_overdue()]:
-            # Another call of the same actor may have taken it along.
-            if call.reference not in self._calls:
-                continue
+        overdue = [call for call in self._calls.values() if call.is_overdue()]
+        hanging = [call for call in overdue if call.is_late]
+        for call in overdue:
             if not call.is_late:
                 call.is_late = True
                 work.put_back(call.task)
-            else:
-                yield from self._fault(work, call.actor, self._hang(call), [call])
+        # All at once, since nothing else goes on until those that hang have not answered.
+        doing = ask([call.actor for call in hanging], "doing", _QUESTION_TIMEOUT_S)
+        for call in hanging:
+            # Another call of the same actor may have taken it along.
+            if call.reference in self._calls:
+                yield from self._fault(work, call.actor, _hang(call, doing), [call])
         for actor in self._fleet.actors:
             if actor.starting and actor.is_overdue():
                 self._fleet.restart(actor, f"not ready within {actor.start_deadline_s:.0f} s")
-
-    def _hang(self, call: Call) -> str:
-        doing = ask([call.actor], "doing", _QUESTION_TIMEOUT_S)
-        where = doing.get(call.actor.name, "its process does not answer questions either")
-        return f"no answer for {monotonic() - call.since:.0f} s: {where}"
 
     def _check_progress(self) -> None:
         for kind, actors in (("device", self._fleet.workers), ("reducer", self._fleet.reducers)):
@@ -329,3 +327,8 @@ class RayEngine:
     def _call(self, call: Call) -> None:
         call.actor.calls.append(call)
         self._calls[call.reference] = call
+
+
+def _hang(call: Call, doing: Mapping[str, str]) -> str:
+    where = doing.get(call.actor.name, "its process does not answer questions either")
+    return f"no answer for {monotonic() - call.since:.0f} s: {where}"

@@ -1,11 +1,13 @@
 """What a node of the cluster has free, and which jobs have reserved the rest."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import ray
 from ray._private import state
+from ray.core.generated.gcs_pb2 import ActorTableData  # type: ignore[attr-defined]
 
 from distributed_pose.records import DevicePlan
 
@@ -13,9 +15,15 @@ from distributed_pose.records import DevicePlan
 _MAX_SHOWN = 3
 _MAX_COMMAND = 60
 
+# A resource as an actor has it in a placement group.
+_IN_GROUP = re.compile(r"(\w+)_group_\d+_[0-9a-f]+")
+
 
 def shortage(plan: DevicePlan, reserved: Mapping[str, float]) -> str:
     """Returns what a worker's node lacks for it and who holds it; empty if there is enough.
+
+    Only what actors of other jobs hold is lacking. Of the rest Ray does not tell whether tasks have
+    it or the worker's own process, which can take minutes to start on a machine that is busy.
 
     Ray has no public call for what a single node has free, nor for who holds it without a
     dashboard. Where its own calls change, nothing is known and nothing is said.
@@ -25,11 +33,9 @@ def shortage(plan: DevicePlan, reserved: Mapping[str, float]) -> str:
         reserved: amounts by Ray's name of the resource.
     """
     try:
-        free = _free(plan.node_id)
+        free = _left_by_others(plan.node_id)
         holders = _holders(plan.node_id)
     except Exception:  # noqa: BLE001 - a private call of Ray's, of which nothing is promised
-        return ""
-    if free is None:
         return ""
     lacking = [
         f"{free.get(name, 0.0):g} of the {amount:g} {name} that it needs"
@@ -41,10 +47,20 @@ def shortage(plan: DevicePlan, reserved: Mapping[str, float]) -> str:
     return f"node {plan.node} has free {' and '.join(lacking)}; held by {holders}"
 
 
-def _free(node_id: str) -> Mapping[str, float] | None:
-    nodes: Mapping[str, Mapping[str, float]]
-    nodes = state.available_resources_per_node()  # type: ignore[no-untyped-call]
-    return nodes.get(node_id)
+def _left_by_others(node_id: str) -> Mapping[str, float]:
+    """Returns what a node has beside what actors of other jobs hold."""
+    mine = ray.get_runtime_context().get_job_id()
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    (there,) = (node["Resources"] for node in nodes if node["NodeID"] == node_id)
+    left = Counter[str](there)
+    accessor = state.state._connect_and_get_accessor()  # noqa: SLF001
+    for content in accessor.get_actor_table(None, "ALIVE"):
+        actor = ActorTableData.FromString(content)
+        if actor.address.node_id.hex() == node_id and actor.job_id.hex() != mine:
+            for name, amount in actor.required_resources.items():
+                in_group = _IN_GROUP.fullmatch(name)
+                left[in_group[1] if in_group else name] -= amount
+    return left
 
 
 def _holders(node_id: str) -> str:
@@ -59,7 +75,7 @@ def _holders(node_id: str) -> str:
     del held[""]
     shown = [f"{holder} ({count} actors)" for holder, count in held.most_common(_MAX_SHOWN)]
     more = [f"{len(held) - _MAX_SHOWN} more"] if len(held) > _MAX_SHOWN else []
-    return ", ".join([*shown, *more]) or "tasks or the entrypoint of a job"
+    return ", ".join([*shown, *more])
 
 
 def _holder(actor: Mapping[str, Any], mine: str, commands: Mapping[str, str]) -> str:

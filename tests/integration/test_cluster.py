@@ -138,6 +138,27 @@ def test_what_another_job_holds_is_named_long_before_the_start_deadline(
         cluster.shutdown()
 
 
+@pytest.mark.slow
+def test_a_process_that_takes_long_to_start_is_not_what_holds_its_own_cpus(
+    people: Dataset, tmp_path: Path
+) -> None:
+    delay = "import sys, time\nif 'default_worker' in str(sys.orig_argv): time.sleep(25)\n"
+    (tmp_path / "sitecustomize.py").write_text(delay)
+    ray.init(
+        num_cpus=1,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": str(tmp_path)}},
+    )
+    try:
+        start = monotonic()
+        report = evaluate(people.config(engine="ray", gather="poses"), tmp_path / "run")
+        assert report.complete
+        assert monotonic() - start > 20
+    finally:
+        ray.shutdown()
+
+
 def test_workers_run_the_drivers_code_whatever_lies_in_the_working_directory(
     people: Dataset, tmp_path: Path
 ) -> None:

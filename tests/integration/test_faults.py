@@ -18,7 +18,7 @@ from tests import faults
 from tests.conftest import Dataset
 from tests.faults import Stage, killer
 
-# Deadlines in the tests of what passes them: a second more than ten times the slowest batch.
+# Deadlines in the tests of what passes them: a second more than ten times the usual batch.
 QUICK_S = 1.0
 
 

@@ -1,0 +1,146 @@
+"""Faults of all kinds from a seed, and a table of what became of the runs that they met."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
+
+from tests.soak import actors, disks, drivers, nodes
+from tests.soak.runs import Outcome, Scenery, scenery
+
+# Yields the outcomes of runs with so many faults of a kind: kind, scenery, seed, faults.
+Runs = Callable[[str, Scenery, int, int], Iterator[Outcome]]
+
+_REPOSITORY = Path(__file__).parents[2]
+
+# Of a thousand faults, so many are of each kind.
+_SHARES = {
+    "worker killed": 100,
+    "worker stopped": 30,
+    "worker slow": 110,
+    "maps swapped": 50,
+    "poses swapped": 50,
+    "answers duplicated": 50,
+    "answers foreign": 40,
+    "garbage from workers": 50,
+    "NaN from devices": 40,
+    "reducer killed": 40,
+    "reducer stopped": 15,
+    "reducer's answers swapped": 40,
+    "garbage from reducers": 40,
+    "node leaves": 12,
+    "node dies": 12,
+    "node hangs": 6,
+    "head dies": 6,
+    "head hangs": 4,
+    "driver's node dies": 6,
+    "driver's node hangs": 4,
+    "disk full": 160,
+    "object store full": 40,
+    "driver killed": 100,
+    "driver stopped": 12,
+}
+_TOTAL = sum(_SHARES.values())
+
+_RUNS: Mapping[str, Runs] = {
+    **dict.fromkeys(actors.KINDS, actors.actor_runs),
+    **dict.fromkeys(nodes.KINDS, nodes.node_runs),
+    **dict.fromkeys(drivers.RAY_KINDS, drivers.ray_runs),
+    "disk full": disks.disk_runs,
+    "object store full": disks.store_runs,
+    "driver killed": drivers.killed_runs,
+    "driver stopped": drivers.stopped_runs,
+}
+KINDS = tuple(_RUNS)
+
+_COLUMNS = ("faults", "runs", "lost", "twice", "changed", "hangs", "other problems")
+
+_TIMES = 20
+
+_SHOWN = 4000
+
+
+def planned(faults: int, only: str) -> dict[str, int]:
+    """Returns how many faults of each kind there are to be; at least one of each.
+
+    Args:
+        faults: in all.
+        only: the kind that they are all of; empty for all kinds.
+    """
+    if only:
+        return {only: faults}
+    return {kind: max(1, round(faults * share / _TOTAL)) for kind, share in _SHARES.items()}
+
+
+def runs(kind: str, seed: int, faults: int) -> Iterator[Outcome]:
+    """Yields the outcomes of runs with so many faults of a kind, in this process."""
+    with TemporaryDirectory(prefix="soak-") as folder:
+        yield from _RUNS[kind](kind, scenery(Path(folder), _TIMES), seed, faults)
+
+
+def outcomes(plan: Mapping[str, int], seed: int) -> Iterator[Outcome]:
+    """Yields the outcomes of all runs of a plan.
+
+    Each kind has a process of its own, which Ray may end with what it runs on.
+    """
+    for kind, faults in plan.items():
+        command = [sys.executable, "-m", "tests.soak", "--raw", "--only", kind]
+        command += ["--seed", str(seed), "--faults", str(faults)]
+        # Ray's workers would wait for whatever else the machine does.
+        environment = {**os.environ, "RAY_worker_niceness": "0"}
+        with (
+            TemporaryFile("w+") as err,
+            subprocess.Popen(
+                command,
+                cwd=_REPOSITORY,
+                stdout=subprocess.PIPE,
+                stderr=err,
+                text=True,
+                env=environment,
+            ) as process,
+        ):
+            for line in process.stdout or ():
+                # Ray prints to the same place.
+                if line.startswith("{"):
+                    yield Outcome(**json.loads(line))
+            if process.wait():
+                err.seek(0)
+                sys.stderr.write(err.read()[-_SHOWN:])
+                yield Outcome(kind, -1, 0, problems=(f"exit code {process.returncode}",))
+
+
+def table(found: Sequence[Outcome]) -> str:
+    """Returns a table in markdown: kinds, their faults, what became of the runs, and the worst."""
+    lines = [
+        f"| kind | {' | '.join(_COLUMNS)} | worst time, s |",
+        f"|{'---|' * (len(_COLUMNS) + 2)}",
+    ]
+    for kind in (*KINDS, "all"):
+        of_kind = [one for one in found if kind in {one.kind, "all"}]
+        if of_kind:
+            worst_s = max(one.seconds for one in of_kind)
+            sums = " | ".join(map(str, _sums(of_kind)))
+            lines.append(f"| {kind} | {sums} | {worst_s:.0f} |")
+    phases = Counter[str]()
+    for one in found:
+        phases.update(one.phases)
+    met = ", ".join(f"{count} in {phase}" for phase, count in phases.items())
+    return "\n".join(lines) + "\n" + (f"\nPhases that drivers ended in: {met}.\n" if met else "")
+
+
+def _sums(found: Sequence[Outcome]) -> tuple[int, ...]:
+    """Returns the figures of `_COLUMNS`."""
+    names = ("lost", "twice", "changed", "hangs")
+    ends = (sum(getattr(one, name) for one in found) for name in names)
+    problems = sum(bool(one.problems) for one in found)
+    return sum(one.faults for one in found), len(found), *ends, problems
+
+
+def commit() -> str:
+    """Returns the commit that is checked out, shortened."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
