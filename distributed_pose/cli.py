@@ -18,6 +18,7 @@ from rich.text import Text
 from distributed_pose import __version__
 from distributed_pose.cli_bench import batch_sizes, bench
 from distributed_pose.cli_cache import cache
+from distributed_pose.cli_config import config as config_commands
 from distributed_pose.cli_data import demo_data, fetch, pack
 from distributed_pose.cli_doctor import devices, doctor
 from distributed_pose.cli_guide import guide
@@ -45,7 +46,6 @@ from distributed_pose.locations import Location, redacted
 app = typer.Typer(
     help="How accurate is a pose model on your devices, and how fast do they run it together?",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -308,6 +308,7 @@ app.add_typer(bench)
 app.add_typer(report_commands)
 app.add_typer(guide)
 app.add_typer(fetch)
+app.add_typer(config_commands)
 
 
 class _Bar:

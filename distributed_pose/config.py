@@ -152,75 +152,113 @@ _MountedPath = Annotated[_Path, BeforeValidator(_check_no_uri)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    # The text under each field is its description in `distributed-pose config keys`.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True
+    )
 
 
 class DataConfig(_Section):
-    """The dataset: a folder of images, packed or not, and a COCO keypoint annotation file.
-
-    A run that names neither these nor a model is the demo. `category` is the id or name of the
-    person's category, where several have COCO's keypoints or none names its keypoints.
-    """
+    """The dataset. A run that names neither data nor a model is the demo."""
 
     images: _Location | None = None
+    """Folder of the images, plain or packed by `distributed-pose pack`: a path, or a URI that
+    pyarrow opens, such as `s3://bucket/val2017`."""
+
     annotations: _Location | None = None
+    """COCO person-keypoint annotation file, plain or gzipped: a path or a URI."""
+
     category: _CategoryId = None
+    """Id or name of the person category in the annotation file. Needed only where several
+    categories have COCO's 17 keypoints, or where none names its keypoints."""
+
     limit: _Count | None = None
+    """Number of images to evaluate, those with the smallest ids. The report says that the run was
+    limited. The demo renders more than its 64 images if the limit is higher."""
+
     repeat: _Count = 1
+    """Number of times that the images are evaluated, each time under other ids. It makes long
+    throughput runs out of few images."""
+
     read: Reader = "driver"
+    """Process that reads the image files. `driver` reads and sends them, so that only its node
+    needs the images; `worker` sends names alone, and every node must see the images."""
+
     damaged: Damaged = "keep"
+    """Treatment of image files that are damaged and still decode. `keep` evaluates them and names
+    them in the report; `fail` records them as failed images."""
 
 
 class ModelConfig(_Section):
-    """The model: an ONNX file, a checkpoint of Lightweight OpenPose, or an `.om`.
-
-    For backend `recorded` it is the folder of the maps. Of a checkpoint that holds several
-    refinement stages, the network gets as many as `refinement_stages` says.
-    """
+    """The model."""
 
     path: _MountedPath | None = None
+    """Model file, recognised by its content: a checkpoint of Lightweight OpenPose, an ONNX file
+    with its external data beside it, or a compiled `.om`. For `backend: recorded` it is a folder of
+    recorded maps."""
+
     refinement_stages: Annotated[int, Field(strict=True, ge=1, le=3)] = 1
+    """Number of refinement stages of a checkpoint's network. The published figures are those of
+    one stage."""
 
 
 class KindConfig(_Section):
-    """What is different on devices of one kind; what is not set is as for all of them."""
+    """Settings of one kind of device, which win over those of the whole run."""
 
     backend: BackendName | None = None
+    """Backend of the devices of this kind, where it differs from `backend`."""
+
     precision: Precision | None = None
+    """Precision on the devices of this kind, where it differs from `precision`."""
+
     batch_size: BatchSize | None = None
+    """Batch size on the devices of this kind, where it differs from `batch_size`."""
 
 
 class CpuConfig(KindConfig):
-    """CPU workers, of which each may be told how many CPUs it takes."""
+    """Settings of CPU workers."""
 
     cpus: _Count | None = None
+    """Number of CPUs that each CPU worker takes; by default its share of those of its node."""
 
 
 class CudaConfig(KindConfig):
-    """NVIDIA cards, or MIG instances of them, each of which may have several workers.
-
-    One worker overlaps copies and execution by itself. Several help where batches are too small to
-    fill the card.
-    """
+    """Settings of NVIDIA cards, and of MIG instances of them."""
 
     workers_per_device: Annotated[int, Field(strict=True, ge=1, le=16)] = 1
+    """Number of workers per card. One worker overlaps copies and execution by itself; several help
+    where batches are too small to fill the card."""
 
 
 class NpuConfig(KindConfig):
-    """NPUs, of which the compiler must know the soc, such as `310P3`."""
+    """Settings of Ascend NPUs."""
 
     soc: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")] | None = None
+    """Chip to compile for, such as `310P3`; by default the one that the node reports."""
 
 
 class SimulatedConfig(_Section):
-    """Simulated devices, where they are to differ from the published ones."""
+    """Simulated devices, which answer from the ground truth in the time of a published card."""
 
     rate: Annotated[float, Field(strict=True, gt=0, le=1e6)] | None = None
+    """Images per second of a simulated device at any batch size; by default those of the published
+    card that `backend` names."""
+
     overhead_ms: Annotated[float, Field(strict=True, ge=0, le=6e4)] = 0.0
+    """Milliseconds that a simulated device takes per batch in addition to its rate."""
+
     jitter: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.02
+    """Half the range in which the time of a simulated batch varies, as a fraction of that time."""
+
     copy_in_ms: Annotated[float, Field(strict=True, ge=0, le=6e4)] = 0.0
+    """Milliseconds per image that copying the inputs to a simulated device takes."""
+
     copy_out_ms: Annotated[float, Field(strict=True, ge=0, le=6e4)] = 0.0
+    """Milliseconds per image that copying the outputs from a simulated device takes."""
+
     slots: Annotated[int, Field(strict=True, ge=1, le=4)] = 2
+    """Number of batches that a simulated device has under way at once. With 2 or more it copies one
+    batch while it executes another."""
 
     @property
     def simulation(self) -> Simulation:
@@ -236,28 +274,66 @@ class SimulatedConfig(_Section):
 
 
 class RunConfig(_Section):
-    """One evaluation run. Every key has a default; README.md describes them."""
+    """One evaluation run. Every key has a default."""
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
+
     profile: ProfileName = "modelzoo"
+    """Preprocessing of an image. `modelzoo` is the vendor guide's: 368x640, linear resize.
+    `upstream` is the reference implementation's: height 368, cubic resize, in double. `uint8` is
+    `modelzoo` on bytes, with the normalisation inside the model."""
+
     backend: BackendName = "auto"
+    """Runtime of the model. `auto` is the best one that a device can start, `recorded` replays
+    recorded maps, `oracle` draws maps from the ground truth, and `simulated` does so in the time of
+    a published card."""
+
     precision: Precision = "auto"
+    """Precision that the model is computed in. `auto` is bf16 on CPUs that have it, f32 on other
+    CPUs, and f16 on cards."""
+
     batch_size: BatchSize = 8
+    """Number of images per batch. `auto` measures 1 to 32 on each device before the run and takes
+    the size with the highest throughput."""
+
     devices: Annotated[
         tuple[str, ...], BeforeValidator(_as_list), AfterValidator(_check_devices)
     ] = ("auto",)
+    """Devices to use: `auto`, or a list such as `[npu:*, cuda:0, cpu:2]` of all devices of a kind,
+    the device with a number (as `distributed-pose devices` counts them), or a number of CPU
+    workers. `auto` is all GPUs and NPUs, or one CPU worker per node where there are none."""
+
     cpu: CpuConfig = CpuConfig()
     cuda: CudaConfig = CudaConfig()
     npu: NpuConfig = NpuConfig()
     simulated: SimulatedConfig = SimulatedConfig()
+
     reducers: _Count = 1
+    """Number of reducer processes that group maps into people."""
+
     engine: EngineName = "ray"
+    """Where workers and reducers run: `ray` in processes of their own on one or many nodes,
+    `inline` in the process of the command."""
+
     gather: Gather = "maps"
+    """What workers return: `maps`, which reducers group into people, or `poses`, which the worker
+    groups itself. The detections are the same."""
+
     maps_dtype: MapsDtype = "f32"
+    """Type of the values in heatmaps and PAFs between worker and reducer."""
+
     dump_maps: _MountedPath | None = None
+    """Folder into which workers write the maps of every image, in the vendor guide's format; none
+    writes no maps."""
+
     allow_failures: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)] = 0
+    """Number of images that may fail without making the run incomplete. They count as images
+    without detections, and the report names them."""
+
     deadline_s: Annotated[float, Field(strict=True, gt=0, le=86400)] = 30.0
+    """Seconds that a batch may take in addition to ten times the slowest of the last 64 batches of
+    its device."""
 
     def on(self, kind: str) -> "KindSettings":
         """Returns what holds on devices of a kind: `cpu`, `cuda` or `npu`."""

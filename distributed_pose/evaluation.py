@@ -1,4 +1,4 @@
-"""The whole flow of a run: dataset and model in, detections and report out."""
+"""The whole flow of a run, from dataset and model to detections and report."""
 
 import logging
 import signal
@@ -36,10 +36,10 @@ _STOPPING = (signal.SIGTERM, signal.SIGHUP)
 
 _LOG = logging.getLogger(__name__)
 
-# Of so many images one is looked for that can be read.
+# Number of images to search for one that the driver can see, as a sample for the workers.
 _SAMPLES = 16
 
-# Called with the images of the run and how many of them are settled.
+# Called with the number of images of the run, and the number of those that have a result.
 Progress = Callable[[int, int], None]
 
 
@@ -54,12 +54,12 @@ def evaluate(
     """Returns the report of a run; see `distributed_pose.evaluate`.
 
     Args:
-        config: what to run.
-        output: folder for the run's files, a path or a URI; one that holds a part of the same run
-            is taken up again. None writes nothing.
-        on_progress: called when images are settled, first with those that were before.
-        restart: whether to start anew in a folder that holds a run.
-        config_file: that the configuration was read from, which is not written over.
+        config: configuration of the run.
+        output: folder for the run's files, a path or a URI; a folder that holds a part of the same
+            run is resumed. None writes no files.
+        on_progress: called when images are settled, first with the count of earlier sessions.
+        restart: whether to delete the results of a run that the folder holds.
+        config_file: file that the configuration was read from, which is not overwritten.
     """
     with stopped_by_signals():
         inputs = replace(read_inputs(config), config_file=config_file)
@@ -70,12 +70,12 @@ def evaluate(
 def sum_up(
     config: RunConfig, output: Path | str | Location, *, config_file: Path | None = None
 ) -> RunReport:
-    """Returns the report of what a run has done whose process ended without one, and writes it.
+    """Writes and returns the report of a run whose process ended without writing one.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         output: folder of the run.
-        config_file: as for `evaluate`.
+        config_file: file that the configuration was read from, which is not overwritten.
     """
     inputs = replace(read_inputs(config), config_file=config_file)
     own = RunFiles(Folder(output), _input_files(config, inputs))
@@ -97,9 +97,9 @@ def evaluate_on(
 ) -> RunReport:
     """Returns the report of a run on an engine that has not been entered.
 
-    A run that is stopped or cannot go on leaves the report of what it has done in its folder.
+    A run that is stopped or fails leaves the report of its results so far in its folder.
     """
-    # Nothing is written into a folder that is not for runs.
+    # Raises before anything is written into a folder that holds other files of these names.
     own = RunFiles(Folder(output), _input_files(config, inputs)) if output else None
     with RunLock(own.folder) if own else nullcontext():
         return _evaluate_in(own, engine, config, inputs, on_progress, restart=restart)
@@ -114,7 +114,7 @@ def _evaluate_in(
     *,
     restart: bool,
 ) -> RunReport:
-    """Returns the report of a run that has its folder to itself."""
+    """Returns the report of a run whose folder is locked for it."""
     ledger = Ledger(inputs.index.images)
     parts = fingerprint(config, inputs)
     files = LedgerFiles(own.folder, parts) if own else None
@@ -136,7 +136,7 @@ def _evaluate_in(
         except (ExecutionError, KeyboardInterrupt):
             if own and ledger.num_settled:
                 facts = SessionFacts(faults=engine.faults())
-                # What ended the run is the better message, such as that of a full disk.
+                # The reason why the run ended is the better message.
                 with suppress(ExecutionError):
                     _write(own, config, inputs, ledger, facts, is_stopped=True)
             raise
@@ -167,7 +167,7 @@ def _write(
 
 
 def _input_files(config: RunConfig, inputs: RunInputs) -> dict[str, Path | Location | None]:
-    """Returns the single files that a run reads, by key or option."""
+    """Returns the single files that a run reads, by configuration key or option."""
     return {
         "--config": inputs.config_file,
         "data.annotations": inputs.annotations,
@@ -200,7 +200,7 @@ def open_engine(config: RunConfig) -> Engine:
 
 
 def _take_up(files: LedgerFiles, ledger: Ledger, inputs: RunInputs, *, restart: bool) -> None:
-    """Enters what earlier sessions of the run have settled."""
+    """Enters the results of earlier sessions of the run into the ledger."""
     if restart:
         files.clear()
         return
@@ -225,37 +225,37 @@ def _run_session(
     files: LedgerFiles | None,
     progress: Callable[[], None],
 ) -> SessionFacts:
-    """Settles what is open, and keeps what is settled whatever ends it."""
+    """Evaluates the remaining images; results so far are kept however the session ends."""
     session = uuid4().hex
     started = perf_counter_ns()
     with ExitStack() as stack:
         if files:
             stack.enter_context(files)
         stack.enter_context(engine)
-        # Again after Ray, which sets handlers of its own.
+        # Set again, because Ray sets handlers of its own.
         stack.enter_context(stopped_by_signals())
         images = _images_to_read(inputs) if config.data.read == "worker" else None
         ready = engine.start(inputs.model, calibration(config, inputs), images)
         check_precisions(ledger, ready, config)
         for line in differences(ready):
             _LOG.warning("%s", line)
-        to_do = ledger.open_images
-        stamps = image_stamps(to_do, inputs.images) if files else {}
+        pending = ledger.open_images
+        stamps = image_stamps(pending, inputs.images) if files else {}
         begun = perf_counter_ns()
         ledger.begin(session, ready)
         devices = {device.plan.name: device for device in ready}
         progress()
-        shards = _shards(config, inputs, to_do, ready)
-        # Where a shard and its answer are short, there may be several to a call.
+        shards = _shards(config, inputs, pending, ready)
+        # Shards without images and answers without maps are small, so a call may have several.
         is_short = config.data.read == "worker" and config.gather == "poses"
-        for result in engine.run(shards, len(to_do) if is_short else 0):
+        for result in engine.run(shards, len(pending) if is_short else 0):
             elapsed_ns = perf_counter_ns() - begun
             known = stamped(result, stamps)
             new = ledger.accept(Entry(session, elapsed_ns, devices[result.device], known))
             if new and files:
                 files.add(new)
             progress()
-        use = replace(engine.host_use(), images=len(to_do))
+        use = replace(engine.host_use(), images=len(pending))
         warmup_ns = begun - started
         return SessionFacts(warmup_ns, engine.compile_s(), engine.memory(), engine.faults(), use)
 
@@ -266,7 +266,7 @@ def _shards(
     images: Sequence[ImageRecord],
     devices: Sequence[DeviceReady],
 ) -> Iterator[Shard]:
-    # What every device's batch is a multiple of; devices get as many as make theirs.
+    # Every device's batch is a multiple of this size; shards are joined to fill a batch.
     size = gcd(*(device.shard_size for device in devices))
     if config.data.read == "worker":
         return list_shards(images, size)
@@ -281,7 +281,7 @@ def _images_to_read(inputs: RunInputs) -> ImagesToRead:
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Has SIGTERM and SIGHUP end a run as Ctrl-C does: devices freed, ledger and report written."""
+    """Makes SIGTERM and SIGHUP end a run as Ctrl-C does: devices freed and a report written."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""What a run reads, checked before any device is started."""
+"""The inputs of a run, checked before any device is started."""
 
 import importlib
 import json
@@ -31,10 +31,10 @@ from distributed_pose.vision.headers import UndecodableImageError
 from distributed_pose.vision.preprocess import preprocess
 from distributed_pose.vision.profiles import PROFILES
 
-# Enough for ranges of values, and a minute of inference at most.
+# Enough for the ranges of values, and at most a minute of inference.
 _CALIBRATION_IMAGES = 64
 
-# The packages whose code decides which detections there are.
+# Packages whose code decides on the detections.
 _RESULT_AFFECTING_PACKAGES = (
     "vision",
     "pose",
@@ -45,16 +45,24 @@ _RESULT_AFFECTING_PACKAGES = (
     "cluster",
     "data",
 )
-# Each takes a kilobyte.
+# A repeated image takes a kilobyte of the driver's memory.
 _MAX_REPEATED = 1_000_000
-
 
 _REPLAYED = "Recorded maps: no model ran, so that there is no compute-only throughput."
 
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a run reads, and what to tell its user."""
+    """The inputs of a run, and a note for its user.
+
+    Attributes:
+        index: images and ground truth of the annotation file.
+        images: place to read the images from.
+        annotations: absolute location of the annotation file.
+        model: the user's model, a recording, or the ground truth.
+        note: sentences that the user must know before any figure; empty if there are none.
+        config_file: file of the configuration, which no output may overwrite.
+    """
 
     index: CocoIndex
     images: ImageSource
@@ -65,12 +73,11 @@ class RunInputs:
 
 
 def read_inputs(config: RunConfig) -> RunInputs:
-    """Returns what a run reads.
+    """Returns the inputs of a run.
 
     Raises:
-        ConfigError: if a key that the run needs is not set, or a backend cannot be what is asked
-            of it.
-        SetupError: if a file is missing or is not what it should be.
+        ConfigError: if a required key is not set, or a backend does not have what is configured.
+        SetupError: if a file is missing, or not of the expected kind.
     """
     check_backends(config)
     config, note = _with_demo(config)
@@ -87,7 +94,7 @@ def read_dataset(config: RunConfig) -> tuple[CocoIndex, ImageSource, Location]:
 
     Raises:
         ConfigError: if a key is not set, or the images are repeated too often.
-        SetupError: if images or annotations are missing or are not what they should be.
+        SetupError: if images or annotations are missing, or not of the expected kind.
     """
     config, _ = _with_demo(config)
     folder = _required(config.data.images, "data.images")
@@ -107,13 +114,13 @@ def _check_count(images: int, repeat: int) -> None:
 
 
 def read_model(config: RunConfig) -> tuple[Source, Calibration | None]:
-    """Returns the model of a configuration, and what int8 is calibrated with.
+    """Returns the model of a configuration, and the calibration for int8.
 
-    Data is asked for only where the model cannot do without.
+    The dataset is read only where the model needs it.
 
     Raises:
-        ConfigError: as `read_inputs`.
-        SetupError: likewise.
+        ConfigError: see `read_inputs`.
+        SetupError: see `read_inputs`.
     """
     is_int8 = "int8" in {config.on(kind).precision for kind in KINDS}
     if is_int8 or config.model.path is None or not runs_model(config):
@@ -125,19 +132,19 @@ def read_model(config: RunConfig) -> tuple[Source, Calibration | None]:
 
 
 def load_model(path: Path, profile: str, refinement_stages: int = 1) -> Source:
-    """Returns the model in a file, if it takes the inputs of a profile.
+    """Returns the model in a file, after a check that it takes the inputs of a profile.
 
-    Only ONNX tells beforehand what it takes; an `.om` is asked where its device is.
+    Only ONNX files can be checked here; an `.om` is checked on its device.
 
     Args:
-        path: of the file.
+        path: path of the file.
         profile: name of the preprocessing profile.
-        refinement_stages: how many stages the network of a checkpoint gets.
+        refinement_stages: number of refinement stages of a checkpoint's network.
 
     Raises:
-        ConfigError: if stages are asked of a model that is no checkpoint.
-        SetupError: if the file is no model, its inputs are others than the profile's, or it takes
-            more than a pose network does.
+        ConfigError: if stages are configured for a model that is no checkpoint.
+        SetupError: if the file is no model, its input does not fit the profile, or it takes far
+            more memory than a pose network does.
     """
     source = load_source(path, refinement_stages)
     if source.format == "onnx":
@@ -147,7 +154,7 @@ def load_model(path: Path, profile: str, refinement_stages: int = 1) -> Source:
 
 
 def calibration(config: RunConfig, inputs: RunInputs) -> Calibration | None:
-    """Returns the first images of a run as inputs to calibrate with; None if nothing is int8."""
+    """Returns the first images of a run as calibration inputs; None if no device uses int8."""
     if "int8" not in {config.on(kind).precision for kind in KINDS}:
         return None
     images = inputs.index.images[:_CALIBRATION_IMAGES]
@@ -168,10 +175,10 @@ def calibration(config: RunConfig, inputs: RunInputs) -> Calibration | None:
 
 
 def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
-    """Returns what a run's detections depend on, by name of the part.
+    """Returns the digests and settings that a run's detections depend on, by name.
 
-    Devices, batch size and engine are not in it: the detections are the same with others. Nor are
-    the images' bytes, which are compared image by image where a run is taken up again.
+    Devices, batch size and engine are left out, since detections do not depend on them. The bytes
+    of the images are left out too: they are compared image by image when a run is resumed.
     """
     return {
         "data.annotations": _short(read_location(inputs.annotations, "data.annotations")),
@@ -188,7 +195,7 @@ def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
 
 
 def _model(config: RunConfig, index: CocoIndex, annotations: Location) -> Source:
-    """Returns what the run's backends answer from."""
+    """Returns the model, recording or ground truth that the run's backends answer from."""
     stages = config.model.refinement_stages
     if runs_model(config):
         return load_model(_required(config.model.path, "model.path"), config.profile, stages)
@@ -201,7 +208,7 @@ def _model(config: RunConfig, index: CocoIndex, annotations: Location) -> Source
 
 
 def _with_demo(config: RunConfig) -> tuple[RunConfig, str]:
-    """Returns the demo in place of data and model if none of them is named, and its note."""
+    """Returns the configuration, with the demo where it names no data and no model, and a note."""
     data, model = config.data, config.model
     replayed = replays(config)
     note = _REPLAYED if replayed else ""

@@ -1,7 +1,7 @@
-"""Calls of Ray that cannot hold a run, and a watch over the cluster that answers them.
+"""Calls into Ray with a bound, and a watch over the cluster that answers them.
 
-Where the head of a cluster or the Ray of this machine is gone, calls of Ray take minutes, ignore
-signals, and at last end the process without a word.
+When the head of a cluster or the local raylet is gone, calls into Ray take minutes, ignore signals,
+and finally end the process without a message.
 """
 
 import logging
@@ -22,7 +22,7 @@ _PROBE_TIMEOUT_S = 5.0
 
 # Ray itself gives up on a head after 60 s, and ends the process.
 _HEAD_PATIENCE_S = 30.0
-# The Ray of this machine does not come back, and ends the process soon.
+# A local raylet does not come back, and its end soon ends the process.
 _NODE_PATIENCE_S = 3.0
 
 _P = ParamSpec("_P")
@@ -30,15 +30,15 @@ _R = TypeVar("_R")
 
 
 class ClusterLostError(ExecutionError):
-    """The cluster does not answer any more, and nothing can be asked of it."""
+    """The cluster no longer answers any call."""
 
 
 class Cluster(NamedTuple):
-    """Where a cluster answers.
+    """The addresses at which a cluster answers.
 
     Attributes:
-        head: host and port of its head.
-        node: host and port of the Ray on this machine.
+        head: host and port of the head.
+        node: host and port of the raylet on this machine.
     """
 
     head: str
@@ -46,7 +46,11 @@ class Cluster(NamedTuple):
 
 
 class Watch:
-    """Looks every second whether a cluster still answers, in a thread of its own."""
+    """Checks every second, in a thread of its own, whether a cluster still answers.
+
+    Attributes:
+        loss: what no longer answers; empty while all is well.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -55,7 +59,7 @@ class Watch:
         Thread(target=self._look, name="cluster watch", daemon=True).start()
 
     def end(self) -> None:
-        """Has the thread end."""
+        """Ends the thread."""
         self._ended.set()
 
     def _look(self) -> None:
@@ -86,9 +90,9 @@ class _Request(NamedTuple):
 
 
 class Guard:
-    """Runs calls of Ray in a thread of their own, one after the other.
+    """Runs calls into Ray in one other thread, one after the other.
 
-    The caller waits where signals reach it, and no longer than the cluster lives.
+    The caller waits where signals reach it, and only as long as the cluster answers.
     """
 
     def __init__(self) -> None:
@@ -101,7 +105,7 @@ class Guard:
         """Returns what a function returns.
 
         Raises:
-            ClusterLostError: if the cluster does not answer any more; the function may still run.
+            ClusterLostError: if the cluster no longer answers; the function may still run.
         """
         self._check()
         request = _Request(lambda: function(*args, **kwargs), Queue(1))
@@ -118,7 +122,7 @@ class Guard:
             return cast("_R", result)
 
     def end(self) -> None:
-        """Has the threads end."""
+        """Ends both threads."""
         if self.watch:
             self.watch.end()
         self._requests.put(None)

@@ -8,6 +8,10 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[1]
 
+# Scripts that no process of a run imports. In a checkout the folder is a link, which patterns pass
+# over, and in an installed package it is none.
+_LAUNCHERS = _PACKAGE / "launch"
+
 
 @dataclass(frozen=True)
 class PackageIdentity:
@@ -44,7 +48,8 @@ def source_digest(*patterns: str) -> str:
         patterns: of files, relative to the package.
     """
     digest = hashlib.sha256()
-    for path in sorted({path for pattern in patterns for path in _PACKAGE.glob(pattern)}):
+    found = {path for pattern in patterns for path in _PACKAGE.glob(pattern)}
+    for path in sorted(path for path in found if path.parent != _LAUNCHERS):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(_PACKAGE)} {len(content)}\0".encode() + content)
     return digest.hexdigest()[:16]

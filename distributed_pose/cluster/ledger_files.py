@@ -1,7 +1,7 @@
-"""The ledger on storage: one small file a finished shard, from which a run is taken up again.
+"""The ledger on storage: one small file per finished shard, from which a run is resumed.
 
-`ledger_entries` has the format of a file. Its name is the SHA-256 of its content, so that a part of
-a file is known for what it is.
+`ledger_entries` has the format of a file. Its name is the SHA-256 of its content, so that an
+incomplete file is recognised.
 """
 
 import logging
@@ -28,7 +28,7 @@ _LOG = logging.getLogger(__name__)
 _FOLDER = "ledger"
 _SUFFIX = ".arrow"
 
-# The files that are the ledger's own, and those that a killed process did not finish.
+# The ledger's own files, and those that a killed process did not finish.
 _ENTRY = re.compile(rf"{_FOLDER}/[0-9a-f]{{64}}{re.escape(_SUFFIX)}")
 _UNFINISHED = re.compile(rf"{_FOLDER}/{re.escape(PARTIAL_PREFIX)}[0-9a-f]{{16}}")
 
@@ -38,18 +38,18 @@ _MAX_ENTRY_BYTES = 2**28
 # Object stores answer in tens of milliseconds, and a run must not wait for them.
 _THREADS = 4
 _MAX_QUEUED = 64
-# Disks and object stores that hang do so for good.
+# A disk or object store that has not answered by then never will.
 _DEADLINE_S = 120.0
 
 
 class LedgerFiles:
-    """Files of a ledger in the folder of a run.
+    """The files of a ledger in the folder of a run.
 
-    Used as a context manager, which ends when all that was added is written.
+    It is a context manager, which ends when all added entries are written.
 
     Args:
-        folder: of the run.
-        fingerprint: what the results depend on, by name of the part.
+        folder: folder of the run.
+        fingerprint: digests that the results depend on, by name.
     """
 
     def __init__(self, folder: Folder, fingerprint: Mapping[str, str]) -> None:
@@ -60,7 +60,7 @@ class LedgerFiles:
         self._error: Exception | None = None
 
     def load(self) -> Iterator[Entry]:
-        """Yields what earlier sessions of the same run have settled.
+        """Yields the entries of earlier sessions of the same run.
 
         Raises:
             SetupError: if the folder holds another run, or cannot be read.
@@ -73,7 +73,7 @@ class LedgerFiles:
                 _LOG.warning("%s is damaged; its images are run again", self._folder.at(name))
 
     def clear(self) -> None:
-        """Deletes what earlier sessions of any run have left, and no other file.
+        """Deletes the ledger files of earlier sessions, of any run, and no other file.
 
         Raises:
             SetupError: if the ledger's folder is a link.
@@ -89,16 +89,16 @@ class LedgerFiles:
                 self._folder.delete(name)
 
     def add(self, entry: Entry) -> None:
-        """Has an entry written, soon.
+        """Queues an entry to be written.
 
         Raises:
-            ExecutionError: if this or an earlier one could not be written.
+            ExecutionError: if this or an earlier entry could not be written.
         """
         self._check()
         self._put(entry)
 
     def __enter__(self) -> Self:
-        # Not of an executor, whose threads keep the process from ending while one hangs.
+        # An executor's threads would keep the process from ending while a write hangs.
         self._threads = [Thread(target=self._write_queued, daemon=True) for _ in range(_THREADS)]
         for thread in self._threads:
             thread.start()
@@ -141,7 +141,7 @@ class LedgerFiles:
                     content = pack_entry(entry, self._fingerprint)
                     name = f"{_FOLDER}/{sha256_hex(content)}{_SUFFIX}"
                     self._folder.write(name, content, durable=False)
-                # Raised where the entries come from.
+                # Raised again in the thread that adds entries.
                 except Exception as error:  # noqa: BLE001
                     self._error = error
 
@@ -154,7 +154,7 @@ class LedgerFiles:
         except TimeoutError:
             raise SetupError(f"reading {self._folder.at(_FOLDER)} takes too long") from None
         finally:
-            # A read that hangs cannot be ended, and is not waited for.
+            # A read that hangs cannot be ended, so it is not waited for.
             threads.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, name: str) -> bytes:
@@ -168,7 +168,7 @@ class LedgerFiles:
         if name != f"{_FOLDER}/{sha256_hex(content)}{_SUFFIX}":
             raise ValueError(name)
         about, detections = read_entry_file(content)
-        # First of all, since files of another version may have other fields.
+        # The fingerprint comes first, since files of another version may have other fields.
         if different := _differences(read_fingerprint(about), self._fingerprint):
             raise SetupError(
                 f"{self._folder} holds another run: {'; '.join(different)}",

@@ -1,4 +1,4 @@
-"""From the images of a shard to network inputs, on the processor.
+"""From the images of a shard to network inputs, on the CPU.
 
 Array legend: N images, H and W size in pixels, 3 the channels blue, green, red.
 """
@@ -34,15 +34,15 @@ class _Decoded(NamedTuple):
 
 @dataclass
 class Prepared:
-    """What became of the images of a shard.
+    """The prepared images of a shard.
 
     Attributes:
-        batches: inputs of one shape each.
-        encoded_bytes: file size by image id.
-        digests: of the encoded bytes by image id.
+        batches: network inputs; all inputs of a batch have one shape.
+        encoded_bytes: file size, by image id.
+        digests: digest of the encoded bytes, by image id.
         failures: images that could not be read or decoded.
-        damaged: images that were decoded and whose file is damaged.
-        durations: of each image, by stage.
+        damaged: images that were decoded although their file is damaged.
+        durations: nanoseconds per image, by stage.
     """
 
     batches: list[InputBatch] = field(default_factory=list)
@@ -54,12 +54,12 @@ class Prepared:
 
 
 class Preparation:
-    """Reads, decodes and preprocesses images. Several threads may do so at once.
+    """Reads, decodes and preprocesses images. It is thread-safe.
 
     Args:
-        profile: of preprocessing.
-        source: that images are read from which shards only list; None if there are none.
-        fails_damaged: whether an image whose file is damaged is a failure, whatever it decodes to.
+        profile: preprocessing profile.
+        source: place of the images that shards only list by name; None if shards carry them.
+        fails_damaged: whether a damaged file is a failure even if it can be decoded.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Preparation:
 
         Args:
             images: schema `data.shards.IMAGES` or `LISTED`.
-            batch_size: most images in a batch.
+            batch_size: largest number of images in a batch.
         """
         found = Prepared()
         by_shape: dict[tuple[int, ...], list[_Decoded]] = defaultdict(list)

@@ -16,18 +16,18 @@ from distributed_pose.records import DECODE_STAGES, Durations
 
 
 class ForeignMapsError(ExecutionError):
-    """Maps that are not those of the images that they should be of: a fault of their worker."""
+    """Maps of other images than the expected ones, which is a fault of their worker."""
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """What a reducer makes of one shard.
+    """The detections of one shard.
 
     Attributes:
-        image_ids: images that it is for, those without detections included.
+        image_ids: ids of all grouped images, including those without detections.
         detections: serialised Arrow record batch, schema `data.shards.DETECTIONS`.
-        durations: stages `peaks`, `limbs` and `assemble` of each image.
-        unpack_ns: time to read the Arrow batches.
+        durations: nanoseconds per image in the stages `peaks`, `limbs` and `assemble`.
+        unpack_ns: nanoseconds to read the Arrow batches.
     """
 
     image_ids: tuple[int, ...]
@@ -39,8 +39,8 @@ class Reduction:
 class Reducer:
     """Groups maps into people, in buffers that it keeps.
 
-    No result depends on what came before, so any reducer may take any shard, twice too. Threads
-    take turns.
+    No result depends on earlier ones, so any reducer may take any shard, also a second time. It is
+    thread-safe; threads take turns.
     """
 
     def __init__(self) -> None:
@@ -57,10 +57,10 @@ class Reducer:
 
         Args:
             maps: record batches as `data.shards.pack_maps` makes them.
-            image_ids: images that the maps must be of.
+            image_ids: ids of the images that the maps must belong to.
 
         Raises:
-            ForeignMapsError: if they are not.
+            ForeignMapsError: if the maps belong to other images.
         """
         start = perf_counter_ns()
         unpacked = [unpack_maps(batch) for batch in maps]
@@ -74,7 +74,7 @@ class Reducer:
         return replace(self.group(unpacked), unpack_ns=unpack_ns)
 
     def group(self, maps: Iterable[ImageMaps]) -> Reduction:
-        """Returns the detections in maps at hand."""
+        """Returns the detections in maps that are in this process already."""
         grouped: list[int] = []
         image_ids = [np.empty(0, np.int64)]
         poses = [Poses(np.empty((0, 51)), np.empty(0))]

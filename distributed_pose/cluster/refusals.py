@@ -1,4 +1,4 @@
-"""Images that a device could not read or decode, before it is known whose fault that is."""
+"""Images that a device could not read or decode, before it is clear whose fault it is."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,11 +8,11 @@ from distributed_pose.records import Failure
 
 @dataclass(frozen=True)
 class Refusal:
-    """What a device could not read or decode.
+    """The images of one task that a device could not read or decode.
 
     Attributes:
-        device: name.
-        reasons: by image id.
+        device: name of the device.
+        reasons: reason of the refusal, by image id.
     """
 
     device: str
@@ -20,11 +20,11 @@ class Refusal:
 
 
 def final_failures(refusals: Sequence[Refusal], failures: Sequence[Failure]) -> tuple[Failure, ...]:
-    """Returns failures with the reasons of all devices where these differ.
+    """Returns failures that give the reason of each device where the reasons differ.
 
     Args:
-        refusals: all that count, the last included.
-        failures: of the last.
+        refusals: refusals of all devices that are not excluded.
+        failures: failures as the last device reported them.
     """
     found = []
     for failure in failures:
@@ -32,6 +32,6 @@ def final_failures(refusals: Sequence[Refusal], failures: Sequence[Failure]) -> 
         for refusal in refusals:
             if reason := refusal.reasons.get(failure.image_id):
                 reasons.setdefault(reason, refusal.device)
-        told = "; ".join(f"on {device}: {reason}" for reason, device in reasons.items())
-        found.append(replace(failure, reason=told) if len(reasons) > 1 else failure)
+        text = "; ".join(f"on {device}: {reason}" for reason, device in reasons.items())
+        found.append(replace(failure, reason=text) if len(reasons) > 1 else failure)
     return tuple(found)

@@ -1,7 +1,7 @@
-"""What a worker's report says about its images, and about the devices that had them before.
+"""Conclusions from a worker's report about its images and about the devices that tried them before.
 
-A broken image fails on every device; a node without the data fails with every image. Which of the
-two it is shows when another device has tried the same images.
+A broken image fails on every device; a node without the data fails with every image. A second
+device that tries the same images shows which of the two it is.
 """
 
 from collections.abc import Mapping
@@ -15,17 +15,17 @@ from distributed_pose.cluster.worker import WorkerReport
 def settle(
     work: Work, task: Task, device: str, report: WorkerReport, devices: Mapping[str, Health]
 ) -> WorkerReport:
-    """Settles a task with a worker's report, and returns the report with final failures alone.
+    """Settles a task with a worker's report, and returns the report with only the final failures.
 
-    Images that failed for the first time are tried again. A device that could not read or decode
-    what this one could has it entered into its health.
+    Images that failed for the first time are tried again. If this device read images that another
+    one refused, that counts against the health of the other one.
 
     Args:
-        work: of the run.
-        task: that the report is about.
+        work: queue of the run.
+        task: the task that the report answers.
         device: name of the worker's device.
-        report: of the worker.
-        devices: health of all devices by name.
+        report: report of the worker.
+        devices: health of all devices, by name.
     """
     devices[device].evaluated(len(report.image_ids))
     if not task.is_done:
@@ -38,9 +38,9 @@ def settle(
 
 
 def out_of_line(task: Task, devices: Mapping[str, Health]) -> str:
-    """Returns which device that had a task before is to be taken out; empty for none.
+    """Returns the name of a device to exclude because it refuses what others can read, or `""`.
 
-    The last usable device stays: what it can read is better than nothing.
+    The last usable device is never excluded.
     """
     usable = {name for name, health in devices.items() if not health.is_out}
     found = [

@@ -1,4 +1,4 @@
-"""How many bytes of shards and maps are under way, and how many may be."""
+"""A budget for the bytes of shards and maps in flight in the object store."""
 
 from dataclasses import dataclass
 
@@ -10,17 +10,17 @@ from distributed_pose.errors import SetupError
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
 from distributed_pose.vision.profiles import PROFILES
 
-# Of the smallest object store: Ray's own copies and whatever else is in it need the rest.
+# Share of the smallest object store. Ray's own copies and other users of it need the rest.
 _SHARE = 0.5
 
 
 @dataclass
 class Load:
-    """Bytes of one shard under way.
+    """The bytes of one shard in flight.
 
     Attributes:
-        promised: that it can come to.
-        there: that it has come to.
+        promised: bytes that the shard and its maps can take.
+        there: bytes that they take so far.
     """
 
     promised: int
@@ -28,15 +28,15 @@ class Load:
 
 
 class Transit:
-    """Counts bytes in the object store, of which there is only so much.
+    """Counts the bytes in flight, and says whether another shard fits.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         room_bytes: size of the smallest object store; 0 sets no bound.
-        shard_size: most images that are sent at once.
+        shard_size: largest number of images that are sent at once.
 
     Raises:
-        SetupError: if not even one batch has room.
+        SetupError: if not even one batch fits.
     """
 
     def __init__(self, config: RunConfig, room_bytes: int, shard_size: int = 1) -> None:
@@ -57,25 +57,25 @@ class Transit:
             )
 
     def has_room(self, shard: Shard) -> bool:
-        """Returns whether a shard may be sent; one may always."""
+        """Returns whether a shard may be sent; a single shard in flight always may."""
         return not (self._promised and self._room) or (
             self._promised + self._bytes(shard) <= self._room
         )
 
     def entered(self, shard: Shard) -> Load:
-        """Enters a shard that is sent to a worker."""
+        """Reserves the bytes of a shard that is sent to a worker."""
         load = Load(self._bytes(shard), shard.images.nbytes)
         self._promised += load.promised
         self._add(load.there)
         return load
 
     def arrived(self, load: Load, maps_bytes: int) -> None:
-        """Enters the maps of a shard."""
+        """Adds the bytes of a shard's maps, which have arrived."""
         load.there += maps_bytes
         self._add(maps_bytes)
 
     def left(self, load: Load) -> None:
-        """Takes out a shard that is no longer under way."""
+        """Releases the bytes of a shard that is no longer in flight."""
         self._promised -= load.promised
         self._add(-load.there)
 

@@ -1,6 +1,6 @@
-"""What there is to do: shards that are handed out until each has a result, whatever fails.
+"""The queue of shards: each is handed out until it has a result, whatever fails.
 
-Delivery is at least once. That an image is counted once is the ledger's affair.
+Delivery is at least once; the ledger makes sure that an image is counted once.
 """
 
 from collections import Counter, deque
@@ -13,24 +13,24 @@ from distributed_pose.cluster.refusals import Refusal, final_failures
 from distributed_pose.data.shards import MAX_SHARD_BYTES, Shard, join_shards, num_images
 from distributed_pose.records import Failure
 
-# A shard that fails twice is taken apart, an image that fails twice is given up: once may be the
-# device's fault, and where there is another device, the second try is on that.
+# A shard that fails twice is split into single images, and an image that fails twice is a recorded
+# failure. The first failure may be the device's fault, so the second try is on another device where
+# there is one.
 _ATTEMPTS = 2
 
-# What fails once is tried again after the rest, when its devices have shown whether they work.
-# More than so many are not kept in memory meanwhile.
+# Failed tasks are tried again after the new ones, when their devices have shown whether they work.
+# No more than this many failed tasks are kept in memory before they are tried again.
 _MAX_RETRIES = 32
 
-
-# What is left is to be dealt out evenly: at least so many tasks for each device.
+# The remaining images are split evenly: at least this many tasks per device.
 _TASKS_LEFT = 6
 
-# A device that has refused so many more images than it has evaluated since is in doubt. An image
-# that only such devices have refused is tried on all others.
+# A device is in doubt when it has refused this many more images than it has evaluated since. An
+# image that only such devices have refused is tried on all others.
 _MAX_DOUBT = 4
 
-# What was given up is kept for as long as one of its devices may turn out to be at fault. Listed
-# images take some hundred bytes each.
+# Failed images are kept, up to this size, in case one of their devices turns out to be at fault.
+# An image that is listed by name takes some hundred bytes.
 _MAX_KEPT_BYTES = 2**24
 
 
@@ -41,10 +41,10 @@ class Task:
     Attributes:
         shard: encoded images.
         failed_on: devices that failed with it, by name.
-        refusals: of devices that worked, and could not read or decode its images.
-        is_suspect: whether it may be what its devices fail of. Such a task has a process to
-            itself, so that nothing beside it is blamed for the next failure.
-        is_done: whether it has a result, so that copies under way are no longer needed.
+        refusals: refusals by devices that worked but could not read or decode its images.
+        is_suspect: whether the task may be the reason why its devices failed. Such a task gets a
+            process to itself, so that no other task is blamed for the next failure.
+        is_done: whether it has a result, so that its copies in flight are no longer needed.
     """
 
     shard: Shard
@@ -58,13 +58,14 @@ class Work:
     """Hands out the tasks of a run, new ones from a source and failed ones again.
 
     Args:
-        source: of new shards.
-        sizes: images of a device's batch, by its name; small shards are joined to make one.
-        batches: most batches in a task of a device, by its name; 1 of those that are not there.
-            There are several while there is much to do, and one at the end, so that no device
-            waits for another's last.
-        num_images: that the source comes to, where there are to be several.
-        nodes: of the devices, by name. What one of them cannot read is tried on another node.
+        source: new shards.
+        sizes: number of images in a batch, by device name; small shards are joined to fill it.
+        batches: largest number of batches per task, by device name; 1 for devices that are not
+            named. Tasks have several batches while much is pending and one at the end, so that no
+            device waits long for the last task of another.
+        num_images: number of images in the source; needed only where tasks have several batches.
+        nodes: node of each device, by device name. Images that one node cannot read are tried on
+            another node.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Work:
         self._retries: deque[Task] = deque()
 
     def is_left(self) -> bool:
-        """Returns whether there is a task to hand out."""
+        """Returns whether any task is pending."""
         self._drop_done()
         return bool(self._retries or self._peek(1))
 
@@ -100,14 +101,15 @@ class Work:
         *,
         is_idle: bool = True,
     ) -> Task | None:
-        """Returns the next task for a device, if there is one for it.
+        """Returns the next task for a device; None if there is none for it.
 
         Args:
-            device: name.
-            usable: devices that are not taken out. A task is not handed to a device that failed
-                with it while there is one that has not.
-            fits: whether there is room for a shard; what does not fit stays.
-            is_idle: whether the device has nothing else, and may get what is suspect.
+            device: name of the device.
+            usable: names of the devices that are not excluded. A device does not get a task that it
+                failed with while another device has not tried it.
+            fits: returns whether a shard fits into the memory for shards in flight; a shard that
+                does not fit stays in the queue.
+            is_idle: whether the device has no other task, and may get a suspect one.
         """
         self._drop_done()
         if task := self._refused_elsewhere(device, usable, fits):
@@ -131,17 +133,17 @@ class Work:
         return None
 
     def put_back(self, task: Task) -> None:
-        """Has a task handed out again without blame."""
+        """Returns a task to the queue without counting a failure."""
         if not (task.is_done or task in self._retries):
             self._retries.append(task)
 
     def fail(self, task: Task, device: str, reason: str) -> tuple[Failure, ...]:
-        """Has a task tried again that a device failed with, and returns failures that are final.
+        """Queues a task again that a device failed with, and returns the failures that are final.
 
         Args:
-            task: to be tried again, or in parts.
-            device: name.
-            reason: why it failed.
+            task: the failed task; it is tried again, whole or as single images.
+            device: name of the device that failed.
+            reason: reason of the failure, on one line.
         """
         if task.is_done:
             return ()
@@ -166,14 +168,14 @@ class Work:
     def settle(
         self, task: Task, device: str, failures: Sequence[Failure], usable: Collection[str]
     ) -> tuple[Failure, ...]:
-        """Takes a task as done, and returns failures that are final.
+        """Marks a task as done, and returns the failures that are final.
 
         Args:
-            task: that a device has answered for.
-            device: name.
-            failures: images that it could not read or decode. They are tried again, elsewhere where
-                there is another device.
-            usable: devices that are not taken out.
+            task: the task that a device has answered.
+            device: name of the device.
+            failures: images that the device could not read or decode. They are tried again, on
+                another device where there is one.
+            usable: names of the devices that are not excluded.
         """
         evaluated = task.shard.images.num_rows - len(failures)
         self._doubts[device] = max(0, self._doubts[device] - evaluated) + len(failures)
@@ -193,7 +195,7 @@ class Work:
         return final_failures(counting, failures)
 
     def exclude(self, device: str) -> None:
-        """Has all images tried again that were given up because a device could not read them."""
+        """Excludes a device, and queues the images again that failed because of it."""
         self._excluded.add(device)
         given_up, self._given_up, self._kept_bytes = self._given_up, [], 0
         for task in given_up:
@@ -214,7 +216,7 @@ class Work:
     def _refused_elsewhere(
         self, device: str, usable: Collection[str], fits: Callable[[Shard], bool]
     ) -> Task | None:
-        """Returns images that another device could not read, so that its fault shows at once."""
+        """Returns a task with images that another device refused, to find out whose fault it is."""
         for task in self._retries:
             has_no_other_fault = task.refusals and not task.is_suspect
             if has_no_other_fault and device in self._elsewhere(task, usable) and fits(task.shard):
@@ -223,9 +225,9 @@ class Work:
         return None
 
     def _elsewhere(self, task: Task, usable: Collection[str]) -> set[str]:
-        """Returns the devices that have not had a task, those of other nodes where there are any.
+        """Returns the devices that have not tried a task, on other nodes where there are any.
 
-        It is empty if all of them have had it.
+        The set is empty if all devices have tried it.
         """
         refused = [refusal.device for refusal in task.refusals]
         others = set(usable) - {*task.failed_on, *refused}
@@ -238,7 +240,7 @@ class Work:
         return batch_size * max(1, min(self._batches.get(device, 1), share))
 
     def _peek(self, size: int) -> list[Shard]:
-        """Returns the next shards that come to at most so many images; one if there is any."""
+        """Returns the next shards with at most `size` images together, one if any is left."""
         parts: list[Shard] = []
         images = encoded_bytes = 0
         while images < size and (shard := self._at(len(parts))):
@@ -260,16 +262,16 @@ class Work:
 
 
 def _part(shard: Shard, image_ids: Collection[int]) -> Shard:
-    """Returns some images of a shard as one, without what is of the whole."""
+    """Returns some images of a shard as a shard, without the failures and times of the whole."""
     ids = shard.images.column("image_id").to_pylist()
     rows = [row for row, image_id in enumerate(ids) if image_id in image_ids]
     return Shard(shard.number, shard.images.take(pa.array(rows)), (), ())
 
 
 def _parts(shard: Shard) -> Iterator[Shard]:
-    """Yields the images of a shard as shards of one; what is of the whole goes with the first."""
+    """Yields a shard per image; the failures and times of the whole go with the first one."""
     for row in range(shard.images.num_rows):
-        # A copy: a slice is serialised with all of the buffers that it is from.
+        # `take` copies. A slice would be serialised with all buffers of the whole shard.
         image = shard.images.take(pa.array([row]))
         of_whole = row == 0
         yield Shard(

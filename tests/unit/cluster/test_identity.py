@@ -1,7 +1,12 @@
 """Which code a process runs, and how a difference is told."""
 
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
+import distributed_pose
 from distributed_pose.cluster.identity import difference, package_identity, source_digest
 
 
@@ -22,3 +27,17 @@ def test_a_process_that_does_not_say_what_it_runs_is_another_version() -> None:
 def test_the_digest_depends_on_the_files_that_are_asked_for() -> None:
     assert source_digest("pose/*.py") != source_digest("vision/*.py")
     assert source_digest("pose/*.py", "vision/*.py") == source_digest("vision/*.py", "pose/*.py")
+
+
+def test_an_installed_copy_has_the_digest_of_the_checkout(tmp_path: Path) -> None:
+    # As in a wheel, links of the checkout are files.
+    shutil.copytree(Path(distributed_pose.__file__).parent, tmp_path / "distributed_pose")
+    code = (
+        "from distributed_pose.cluster.identity import package_identity as i; "
+        "print(i().digest, i().path)"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    expected = f"{package_identity().digest} {tmp_path / 'distributed_pose'}"
+    assert answer.stdout.strip() == expected

@@ -1,0 +1,44 @@
+"""The programs in `examples/` run as they are."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+pytestmark = pytest.mark.slow
+
+
+def run_code(folder: Path, *arguments: str) -> str:
+    # Without a cluster of somebody else's.
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    answer = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+def test_a_run_from_python_is_read_by_the_report_reader(tmp_path: Path) -> None:
+    out = run_code(tmp_path, str(EXAMPLES / "evaluate.py"))
+    assert "on 8 images" in out
+    rates = run_code(tmp_path, str(EXAMPLES / "read_report.py"), "runs/example")
+    assert "cpu:0" in rates
+    assert "all together" in rates
+
+
+def test_the_notebook_runs_cell_by_cell(tmp_path: Path) -> None:
+    notebook = json.loads((EXAMPLES / "quickstart.ipynb").read_text())
+    cells = [cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    out = run_code(tmp_path, "-c", "\n".join("".join(cell) for cell in cells))
+    assert "AP50" in out
+    assert "preprocess" in out
