@@ -21,8 +21,8 @@ _AS_GOOD = 0.98
 class StageFigures:
     """Durations of one stage, in nanoseconds.
 
-    A duration is that of one image; in `copy_in`, `compute`, `copy_out`, `check` and `transfer` that
-    of one batch, and in `score` that of the run.
+    A duration is that of one image; in `copy_in`, `compute`, `copy_out`, `check` and `transfer`
+    that of one batch, and in `score` that of the run.
     """
 
     count: int
