@@ -22,8 +22,20 @@ from distributed_pose.vision.headers import (
 # profile computes in double, which is 2 or 3.6 GB.
 MAX_IMAGE_PIXELS = 2**27
 
+_SILENT = 0
+
+
+def set_opencv_log_level(level: int) -> int:
+    """Returns OpenCV's log level before it is set to this one; 0 is silent."""
+    # OpenCV 5 moved the functions to another module, in which OpenCV 4 does not have them.
+    functions = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging
+    before = int(functions.getLogLevel())
+    functions.setLogLevel(level)
+    return before
+
+
 # Damage is returned or raised with the image's name, which OpenCV's own log lines do not have.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+set_opencv_log_level(_SILENT)
 
 
 class Decoded(NamedTuple):
