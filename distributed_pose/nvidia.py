@@ -2,14 +2,18 @@
 
 import ctypes
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from distributed_pose.errors import first_line
 
 _UNKNOWN = "NVIDIA GPU"
 _NAME_BYTES = 256
 # Values of CUdevice_attribute: major and minor.
 _COMPUTE_CAPABILITY = (75, 76)
+_CUDA_FAILURE = re.compile(r"CUDA failure \d+: [^;\n]+")
 _MODULE_VERSION = Path("/sys/module/nvidia/version")
 
 
@@ -97,6 +101,16 @@ def driver_versions() -> dict[str, str]:
         if not ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number)):
             found["cuda-driver"] = f"{number.value // 1000}.{number.value % 1000 // 10}"
     return found
+
+
+def runtime_reason(error: BaseException) -> str:
+    """Returns what an exception of ONNX Runtime says, in one line.
+
+    Where CUDA has failed, the place in the runtime's source is left out, with all its template
+    parameters.
+    """
+    failure = _CUDA_FAILURE.search(str(error))
+    return failure[0].strip() if failure else first_line(error)
 
 
 def forbid_tf32() -> None:

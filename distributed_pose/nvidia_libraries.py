@@ -13,10 +13,6 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from elftools.common.exceptions import ELFError
-from elftools.elf.dynamic import DynamicSection
-from elftools.elf.elffile import ELFFile
-
 from distributed_pose.errors import SetupError
 from distributed_pose.lacks import Lack, listed, mends
 from distributed_pose.nvidia import driver_versions
@@ -71,6 +67,11 @@ def needed_libraries(library: Path) -> tuple[str, ...]:
     Raises:
         ValueError: if the file is not a shared library.
     """
+    # Machines without cards load this module, too.
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.dynamic import DynamicSection
+    from elftools.elf.elffile import ELFFile
+
     try:
         with library.open("rb") as file:
             sections = ELFFile(file).iter_sections("SHT_DYNAMIC")

@@ -31,6 +31,7 @@ from distributed_pose.cpu import cpu_name
 from distributed_pose.errors import ExecutionError, SetupError, first_line
 from distributed_pose.model.onnx_graph import parse
 from distributed_pose.model.onnx_precision import precision_of
+from distributed_pose.nvidia import runtime_reason
 from distributed_pose.records import ModelPort
 
 Array = npt.NDArray[Any]
@@ -158,7 +159,7 @@ def open_session(
         )
     # The runtime's own exceptions have no common documented base class.
     except Exception as error:  # noqa: BLE001
-        raise SetupError(f"ONNX Runtime cannot load the model: {first_line(error)}") from None
+        raise SetupError(f"ONNX Runtime cannot load the model: {runtime_reason(error)}") from None
     if session.get_providers()[0] != provider.name:
         raise SetupError(
             f"ONNX Runtime cannot start {provider.name}, and has only "

@@ -34,13 +34,15 @@ _SILENT = 4
 _LEAST_IR_VERSION = 4
 
 
-def to_half(content: bytes) -> bytes:
+def to_half(content: bytes, *, half_outputs: bool = False) -> bytes:
     """Returns a model of half precision inside, for devices that run it several times as fast.
 
-    Its inputs and outputs keep their types.
+    Its inputs keep their types.
 
     Args:
         content: serialised ONNX.
+        half_outputs: whether outputs are of half precision, too, so that only half as much is
+            copied from a device that computes in half precision anyway. Else they keep their types.
 
     Raises:
         SetupError: if a weight is out of the range of half precision, or the outputs of the two
@@ -48,14 +50,15 @@ def to_half(content: bytes) -> bytes:
     """
     model = _with_plain_inputs(parse_checked(content))
     _check_range(model.graph)
-    converted = _converted(model)
+    converted = _converted(model, half_outputs=half_outputs)
     _check_outputs(content, converted)
     return converted
 
 
-def _converted(model: ModelProto) -> bytes:
+def _converted(model: ModelProto, *, half_outputs: bool) -> bytes:
+    kept = [port.name for port in model.graph.input] if half_outputs else True
     try:
-        half = convert_float_to_float16(model, keep_io_types=True)
+        half = convert_float_to_float16(model, keep_io_types=kept)
         _sort(half.graph)
         content: bytes = half.SerializeToString()
         onnx.checker.check_model(content)

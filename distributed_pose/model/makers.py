@@ -152,7 +152,7 @@ def _halved(content: bytes, order: Order) -> bytes:
     require("onnxruntime", extra="gpu", purpose="converting models to half precision")
     from distributed_pose.model.half import to_half
 
-    return to_half(content)
+    return to_half(content, half_outputs=True)
 
 
 def _make_tensorrt(source: Source, order: Order, _calibration: Calibration | None) -> Made:

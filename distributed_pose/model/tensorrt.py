@@ -9,11 +9,11 @@ import onnx
 import onnxruntime
 from onnx import ModelProto
 
-from distributed_pose.errors import SetupError, first_line
+from distributed_pose.errors import SetupError
 from distributed_pose.model.engines import pack_engines
 from distributed_pose.model.onnx_graph import image_input, parse
 from distributed_pose.model.onnx_precision import PRECISION_KEY, precision_of
-from distributed_pose.nvidia import EngineShapes, forbid_tf32
+from distributed_pose.nvidia import EngineShapes, forbid_tf32, runtime_reason
 from distributed_pose.nvidia_libraries import loaded_tensorrt_version, require_provider
 
 _PROVIDER = "TensorrtExecutionProvider"
@@ -206,7 +206,7 @@ def _build(content: bytes, options: dict[str, str], shapes: EngineShapes) -> Non
     # The runtime's own exceptions have no common documented base class.
     except Exception as error:  # noqa: BLE001
         raise SetupError(
-            f"TensorRT cannot make an engine of the model: {first_line(error)}"
+            f"TensorRT cannot make an engine of the model: {runtime_reason(error)}"
         ) from None
 
 

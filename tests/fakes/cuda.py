@@ -54,6 +54,7 @@ class FakeLibcuda:
         self._engines = {"in": 0.0, "execute": 0.0, "out": 0.0}
         self._read_until: dict[int, float] = {}
         self._written_until: dict[int, float] = {}
+        self._adopted: dict[int, int] = {}
         self._handles = 0
 
     def execute(
@@ -61,6 +62,10 @@ class FakeLibcuda:
     ) -> None:
         """Executes something on memory at these addresses, as a runtime does on its stream."""
         self._work("execute", stream, milliseconds, reads, writes)
+
+    def adopt(self, address: int, num_bytes: int) -> None:
+        """Takes memory that a runtime has allocated by itself for the device's."""
+        self._adopted[address] = num_bytes
 
     def cuInit(self, _flags: Any) -> int:  # noqa: N802 - these are the vendor's names
         return 0
@@ -148,7 +153,7 @@ class FakeLibcuda:
     def cuMemcpyHtoDAsync_v2(  # noqa: N802
         self, address: Any, host: Any, size: Any, stream: Any
     ) -> int:
-        if not self._is_allocated(self.memory, address.value, size.value):
+        if not self._is_allocated(address.value, size.value):
             return ILLEGAL_ADDRESS
         ctypes.memmove(address.value, host.value, size.value)
         self._work("in", stream.value, self.copy_ms["in"], [host.value], [address.value])
@@ -157,7 +162,7 @@ class FakeLibcuda:
     def cuMemcpyDtoHAsync_v2(  # noqa: N802
         self, host: Any, address: Any, size: Any, stream: Any
     ) -> int:
-        if not self._is_allocated(self.memory, address.value, size.value):
+        if not self._is_allocated(address.value, size.value):
             return ILLEGAL_ADDRESS
         ctypes.memmove(host.value, address.value, size.value)
         self._work("out", stream.value, self.copy_ms["out"], [address.value], [host.value])
@@ -185,10 +190,11 @@ class FakeLibcuda:
         self.streams[stream] = self._engines[engine] = end
         self.timeline.append(Work(engine, start, end))
 
-    def _is_allocated(self, memory: dict[int, Any], address: int, size: int) -> bool:
+    def _is_allocated(self, address: int, size: int) -> bool:
+        own = {start: ctypes.sizeof(block) for start, block in self.memory.items()}
         return any(
-            start <= address and address + size <= start + ctypes.sizeof(block)
-            for start, block in memory.items()
+            start <= address and address + size <= start + length
+            for start, length in {**own, **self._adopted}.items()
         )
 
     def _new_memory(self, memory: dict[int, Any], size: int) -> int:

@@ -4,6 +4,7 @@ They have the functions that a provider asks for, in the versions that it asks f
 A provider therefore reads its options as on a card, and fails when it wants to use the device.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection, GNUVerSymSection
 
+from distributed_pose.backends import cuda_driver
 from distributed_pose.nvidia_libraries import needed_libraries
 from tests.fakes.libraries import build_library
 
@@ -35,7 +37,11 @@ void *getPluginRegistry(void) { return &registry; }
 int getInferLibVersion(void) { return 101302; }
 """
 
-_SOURCES = {"libcudart.so": _CUDART, "libnvinfer.so": _NVINFER}
+# What the package itself calls succeeds, and makes nothing.
+_CALLED = re.findall(r'"(cu[A-Z]\w+)"', Path(cuda_driver.__file__).read_text())
+_CUDA = "".join(f"int {name}(void) {{ return 0; }}\n" for name in sorted(set(_CALLED)))
+
+_SOURCES = {"libcuda.so": _CUDA, "libcudart.so": _CUDART, "libnvinfer.so": _NVINFER}
 _NVIDIA = ("libcu", "libnv")
 
 # Which library has a function that asks for no version, by the beginning of its name.

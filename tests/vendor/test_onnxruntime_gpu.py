@@ -60,6 +60,37 @@ except Exception as error:
 """
 
 
+# Opens a backend as a run does. An engine is what the TensorRT provider has left of a model.
+_OPENING = """
+import sys
+from pathlib import Path
+from distributed_pose.backends.base import BackendOptions
+from distributed_pose.backends.registry import open_backend
+from distributed_pose.model.tensorrt import labelled_engine
+from tests.unit.backends.test_onnxruntime_providers import engine
+variant, content = sys.argv[1], Path(sys.argv[2]).read_bytes()
+if variant == "tensorrt":
+    content = labelled_engine(engine().SerializeToString(), "f16")
+try:
+    open_backend(f"onnxruntime:{variant}", content, BackendOptions())
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+_BUILDING = """
+import sys
+from pathlib import Path
+from distributed_pose.model.tensorrt import build_engines
+try:
+    build_engines(
+        Path(sys.argv[1]).read_bytes(), batch_sizes=(1, 4), height=32, width=48, precision="f32"
+    )
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
 class Runtime:
     """The real ONNX Runtime for NVIDIA cards, on stand-ins for NVIDIA's libraries."""
 
@@ -128,6 +159,20 @@ def test_the_runtime_knows_the_keys_of_sessions_and_runs(runtime: Runtime, key: 
     binding = next(runtime.capi.glob("onnxruntime_pybind11_state*.so")).read_bytes()
     assert f"\0{key}\0".encode() in binding
     assert f"\0{key}s\0".encode() not in binding
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_backend_gets_as_far_as_the_device_and_says_in_a_line_what_is_wrong_with_it(
+    runtime: Runtime, variant: str
+) -> None:
+    said = runtime.run("-c", _OPENING, variant, str(runtime.model))
+    assert said == f"SetupError ONNX Runtime cannot load the model: CUDA failure 100: {NO_DEVICE}\n"
+
+
+def test_making_an_engine_gets_as_far_as_the_device_too(runtime: Runtime) -> None:
+    said = runtime.run("-c", _BUILDING, str(runtime.model))
+    failure = f"CUDA failure 100: {NO_DEVICE}"
+    assert said == f"SetupError TensorRT cannot make an engine of the model: {failure}\n"
 
 
 class TestProbing:

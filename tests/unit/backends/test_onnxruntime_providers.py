@@ -38,7 +38,9 @@ def engine() -> ModelProto:
     node = helper.make_node(
         "EPContext", ["data"], ["heatmaps", "pafs"], domain="com.microsoft", ep_cache_context="x"
     )
-    return helper.make_model(helper.make_graph([node], "engine", ports[:1], ports[1:]))
+    graph = helper.make_graph([node], "engine", ports[:1], ports[1:])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
 def batch(count: int, height: int = 32, width: int = 48) -> InputBatch:

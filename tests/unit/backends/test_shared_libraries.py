@@ -170,9 +170,29 @@ def test_a_backend_that_cannot_start_says_all_that_it_lacks_and_how_to_mend_it(h
     assert "pip install 'tensorrt-cu13<11'" in message
 
 
+def test_an_engine_is_for_a_card_of_a_name_a_compute_capability_and_a_driver(host: Path) -> None:
+    source = """
+    int cuInit(unsigned flags) { return 0; }
+    int cuDeviceGet(int *device, int index) { *device = index; return index ? 101 : 0; }
+    int cuDeviceGetName(char *name, int size, int device) { name[0] = 'T'; return 0; }
+    int cuDeviceGetAttribute(int *value, int attribute, int device) {
+        *value = attribute == 75 ? 7 : attribute == 76 ? 5 : -1;
+        return 0;
+    }
+    int cuDriverGetVersion(int *version) { *version = 13010; return 0; }
+    """
+    build_library(host / "libcuda.so.1", source=source)
+    facts = printed("cuda_device_facts(0)")
+    assert facts.startswith("T, compute capability 7.5, ")
+    assert facts.endswith("cuda-driver 13.1")
+    assert printed("cuda_device_facts(1)").startswith("NVIDIA GPU, ")
+
+
 def printed(call: str) -> str:
     """Returns what a call gives in a process of its own, which reads the libraries' folder."""
-    code = f"from distributed_pose.nvidia_libraries import *; print({call})"
+    rooms = ("nvidia", "nvidia_libraries")
+    imports = "".join(f"from distributed_pose.{room} import *; " for room in rooms)
+    code = f"{imports}print({call})"
     command = [sys.executable, "-c", code]
     answer = subprocess.run(command, capture_output=True, check=True, text=True)
     return answer.stdout.strip()

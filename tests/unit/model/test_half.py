@@ -58,6 +58,16 @@ def test_the_demo_network_differs_a_little_and_keeps_its_inputs_and_outputs(
         assert 0 < np.abs(output - wanted[name]).max() < 0.01
 
 
+def test_outputs_in_half_precision_are_the_same_values_rounded_to_it(demo: bytes) -> None:
+    images = (in_bytes((2, 3, 96, 128)) / 256 - 0.5).astype(np.float32)
+    wide, narrow = (run(to_half(demo, half_outputs=half), images) for half in (False, True))
+    assert list(wide) == list(narrow)
+    for name, output in narrow.items():
+        assert output.dtype == np.float16
+        # Processors without kernels of half precision compute in single.
+        np.testing.assert_array_equal(output, wide[name].astype(np.float16))
+
+
 def test_a_published_network_is_converted(shared: Path) -> None:
     content = (shared / "models" / "human_pose_estimation_0001.onnx").read_bytes()
     half = to_half(content)
