@@ -108,6 +108,15 @@ def compiler_environment(cann: Cann) -> dict[str, str]:
     return environment
 
 
+def first_version(soc: str) -> tuple[int, int]:
+    """Returns the first version of CANN that knows a chip; (0, 0) if it is not known.
+
+    Args:
+        soc: as `soc.soc_version` has it.
+    """
+    return next((first for name, first in _FIRST_VERSIONS if name.fullmatch(soc)), (0, 0))
+
+
 def python_needs(cann: Cann) -> PythonNeeds:
     """Returns the Python that an installation runs with; one of unknown version is a new one."""
     if not cann.version:
@@ -116,7 +125,7 @@ def python_needs(cann: Cann) -> PythonNeeds:
 
 
 def _chip_lack(cann: Cann, soc: str) -> Lack | None:
-    first = next((first for name, first in _FIRST_VERSIONS if name.fullmatch(soc)), (0, 0))
+    first = first_version(soc)
     if cann.chips:
         is_known = soc.lower() in {chip.lower() for chip in cann.chips}
     else:
@@ -174,7 +183,7 @@ def _problem(words: list[str], needs: PythonNeeds) -> str:
 
 def _no_cann() -> Lack:
     return Lack(
-        "CANN, the software of Ascend chips",
+        "CANN",
         "none in ASCEND_TOOLKIT_HOME, ASCEND_HOME_PATH, /usr/local/Ascend and ~/Ascend",
         "install it, or run what `compile --dry-run` prints on a machine that has it",
     )

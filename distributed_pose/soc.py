@@ -3,6 +3,7 @@
 An `.om` runs on exactly the chip that it was compiled for.
 """
 
+import ctypes
 import re
 
 from distributed_pose.errors import ConfigError, SetupError
@@ -54,6 +55,19 @@ def soc_version(name: str) -> str:
     chip = match[1]
     known = _BY_LOWER_CASE.get(chip.lower())
     return f"{_MAKER}{known or (chip.upper() if chip.islower() else chip)}"
+
+
+def driver_soc_name() -> str:
+    """Returns the name of this machine's chips as CANN's runtime has it; empty without CANN.
+
+    Source: `aclrtGetSocName` of CANN's `acl_base_rt.h`.
+    """
+    try:
+        tell = ctypes.CDLL("libascendcl.so").aclrtGetSocName
+    except (OSError, AttributeError):
+        return ""
+    tell.restype = ctypes.c_char_p
+    return (tell() or b"").decode(errors="replace")
 
 
 def is_soc(name: str) -> bool:

@@ -109,13 +109,13 @@ class AscendBackend(Backend):
     def submit(self, batch: InputBatch) -> None:
         if not self._slots:
             raise SetupError("the backend is closed")
-        self._model.input.check(batch, self._limit)
         images_N3HW = batch.inputs_N3HW
         arrays = empty_maps(len(images_N3HW), (output.port for output in self._model.maps))
-        chunks = self._model.input.chunks(len(images_N3HW))
-        answer = _Answer(batch.image_ids, arrays, len(chunks), np.zeros(3))
         with self._failing(batch.image_ids):
             done("rt.set_context", self._context)
+            self._model.input.check(batch, self._limit)
+            chunks = self._model.input.chunks(len(images_N3HW))
+            answer = _Answer(batch.image_ids, arrays, len(chunks), np.zeros(3))
             for chunk in chunks:
                 if len(self._parts) == len(self._slots):
                     self._finish(self._parts.popleft())

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU and, by its CANN provider, on Ascend devices."""
+"""ONNX Runtime on the CPU, and what its other providers share with it."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -20,13 +20,7 @@ from distributed_pose.backends.base import (
 )
 from distributed_pose.backends.fixed_batch import run_in_batches
 from distributed_pose.backends.ports import check_fits, check_input, select_outputs
-from distributed_pose.backends.providers import (
-    CANN,
-    CPU,
-    Provider,
-    cann_options,
-    require,
-)
+from distributed_pose.backends.providers import CPU, Provider, require
 from distributed_pose.cpu import cpu_name
 from distributed_pose.errors import ExecutionError, SetupError, first_line
 from distributed_pose.model.onnx_graph import parse
@@ -44,27 +38,17 @@ _SILENT, _ERRORS_ONLY = 4, 3
 
 
 class OnnxRuntimeBackend(SynchronousBackend):
-    """A session on one provider, which runs the whole model or refuses it.
+    """A session on the processor.
 
     It computes in the types of the graph as ONNX Runtime has optimised it: a processor without
     kernels of half precision runs such models in float32, and layers between quantised values
-    become layers on integers only where the provider has these. It never falls back to another
-    provider.
+    become layers on integers only where the provider has these.
     """
 
     def __init__(self, content: bytes, options: BackendOptions) -> None:
         super().__init__()
-        variant = options.variant or CPU
-        provider = require(variant, onnxruntime.get_available_providers())
-        told = (
-            cann_options(options.index, half=options.precision != "f32") if variant == CANN else {}
-        )
-        # CANN compiles the graph, and the optimised one cannot be read.
-        if variant == CPU:
-            session, self.precision = read_session(content, options, provider, told)
-        else:
-            session = open_session(content, options, provider, told)
-            self.precision = _cann_precision(content, options)
+        provider = require(CPU, onnxruntime.get_available_providers())
+        session, self.precision = read_session(content, options, provider, {})
         inputs = [port_of(node) for node in session.get_inputs()]
         self._outputs = select_outputs([port_of(node) for node in session.get_outputs()])
         check_input(inputs)
@@ -72,7 +56,7 @@ class OnnxRuntimeBackend(SynchronousBackend):
         self._batch_size = inputs[0].shape[0]
         self._input = replace(inputs[0], shape=(None, *inputs[0].shape[1:]))
         self._dtype = np.dtype(self._input.dtype)
-        self.description = cpu_name() if variant == CPU else "Ascend NPU"
+        self.description = cpu_name()
         self._run: Callable[[Array], Sequence[Array]] | None = partial(
             _run, session, self._input.name, list(self._outputs)
         )
@@ -185,11 +169,6 @@ def _settings(options: BackendOptions, optimised: Path | None) -> onnxruntime.Se
 
 def _severity(options: BackendOptions) -> int:
     return _SILENT if (options.variant or CPU) == CPU else _ERRORS_ONLY
-
-
-def _cann_precision(content: bytes, options: BackendOptions) -> str:
-    # CANN compiles to half precision whatever the model has, unless it is told to keep its types.
-    return "f16" if options.precision != "f32" else precision_of(parse(content), fuses=False)
 
 
 def port_of(node: onnxruntime.NodeArg) -> ModelPort:

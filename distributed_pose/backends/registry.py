@@ -59,6 +59,7 @@ class Entry:
 _ROOM = "distributed_pose.backends"
 _TESTING = "distributed_pose.testing"
 _ONNXRUNTIME = f"{_ROOM}.onnxruntime:OnnxRuntimeBackend"
+_ONNXRUNTIME_CANN = f"{_ROOM}.onnxruntime_cann:OnnxRuntimeCannBackend"
 _ONNXRUNTIME_CUDA = f"{_ROOM}.onnxruntime_cuda:OnnxRuntimeCudaBackend"
 
 _CPU_MEND = install_hint("cpu")
@@ -110,7 +111,7 @@ BACKENDS: Mapping[str, Entry] = MappingProxyType(
             needs=(NvidiaProvider("tensorrt"), _NVIDIA_DRIVER),
         ),
         "onnxruntime:cann": Entry(
-            _ONNXRUNTIME,
+            _ONNXRUNTIME_CANN,
             (NPU,),
             ("f32", "f16"),
             "f16",

@@ -14,7 +14,7 @@ from pathlib import Path
 from time import perf_counter
 
 from distributed_pose.cann import find_cann
-from distributed_pose.cann_lacks import compiler_environment, compiler_lacks
+from distributed_pose.cann_lacks import compiler_environment, compiler_lacks, first_version
 from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.soc import check_precision_on, has_hf32, soc_version
 
@@ -155,9 +155,11 @@ def preparation(order: AtcOrder) -> list[str]:
     cann = find_cann()
     script = (cann and cann.script) or _USUAL_SCRIPT
     files = [f"cat > {name} <<'END'\n{text}END" for name, text in order.files.items()]
+    major, minor = first_version(order.soc_version)
+    version = f"  # CANN {major}.{minor} or newer" if major else ""
     return [
         "unset PYTHONPATH PYTHONHOME  # the first python3 of PATH must be one for CANN",
-        f"source {shlex.quote(str(script))}",
+        f"source {shlex.quote(str(script))}{version}",
         *files,
     ]
 
@@ -200,7 +202,7 @@ def run_atc(order: AtcOrder, onnx: bytes) -> tuple[bytes, AtcRun]:
     lacks = compiler_lacks(cann, order.soc)
     if lacks or cann is None:
         what, found, mend = lacks[0]
-        raise SetupError(f"atc cannot compile: {what} is missing: found {found}", mend)
+        raise SetupError(f"atc cannot compile: {what} is missing; found: {found}", mend)
     with tempfile.TemporaryDirectory(prefix="atc-") as name:
         folder = Path(name)
         (folder / _MODEL_FILE).write_bytes(onnx)

@@ -23,8 +23,8 @@ _MAX_LENGTH = 2**16
 
 _OPTION = re.compile(r"--(\w+)[= ](\S+)")
 
-# Operators of models that Ascend's tools have quantised.
-_QUANTISED = b"AscendQuant"
+# Type of an operator of models that Ascend's tools have quantised, behind its length.
+_QUANTISED = b"\x0bAscendQuant"
 
 # Values of `--precision_mode` and `--precision_mode_v2`; types of the ONNX model are kept by some.
 _HALF = {"force_fp16", "fp16"}

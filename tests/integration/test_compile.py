@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,8 +104,9 @@ def test_the_vendors_commands_are_those_of_the_guide(
     told = command("compile", "M.onnx", "--for", *options, "--dry-run").splitlines()
     if options[0].startswith("ascend"):
         assert told[0].startswith("unset PYTHONPATH PYTHONHOME")
-        assert told[1].startswith("source /")
-        assert told[1].endswith("/ascend-toolkit/set_env.sh")
+        assert re.fullmatch(
+            r"source /\S+/ascend-toolkit/set_env\.sh(  # CANN 5\.1 or newer)?", told[1]
+        )
         told = told[2:]
     assert told == expected
 
@@ -193,7 +195,7 @@ def test_without_the_vendors_compiler_the_error_names_it(
     for name in ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH"):
         monkeypatch.delenv(name, raising=False)
     path = save_constant_model(tmp_path / "M.onnx")
-    with pytest.raises(SetupError, match=r"atc.*CANN, .* is missing.*--dry-run"):
+    with pytest.raises(SetupError, match=r"atc.*CANN is missing; found: none.*--dry-run"):
         command("compile", path, "--for", "ascend310p3")
 
 

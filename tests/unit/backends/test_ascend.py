@@ -247,6 +247,16 @@ class TestOverlap:
             for images, answer in zip(others, run_overlapped(backend, others), strict=True):
                 assert_equal(answer.maps, expected(images))
 
+    def test_nothing_is_under_way_after_a_batch_that_the_model_does_not_take(
+        self, fake: ModuleType
+    ) -> None:
+        backend = opened(compiled("static 4"))
+        backend.submit(batch(4))
+        with pytest.raises(SetupError, match="profile=modelzoo or uint8"):
+            backend.submit(batch(2, width=56))
+        assert all(not stream.pending for stream in fake.streams())
+        assert_equal(backend.infer(batch(3)), expected(batch(3)))
+
     def test_a_backend_is_closed_while_batches_are_under_way(self, fake: ModuleType) -> None:
         backend = opened(compiled("static 4"))
         for seed in range(backend.slots):

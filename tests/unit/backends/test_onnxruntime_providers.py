@@ -10,6 +10,7 @@ from onnx import ModelProto, TensorProto, helper
 from distributed_pose import SetupError
 from distributed_pose.backends.base import BackendOptions, InputBatch
 from distributed_pose.backends.onnxruntime import OnnxRuntimeBackend
+from distributed_pose.backends.onnxruntime_cann import DeviceRun
 from distributed_pose.backends.providers import (
     PROVIDERS,
     cann_options,
@@ -77,6 +78,24 @@ def test_cann_is_told_its_precision(*, half: bool, mode: str) -> None:
         "enable_cann_graph": "1",
         "dump_om_model": "0",
     }
+
+
+def test_a_run_in_a_devices_memory_answers_as_a_plain_one_and_times_its_steps(
+    random_model: bytes,
+) -> None:
+    plain = onnxruntime.InferenceSession(random_model)
+    name, outputs = plain.get_inputs()[0].name, [node.name for node in plain.get_outputs()]
+    run = DeviceRun(onnxruntime.InferenceSession(random_model), name, outputs, ("cpu", 0))
+    answers = {}
+    for count in (2, 1, 3, 2):
+        inputs = batch(count).inputs_N3HW
+        answers[count] = run(inputs)
+        for found, wanted in zip(answers[count], plain.run(outputs, {name: inputs}), strict=True):
+            np.testing.assert_array_equal(found, wanted)
+        assert run.times_ns.min() > 0
+    # Later runs leave earlier answers as they were.
+    wanted = plain.run(outputs, {name: batch(1).inputs_N3HW})
+    np.testing.assert_array_equal(answers[1][0], wanted[0])
 
 
 @pytest.mark.parametrize("variant", DEVICES)

@@ -126,6 +126,21 @@ def test_an_artifact_is_bound_to_a_chip_only_where_its_compiler_must_know() -> N
     assert target(CPU) == ""
 
 
+@pytest.mark.parametrize(
+    ("asked", "model_format", "told"),
+    [
+        ("auto", "onnx", "f16"),
+        ("auto", "om", "auto"),
+        ("f32", "om", "f32"),
+    ],
+)
+def test_what_a_compiled_model_computes_in_is_not_asked_for(
+    asked: str, model_format: str, told: str
+) -> None:
+    found = deploy(config(precision=asked), NPU, ("ascend",), model_format)
+    assert (found.spec.precision, found.order.precision) == (told, told)
+
+
 def test_devices_alike_have_one_order() -> None:
     orders = {
         deployed(replace(NPU, name=f"npu:{n}", device_id=f"{n}"), config()).order for n in range(4)

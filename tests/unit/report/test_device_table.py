@@ -1,0 +1,33 @@
+"""The table of devices that a run would use."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from distributed_pose import parse_config
+from distributed_pose.records import DevicePlan
+from distributed_pose.report.tables import device_table
+
+
+def shown(plans: Sequence[DevicePlan]) -> str:
+    settings = parse_config({}).on("npu")
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(device_table([(plan, settings) for plan in plans]))
+    return captured.get()
+
+
+def test_chips_are_shown_with_their_card_and_how_many_there_are_of_both() -> None:
+    plans = [
+        DevicePlan(f"npu:{n}", "npu", "10.0.0.1", "id", 1, str(n), "310", str(n // 4))
+        for n in range(8)
+    ]
+    text = shown(plans)
+    assert text.count("310, card 0") == text.count("310, card 1") == 4
+    assert "8 chips on 2 cards" in text
+
+
+def test_devices_without_a_known_card_have_no_word_of_one() -> None:
+    text = shown([DevicePlan("npu:0", "npu", "", "", 1, "0", "310P3")])
+    assert "310P3" in text
+    assert "card" not in text
