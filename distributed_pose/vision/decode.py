@@ -22,8 +22,20 @@ from distributed_pose.vision.headers import (
 # profile computes in double: 2 or 3.6 GB.
 MAX_IMAGE_PIXELS = 2**27
 
+_SILENT = 0
+
+
+def set_opencv_log_level(level: int) -> int:
+    """Returns the level of OpenCV's log before it is set to this one; 0 is silent."""
+    # OpenCV 5 moved the functions, which 4 has at its root alone.
+    functions = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging
+    before = int(functions.getLogLevel())
+    functions.setLogLevel(level)
+    return before
+
+
 # What it logs of a damaged image is returned or raised as well, and a log would name no image.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+set_opencv_log_level(_SILENT)
 
 
 class Decoded(NamedTuple):

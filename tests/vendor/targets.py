@@ -32,6 +32,8 @@ class Target:
         platforms: likewise, as uv calls them.
         with_extras: that its constraints are for, too.
         beside: further requirements, in place of those that the index has no wheels of.
+        proof: what shows that it works once it is installed.
+        shown: distributions whose versions a table names.
     """
 
     name: str
@@ -40,27 +42,64 @@ class Target:
     platforms: tuple[str, ...] = (X86, ARM)
     with_extras: tuple[str, ...] = ("torch", "cluster", "plots")
     beside: tuple[str, ...] = ()
+    proof: str = ""
+    shown: tuple[str, ...] = ()
 
 
 # NumPy 1, which CANN's modules are built for, has no wheels for Python 3.13.
 _WITH_NUMPY_1 = PYTHONS[:2]
 
+_STAND_INS = "stand-ins for `acl`, `atc` and `ais_bench`; no NPU"
+
 TARGETS = (
-    Target("cpu", "constraints.txt", platforms=(X86, NEW_ARM), with_extras=("dev",)),
-    Target("gpu", "constraints/gpu.txt", platforms=(X86,)),
+    Target(
+        "cpu",
+        "constraints.txt",
+        platforms=(X86, NEW_ARM),
+        with_extras=("dev",),
+        proof="every test",
+        shown=("openvino", "onnxruntime", "numpy"),
+    ),
+    Target(
+        "gpu",
+        "constraints/gpu.txt",
+        platforms=(X86,),
+        proof="resolving; no card (`tests/device` is skipped without one)",
+        shown=("onnxruntime-gpu", "nvidia-cudnn-cu13", "nvidia-cuda-runtime"),
+    ),
     Target(
         "tensorrt",
         "constraints/tensorrt.txt",
         platforms=(X86,),
         beside=("tensorrt-cu13-bindings>=10.13,<11",),
+        proof="resolving, without TensorRT's libraries; no card",
+        shown=("onnxruntime-gpu", "tensorrt-cu13-bindings"),
     ),
-    Target("cann", "constraints/cann.txt", pythons=_WITH_NUMPY_1),
-    Target("ascend", "constraints/ascend.txt", pythons=_WITH_NUMPY_1),
-    Target("torch", "constraints.txt"),
-    Target("int8", "constraints.txt", platforms=(X86, NEW_ARM)),
-    Target("cluster", "constraints.txt"),
-    Target("plots", "constraints.txt"),
-    Target("dev", "constraints.txt", platforms=(X86,)),
+    Target(
+        "cann",
+        "constraints/cann.txt",
+        pythons=_WITH_NUMPY_1,
+        proof="unit tests on the vendor's wheel, by its CPU provider; no NPU",
+        shown=("onnxruntime-cann", "numpy", "opencv-python-headless"),
+    ),
+    Target(
+        "ascend",
+        "constraints/ascend.txt",
+        pythons=_WITH_NUMPY_1,
+        proof=_STAND_INS,
+        shown=("numpy", "opencv-python-headless"),
+    ),
+    Target("torch", "constraints.txt", proof="every test, on the CPU", shown=("torch",)),
+    Target(
+        "int8",
+        "constraints.txt",
+        platforms=(X86, NEW_ARM),
+        proof="every test",
+        shown=("nncf", "openvino"),
+    ),
+    Target("cluster", "constraints.txt", proof="every test", shown=("ray", "grpcio")),
+    Target("plots", "constraints.txt", proof="every test", shown=("matplotlib",)),
+    Target("dev", "constraints.txt", platforms=(X86,), proof="every test"),
 )
 
 
