@@ -263,9 +263,7 @@ def open_backend(name: str, content: bytes, options: BackendOptions) -> Backend:
         factory: BackendFactory = getattr(importlib.import_module(module), attribute)
     # Broken packages of vendors raise OSError, RuntimeError, AttributeError and more.
     except Exception as error:  # noqa: BLE001
-        missing = requirements.lacks(entry(name).needs)
-        lacking = f"; it lacks {listed(missing)}" if missing else ""
-        raise SetupError(
-            f"backend {name} cannot be loaded: {first_line(error)}{lacking}", mends(missing)
-        ) from None
+        if missing := requirements.lacks(entry(name).needs):
+            raise SetupError(f"backend {name} lacks {listed(missing)}", mends(missing)) from None
+        raise SetupError(f"backend {name} cannot be loaded: {first_line(error)}") from None
     return factory(content, replace(options, variant=name.partition(":")[2]))

@@ -58,25 +58,24 @@ _NOT_FOUND = re.compile(r"(\S+\.so[\w.]*): cannot open shared object file")
 def lacks(needs: Iterable[Need]) -> tuple[Lack, ...]:
     """Returns what this machine lacks, each thing once, in the order of the needs.
 
-    The answer is kept for the life of this process.
+    What is found out by other processes is kept for the life of this one.
     """
     found: dict[str, Lack] = {}
     for need in needs:
-        for lack in _kept_lacks(need):
-            found.setdefault(lack.what, lack)
+        for lack in _lacks_of(need):
+            found.setdefault(lack.what, lack._replace(mend=_with_script(lack.mend)))
     return tuple(found.values())
 
 
-@cache
-def _kept_lacks(need: Need) -> tuple[Lack, ...]:
-    found = tuple(_lacks_of(need))
-    return tuple(lack._replace(mend=lack.mend.replace(SET_ENV, _set_env())) for lack in found)
+def _with_script(mend: str) -> str:
+    if SET_ENV not in mend:
+        return mend
+    cann = _cann()
+    return mend.replace(SET_ENV, str(cann.script) if cann and cann.script else "CANN's set_env.sh")
 
 
-@cache
-def _set_env() -> str:
-    cann = find_cann()
-    return str(cann.script) if cann and cann.script else "CANN's set_env.sh"
+# Its script takes a shell of its own.
+_cann = cache(find_cann)
 
 
 @singledispatch
@@ -140,14 +139,14 @@ def _(need: CannProvider) -> Iterable[Lack]:
 
 @_lacks_of.register
 def _(_: PyAcl) -> Iterable[Lack]:
-    if missing := runtime_lacks(find_cann()):
+    if missing := runtime_lacks(_cann()):
         return missing
     return _lacks_of(_ACL)
 
 
 @_lacks_of.register
 def _(need: AscendCompiler) -> Iterable[Lack]:
-    return compiler_lacks(find_cann(), need.soc)
+    return compiler_lacks(_cann(), need.soc)
 
 
 @_lacks_of.register
@@ -197,6 +196,9 @@ def _find(name: str) -> ModuleSpec | None:
 
     What is imported already is not asked: a process that starts later finds what is there now.
     """
+    # Python's sign that a package is not to be imported.
+    if sys.modules.get(name.partition(".")[0], ...) is None:
+        return None
     spec, folders = None, None
     for part in name.split("."):
         spec = PathFinder.find_spec(part, folders)

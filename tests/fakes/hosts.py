@@ -188,6 +188,5 @@ def entered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
 
 def _forget() -> None:
     """Forgets what was found out on another machine."""
-    for kept in (requirements._kept_lacks, requirements._asked, requirements._set_env):
+    for kept in (requirements._asked, requirements._cann, probe_provider):
         kept.cache_clear()
-    probe_provider.cache_clear()

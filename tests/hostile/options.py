@@ -22,6 +22,7 @@ _INLINE = ("--set", "engine=inline", "--set", "backend=oracle", "--set", "device
 _COMMANDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("evaluate",): (*_INLINE, "--output", "out/run"),
     ("devices",): _INLINE,
+    ("doctor",): _INLINE,
     ("export",): ("in/a", "out/a"),
     ("compile",): ("in/a.onnx", "--for", "ascend310", "--dry-run"),
     ("picture",): ("in/run", "out/a.jpg"),
@@ -37,7 +38,17 @@ _COMMANDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("guide", "postprocess"): ("--result-dir", "in/images", "--pad-txt-path", "in/a"),
 }
 
-_NO_DATA = {"devices", "export", "compile", "picture", "plan", "demo-data", "report", "guide"}
+_NO_DATA = {
+    "devices",
+    "doctor",
+    "export",
+    "compile",
+    "picture",
+    "plan",
+    "demo-data",
+    "report",
+    "guide",
+}
 
 
 def _write(command: tuple[str, ...], folder: Path, random: Random) -> Sequence[str]:

@@ -29,7 +29,7 @@ def test_importing_the_package_loads_no_runtime() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["--help", "compile --help", "devices", "report table --reference guide"]
+    "command", ["--help", "compile --help", "devices", "doctor", "report table --reference guide"]
 )
 def test_help_and_the_list_of_devices_load_no_runtime(command: str) -> None:
     code = (

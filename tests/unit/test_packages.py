@@ -10,19 +10,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from distributed_pose import SetupError, parse_config
+from distributed_pose import SetupError
 from distributed_pose.backends.base import BackendOptions
-from distributed_pose.backends.registry import BACKENDS, extras, installed, open_backend
+from distributed_pose.backends.readiness import examine
+from distributed_pose.backends.registry import BACKENDS, candidates, open_backend
 from distributed_pose.cli import app
-from distributed_pose.cluster.deployment import deploy
 from distributed_pose.demo.default import WEIGHTS
 from distributed_pose.packages import require
-from distributed_pose.records import DevicePlan
 from tests.checkpoints import demo_state, saved
 from tests.conftest import Dataset
 
 REPOSITORY = Path(__file__).parents[2]
-CPU = DevicePlan("cpu:0", "cpu", "10.0.0.1", "a", 4)
 
 
 def remove(monkeypatch: pytest.MonkeyPatch, modules: Iterable[str]) -> None:
@@ -47,62 +45,36 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it() -> None:
 def test_every_extra_that_the_code_names_exists() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     sources = (REPOSITORY / "distributed_pose").rglob("*.py")
-    named = {name for p in sources for name in re.findall(r'extra="(\w+)"', p.read_text())}
+    pattern = re.compile(r"""(?:extra=|install_hint\()["'](\w+)""")
+    named = {name for path in sources for name in pattern.findall(path.read_text())}
     # A setting of records.
     named -= {"forbid"}
     assert named >= {"cpu", "gpu", "tensorrt", "cann", "torch", "int8", "cluster", "plots"}
     assert named <= project["optional-dependencies"].keys()
 
 
-@pytest.mark.parametrize(
-    ("found", "model_format", "expected"),
-    [
-        (("openvino", "onnxruntime:cpu", "torch:cpu"), "onnx", "openvino"),
-        (("onnxruntime:cpu", "torch:cpu"), "onnx", "onnxruntime:cpu"),
-        (("torch:cpu",), "pth", "torch:cpu"),
-    ],
-)
-def test_auto_takes_the_best_backend_for_cpus_that_is_installed(
-    found: tuple[str, ...], model_format: str, expected: str
-) -> None:
-    assert deploy(parse_config({}), CPU, found, model_format).spec.backend == expected
+OPTIONAL = [
+    ("openvino", "openvino", "cpu"),
+    ("onnxruntime:cpu", "onnxruntime", "cpu"),
+    ("torch:cpu", "torch", "torch"),
+]
 
 
-@pytest.mark.parametrize("found", [(), ("torch:cpu",)])
-def test_where_no_backend_for_cpus_is_installed_the_command_is_told(found: tuple[str, ...]) -> None:
-    with pytest.raises(SetupError, match=r"nothing .*cpu.*pip install 'distributed-pose\[cpu\]'"):
-        deploy(parse_config({}), CPU, found, "onnx")
-
-
-@pytest.mark.parametrize(
-    ("backend", "extra"), [("openvino", "cpu"), ("onnxruntime", "cpu"), ("torch", "torch")]
-)
-def test_a_named_backend_that_the_devices_node_lacks_is_an_error(backend: str, extra: str) -> None:
-    message = rf"backend {backend}.* not installed \(pip install 'distributed-pose\[{extra}\]'\)"
-    with pytest.raises(SetupError, match=message):
-        deploy(parse_config({"backend": backend}), CPU, (), "pth")
-
-
-@pytest.mark.parametrize("name", [name for name, entry in BACKENDS.items() if entry.module])
+@pytest.mark.parametrize(("name", "module", "extra"), OPTIONAL)
 def test_a_backend_is_opened_only_with_its_package(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry = BACKENDS[name]
-    remove(monkeypatch, [entry.module])
-    message = rf"^backend {name} needs {entry.module}, .*distributed-pose\[{entry.extra}\]"
+    remove(monkeypatch, [module])
+    monkeypatch.delitem(sys.modules, BACKENDS[name].factory.partition(":")[0], raising=False)
+    message = rf"^backend {name} lacks {module}.* \(pip install 'distributed-pose\[{extra}\]'\)"
     with pytest.raises(SetupError, match=message):
         open_backend(name, b"", BackendOptions())
 
 
-def test_a_missing_package_is_no_installed_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_a_backend_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
     remove(monkeypatch, ["openvino", "torch"])
-    assert installed("cpu") == ("onnxruntime:cpu",)
-
-
-def test_extras_of_a_kind_of_devices_are_named_best_first() -> None:
-    assert extras("cpu") == ("cpu", "torch")
-    assert extras("cuda") == ("tensorrt", "torch", "gpu")
-    assert extras("npu") == ("cann",)
+    found = examine(candidates("auto", "cpu"))
+    assert [ready.backend for ready in found if not ready.lacks] == ["onnxruntime:cpu"]
 
 
 @pytest.fixture
@@ -122,8 +94,8 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             {"model.path": "a.pth"},
             "reading the PyTorch file a.pth needs torch",
         ),
-        ("torch", {"backend": "torch"}, "backend torch:cpu needs torch"),
-        ("openvino", {"backend": "openvino"}, "backend openvino needs openvino"),
+        ("torch", {"backend": "torch"}, "backend torch:cpu lacks torch"),
+        ("openvino", {"backend": "openvino"}, "backend openvino lacks openvino.Core"),
         ("nncf", {"precision": "int8"}, "precision int8 needs nncf"),
     ],
 )

@@ -292,7 +292,7 @@ def test_every_backend_can_be_named_in_a_configuration() -> None:
 def test_a_backend_whose_package_is_missing_says_so() -> None:
     if find_spec("acl"):
         pytest.skip("CANN is installed")
-    with pytest.raises(SetupError, match=r"ascend cannot be loaded: .*acl.*; it lacks CANN"):
+    with pytest.raises(SetupError, match=r"backend ascend lacks CANN"):
         open_backend("ascend", b"", BackendOptions())
 
 
