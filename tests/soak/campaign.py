@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
@@ -63,7 +64,7 @@ _SHOWN = 4000
 
 
 def planned(faults: int, only: Sequence[str] | None) -> dict[str, int]:
-    """Returns how many faults of each kind there are to be; at least one of each.
+    """Returns how many faults of each kind there are to be: at least one of each.
 
     Args:
         faults: in all.
@@ -71,7 +72,7 @@ def planned(faults: int, only: Sequence[str] | None) -> dict[str, int]:
     """
     shares = {kind: share for kind, share in _SHARES.items() if kind in (only or _SHARES)}
     total = sum(shares.values())
-    return {kind: max(1, round(faults * share / total)) for kind, share in shares.items()}
+    return {kind: ceil(faults * share / total) for kind, share in shares.items()}
 
 
 def runs(group: str, seed: int, plan: Mapping[str, int]) -> Iterator[Outcome]:
