@@ -119,8 +119,9 @@ def test_a_stopped_run_says_how_to_go_on(
     assert num_shards(tmp_path / "run") > kept
 
 
+@pytest.mark.parametrize("engine", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
 def test_a_full_disk_is_named_and_the_run_can_go_on(
-    many: Dataset, expected: bytes, tmp_path: Path
+    many: Dataset, expected: bytes, tmp_path: Path, engine: str
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -128,9 +129,10 @@ def test_a_full_disk_is_named_and_the_run_can_go_on(
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("needs the right to mount a small disk")
     try:
-        run = start(many, disk / "run", "engine=inline")
+        run = start(many, disk / "run", f"engine={engine}")
         code, stderr = finish(run)
         assert code == 4
+        assert len(stderr.splitlines()) == 1
         assert f"cannot write {disk}/run/ledger/" in stderr
         assert "No space left on device" in stderr
         assert num_shards(disk / "run") > 3
