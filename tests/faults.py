@@ -229,6 +229,11 @@ def garbage_once(scene: Scene, _name: str, given: Any, work: Work) -> Any:
     return replace(reduction, detections=b"garbage") if scene.once("again") else reduction
 
 
+def other_type_once(scene: Scene, _name: str, given: Any, work: Work) -> Any:
+    """Answers once with something that is no answer at all."""
+    return (None, b"garbage") if scene.once("again") else work(given)
+
+
 def not_finite_once(scene: Scene, _name: str, given: Any, work: Work) -> Any:
     """Answers once with a score that is not a number."""
     reduction = work(given)

@@ -156,6 +156,9 @@ SLOW = pytest.mark.slow
     [
         ("workers", "maps", faults.maps_of_another, "its maps are of images"),
         ("workers", "poses", faults.poses_of_another, "grouped images"),
+        ("workers", "maps", faults.other_type_once, "answered with bytes"),
+        pytest.param("workers", "poses", faults.other_type_once, "answered with", marks=SLOW),
+        pytest.param("reducers", "maps", faults.other_type_once, "with tuple", marks=SLOW),
         ("reducers", "maps", faults.answer_again, "grouped images"),
         pytest.param("reducers", "maps", faults.people_elsewhere, "not given", marks=SLOW),
         pytest.param("reducers", "maps", faults.garbage_once, "no detections", marks=SLOW),

@@ -155,8 +155,9 @@ def test_a_run_that_is_stopped_while_ray_starts_says_how_to_go_on(
     assert set(sessions.glob("session_2*")) == before
 
 
+@pytest.mark.parametrize("engine", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
 def test_a_full_disk_is_named_and_the_run_can_go_on(
-    many: Dataset, expected: bytes, tmp_path: Path
+    many: Dataset, expected: bytes, tmp_path: Path, engine: str
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -164,9 +165,10 @@ def test_a_full_disk_is_named_and_the_run_can_go_on(
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("needs the right to mount a small disk")
     try:
-        run = start(many, disk / "run", "engine=inline")
+        run = start(many, disk / "run", f"engine={engine}")
         code, stderr = finish(run)
         assert code == 4
+        assert len(stderr.splitlines()) == 1
         assert f"cannot write {disk}/run/ledger/" in stderr
         assert "No space left on device" in stderr
         assert num_shards(disk / "run") > 3

@@ -8,32 +8,35 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Mapping
 
-from tests.soak.campaign import KINDS, commit, outcomes, planned, runs, table
+from tests.soak.campaign import GROUPS, KINDS, commit, outcomes, planned, runs, table
+
+_ONLY = f"this kind alone, or several of them: {', '.join(KINDS)}"
 
 
 def main() -> int:
     options = _options()
-    if options.raw:
-        return _raw(options)
+    plan = planned(options.faults, options.only)
+    if options.group:
+        return _run_group(options, plan)
     found = []
-    for outcome in outcomes(planned(options.faults, options.only), options.seed):
+    for outcome in outcomes(plan, sys.argv[1:]):
         found.append(outcome)
         if options.verbose or not outcome.is_well:
             print(outcome.to_json(), flush=True)  # noqa: T201
-    command = f"python -m tests.soak --seed {options.seed} --faults {options.faults}"
-    command += f" --only {shlex.quote(options.only)}" if options.only else ""
+    command = shlex.join(["python", "-m", "tests.soak", *sys.argv[1:]])
     print(f"\n`{command}`, commit {commit()}, {platform.machine()}\n\n{table(found)}")  # noqa: T201
     return int(not all(one.is_well for one in found))
 
 
-def _raw(options: argparse.Namespace) -> int:
-    """Prints a line for each run of one kind."""
-    for outcome in runs(options.only, options.seed, options.faults):
+def _run_group(options: argparse.Namespace, plan: Mapping[str, int]) -> int:
+    """Prints a line for each run of a group of kinds."""
+    for outcome in runs(options.group, options.seed, plan):
         print(outcome.to_json(), flush=True)  # noqa: T201
         if outcome.hangs:
             # It goes on in its thread, which would hold this process.
-            os._exit(0)
+            os._exit(1)
     return 0
 
 
@@ -41,9 +44,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--faults", type=int, default=1000)
-    parser.add_argument("--only", default="", choices=("", *KINDS), metavar="KIND")
+    parser.add_argument("--only", action="append", choices=KINDS, metavar="KIND", help=_ONLY)
     parser.add_argument("--verbose", action="store_true", help="a line for each run")
-    parser.add_argument("--raw", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--group", default="", choices=GROUPS, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

@@ -6,7 +6,7 @@ what fails again and again may be the fault of the images, which are then given 
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from random import Random
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from distributed_pose.report.run_report import RunReport
 from tests.faults import FaultyReducer, Scene, Stage
 from tests.soak import acts
 from tests.soak.acts import DEADLINE_S, Act
-from tests.soak.runs import Outcome, Scenery, in_time, outcome_of
+from tests.soak.runs import Outcome, Scenery, in_time, outcome_of, until
 
 _BATCH_SIZE = 2
 
@@ -78,24 +78,20 @@ KINDS = {
 }
 
 
-def actor_runs(kind: str, there: Scenery, seed: int, faults: int) -> Iterator[Outcome]:
-    """Yields runs until they have had so many faults of a kind."""
+def actor_runs(there: Scenery, seed: int, plan: Mapping[str, int]) -> Iterator[Outcome]:
+    """Yields runs until they have had so many faults of each kind."""
     ray.init(
         num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=256 * 2**20
     )
-    try:
-        usual_s = _usual_s(there)
-        left, number = faults, 0
-        while left > 0:
-            random = Random(f"{seed} {kind} {number}")
-            outcome = _run(kind, number, there, random, left, usual_s)
-            yield outcome
-            left -= max(1, outcome.faults)
-            number += 1
-            if outcome.hangs:
-                return
-    finally:
-        ray.shutdown()
+    usual_s = _usual_s(there)
+    for kind, faults in plan.items():
+        yield from until(
+            faults,
+            lambda number, left, kind=kind: _run(
+                kind, number, there, Random(f"{seed} {kind} {number}"), left, usual_s
+            ),
+        )
+    ray.shutdown()
 
 
 def _usual_s(there: Scenery) -> float:

@@ -6,14 +6,15 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
 from tests.soak import actors, disks, drivers, nodes
 from tests.soak.runs import Outcome, Scenery, scenery
 
-# Yields the outcomes of runs with so many faults of a kind: kind, scenery, seed, faults.
-Runs = Callable[[str, Scenery, int, int], Iterator[Outcome]]
+# Yields the outcomes of runs: scenery, seed, faults by kind.
+Runs = Callable[[Scenery, int, Mapping[str, int]], Iterator[Outcome]]
 
 _REPOSITORY = Path(__file__).parents[2]
 
@@ -44,18 +45,16 @@ _SHARES = {
     "driver killed": 100,
     "driver stopped": 12,
 }
-_TOTAL = sum(_SHARES.values())
 
-_RUNS: Mapping[str, Runs] = {
-    **dict.fromkeys(actors.KINDS, actors.actor_runs),
-    **dict.fromkeys(nodes.KINDS, nodes.node_runs),
-    **dict.fromkeys(drivers.RAY_KINDS, drivers.ray_runs),
-    "disk full": disks.disk_runs,
-    "object store full": disks.store_runs,
-    "driver killed": drivers.killed_runs,
-    "driver stopped": drivers.stopped_runs,
+# Which kinds are run in one process, and how.
+_GROUPS: Mapping[str, tuple[tuple[str, ...], Runs]] = {
+    "actors": (tuple(actors.KINDS), actors.actor_runs),
+    "nodes": (tuple(nodes.KINDS), nodes.node_runs),
+    "storage": ((disks.DISK, disks.STORE), disks.storage_runs),
+    "drivers": (drivers.KINDS, drivers.driver_runs),
 }
-KINDS = tuple(_RUNS)
+GROUPS = tuple(_GROUPS)
+KINDS = tuple(_SHARES)
 
 _COLUMNS = ("faults", "runs", "lost", "twice", "changed", "hangs", "other problems")
 
@@ -64,34 +63,39 @@ _TIMES = 20
 _SHOWN = 4000
 
 
-def planned(faults: int, only: str) -> dict[str, int]:
-    """Returns how many faults of each kind there are to be; at least one of each.
+def planned(faults: int, only: Sequence[str] | None) -> dict[str, int]:
+    """Returns how many faults of each kind there are to be: at least one of each.
 
     Args:
         faults: in all.
-        only: the kind that they are all of; empty for all kinds.
+        only: kinds that they are of; all kinds if there are none.
     """
-    if only:
-        return {only: faults}
-    return {kind: max(1, round(faults * share / _TOTAL)) for kind, share in _SHARES.items()}
+    shares = {kind: share for kind, share in _SHARES.items() if kind in (only or _SHARES)}
+    total = sum(shares.values())
+    return {kind: ceil(faults * share / total) for kind, share in shares.items()}
 
 
-def runs(kind: str, seed: int, faults: int) -> Iterator[Outcome]:
-    """Yields the outcomes of runs with so many faults of a kind, in this process."""
+def runs(group: str, seed: int, plan: Mapping[str, int]) -> Iterator[Outcome]:
+    """Yields the outcomes of a group's runs in this process."""
+    kinds, run = _GROUPS[group]
     with TemporaryDirectory(prefix="soak-") as folder:
-        yield from _RUNS[kind](kind, scenery(Path(folder), _TIMES), seed, faults)
+        there = scenery(Path(folder), _TIMES)
+        yield from run(there, seed, {kind: plan[kind] for kind in kinds if kind in plan})
 
 
-def outcomes(plan: Mapping[str, int], seed: int) -> Iterator[Outcome]:
+def outcomes(plan: Mapping[str, int], arguments: Sequence[str]) -> Iterator[Outcome]:
     """Yields the outcomes of all runs of a plan.
 
-    Each kind has a process of its own, which Ray may end with what it runs on.
+    Each group has a process of its own, which Ray may end with what it runs on.
+
+    Args:
+        plan: faults by kind.
+        arguments: of this command, from which that process makes the same plan.
     """
-    for kind, faults in plan.items():
-        command = [sys.executable, "-m", "tests.soak", "--raw", "--only", kind]
-        command += ["--seed", str(seed), "--faults", str(faults)]
-        # Ray's workers would wait for whatever else the machine does.
-        environment = {**os.environ, "RAY_worker_niceness": "0"}
+    # Ray's workers would wait for whatever else the machine does.
+    environment = {**os.environ, "RAY_worker_niceness": "0"}
+    for group in (name for name, (kinds, _) in _GROUPS.items() if plan.keys() & kinds):
+        command = [sys.executable, "-m", "tests.soak", *arguments, "--group", group]
         with (
             TemporaryFile("w+") as err,
             subprocess.Popen(
@@ -110,7 +114,7 @@ def outcomes(plan: Mapping[str, int], seed: int) -> Iterator[Outcome]:
             if process.wait():
                 err.seek(0)
                 sys.stderr.write(err.read()[-_SHOWN:])
-                yield Outcome(kind, -1, 0, problems=(f"exit code {process.returncode}",))
+                yield Outcome(group, -1, 0, problems=(f"exit code {process.returncode}",))
 
 
 def table(found: Sequence[Outcome]) -> str:

@@ -3,7 +3,7 @@
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,12 @@ import ray
 from distributed_pose.errors import ExecutionError
 from distributed_pose.evaluation import evaluate
 from distributed_pose.report.run_report import RunReport
-from tests.soak.runs import Outcome, Scenery, in_time, outcome_of
+from tests.soak.runs import Outcome, Scenery, in_time, outcome_of, until
+
+DISK, STORE = "disk full", "object store full"
+
+# Images in a second, so that the object store can be filled several times in a run.
+_SLOW_RATE = 5.0
 
 _FULL = "No space left on device"
 _PLENTY = "64m"
@@ -32,33 +37,34 @@ _USED = re.compile(r"([\d.]+)% full")
 _FULL_PERCENT = 90.0
 
 
-def disk_runs(kind: str, there: Scenery, seed: int, faults: int) -> Iterator[Outcome]:
-    """Yields runs until their disks were full so often; each goes on when there is room again."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+def storage_runs(there: Scenery, seed: int, plan: Mapping[str, int]) -> Iterator[Outcome]:
+    """Yields runs until disks and the object store that they share were full so often."""
+    ray.init(
+        num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=_STORE_BYTES
+    )
     start = time.monotonic()
-    _evaluate(there, there.folder / "usual", "ray")
+    _evaluate(there, there.folder / "usual", "ray", _SLOW_RATE)
     usual_s = time.monotonic() - start
-    needed = sum(path.stat().st_size for path in there.undisturbed.rglob("*.*"))
-    left, number = faults, 0
-    while left > 0:
-        random = Random(f"{seed} {kind} {number}")
-        sizes = random.sample(range(_LEAST_BYTES, needed, _BLOCK_BYTES), min(left, _FAULTS_A_RUN))
-        outcome = _run_on_disk(kind, number, there, sorted(sizes), usual_s, random)
-        yield outcome
-        left -= max(1, outcome.faults)
-        number += 1
+    runs = {DISK: _run_on_disk, STORE: _run_beside_a_hoarder}
+    for kind, faults in plan.items():
+        yield from until(
+            faults,
+            lambda number, left, kind=kind: runs[kind](
+                number, there, Random(f"{seed} {kind} {number}"), left, usual_s
+            ),
+        )
     ray.shutdown()
 
 
-def _run_on_disk(
-    kind: str, number: int, there: Scenery, sizes: list[int], usual_s: float, random: Random
-) -> Outcome:
-    """Returns the outcome of a run in sessions with so much room on its disk, and then plenty."""
+def _run_on_disk(number: int, there: Scenery, random: Random, left: int, usual_s: float) -> Outcome:
+    """Returns the outcome of a run in sessions that fill their disk, and one with more room."""
+    needed = sum(path.stat().st_size for path in there.undisturbed.rglob("*.*"))
+    sizes = random.sample(range(_LEAST_BYTES, needed, _BLOCK_BYTES), min(left, _FAULTS_A_RUN))
     happened = 0
     end: RunReport | BaseException | None = None
     start = time.monotonic()
     with _disk(there.folder / f"disk-{number}") as disk:
-        for size in (*map(str, sizes), _PLENTY):
+        for size in (*map(str, sorted(sizes)), _PLENTY):
             _mount(disk, f"remount,size={size}")
             engine = "ray" if random.random() < _ON_RAY else "inline"
             end = in_time(partial(_evaluate, there, disk / "run", engine), 10 * usual_s)
@@ -67,7 +73,7 @@ def _run_on_disk(
             if not is_full:
                 break
         seconds = time.monotonic() - start
-        return outcome_of(kind, number, there, disk / "run", end, happened, seconds)
+        return outcome_of(DISK, number, there, disk / "run", end, happened, seconds)
 
 
 @contextmanager
@@ -84,38 +90,22 @@ def _mount(folder: Path, options: str) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
 
 
-def store_runs(kind: str, there: Scenery, seed: int, faults: int) -> Iterator[Outcome]:
-    """Yields runs until the object store that they share was full of others' data so often."""
-    del seed  # It is filled again and again, as fast as it can be.
-    ray.init(
-        num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=_STORE_BYTES
-    )
-    start = time.monotonic()
-    _evaluate(there, there.folder / "usual", "ray", rate=5.0)
-    usual_s = time.monotonic() - start
-    left, number = faults, 0
-    while left > 0:
-        outcome = _run_beside_a_hoarder(kind, number, there, usual_s)
-        yield outcome
-        left -= max(1, outcome.faults)
-        number += 1
-        if outcome.hangs:
-            return
-    ray.shutdown()
-
-
-def _run_beside_a_hoarder(kind: str, number: int, there: Scenery, usual_s: float) -> Outcome:
+def _run_beside_a_hoarder(
+    number: int, there: Scenery, random: Random, left: int, usual_s: float
+) -> Outcome:
+    """Returns the outcome of a run whose object store is filled and freed again and again."""
+    del random, left  # It is filled as often as there is time.
     filled: list[float] = []
     ended = Event()
     hoarder = Thread(target=_hoard, args=(filled, ended), daemon=True)
     output = there.folder / f"store-{number}"
     hoarder.start()
     start = time.monotonic()
-    end = in_time(partial(_evaluate, there, output, "ray", rate=5.0), 10 * usual_s)
+    end = in_time(partial(_evaluate, there, output, "ray", _SLOW_RATE), 10 * usual_s)
     seconds = time.monotonic() - start
     ended.set()
     hoarder.join()
-    return outcome_of(kind, number, there, output, end, len(filled), seconds)
+    return outcome_of(STORE, number, there, output, end, len(filled), seconds)
 
 
 def _hoard(filled: list[float], ended: Event) -> None:

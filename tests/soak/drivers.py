@@ -7,14 +7,17 @@ engine, other devices or another batch size, which must bring it to its end.
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 
 from tests.soak.commands import PHASES, Command, Usual, Way, is_result, usual_run
 from tests.soak.runs import Outcome, Scenery, compare, settled_ids
+
+_AT_ONCE = 3
+_SHOWN = 500
 
 # A run whose head is gone may last so long; see docs/explanation/faults.md.
 _LOST_S = 60.0
@@ -29,93 +32,139 @@ _RAYS = {
     "driver's node dies": ("raylet", signal.SIGKILL),
     "driver's node hangs": ("raylet", signal.SIGSTOP),
 }
-RAY_KINDS = tuple(_RAYS)
 
 
-def killed_runs(kind: str, there: Scenery, seed: int, faults: int) -> Iterator[Outcome]:
-    """Yields runs whose driver was killed with all of its process group, and which went on."""
-    usual = {engine: usual_run(there, engine) for engine in ("inline", "ray")}
+@dataclass(frozen=True)
+class _Case:
+    """A run that is to be disturbed, and resumed in another way.
 
-    def run(number: int) -> Outcome:
-        # Evenly over the phases, and within each by the golden section.
-        phase, share = PHASES[number % len(PHASES)], number // len(PHASES) * 0.618034 % 1
-        random = Random(f"{seed} {kind} {number}")
-        engine, other = random.choice(_ENGINES)
-        output = there.folder / f"killed-{number}"
-        way = Way.drawn(random, engine)
-        with Command(there, output, way) as command:
-            command.wait_for(phase)
-            time.sleep(share * usual[engine].phases_s[phase])
-            is_done = command.process.poll() is not None or (output / "report.json").exists()
-            os.killpg(command.process.pid, signal.SIGKILL)
-            problems = command.left_behind()
-        met = {} if is_done else {_phase_met(there, output): 1}
-        outcome = _resumed(kind, number, there, output, Way.drawn(random, other, way), usual)
-        return replace(
-            outcome, faults=len(met), phases=met, problems=(*problems, *outcome.problems)
-        )
+    Attributes:
+        kind: of the fault.
+        number: of the run among those of its kind.
+        there: the dataset.
+        usual: undisturbed runs by engine.
+    """
 
-    yield from _in_pairs(run, faults)
+    kind: str
+    number: int
+    there: Scenery
+    usual: Mapping[str, Usual]
+    random: Random
 
+    @property
+    def output(self) -> Path:
+        """The folder of the run."""
+        return self.there.folder / f"{self.kind.replace(' ', '-')}-{self.number}"
 
-def stopped_runs(kind: str, there: Scenery, seed: int, faults: int) -> Iterator[Outcome]:
-    """Yields runs that got Ctrl-C or SIGTERM in any phase, with the seconds until they ended."""
-    usual = {engine: usual_run(there, engine) for engine in ("inline", "ray")}
+    @property
+    def phase(self) -> str:
+        """The phase in which it is disturbed: all of them in turns."""
+        return PHASES[self.number % len(PHASES)]
 
-    def run(number: int) -> Outcome:
-        phase, share = PHASES[number % len(PHASES)], number // len(PHASES) * 0.618034 % 1
-        random = Random(f"{seed} {kind} {number}")
-        output = there.folder / f"stopped-{number}"
-        with Command(there, output, Way.drawn(random, "ray")) as command:
-            command.wait_for(phase)
-            time.sleep(share * usual["ray"].phases_s[phase])
-            is_done = command.process.poll() is not None
-            start = time.monotonic()
-            command.process.send_signal(random.choice((signal.SIGINT, signal.SIGTERM)))
-            code = command.end(_LOST_S)
-            seconds = time.monotonic() - start
-            problems = _wrong_end(code, command.said())
-        met = {} if is_done else {_phase_met(there, output): 1}
-        outcome = _resumed(kind, number, there, output, Way.drawn(random, "inline"), usual)
-        return replace(
-            outcome,
-            faults=len(met),
-            phases=met,
-            hangs=outcome.hangs + (code is None),
-            seconds=seconds,
-            problems=(*problems, *outcome.problems),
-        )
+    def command(self, way: Way) -> Command:
+        """Starts the command on the run."""
+        return Command(self.there, self.output, way)
 
-    yield from _in_pairs(run, faults)
+    def wait(self, command: Command, engine: str) -> None:
+        """Waits for a time in the phase, all parts of which come as often: a golden section."""
+        command.wait_for(self.phase)
+        share = self.number // len(PHASES) * 0.618034 % 1
+        time.sleep(share * self.usual[engine].phases_s[self.phase])
 
-
-def ray_runs(kind: str, there: Scenery, seed: int, faults: int) -> Iterator[Outcome]:
-    """Yields runs whose Ray was disturbed at any time, and which were resumed."""
-    usual = {engine: usual_run(there, engine) for engine in ("inline", "ray")}
-    name, number_of_signal = _RAYS[kind]
-
-    def run(number: int) -> Outcome:
-        random = Random(f"{seed} {kind} {number}")
-        output = there.folder / f"{kind.replace(' ', '-')}-{number}"
+    def resumed(self, way: Way) -> Outcome:
+        """Returns the outcome of the run after it is given again, and should come to its end."""
         start = time.monotonic()
-        with Command(there, output, Way.drawn(random, "ray")) as command:
-            time.sleep(random.uniform(0.2, 1.0) * usual["ray"].seconds)
-            victim = command.ray_process(name)
-            if victim:
-                victim.send_signal(number_of_signal)
-            code = command.end(10 * usual["ray"].seconds + _LOST_S)
-            seconds = time.monotonic() - start
-            problems = _wrong_end(code, command.said())
-        outcome = _resumed(kind, number, there, output, Way.drawn(random, "inline"), usual)
-        return replace(
-            outcome,
-            faults=int(victim is not None),
-            hangs=outcome.hangs + (code is None),
-            seconds=max(seconds, outcome.seconds),
-            problems=(*problems, *outcome.problems),
-        )
+        with self.command(way) as command:
+            code = command.end(10 * self.usual[way.engine].seconds)
+            known = Outcome(self.kind, self.number, 0, seconds=time.monotonic() - start)
+            if code is None:
+                return replace(known, hangs=1)
+            if code:
+                said = command.said()[-_SHOWN:]
+                return replace(known, problems=(f"exit code {code}: {said}",))
+        return replace(known, **asdict(compare(self.there, self.output)))
 
-    yield from _in_pairs(run, faults)
+
+def driver_runs(there: Scenery, seed: int, plan: Mapping[str, int]) -> Iterator[Outcome]:
+    """Yields runs until so many have met each kind of fault, some at a time: most is waiting."""
+    usual = {engine: usual_run(there, engine) for engine in ("inline", "ray")}
+
+    def run(kind: str, number: int) -> Outcome:
+        case = _Case(kind, number, there, usual, Random(f"{seed} {kind} {number}"))
+        return _DISTURBED.get(kind, _without_ray)(case)
+
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        numbers = dict.fromkeys(plan, 0)
+        left = dict(plan)
+        while cases := [(kind, numbers[kind] + i) for kind in left for i in range(left[kind])]:
+            for outcome in threads.map(lambda case: run(*case), cases):
+                left[outcome.kind] -= outcome.faults
+                numbers[outcome.kind] += 1
+                yield outcome
+
+
+def _killed(case: _Case) -> Outcome:
+    """Kills the command with all of its process group."""
+    engine, other = case.random.choice(_ENGINES)
+    way = Way.drawn(case.random, engine)
+    with case.command(way) as command:
+        case.wait(command, engine)
+        is_done = command.process.poll() is not None or (case.output / "report.json").exists()
+        os.killpg(command.process.pid, signal.SIGKILL)
+        problems = command.left_behind()
+    phases = {} if is_done else {_phase_met(case.there, case.output): 1}
+    outcome = case.resumed(Way.drawn(case.random, other, way))
+    problems += outcome.problems
+    return replace(outcome, faults=len(phases), phases=phases, problems=problems)
+
+
+def _stopped(case: _Case) -> Outcome:
+    """Stops the command as Ctrl-C or a scheduler does; its seconds are those until it has ended."""
+    with case.command(Way.drawn(case.random, "ray")) as command:
+        case.wait(command, "ray")
+        is_done = command.process.poll() is not None
+        start = time.monotonic()
+        command.process.send_signal(case.random.choice((signal.SIGINT, signal.SIGTERM)))
+        code = command.end(_LOST_S)
+        seconds = time.monotonic() - start
+        problems = _wrong_end(code, command.said())
+    phases = {} if is_done else {case.phase: 1}
+    outcome = case.resumed(Way.drawn(case.random, "inline"))
+    return replace(
+        outcome,
+        faults=len(phases),
+        phases=phases,
+        hangs=outcome.hangs + (code is None),
+        seconds=seconds,
+        problems=problems + outcome.problems,
+    )
+
+
+def _without_ray(case: _Case) -> Outcome:
+    """Disturbs the Ray of the command at any time."""
+    name, number = _RAYS[case.kind]
+    usual_s = case.usual["ray"].seconds
+    start = time.monotonic()
+    with case.command(Way.drawn(case.random, "ray")) as command:
+        time.sleep(case.random.uniform(0.2, 1.0) * usual_s)
+        victim = command.ray_process(name)
+        if victim:
+            victim.send_signal(number)
+        code = command.end(10 * usual_s + _LOST_S)
+        seconds = time.monotonic() - start
+        problems = _wrong_end(code, command.said())
+    outcome = case.resumed(Way.drawn(case.random, "inline"))
+    return replace(
+        outcome,
+        faults=int(victim is not None),
+        hangs=outcome.hangs + (code is None),
+        seconds=max(seconds, outcome.seconds),
+        problems=problems + outcome.problems,
+    )
+
+
+_DISTURBED = {"driver killed": _killed, "driver stopped": _stopped}
+KINDS = (*_RAYS, *_DISTURBED)
 
 
 def _wrong_end(code: int | None, said: str) -> tuple[str, ...]:
@@ -124,25 +173,10 @@ def _wrong_end(code: int | None, said: str) -> tuple[str, ...]:
     if code not in {0, 3, 4, None}:
         problems.append(f"exit code {code}")
     if code in {3, 4} and "error: " not in said.strip().rpartition("\n")[2]:
-        problems.append(f"exit code {code}, and its last word is {said[-300:]!r}")
+        problems.append(f"exit code {code}, and its last word is {said[-_SHOWN:]!r}")
     if "Traceback" in said:
-        problems.append(said[-1000:])
+        problems.append(said[-_SHOWN:])
     return tuple(problems)
-
-
-def _resumed(
-    kind: str, number: int, there: Scenery, output: Path, way: Way, usual: dict[str, Usual]
-) -> Outcome:
-    """Returns the outcome of a run that is given again, and should come to its end."""
-    start = time.monotonic()
-    with Command(there, output, way) as command:
-        code = command.end(10 * usual[way.engine].seconds)
-        known = Outcome(kind, number, 0, seconds=time.monotonic() - start)
-        if code is None:
-            return replace(known, hangs=1)
-        if code:
-            return replace(known, problems=(f"exit code {code}: {command.said()[-500:]}",))
-    return replace(known, **asdict(compare(there, output)))
 
 
 def _phase_met(there: Scenery, output: Path) -> str:
@@ -151,15 +185,3 @@ def _phase_met(there: Scenery, output: Path) -> str:
         return "writing"
     settled = len(settled_ids(output))
     return "scoring" if settled == there.num_images else "run" if settled else "start"
-
-
-def _in_pairs(run: Callable[[int], Outcome], faults: int) -> Iterator[Outcome]:
-    """Yields outcomes until there were so many faults, two at a time; most of a run is waiting."""
-    done = number = 0
-    with ThreadPoolExecutor(2) as threads:
-        while done < faults:
-            count = min(8, faults - done)
-            for outcome in threads.map(run, range(number, number + count)):
-                done += outcome.faults
-                yield outcome
-            number += count

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -16,7 +16,7 @@ from ray.cluster_utils import Cluster
 from distributed_pose.evaluation import evaluate
 from distributed_pose.report.run_report import RunReport
 from tests.clusters import alive_nodes
-from tests.soak.runs import Outcome, Scenery, in_time, outcome_of
+from tests.soak.runs import Outcome, Scenery, in_time, outcome_of, until
 
 _NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 _NODES_A_RUN = 3
@@ -34,27 +34,29 @@ KINDS = {
 }
 
 
-def node_runs(kind: str, there: Scenery, seed: int, faults: int) -> Iterator[Outcome]:
-    """Yields runs until so many nodes have met a kind of fault.
+def node_runs(there: Scenery, seed: int, plan: Mapping[str, int]) -> Iterator[Outcome]:
+    """Yields runs until so many nodes have met each kind of fault.
 
     The cluster of the runs has a head, which stays, and other nodes for each.
     """
     head = Cluster(initialize_head=True, head_node_args={**_NODE, "include_dashboard": False})
-    try:
-        ray.init(address=head.address, log_to_driver=False)
-        usual_s = _usual_s(head, there)
-        left, number = faults, 0
-        while left > 0:
-            random = Random(f"{seed} {kind} {number}")
-            outcome = _run(kind, number, head, there, random, min(left, _NODES_A_RUN), usual_s)
-            yield outcome
-            left -= max(1, outcome.faults)
-            number += 1
-            if outcome.hangs:
-                return
-    finally:
-        ray.shutdown()
-        head.shutdown()
+    ray.init(address=head.address, log_to_driver=False)
+    usual_s = _usual_s(head, there)
+    for kind, faults in plan.items():
+        yield from until(
+            faults,
+            lambda number, left, kind=kind: _run(
+                kind,
+                number,
+                head,
+                there,
+                Random(f"{seed} {kind} {number}"),
+                min(left, _NODES_A_RUN),
+                usual_s,
+            ),
+        )
+    ray.shutdown()
+    head.shutdown()
 
 
 def _usual_s(head: Cluster, there: Scenery) -> float:

@@ -4,7 +4,7 @@ import faulthandler
 import json
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -169,6 +169,21 @@ def outcome_of(
     if isinstance(end, BaseException):
         return replace(known, problems=(f"{type(end).__name__}: {end}",))
     return replace(known, **asdict(compare(there, output)))
+
+
+def until(faults: int, run: Callable[[int, int], Outcome]) -> Iterator[Outcome]:
+    """Yields the outcomes of runs until there have been so many faults.
+
+    Args:
+        faults: wanted in all.
+        run: takes the number of the run and how many faults are left.
+    """
+    left, number = faults, 0
+    while left > 0:
+        outcome = run(number, left)
+        yield outcome
+        left -= max(1, outcome.faults)
+        number += 1
 
 
 def _people(output: Path) -> dict[int, list[str]]:

@@ -1,6 +1,8 @@
 """Which worker a process is for, by the device that Ray gave it."""
 
 from dataclasses import dataclass
+from time import sleep
+from typing import cast
 
 import pytest
 
@@ -10,7 +12,7 @@ from distributed_pose.cluster.health import Health
 from distributed_pose.cluster.identity import package_identity
 from distributed_pose.cluster.ray_actors import Place
 from distributed_pose.cluster.ray_calls import Actor, owner_of
-from distributed_pose.records import DevicePlan
+from distributed_pose.records import DevicePlan, WorkerSpec
 
 NODE = Node("10.0.0.1", "a", 2, accelerators=tuple(Accelerator("npu", str(n)) for n in range(2)))
 
@@ -85,3 +87,23 @@ def test_a_part_of_devices_that_are_counted_otherwise_is_an_error() -> None:
     (wanted,) = workers = [worker(1)]
     with pytest.raises(SetupError, match=r"by other numbers, such as 5.*devices=npu:\*"):
         find_place(wanted, workers, "5")
+
+
+class Launched:
+    """As much of a process as matters until it is ready."""
+
+    class start:  # noqa: N801 - a method of an actor
+        @staticmethod
+        def remote(*_: object) -> object:
+            return object()
+
+
+def test_a_process_may_take_ten_times_as_long_to_be_there_as_the_first_one_did() -> None:
+    plan = DevicePlan("cpu:0", "cpu", NODE.address, NODE.node_id, 1, "")
+    actor = Actor(plan.name, lambda: (Launched(), object()), Health(1.0), plan=plan)
+    actor.launch()
+    sleep(0.2)
+    actor.placed(Place("", (), package_identity()))
+    actor.begin(cast("WorkerSpec", None), b"")
+    actor.started(None)
+    assert actor.start_deadline_s >= 1.0 + 10 * 0.2
