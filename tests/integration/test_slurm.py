@@ -88,12 +88,12 @@ class Slurm:
 
     def finish(self, job: str) -> tuple[str, str]:
         """Returns exit code and log of a job, once it has ended."""
-        facts = ""
-        for _ in range(400):
-            facts = self.command("scontrol", "--oneliner", "show", "job", job)
-            if "EndTime" in facts and "JobState=RUNNING" not in facts:
-                break
+        # A job whose processes end is in the queue, and one that waits for its nodes.
+        deadline_at = time.monotonic() + 400
+        while job in self.command("squeue", "--noheader", "--format=%i").split():
+            assert time.monotonic() < deadline_at
             time.sleep(1)
+        facts = self.command("scontrol", "--oneliner", "show", "job", job)
         words = dict(word.partition("=")[::2] for word in facts.split())
         return words["ExitCode"], (self.folder / f"{job}.log").read_text()
 
@@ -121,7 +121,11 @@ def daemons(environment: dict[str, str]) -> Iterator[None]:
         for process in started:
             process.send_signal(signal.SIGTERM)
         for process in started:
-            process.wait(30)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 @pytest.fixture(scope="module")
