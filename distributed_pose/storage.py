@@ -2,6 +2,8 @@
 
 import os
 from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
 from typing import Any
 
 from distributed_pose.errors import SetupError
@@ -20,6 +22,12 @@ MAX_DOCUMENT_BYTES = 2**30
 
 # How long requests to an object store are repeated.
 _RETRY_S = 15
+
+# Seconds within which it has to give its first answer.
+_ANSWER_S = 20
+
+# What the clients of S3 and Google say when they give up.
+_NO_ANSWER = ("NETWORK_CONNECTION", "Retry policy exhausted")
 
 
 class Folder:
@@ -185,9 +193,8 @@ def filesystem_of(location: str | Location, setting: str) -> tuple[Any, str]:
         )
     try:
         filesystem, path = fs.FileSystem.from_uri(_with_a_deadline(location.plain))
-        if location.plain.startswith("abfs"):
-            # Without credentials Arrow raises here, but ends the process when it opens a file.
-            filesystem.get_file_info(path)
+        if not is_local(filesystem):
+            _check_answers(filesystem, path, is_strict=location.plain.startswith("abfs"))
     # ImportError is raised for a scheme whose library is not installed.
     except (OSError, ValueError, ImportError, pa.ArrowException) as error:
         reason = location.cleaned(one_line(error))
@@ -201,6 +208,38 @@ def _with_a_deadline(uri: str) -> str:
     if not uri.startswith(("gs://", "gcs://")) or "retry_limit_seconds=" in uri:
         return uri
     return f"{uri}{'&' if '?' in uri else '?'}retry_limit_seconds={_RETRY_S}"
+
+
+def _check_answers(filesystem: Any, path: str, *, is_strict: bool) -> None:
+    """Asks what is behind a URI whether a path exists, and waits for any answer.
+
+    Args:
+        filesystem: of the URI.
+        path: on it.
+        is_strict: whether every error counts. Azure's filesystem without credentials ends the
+            process when a file is opened, and raises here.
+
+    Raises:
+        OSError: if there is no answer in time.
+    """
+    answers: Queue[Exception | None] = Queue()
+
+    def ask() -> None:
+        try:
+            filesystem.get_file_info(path)
+        except Exception as error:  # noqa: BLE001 - it is raised in the other thread
+            answers.put(error)
+        else:
+            answers.put(None)
+
+    # Clients try an address that drops all packets for minutes, and cannot be told otherwise.
+    Thread(target=ask, name="storage", daemon=True).start()
+    try:
+        error = answers.get(timeout=_ANSWER_S)
+    except Empty:
+        raise OSError(f"no answer within {_ANSWER_S} s") from None
+    if error and (is_strict or any(word in str(error) for word in _NO_ANSWER)):
+        raise error
 
 
 def is_local(filesystem: Any) -> bool:

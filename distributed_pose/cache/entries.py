@@ -132,17 +132,24 @@ def prune(entries: Iterable[CacheEntry], most_bytes: int) -> list[CacheEntry]:
         most_bytes: that the rest may have.
 
     Raises:
-        ExecutionError: if one cannot be removed; names it.
+        ExecutionError: if one cannot be removed; names the first such, after the others are gone.
     """
     oldest_first = sorted(entries, key=lambda entry: entry.last_use_s)
     left_bytes = sum(entry.size_bytes for entry in oldest_first)
-    removed = []
+    removed, errors = [], []
     for entry in oldest_first:
         if left_bytes <= most_bytes:
             break
-        if _removes(entry):
+        try:
+            is_gone = _removes(entry)
+        except ExecutionError as error:
+            errors.append(error)
+            continue
+        if is_gone:
             left_bytes -= entry.size_bytes
             removed.append(entry)
+    if errors:
+        raise errors[0]
     return removed
 
 

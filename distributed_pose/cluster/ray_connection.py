@@ -40,6 +40,8 @@ _LABELS = {"npu": (_RAYS_LABEL, "soc"), "cuda": (_RAYS_LABEL,)}
 
 _RAYS_PROCESSES = {"raylet", "gcs_server"}
 
+_OTHER_VERSION = "run it in an environment that has the cluster's versions of Ray and Python"
+
 # Shards and maps in flight are tens of megabytes; Ray's default of 30 % of memory is for others.
 _LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
 
@@ -208,9 +210,9 @@ def _join(address: ClusterAddress, common: Mapping[str, Any]) -> None:
         ray.init(address=address.target, **common)
     # Ray documents no exceptions, and raises a dozen kinds of them.
     except Exception as error:  # noqa: BLE001
-        raise SetupError(
-            f"cannot join the Ray cluster {address}: {_reason(error)}", address.remedy
-        ) from None
+        reason = _reason(error)
+        remedy = _OTHER_VERSION if reason.startswith("Version mismatch") else address.remedy
+        raise SetupError(f"cannot join the Ray cluster {address}: {reason}", remedy) from None
 
 
 def _start(common: Mapping[str, Any]) -> Path:

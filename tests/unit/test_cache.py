@@ -229,10 +229,13 @@ def test_other_things_in_the_cache_go_and_what_links_lead_to_stays(
     assert stays.exists()
 
 
-def test_what_cannot_be_removed_is_an_error_that_names_it(cache: Path) -> None:
+def test_what_cannot_be_removed_is_an_error_that_names_it_and_keeps_no_other(cache: Path) -> None:
     (cache / "models" / "entry" / ".used").mkdir(parents=True)
+    os.utime(cache / "models" / "entry" / ".used", (0, 0))
+    add(cache / "models" / "newer", 10, 10)
     with pytest.raises(ExecutionError, match=r"cannot remove .*models/entry: Is a directory"):
         prune(entries_of(cache), NOTHING_BYTES)
+    assert names(cache) == {"entry"}
 
 
 def test_an_entry_that_another_process_has_just_removed_is_gone(cache: Path) -> None:

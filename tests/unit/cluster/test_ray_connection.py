@@ -1,11 +1,16 @@
-"""The working directory while Ray is joined, and what nodes say of their devices."""
+"""Joining Ray: the working directory, what nodes say of their devices, clusters of other versions."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
+from ray._private.utils import check_version_info
 
+from distributed_pose import SetupError
 from distributed_pose.cluster import ray_connection
-from distributed_pose.cluster.ray_connection import _working_in
+from distributed_pose.cluster.address import ClusterAddress
+from distributed_pose.cluster.ray_connection import _join, _working_in
 
 
 def test_a_working_directory_that_is_deleted_meanwhile_is_gone_back_to(
@@ -49,3 +54,18 @@ def test_a_nodes_labels_name_its_devices_rays_before_ours(
     node = {"Labels": labels, "NodeManagerAddress": "another", "Resources": {"NPU": 2, "GPU": 2}}
     found = [device for device in ray_connection._accelerators(node) if device.kind == kind]
     assert [(device.device_id, device.model) for device in found] == [("0", model), ("1", model)]
+
+
+def test_a_cluster_of_another_ray_is_an_error_that_says_what_to_run_it_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def init(**_: Any) -> None:
+        # What Ray itself does with what it has got from the cluster.
+        check_version_info({"ray_version": "1.13.0", "python_version": "3.10.4"}, "this node")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(SetupError) as error:
+        _join(ClusterAddress("10.0.0.1:6379", "RAY_ADDRESS", "correct it"), {})
+    assert "Ray: 1.13.0 Python: 3.10.4" in str(error.value)
+    assert "the cluster's versions of Ray and Python" in str(error.value)
+    assert "\n" not in str(error.value)
