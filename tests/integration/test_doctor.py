@@ -74,7 +74,7 @@ class TestNpuHost:
         host.npu()
         answer = ask(code=3)
         assert answer.taken == ["openvino"]
-        assert answer.backends["ascend"] == "lacks CANN, the software of Ascend chips [1]"
+        assert answer.backends["ascend"] == "lacks CANN [1]"
         assert "0 of 1 devices can run a model" in answer.output
         assert "cpu:0: processor, this machine, used where there is no accelerator" in answer.output
 

@@ -82,6 +82,9 @@ def test_workers_of_a_cluster_are_started_again_with_the_next_backend(
 ) -> None:
     model = {"path": str(save_constant_model(tmp_path / "model.onnx"))}
     values = {"engine": "ray", "devices": "cpu:2", "model": model, "data": {"limit": 4}}
+    # More CPUs than are reserved, so that processes that end are not in the way of new ones.
+    values["cpu"] = {"cpus": 1}
+    ray.init(num_cpus=4, include_dashboard=False, object_store_memory=100 * 2**20)
     try:
         report = evaluate(people.config(**{**values, "backend": "auto"}), tmp_path / "run")
         with pytest.raises(SetupError, match=r"openvino cannot be loaded: .*undefined symbol"):

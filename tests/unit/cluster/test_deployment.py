@@ -137,7 +137,7 @@ def test_an_artifact_is_bound_to_a_chip_only_where_its_compiler_must_know() -> N
 def test_what_a_compiled_model_computes_in_is_not_asked_for(
     asked: str, model_format: str, told: str
 ) -> None:
-    found = deploy(config(precision=asked), NPU, ("ascend",), model_format)
+    found = deploy(config(precision=asked), NPU, "ascend", model_format)
     assert (found.spec.precision, found.order.precision) == (told, told)
 
 

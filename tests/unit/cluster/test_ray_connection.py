@@ -1,4 +1,4 @@
-"""Joining Ray: the working directory, what nodes say of their devices, clusters of other versions."""
+"""Joining Ray: the working directory, what nodes say of their devices, other versions of Ray."""
 
 from pathlib import Path
 from typing import Any
