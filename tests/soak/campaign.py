@@ -56,9 +56,8 @@ _GROUPS: Mapping[str, tuple[tuple[str, ...], Runs]] = {
 GROUPS = tuple(_GROUPS)
 KINDS = tuple(_SHARES)
 
-# On a machine that others use too, workers that give way to all others would take minutes to start,
-# and nodes longer than Ray waits for them.
-_RAY = {"RAY_worker_niceness": "0", "RAY_raylet_start_wait_time_s": "180"}
+# On a machine that others use too, workers that give way to all others would take minutes to start.
+_RAY = {"RAY_worker_niceness": "0"}
 
 _COLUMNS = ("faults", "runs", "lost", "twice", "changed", "hangs", "other problems")
 
