@@ -56,6 +56,9 @@ _GROUPS: Mapping[str, tuple[tuple[str, ...], Runs]] = {
 GROUPS = tuple(_GROUPS)
 KINDS = tuple(_SHARES)
 
+# On a machine that others use too, workers that give way to all others would take minutes to start.
+_RAY = {"RAY_worker_niceness": "0"}
+
 _COLUMNS = ("faults", "runs", "lost", "twice", "changed", "hangs", "other problems")
 
 _TIMES = 20
@@ -92,8 +95,7 @@ def outcomes(plan: Mapping[str, int], arguments: Sequence[str]) -> Iterator[Outc
         plan: faults by kind.
         arguments: of this command, from which that process makes the same plan.
     """
-    # Ray's workers would wait for whatever else the machine does.
-    environment = {**os.environ, "RAY_worker_niceness": "0"}
+    environment = {**os.environ, **_RAY}
     for group in (name for name, (kinds, _) in _GROUPS.items() if plan.keys() & kinds):
         command = [sys.executable, "-m", "tests.soak", *arguments, "--group", group]
         with (
