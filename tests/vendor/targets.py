@@ -79,7 +79,7 @@ TARGETS = (
         "cann",
         "constraints/cann.txt",
         pythons=_WITH_NUMPY_1,
-        proof="933 unit tests of data, preprocessing, decoder and metrics beside the vendor's wheel; no NPU",
+        proof="933 unit tests of data, decoder and metrics beside the vendor's wheel; no NPU",
         shown=("onnxruntime-cann", "numpy", "opencv-python-headless"),
     ),
     Target(
