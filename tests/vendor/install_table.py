@@ -15,7 +15,6 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
 
 from tests.vendor.targets import REPOSITORY, TARGETS, Target, resolve
 
@@ -28,12 +27,11 @@ class Installed:
 
     Attributes:
         megabytes: on disk, of 10^6 bytes, with Python's own part of the environment.
-        seconds: from nothing to installed, by the wall clock.
-        cpu_seconds: of all processes of the installation.
+        cpu_seconds: processor time of all processes of the installation, which other work on the
+            machine does not change.
     """
 
     megabytes: float
-    seconds: float
     cpu_seconds: float
 
 
@@ -41,7 +39,7 @@ def install(target: Target) -> Installed:
     """Returns what the installation of a target into an empty environment took."""
     with tempfile.TemporaryDirectory() as folder:
         environment, source = Path(folder, "env"), _copy(Path(folder, "source"))
-        start, before = monotonic(), os.times()
+        before = os.times()
         subprocess.run([sys.executable, "-m", "venv", environment], check=True)
         pip = [environment / "bin/pip", "install", "--quiet", "--no-compile"]
         pinned = ["-c", REPOSITORY / target.constraints, f"{source}[{target.name}]"]
@@ -49,7 +47,7 @@ def install(target: Target) -> Installed:
         after = os.times()
         used = after.children_user + after.children_system
         used -= before.children_user + before.children_system
-        return Installed(_megabytes(environment), monotonic() - start, used)
+        return Installed(_megabytes(environment), used)
 
 
 def row(target: Target, found: Installed | None) -> str:
@@ -69,7 +67,7 @@ def row(target: Target, found: Installed | None) -> str:
     versions = dict(line.partition(" ;")[0].split("==") for line in pins.splitlines())
     shown = ", ".join(f"{name} {versions[name]}" for name in target.shown)
     size = f"{found.megabytes:,.0f} MB" if found else "not installed"
-    seconds = f"{found.seconds:.0f} ({found.cpu_seconds:.0f})" if found else ""
+    seconds = f"{found.cpu_seconds:.0f}" if found else "not installed"
     pythons = f"{target.pythons[0]} to {target.pythons[-1]}"
     machines = ", ".join(platform.partition("-")[0] for platform in target.platforms)
     cells = (f"`[{target.name}]`", shown, pythons, machines, size, seconds, target.proof)

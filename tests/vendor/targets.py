@@ -79,7 +79,7 @@ TARGETS = (
         "cann",
         "constraints/cann.txt",
         pythons=_WITH_NUMPY_1,
-        proof="unit tests on the vendor's wheel, by its CPU provider; no NPU",
+        proof="933 unit tests of data, decoder and metrics beside the vendor's wheel; no NPU",
         shown=("onnxruntime-cann", "numpy", "opencv-python-headless"),
     ),
     Target(
