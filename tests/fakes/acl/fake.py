@@ -186,7 +186,8 @@ def new_memory(kind: str, size: int) -> int:
 
 def free_memory(address: int, kind: str) -> None:
     memory = remove(address, kind)
-    if any(stream.pending for stream in streams()):
+    # Another thread's device may work on.
+    if any(stream.pending for stream in streams() if stream.context == memory.context):
         violations.append(f"{kind} freed while work is under way")
     ctypes.memset(address, UNWRITTEN, memory.size)
     _freed.append(memory.block)
@@ -194,7 +195,7 @@ def free_memory(address: int, kind: str) -> None:
 
 def check_memory(address: int, size: int, kind: str) -> None:
     """Checks that a range lies in memory that is there."""
-    for thing in things.values():
+    for thing in list(things.values()):
         if (
             isinstance(thing, Memory)
             and thing.kind == kind
@@ -207,7 +208,8 @@ def check_memory(address: int, size: int, kind: str) -> None:
 
 
 def streams() -> list[Stream]:
-    return [thing for thing in things.values() if isinstance(thing, Stream)]
+    # A list first: other threads take and give back meanwhile.
+    return [thing for thing in list(things.values()) if isinstance(thing, Stream)]
 
 
 def queue(handle: int, task: Task) -> None:

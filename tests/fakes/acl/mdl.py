@@ -190,7 +190,7 @@ def set_dynamic_batch_size(model: int, dataset: int, index: int, batch: int) -> 
 def _executing(model: int) -> list[int]:
     return [
         handle
-        for handle, thing in fake.things.items()
+        for handle, thing in list(fake.things.items())
         if isinstance(thing, fake.Stream)
         and any(task.what == f"model {model}" for task in thing.pending)
     ]

@@ -46,7 +46,7 @@ def create_context(device: int) -> int:
 @api("code", context=False)
 def destroy_context(context: int) -> None:
     find(context, "context")
-    for thing in fake.things.values():
+    for thing in list(fake.things.values()):
         if thing.context == context and thing.kind in {"stream", "model"} and not thing.refused:
             fake.violations.append(f"context destroyed before its {thing.kind}")
     remove(context, "context")
