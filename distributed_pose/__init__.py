@@ -3,7 +3,7 @@
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from distributed_pose.config import RunConfig, load_config, parse_config
+from distributed_pose.config.schema import RunConfig, load_config, parse_config
 from distributed_pose.errors import ConfigError, ExecutionError, PoseEvalError, SetupError
 
 if TYPE_CHECKING:

@@ -2,8 +2,8 @@
 
 from typing import NoReturn
 
-from distributed_pose.cli import main
-from distributed_pose.cli_supervise import run_supervised
+from distributed_pose.cli.main import main
+from distributed_pose.cli.supervise import run_supervised
 
 
 def start() -> NoReturn:

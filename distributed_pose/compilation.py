@@ -11,26 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from distributed_pose.backends.registry import resolve_backend, resolve_precision
-from distributed_pose.config import RunConfig
+from distributed_pose.config.schema import RunConfig
+from distributed_pose.devices.ascend import soc_version
+from distributed_pose.devices.nvidia import EngineShapes
 from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.evaluation import evaluate
-from distributed_pose.files import (
+from distributed_pose.files.local import (
     MAX_CARD_BYTES,
     MAX_MODEL_BYTES,
     read_regular,
     sha256_hex,
     write_atomically,
 )
-from distributed_pose.inputs import calibration, read_inputs
 from distributed_pose.locations import Location
 from distributed_pose.model.artifacts import Artifact, Source, keep
 from distributed_pose.model.compile import cache_name, compile_model, portable
 from distributed_pose.model.makers import atc_order, fixed_input
 from distributed_pose.model.onnx_graph import image_input, parse
 from distributed_pose.model.onnx_precision import is_quantised
-from distributed_pose.nvidia import EngineShapes
 from distributed_pose.records import Order
-from distributed_pose.soc import soc_version
+from distributed_pose.run.inputs import calibration, read_inputs
 from distributed_pose.vision.profiles import PROFILES
 
 # What can be compiled for beside `ascend310`, `ascend310p3` and the like: backend and kind.

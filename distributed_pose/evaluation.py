@@ -13,24 +13,24 @@ from types import FrameType
 from uuid import uuid4
 
 from distributed_pose.cluster.address import check_cluster
-from distributed_pose.cluster.engine import Engine, InlineEngine
-from distributed_pose.cluster.ledger import Entry, Ledger
-from distributed_pose.cluster.ledger_files import LedgerFiles
-from distributed_pose.cluster.node_versions import differences
-from distributed_pose.config import RunConfig
+from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.shards import Shard, list_shards, read_shards
-from distributed_pose.dumping import MapsDump
+from distributed_pose.engine.base import Engine, InlineEngine
+from distributed_pose.engine.node_versions import differences
 from distributed_pose.errors import ConfigError, ExecutionError
-from distributed_pose.files import is_same_file
-from distributed_pose.inputs import RunInputs, calibration, fingerprint, read_inputs
+from distributed_pose.files.local import is_same_file
+from distributed_pose.files.storage import Folder
 from distributed_pose.locations import Location
+from distributed_pose.recordings.dump import MapsDump
 from distributed_pose.records import DeviceReady, ImageRecord, ImagesToRead
 from distributed_pose.report.run_report import RunReport, write_run
-from distributed_pose.resume import check_images, check_precisions, image_stamps, stamped
-from distributed_pose.run_files import RunFiles
-from distributed_pose.run_lock import RunLock
-from distributed_pose.storage import Folder
-from distributed_pose.summary import SessionFacts, summarise
+from distributed_pose.run.files import RunFiles
+from distributed_pose.run.inputs import RunInputs, calibration, fingerprint, read_inputs
+from distributed_pose.run.ledger import Entry, Ledger
+from distributed_pose.run.ledger_files import LedgerFiles
+from distributed_pose.run.lock import RunLock
+from distributed_pose.run.resume import check_images, check_precisions, image_stamps, stamped
+from distributed_pose.run.summary import SessionFacts, summarise
 
 _STOPPING = (signal.SIGTERM, signal.SIGHUP)
 
@@ -194,7 +194,7 @@ def open_engine(config: RunConfig) -> Engine:
         return InlineEngine(config)
     check_cluster()
     # Ray takes a second to import, and the inline engine works without it.
-    from distributed_pose.cluster.ray_engine import RayEngine
+    from distributed_pose.cluster.engine import RayEngine
 
     return RayEngine(config)
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import settings
 
 from distributed_pose import RunConfig, evaluate, parse_config
-from distributed_pose.cli import main
+from distributed_pose.cli.main import main
 from distributed_pose.data.coco import load_index
 from distributed_pose.demo.dataset import write_dataset
 from distributed_pose.records import ImageRecord

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 import ray
 
-from distributed_pose.cluster import ray_actors
+from distributed_pose.cluster import actors as ray_actors
 from distributed_pose.data.shards import detected_images, pack_detections
 from distributed_pose.errors import ExecutionError
 from distributed_pose.pose.assemble import Poses

@@ -14,7 +14,7 @@ from inspect import getdoc
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from distributed_pose.config_keys import config_keys
+from distributed_pose.config.keys import config_keys
 from distributed_pose.report.run_report import RunReport
 
 _REPOSITORY = Path(__file__).parents[1]
@@ -50,7 +50,7 @@ def configuration_page() -> str:
 
 def command_line_page() -> str:
     """Returns the page of all commands and options, as Typer documents them."""
-    command = ("-m", "typer", "distributed_pose.cli", "utils", "docs", "--name", "distributed-pose")
+    command = ("-m", "typer", "distributed_pose.cli.main", "utils", "docs", "--name", "distributed-pose")
     answer = subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, check=True, cwd=_REPOSITORY
     )

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from distributed_pose.backends.base import BackendOptions, InputBatch
+from distributed_pose.backends.oracle import OracleBackend
 from distributed_pose.recordings.pads import output_name, pads_content
-from distributed_pose.testing.oracle import OracleBackend
 from distributed_pose.vision.profiles import PROFILES
 from tests.conftest import Dataset
 

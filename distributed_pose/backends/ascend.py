@@ -27,9 +27,9 @@ from distributed_pose.backends.base import (
     check_precision,
 )
 from distributed_pose.backends.om import Chunk, empty_maps
+from distributed_pose.devices.ascend import check_precision_on
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.model.om_file import UNKNOWN, compiled_precision
-from distributed_pose.soc import check_precision_on
 
 _HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
 _NS_PER_MS = 1e6

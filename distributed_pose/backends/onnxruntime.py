@@ -21,11 +21,11 @@ from distributed_pose.backends.base import (
 from distributed_pose.backends.fixed_batch import run_in_batches
 from distributed_pose.backends.ports import check_fits, check_input, select_outputs
 from distributed_pose.backends.providers import CPU, Provider, require
-from distributed_pose.cpu import cpu_name
+from distributed_pose.devices.host import cpu_name
+from distributed_pose.devices.nvidia import runtime_reason
 from distributed_pose.errors import ExecutionError, SetupError, first_line
 from distributed_pose.model.onnx_graph import parse
 from distributed_pose.model.onnx_precision import precision_of
-from distributed_pose.nvidia import runtime_reason
 from distributed_pose.records import ModelPort
 
 Array = npt.NDArray[Any]

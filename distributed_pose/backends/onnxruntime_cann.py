@@ -26,10 +26,10 @@ from distributed_pose.backends.fixed_batch import run_in_batches
 from distributed_pose.backends.onnxruntime import open_session, port_of
 from distributed_pose.backends.ports import check_fits, check_input, select_outputs
 from distributed_pose.backends.providers import CANN, PROVIDERS, cann_options, require
+from distributed_pose.devices.ascend import driver_soc_name, has_hf32
 from distributed_pose.errors import ExecutionError, SetupError, first_line
 from distributed_pose.model.onnx_graph import parse
 from distributed_pose.model.onnx_precision import precision_of
-from distributed_pose.soc import driver_soc_name, has_hf32
 
 Array = npt.NDArray[Any]
 

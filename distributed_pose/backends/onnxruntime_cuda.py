@@ -23,12 +23,12 @@ from distributed_pose.backends.providers import (
     require,
     tensorrt_options,
 )
+from distributed_pose.devices.nvidia import cuda_device_name, forbid_tf32
+from distributed_pose.devices.nvidia_libraries import require_provider
 from distributed_pose.errors import SetupError
 from distributed_pose.model.engines import unpack_engines
 from distributed_pose.model.onnx_graph import is_engine, parse
 from distributed_pose.model.onnx_precision import precision_of
-from distributed_pose.nvidia import cuda_device_name, forbid_tf32
-from distributed_pose.nvidia_libraries import require_provider
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
 
 # A run only starts the execution; whoever wants the outputs waits for an event.

@@ -22,7 +22,7 @@ from distributed_pose.backends.base import (
 )
 from distributed_pose.backends.fixed_batch import run_in_batches
 from distributed_pose.backends.ports import check_fits, check_input, select_outputs
-from distributed_pose.cpu import cpu_name
+from distributed_pose.devices.host import cpu_name
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.model.onnx_precision import main_precision
 from distributed_pose.records import ModelPort

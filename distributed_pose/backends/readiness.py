@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from distributed_pose.backends.needs import AscendCompiler
 from distributed_pose.backends.registry import entry
 from distributed_pose.backends.requirements import lacks
-from distributed_pose.lacks import Lack
+from distributed_pose.devices.lacks import Lack
 from distributed_pose.records import DevicePlan
 
 

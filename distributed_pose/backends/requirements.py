@@ -31,9 +31,9 @@ from distributed_pose.backends.needs import (
     Variable,
     Version,
 )
-from distributed_pose.cann import find_cann
-from distributed_pose.cann_lacks import compiler_lacks, runtime_lacks
-from distributed_pose.lacks import Lack
+from distributed_pose.devices.cann import find_cann
+from distributed_pose.devices.cann_lacks import compiler_lacks, runtime_lacks
+from distributed_pose.devices.lacks import Lack
 
 _PROBE = Path(__file__).with_name("probe.py")
 _PROBE_TIMEOUT_S = 120.0

@@ -10,9 +10,9 @@ import subprocess
 import sys
 from functools import cache
 
+from distributed_pose.devices.lacks import Lack
+from distributed_pose.devices.nvidia_libraries import missing_libraries, unloadable_provider
 from distributed_pose.errors import first_line
-from distributed_pose.lacks import Lack
-from distributed_pose.nvidia_libraries import missing_libraries, unloadable_provider
 
 _TIMEOUT_S = 120.0
 

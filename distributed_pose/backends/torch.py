@@ -13,7 +13,7 @@ import torch
 
 from distributed_pose.backends.base import BackendOptions, InputBatch, Maps, SynchronousBackend
 from distributed_pose.backends.ports import check_fits, check_input, select_outputs
-from distributed_pose.cpu import cpu_name
+from distributed_pose.devices.host import cpu_name
 from distributed_pose.errors import ExecutionError, SetupError, first_line
 from distributed_pose.records import ModelPort
 

@@ -11,11 +11,11 @@ from typing import Annotated
 from pydantic import Field
 
 from distributed_pose.bench.scale import cpu_us
-from distributed_pose.config import RunConfig
+from distributed_pose.config.schema import RunConfig
+from distributed_pose.devices.published import PUBLISHED
 from distributed_pose.errors import ConfigError
 from distributed_pose.evaluation import Progress, evaluate, open_engine
-from distributed_pose.json_records import Figure, Positive
-from distributed_pose.report.published import PUBLISHED
+from distributed_pose.files.json_records import Figure, Positive
 from distributed_pose.report.run_report import RunReport
 
 # Of the host's ceiling: what one device is given to do, since hosts are seldom idle.

@@ -5,18 +5,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from distributed_pose.cluster.deployment import check_computes
-from distributed_pose.cluster.trials import Sweep
-from distributed_pose.config import RunConfig
+from distributed_pose.config.schema import RunConfig
+from distributed_pose.engine.deployment import check_computes
+from distributed_pose.engine.trials import Sweep
 from distributed_pose.errors import PoseEvalError
 from distributed_pose.evaluation import Progress, open_engine
-from distributed_pose.inputs import read_model
 from distributed_pose.metrics.throughput import (
     LatencyFigures,
     best_batch_size,
     latency_figures,
 )
 from distributed_pose.records import DeviceReady
+from distributed_pose.run.inputs import read_model
 
 _LOG = logging.getLogger(__name__)
 

@@ -15,19 +15,19 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from distributed_pose.backends.base import InputBatch, Maps, check_maps
-from distributed_pose.cluster.choice import deploy_here
-from distributed_pose.cluster.devices import Node, plan_devices
-from distributed_pose.cluster.worker import Worker
-from distributed_pose.config import RunConfig
-from distributed_pose.cpu import cpu_name, keep_freed_memory, num_cpus
+from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.shards import ImageMaps, pack_maps, read_shards, unpack_maps
 from distributed_pose.data.sources import ImageSource
+from distributed_pose.devices.host import cpu_name, keep_freed_memory, num_cpus
+from distributed_pose.devices.planning import Node, plan_devices
+from distributed_pose.engine.choice import deploy_here
+from distributed_pose.engine.worker import Worker
 from distributed_pose.errors import ExecutionError
 from distributed_pose.evaluation import Progress
-from distributed_pose.inputs import RunInputs, calibration, read_inputs
 from distributed_pose.model.compile import compile_model, portable
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.records import DECODE_STAGES, ImageRecord
+from distributed_pose.run.inputs import RunInputs, calibration, read_inputs
 from distributed_pose.vision.decode import decode_image
 from distributed_pose.vision.preprocess import preprocess
 from distributed_pose.vision.profiles import PROFILES
@@ -125,7 +125,7 @@ class _HostBench:
         self._decoder.warm_up()
         # By name: the plain decoder is a part of no run.
         self._plain_decode = importlib.import_module(
-            "distributed_pose.testing.plain_decoder"
+            "distributed_pose.pose.reference"
         ).plain_decode
         self._costs_ns: dict[str, list[float]] = {stage: [] for stage in (*STAGES, "plain")}
 

@@ -12,18 +12,18 @@ import numpy as np
 
 from distributed_pose.backends.base import BackendOptions, InputBatch
 from distributed_pose.backends.registry import open_backend
-from distributed_pose.cluster.choice import deploy_here
-from distributed_pose.cluster.deployment import check_computes
-from distributed_pose.cluster.devices import Node, plan_devices
-from distributed_pose.config import RunConfig
-from distributed_pose.cpu import cpu_name, num_cpus
+from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.shards import image_rows, read_shards
+from distributed_pose.devices.host import cpu_name, num_cpus
+from distributed_pose.devices.planning import Node, plan_devices
+from distributed_pose.engine.choice import deploy_here
+from distributed_pose.engine.deployment import check_computes
 from distributed_pose.errors import ConfigError, ExecutionError
 from distributed_pose.evaluation import Progress, evaluate_on, open_engine
-from distributed_pose.inputs import RunInputs, calibration, read_inputs
 from distributed_pose.metrics.throughput import images_per_s
 from distributed_pose.model.compile import compile_model, portable
 from distributed_pose.report.run_report import RunReport
+from distributed_pose.run.inputs import RunInputs, calibration, read_inputs
 from distributed_pose.vision.decode import decode_image
 from distributed_pose.vision.headers import UndecodableImageError
 from distributed_pose.vision.preprocess import preprocess

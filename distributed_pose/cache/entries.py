@@ -12,7 +12,7 @@ from secrets import token_hex
 
 from distributed_pose.cache.marks import MARK, hold, locks_alone, made, opened
 from distributed_pose.errors import ConfigError, ExecutionError
-from distributed_pose.files import PARTIAL_PREFIX, one_line, user_cache_folder, writing
+from distributed_pose.files.local import PARTIAL_PREFIX, one_line, user_cache_folder, writing
 
 LIMIT_VARIABLE = "DISTRIBUTED_POSE_CACHE_LIMIT"
 DEFAULT_LIMIT = "5GB"

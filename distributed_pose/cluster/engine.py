@@ -1,131 +1,83 @@
-"""What runs workers and reducers: the protocol, and the engine without Ray."""
+"""The engine on Ray: device-pinned actors that pull work, and reducers as actors.
+
+The driver hands out shards and counts results; heatmaps and PAFs go from worker to reducer
+through the object store and never pass through the driver.
+
+Every wait has a deadline. A call that passes its own is given to another device as well; after
+twice the time its actor is ended and started anew, as is one whose process dies.
+"""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import cycle
-from time import perf_counter, process_time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from time import monotonic, process_time
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Self
 
-from distributed_pose.cluster.choice import Choice, examine_here, tell
-from distributed_pose.cluster.deployment import Deployment, local_devices, on_this_machine
-from distributed_pose.cluster.health import Health, collect_faults, none_left
-from distributed_pose.cluster.reducer import Reducer, Reduction
-from distributed_pose.cluster.settling import out_of_line, settle
-from distributed_pose.cluster.trials import Sweep
-from distributed_pose.cluster.work import Task, Work
-from distributed_pose.cluster.worker import Worker, WorkerReport
-from distributed_pose.config import RunConfig
-from distributed_pose.cpu import num_cpus, peak_rss_bytes
-from distributed_pose.data.shards import Shard, detected_images, no_detections
-from distributed_pose.errors import BackendError, ExecutionError, PoseEvalError, SetupError
-from distributed_pose.locations import redacted
+import ray
+
+from distributed_pose.cluster.backpressure import Transit
+from distributed_pose.cluster.calls import Actor, Call, Trouble, ask, wait
+from distributed_pose.cluster.connection import (
+    abandon,
+    connect,
+    live_nodes,
+    ray_cpu_s,
+    where,
+)
+from distributed_pose.cluster.fleet import Fleet
+from distributed_pose.cluster.guard import ClusterLostError, Guard, Watch
+from distributed_pose.config.schema import RunConfig
+from distributed_pose.data.read_ahead import read_ahead
+from distributed_pose.data.shards import Shard
+from distributed_pose.devices.host import peak_rss_bytes
+from distributed_pose.engine.base import failed_result, shard_result
+from distributed_pose.engine.dispatch import IN_FLIGHT, batches_per_call, calls_in_flight
+from distributed_pose.engine.health import Health, collect_faults, none_left
+from distributed_pose.engine.settling import out_of_line, settle
+from distributed_pose.engine.task_queue import Work
+from distributed_pose.engine.trials import Sweep
+from distributed_pose.errors import ExecutionError
 from distributed_pose.model.artifacts import Source
-from distributed_pose.model.compile import compile_model, portable
 from distributed_pose.model.makers import Calibration
 from distributed_pose.records import (
     DevicePlan,
     DeviceReady,
-    Failure,
     Faults,
     HostUse,
     ImagesToRead,
     Memory,
-    Order,
     ShardResult,
 )
 
 _LOG = logging.getLogger(__name__)
 
+_QUESTION_TIMEOUT_S = 2.0
 
-class Engine(Protocol):
-    """Runs shards on devices. Used as a context manager, which frees the devices."""
-
-    def devices(self) -> tuple[DevicePlan, ...]:
-        """Returns the devices that the run uses."""
-
-    def start(
-        self,
-        model: Source,
-        calibration: Calibration | None = None,
-        images: ImagesToRead | None = None,
-    ) -> tuple[DeviceReady, ...]:
-        """Returns when every device has loaded and warmed up its model.
-
-        What a device runs is compiled where it is not in the cache, once for all devices alike.
-
-        Args:
-            model: of the user.
-            calibration: for devices that compute in int8.
-            images: that workers read; None where shards bring them.
-
-        Raises:
-            ConfigError: if a backend cannot be what is asked of it.
-            SetupError: if a device cannot run the model, or its node cannot read the images.
-        """
-
-    def compile_s(self) -> float:
-        """Returns the seconds of `start` that went into compiling."""
-
-    def sweep(self, device: str, batch_size: int, least_s: float) -> Sweep:
-        """Returns how long batches take on a device; see `Worker.sweep`."""
-
-    def run(self, shards: Iterable[Shard], num_images: int = 0) -> Iterator[ShardResult]:
-        """Yields the results of all shards, in the order in which they are done.
-
-        A shard whose device fails goes elsewhere, a device that keeps failing is given up, and so
-        is an image that devices keep failing with. An image may come more than once.
-
-        Raises:
-            ExecutionError: if no device is left, or the run does not go on.
-        """
-
-    def memory(self) -> Memory:
-        """Returns what the run has taken so far, while its processes live."""
-
-    def host_use(self) -> HostUse:
-        """Returns what the host has done for the shards of `run`."""
-
-    def faults(self) -> Faults:
-        """Returns what went wrong so far and was dealt with."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
+# Every fault is dealt with long before; this is for the one that nobody has thought of.
+_STALL_FACTOR = 10
 
 
-@dataclass
-class _Device:
-    """A worker in this process and how it has done."""
-
-    name: str
-    worker: Worker
-    health: Health
-
-
-class InlineEngine:
-    """Runs the workers and the reducer in this process, one shard after the other.
-
-    Nothing here can be ended from outside, so that there are failures and no deadlines.
-    """
+class RayEngine:
+    """Runs workers and reducers as Ray actors on the cluster at hand, or on a local one."""
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
-        self._devices: list[_Device] = []
-        self._reducer = Reducer()
+        # Of the cluster that this run has joined or started; None of one that was joined before.
+        self._leave: Callable[[], None] | None = None
+        self._fleet = Fleet(config)
+        self._guard = Guard()
+        self._calls: dict[Any, Call] = {}
+        self._waiting: list[Call] = []
+        self._transit = Transit(config, room_bytes=0)
         self._shard_sizes: dict[str, int] = {}
-        self._compile_s = 0.0
-        self._cpu_before_s = 0.0
+        self._slots: dict[str, int] = {}
+        self._batches_a_call: dict[str, int] = {}
+        self._in_flight: dict[str, int] = {}
+        self._progress_at = 0.0
+        self._cpu_before_s: dict[str, float] = {}
 
     def devices(self) -> tuple[DevicePlan, ...]:
-        return local_devices(self._config)
+        return self._guard.call(self._fleet.devices)
 
     def start(
         self,
@@ -133,120 +85,73 @@ class InlineEngine:
         calibration: Calibration | None = None,
         images: ImagesToRead | None = None,
     ) -> tuple[DeviceReady, ...]:
-        choice = Choice(self._config, model.format)
-        sites = [examine_here(self._config, plan) for plan in self.devices()]
-        ready = None
-        while ready is None:
-            deployments = choice.deployments(sites)
-            try:
-                ready = self._start(model, calibration, images, deployments)
-            except BackendError as error:
-                self._close()
-                self._devices.clear()
-                choice.rule_out(error, deployments[str(error.device)])
-        tell(deployments.values())
+        ready = self._guard.call(self._fleet.start, model, calibration, images)
         self._shard_sizes = {device.plan.name: device.shard_size for device in ready}
-        self._reducer.warm_up()
+        self._slots = {device.plan.name: device.slots for device in ready}
+        self._batches_a_call = {device.plan.name: batches_per_call(device) for device in ready}
+        room_bytes = min(node.object_store_bytes for node in self._guard.call(live_nodes))
+        self._transit = Transit(self._config, room_bytes, max(self._shard_sizes.values()))
         return ready
 
-    def _start(
-        self,
-        model: Source,
-        calibration: Calibration | None,
-        images: ImagesToRead | None,
-        deployments: Mapping[str, Deployment],
-    ) -> tuple[DeviceReady, ...]:
-        here = [on_this_machine(deployment) for deployment in deployments.values()]
-        artifacts = self._compile(model, here, calibration)
-        ready = []
-        for deployment in here:
-            spec = replace(deployment.spec, images=images)
-            worker = Worker(spec, artifacts[deployment.order])
-            self._devices.append(_Device(spec.plan.name, worker, Health(self._config.deadline_s)))
-            ready.append(replace(worker.start(), passed_over=deployment.passed_over))
-        return tuple(ready)
-
     def compile_s(self) -> float:
-        return self._compile_s
+        return self._fleet.compile_s
 
     def sweep(self, device: str, batch_size: int, least_s: float) -> Sweep:
-        (worker,) = (found.worker for found in self._devices if found.name == device)
-        return worker.sweep(batch_size, least_s)
-
-    def _compile(
-        self, model: Source, deployments: Sequence[Deployment], calibration: Calibration | None
-    ) -> dict[Order, bytes]:
-        start = perf_counter()
-        artifacts: dict[Order, bytes] = {}
-        for deployment in deployments:
-            order = deployment.order
-            if order not in artifacts:
-                with starting(deployment.spec.plan.name):
-                    artifacts[order] = compile_model(
-                        portable(model, order), order, calibration
-                    ).content
-        self._compile_s += perf_counter() - start
-        return artifacts
+        return self._guard.call(self._fleet.sweep, device, batch_size, least_s)
 
     def run(self, shards: Iterable[Shard], num_images: int = 0) -> Iterator[ShardResult]:
-        del num_images  # No call is saved by tasks of several batches.
-        self._cpu_before_s = process_time()
-        work = Work(iter(shards), self._shard_sizes)
-        turns = cycle(self._devices)
-        while work.is_left():
-            usable = [device.name for device in self._devices if not device.health.is_out]
-            if not usable:
-                raise none_left("device", self._health())
-            device = next(turns)
-            if device.name in usable and (task := work.take(device.name, usable)):
-                yield from self._attempt(work, task, device)
+        results = self._results(shards, num_images)
+        while result := self._guard.call(next, results, None):
+            yield result
 
-    def _attempt(self, work: Work, task: Task, device: _Device) -> Iterator[ShardResult]:
-        start = perf_counter()
-        try:
-            report, reduction = self._process(task.shard, device)
-        # Vendors' runtimes raise what they like.
-        except Exception as error:  # noqa: BLE001
-            reason = describe(error)
-            device.health.fault(reason, is_suspect=task.is_suspect)
-            if failures := work.fail(task, device.name, reason):
-                yield failed_result(device.name, failures)
-        else:
-            device.health.success(perf_counter() - start)
-            settled = settle(work, task, device.name, report, self._health())
-            yield shard_result(device.name, task.shard, settled, reduction)
-            self._take_out(work, out_of_line(task, self._health()))
-
-    def _take_out(self, work: Work, name: str) -> None:
-        """Takes a device out that cannot read what others can, if there is one."""
-        if name:
-            health = self._health()[name]
-            health.fault(health.refusal_summary, final=True)
-            work.exclude(name)
-
-    def _process(self, shard: Shard, device: _Device) -> tuple[WorkerReport, Reduction]:
-        if self._config.gather == "poses":
-            reduction, report = device.worker.infer_and_group(shard.images)
-        else:
-            maps, report = device.worker.infer(shard.images)
-            reduction = self._reducer.reduce(maps, report.image_ids)
-        check_report(shard, report)
-        check_reduction(report, reduction)
-        return report, reduction
+    def _results(self, shards: Iterable[Shard], num_images: int) -> Iterator[ShardResult]:
+        batches = self._batches_a_call if num_images else {}
+        self._in_flight = {
+            name: calls_in_flight(slots, batches.get(name, 1))
+            for name, slots in self._slots.items()
+        }
+        # What is only listed is not waited for.
+        source = iter(shards) if num_images else read_ahead(shards)
+        nodes = {worker.name: worker.node_id for worker in self._fleet.workers}
+        work = Work(source, self._shard_sizes, batches, num_images, nodes)
+        self._progress_at = monotonic()
+        others_s = self._others_cpu_s()
+        self._cpu_before_s = {"driver": process_time(), **others_s}
+        while not self._fleet.is_stopped:
+            self._reduce()
+            self._dispatch(work)
+            if not self._calls and not self._waiting and not work.is_left():
+                return
+            self._check_progress()
+            yield from self._next_event(work)
 
     def memory(self) -> Memory:
-        return Memory({"driver": peak_rss_bytes()}, 0)
+        peaks = self._guard.call(ask, self._fleet.actors, "peak_rss_bytes", _QUESTION_TIMEOUT_S)
+        return Memory({"driver": peak_rss_bytes(), **peaks}, self._transit.peak_bytes)
 
     def host_use(self) -> HostUse:
-        return HostUse({"driver": process_time() - self._cpu_before_s}, 0, num_cpus())
+        return self._guard.call(self._host_use)
+
+    def _host_use(self) -> HostUse:
+        before, after = self._cpu_before_s, {"driver": process_time(), **self._others_cpu_s()}
+        used = {name: after_s - before.get(name, 0.0) for name, after_s in after.items()}
+        # A process that was started anew has counted from 0.
+        return HostUse(
+            {name: used_s if used_s >= 0 else after[name] for name, used_s in used.items()},
+            self._transit.total_bytes,
+            sum(node.cpus for node in live_nodes()),
+        )
+
+    def _others_cpu_s(self) -> dict[str, float]:
+        return {**ask(self._fleet.actors, "cpu_s", _QUESTION_TIMEOUT_S), "ray": ray_cpu_s()}
 
     def faults(self) -> Faults:
-        return collect_faults(self._health())
-
-    def _health(self) -> dict[str, Health]:
-        return {device.name: device.health for device in self._devices}
+        return collect_faults({actor.name: actor.health for actor in self._fleet.actors})
 
     def __enter__(self) -> Self:
+        if not ray.is_initialized():
+            self._leave = connect()
+        self._guard.watch = Watch(where())
         return self
 
     def __exit__(
@@ -255,87 +160,175 @@ class InlineEngine:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._close()
+        self._fleet.is_stopped = True
+        try:
+            self._guard.call(self._fleet.end)
+            if self._leave:
+                # Its end is not that of the cluster.
+                self._guard.watch = None
+                self._guard.call(self._leave)
+        except ClusterLostError as lost:
+            # What ended the run is the better message, and what is done is done.
+            _LOG.warning("%s", lost)
+            abandon()
+        finally:
+            self._guard.end()
 
-    def _close(self) -> None:
-        for device in self._devices:
-            try:
-                device.worker.close()
-            # The others must be closed too, and what was done is done.
-            except Exception as failure:  # noqa: BLE001
-                _LOG.warning("%s: %s", device.name, describe(failure))
+    def _wait(self, references: list[Any]) -> list[Any]:
+        """Returns a reference that is done, or nothing at the next deadline."""
+        deadlines = [call.deadline_at for call in self._calls.values()]
+        return wait(references, [*deadlines, *self._fleet.start_deadlines])
+
+    def _next_event(self, work: Work) -> Iterator[ShardResult]:
+        starting = {actor.starting: actor for actor in self._fleet.actors if actor.starting}
+        for reference in self._wait([*self._calls, *starting]):
+            if call := self._calls.get(reference):
+                yield from self._finish(work, call)
+            else:
+                self._fleet.finish_start(starting[reference])
+        yield from self._expire(work)
+
+    def _finish(self, work: Work, call: Call) -> Iterator[ShardResult]:
+        """Deals with the answer of a call, whatever it is."""
+        answer = call.answer()
+        if isinstance(answer, Trouble):
+            if answer.is_lost_input:
+                # Its maps went with the node that made them; the one who wanted them is well.
+                self._forget(call)
+                yield from self._fail(work, call, answer.reason)
+            elif answer.is_foreign_input:
+                self._forget(call)
+                yield from self._fault(work, self._worker(call.device), answer.reason, [])
+                yield from self._fail(work, call, answer.reason)
+            else:
+                blamed = [call] if answer.error else [*call.actor.calls]
+                yield from self._fault(work, call.actor, answer.reason, blamed)
+            return
+        self._forget(call)
+        call.actor.health.success(monotonic() - call.since)
+        self._progress_at = monotonic()
+        if call.maps is not None and call.report is None:
+            call.report = answer
+            self._transit.arrived(call.load, answer.maps_bytes)
+            self._waiting.append(call)
+            return
+        self._transit.left(call.load)
+        reduction, report = (answer, call.report) if call.report else answer
+        settled = settle(work, call.task, call.device, report, self._devices())
+        yield shard_result(call.device, call.task.shard, settled, reduction)
+        yield from self._take_out(work, out_of_line(call.task, self._devices()))
+
+    def _take_out(self, work: Work, name: str) -> Iterator[ShardResult]:
+        """Takes a device out that cannot read what others can, if there is one."""
+        if name:
+            actor = self._worker(name)
+            yield from self._fault(work, actor, actor.health.refusal_summary, [], final=True)
+            work.exclude(name)
+
+    def _devices(self) -> dict[str, Health]:
+        return {worker.name: worker.health for worker in self._fleet.workers}
+
+    def _worker(self, name: str) -> Actor:
+        (worker,) = (worker for worker in self._fleet.workers if worker.name == name)
+        return worker
+
+    def _forget(self, call: Call) -> None:
+        del self._calls[call.reference]
+        call.actor.calls.remove(call)
+
+    def _fail(self, work: Work, call: Call, reason: str) -> Iterator[ShardResult]:
+        self._transit.left(call.load)
+        if failures := work.fail(call.task, call.actor.name, reason):
+            yield failed_result(call.device, failures)
+
+    def _fault(
+        self,
+        work: Work,
+        actor: Actor,
+        reason: str,
+        blamed: Sequence[Call],
+        *,
+        final: bool = False,
+    ) -> Iterator[ShardResult]:
+        """Starts an actor anew, or takes it out, and has its shards tried again."""
+        is_suspect = any(call.task.is_suspect for call in blamed)
+        node_left = self._fleet.restart(actor, reason, is_suspect=is_suspect, final=final)
+        for call in [*actor.calls]:
+            self._forget(call)
+            if call in blamed and not node_left:
+                yield from self._fail(work, call, reason)
+            else:
+                self._transit.left(call.load)
+                work.put_back(call.task)
+
+    def _expire(self, work: Work) -> Iterator[ShardResult]:
+        """Deals with what passes its deadline."""
+        overdue = [call for call in self._calls.values() if call.is_overdue()]
+        hanging = [call for call in overdue if call.is_late]
+        for call in overdue:
+            if not call.is_late:
+                call.is_late = True
+                work.put_back(call.task)
+        # All at once, since nothing else goes on until those that hang have not answered.
+        doing = ask([call.actor for call in hanging], "doing", _QUESTION_TIMEOUT_S)
+        for call in hanging:
+            # Another call of the same actor may have taken it along.
+            if call.reference in self._calls:
+                yield from self._fault(work, call.actor, _hang(call, doing), [call])
+        for actor in self._fleet.actors:
+            if actor.starting and actor.is_overdue():
+                self._fleet.restart(actor, f"not ready within {actor.start_deadline_s:.0f} s")
+
+    def _check_progress(self) -> None:
+        for kind, actors in (("device", self._fleet.workers), ("reducer", self._fleet.reducers)):
+            if actors and all(actor.health.is_out for actor in actors):
+                raise none_left(kind, {actor.name: actor.health for actor in actors})
+        limit_s = _STALL_FACTOR * max(
+            max(actor.health.deadline_s, actor.start_deadline_s) for actor in self._fleet.actors
+        )
+        if monotonic() - self._progress_at > limit_s:
+            raise ExecutionError(f"no result for {limit_s:.0f} s: {self._diagnosis()}")
+
+    def _diagnosis(self) -> str:
+        doing = ask(self._fleet.actors, "doing", _QUESTION_TIMEOUT_S)
+        return "; ".join(
+            f"{actor.name} {actor.describe()}, {doing.get(actor.name, 'does not answer')}"
+            for actor in self._fleet.actors
+        )
+
+    def _dispatch(self, work: Work) -> None:
+        """Gives shards to workers that have room, unless the reducers are behind."""
+        usable = [worker.name for worker in self._fleet.workers if not worker.health.is_out]
+        while len(self._waiting) < len(self._fleet.workers):
+            free = [
+                worker
+                for worker in self._fleet.workers
+                if worker.has_room(self._in_flight[worker.name])
+            ]
+            for actor in sorted(free, key=lambda worker: len(worker.calls)):
+                idle = not actor.calls
+                if task := work.take(actor.name, usable, self._transit.has_room, is_idle=idle):
+                    load = self._transit.entered(task.shard)
+                    self._call(Call.infer(actor, task, load, gather=self._config.gather))
+                    break
+            else:
+                return
+
+    def _reduce(self) -> None:
+        """Gives finished maps to reducers that have room."""
+        while self._waiting:
+            in_flight = 1 if self._waiting[0].task.is_suspect else IN_FLIGHT
+            free = [reducer for reducer in self._fleet.reducers if reducer.has_room(in_flight)]
+            if not free:
+                return
+            actor = min(free, key=lambda reducer: len(reducer.calls))
+            self._call(Call.reduce(actor, self._waiting.pop(0)))
+
+    def _call(self, call: Call) -> None:
+        call.actor.calls.append(call)
+        self._calls[call.reference] = call
 
 
-@contextmanager
-def starting(device: str) -> Iterator[None]:
-    """Has what cannot be compiled for a device be an error of its backend.
-
-    Args:
-        device: name of the device.
-
-    Raises:
-        BackendError: in place of other `SetupError`s.
-    """
-    try:
-        yield
-    except SetupError as error:
-        raise BackendError(error.message, error.hint, device=device) from None
-
-
-def check_report(shard: Shard, report: WorkerReport) -> None:
-    """Checks that a worker answered for each image of its shard, and for no other.
-
-    Raises:
-        ExecutionError: if it did not.
-    """
-    answered = [*report.image_ids, *(failure.image_id for failure in report.failures)]
-    asked = shard.images.column("image_id").to_pylist()
-    if sorted(answered) != sorted(asked) or not (
-        len(report.encoded_bytes) == len(report.digests) == len(report.image_ids)
-    ):
-        raise ExecutionError(f"answered for images {sorted(answered)} instead of {sorted(asked)}")
-
-
-def check_reduction(report: WorkerReport, reduction: Reduction) -> None:
-    """Checks that a reduction is of the images whose maps were made, and of no others.
-
-    Raises:
-        ExecutionError: if it is not.
-    """
-    asked, answered = sorted(report.image_ids), sorted(reduction.image_ids)
-    if asked != answered:
-        raise ExecutionError(f"grouped images {answered} instead of {asked}")
-    if strangers := detected_images(reduction.detections) - set(asked):
-        raise ExecutionError(f"found people in images {sorted(strangers)}, which it was not given")
-
-
-def shard_result(
-    device: str, shard: Shard, report: WorkerReport, reduction: Reduction
-) -> ShardResult:
-    """Returns what worker and reducer made of a shard as one result."""
-    return ShardResult(
-        device,
-        report.image_ids,
-        reduction.detections,
-        shard.failures + report.failures,
-        {
-            "read": shard.read_ns,
-            **report.durations,
-            "transfer": (report.pack_ns + reduction.unpack_ns,) if report.pack_ns else (),
-            **reduction.durations,
-        },
-        report.encoded_bytes,
-        report.damaged,
-        report.digests,
-    )
-
-
-def failed_result(device: str, failures: tuple[Failure, ...]) -> ShardResult:
-    """Returns the result of images that were given up."""
-    return ShardResult(device, (), no_detections(), failures)
-
-
-def describe(error: BaseException) -> str:
-    """Returns an exception as one line for the report."""
-    text = error.message if isinstance(error, PoseEvalError) else repr(error)
-    return redacted(" ".join(text.split()))
+def _hang(call: Call, doing: Mapping[str, str]) -> str:
+    where = doing.get(call.actor.name, "its process does not answer questions either")
+    return f"no answer for {monotonic() - call.since:.0f} s: {where}"

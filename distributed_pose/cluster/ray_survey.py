@@ -8,14 +8,14 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distributed_pose.backends.readiness import NodeSurvey
-from distributed_pose.cluster.devices import Node
-from distributed_pose.cluster.identity import PackageIdentity, difference, package_identity
-from distributed_pose.cluster.ray_calls import Trouble, fetch
-from distributed_pose.cluster.ray_connection import live_nodes
-from distributed_pose.cluster.ray_engine import RayEngine
+from distributed_pose.cluster.calls import Trouble, fetch
+from distributed_pose.cluster.connection import live_nodes
+from distributed_pose.cluster.engine import RayEngine
 from distributed_pose.cluster.survey import examine_node
-from distributed_pose.config import RunConfig
-from distributed_pose.lacks import Lack
+from distributed_pose.config.schema import RunConfig
+from distributed_pose.devices.lacks import Lack
+from distributed_pose.devices.planning import Node
+from distributed_pose.files.package_identity import PackageIdentity, difference, package_identity
 from distributed_pose.records import DevicePlan
 
 # Processes that have not run before start within seconds; what is probed there can take a minute.

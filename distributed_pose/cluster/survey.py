@@ -7,8 +7,14 @@ from distributed_pose.backends.readiness import DeviceSurvey, NodeSurvey, Survey
 from distributed_pose.backends.registry import candidates
 from distributed_pose.backends.requirements import lacks
 from distributed_pose.cluster.address import check_cluster, cluster_address
-from distributed_pose.cluster.choice import Choice, Site
-from distributed_pose.cluster.deployment import (
+from distributed_pose.config.schema import RunConfig
+from distributed_pose.devices.discovery import local_accelerators
+from distributed_pose.devices.driverless import driverless_cards
+from distributed_pose.devices.host import num_cpus
+from distributed_pose.devices.lacks import Lack
+from distributed_pose.devices.planning import Node, plan_devices
+from distributed_pose.engine.choice import Choice, Site
+from distributed_pose.engine.deployment import (
     auto_kinds,
     check_backends,
     chip_of,
@@ -16,14 +22,8 @@ from distributed_pose.cluster.deployment import (
     runs_model,
     runs_on,
 )
-from distributed_pose.cluster.devices import Node, plan_devices
-from distributed_pose.cluster.discovery import local_accelerators
-from distributed_pose.cluster.driverless import driverless_cards
-from distributed_pose.config import RunConfig
-from distributed_pose.cpu import num_cpus
 from distributed_pose.errors import SetupError
-from distributed_pose.files import read_head
-from distributed_pose.lacks import Lack
+from distributed_pose.files.local import read_head
 from distributed_pose.model.formats import HEAD_BYTES, format_of
 from distributed_pose.packages import install_hint
 from distributed_pose.records import DevicePlan

@@ -7,8 +7,8 @@ import zlib
 
 from distributed_pose.data.entries import JsonObject
 from distributed_pose.errors import SetupError
+from distributed_pose.files.storage import read_location
 from distributed_pose.locations import Location
-from distributed_pose.storage import read_location
 
 _SETTING = "data.annotations"
 

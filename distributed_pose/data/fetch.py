@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from distributed_pose.data.download import Download, OnProgress, download
 from distributed_pose.errors import SetupError
-from distributed_pose.files import write_atomically
+from distributed_pose.files.local import write_atomically
 
 # Sizes and SHA-256: TensorFlow Datasets, tensorflow_datasets/url_checksums/coco.txt.
 COCO_VAL2017 = (

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from distributed_pose.files import one_line
+from distributed_pose.files.local import one_line
 
 # The limit for one image: a hundred times the size of a photograph.
 MAX_FILE_BYTES = 2**28

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from distributed_pose.data.sources import ImageSource
 from distributed_pose.errors import ExecutionError
-from distributed_pose.files import one_line
+from distributed_pose.files.local import one_line
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
 from distributed_pose.records import Failure, Geometry, ImageRecord

@@ -17,9 +17,9 @@ from pyarrow import fs
 
 from distributed_pose.data.packed_groups import MAX_FILE_BYTES, group_images, names_and_sizes
 from distributed_pose.errors import SetupError
-from distributed_pose.files import check_regular, check_size, one_line
+from distributed_pose.files.local import check_regular, check_size, one_line
+from distributed_pose.files.storage import filesystem_of, is_local
 from distributed_pose.locations import Location
-from distributed_pose.storage import filesystem_of, is_local
 
 # Packed images. A worker reads complete row groups, in one thread per shard in flight.
 _SUFFIX = ".parquet"

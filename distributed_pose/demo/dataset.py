@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from distributed_pose.demo.scenes import Person, Scene, render_scene
 from distributed_pose.errors import ConfigError, ExecutionError, SetupError
-from distributed_pose.files import read_regular, write_atomically
+from distributed_pose.files.local import read_regular, write_atomically
 from distributed_pose.pose.skeleton import COCO_KEYPOINTS
 
 DEFAULT_NUM_IMAGES = 64

@@ -15,7 +15,7 @@ from distributed_pose.demo.dataset import (
     write_dataset,
 )
 from distributed_pose.errors import SetupError
-from distributed_pose.files import user_cache_folder
+from distributed_pose.files.local import user_cache_folder
 
 # One line of a terminal.
 NOTE = "Demo: rendered people. For COCO set data.images, data.annotations, model.path."

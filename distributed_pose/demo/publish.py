@@ -26,7 +26,7 @@ from distributed_pose.demo.dataset import (
 )
 from distributed_pose.demo.default import WEIGHTS
 from distributed_pose.demo.train import CHECKPOINT, command
-from distributed_pose.files import sha256_hex, write_atomically
+from distributed_pose.files.local import sha256_hex, write_atomically
 from distributed_pose.metrics.coco_ap import PERSON_CATEGORY, coco_ap
 from distributed_pose.model.architecture import Weights
 from distributed_pose.model.checkpoint import load_checkpoint

@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from distributed_pose.demo.samples import CropPlan, SceneCrops, loader
-from distributed_pose.files import write_atomically
+from distributed_pose.files.local import write_atomically
 from distributed_pose.model.network import LightweightOpenPose
 from distributed_pose.pose.skeleton import NUM_HEATMAPS
 

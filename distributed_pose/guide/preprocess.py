@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from distributed_pose.cpu import num_cpus
 from distributed_pose.data.packed_groups import MAX_FILE_BYTES
+from distributed_pose.devices.host import num_cpus
 from distributed_pose.errors import SetupError
-from distributed_pose.files import check_not_input, read_regular, write_atomically
+from distributed_pose.files.local import check_not_input, read_regular, write_atomically
 from distributed_pose.recordings.pads import output_name, pads_content
 from distributed_pose.records import Damage, Geometry
 from distributed_pose.report.run_report import damage_summary

@@ -11,7 +11,8 @@ from typing import Any
 from distributed_pose.cache.entries import new_entry
 from distributed_pose.cache.marks import in_use
 from distributed_pose.errors import ConfigError, ExecutionError, SetupError
-from distributed_pose.files import (
+from distributed_pose.files.json_records import read_record
+from distributed_pose.files.local import (
     MAX_CARD_BYTES,
     MAX_MODEL_BYTES,
     read_head,
@@ -20,7 +21,6 @@ from distributed_pose.files import (
     user_cache_folder,
     write_atomically,
 )
-from distributed_pose.json_records import read_record
 from distributed_pose.model.external_data import self_contained
 from distributed_pose.model.formats import HEAD_BYTES, format_of
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-from distributed_pose.cann import find_cann
-from distributed_pose.cann_lacks import compiler_environment, compiler_lacks, first_version
+from distributed_pose.devices.ascend import check_precision_on, has_hf32, soc_version
+from distributed_pose.devices.cann import find_cann
+from distributed_pose.devices.cann_lacks import compiler_environment, compiler_lacks, first_version
 from distributed_pose.errors import ConfigError, SetupError
-from distributed_pose.soc import check_precision_on, has_hf32, soc_version
 
 AIPP_FILE = "aipp.cfg"
 

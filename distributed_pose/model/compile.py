@@ -12,13 +12,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from distributed_pose.devices.nvidia import cuda_device_facts
 from distributed_pose.errors import ExecutionError, SetupError
-from distributed_pose.files import sha256_hex
-from distributed_pose.json_records import Count, Figure, Positive, read_record
+from distributed_pose.files.json_records import Count, Figure, Positive, read_record
+from distributed_pose.files.local import sha256_hex
 from distributed_pose.model.artifacts import Artifact, Source, cache_key, keep, load_cached
 from distributed_pose.model.makers import Calibration, Made, Maker, as_it_is, maker_of
 from distributed_pose.model.onnx_graph import ports
-from distributed_pose.nvidia import cuda_device_facts
 from distributed_pose.records import Order
 
 _LOG = logging.getLogger(__name__)

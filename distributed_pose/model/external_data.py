@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto
 
 from distributed_pose.errors import SetupError, shown
-from distributed_pose.files import sha256_hex
+from distributed_pose.files.local import sha256_hex
 from distributed_pose.model.onnx_graph import messages, parse, shortened
 
 # What a protocol buffer can hold.

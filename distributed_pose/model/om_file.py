@@ -10,9 +10,9 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 
+from distributed_pose.devices.ascend import has_f32, has_hf32, soc_version
 from distributed_pose.errors import ConfigError
 from distributed_pose.model.atc import FULL_F32_FILE
-from distributed_pose.soc import has_f32, has_hf32, soc_version
 
 UNKNOWN = "unknown"
 

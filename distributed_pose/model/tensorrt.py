@@ -9,12 +9,12 @@ import onnx
 import onnxruntime
 from onnx import ModelProto
 
+from distributed_pose.devices.nvidia import EngineShapes, forbid_tf32, runtime_reason
+from distributed_pose.devices.nvidia_libraries import loaded_tensorrt_version, require_provider
 from distributed_pose.errors import SetupError
 from distributed_pose.model.engines import pack_engines
 from distributed_pose.model.onnx_graph import image_input, parse
 from distributed_pose.model.onnx_precision import PRECISION_KEY, precision_of
-from distributed_pose.nvidia import EngineShapes, forbid_tf32, runtime_reason
-from distributed_pose.nvidia_libraries import loaded_tensorrt_version, require_provider
 
 _PROVIDER = "TensorrtExecutionProvider"
 

@@ -13,7 +13,7 @@ import numba
 from numba.core.caching import FunctionCache
 
 from distributed_pose.cache.entries import open_entry
-from distributed_pose.files import user_cache_folder
+from distributed_pose.files.local import user_cache_folder
 from distributed_pose.pose.sources import sources_digest
 
 _P = ParamSpec("_P")

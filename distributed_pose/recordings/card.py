@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from distributed_pose.errors import SetupError
-from distributed_pose.files import MAX_CARD_BYTES, one_line, read_regular, write_atomically
-from distributed_pose.json_records import read_record
+from distributed_pose.files.json_records import read_record
+from distributed_pose.files.local import MAX_CARD_BYTES, one_line, read_regular, write_atomically
 from distributed_pose.recordings.layout import CARD_FILE
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from distributed_pose.errors import SetupError
-from distributed_pose.files import sha256_hex
+from distributed_pose.files.local import sha256_hex
 from distributed_pose.recordings.card import Card, read_card
 from distributed_pose.recordings.layout import Found, Layout, find_layout, missing_file, scan
 from distributed_pose.recordings.pads import PAD_FILE, check_pads, output_names, read_pads

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from distributed_pose.errors import SetupError
-from distributed_pose.files import read_regular, write_atomically
+from distributed_pose.files.local import read_regular, write_atomically
 
 Array = npt.NDArray[np.floating[Any]]
 

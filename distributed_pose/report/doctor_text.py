@@ -7,7 +7,7 @@ from typing import Any
 
 from distributed_pose.backends.readiness import DeviceSurvey, Readiness, Survey
 from distributed_pose.backends.registry import entry
-from distributed_pose.lacks import Lack
+from distributed_pose.devices.lacks import Lack
 
 _WIDTH = 80
 _NAME_WIDTH = 21

@@ -18,10 +18,10 @@ from distributed_pose.data.coco import load_index
 from distributed_pose.data.entries import ListedId
 from distributed_pose.data.sources import ImageSource, open_images
 from distributed_pose.errors import SetupError
-from distributed_pose.files import check_not_input, one_line, write_atomically
-from distributed_pose.json_records import read_record, read_records
+from distributed_pose.files.json_records import read_record, read_records
+from distributed_pose.files.local import check_not_input, one_line, write_atomically
+from distributed_pose.files.storage import filesystem_of, is_local, read_location
 from distributed_pose.pose.skeleton import LIMBS, NECK, NUM_COCO_KEYPOINTS, TO_COCO
-from distributed_pose.storage import filesystem_of, is_local, read_location
 from distributed_pose.vision.decode import decode_unlisted_image
 
 Image = npt.NDArray[np.uint8]

@@ -6,7 +6,13 @@ from typing import Annotated
 
 from pydantic import FailFast
 
-from distributed_pose.json_records import AveragePrecision, Count, Figure, Positive, read_record
+from distributed_pose.files.json_records import (
+    AveragePrecision,
+    Count,
+    Figure,
+    Positive,
+    read_record,
+)
 from distributed_pose.records import STAGES
 
 _STAGES = tuple(stage for stage in STAGES if stage != "score")

@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 
 from distributed_pose.data.entries import ListedId
+from distributed_pose.files.storage import Folder
 from distributed_pose.metrics.throughput import StageFigures
 from distributed_pose.records import Damage, Faults, HostUse, Memory
-from distributed_pose.storage import Folder
 
 # The files of a run.
 DETECTIONS, CONFIG, REPORT = "detections.json", "config.yaml", "report.json"

@@ -7,7 +7,7 @@ from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
-from distributed_pose.config import KindSettings
+from distributed_pose.config.schema import KindSettings
 from distributed_pose.records import DevicePlan
 from distributed_pose.report.run_report import DeviceReport, RunReport, damage_summary
 

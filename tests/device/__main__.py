@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 
 from distributed_pose.bench.device import bench_device
-from distributed_pose.config import load_config
+from distributed_pose.config.schema import load_config
 from distributed_pose.demo.default import WEIGHTS
+from distributed_pose.devices.nvidia import EngineShapes, cuda_device_facts
 from distributed_pose.model.export import export_onnx
 from distributed_pose.model.tensorrt import trtexec_command
-from distributed_pose.nvidia import EngineShapes, cuda_device_facts
 from tests.checkpoints import network_in
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)

@@ -18,14 +18,14 @@ from distributed_pose.backends.base import (
 from distributed_pose.backends.registry import open_backend
 from distributed_pose.backends.shared_libraries import probe_provider
 from distributed_pose.demo.default import WEIGHTS
+from distributed_pose.devices.nvidia import cuda_device_facts, cuda_device_name
+from distributed_pose.devices.nvidia_libraries import loaded_tensorrt_version
 from distributed_pose.model.engines import unpack_engines
 from distributed_pose.model.folding import fold_normalisation
 from distributed_pose.model.half import to_half
 from distributed_pose.model.onnx_graph import is_engine, parse
 from distributed_pose.model.tensorrt import build_engines
 from distributed_pose.model.torch_program import export_program
-from distributed_pose.nvidia import cuda_device_facts, cuda_device_name
-from distributed_pose.nvidia_libraries import loaded_tensorrt_version
 from distributed_pose.records import Geometry
 from tests.checkpoints import exported, network_in
 

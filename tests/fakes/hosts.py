@@ -11,7 +11,7 @@ import pytest
 
 from distributed_pose.backends import requirements
 from distributed_pose.backends.shared_libraries import probe_provider
-from distributed_pose.cluster import discovery, driverless
+from distributed_pose.devices import discovery, driverless
 from tests.fakes.ascend import FOLDER, install_cann
 from tests.fakes.libraries import build_library
 

@@ -106,13 +106,7 @@ def load_libraries() -> None:
     import safetensors.torch  # noqa: F401
     import torch
 
-    import distributed_pose.cli
-    import distributed_pose.compilation
-    import distributed_pose.guide.postprocess
-    import distributed_pose.model.export
-    import distributed_pose.report.pictures
-    import distributed_pose.report.results_table  # noqa: F401
-    from distributed_pose.cluster.reducer import Reducer
+    from distributed_pose.engine.reducer import Reducer
 
     # Threads do not survive a fork.
     torch.set_num_threads(1)

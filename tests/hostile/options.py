@@ -6,7 +6,7 @@ from random import Random
 
 import typer
 
-from distributed_pose.cli import app
+from distributed_pose.cli.main import app
 from tests.hostile.cases import HOSTILE_NAMES, Case, write_dataset
 
 _VALUES = (

@@ -103,7 +103,7 @@ def _become(folder: Path, arguments: Sequence[str]) -> None:
 def _exit_code() -> int:
     import traceback
 
-    from distributed_pose.cli import main
+    from distributed_pose.cli.main import main
 
     try:
         main()

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from distributed_pose import ExecutionError
 from distributed_pose.bench.host import STAGES
-from distributed_pose.cli import app
+from distributed_pose.cli.main import app
 from tests.conftest import Dataset
 from tests.tiny_models import save_constant_model
 

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from distributed_pose import RunConfig, SetupError
-from distributed_pose.cluster.ledger import Entry, Ledger
-from distributed_pose.cluster.ledger_files import LedgerFiles
 from distributed_pose.data.packing import pack_dataset
 from distributed_pose.data.shards import no_detections
 from distributed_pose.data.sources import open_images
 from distributed_pose.evaluation import evaluate
-from distributed_pose.inputs import fingerprint, read_inputs
+from distributed_pose.files.storage import Folder
 from distributed_pose.records import DevicePlan, DeviceReady, ImageRecord, ShardResult
-from distributed_pose.resume import check_images, check_precisions
-from distributed_pose.storage import Folder
+from distributed_pose.run.inputs import fingerprint, read_inputs
+from distributed_pose.run.ledger import Entry, Ledger
+from distributed_pose.run.ledger_files import LedgerFiles
+from distributed_pose.run.resume import check_images, check_precisions
 from tests.conftest import Dataset
 
 

@@ -16,8 +16,8 @@ import ray
 from ray.cluster_utils import Cluster
 
 from distributed_pose import SetupError
-from distributed_pose.cluster.identity import package_identity
 from distributed_pose.evaluation import evaluate
+from distributed_pose.files.package_identity import package_identity
 from tests import faults
 from tests.clusters import node_that_sees, two_nodes
 from tests.conftest import Dataset

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from distributed_pose import ConfigError, SetupError
-from distributed_pose.cli import app
+from distributed_pose.cli.main import app
 from distributed_pose.demo.dataset import write_dataset
 from distributed_pose.demo.default import WEIGHTS
 from distributed_pose.evaluation import evaluate

@@ -8,7 +8,7 @@ import pytest
 from distributed_pose import parse_config
 from distributed_pose.demo.default import WEIGHTS
 from distributed_pose.evaluation import evaluate
-from distributed_pose.files import sha256_hex
+from distributed_pose.files.local import sha256_hex
 from distributed_pose.model.checkpoint import load_checkpoint
 from tests.requirements import skip_without_bf16
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from distributed_pose.cluster.engine import InlineEngine
 from distributed_pose.data.packing import pack_dataset
 from distributed_pose.data.shards import Shard
+from distributed_pose.engine.base import InlineEngine
 from distributed_pose.evaluation import evaluate, evaluate_on
-from distributed_pose.files import sha256_hex
-from distributed_pose.inputs import read_dataset, read_inputs
+from distributed_pose.files.local import sha256_hex
 from distributed_pose.records import ShardResult
+from distributed_pose.run.inputs import read_dataset, read_inputs
 from tests.conftest import Dataset
 from tests.tiny_models import save_constant_model
 

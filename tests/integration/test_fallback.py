@@ -9,7 +9,7 @@ import pytest
 import ray
 
 from distributed_pose import RunConfig, SetupError, evaluate
-from distributed_pose.cli_terminal import Terminal
+from distributed_pose.cli.terminal import Terminal
 from distributed_pose.report.tables import run_tables
 from tests.conftest import Dataset
 from tests.fakes.ascend import stand_ins

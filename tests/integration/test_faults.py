@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from distributed_pose import ExecutionError, RunConfig
-from distributed_pose.cluster import ray_engine
-from distributed_pose.cluster.ray_engine import RayEngine
+from distributed_pose.cluster import engine as ray_engine
+from distributed_pose.cluster.engine import RayEngine
 from distributed_pose.data.shards import Shard
 from distributed_pose.evaluation import evaluate, evaluate_on
-from distributed_pose.inputs import read_inputs
 from distributed_pose.records import ShardResult
+from distributed_pose.run.inputs import read_inputs
 from tests import faults
 from tests.conftest import Dataset
 from tests.faults import Stage, killer

@@ -22,7 +22,7 @@ import pytest
 from typer.testing import CliRunner
 
 from distributed_pose import SetupError
-from distributed_pose.cli_data import fetch
+from distributed_pose.cli.data import fetch
 from distributed_pose.data.coco import load_index
 from distributed_pose.data.download import Download, download
 from distributed_pose.data.fetch import (

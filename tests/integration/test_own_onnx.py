@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distributed_pose import RunConfig, SetupError
 from distributed_pose.evaluation import evaluate, evaluate_on, open_engine
-from distributed_pose.inputs import read_inputs
+from distributed_pose.run.inputs import read_inputs
 from tests.conftest import Dataset, Run
 from tests.tiny_models import save_constant_model, save_external_model
 

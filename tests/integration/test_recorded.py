@@ -12,14 +12,14 @@ import pytest
 from distributed_pose import ConfigError, ExecutionError, SetupError, parse_config
 from distributed_pose.bench.device import bench_device
 from distributed_pose.bench.pipeline import bench_pipeline
-from distributed_pose.cluster.engine import InlineEngine
 from distributed_pose.data.shards import Shard
 from distributed_pose.demo.default import WEIGHTS
+from distributed_pose.engine.base import InlineEngine
 from distributed_pose.evaluation import evaluate, evaluate_on
 from distributed_pose.guide.postprocess import postprocess
-from distributed_pose.inputs import read_inputs
 from distributed_pose.records import ShardResult
 from distributed_pose.report.run_report import detections_json
+from distributed_pose.run.inputs import read_inputs
 from tests.conftest import Dataset, Run
 from tests.requirements import skip_without_bf16
 from tests.result_folders import (

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from distributed_pose import ConfigError, SetupError, evaluate
-from distributed_pose.cli import app
+from distributed_pose.cli.main import app
 from distributed_pose.demo.default import WEIGHTS
 from distributed_pose.model.artifacts import load_source
 from distributed_pose.model.checkpoint import load_checkpoint

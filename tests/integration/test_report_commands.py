@@ -10,8 +10,8 @@ import pytest
 from distributed_pose.evaluation import evaluate
 from distributed_pose.report.run_report import RunReport
 from tests.conftest import Dataset, Run
-from tests.unit.report.test_logs import AIS, LINE, PERF, TRTEXEC, WHOLE_LOG
-from tests.unit.report.test_results_table import GUIDE
+from tests.unit.guide.test_logs import AIS, LINE, PERF, TRTEXEC, WHOLE_LOG
+from tests.unit.guide.test_results_table import GUIDE
 
 NUMBER = r"[-+.e\d]+"
 

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from distributed_pose import ConfigError, ExecutionError, SetupError
 from distributed_pose.bench import scale as module
 from distributed_pose.bench.scale import run_scaling
-from distributed_pose.cli import app
-from distributed_pose.config import RunConfig
+from distributed_pose.cli.main import app
+from distributed_pose.config.schema import RunConfig
 from distributed_pose.evaluation import evaluate
 from tests.conftest import Dataset
 

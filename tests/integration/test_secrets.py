@@ -166,7 +166,7 @@ def test_what_a_run_wrote_asks_for_the_credentials(run: Run, store: ObjectStore)
 @pytest.mark.slow
 def test_a_ray_cluster_lists_none(store: ObjectStore, tmp_path: Path) -> None:
     program = (
-        "import sys, ray; from distributed_pose.cli import app\n"
+        "import sys, ray; from distributed_pose.cli.main import app\n"
         "try: app()\n"
         "except SystemExit as end: code = end.code\n"
         "ray.init(logging_level='ERROR') if not ray.is_initialized() else None\n"

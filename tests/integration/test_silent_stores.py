@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from distributed_pose import SetupError
-from distributed_pose.storage import read_location
+from distributed_pose.files.storage import read_location
 from tests.conftest import Dataset
 
 

@@ -22,10 +22,10 @@ from distributed_pose.demo.default import WEIGHTS
 from distributed_pose.model.artifacts import load_source
 from distributed_pose.model.compile import portable
 from distributed_pose.pose.decode import Decoder
+from distributed_pose.pose.reference import plain_decode
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs
 from distributed_pose.records import Geometry, Order
-from distributed_pose.testing.plain_decoder import plain_decode
 from distributed_pose.vision.decode import decode_image
 from distributed_pose.vision.preprocess import preprocess
 from distributed_pose.vision.profiles import PROFILES

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import ray
 
-from distributed_pose.cluster.ray_actors import IN_FLIGHT
+from distributed_pose.cluster.actors import IN_FLIGHT
 from distributed_pose.evaluation import evaluate
 from distributed_pose.report.run_report import RunReport
 from tests.faults import FaultyReducer, Scene, Stage

@@ -16,7 +16,7 @@ from typing import NamedTuple, Self
 
 import psutil
 
-from distributed_pose.files import PARTIAL_PREFIX
+from distributed_pose.files.local import PARTIAL_PREFIX
 from distributed_pose.report.run_report import DETECTIONS
 from tests.soak.runs import Scenery
 

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Thread
 
-from distributed_pose.cluster.ledger_entries import read_entry, read_entry_file
 from distributed_pose.demo.dataset import write_dataset
 from distributed_pose.evaluation import evaluate
 from distributed_pose.report.run_report import RunReport
+from distributed_pose.run.ledger_entries import read_entry, read_entry_file
 from tests.conftest import Dataset
 
 # The results in a report, which do not depend on who computed them and how often it was tried.

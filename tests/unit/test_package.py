@@ -33,7 +33,7 @@ def test_importing_the_package_loads_no_runtime() -> None:
 )
 def test_help_and_the_list_of_devices_load_no_runtime(command: str) -> None:
     code = (
-        f"import sys; from distributed_pose.cli import app; app({command.split()}, "
+        f"import sys; from distributed_pose.cli.main import app; app({command.split()}, "
         f"standalone_mode=False); print([m for m in {HEAVY} if m in sys.modules])"
     )
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}

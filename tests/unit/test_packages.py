@@ -14,7 +14,7 @@ from distributed_pose import SetupError
 from distributed_pose.backends.base import BackendOptions
 from distributed_pose.backends.readiness import examine
 from distributed_pose.backends.registry import BACKENDS, candidates, open_backend
-from distributed_pose.cli import app
+from distributed_pose.cli.main import app
 from distributed_pose.demo.default import WEIGHTS
 from distributed_pose.packages import require
 from tests.checkpoints import demo_state, saved
@@ -130,7 +130,7 @@ def test_the_demo_runs_on_onnx_runtime_without_any_package_of_another_extra(tmp_
     absent = ("torch", "openvino", "nncf", "matplotlib", "grpc", "requests")
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({absent}));"
-        "from distributed_pose.cli import app; app(['evaluate', '--set', 'engine=inline', "
+        "from distributed_pose.cli.main import app; app(['evaluate', '--set', 'engine=inline', "
         "'--set', 'data.limit=1', '--json', '--output', sys.argv[1]])"
     )
     answer = subprocess.run(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distributed_pose.config_keys import config_keys
+from distributed_pose.config.keys import config_keys
 from tests.reference_pages import FOLDER, PAGES
 
 

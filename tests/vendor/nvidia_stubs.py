@@ -13,7 +13,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection, GNUVerSymSection
 
 from distributed_pose.backends import cuda_driver
-from distributed_pose.nvidia_libraries import needed_libraries
+from distributed_pose.devices.nvidia_libraries import needed_libraries
 from tests.fakes.libraries import build_library
 
 # What every call that sets a device up answers: cudaErrorNoDevice.

@@ -11,9 +11,9 @@ import pytest
 
 from distributed_pose.backends.onnxruntime_cuda import RUN_SETTINGS
 from distributed_pose.backends.providers import PROVIDERS, cuda_options, tensorrt_options
+from distributed_pose.devices.nvidia import EngineShapes
+from distributed_pose.devices.nvidia_libraries import needed_libraries
 from distributed_pose.model.tensorrt import SESSION_SETTINGS, building_options
-from distributed_pose.nvidia import EngineShapes
-from distributed_pose.nvidia_libraries import needed_libraries
 from tests.tiny_models import save_constant_model
 from tests.vendor.nvidia_stubs import NO_DEVICE, build_stubs
 from tests.vendor.wheels import unpacked_wheel

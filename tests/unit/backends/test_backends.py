@@ -36,7 +36,7 @@ from distributed_pose.backends.registry import (
     resolve_backend,
     resolve_precision,
 )
-from distributed_pose.config import BackendName
+from distributed_pose.config.schema import BackendName
 from distributed_pose.model.folding import fold_normalisation
 from distributed_pose.model.network import LightweightOpenPose
 from distributed_pose.model.torch_program import export_program

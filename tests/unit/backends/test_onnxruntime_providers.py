@@ -19,11 +19,11 @@ from distributed_pose.backends.providers import (
     tensorrt_options,
 )
 from distributed_pose.backends.registry import open_backend
+from distributed_pose.devices.nvidia import cuda_device_facts, cuda_device_name
 from distributed_pose.model.half import to_half
 from distributed_pose.model.onnx_graph import is_engine, parse
 from distributed_pose.model.onnx_precision import precision_of
 from distributed_pose.model.tensorrt import labelled_engine
-from distributed_pose.nvidia import cuda_device_facts, cuda_device_name
 from distributed_pose.records import Geometry
 from tests.tiny_models import random_model as random_model_in
 

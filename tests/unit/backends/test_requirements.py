@@ -8,7 +8,7 @@ import pytest
 
 from distributed_pose.backends.needs import Library, Module, Need, Variable, Version
 from distributed_pose.backends.requirements import lacks
-from distributed_pose.lacks import Lack
+from distributed_pose.devices.lacks import Lack
 from tests.fakes.hosts import Host, entered
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from distributed_pose.backends.shared_libraries import probe_provider
-from distributed_pose.lacks import Lack
-from distributed_pose.nvidia_libraries import needed_libraries
+from distributed_pose.devices.lacks import Lack
+from distributed_pose.devices.nvidia_libraries import needed_libraries
 from tests.fakes.libraries import build_library
 
 # No machine has CUDA 97, so that libraries of this one do not count.

@@ -8,7 +8,7 @@ from distributed_pose import ExecutionError, SetupError
 from distributed_pose.backends.base import BackendOptions, InputBatch, Maps
 from distributed_pose.backends.torch import TorchBackend, load_model
 from distributed_pose.backends.torch_cuda import TorchCudaBackend, compute_exactly
-from distributed_pose.cpu import cpu_name
+from distributed_pose.devices.host import cpu_name
 from distributed_pose.model.network import LightweightOpenPose
 from distributed_pose.model.torch_program import export_program
 from distributed_pose.records import Geometry

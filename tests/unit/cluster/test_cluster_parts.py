@@ -1,7 +1,7 @@
 import pytest
 
 from distributed_pose import SetupError
-from distributed_pose.cluster.devices import Accelerator, Node, plan_devices
+from distributed_pose.devices.planning import Accelerator, Node, plan_devices
 
 NODES = [Node("10.0.0.1", "a", 4), Node("10.0.0.2", "b", 1)]
 

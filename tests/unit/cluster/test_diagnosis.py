@@ -7,8 +7,8 @@ from threading import Event, Thread
 import pytest
 
 from distributed_pose.cluster.diagnosis import describe_threads
-from distributed_pose.cluster.work import Work
 from distributed_pose.data.shards import Shard
+from distributed_pose.engine.task_queue import Work
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from typing import cast
 import pytest
 
 from distributed_pose import SetupError
-from distributed_pose.cluster.devices import Accelerator, Node
-from distributed_pose.cluster.health import Health
-from distributed_pose.cluster.identity import package_identity
-from distributed_pose.cluster.ray_actors import Place
-from distributed_pose.cluster.ray_calls import Actor, owner_of
+from distributed_pose.cluster.actors import Place
+from distributed_pose.cluster.calls import Actor, owner_of
+from distributed_pose.devices.planning import Accelerator, Node
+from distributed_pose.engine.health import Health
+from distributed_pose.files.package_identity import package_identity
 from distributed_pose.records import DevicePlan, WorkerSpec
 
 NODE = Node("10.0.0.1", "a", 2, accelerators=tuple(Accelerator("npu", str(n)) for n in range(2)))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from distributed_pose.errors import SetupError
-from distributed_pose.files import sha256_hex
+from distributed_pose.files.local import sha256_hex
 from distributed_pose.guide.preprocess import preprocess_folder, write_info
 from tests.conftest import Dataset
 from tests.image_files import encode

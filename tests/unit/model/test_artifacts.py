@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto
 
 from distributed_pose import ConfigError, SetupError
-from distributed_pose.files import sha256_hex
+from distributed_pose.files.local import sha256_hex
 from distributed_pose.model.artifacts import (
     Artifact,
     Source,

@@ -12,8 +12,8 @@ import pytest
 from distributed_pose import ConfigError, SetupError
 from distributed_pose.backends.base import BackendOptions
 from distributed_pose.backends.registry import open_backend
+from distributed_pose.devices.ascend import soc_version
 from distributed_pose.model.atc import AtcOrder, aipp_text, atc_command, run_atc
-from distributed_pose.soc import soc_version
 from tests.fakes.ascend import FOLDER, HEIGHT, WIDTH, FakeCann, install_cann, network, stand_ins
 from tests.unit.backends.test_ascend import assert_equal, batch, expected
 

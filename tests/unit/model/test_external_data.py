@@ -10,7 +10,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from distributed_pose import SetupError
-from distributed_pose.files import sha256_hex
+from distributed_pose.files.local import sha256_hex
 from distributed_pose.model.artifacts import load_source
 from distributed_pose.model.compile import cache_name
 from distributed_pose.model.onnx_graph import messages

@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from distributed_pose import ConfigError, SetupError
 from distributed_pose.demo.publish import weights_of
-from distributed_pose.files import sha256_hex
+from distributed_pose.files.local import sha256_hex
 from distributed_pose.model.architecture import Weights, output_names, tensor_shapes
 from distributed_pose.model.artifacts import load_source
 from distributed_pose.model.checkpoint import load_checkpoint

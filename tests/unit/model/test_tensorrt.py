@@ -9,6 +9,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 from distributed_pose import SetupError
+from distributed_pose.devices.nvidia import EngineShapes, forbid_tf32
 from distributed_pose.model.engines import pack_engines, unpack_engines
 from distributed_pose.model.half import to_half
 from distributed_pose.model.tensorrt import (
@@ -20,7 +21,6 @@ from distributed_pose.model.tensorrt import (
     toolkit_version,
     trtexec_command,
 )
-from distributed_pose.nvidia import EngineShapes, forbid_tf32
 from tests.tiny_models import save_constant_model
 
 MODEL = Path("M.onnx")

@@ -12,10 +12,10 @@ import pytest
 
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.pose.decode import Decoder
+from distributed_pose.pose.reference import plain_decode
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
 from distributed_pose.records import Geometry
-from distributed_pose.testing.plain_decoder import plain_decode
 
 Floats = npt.NDArray[np.float32]
 

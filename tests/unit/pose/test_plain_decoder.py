@@ -3,10 +3,7 @@
 import numpy as np
 import pytest
 
-from distributed_pose.pose.skeleton import LIMBS, NUM_KEYPOINTS
-from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
-from distributed_pose.records import Geometry
-from distributed_pose.testing.plain_decoder import (
+from distributed_pose.pose.reference import (
     Candidates,
     Limb,
     assemble,
@@ -15,6 +12,9 @@ from distributed_pose.testing.plain_decoder import (
     full_resolution,
     plain_decode,
 )
+from distributed_pose.pose.skeleton import LIMBS, NUM_KEYPOINTS
+from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
+from distributed_pose.records import Geometry
 
 NOBODY = Candidates(np.zeros((0, 2), np.float32), np.zeros(0, np.float32))
 

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import pytest
 
 from distributed_pose.pose import regions
+from distributed_pose.pose.reference import full_resolution
 from distributed_pose.pose.regions import THRESHOLD, hot_boxes, trimmed
 from distributed_pose.pose.resample import ENLARGE, TAPS, _cubic, axes, gap_and_phase
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, STRIDE
 from distributed_pose.records import Geometry
-from distributed_pose.testing.plain_decoder import full_resolution
 
 Doubles = npt.NDArray[np.float64]
 

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from distributed_pose.pose.reference import full_resolution
 from distributed_pose.pose.resample import Axis, Box, axes, enlarged, in_tail, resized
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
 from distributed_pose.records import Geometry
-from distributed_pose.testing.plain_decoder import full_resolution
 
 Floats = npt.NDArray[np.float32]
 

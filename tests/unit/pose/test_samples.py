@@ -6,11 +6,11 @@ Legend: C channels, h and w image size in pixels.
 import numpy as np
 import pytest
 
+from distributed_pose.pose.reference import full_resolution
 from distributed_pose.pose.resample import axes
 from distributed_pose.pose.samples import NUM_SAMPLES, estimate, new_samples, take_samples
 from distributed_pose.pose.skeleton import NUM_PAFS
 from distributed_pose.records import Geometry
-from distributed_pose.testing.plain_decoder import full_resolution
 
 # A multiple of 4, so that OpenCV computes the last column like the others.
 CHANNELS = 40

@@ -1,0 +1,243 @@
+"""A device that takes as long as a published one, and answers from the ground truth.
+
+With it dispatch, transfer and grouping are measured as they are in front of fast devices, on a
+machine that has none.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from distributed_pose.backends.base import (
+    Backend,
+    BackendOptions,
+    DeviceTimes,
+    Inference,
+    InputBatch,
+    Maps,
+)
+from distributed_pose.backends.oracle import OracleBackend
+from distributed_pose.devices.published import PUBLISHED
+from distributed_pose.errors import ConfigError
+from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
+from distributed_pose.records import Geometry, Simulation
+
+# 30 to 4,000 images of the drawn maps' nonzero values.
+_KEPT_BYTES = 2**26
+
+
+@dataclass(frozen=True)
+class DeviceModel:
+    """How long a device takes for a batch of 368x640, compute only.
+
+    Attributes:
+        rates: batch size, from 1 up, and images/s at that size. A single rate holds for all sizes;
+            between two the time of a batch is interpolated; beyond the last its rate holds.
+        overhead_s: time that a batch of any size takes on top. Published rates contain it.
+
+    Source: `report.published`.
+    """
+
+    rates: tuple[tuple[int, float], ...]
+    overhead_s: float = 0.0
+
+    def batch_s(self, num_images: int) -> float:
+        """Returns the seconds that a batch takes."""
+        sizes, times_s = zip(*((size, size / rate) for size, rate in self.rates), strict=True)
+        last_size, last_rate = self.rates[-1]
+        if num_images > last_size:
+            return self.overhead_s + num_images / last_rate
+        return self.overhead_s + float(np.interp(num_images, sizes, times_s))
+
+
+DEVICES: Mapping[str, DeviceModel] = MappingProxyType(
+    {key: DeviceModel(published.rates) for key, published in PUBLISHED.items()}
+)
+_DEFAULT = "t4"
+
+
+class _Part(NamedTuple):
+    """The values of an image's heatmaps or PAFs that are not those of an empty image."""
+
+    at: npt.NDArray[np.int32]
+    values: npt.NDArray[np.float32 | np.float16]
+
+
+_Drawn = tuple[_Part, _Part]
+
+
+class _Engines:
+    """Those of a card: copies to it, execution, and copies from it run side by side.
+
+    Each does one batch at a time, in the order in which they are submitted.
+    """
+
+    def __init__(self) -> None:
+        self._free_at_s = [0.0, 0.0, 0.0]
+
+    def run(self, now_s: float, times_s: Sequence[float]) -> float:
+        """Returns when a batch that is submitted now has been through all of them.
+
+        Args:
+            now_s: on any clock that only goes forward.
+            times_s: of the batch in each of them.
+        """
+        done_at_s = now_s
+        for engine, time_s in enumerate(times_s):
+            done_at_s = max(done_at_s, self._free_at_s[engine]) + time_s
+            self._free_at_s[engine] = done_at_s
+        return done_at_s
+
+
+class _Submitted(NamedTuple):
+    """A batch under way: its answer, and when it is there."""
+
+    answer: Inference
+    done_at_s: float
+
+
+class SimulatedBackend(Backend):
+    """The oracle's maps after the time of a published device.
+
+    The variant in the options names the device, its simulation what is different, and the index
+    seeds its jitter, whose mean keeps the rates. Drawing is part of the modelled time as long as it
+    is shorter. Images with the same people in the same place are drawn once, so that a dataset that
+    lists few images many times costs next to no processor time.
+
+    Args:
+        content: of a COCO annotation file.
+        options: see `BackendOptions`.
+        clock: gives seconds.
+        sleep: waits for so many of them.
+
+    Raises:
+        ConfigError: if there is no such device.
+    """
+
+    precision = "f32"
+
+    def __init__(
+        self,
+        content: bytes,
+        options: BackendOptions,
+        clock: Callable[[], float] = time.perf_counter,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        name = options.variant or _DEFAULT
+        if name not in DEVICES:
+            raise ConfigError(
+                f"backend: there is no simulated device {name}",
+                f"available: {', '.join(f'simulated:{known}' for known in DEVICES)}",
+            )
+        self._oracle = OracleBackend(content, options)
+        self._simulation = options.simulation
+        rate = self._simulation.images_per_s
+        self.description = f"simulated, {rate:g} images/s" if rate else f"simulated {name}"
+        self.slots = self._simulation.slots
+        self._model = _model(DEVICES[name], self._simulation)
+        self._jitter = np.random.default_rng(options.index)
+        self._clock, self._sleep = clock, sleep
+        self._engines = _Engines()
+        self._under_way: deque[_Submitted] = deque()
+        self._kept: dict[object, _Drawn] = {}
+        self._kept_bytes = 0
+
+    def submit(self, batch: InputBatch) -> None:
+        start_s = self._clock()
+        try:
+            maps = self._answer(batch)
+        except BaseException:
+            self._under_way.clear()
+            raise
+        copy_in_s, compute_s, copy_out_s = times_s = self._times_s(len(batch.image_ids))
+        times = DeviceTimes(_ns(compute_s), _ns(copy_in_s), _ns(copy_out_s))
+        done_at_s = self._engines.run(start_s, times_s)
+        self._under_way.append(_Submitted(Inference(maps, times), done_at_s))
+
+    def collect(self) -> Inference:
+        oldest = self._under_way.popleft()
+        remaining_s = oldest.done_at_s - self._clock()
+        if remaining_s > 0:
+            self._sleep(remaining_s)
+        return oldest.answer
+
+    def close(self) -> None:
+        self._oracle.close()
+        self._under_way.clear()
+        self._kept.clear()
+
+    def _times_s(self, num_images: int) -> tuple[float, float, float]:
+        """Returns the seconds that a batch is copied in, executed and copied out."""
+        simulation = self._simulation
+        factor = self._jitter.uniform(1 - simulation.jitter, 1 + simulation.jitter)
+        return (
+            num_images * simulation.copy_in_s,
+            factor * self._model.batch_s(num_images),
+            num_images * simulation.copy_out_s,
+        )
+
+    def _answer(self, batch: InputBatch) -> Maps:
+        height, width = (size // STRIDE for size in batch.inputs_N3HW.shape[2:])
+        maps = _empty(len(batch.image_ids), height, width)
+        for index, (image_id, geometry) in enumerate(
+            zip(batch.image_ids, batch.geometries, strict=True)
+        ):
+            drawn = self._drawn(image_id, geometry, batch.inputs_N3HW[:1])
+            for array, part in zip(maps, drawn, strict=True):
+                array[index].reshape(-1)[part.at] = part.values
+        return maps
+
+    def _drawn(
+        self, image_id: int, geometry: Geometry, any_input: npt.NDArray[np.float32 | np.uint8]
+    ) -> _Drawn:
+        people = tuple(map(tuple, self._oracle.people(image_id)))
+        key = people, geometry, any_input.shape
+        if key in self._kept:
+            return self._kept[key]
+        drawn = _parts(self._oracle.run(InputBatch((image_id,), (geometry,), any_input)))
+        size_bytes = sum(array.nbytes for part in drawn for array in part)
+        # What is kept stays: a dataset larger than the room, gone through again and again, would
+        # find nothing of itself if the oldest went first.
+        if self._kept_bytes + size_bytes <= _KEPT_BYTES:
+            self._kept[key] = drawn
+            self._kept_bytes += size_bytes
+        return drawn
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * 1e9)
+
+
+def _model(published: DeviceModel, simulation: Simulation) -> DeviceModel:
+    rates = published.rates
+    if simulation.images_per_s:
+        rates = ((1, simulation.images_per_s),)
+    return DeviceModel(rates, published.overhead_s + simulation.overhead_s)
+
+
+def _empty(num_images: int, height: int, width: int) -> Maps:
+    heatmaps_NKHW = np.zeros((num_images, NUM_HEATMAPS, height, width), np.float32)
+    heatmaps_NKHW[:, -1] = 1
+    return Maps(heatmaps_NKHW, np.zeros((num_images, NUM_PAFS, height, width), np.float32))
+
+
+def _parts(maps: Maps) -> _Drawn:
+    """Returns what is in the maps of one image, exactly."""
+    empty = _empty(1, *maps.pafs_NPHW.shape[2:])
+    return (
+        _part(maps.heatmaps_NKHW, empty.heatmaps_NKHW),
+        _part(maps.pafs_NPHW, empty.pafs_NPHW),
+    )
+
+
+def _part(
+    array: npt.NDArray[np.float32 | np.float16], empty: npt.NDArray[np.float32 | np.float16]
+) -> _Part:
+    at = np.flatnonzero(array != empty).astype(np.int32)
+    return _Part(at, array.reshape(-1)[at])

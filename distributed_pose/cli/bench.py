@@ -1,0 +1,125 @@
+"""The `bench` commands: costs of the host, and speed of the devices and of the whole pipeline."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from distributed_pose.cli.progress import counts, progress
+from distributed_pose.cli.terminal import Terminal, print_text
+from distributed_pose.config.schema import RunConfig, load_config
+
+bench = typer.Typer(
+    name="bench",
+    help="Measure host costs, devices and the whole pipeline, after a check of the poses.",
+    no_args_is_help=True,
+)
+
+# No device has memory for larger batches.
+_MAX_BATCH = 4096
+
+_Config = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE.yaml", help="Configuration file to use.")
+]
+_Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a configuration key; repeatable."),
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print only the figures, as JSON.")]
+
+
+@bench.command("host")
+def host(
+    *,
+    config: _Config = None,
+    overrides: _Set = None,
+    repeat: Annotated[int, typer.Option(help="Number of measurements per image.", min=1)] = 5,
+    as_json: _Json = False,
+) -> None:
+    """Measure the CPU time per image of every stage off the device, on one core.
+
+    The default of data.limit is 64.
+    """
+    settings = _with_limit(load_config(config, overrides or ()), 64)
+    from distributed_pose.bench.host import bench_host
+    from distributed_pose.bench.tables import host_table
+
+    with progress() as on_progress:
+        report = bench_host(settings, repeat, on_progress)
+    if as_json:
+        print_text(json.dumps(asdict(report), indent=2) + "\n")
+    else:
+        Terminal().print(host_table(report))
+
+
+@bench.command("pipeline")
+def pipeline(
+    *,
+    config: _Config = None,
+    overrides: _Set = None,
+    repeat: Annotated[
+        int, typer.Option(help="Number of pairs of a model-only run and a whole run.", min=1)
+    ] = 1,
+    as_json: _Json = False,
+) -> None:
+    """Compare the images/s of whole runs with those of the model alone on the same cores.
+
+    The default of data.limit is 512.
+    """
+    settings = _with_limit(load_config(config, overrides or ()), 512)
+    from distributed_pose.bench.pipeline import bench_pipeline
+    from distributed_pose.bench.tables import pipeline_table
+
+    with progress() as on_progress:
+        report = bench_pipeline(settings, repeat, on_progress)
+    if as_json:
+        print_text(json.dumps(asdict(report), indent=2) + "\n")
+    else:
+        Terminal().print(pipeline_table(report))
+
+
+@bench.command("device")
+def device(
+    *,
+    config: _Config = None,
+    overrides: _Set = None,
+    batch: Annotated[
+        str, typer.Option(help="Batch sizes to measure, separated by commas.")
+    ] = "1,2,4,8,16,32",
+    seconds: Annotated[
+        float,
+        typer.Option(help="Minimum time to measure each batch size, in s.", min=0.0, max=3600.0),
+    ] = 2.0,
+    as_json: _Json = False,
+) -> None:
+    """Measure execution time, latency and images/s of each device by batch size.
+
+    The fastest batch size is marked.
+    """
+    settings = load_config(config, overrides or ())
+    sizes = batch_sizes(batch)
+    from distributed_pose.bench.device import bench_device
+    from distributed_pose.bench.tables import device_bench_table
+
+    with progress() as on_progress:
+        sweeps = bench_device(settings, sizes, seconds, on_progress)
+    if as_json:
+        print_text(json.dumps([asdict(sweep) for sweep in sweeps], indent=2) + "\n")
+    else:
+        Terminal().print(*map(device_bench_table, sweeps))
+
+
+def batch_sizes(text: str) -> list[int]:
+    """Returns the batch sizes in a text such as `1,4,8`.
+
+    Raises:
+        ConfigError: if the text has another form.
+    """
+    return counts("--batch", text, _MAX_BATCH)
+
+
+def _with_limit(config: RunConfig, limit: int) -> RunConfig:
+    data = config.data.model_copy(update={"limit": config.data.limit or limit})
+    return config.model_copy(update={"data": data})

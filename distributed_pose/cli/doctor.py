@@ -1,0 +1,57 @@
+"""The commands that look at devices and run nothing: `devices` and `doctor`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from distributed_pose.cli.terminal import Terminal, print_line, print_text, start_logging
+from distributed_pose.config.schema import load_config
+from distributed_pose.errors import SetupError
+
+_Config = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE.yaml", help="As for `evaluate`.")
+]
+_Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As for `evaluate`.")
+]
+_Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show logs, also those of Ray.")]
+
+
+def devices(*, config: _Config = None, overrides: _Set = None, verbose: _Verbose = False) -> None:
+    """List the devices that an evaluation would use."""
+    start_logging(verbose=verbose)
+    settings = load_config(config, overrides or ())
+    from distributed_pose.cluster.survey import survey_devices
+    from distributed_pose.report.tables import device_table
+
+    found = survey_devices(settings).devices
+    rows = [(device.plan, settings.on(device.plan.kind), device.takes) for device in found]
+    Terminal().print(device_table(rows))
+
+
+def doctor(
+    *,
+    config: _Config = None,
+    overrides: _Set = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answers as JSON.")] = False,
+    verbose: _Verbose = False,
+) -> None:
+    """Tell which backends can run each device, what each lacks, and how to mend it.
+
+    Ends with 0 only if each device has a backend.
+    """
+    start_logging(verbose=verbose)
+    settings = load_config(config, overrides or ())
+    from distributed_pose.cluster.survey import missing_features, survey_all
+    from distributed_pose.report.doctor_text import doctor_lines, doctor_record
+
+    survey, features = survey_all(settings), missing_features()
+    if as_json:
+        print_text(json.dumps(doctor_record(survey, features), indent=2) + "\n")
+    else:
+        for line in doctor_lines(survey, features):
+            print_line(line)
+    if not survey.is_ready:
+        raise typer.Exit(SetupError.exit_code)

@@ -1,0 +1,49 @@
+"""The progress bar and the option with a list of counts, which several commands share."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from distributed_pose.cli.terminal import Terminal
+from distributed_pose.errors import ConfigError
+
+# Each count means a separate measurement or artifact.
+_MAX_COUNTS = 64
+_SHOWN = 100
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[int, int], None]]:
+    """Yields a function of (total, done) that shows a progress bar, but only on a terminal."""
+    console = Terminal(stderr=True)
+    columns = TextColumn("working"), BarColumn(), MofNCompleteColumn()
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bars:
+        task = bars.add_task("", total=None)
+        yield lambda total, done: bars.update(task, total=total, completed=done)
+
+
+def counts(option: str, text: str, most: int) -> list[int]:
+    """Returns the counts in a text such as `1,4,8`.
+
+    Args:
+        option: name of the option, for messages.
+        text: value of the option.
+        most: largest count that is allowed.
+
+    Raises:
+        ConfigError: if the text has another form, or over 64 counts.
+    """
+    parts = text.split(",", _MAX_COUNTS)
+    if len(parts) > _MAX_COUNTS:
+        raise ConfigError(f"{option}: over {_MAX_COUNTS} counts")
+    if not all(_is_count(part.strip(), most) for part in parts):
+        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+        raise ConfigError(f"{option} {shown}: expected counts such as 1,4,8, up to {most}")
+    return [int(part) for part in parts]
+
+
+def _is_count(text: str, most: int) -> bool:
+    # Python refuses to parse integers of thousands of digits.
+    return text.isdecimal() and len(text) <= len(str(most)) and 1 <= int(text) <= most

@@ -1,0 +1,184 @@
+"""The `scale` and `plan` commands: measured and predicted throughput of several devices."""
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from distributed_pose.cli.progress import counts, progress
+from distributed_pose.cli.terminal import Terminal
+from distributed_pose.config.schema import load_config
+from distributed_pose.errors import ConfigError, SetupError
+from distributed_pose.files.json_records import read_record
+from distributed_pose.files.local import (
+    MAX_CARD_BYTES,
+    check_not_input,
+    one_line,
+    read_regular,
+    write_atomically,
+)
+from distributed_pose.packages import require
+
+if TYPE_CHECKING:
+    from distributed_pose.bench.capacity import DeviceGroup, HostCosts
+
+_Config = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE.yaml", help="Configuration file to use.")
+]
+_Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a configuration key; repeatable."),
+]
+
+_MAX_COUNT = 99999
+
+_Counts = Annotated[str, typer.Option(help="Numbers of devices to measure, separated by commas.")]
+_Repeat = Annotated[int, typer.Option(help="Number of runs per number of devices.", min=1)]
+_Weak = Annotated[
+    bool,
+    typer.Option(
+        "--weak", help="Weak scaling: the number of images per device is constant, not the total."
+    ),
+]
+_Output = Annotated[
+    Path, typer.Option("--output", metavar="DIR", help="Folder to write scaling.json and plots to.")
+]
+
+_Groups = Annotated[
+    str,
+    typer.Option(
+        help="Devices as NAME=COUNT or RATE=COUNT, with the rate in images/s, separated by commas, "
+        "such as ascend310p3=8,t4=2 or 300=4."
+    ),
+]
+_Images = Annotated[float, typer.Option(help="Number of images to evaluate.", min=1, max=1e15)]
+_Hosts = Annotated[
+    int,
+    typer.Option(help="Number of hosts that the devices are spread over.", min=1, max=_MAX_COUNT),
+]
+_Cores = Annotated[
+    int | None,
+    typer.Option(
+        help="CPU cores per host; by default those of this machine.", min=1, max=_MAX_COUNT
+    ),
+]
+_Costs = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Read the host costs from a file that --save wrote; by default they are measured.",
+    ),
+]
+_Save = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the host costs to this file.")
+]
+_Check = Annotated[
+    bool, typer.Option("--check", help="Also run the plan with simulated devices on this machine.")
+]
+
+# More characters than any sensible list of device groups needs.
+_MAX_GROUPS = 1000
+
+
+def scale(
+    *,
+    devices: _Counts = "1,2,4,8",
+    repeat: _Repeat = 3,
+    weak: _Weak = False,
+    config: _Config = None,
+    overrides: _Set = None,
+    output: _Output = Path("scaling"),
+) -> None:
+    """Measure throughput, speed-up and efficiency with growing numbers of devices.
+
+    The report also names the costs that limit the scaling.
+    """
+    check_not_input(output / "scaling.json", {"--config": config})
+    numbers = counts("--devices", devices, _MAX_COUNT)
+    settings = load_config(config, overrides or ())
+    require("matplotlib", extra="plots", purpose="the plot of `scale`")
+    from distributed_pose.bench.plots import scaling_plots
+    from distributed_pose.bench.scale import run_scaling
+    from distributed_pose.bench.tables import scale_costs_table, scale_table
+
+    with progress() as on_progress:
+        report = run_scaling(settings, numbers, repeat, on_progress, weak=weak)
+    points = report.points
+    plots = scaling_plots(
+        [point.devices for point in points],
+        [point.runs_images_per_s for point in points],
+        [point.wall_images_per_s for point in points],
+        f"{report.description}, batch {report.batch_size}, gather {report.gather}",
+    )
+    write_atomically(output / "scaling.json", json.dumps(asdict(report), indent=2) + "\n")
+    for suffix, content in plots.items():
+        write_atomically(output / f"scaling.{suffix}", content)
+    console = Terminal()
+    console.print(scale_table(report), scale_costs_table(report), f"Written to {output}", sep="\n")
+
+
+def plan(  # noqa: PLR0913 - one argument per option
+    *,
+    devices: _Groups,
+    images: _Images = 5000,
+    hosts: _Hosts = 1,
+    cores: _Cores = None,
+    costs: _Costs = None,
+    save: _Save = None,
+    check: _Check = False,
+    config: _Config = None,
+    overrides: _Set = None,
+) -> None:
+    """Predict the throughput of devices together, the hosts they need, and the bottleneck."""
+    settings = load_config(config, overrides or ())
+    from distributed_pose.bench.capacity import capacity, measure_host_costs, measured
+    from distributed_pose.bench.tables import capacity_table
+    from distributed_pose.devices.host import num_cpus
+
+    groups = _groups(devices)
+    if costs:
+        host_costs = _read_costs(costs)
+    else:
+        with progress() as on_progress:
+            host_costs = measure_host_costs(settings, on_progress)
+    if save:
+        check_not_input(save, {"--config": config})
+        write_atomically(save, json.dumps(asdict(host_costs), indent=2) + "\n")
+    planned = capacity(host_costs, groups, images, hosts=hosts, cores=cores or num_cpus())
+    console = Terminal()
+    console.print(capacity_table(planned, host_costs))
+    if check:
+        rate = measured(settings, groups)
+        ratio = planned.images_per_s / rate
+        console.print(f"measured, simulated: {rate:,.1f} images/s; planned / measured {ratio:.3f}")
+
+
+def _groups(text: str) -> "list[DeviceGroup]":
+    from distributed_pose.bench.capacity import DeviceGroup, published_rate
+
+    if len(text) > _MAX_GROUPS:
+        raise ConfigError(f"--devices has over {_MAX_GROUPS} characters")
+    groups = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([a-z0-9]+|[0-9.]+)=([1-9][0-9]{0,4})\s*", part)
+        if not match:
+            raise ConfigError(
+                f"--devices {text}: expected NAME=COUNT or RATE=COUNT",
+                "such as ascend310p3=8 or 300=4",
+            )
+        groups.append(DeviceGroup(match[1], int(match[2]), published_rate(match[1])))
+    return groups
+
+
+def _read_costs(path: Path) -> "HostCosts":
+    from distributed_pose.bench.capacity import HostCosts
+
+    try:
+        return read_record(HostCosts, read_regular(path, MAX_CARD_BYTES))
+    except (OSError, ValueError) as error:
+        raise SetupError(
+            f"cannot read costs from {path}: {one_line(error)}", "write the file with --save"
+        ) from None

@@ -1,0 +1,176 @@
+"""Worker and reducer as Ray actors: their processes, and what may be asked of them meanwhile."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import process_time
+from typing import Any, cast
+
+import cv2
+import pyarrow as pa
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from distributed_pose.backends.readiness import Readiness, examine
+from distributed_pose.cluster.connection import RESOURCES
+from distributed_pose.cluster.diagnosis import describe_threads
+from distributed_pose.data.shards import unpack_images
+from distributed_pose.devices.discovery import hide_accelerators, show_only
+from distributed_pose.devices.host import keep_freed_memory, peak_rss_bytes
+from distributed_pose.engine.dispatch import MAX_IN_FLIGHT
+from distributed_pose.engine.reducer import Reducer, Reduction
+from distributed_pose.engine.trials import Sweep
+from distributed_pose.engine.worker import Worker, WorkerReport
+from distributed_pose.files.package_identity import PackageIdentity, package_identity
+from distributed_pose.model.artifacts import Source
+from distributed_pose.model.compile import compile_model
+from distributed_pose.records import DevicePlan, DeviceReady, Order, WorkerSpec
+
+# A thread of its own, so that an actor answers questions while it is at work.
+_ASIDE = "aside"
+_remote = partial(ray.remote, concurrency_groups={_ASIDE: 1}, max_restarts=0)
+
+# Makes an actor and returns its handle and the first call, which ends when it is ready.
+Create = Callable[[], tuple[Any, Any]]
+
+
+class _Actor:
+    """A process of the run."""
+
+    def __init__(self) -> None:
+        # The reserved CPUs are the model's; OpenCV would take all of the machine's.
+        cv2.setNumThreads(1)
+        keep_freed_memory()
+
+    @ray.method(concurrency_group=_ASIDE)
+    def peak_rss_bytes(self) -> int:
+        return peak_rss_bytes()
+
+    @ray.method(concurrency_group=_ASIDE)
+    def cpu_s(self) -> float:
+        return process_time()
+
+    @ray.method(concurrency_group=_ASIDE)
+    def doing(self) -> str:
+        return describe_threads()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an actor for a device found itself.
+
+    Attributes:
+        device_id: of the device that Ray gave it; empty for CPUs.
+        backends: whether those that the device may be configured for can start there, best first.
+        package: the copy of this package that its process runs.
+    """
+
+    device_id: str
+    backends: tuple[Readiness, ...]
+    package: PackageIdentity
+
+
+@dataclass(frozen=True)
+class ReducerReady:
+    """A reducer that can group maps.
+
+    Attributes:
+        package: the copy of this package that its process runs.
+    """
+
+    package: PackageIdentity
+
+
+class _WorkerActor(_Actor):
+    """A worker in an actor's process, pinned to a device by Ray."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self._kind = kind
+        self._worker: Worker | None = None
+        ids = ray.get_runtime_context().get_accelerator_ids()
+        self._device_id = next(iter(ids.get(RESOURCES.get(kind, ""), [])), "")
+        # Ray leaves all devices visible to actors that have none of them, and to all actors where
+        # RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES or the like is set: index 0 is then the same
+        # card for all of them.
+        if kind in RESOURCES:
+            show_only(kind, self._device_id)
+        else:
+            hide_accelerators()
+
+    def place(self, backends: Sequence[str], soc: str) -> Place:
+        return Place(self._device_id, examine(backends, soc), package_identity())
+
+    def compile(self, model: Source, order: Order) -> bytes:
+        return compile_model(model, order).content
+
+    def start(self, spec: WorkerSpec, model: bytes) -> DeviceReady:
+        self._worker = Worker(spec, model)
+        groups = spec.gather == "poses"
+        self._answer = self._worker.infer_and_group if groups else self._worker.infer
+        return self._worker.start()
+
+    def process(self, images: pa.RecordBatch | bytes) -> tuple[Any, WorkerReport]:
+        return self._answer(unpack_images(images))
+
+    def sweep(self, batch_size: int, least_s: float) -> Sweep:
+        # Asked of devices that are ready alone.
+        return cast("Worker", self._worker).sweep(batch_size, least_s)
+
+    def close(self) -> None:
+        if self._worker:
+            self._worker.close()
+
+
+class _ReducerActor(_Actor):
+    """A reducer in an actor's process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reducer = Reducer()
+
+    def start(self) -> ReducerReady:
+        self._reducer.warm_up()
+        return ReducerReady(package_identity())
+
+    def reduce(self, maps: Sequence[pa.RecordBatch], image_ids: Sequence[int]) -> Reduction:
+        return self._reducer.reduce(maps, image_ids)
+
+    def close(self) -> None:
+        pass
+
+
+def reservation(plan: DevicePlan) -> dict[str, float]:
+    """Returns what a worker reserves on its node, by Ray's name of the resource."""
+    # What feeds an accelerator has its CPU set aside in the plan. Reserved, it would keep a
+    # process that is held, and that which is to take its place, from being there at once.
+    resource = RESOURCES.get(plan.kind, "")
+    return {resource: plan.share} if resource else {"CPU": plan.cpus}
+
+
+def create_worker(plan: DevicePlan, backends: Sequence[str], soc: str) -> tuple[Any, Any]:
+    """Starts a process for a device of the plan's kind on its node; the call returns a `Place`.
+
+    Args:
+        plan: the device.
+        backends: that its node is examined for.
+        soc: name of an Ascend chip; empty for other devices, and where it is not known.
+    """
+    reserved = reservation(plan)
+    actor = _remote(max_concurrency=MAX_IN_FLIGHT)(_WorkerActor).options(
+        num_cpus=reserved.pop("CPU", 0),
+        num_gpus=reserved.pop("GPU", 0),
+        resources=reserved,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(plan.node_id, soft=False),
+    )
+    handle: Any = actor.remote(plan.kind)
+    return handle, handle.place.remote(tuple(backends), soc)
+
+
+def create_reducer() -> tuple[Any, Any]:
+    """Starts a reducer on any node; the call returns a `ReducerReady`.
+
+    It takes the processor time that workers leave.
+    """
+    handle: Any = _remote(num_cpus=0)(_ReducerActor).remote()
+    return handle, handle.start.remote()

@@ -1,0 +1,97 @@
+"""A budget for the bytes of shards and maps in flight in the object store."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from distributed_pose.config.schema import RunConfig
+from distributed_pose.data.shards import Shard
+from distributed_pose.errors import SetupError
+from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
+from distributed_pose.vision.profiles import PROFILES
+
+# Share of the smallest object store. Ray's own copies and other users of it need the rest.
+_SHARE = 0.5
+
+
+@dataclass
+class Load:
+    """The bytes of one shard in flight.
+
+    Attributes:
+        promised: bytes that the shard and its maps can take.
+        there: bytes that they take so far.
+    """
+
+    promised: int
+    there: int
+
+
+class Transit:
+    """Counts the bytes in flight, and says whether another shard fits.
+
+    Args:
+        config: configuration of the run.
+        room_bytes: size of the smallest object store; 0 sets no bound.
+        shard_size: largest number of images that are sent at once.
+
+    Raises:
+        SetupError: if not even one batch fits.
+    """
+
+    def __init__(self, config: RunConfig, room_bytes: int, shard_size: int = 1) -> None:
+        self._profile = PROFILES[config.profile]
+        self._gathers_maps = config.gather == "maps"
+        self._itemsize = np.dtype(
+            {"f32": np.float32, "f16": np.float16}[config.maps_dtype]
+        ).itemsize
+        self._room = int(room_bytes * _SHARE) if room_bytes else 0
+        self._promised = self._there = self.peak_bytes = self.total_bytes = 0
+        height, width = self._profile.nominal_input
+        needed = shard_size * self._maps_bytes(height, width)
+        if self._room and needed > self._room:
+            raise SetupError(
+                f"the maps of a batch take {needed / 1e6:.0f} MB, and an object store has "
+                f"{room_bytes / 1e6:.0f} MB, of which half is for them",
+                "set a smaller batch_size, or gather=poses",
+            )
+
+    def has_room(self, shard: Shard) -> bool:
+        """Returns whether a shard may be sent; a single shard in flight always may."""
+        return not (self._promised and self._room) or (
+            self._promised + self._bytes(shard) <= self._room
+        )
+
+    def entered(self, shard: Shard) -> Load:
+        """Reserves the bytes of a shard that is sent to a worker."""
+        load = Load(self._bytes(shard), shard.images.nbytes)
+        self._promised += load.promised
+        self._add(load.there)
+        return load
+
+    def arrived(self, load: Load, maps_bytes: int) -> None:
+        """Adds the bytes of a shard's maps, which have arrived."""
+        load.there += maps_bytes
+        self._add(maps_bytes)
+
+    def left(self, load: Load) -> None:
+        """Releases the bytes of a shard that is no longer in flight."""
+        self._promised -= load.promised
+        self._add(-load.there)
+
+    def _add(self, number: int) -> None:
+        self._there += number
+        self.total_bytes += max(0, number)
+        self.peak_bytes = max(self.peak_bytes, self._there)
+
+    def _bytes(self, shard: Shard) -> int:
+        encoded: int = shard.images.nbytes
+        if not self._gathers_maps:
+            return encoded
+        columns = (shard.images.column(name).to_pylist() for name in ("height", "width"))
+        shapes = [self._profile.input_shape(*size)[1:] for size in zip(*columns, strict=True)]
+        return encoded + sum(self._maps_bytes(*shape) for shape in shapes)
+
+    def _maps_bytes(self, height: int, width: int) -> int:
+        cells = (height // STRIDE) * (width // STRIDE)
+        return cells * (NUM_HEATMAPS + NUM_PAFS) * self._itemsize * self._gathers_maps

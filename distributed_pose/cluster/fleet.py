@@ -1,0 +1,323 @@
+"""The actors of a run: started, put in their places, started anew and ended."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from time import monotonic
+from typing import Any, cast
+
+import ray
+
+from distributed_pose.backends.registry import candidates
+from distributed_pose.cluster.actors import Place, create_reducer, create_worker, reservation
+from distributed_pose.cluster.calls import Actor, Trouble, ask, fetch, owner_of, wait
+from distributed_pose.cluster.connection import is_alive, live_nodes
+from distributed_pose.cluster.reservations import shortage
+from distributed_pose.config.schema import RunConfig
+from distributed_pose.devices.planning import plan_devices
+from distributed_pose.engine.base import starting
+from distributed_pose.engine.choice import Choice, Site, tell
+from distributed_pose.engine.deployment import (
+    Deployment,
+    auto_kinds,
+    chip_of,
+    usable_here,
+    workers_per_device,
+)
+from distributed_pose.engine.health import Health
+from distributed_pose.engine.trials import Sweep
+from distributed_pose.errors import BackendError, ExecutionError, PoseEvalError, SetupError
+from distributed_pose.files.package_identity import difference
+from distributed_pose.model.artifacts import Source
+from distributed_pose.model.compile import compile_model, needs_device, portable
+from distributed_pose.model.makers import Calibration
+from distributed_pose.records import DevicePlan, DeviceReady, ImagesToRead, Order
+
+_LOG = logging.getLogger(__name__)
+
+_CLOSE_TIMEOUT_S = 5.0
+
+# What a run that has just ended held is free again within seconds; what is not by then is another
+# job's.
+_RESERVATION_S = 15.0
+
+# Compilers of vendors take minutes, and with tuning tens of them.
+_LONG_TIMEOUT_S = 7200.0
+
+
+class Fleet:
+    """The workers and reducers of a run.
+
+    A worker's process is started before it is known which of its node's devices Ray gives it. It
+    is then put in the place of that device, and only then loads what runs there.
+
+    Attributes:
+        workers: one a device.
+        reducers: none where workers group.
+        compile_s: seconds of the start that went into compiling.
+        is_stopped: whether the run ends, and nothing more is to be waited for.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        self.workers: list[Actor] = []
+        self.reducers: list[Actor] = []
+        self.compile_s = 0.0
+        self.is_stopped = False
+        self._deployments: dict[str, Deployment] = {}
+        # What processes that are started again load, by device: none before the first has.
+        self._deployed: dict[str, tuple[Any, Any]] = {}
+
+    @property
+    def actors(self) -> Sequence[Actor]:
+        """Workers and reducers."""
+        return (*self.workers, *self.reducers)
+
+    @property
+    def start_deadlines(self) -> list[float]:
+        """When the actors that are starting must be ready."""
+        return [actor.start_deadline_at for actor in self.actors if actor.starting]
+
+    def devices(self) -> tuple[DevicePlan, ...]:
+        """Returns the devices that the run uses."""
+        # In the nodes' order, so that device names stand for the same ones in every run.
+        nodes = live_nodes()
+        here = [device for node in nodes for device in node.accelerators]
+        # What is installed on other machines is only known when there are processes on them.
+        kinds = usable_here(self._config, here) if len(nodes) == 1 else auto_kinds(self._config)
+        return plan_devices(
+            self._config.devices,
+            nodes,
+            kinds,
+            cpus=self._config.cpu.cpus,
+            workers=workers_per_device(self._config),
+        )
+
+    def start(
+        self, model: Source, calibration: Calibration | None, images: ImagesToRead | None = None
+    ) -> tuple[DeviceReady, ...]:
+        """Returns when every device is ready; see `Engine.start`."""
+        self._launch()
+        choice = Choice(self._config, model.format)
+        ready = None
+        while ready is None:
+            try:
+                self._await_starts()
+                self._deployments = choice.deployments(map(_site, self.workers))
+                self._begin(model, calibration, images)
+                self._await_starts()
+                ready = tuple(map(self._ready, self.workers))
+            except BackendError as error:
+                failed = self._deployments[str(error.device)]
+                choice.rule_out(error, failed)
+                self._relaunch(failed.spec.plan.kind)
+        tell(self._deployments.values())
+        return ready
+
+    def sweep(self, device: str, batch_size: int, least_s: float) -> Sweep:
+        """Returns how long batches take on a device; see `Worker.sweep`."""
+        (actor,) = (worker for worker in self.workers if worker.name == device)
+        sweep: Sweep = self._ask_long(actor, actor.handle.sweep.remote(batch_size, least_s))
+        return sweep
+
+    def end(self) -> None:
+        """Frees the devices."""
+        ask(self.workers, "close", _CLOSE_TIMEOUT_S)
+        for actor in self.actors:
+            actor.end()
+
+    def restart(
+        self, actor: Actor, reason: str, *, is_suspect: bool = False, final: bool = False
+    ) -> bool:
+        """Starts an actor anew or takes it out, and returns whether its node has left."""
+        gone = bool(actor.node_id) and not is_alive(actor.node_id)
+        actor.end()
+        reason = f"its node left: {reason}" if gone else reason
+        actor.health.fault(reason, final=final or gone, is_suspect=is_suspect)
+        _LOG.warning("%s: %s", actor.name, reason)
+        if not actor.health.is_out:
+            actor.launch()
+        return gone
+
+    def _launch(self) -> None:
+        self.workers = [self._new_worker(plan) for plan in self.devices()]
+        self.reducers = [
+            Actor(f"reducer:{index}", create_reducer, Health(self._config.deadline_s))
+            for index in range(self._config.reducers if self._config.gather == "maps" else 0)
+        ]
+        # All at once: devices load and warm up side by side.
+        for actor in self.actors:
+            actor.launch()
+
+    def _new_worker(self, plan: DevicePlan) -> Actor:
+        backends = candidates(self._config.on(plan.kind).backend, plan.kind)
+        create = partial(create_worker, plan, backends, chip_of(self._config, plan))
+        return Actor(plan.name, create, Health(self._config.deadline_s), plan=plan)
+
+    def _relaunch(self, kind: str) -> None:
+        """Starts all devices of a kind with new processes, which load another backend.
+
+        A vendor's libraries stay in the process that has loaded them, and those of two backends
+        can exclude each other.
+        """
+        for index, worker in enumerate(self.workers):
+            if worker.plan and worker.plan.kind == kind:
+                worker.end()
+                self._deployed.pop(worker.name, None)
+                self.workers[index] = self._new_worker(worker.plan)
+                self.workers[index].launch()
+
+    def _begin(
+        self, model: Source, calibration: Calibration | None, images: ImagesToRead | None
+    ) -> None:
+        """Has the workers that load nothing yet load what is made for them."""
+        idle = [worker for worker in self.workers if worker.name not in self._deployed]
+        orders = {worker.name: self._deployments[worker.name].order for worker in idle}
+        artifacts = self._compile(model, idle, orders, calibration)
+        for worker in idle:
+            spec = replace(self._deployments[worker.name].spec, images=images)
+            self._deployed[worker.name] = spec, artifacts[orders[worker.name]]
+            worker.begin(*self._deployed[worker.name])
+
+    def _ready(self, worker: Actor) -> DeviceReady:
+        # All have started.
+        ready = cast("DeviceReady", worker.ready)
+        return replace(ready, passed_over=self._deployments[worker.name].passed_over)
+
+    def _compile(
+        self,
+        model: Source,
+        workers: Sequence[Actor],
+        orders: Mapping[str, Order],
+        calibration: Calibration | None,
+    ) -> dict[Order, Any]:
+        """Returns references to the artifacts by order; each is made for its first worker."""
+        start = monotonic()
+        artifacts: dict[Order, Any] = {}
+        for actor in workers:
+            order = orders[actor.name]
+            if order not in artifacts:
+                with starting(actor.name):
+                    artifacts[order] = ray.put(self._compiled(model, actor, order, calibration))
+        self.compile_s += monotonic() - start
+        return artifacts
+
+    def _compiled(
+        self, model: Source, actor: Actor, order: Order, calibration: Calibration | None
+    ) -> Any:
+        source = portable(model, order)
+        if needs_device(source, order):
+            return self._ask_long(actor, actor.handle.compile.remote(source, order))
+        return compile_model(source, order, calibration).content
+
+    def _ask_long(self, actor: Actor, reference: Any) -> Any:
+        """Returns the answer of a call that may take long, before there is work to lose."""
+        deadline_at = monotonic() + _LONG_TIMEOUT_S
+        while not (done := wait([reference], [deadline_at])) and monotonic() < deadline_at:
+            self._check_stopped()
+        if not done:
+            raise SetupError(f"no answer within {_LONG_TIMEOUT_S:.0f} s", device=actor.name)
+        answer = fetch(reference)
+        if not isinstance(answer, Trouble):
+            return answer
+        if isinstance(answer.error, PoseEvalError):
+            answer.error.device = actor.name
+            raise answer.error
+        raise SetupError(answer.reason, device=actor.name)
+
+    def _await_starts(self) -> None:
+        while any(actor.starting for actor in self.actors):
+            self._check_stopped()
+            self._await_start()
+
+    def _check_stopped(self) -> None:
+        if self.is_stopped:
+            raise ExecutionError("stopped")
+
+    def _await_start(self) -> None:
+        """Waits for one of the starting actors.
+
+        Fewer devices than were asked for are not what was asked for, and nothing is lost yet.
+        """
+        starting = {actor.starting: actor for actor in self.actors if actor.starting}
+        done = wait([*starting], self.start_deadlines)
+        for actor in [starting[reference] for reference in done]:
+            self.finish_start(actor)
+        for actor in starting.values():
+            _check_reservation(actor)
+            if actor.starting and actor.is_overdue():
+                raise SetupError(
+                    f"not ready within {actor.start_deadline_s:.0f} s",
+                    "see `ray status` and the logs of its node",
+                    device=actor.name,
+                )
+            if actor.health.is_out:
+                # One that has died of its backend may live with another.
+                kind = BackendError if actor.name in self._deployed else SetupError
+                raise kind(
+                    f"on node {actor.node_address}: {actor.health.faults[-1]}", device=actor.name
+                )
+
+    def finish_start(self, actor: Actor) -> None:
+        """Deals with the answer of an actor that is starting.
+
+        Raises:
+            SetupError: if it cannot be what it is meant to be, and never was.
+        """
+        answer = fetch(actor.starting)
+        if isinstance(answer, Trouble):
+            if isinstance(answer.error, SetupError) and not actor.has_started:
+                raise answer.error
+            self.restart(actor, answer.reason)
+        elif isinstance(answer, DeviceReady):
+            actor.started(answer)
+        elif different := difference(getattr(answer, "package", None)):
+            self._refuse(actor, different)
+        elif isinstance(answer, Place):
+            self._find_place(actor, answer)
+        else:
+            actor.started(None)
+
+    def _refuse(self, actor: Actor, different: str) -> None:
+        """Deals with a process that runs other code than the driver."""
+        if actor.has_started:
+            self.restart(actor, different)
+            return
+        raise SetupError(
+            f"on node {actor.node_address} {different}",
+            "install the same version on all nodes",
+            device=actor.name,
+        )
+
+    def _find_place(self, actor: Actor, place: Place) -> None:
+        """Has a process work as the device that Ray gave it, which may be another's than meant."""
+        owner = owner_of(place, actor, self.workers, live_nodes())
+        if owner is None:
+            actor.hold()
+            return
+        if owner is not actor:
+            actor.exchange(owner)
+        owner.placed(place)
+        if owner.name in self._deployed:
+            owner.begin(*self._deployed[owner.name])
+
+
+def _site(worker: Actor) -> Site:
+    # Both are there once the actor is in its place.
+    plan, place = cast("DevicePlan", worker.plan), cast("Place", worker.place)
+    return Site(replace(plan, device_id=place.device_id), place.backends)
+
+
+def _check_reservation(actor: Actor) -> None:
+    """Checks that a worker does not wait for what others hold.
+
+    Raises:
+        SetupError: if it has for some time.
+    """
+    if not (actor.starting and actor.plan) or actor.place or actor.waited_s < _RESERVATION_S:
+        return
+    if lacking := shortage(actor.plan, reservation(actor.plan)):
+        raise SetupError(
+            lacking, "wait for it, end it, or choose others by devices", device=actor.name
+        )

@@ -1,0 +1,1 @@
+"""What a run is: its keys, and how they are read."""

@@ -1,0 +1,502 @@
+"""What a run is: frozen, validated, read from YAML and `--set dotted.key=value`.
+
+Relative paths are relative to the working directory of the command.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    ValidationError,
+)
+from pydantic_core import core_schema
+
+from distributed_pose.errors import ConfigError
+from distributed_pose.files.local import one_line, read_regular
+from distributed_pose.files.yaml_values import parse_yaml
+from distributed_pose.locations import Location, redacted
+from distributed_pose.records import Simulation
+
+ProfileName = Literal["modelzoo", "upstream", "uint8"]
+BackendName = Literal[
+    "auto",
+    "openvino",
+    "onnxruntime",
+    "onnxruntime:cpu",
+    "onnxruntime:cuda",
+    "onnxruntime:tensorrt",
+    "onnxruntime:cann",
+    "torch",
+    "torch:cpu",
+    "torch:cuda",
+    "ascend",
+    "ascend-ais",
+    "recorded",
+    "oracle",
+    "simulated",
+    "simulated:ascend310",
+    "simulated:ascend310p3",
+    "simulated:ascend710",
+    "simulated:t4",
+]
+Precision = Literal["auto", "f32", "bf16", "f16", "int8"]
+EngineName = Literal["ray", "inline"]
+Gather = Literal["maps", "poses"]
+MapsDtype = Literal["f32", "f16"]
+Reader = Literal["driver", "worker"]
+Damaged = Literal["keep", "fail"]
+
+# Hundreds of times what a configuration takes, and parsed in two seconds.
+_MAX_FILE_BYTES = 2**18
+
+# Characters of a value or key, and mistakes, that a message shows.
+_MAX_SHOWN = 100
+_MAX_MISTAKES = 20
+
+# A count of images, workers or the like; strict, so that `true` and "8" are not numbers.
+_Count = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
+
+
+def _check_batch_size(value: object) -> object:
+    if value == "auto" or (type(value) is int and 1 <= value < 2**31):
+        return value
+    raise ValueError(f"must be a count from 1, or 'auto', not {_shown(value)}")
+
+
+# Images in a batch; `auto` is the best one of a sweep on the device.
+BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_check_batch_size)]
+
+# No cluster has more devices of a kind than five digits count.
+_DEVICE = re.compile(r"cpu(:[1-9][0-9]{0,4})?|(cuda|npu):(\*|0|[1-9][0-9]{0,4})")
+
+
+def _as_list(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _check_devices(devices: tuple[str, ...]) -> tuple[str, ...]:
+    if not devices:
+        raise ValueError("needs at least one device, or 'auto'")
+    if devices == ("auto",):
+        return devices
+    for device in devices:
+        if not _DEVICE.fullmatch(device):
+            raise ValueError(
+                f"'{device}' is no device: use 'auto', 'cpu' or 'cpu:N' (N workers), 'cuda:*' or "
+                "'npu:*' (all of a kind), 'cuda:N' or 'npu:N' (the one of that number)"
+            )
+    return devices
+
+
+def _check_category(value: object) -> object:
+    if value is None or type(value) is int or (type(value) is str and value):
+        return value
+    raise ValueError(f"must be the id or the name of a category, not {_shown(value)}")
+
+
+# COCO has numbers, other files have text.
+_CategoryId = Annotated[int | str | None, BeforeValidator(_check_category)]
+
+_PathT = TypeVar("_PathT", Path, str)
+
+
+def _check_path(path: _PathT) -> _PathT:
+    if "\0" in str(path):
+        raise ValueError("a path has no null byte")
+    # YAML can spell halves of characters; this is a ValueError with them.
+    os.fsencode(path)
+    return path
+
+
+def _as_text(value: object) -> object:
+    if isinstance(value, Location):
+        return value.plain
+    return str(value) if isinstance(value, Path) else value
+
+
+_Path = Annotated[Path, AfterValidator(_check_path)]
+
+# A path, or a URI that pyarrow opens; written as text, it has no credentials.
+_Location = Annotated[
+    Location,
+    GetPydanticSchema(
+        lambda _source, _handler: core_schema.no_info_after_validator_function(
+            lambda text: Location(_check_path(text)),
+            core_schema.str_schema(),
+            serialization=core_schema.to_string_ser_schema(),
+        )
+    ),
+    BeforeValidator(_as_text),
+]
+
+
+def _check_no_uri(value: object) -> object:
+    # As a path it would lead into the working directory, and show the credentials that it carries.
+    text = str(value) if isinstance(value, Path) else value
+    if isinstance(text, str) and ("://" in text or redacted(text) != text):
+        raise ValueError(f"must be a path on a mounted filesystem, not a URI, as {_shown(text)} is")
+    return value
+
+
+_MountedPath = Annotated[_Path, BeforeValidator(_check_no_uri)]
+
+
+class _Section(BaseModel):
+    # The text under each field is its description in `distributed-pose config keys`.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True
+    )
+
+
+class DataConfig(_Section):
+    """The dataset. A run that names neither data nor a model is the demo."""
+
+    images: _Location | None = None
+    """Folder of the images, plain or packed by `distributed-pose pack`: a path, or a URI that
+    pyarrow opens, such as `s3://bucket/val2017`."""
+
+    annotations: _Location | None = None
+    """COCO person-keypoint annotation file, plain or gzipped: a path or a URI."""
+
+    category: _CategoryId = None
+    """Id or name of the person category in the annotation file. Needed only where several
+    categories have COCO's 17 keypoints, or where none names its keypoints."""
+
+    limit: _Count | None = None
+    """Number of images to evaluate, those with the smallest ids. The report says that the run was
+    limited. The demo renders more than its 64 images if the limit is higher."""
+
+    repeat: _Count = 1
+    """Number of times that the images are evaluated, each time under other ids. It makes long
+    throughput runs out of few images."""
+
+    read: Reader = "driver"
+    """Process that reads the image files. `driver` reads and sends them, so that only its node
+    needs the images; `worker` sends names alone, and every node must see the images."""
+
+    damaged: Damaged = "keep"
+    """Treatment of image files that are damaged and still decode. `keep` evaluates them and names
+    them in the report; `fail` records them as failed images."""
+
+
+class ModelConfig(_Section):
+    """The model."""
+
+    path: _MountedPath | None = None
+    """Model file, recognised by its content: a checkpoint of Lightweight OpenPose, an ONNX file
+    with its external data beside it, or a compiled `.om`. For `backend: recorded` it is a folder of
+    recorded maps."""
+
+    refinement_stages: Annotated[int, Field(strict=True, ge=1, le=3)] = 1
+    """Number of refinement stages of a checkpoint's network. The published figures are those of
+    one stage."""
+
+
+class KindConfig(_Section):
+    """Settings of one kind of device, which win over those of the whole run."""
+
+    backend: BackendName | None = None
+    """Backend of the devices of this kind, where it differs from `backend`."""
+
+    precision: Precision | None = None
+    """Precision on the devices of this kind, where it differs from `precision`."""
+
+    batch_size: BatchSize | None = None
+    """Batch size on the devices of this kind, where it differs from `batch_size`."""
+
+
+class CpuConfig(KindConfig):
+    """Settings of CPU workers."""
+
+    cpus: _Count | None = None
+    """Number of CPUs that each CPU worker takes; by default its share of those of its node."""
+
+
+class CudaConfig(KindConfig):
+    """Settings of NVIDIA cards, and of MIG instances of them."""
+
+    workers_per_device: Annotated[int, Field(strict=True, ge=1, le=16)] = 1
+    """Number of workers per card. One worker overlaps copies and execution by itself; several help
+    where batches are too small to fill the card."""
+
+
+class NpuConfig(KindConfig):
+    """Settings of Ascend NPUs."""
+
+    soc: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")] | None = None
+    """Chip to compile for, such as `310P3`; by default the one that the node reports."""
+
+
+class SimulatedConfig(_Section):
+    """Simulated devices, which answer from the ground truth in the time of a published card."""
+
+    rate: Annotated[float, Field(strict=True, gt=0, le=1e6)] | None = None
+    """Images per second of a simulated device at any batch size; by default those of the published
+    card that `backend` names."""
+
+    overhead_ms: Annotated[float, Field(strict=True, ge=0, le=6e4)] = 0.0
+    """Milliseconds that a simulated device takes per batch in addition to its rate."""
+
+    jitter: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.02
+    """Half the range in which the time of a simulated batch varies, as a fraction of that time."""
+
+    copy_in_ms: Annotated[float, Field(strict=True, ge=0, le=6e4)] = 0.0
+    """Milliseconds per image that copying the inputs to a simulated device takes."""
+
+    copy_out_ms: Annotated[float, Field(strict=True, ge=0, le=6e4)] = 0.0
+    """Milliseconds per image that copying the outputs from a simulated device takes."""
+
+    slots: Annotated[int, Field(strict=True, ge=1, le=4)] = 2
+    """Number of batches that a simulated device has under way at once. With 2 or more it copies one
+    batch while it executes another."""
+
+    @property
+    def simulation(self) -> Simulation:
+        """The same in seconds, as it travels to the devices."""
+        return Simulation(
+            images_per_s=self.rate or 0.0,
+            overhead_s=self.overhead_ms / 1e3,
+            jitter=self.jitter,
+            copy_in_s=self.copy_in_ms / 1e3,
+            copy_out_s=self.copy_out_ms / 1e3,
+            slots=self.slots,
+        )
+
+
+class RunConfig(_Section):
+    """One evaluation run. Every key has a default."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+
+    profile: ProfileName = "modelzoo"
+    """Preprocessing of an image. `modelzoo` is the vendor guide's: 368x640, linear resize.
+    `upstream` is the reference implementation's: height 368, cubic resize, in double. `uint8` is
+    `modelzoo` on bytes, with the normalisation inside the model."""
+
+    backend: BackendName = "auto"
+    """Runtime of the model. `auto` is the best one that a device can start, `recorded` replays
+    recorded maps, `oracle` draws maps from the ground truth, and `simulated` does so in the time of
+    a published card."""
+
+    precision: Precision = "auto"
+    """Precision that the model is computed in. `auto` is bf16 on CPUs that have it, f32 on other
+    CPUs, and f16 on cards."""
+
+    batch_size: BatchSize = 8
+    """Number of images per batch. `auto` measures 1 to 32 on each device before the run and takes
+    the size with the highest throughput."""
+
+    devices: Annotated[
+        tuple[str, ...], BeforeValidator(_as_list), AfterValidator(_check_devices)
+    ] = ("auto",)
+    """Devices to use: `auto`, or a list such as `[npu:*, cuda:0, cpu:2]` of all devices of a kind,
+    the device with a number (as `distributed-pose devices` counts them), or a number of CPU
+    workers. `auto` is all GPUs and NPUs, or one CPU worker per node where there are none."""
+
+    cpu: CpuConfig = CpuConfig()
+    cuda: CudaConfig = CudaConfig()
+    npu: NpuConfig = NpuConfig()
+    simulated: SimulatedConfig = SimulatedConfig()
+
+    reducers: _Count = 1
+    """Number of reducer processes that group maps into people."""
+
+    engine: EngineName = "ray"
+    """Where workers and reducers run: `ray` in processes of their own on one or many nodes,
+    `inline` in the process of the command."""
+
+    gather: Gather = "maps"
+    """What workers return: `maps`, which reducers group into people, or `poses`, which the worker
+    groups itself. The detections are the same."""
+
+    maps_dtype: MapsDtype = "f32"
+    """Type of the values in heatmaps and PAFs between worker and reducer."""
+
+    dump_maps: _MountedPath | None = None
+    """Folder into which workers write the maps of every image, in the vendor guide's format; none
+    writes no maps."""
+
+    allow_failures: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)] = 0
+    """Number of images that may fail without making the run incomplete. They count as images
+    without detections, and the report names them."""
+
+    deadline_s: Annotated[float, Field(strict=True, gt=0, le=86400)] = 30.0
+    """Seconds that a batch may take in addition to ten times the slowest of the last 64 batches of
+    its device."""
+
+    def on(self, kind: str) -> "KindSettings":
+        """Returns what holds on devices of a kind: `cpu`, `cuda` or `npu`."""
+        own: KindConfig = getattr(self, kind)
+        return KindSettings(
+            own.backend or self.backend,
+            own.precision or self.precision,
+            own.batch_size or self.batch_size,
+        )
+
+
+class KindSettings(NamedTuple):
+    """What holds on devices of a kind."""
+
+    backend: BackendName
+    precision: Precision
+    batch_size: BatchSize
+
+
+def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
+    """Returns the validated configuration of a YAML file with overrides applied on top.
+
+    Args:
+        path: YAML file; None starts from the defaults.
+        overrides: `dotted.key=value` each, the value read as YAML; later ones win.
+
+    Raises:
+        ConfigError: for an unreadable file, an unknown key, a wrong type or an impossible value;
+            the message names the dotted key.
+    """
+    values = _read_yaml(path) if path else {}
+    for override in overrides:
+        _apply(values, override)
+    return parse_config(values)
+
+
+def parse_config(values: Mapping[str, Any]) -> RunConfig:
+    """Returns the validated configuration of nested mappings, as YAML or JSON would give them.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    try:
+        return RunConfig.model_validate(dict(values))
+    except ValidationError as error:
+        mistakes = [_explain(entry) for entry in error.errors()[:_MAX_MISTAKES]]
+        if (more := error.error_count() - len(mistakes)) > 0:
+            mistakes.append(f"and {more} more")
+        raise ConfigError("; ".join(mistakes)) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = read_regular(path, _MAX_FILE_BYTES)
+    except OSError as error:
+        hint = "--config must be a regular file of YAML; single keys can be given by --set"
+        raise ConfigError(f"cannot read {path}: {one_line(error)}", hint) from None
+    except ValueError as error:
+        raise ConfigError(f"cannot read {str(path)!r}: {error}", "see --config") from None
+    try:
+        values = parse_yaml(content.decode())
+    except ValueError as error:
+        raise ConfigError(f"{path} is not YAML: {_shortened(str(error))}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a mapping of keys, not a {type(values).__name__}")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    dotted, separator, text = override.partition("=")
+    if not separator or not dotted:
+        raise ConfigError(f"--set {override}: expected dotted.key=value")
+    try:
+        value = text if _is_literal(dotted, text) else parse_yaml(text)
+    except ValueError:
+        shown = _shortened(repr(text))
+        raise ConfigError(f"--set {dotted}: {shown} is not a YAML value") from None
+    *parents, leaf = dotted.split(".")
+    for name in parents:
+        child = values.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {dotted}: {name} is a value, it has no keys of its own")
+        values = child
+    values[leaf] = value
+
+
+def _is_literal(dotted: str, text: str) -> bool:
+    """Returns whether a value is text as it stands: one of a path or name without quotes."""
+    if text.lstrip()[:1] in {"'", '"', ""} or text.strip() in {"null", "Null", "NULL", "~"}:
+        return False
+    return dotted in _text_keys(RunConfig)
+
+
+def _text_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            yield from _text_keys(nested, f"{prefix}{name}.")
+        # Of a path or name or nothing; literals are no classes, and numbers no text.
+        elif all(
+            isinstance(kind, type) and not issubclass(kind, int | float | tuple)
+            for kind in map(_without_checks, get_args(nested) or (nested,))
+        ):
+            yield f"{prefix}{name}"
+
+
+def _without_checks(kind: Any) -> Any:
+    return get_args(kind)[0] if get_origin(kind) is Annotated else get_origin(kind) or kind
+
+
+def _explain(entry: Any) -> str:
+    dotted = ".".join(str(part) for part in entry["loc"] if isinstance(part, str))
+    if entry["type"] == "extra_forbidden":
+        dotted = _shortened(dotted)
+        return f"unknown key '{dotted}'{_did_you_mean(dotted, _dotted_keys(RunConfig))}"
+    text = entry["msg"].removeprefix("Value error, ")
+    text = text[:1].lower() + text[1:]
+    if entry["type"] != "value_error":
+        text += f", not {_shown(entry['input'])}"
+    if entry["type"] == "literal_error":
+        text += _did_you_mean(_shown(entry["input"]), _choices(dotted))
+    return f"{dotted}: {text}"
+
+
+def _shown(value: object) -> str:
+    try:
+        return _shortened(redacted(repr(value)))
+    # Python writes no integers of thousands of digits, and no mappings a thousand deep.
+    except (ValueError, RecursionError):
+        return "one too long to show"
+
+
+def _shortened(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _MAX_SHOWN else f"{line[:_MAX_SHOWN]}..."
+
+
+def _did_you_mean(word: str, valid: Iterable[str]) -> str:
+    choices = sorted(valid)
+    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.5) or difflib.get_close_matches(
+        word.rpartition(".")[2], choices, n=1, cutoff=0.3
+    )
+    return f"; did you mean '{near[0]}'?" if near else f"; valid: {', '.join(choices)}"
+
+
+def _dotted_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            yield from _dotted_keys(nested, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _choices(dotted: str) -> Iterator[str]:
+    section: type[BaseModel] = RunConfig
+    *parents, leaf = dotted.split(".")
+    for name in parents:
+        nested = section.model_fields[name].annotation
+        assert isinstance(nested, type)  # noqa: S101 - pydantic came here the same way
+        section = nested
+    # A literal, or one or nothing.
+    for choice in get_args(section.model_fields[leaf].annotation):
+        yield from (choice,) if isinstance(choice, str) else get_args(choice)

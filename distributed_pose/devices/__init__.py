@@ -1,0 +1,1 @@
+"""Which hardware there is, by kind, without any SDK."""

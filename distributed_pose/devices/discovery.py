@@ -1,0 +1,167 @@
+"""The accelerators of this machine, asked of their drivers' tools and files.
+
+No vendor SDK is loaded for it, so that listing devices is quick and works with broken ones.
+"""
+
+import logging
+import os
+import re
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from distributed_pose.devices.npu_smi import npu_chips
+from distributed_pose.devices.planning import Accelerator
+from distributed_pose.errors import shown
+
+_LOG = logging.getLogger(__name__)
+
+# What hides devices from a process, as drivers and Ray have it.
+VISIBLE = {"cuda": "CUDA_VISIBLE_DEVICES", "npu": "ASCEND_RT_VISIBLE_DEVICES"}
+
+_TOOL_TIMEOUT_S = 10.0
+_DEV = Path("/dev")
+_IDS = re.compile(r"\d+(,\d+)*")
+_DAVINCI = re.compile(r"davinci(\d+)")
+
+# Lines of `nvidia-smi -L`, and the beginning of an instance's name.
+_CARD_LINE = re.compile(r"GPU \d+: (.*?) \(UUID: ")
+_MIG_LINE = re.compile(r"\s+MIG (\S+)\s+Device\s+\d+: \(UUID: (MIG-[^)]+)\)")
+_MIG = "MIG-"
+
+# What users write to see no device.
+_NO_DEVICE = {"-1", "none", "NoDevFiles", "void"}
+
+
+def local_accelerators() -> tuple[Accelerator, ...]:
+    """Returns the devices that this process may use, NPUs before GPUs."""
+    count_cards_as_tools_do()
+    return (*_visible(_npus()), *_visible(_gpus()))
+
+
+def hide_accelerators() -> None:
+    """Hides all accelerators from what this process loads from here on."""
+    for variable in VISIBLE.values():
+        os.environ[variable] = ""
+
+
+def show_only(kind: str, device_id: str) -> None:
+    """Hides all devices of a kind but one from what this process loads from here on.
+
+    Args:
+        kind: `cuda` or `npu`.
+        device_id: by which the node knows the one that stays.
+    """
+    count_cards_as_tools_do()
+    os.environ[VISIBLE[kind]] = device_id
+
+
+def count_cards_as_tools_do() -> None:
+    """Has CUDA number cards in this process as `nvidia-smi` and Ray do, by their place on the bus.
+
+    By itself it puts the fastest first. Who has set the variable otherwise keeps his order.
+    """
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+
+
+def _gpus() -> list[Accelerator]:
+    query = ["nvidia-smi", "--query-gpu=index,uuid,name", "--format=csv,noheader"]
+    rows = [line.split(",", 2) for line in _output(query) if line.count(",") >= 2]
+    listed = _listed("cuda") or []
+    found = []
+    for index, uuid, name in (map(str.strip, row) for row in rows):
+        # Who names cards by their UUIDs, or by the beginning of them, gets them by these names
+        # from Ray as well.
+        given = next((word for word in listed if _names_uuid(word, uuid)), index)
+        found.append(Accelerator("cuda", given, name))
+    if any(word.startswith(_MIG) for word in listed):
+        found += _mig_instances()
+    return found
+
+
+def _names_uuid(word: str, uuid: str) -> bool:
+    """Returns whether a word is the UUID of a card or a beginning of it, as CUDA reads it."""
+    return word.startswith("GPU-") and len(word) > len("GPU-") and uuid.startswith(word)
+
+
+def _mig_instances() -> list[Accelerator]:
+    """Returns the instances that cards are divided into, as CUDA_VISIBLE_DEVICES names them."""
+    found, card = [], ""
+    for line in _output(["nvidia-smi", "-L"]):
+        if match := _CARD_LINE.match(line):
+            card = match[1].strip()
+        elif match := _MIG_LINE.match(line):
+            found.append(Accelerator("cuda", match[2], f"{card} MIG {match[1]}"))
+    return found
+
+
+def _npus() -> list[Accelerator]:
+    """Returns the chips by CANN's logical ids: 0, 1, ... in the order of their device files.
+
+    In a container, files keep the host's numbers, of which ids know nothing.
+    """
+    files = _DEV.iterdir() if _DEV.is_dir() else ()
+    numbers = sorted(int(match[1]) for file in files if (match := _DAVINCI.fullmatch(file.name)))
+    # The tool takes seconds, and says nothing where there is no device.
+    chips = npu_chips() if numbers else []
+    by_number = {chip.physical: chip for chip in chips}
+    found = chips if len(chips) == len(numbers) else [by_number.get(n) for n in numbers]
+    # The tool can list the host's chips in a container, all of one kind.
+    name = chips[0].name if chips else ""
+    return [
+        Accelerator("npu", str(index), chip.name if chip else name, chip.card if chip else "")
+        for index, chip in enumerate(found)
+    ]
+
+
+def _listed(kind: str) -> list[str] | None:
+    """Returns the devices that the environment leaves, by the names it has; None if it is silent.
+
+    CUDA and CANN stop at the first name that stands for none.
+    """
+    value = os.environ.get(VISIBLE[kind])
+    if value is None:
+        return None
+    if kind == "npu" and value not in _NO_DEVICE:
+        return _npu_ids(value)
+    return [name for word in value.split(",") if (name := word.strip())]
+
+
+def _npu_ids(value: str) -> list[str]:
+    """Returns the ids that CANN reads: up to any other character, and in ascending order alone.
+
+    Source: ASCEND_RT_VISIBLE_DEVICES in the reference of CANN's environment variables, 8.0 to 9.1.
+    """
+    read = _IDS.match(value)
+    words = read[0].split(",") if read else []
+    ids = sorted(set(words), key=int)
+    if words != ids or (read[0] if read else "") != value:
+        taken = ",".join(ids) or "no device"
+        text = "%s=%s is taken as %s: CANN reads ascending ids with nothing but commas between them"
+        _LOG.warning(text, VISIBLE["npu"], shown(value), taken)
+    return ids
+
+
+def _visible(devices: Sequence[Accelerator]) -> Iterable[Accelerator]:
+    """Yields the devices that the environment leaves, in its order."""
+    if not devices or (listed := _listed(devices[0].kind)) is None:
+        return devices
+    by_id = {device.device_id: device for device in devices}
+    if unknown := [name for name in listed if name not in by_id and name not in _NO_DEVICE]:
+        _LOG.warning(
+            "%s names %s, which is none of this machine's devices: %s",
+            VISIBLE[devices[0].kind],
+            ", ".join(unknown),
+            ", ".join(by_id),
+        )
+    return [by_id[name] for name in listed if name in by_id]
+
+
+def _output(command: Sequence[str]) -> list[str]:
+    try:
+        answer = subprocess.run(  # noqa: S603 - no part of it comes from outside
+            command, capture_output=True, text=True, timeout=_TOOL_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
+        return []
+    return answer.stdout.splitlines() if answer.returncode == 0 else []

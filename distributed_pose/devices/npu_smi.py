@@ -1,0 +1,84 @@
+"""Ascend chips as the driver's tool `npu-smi` lists them.
+
+Source: tables of its versions 21 to 26 in public logs. Each chip has two lines: the card and its
+name, then the chip's number on the card. On 310 and 310P a device number follows, on A3 the
+physical id; on A2 neither does, and a card is one chip.
+"""
+
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from distributed_pose.devices.ascend import is_published
+
+_TIMEOUT_S = 10.0
+
+# `| 0     910B4-1             | OK            | 88.2 ...`
+_CARD_LINE = re.compile(r"\|\s*(\d+)\s+(?:Ascend)?(\d{3}[A-Za-z0-9_-]*)\s*\|")
+# `| 0     3                   | 0000:9B:00.0  | 0 ...`, where the second number can be missing.
+_CHIP_LINE = re.compile(r"\|\s*(\d+)\s+(\d+)?\s*\|\s*(?:NA|[0-9A-Fa-f]{4,8}:[0-9A-Fa-f:.]+)\s*\|")
+
+_BOARD_FIELD = re.compile(r"^\s*(Chip Name|NPU Name)\s*:\s*(\S+)\s*$", re.MULTILINE)
+_UNKNOWN = {"", "NA", "N/A", "-"}
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A chip.
+
+    Attributes:
+        card: number of the card that it is on.
+        number: of the chip on its card.
+        physical: number of its device file on the host.
+        name: such as `310P3`; empty if unknown.
+    """
+
+    card: str
+    number: str
+    physical: int
+    name: str
+
+
+def npu_chips() -> list[Chip]:
+    """Returns the chips of this machine in the tool's order; none where the tool fails."""
+    chips = list(_listed(_output(["npu-smi", "info"])))
+    # A3 and 950 show their family alone in the table. Chips of a machine are of one kind.
+    full = {name: _full_name(name, chips) for name in {chip.name for chip in chips}}
+    return [Chip(chip.card, chip.number, chip.physical, full[chip.name]) for chip in chips]
+
+
+def _listed(table: str) -> Iterator[Chip]:
+    card = None
+    for line in table.splitlines():
+        if match := _CARD_LINE.match(line):
+            card = match
+        elif card and (match := _CHIP_LINE.match(line)):
+            physical = match[2] or card[1]
+            yield Chip(card[1], match[1], int(physical), card[2])
+            card = None
+
+
+def _full_name(name: str, chips: Sequence[Chip]) -> str:
+    if is_published(name):
+        return name
+    chip = next(chip for chip in chips if chip.name == name)
+    command = ["npu-smi", "info", "-t", "board", "-i", chip.card, "-c", chip.number]
+    fields = dict(_BOARD_FIELD.findall(_output(command)))
+    family = fields.get("Chip Name", name).removeprefix("Ascend")
+    own = fields.get("NPU Name", "").removeprefix("Ascend")
+    if own in _UNKNOWN:
+        return name if family in _UNKNOWN else family
+    # `Ascend910` and `9392`, or `910` and `B3`, or the whole name in one field.
+    joined = f"{family}{own}" if own[0].isalpha() else f"{family}_{own}"
+    return next((found for found in (joined, own, family) if is_published(found)), joined)
+
+
+def _output(command: Sequence[str]) -> str:
+    try:
+        answer = subprocess.run(  # noqa: S603 - no part of it comes from outside
+            command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
+        return ""
+    return answer.stdout if answer.returncode == 0 else ""

@@ -1,0 +1,188 @@
+"""Which backend each device of a run takes: the best that all devices of its kind can start.
+
+What was found missing is known before; that a backend refuses a model or a card is known when it
+starts. Either way the next one is taken, unless the user has named one.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from distributed_pose.backends.readiness import Readiness, examine
+from distributed_pose.backends.registry import candidates, resolve_backend
+from distributed_pose.config.schema import RunConfig
+from distributed_pose.devices.lacks import listed, mends
+from distributed_pose.engine.deployment import Deployment, chip_of, deploy, fits
+from distributed_pose.errors import BackendError, SetupError
+from distributed_pose.records import DevicePlan
+
+_LOG = logging.getLogger(__name__)
+
+_DEVICES_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Site:
+    """A device, and which backends can start there.
+
+    Attributes:
+        plan: the device.
+        backends: those that its configuration can mean, best first.
+    """
+
+    plan: DevicePlan
+    backends: tuple[Readiness, ...]
+
+
+def examine_here(config: RunConfig, plan: DevicePlan) -> Site:
+    """Returns which backends can start on a device of this machine."""
+    names = candidates(config.on(plan.kind).backend, plan.kind)
+    return Site(plan, examine(names, chip_of(config, plan)))
+
+
+def deploy_here(config: RunConfig, plan: DevicePlan, model_format: str) -> Deployment:
+    """Returns what runs on a device of this machine, alone; see `Choice.deployments`."""
+    return Choice(config, model_format).deployments([examine_here(config, plan)])[plan.name]
+
+
+class Choice:
+    """The backends of a run's devices.
+
+    Args:
+        config: of the run.
+        model_format: of the user's model; empty for any.
+    """
+
+    def __init__(self, config: RunConfig, model_format: str) -> None:
+        self._config = config
+        self._model_format = model_format
+        # Errors of starts by kind of devices and backend, that of the best backend first.
+        self._failed: dict[str, dict[str, BackendError]] = defaultdict(dict)
+
+    def deployments(self, sites: Iterable[Site]) -> dict[str, Deployment]:
+        """Returns what runs on each device, by its name.
+
+        Devices of a kind take the same backend. Where none can start on all of them, each takes
+        its best, with a warning.
+
+        Raises:
+            ConfigError: if a backend does not run there, or lacks the precision.
+            SetupError: if no backend can run the model on a device; names what is missing.
+        """
+        by_kind: dict[str, list[Site]] = defaultdict(list)
+        for site in sites:
+            by_kind[site.plan.kind].append(site)
+        chosen = {}
+        for kind, alike in by_kind.items():
+            settings = self._config.on(kind)
+            resolve_backend(settings.backend, kind, settings.precision)
+            for site, backend in zip(alike, self.choose(alike), strict=True):
+                if not backend:
+                    raise self._none_left(site)
+                deployment = deploy(self._config, site.plan, backend, self._model_format)
+                lines = tuple(self._passed_over(backend, site, alike))
+                chosen[site.plan.name] = replace(deployment, passed_over=lines)
+        return chosen
+
+    def rule_out(self, error: BackendError, deployment: Deployment) -> None:
+        """Takes note that a backend cannot start on a device.
+
+        Args:
+            error: of its start.
+            deployment: of the device.
+
+        Raises:
+            BackendError: if the user has named the backend.
+        """
+        plan = deployment.spec.plan
+        if len(candidates(self._config.on(plan.kind).backend, plan.kind)) == 1:
+            raise error
+        self._failed[plan.kind][deployment.spec.backend] = error
+
+    def choose(self, sites: Sequence[Site]) -> list[str]:
+        """Returns a backend for each of some devices of one kind; empty where none can start."""
+        usable = [self._usable(site) for site in sites]
+        able = [names for names in usable if names]
+        shared = [name for name in able[0] if all(name in names for names in able)] if able else []
+        return [(shared or names)[0] if names else "" for names in usable]
+
+    def _usable(self, site: Site) -> list[str]:
+        """Returns the backends that can start on a device, best first."""
+        usable = [ready.backend for ready in site.backends if not self._reason(site, ready)]
+        # What is named is tried with any model, and says itself what it does not take.
+        if len(site.backends) == 1:
+            return usable
+        return [name for name in usable if self._fits(site, name)]
+
+    def _fits(self, site: Site, backend: str) -> bool:
+        return fits(backend, self._config, site.plan.kind, self._model_format)
+
+    def _reason(self, site: Site, ready: Readiness) -> str:
+        """Returns why a backend cannot start on a device; empty if it may."""
+        if missing := ready.missing(self._model_format):
+            return f"{ready.backend} lacks {listed(missing)}: {mends(missing)}"
+        failed = self._failed[site.plan.kind].get(ready.backend)
+        return f"{ready.backend} cannot start: {failed.message}" if failed else ""
+
+    def _none_left(self, site: Site) -> SetupError:
+        device, kind = site.plan.name, site.plan.kind
+        for error in self._failed[kind].values():
+            # That of the best, which the others were to stand in for.
+            return SetupError(error.message, error.hint, device=error.device)
+        if len(site.backends) == 1:
+            (ready,) = site.backends
+            missing = ready.missing(self._model_format)
+            return SetupError(
+                f"backend {ready.backend} lacks {listed(missing)}", mends(missing), device=device
+            )
+        reasons = [
+            self._reason(site, ready) or f"{ready.backend} does not take this model or profile"
+            for ready in site.backends
+        ]
+        return SetupError(
+            f"no backend can run the model on {kind} devices: {'; '.join(reasons)}",
+            "see `distributed-pose doctor`; or choose other devices, such as devices=cpu",
+            device=device,
+        )
+
+    def _passed_over(self, backend: str, site: Site, alike: Sequence[Site]) -> Iterator[str]:
+        """Yields why a device does not take the backends that are better than its own."""
+        for position, ready in enumerate(site.backends):
+            if ready.backend == backend:
+                return
+            if not self._fits(site, ready.backend):
+                continue
+            if reason := self._reason(site, ready):
+                yield reason
+                continue
+            # Its neighbours cannot, and devices of a kind take the same.
+            for other in alike:
+                if reason := self._reason(other, other.backends[position]):
+                    yield f"on {_place(other.plan)} {reason}"
+                    break
+
+
+def tell(deployments: Iterable[Deployment]) -> None:
+    """Warns of backends that were passed over, and of devices of a kind that differ."""
+    devices: dict[tuple[str, str], list[str]] = defaultdict(list)
+    backends: dict[str, dict[str, str]] = defaultdict(dict)
+    for deployment in deployments:
+        plan, backend = deployment.spec.plan, deployment.spec.backend
+        backends[plan.kind].setdefault(backend, plan.name)
+        for line in deployment.passed_over:
+            devices[backend, line].append(plan.name)
+    for (backend, line), names in devices.items():
+        hidden = len(names) - _DEVICES_SHOWN
+        more = f" and {hidden} more" if hidden > 0 else ""
+        _LOG.warning(
+            "%s%s: backend %s, since %s", ", ".join(names[:_DEVICES_SHOWN]), more, backend, line
+        )
+    for kind, found in backends.items():
+        if len(found) > 1:
+            told = ", ".join(f"{backend} on {device}" for backend, device in found.items())
+            _LOG.warning("no backend can start on all %s devices: %s", kind, told)
+
+
+def _place(plan: DevicePlan) -> str:
+    return f"{plan.name} ({plan.node})" if plan.node else plan.name

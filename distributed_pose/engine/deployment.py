@@ -1,0 +1,272 @@
+"""What runs on which device: backend, precision, batch sizes and artifact of each."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from distributed_pose.backends.readiness import Readiness, examine
+from distributed_pose.backends.registry import (
+    BACKENDS,
+    candidates,
+    entries,
+    entry,
+    resolve_backend,
+    resolve_precision,
+)
+from distributed_pose.cluster.address import check_cluster, cluster_address
+from distributed_pose.config.schema import RunConfig
+from distributed_pose.devices.ascend import soc_version
+from distributed_pose.devices.discovery import local_accelerators
+from distributed_pose.devices.host import num_cpus
+from distributed_pose.devices.planning import ACCELERATORS, Accelerator, Node, plan_devices
+from distributed_pose.errors import ConfigError
+from distributed_pose.records import DevicePlan, Order, WorkerSpec
+
+_LOG = logging.getLogger(__name__)
+
+# Each has threads and buffers of some ten megabytes.
+_MAX_LOCAL_DEVICES = 256
+
+KINDS = ("cpu", *ACCELERATORS)
+
+# What a sweep tries.
+SWEPT = (1, 2, 4, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A worker, and what is to be compiled for it.
+
+    Attributes:
+        spec: of the worker.
+        order: what is to be compiled.
+        passed_over: why its device does not take the backends that `auto` prefers, a line each.
+    """
+
+    spec: WorkerSpec
+    order: Order
+    passed_over: tuple[str, ...] = ()
+
+
+def check_backends(config: RunConfig) -> None:
+    """Checks what can be checked before any device is known.
+
+    Raises:
+        ConfigError: if a backend does not run on devices that are asked for, lacks the precision,
+            or answers from the annotations beside one that runs the model.
+    """
+    for kind in _kinds(config):
+        settings = config.on(kind)
+        resolve_backend(settings.backend, kind, settings.precision)
+    names = {config.on(kind).backend for kind in _kinds(config)}
+    if len({(_runs_model(name), _replays(name)) for name in names}) > 1:
+        raise ConfigError(
+            f"backends {', '.join(sorted(names))} cannot be in one run: some answer from the "
+            "annotations or a recording, and not from the model"
+        )
+
+
+def runs_model(config: RunConfig) -> bool:
+    """Returns whether a run needs a model, and not the ground truth or a recording alone."""
+    return all(_runs_model(config.on(kind).backend) for kind in _kinds(config))
+
+
+def replays(config: RunConfig) -> bool:
+    """Returns whether a run answers from recorded maps."""
+    return all(_replays(config.on(kind).backend) for kind in _kinds(config))
+
+
+def check_computes(config: RunConfig) -> None:
+    """Checks that a configuration has something to measure.
+
+    Raises:
+        ConfigError: if it answers from recorded maps.
+    """
+    if replays(config):
+        raise ConfigError(
+            "backend recorded runs no model, and there is nothing to measure", "set backend"
+        )
+
+
+def runs_on(backend: str, kind: str) -> bool:
+    """Returns whether a configured backend runs on devices of a kind."""
+    return backend == "auto" or any(kind in found.kinds for found in entries(backend))
+
+
+def auto_kinds(config: RunConfig) -> tuple[str, ...]:
+    """Returns the kinds of accelerators that `devices: auto` takes: those its backends run on.
+
+    Fakes take none, since they have no use for them.
+    """
+    names = {kind: config.on(kind).backend for kind in ACCELERATORS}
+    return tuple(kind for kind, name in names.items() if _runs_model(name) and runs_on(name, kind))
+
+
+def usable_here(config: RunConfig, accelerators: Iterable[Accelerator]) -> tuple[str, ...]:
+    """Returns the kinds that `devices: auto` takes on this machine.
+
+    Those are left out, with a warning, for which nothing is installed; who names a backend with its
+    variant, or a device, is told by an error instead.
+    """
+    kinds = []
+    there = {device.kind for device in accelerators}
+    for kind in auto_kinds(config):
+        name = config.on(kind).backend
+        found = examine(candidates(name, kind)) if kind in there and name not in BACKENDS else ()
+        if not found or any(not ready.lacks for ready in found):
+            kinds.append(kind)
+        elif config.devices == ("auto",):
+            _LOG.warning(
+                "%s devices are left out: %s; see `distributed-pose doctor`", kind, reasons(found)
+            )
+    return tuple(kinds)
+
+
+def reasons(found: Iterable[Readiness]) -> str:
+    """Returns the first thing that each of some backends lacks, as a part of a sentence."""
+    return "; ".join(f"{ready.backend} lacks {ready.lacks[0].what}" for ready in found)
+
+
+def planned_devices(config: RunConfig) -> tuple[DevicePlan, ...]:
+    """Returns the devices that a run would use.
+
+    Ray, which takes seconds to start, is asked where there is a cluster to join.
+
+    Raises:
+        ConfigError: as `check_backends`.
+        SetupError: if a device is not there.
+    """
+    check_backends(config)
+    if config.engine == "ray" and cluster_address():
+        check_cluster()
+        from distributed_pose.cluster.engine import RayEngine
+
+        with RayEngine(config) as engine:
+            return engine.devices()
+    return local_devices(config)
+
+
+def local_devices(config: RunConfig) -> tuple[DevicePlan, ...]:
+    """Returns the devices of this machine that a run would use without a cluster.
+
+    Raises:
+        ConfigError: if there are more than one machine can hold.
+        SetupError: if a device is not there.
+    """
+    here = Node("", "", num_cpus(), accelerators=local_accelerators())
+    kinds = usable_here(config, here.accelerators)
+    planned = plan_devices(
+        config.devices, [here], kinds, cpus=config.cpu.cpus, workers=workers_per_device(config)
+    )
+    if len(planned) > _MAX_LOCAL_DEVICES:
+        raise ConfigError(
+            f"devices: {len(planned)} of them on one machine, over the limit of "
+            f"{_MAX_LOCAL_DEVICES}"
+        )
+    return planned
+
+
+def deploy(config: RunConfig, plan: DevicePlan, backend: str, model_format: str = "") -> Deployment:
+    """Returns what runs on a device.
+
+    Args:
+        config: of the run.
+        plan: the device.
+        backend: chosen for it, by its full name.
+        model_format: of the user's model; empty for any that is compiled for the device.
+    """
+    settings = config.on(plan.kind)
+    # What a compiled model computes in is read from it, and not asked for.
+    is_compiled = model_format == "om"
+    precision = (
+        settings.precision if is_compiled else resolve_precision(backend, settings.precision)
+    )
+    sizes = SWEPT if settings.batch_size == "auto" else (settings.batch_size,)
+    # Workers have other working directories.
+    dump_folder = str(config.dump_maps.absolute()) if config.dump_maps else ""
+    spec = WorkerSpec(
+        plan,
+        backend,
+        precision,
+        config.profile,
+        sizes,
+        config.maps_dtype,
+        config.gather,
+        simulation=config.simulated.simulation,
+        dump_folder=dump_folder,
+        damaged=config.data.damaged,
+    )
+    target = _target(config, plan, backend)
+    return Deployment(spec, Order(backend, precision, config.profile, sizes, target))
+
+
+def on_this_machine(deployment: Deployment) -> Deployment:
+    """Returns a deployment for a process that sees all devices of its machine."""
+    plan = deployment.spec.plan
+    index = 0 if plan.kind == "cpu" else plan.number
+    order = replace(deployment.order, index=index)
+    return replace(deployment, spec=replace(deployment.spec, index=index), order=order)
+
+
+def fits(backend: str, config: RunConfig, kind: str, model_format: str) -> bool:
+    """Returns whether `auto` may choose a backend for a profile, a precision and a model.
+
+    Args:
+        backend: name in the registry.
+        config: of the run.
+        kind: of the device.
+        model_format: of the user's model; empty for any.
+    """
+    found = entry(backend)
+    if found.fixed_shapes and not _has_fixed_inputs(config.profile):
+        return False
+    if config.on(kind).precision not in {"auto", *found.precisions}:
+        return False
+    return not (model_format and found.runs_model) or model_format in found.model_formats
+
+
+def _has_fixed_inputs(profile: str) -> bool:
+    # OpenCV comes with it, and listing CPUs does without.
+    from distributed_pose.vision.profiles import PROFILES
+
+    return PROFILES[profile].fixed_width is not None
+
+
+def chip_of(config: RunConfig, plan: DevicePlan) -> str:
+    """Returns the Ascend chip of a device by its full name; empty where that is not known."""
+    try:
+        return soc_version(config.npu.soc or plan.model) if plan.kind == "npu" else ""
+    except ConfigError:
+        return ""
+
+
+def workers_per_device(config: RunConfig) -> dict[str, int]:
+    """Returns how many workers each device has, by kinds that may have several."""
+    return {"cuda": config.cuda.workers_per_device}
+
+
+def _kinds(config: RunConfig) -> Iterator[str]:
+    """Yields the kinds of devices that a run is known to use."""
+    if config.devices != ("auto",):
+        yield from sorted({request.partition(":")[0] for request in config.devices})
+    elif config.backend == "auto":
+        yield "cpu"
+    else:
+        yield next(kind for kind in KINDS if runs_on(config.backend, kind))
+
+
+def _target(config: RunConfig, plan: DevicePlan, backend: str) -> str:
+    """Returns what an artifact is bound to; portable ones to nothing."""
+    if backend.startswith("ascend"):
+        name = config.npu.soc or plan.model
+        return soc_version(name) if name else ""
+    # Cards of no known model are taken for different ones.
+    return (plan.model or plan.name) if backend == "onnxruntime:tensorrt" else ""
+
+
+def _runs_model(backend: str) -> bool:
+    return backend == "auto" or all(found.runs_model for found in entries(backend))
+
+
+def _replays(backend: str) -> bool:
+    return backend != "auto" and all(found.replays for found in entries(backend))

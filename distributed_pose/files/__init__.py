@@ -1,0 +1,1 @@
+"""Files, folders and URIs, and the values read from them."""

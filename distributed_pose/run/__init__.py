@@ -1,0 +1,1 @@
+"""What one run reads, remembers and sums up."""

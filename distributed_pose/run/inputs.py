@@ -1,0 +1,249 @@
+"""The inputs of a run, checked before any device is started."""
+
+import importlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy.typing as npt
+
+from distributed_pose.backends.ports import check_profile
+from distributed_pose.config.schema import RunConfig
+from distributed_pose.data.coco import CocoIndex, load_index, repeated
+from distributed_pose.data.shards import image_rows, read_shards
+from distributed_pose.data.sources import ImageSource, open_images
+from distributed_pose.engine.deployment import KINDS, check_backends, replays, runs_model
+from distributed_pose.errors import ConfigError
+from distributed_pose.files.local import sha256_hex
+from distributed_pose.files.package_identity import package_identity, source_digest
+from distributed_pose.files.storage import read_location
+from distributed_pose.locations import Location
+from distributed_pose.model.artifacts import Source, check_stages, load_source, truth_source
+from distributed_pose.model.makers import Calibration
+from distributed_pose.model.onnx_bounds import check_bounds
+from distributed_pose.model.onnx_graph import input_ports
+from distributed_pose.recordings.manifest import describe_recording
+from distributed_pose.vision.decode import decode_image
+from distributed_pose.vision.headers import UndecodableImageError
+from distributed_pose.vision.preprocess import preprocess
+from distributed_pose.vision.profiles import PROFILES
+
+# Enough for the ranges of values, and at most a minute of inference.
+_CALIBRATION_IMAGES = 64
+
+# Packages whose code decides on the detections.
+_RESULT_AFFECTING_PACKAGES = (
+    "vision",
+    "pose",
+    "recordings",
+    "model",
+    "backends",
+    "testing",
+    "cluster",
+    "data",
+)
+# A repeated image takes a kilobyte of the driver's memory.
+_MAX_REPEATED = 1_000_000
+
+_REPLAYED = "Recorded maps: no model ran, so that there is no compute-only throughput."
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """The inputs of a run, and a note for its user.
+
+    Attributes:
+        index: images and ground truth of the annotation file.
+        images: place to read the images from.
+        annotations: absolute location of the annotation file.
+        model: the user's model, a recording, or the ground truth.
+        note: sentences that the user must know before any figure; empty if there are none.
+        config_file: file of the configuration, which no output may overwrite.
+    """
+
+    index: CocoIndex
+    images: ImageSource
+    annotations: Location
+    model: Source
+    note: str
+    config_file: Path | None = None
+
+
+def read_inputs(config: RunConfig) -> RunInputs:
+    """Returns the inputs of a run.
+
+    Raises:
+        ConfigError: if a required key is not set, or a backend does not have what is configured.
+        SetupError: if a file is missing, or not of the expected kind.
+    """
+    check_backends(config)
+    config, note = _with_demo(config)
+    index, source, annotations = read_dataset(config)
+    model = _model(config, index, annotations)
+    if config.data.repeat > 1:
+        note = f"{note} Each image is counted {config.data.repeat} times.".strip()
+    note = "\n".join(filter(None, (note, *model.notes)))
+    return RunInputs(index, source, annotations.absolute(), model, note)
+
+
+def read_dataset(config: RunConfig) -> tuple[CocoIndex, ImageSource, Location]:
+    """Returns the dataset of a configuration: index, images, and where the annotations are.
+
+    Raises:
+        ConfigError: if a key is not set, or the images are repeated too often.
+        SetupError: if images or annotations are missing, or not of the expected kind.
+    """
+    config, _ = _with_demo(config)
+    folder = _required(config.data.images, "data.images")
+    annotations = _required(config.data.annotations, "data.annotations")
+    source = open_images(folder)
+    index = load_index(annotations, config.data.limit, config.data.category, source)
+    _check_count(len(index.images), config.data.repeat)
+    return repeated(index, config.data.repeat), source, annotations
+
+
+def _check_count(images: int, repeat: int) -> None:
+    if repeat > 1 and images * repeat > _MAX_REPEATED:
+        raise ConfigError(
+            f"data.repeat: {images} images {repeat} times are {images * repeat:,}, over the limit "
+            f"of {_MAX_REPEATED:,}"
+        )
+
+
+def read_model(config: RunConfig) -> tuple[Source, Calibration | None]:
+    """Returns the model of a configuration, and the calibration for int8.
+
+    The dataset is read only where the model needs it.
+
+    Raises:
+        ConfigError: see `read_inputs`.
+        SetupError: see `read_inputs`.
+    """
+    is_int8 = "int8" in {config.on(kind).precision for kind in KINDS}
+    if is_int8 or config.model.path is None or not runs_model(config):
+        inputs = read_inputs(config)
+        return inputs.model, calibration(config, inputs)
+    check_backends(config)
+    stages = config.model.refinement_stages
+    return load_model(config.model.path, config.profile, stages), None
+
+
+def load_model(path: Path, profile: str, refinement_stages: int = 1) -> Source:
+    """Returns the model in a file, after a check that it takes the inputs of a profile.
+
+    Only ONNX files can be checked here; an `.om` is checked on its device.
+
+    Args:
+        path: path of the file.
+        profile: name of the preprocessing profile.
+        refinement_stages: number of refinement stages of a checkpoint's network.
+
+    Raises:
+        ConfigError: if stages are configured for a model that is no checkpoint.
+        SetupError: if the file is no model, its input does not fit the profile, or it takes far
+            more memory than a pose network does.
+    """
+    source = load_source(path, refinement_stages)
+    if source.format == "onnx":
+        check_profile(input_ports(source.content), PROFILES[profile], str(path))
+        check_bounds(source.content, str(path))
+    return source
+
+
+def calibration(config: RunConfig, inputs: RunInputs) -> Calibration | None:
+    """Returns the first images of a run as calibration inputs; None if no device uses int8."""
+    if "int8" not in {config.on(kind).precision for kind in KINDS}:
+        return None
+    images = inputs.index.images[:_CALIBRATION_IMAGES]
+    profile = PROFILES[config.profile]
+
+    def arrays() -> Iterator[npt.NDArray[Any]]:
+        for shard in read_shards(images, inputs.images, 1):
+            for record, encoded in image_rows(shard.images):
+                try:
+                    image_HW3, _ = decode_image(encoded, record.height, record.width)
+                except UndecodableImageError:
+                    continue
+                yield preprocess(image_HW3, profile)[0][None]
+
+    sizes = [(image.image_id, inputs.images.size(image.file_name)) for image in images]
+    digest = _short(repr((inputs.model.sha256, config.profile, sizes)).encode())
+    return Calibration(arrays, digest, len(images))
+
+
+def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
+    """Returns the digests and settings that a run's detections depend on, by name.
+
+    Devices, batch size and engine are left out, since detections do not depend on them. The bytes
+    of the images are left out too: they are compared image by image when a run is resumed.
+    """
+    return {
+        "data.annotations": _short(read_location(inputs.annotations, "data.annotations")),
+        "data.limit": f"{len(inputs.index.images)} of {inputs.index.num_images_listed} images",
+        "data.repeat": str(config.data.repeat),
+        "data.damaged": config.data.damaged,
+        "model": inputs.model.sha256[:16],
+        "model.refinement_stages": str(inputs.model.refinement_stages or "none"),
+        "profile": config.profile,
+        "precision": _precision(config),
+        "maps_dtype": config.maps_dtype,
+        "code": f"{package_identity().version} {_code_digest()}",
+    }
+
+
+def _model(config: RunConfig, index: CocoIndex, annotations: Location) -> Source:
+    """Returns the model, recording or ground truth that the run's backends answer from."""
+    stages = config.model.refinement_stages
+    if runs_model(config):
+        return load_model(_required(config.model.path, "model.path"), config.profile, stages)
+    check_stages(stages, "a recording" if replays(config) else "the ground truth")
+    if replays(config):
+        path = _required(config.model.path, "model.path")
+        content, digest = describe_recording(path.absolute(), index.images, config.profile)
+        return Source(content, "recording", digest, str(path))
+    return truth_source(str(annotations), json.dumps(index.ground_truth).encode())
+
+
+def _with_demo(config: RunConfig) -> tuple[RunConfig, str]:
+    """Returns the configuration, with the demo where it names no data and no model, and a note."""
+    data, model = config.data, config.model
+    replayed = replays(config)
+    note = _REPLAYED if replayed else ""
+    if data.images or data.annotations or (model.path and not replayed):
+        return config, note
+    # By name, so that the system does not depend on its demo.
+    module = importlib.import_module("distributed_pose.demo.default")
+    demo = module.prepare_demo(max(data.limit or 0, module.DEFAULT_NUM_IMAGES))
+    paths = {"images": Location(demo.images), "annotations": Location(demo.annotations)}
+    update: dict[str, Any] = {"data": data.model_copy(update=paths)}
+    if not replayed:
+        update["model"] = model.model_copy(update={"path": demo.model})
+    return config.model_copy(update=update), "\n".join(filter(None, (demo.note, note)))
+
+
+def _precision(config: RunConfig) -> str:
+    own = {kind: getattr(config, kind).precision for kind in KINDS}
+    return ", ".join(
+        [config.precision, *(f"{kind} {value}" for kind, value in own.items() if value)]
+    )
+
+
+_T = TypeVar("_T")
+
+
+def _required(path: _T | None, key: str) -> _T:
+    if path is None:
+        raise ConfigError(f"{key} is not set", f"give --set {key}=PATH or a --config that has it")
+    return path
+
+
+def _short(content: bytes) -> str:
+    return sha256_hex(content)[:16]
+
+
+@cache
+def _code_digest() -> str:
+    return source_digest(*(f"{package}/*.py" for package in _RESULT_AFFECTING_PACKAGES))

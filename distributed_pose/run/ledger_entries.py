@@ -1,0 +1,186 @@
+"""The format of a ledger file: Arrow IPC of a shard's detections, all else in its metadata.
+
+A file may have the right checksum and be of another version, or of somebody who wants to harm: each
+field is checked before anything is counted.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import FailFast, Field
+
+from distributed_pose.data.shards import DETECTIONS
+from distributed_pose.files.json_records import Count, Positive, read_record
+from distributed_pose.records import STAGES, Damage, DevicePlan, DeviceReady, ShardResult
+from distributed_pose.run.ledger import Entry
+
+_KEY = b"distributed_pose"
+
+_DIGEST = re.compile(r"[0-9a-f]{16}")
+
+_DEVICE_NAME = re.compile(r"[a-z]{1,20}:[0-9]{1,9}(\.[0-9]{1,9})?")
+
+_Ids = Annotated[tuple[Annotated[int, Field(ge=-(2**63), lt=2**63)], ...], FailFast()]
+_Texts = Annotated[tuple[str, ...], FailFast()]
+_Counts = Annotated[tuple[Count, ...], FailFast()]
+
+
+@dataclass(frozen=True)
+class _Fingerprint:
+    fingerprint: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    name: str
+    kind: str
+    node: str
+    node_id: str
+    cpus: Annotated[float, Field(ge=0, le=1e6)]
+    device_id: str
+    model: str
+    share: Annotated[float, Field(gt=0, le=1)]
+
+
+@dataclass(frozen=True)
+class _Device:
+    plan: _Plan
+    backend: str
+    precision: str
+    description: str
+    batch_size: Positive
+    warmup_ns: Count
+    batch_ns: Count
+    shard_size: Positive
+    slots: Positive
+    host: str
+    versions: Annotated[tuple[tuple[str, str], ...], FailFast()]
+    passed_over: _Texts
+
+
+@dataclass(frozen=True)
+class _Result:
+    device: str
+    image_ids: _Ids
+    durations: Mapping[str, _Counts]
+    encoded_bytes: _Counts
+    damaged: Annotated[tuple[Damage, ...], FailFast()]
+    digests: _Texts
+    stamps: _Texts
+
+
+@dataclass(frozen=True)
+class _About:
+    session: str
+    elapsed_ns: Count
+    device: _Device
+    result: _Result
+
+
+def pack_entry(entry: Entry, fingerprint: Mapping[str, str]) -> bytes:
+    """Returns the content of an entry's file.
+
+    Args:
+        entry: of the ledger.
+        fingerprint: what the run's results depend on, by part.
+    """
+    result = asdict(entry.result)
+    # Failures are not kept: what could not be read may be there when the run is taken up again.
+    del result["failures"]
+    detections = pa.ipc.read_record_batch(result.pop("detections"), DETECTIONS)
+    about = {**asdict(entry), "result": result, "fingerprint": fingerprint}
+    schema = DETECTIONS.with_metadata({_KEY: json.dumps(about)})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(detections.replace_schema_metadata(schema.metadata))
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def read_entry_file(content: bytes) -> tuple[bytes, pa.RecordBatch]:
+    """Returns what a file says about its shard, as JSON, and the detections.
+
+    Raises:
+        ValueError: if it is no file of Arrow, or none of a ledger.
+    """
+    try:
+        with pa.ipc.open_file(content) as reader:
+            about: bytes = (reader.schema.metadata or {})[_KEY]
+            batch = reader.get_batch(0).replace_schema_metadata(None).cast(DETECTIONS)
+        # Reading does not look at offsets, which can lead anywhere.
+        batch.validate(full=True)
+    except (pa.ArrowException, KeyError, OSError, IndexError) as error:
+        raise ValueError(str(error)) from None
+    return about, batch
+
+
+def read_fingerprint(about: bytes) -> Mapping[str, str]:
+    """Returns what the results of a file's run depend on, by part.
+
+    Raises:
+        ValueError: if the file does not say.
+    """
+    return read_record(_Fingerprint, about).fingerprint
+
+
+def read_entry(about: bytes, detections: pa.RecordBatch) -> Entry:
+    """Returns the entry of a file.
+
+    Raises:
+        ValueError: if it has other fields, numbers that cannot be, an image twice, or detections of
+            images that are not its own.
+    """
+    told = read_record(_About, about)
+    device, result = told.device, told.result
+    _check(device, result)
+    _check_detections(detections, result.image_ids)
+    return Entry(
+        told.session,
+        told.elapsed_ns,
+        DeviceReady(**{**vars(device), "plan": DevicePlan(**vars(device.plan))}),
+        ShardResult(
+            result.device,
+            result.image_ids,
+            bytes(detections.serialize()),
+            durations=result.durations,
+            encoded_bytes=result.encoded_bytes,
+            damaged=result.damaged,
+            digests=result.digests,
+            stamps=result.stamps,
+        ),
+    )
+
+
+def _check(device: _Device, result: _Result) -> None:
+    if not _DEVICE_NAME.fullmatch(device.plan.name):
+        raise ValueError("device.plan.name: no name of a device")
+    if len(set(result.image_ids)) != len(result.image_ids):
+        raise ValueError("result.image_ids: an image is there twice")
+    if len(result.image_ids) != len(result.encoded_bytes):
+        raise ValueError("result.encoded_bytes: one is needed for each image")
+    if len(result.image_ids) != len(result.digests):
+        raise ValueError("result.digests: one is needed for each image")
+    if not all(_DIGEST.fullmatch(digest) for digest in result.digests):
+        raise ValueError("result.digests: one is no digest")
+    if len(result.stamps) not in {0, len(result.image_ids)}:
+        raise ValueError("result.stamps: one is needed for each image, or none")
+    if not set(result.durations) <= set(STAGES):
+        raise ValueError("result.durations: an unknown stage")
+
+
+def _check_detections(detections: pa.RecordBatch, image_ids: tuple[int, ...]) -> None:
+    ids, scores, keypoints = detections.columns
+    numbers = keypoints.flatten()
+    if any(column.null_count for column in (ids, scores, keypoints, numbers)):
+        raise ValueError("detections: a value is missing")
+    if not all(
+        pc.all(pc.is_finite(column)).as_py() in {True, None} for column in (scores, numbers)
+    ):
+        raise ValueError("detections: a number is not finite")
+    if not set(ids.to_pylist()) <= set(image_ids):
+        raise ValueError("detections: one is of another image")

@@ -1,0 +1,185 @@
+"""The ledger on storage: one small file per finished shard, from which a run is resumed.
+
+`ledger_entries` has the format of a file. Its name is the SHA-256 of its content, so that an
+incomplete file is recognised.
+"""
+
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from queue import Full, Queue
+from threading import Thread
+from typing import Self
+
+from distributed_pose.errors import ExecutionError, SetupError
+from distributed_pose.files.local import PARTIAL_PREFIX, one_line, sha256_hex
+from distributed_pose.files.storage import Folder
+from distributed_pose.run.ledger import Entry
+from distributed_pose.run.ledger_entries import (
+    pack_entry,
+    read_entry,
+    read_entry_file,
+    read_fingerprint,
+)
+
+_LOG = logging.getLogger(__name__)
+
+_FOLDER = "ledger"
+_SUFFIX = ".arrow"
+
+# The ledger's own files, and those that a killed process did not finish.
+_ENTRY = re.compile(rf"{_FOLDER}/[0-9a-f]{{64}}{re.escape(_SUFFIX)}")
+_UNFINISHED = re.compile(rf"{_FOLDER}/{re.escape(PARTIAL_PREFIX)}[0-9a-f]{{16}}")
+
+# A shard has at most some hundred images, and an image some kilobytes of detections.
+_MAX_ENTRY_BYTES = 2**28
+
+# Object stores answer in tens of milliseconds, and a run must not wait for them.
+_THREADS = 4
+_MAX_QUEUED = 64
+# A disk or object store that has not answered by then never will.
+_DEADLINE_S = 120.0
+
+
+class LedgerFiles:
+    """The files of a ledger in the folder of a run.
+
+    It is a context manager, which ends when all added entries are written.
+
+    Args:
+        folder: folder of the run.
+        fingerprint: digests that the results depend on, by name.
+    """
+
+    def __init__(self, folder: Folder, fingerprint: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._fingerprint = dict(fingerprint)
+        self._queue: Queue[Entry | None] = Queue(_MAX_QUEUED)
+        self._threads: list[Thread] = []
+        self._error: Exception | None = None
+
+    def load(self) -> Iterator[Entry]:
+        """Yields the entries of earlier sessions of the same run.
+
+        Raises:
+            SetupError: if the folder holds another run, or cannot be read.
+        """
+        names = [name for name in self._folder.names(_FOLDER) if _ENTRY.fullmatch(name)]
+        for name, content in self._contents(names):
+            try:
+                yield self._entry(name, content)
+            except ValueError:
+                _LOG.warning("%s is damaged; its images are run again", self._folder.at(name))
+
+    def clear(self) -> None:
+        """Deletes the ledger files of earlier sessions, of any run, and no other file.
+
+        Raises:
+            SetupError: if the ledger's folder is a link.
+            ExecutionError: if a file cannot be deleted.
+        """
+        if self._folder.is_link(_FOLDER):
+            raise SetupError(
+                f"{self._folder.at(_FOLDER)} is a link, and --restart deletes nothing behind links",
+                "remove the link, or choose another --output",
+            )
+        for name in self._folder.names(_FOLDER):
+            if _ENTRY.fullmatch(name) or _UNFINISHED.fullmatch(name):
+                self._folder.delete(name)
+
+    def add(self, entry: Entry) -> None:
+        """Queues an entry to be written.
+
+        Raises:
+            ExecutionError: if this or an earlier entry could not be written.
+        """
+        self._check()
+        self._put(entry)
+
+    def __enter__(self) -> Self:
+        # An executor's threads would keep the process from ending while a write hangs.
+        self._threads = [Thread(target=self._write_queued, daemon=True) for _ in range(_THREADS)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            for _thread in self._threads:
+                self._put(None)
+            for thread in self._threads:
+                thread.join(_DEADLINE_S)
+                if thread.is_alive():
+                    raise self._too_slow()
+            self._check()
+        except ExecutionError:
+            # What ended the run is the better message.
+            if kind is None:
+                raise
+
+    def _put(self, entry: Entry | None) -> None:
+        try:
+            self._queue.put(entry, timeout=_DEADLINE_S)
+        except Full:
+            raise self._too_slow() from None
+
+    def _too_slow(self) -> ExecutionError:
+        return ExecutionError(
+            f"writing to {self._folder.at(_FOLDER)} takes over {_DEADLINE_S:.0f} s"
+        )
+
+    def _check(self) -> None:
+        if self._error:
+            raise self._error
+
+    def _write_queued(self) -> None:
+        while (entry := self._queue.get()) is not None:
+            # After an error the queue is emptied, so that nobody waits for room in it.
+            if self._error is None:
+                try:
+                    content = pack_entry(entry, self._fingerprint)
+                    name = f"{_FOLDER}/{sha256_hex(content)}{_SUFFIX}"
+                    self._folder.write(name, content, durable=False)
+                # Raised again in the thread that adds entries.
+                except Exception as error:  # noqa: BLE001
+                    self._error = error
+
+    def _contents(self, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        threads = ThreadPoolExecutor(_THREADS)
+        try:
+            yield from zip(
+                names, threads.map(self._read, names, timeout=_DEADLINE_S + len(names)), strict=True
+            )
+        except TimeoutError:
+            raise SetupError(f"reading {self._folder.at(_FOLDER)} takes too long") from None
+        finally:
+            # A read that hangs cannot be ended, so it is not waited for.
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return self._folder.read(name, _MAX_ENTRY_BYTES)
+        except OSError as error:
+            reason = self._folder.location.cleaned(one_line(error))
+            raise SetupError(f"cannot read {self._folder.at(name)}: {reason}") from None
+
+    def _entry(self, name: str, content: bytes) -> Entry:
+        if name != f"{_FOLDER}/{sha256_hex(content)}{_SUFFIX}":
+            raise ValueError(name)
+        about, detections = read_entry_file(content)
+        # The fingerprint comes first, since files of another version may have other fields.
+        if different := _differences(read_fingerprint(about), self._fingerprint):
+            raise SetupError(
+                f"{self._folder} holds another run: {'; '.join(different)}",
+                "choose another --output, or --restart to start anew in its place",
+            )
+        return read_entry(about, detections)
+
+
+def _differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
+    return [
+        f"{part} is {there.get(part, 'unknown')} there and {here.get(part, 'unknown')} here"
+        for part in {**here, **there}
+        if there.get(part) != here.get(part)
+    ]

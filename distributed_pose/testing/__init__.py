@@ -1,1 +1,0 @@
-"""Fakes that ship: an oracle in place of a model."""

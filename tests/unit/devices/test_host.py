@@ -1,0 +1,55 @@
+"""How many processors a process may use, container limits included."""
+
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from distributed_pose.devices.host import container_cpus, num_cpus
+
+
+def limit(folder: Path, membership: str, files: dict[str, str]) -> float:
+    """Returns the limit of a process with control groups of these contents."""
+    (folder / "membership").write_text(membership)
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return container_cpus(folder, folder / "membership")
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "expected"),
+    [
+        ("0::/\n", {}, math.inf),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, math.inf),
+        ("0::/\n", {"cpu.max": "250000 100000\n"}, 2.5),
+        # A group's own limit, and a tighter one above it.
+        ("0::/pod/app\n", {"pod/cpu.max": "100000 100000", "pod/app/cpu.max": "max 100000"}, 1),
+        # The host's path of a group that the container sees at the mount.
+        ("0::/kubepods/x\n", {"cpu.max": "400000 100000"}, 4),
+        (
+            "4:memory:/m\n3:cpu,cpuacct:/docker/x\n",
+            {"cpu,cpuacct/cpu.cfs_quota_us": "300000", "cpu,cpuacct/cpu.cfs_period_us": "100000"},
+            3,
+        ),
+        (
+            "1:cpu:/job\n",
+            {"cpu/job/cpu.cfs_quota_us": "-1\n", "cpu/job/cpu.cfs_period_us": "100000\n"},
+            math.inf,
+        ),
+        ("0::/\n", {"cpu.max": "nonsense"}, math.inf),
+    ],
+)
+def test_the_tightest_quota_counts(
+    tmp_path: Path, membership: str, files: dict[str, str], expected: float
+) -> None:
+    assert limit(tmp_path, membership, files) == expected
+
+
+def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
+    assert container_cpus(tmp_path, tmp_path / "nowhere") == math.inf
+
+
+def test_no_more_processors_are_used_than_the_process_may_run_on() -> None:
+    assert 1 <= num_cpus() <= len(os.sched_getaffinity(0))

@@ -1,0 +1,68 @@
+import json
+import platform
+import socket
+from importlib.metadata import version
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from distributed_pose.engine.node_versions import differences, versions
+from distributed_pose.evaluation import evaluate
+from distributed_pose.files.package_identity import package_identity
+from distributed_pose.records import DevicePlan, DeviceReady
+from tests.conftest import Dataset
+
+
+def ready(name: str, node: str = "", **versions: str) -> DeviceReady:
+    plan = DevicePlan(name, "cpu", node, "", 1.0)
+    told = tuple(versions.items())
+    return DeviceReady(plan, "openvino", "f32", "CPU", 1, 0, host="a-host", versions=told)
+
+
+@pytest.mark.parametrize(
+    ("backend", "runtime"),
+    [("openvino", "openvino"), ("onnxruntime:cpu", "onnxruntime"), ("torch:cpu", "torch")],
+)
+def test_a_worker_knows_the_versions_of_what_it_computes_with(backend: str, runtime: str) -> None:
+    found = versions(backend, "cpu")
+    assert found["numpy"] == np.__version__
+    assert found["opencv"] == cv2.__version__
+    assert found["python"] == platform.python_version()
+    assert found[runtime] == version(runtime)
+    assert package_identity().digest in found["distributed-pose"]
+
+
+def test_the_version_of_cann_is_that_which_the_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "cann" not in versions("ascend", "npu")
+    (tmp_path / "version.info").write_text("Version=8.0.0\n")
+    monkeypatch.setenv("ASCEND_HOME_PATH", str(tmp_path))
+    assert versions("ascend", "npu")["cann"] == "8.0.0"
+    assert "cann" not in versions("openvino", "cpu")
+
+
+def test_versions_that_differ_are_told_once_with_a_device_of_each() -> None:
+    devices = [
+        ready("cpu:0", "10.0.0.1", numpy="2.1.0", opencv="4.12.0"),
+        ready("cpu:1", "10.0.0.1", numpy="2.1.0", opencv="4.12.0"),
+        ready("cpu:2", "10.0.0.2", numpy="2.1.0", opencv="4.9.0", torch="2.9.0"),
+    ]
+    assert [*differences(devices)] == [
+        "opencv is not the same on all nodes: 4.12.0 on cpu:0 (10.0.0.1), 4.9.0 on cpu:2 (10.0.0.2)"
+    ]
+    assert not [*differences(devices[:2])]
+
+
+def test_the_report_has_host_and_versions_of_each_device(people: Dataset, tmp_path: Path) -> None:
+    evaluate(people.config(devices=["cpu:2"]), tmp_path)
+    devices = json.loads((tmp_path / "report.json").read_text())["devices"]
+    assert len(devices) == 2
+    for device in devices:
+        assert device["host"] == socket.gethostname()
+        assert device["versions"]["opencv"] == cv2.__version__
+    # They are kept with the results, so that a run that is only resumed tells them, too.
+    evaluate(people.config(), tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["devices"] == devices

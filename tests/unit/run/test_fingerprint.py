@@ -1,0 +1,114 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from distributed_pose import RunConfig
+from distributed_pose.files import package_identity as identity
+from distributed_pose.run import inputs
+from distributed_pose.run.inputs import fingerprint, read_inputs
+from tests.conftest import Dataset
+from tests.tiny_models import save_constant_model
+
+
+def of(config: RunConfig) -> dict[str, str]:
+    return fingerprint(config, read_inputs(config))
+
+
+def differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
+    assert one.keys() == other.keys()
+    return {part for part in one if one[part] != other[part]}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"devices": "cpu:3"},
+        {"batch_size": 3},
+        {"npu": {"batch_size": 3, "soc": "310P3"}},
+        {"engine": "ray"},
+        {"reducers": 2},
+        {"gather": "poses"},
+        {"deadline_s": 5.0},
+        {"allow_failures": 3},
+        {"dump_maps": "maps"},
+        {"data": {"limit": 12}},
+    ],
+)
+def test_what_detections_do_not_depend_on_is_not_in_it(
+    people: Dataset, values: dict[str, object]
+) -> None:
+    assert of(people.config(**values)) == of(people.config())
+
+
+@pytest.mark.parametrize(
+    ("values", "part", "text"),
+    [
+        ({"profile": "upstream"}, "profile", "upstream"),
+        ({"data": {"damaged": "fail"}}, "data.damaged", "fail"),
+        ({"precision": "f32"}, "precision", "f32"),
+        ({"maps_dtype": "f16"}, "maps_dtype", "f16"),
+        ({"cuda": {"precision": "f16"}}, "precision", "auto, cuda f16"),
+        ({"data": {"limit": 5}}, "data.limit", "5 of 12 images"),
+    ],
+)
+def test_what_detections_depend_on_is_in_it_by_name(
+    people: Dataset, values: dict[str, object], part: str, text: str
+) -> None:
+    changed = of(people.config(**values))
+    assert differing(changed, of(people.config())) == {part}
+    assert changed[part] == text
+
+
+def test_the_content_of_the_annotations_is_in_it_and_not_their_name(
+    people: Dataset, tmp_path: Path
+) -> None:
+    model = {"backend": "onnxruntime", "model": {"path": save_constant_model(tmp_path / "m.onnx")}}
+    copy = Dataset(people.images, tmp_path / "copy.json")
+    shutil.copy(people.annotations, copy.annotations)
+    before = of(copy.config(**model))
+    assert before == of(people.config(**model))
+    content = json.loads(people.annotations.read_text())
+    content["annotations"][0]["area"] += 1
+    copy.annotations.write_text(json.dumps(content))
+    assert differing(of(copy.config(**model)), before) == {"data.annotations"}
+
+
+def test_the_content_of_the_model_is_in_it_and_not_its_name(
+    people: Dataset, tmp_path: Path
+) -> None:
+    paths = [
+        save_constant_model(tmp_path / f"{number}.onnx", value)
+        for number, value in enumerate((0.0, 0.0, 0.5))
+    ]
+    same, other_name, other = (
+        of(people.config(backend="onnxruntime", model={"path": path})) for path in paths
+    )
+    assert same == other_name
+    assert differing(same, other) == {"model"}
+
+
+@pytest.mark.parametrize(
+    ("room", "matters"),
+    [
+        ("pose", True),
+        ("vision", True),
+        ("recordings", True),
+        ("model", True),
+        ("data", True),
+        ("cluster", True),
+        ("report", False),
+    ],
+)
+def test_the_code_that_decides_on_detections_is_in_it(
+    room: str, *, matters: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "_PACKAGE", tmp_path)
+    source = tmp_path / room / "source.py"
+    source.parent.mkdir()
+    source.write_text("SIZE = 1\n")
+    before = inputs._code_digest.__wrapped__()
+    assert inputs._code_digest.__wrapped__() == before
+    source.write_text("SIZE = 2\n")
+    assert (inputs._code_digest.__wrapped__() != before) is matters

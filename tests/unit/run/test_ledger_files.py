@@ -1,0 +1,555 @@
+import json
+import logging
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distributed_pose import ExecutionError, SetupError
+from distributed_pose.data.shards import (
+    DETECTIONS,
+    no_detections,
+    pack_detections,
+    unpack_detections,
+)
+from distributed_pose.files.local import PARTIAL_PREFIX, sha256_hex
+from distributed_pose.files.storage import Folder
+from distributed_pose.pose.assemble import Poses
+from distributed_pose.records import (
+    STAGES,
+    Damage,
+    DevicePlan,
+    DeviceReady,
+    Failure,
+    ImageRecord,
+    ShardResult,
+)
+from distributed_pose.run import ledger_files
+from distributed_pose.run.ledger import Entry, Ledger
+from distributed_pose.run.ledger_files import LedgerFiles
+
+FINGERPRINT = {"model": "5d41402a", "profile": "modelzoo"}
+
+DEVICE = DeviceReady(
+    DevicePlan("cpu:1", "cpu", "10.0.0.1", "a-node", 1.5),
+    "oracle",
+    "f32",
+    "CPU é",
+    4,
+    5,
+    6,
+    slots=2,
+    host="a-host",
+    versions=(("numpy", "2.1.0"), ("opencv", "4.12.0")),
+)
+
+
+def entry(*image_ids: int, session: str = "first", elapsed_ns: int = 7) -> Entry:
+    number = len(image_ids)
+    keypoints = np.arange(51.0 * number).reshape(number, 51) / 7
+    poses = Poses(keypoints, np.full(number, 1 / 3))
+    result = ShardResult(
+        "cpu:1",
+        image_ids,
+        pack_detections(np.array(image_ids, np.int64), poses),
+        (),
+        {"read": tuple(10 * i for i in image_ids), "compute": (3,), "transfer": ()},
+        tuple(100 * i for i in image_ids),
+        tuple(Damage(i, f"{i}.jpg", "it is cut é") for i in image_ids[1:]),
+        tuple(f"{i:016x}" for i in image_ids),
+        tuple(f"{i} é" for i in image_ids),
+    )
+    return Entry(session, elapsed_ns, DEVICE, result)
+
+
+def keep(folder: Folder, *entries: Entry, fingerprint: Mapping[str, str] = FINGERPRINT) -> None:
+    keep_all(folder, entries, fingerprint)
+
+
+def keep_all(
+    folder: Folder, entries: Iterable[Entry], fingerprint: Mapping[str, str] = FINGERPRINT
+) -> None:
+    with LedgerFiles(folder, fingerprint) as files:
+        for one in entries:
+            files.add(one)
+
+
+class Results:
+    """Entries of one image each, and then the end of the run by Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.num_asked = 0
+
+    def __iter__(self) -> Iterator[Entry]:
+        for number in range(10, 10 + self.number):
+            self.num_asked += 1
+            yield entry(number)
+        raise KeyboardInterrupt
+
+
+def load(folder: Folder, fingerprint: Mapping[str, str] = FINGERPRINT) -> list[Entry]:
+    """Returns what is kept by ascending image id."""
+    entries = LedgerFiles(folder, fingerprint).load()
+    return sorted(entries, key=lambda one: one.result.image_ids)
+
+
+def comparable(one: Entry) -> tuple[Entry, list[dict[str, object]]]:
+    """Returns an entry with its detections apart, which may be serialised in two ways."""
+    rows = unpack_detections(one.result.detections)
+    return replace(one, result=replace(one.result, detections=b"")), rows
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path / "run")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Path:
+    """Where the files of `folder` are."""
+    return tmp_path / "run" / "ledger"
+
+
+@pytest.fixture
+def release() -> Iterator[Event]:
+    """Lets go what hangs, at the latest when the test ends."""
+    event = Event()
+    yield event
+    event.set()
+
+
+@pytest.mark.parametrize("location", ["{}/run", "file://{}/run", "mock:///run"])
+def test_what_is_kept_comes_back_whole(tmp_path: Path, location: str) -> None:
+    folder = Folder(location.format(tmp_path))
+    entries = [entry(1, 2), entry(3), entry(4, 5, session="second", elapsed_ns=2**60)]
+    keep(folder, *entries)
+    assert [*map(comparable, load(folder))] == [*map(comparable, entries)]
+
+
+def test_images_with_nobody_in_them_come_back(folder: Folder) -> None:
+    one = entry(1, 2)
+    empty = replace(one, result=replace(one.result, detections=no_detections()))
+    keep(folder, empty)
+    assert [*map(comparable, load(folder))] == [comparable(empty)]
+
+
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+TIMES = st.lists(st.integers(0, 2**62), max_size=3).map(tuple)
+
+
+@st.composite
+def entries(draw: st.DrawFn) -> Entry:
+    ids = draw(st.lists(st.integers(-(2**62), 2**62), unique=True, min_size=1, max_size=4))
+    whose = draw(st.lists(st.sampled_from(ids), max_size=3))
+    keypoints = np.array([[draw(FINITE)] * 51 for _ in whose]).reshape(-1, 51)
+    poses = Poses(keypoints, np.array([draw(FINITE) for _ in whose], np.float64))
+    name = draw(st.from_regex(r"[a-z]{1,20}:[0-9]{1,9}(\.[0-9]{1,9})?", fullmatch=True))
+    cpus = draw(st.floats(0, 1e6))
+    plan = DevicePlan(name, draw(st.text()), draw(st.text()), draw(st.text()), cpus)
+    numbers = [draw(st.integers(1, 2**31 - 1)), *(draw(st.integers(0, 2**62)) for _ in range(2))]
+    return Entry(
+        draw(st.text()),
+        draw(st.integers(0, 2**62)),
+        DeviceReady(
+            plan,
+            draw(st.text()),
+            draw(st.text()),
+            draw(st.text()),
+            *numbers,
+            slots=draw(st.integers(1, 2**31 - 1)),
+            host=draw(st.text()),
+            versions=tuple(draw(st.lists(st.tuples(st.text(), st.text()), max_size=2))),
+        ),
+        ShardResult(
+            name,
+            tuple(ids),
+            pack_detections(np.array(whose, np.int64), poses),
+            (),
+            draw(st.dictionaries(st.sampled_from(STAGES), TIMES, max_size=2)),
+            tuple(draw(st.integers(0, 2**40)) for _ in ids),
+            tuple(Damage(i, draw(st.text()), draw(st.text())) for i in ids[1:]),
+            tuple(f"{draw(st.integers(0, 2**64 - 1)):016x}" for _ in ids),
+            tuple(draw(st.text()) for _ in ids),
+        ),
+    )
+
+
+@settings(max_examples=50)
+@given(entries(), st.dictionaries(st.text(), st.text()))
+def test_no_field_is_lost_or_changed(one: Entry, fingerprint: dict[str, str]) -> None:
+    folder = Folder("mock:///run")
+    keep(folder, one, fingerprint=fingerprint)
+    (back,) = load(folder, fingerprint)
+    # As text, in which 0.0 and -0.0 differ.
+    assert repr(comparable(back)) == repr(comparable(one))
+
+
+def test_a_ledger_taken_up_again_has_the_figures_of_the_first(folder: Folder) -> None:
+    images = [ImageRecord(number, f"{number}.jpg", 4, 6) for number in range(1, 5)]
+    first, second = Ledger(images), Ledger(images)
+    with LedgerFiles(folder, FINGERPRINT) as files:
+        for one in (entry(1, 2), entry(2, 3, elapsed_ns=9), entry(3, 1), entry(4, session="two")):
+            if new := first.accept(one):
+                files.add(new)
+    assert len(first.detections) == 4
+    for one in load(folder):
+        second.accept(one)
+    for name in ("detections", "devices", "wall_ns", "num_sessions", "num_settled"):
+        assert getattr(second, name) == getattr(first, name)
+    assert second.encoded_bytes == first.encoded_bytes
+    assert {stage: sorted(times) for stage, times in second.durations.items()} == {
+        stage: sorted(times) for stage, times in first.durations.items()
+    }
+
+
+def test_a_file_is_added_for_each_shard_and_the_others_are_left_alone(
+    folder: Folder, ledger: Path
+) -> None:
+    keep(folder, entry(1), entry(2))
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in ledger.iterdir()}
+    assert len(before) == 2
+    keep(folder, entry(3))
+    after = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in ledger.iterdir()}
+    assert len(after) == 3
+    assert before.items() < after.items()
+
+
+def test_a_file_has_the_name_of_its_content(folder: Folder, ledger: Path) -> None:
+    keep(folder, entry(1))
+    (path,) = ledger.iterdir()
+    assert path.name == f"{sha256_hex(path.read_bytes())}.arrow"
+
+
+def test_a_folder_without_a_ledger_has_nothing_kept(folder: Folder) -> None:
+    assert load(folder) == []
+    LedgerFiles(folder, FINGERPRINT).clear()
+
+
+def test_what_could_not_be_read_is_not_kept(folder: Folder, ledger: Path) -> None:
+    one = entry(1)
+    failures = (Failure(2, "2.jpg", "unreadable"),)
+    keep(folder, replace(one, result=replace(one.result, failures=failures)))
+    assert [*map(comparable, load(folder))] == [comparable(one)]
+    (path,) = ledger.iterdir()
+    assert b"unreadable" not in path.read_bytes()
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip_a_bit,
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(path.read_bytes()[:50]),
+        lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.rename(path.with_name("0" * 64 + ".arrow")),
+    ],
+    ids=["a flipped bit", "a byte less", "the start alone", "a byte more", "empty", "renamed"],
+)
+def test_a_damaged_file_is_ignored_with_a_warning_and_the_rest_loads(
+    folder: Folder, ledger: Path, damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    keep(folder, entry(1))
+    (victim,) = ledger.iterdir()
+    keep(folder, entry(2), entry(3))
+    damage(victim)
+    assert [one.result.image_ids for one in load(folder)] == [(2,), (3,)]
+    (warning,) = caplog.records
+    assert warning.levelno == logging.WARNING
+    assert "is damaged; its images are run again" in warning.getMessage()
+    assert str(ledger) in warning.getMessage()
+
+
+def test_a_file_that_was_not_finished_is_no_part_of_the_ledger(
+    folder: Folder, ledger: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keep(folder, entry(1))
+    (ledger / f"{PARTIAL_PREFIX}{16 * '0'}").write_bytes(b"a part")
+    assert len(load(folder)) == 1
+    assert not caplog.records
+
+
+def about(**values: object) -> dict[str, Any]:
+    return {**asdict(entry(1)), "result": {}, "fingerprint": FINGERPRINT, **values}
+
+
+def about_result(**values: object) -> dict[str, Any]:
+    result = {**asdict(entry(1).result), **values}
+    return about(result={name: result[name] for name in result if name != "detections"})
+
+
+RESULT = about_result()["result"]
+PLAN = asdict(DEVICE.plan)
+
+
+def arrow(
+    metadata: object,
+    schema: pa.Schema = DETECTIONS,
+    batches: int = 1,
+    rows: Sequence[Sequence[list[Any]]] = (),
+) -> bytes:
+    """Returns a file like those of a ledger; bytes as metadata are left as they are."""
+    text = metadata if isinstance(metadata, bytes) else json.dumps(metadata)
+    whole = schema.with_metadata({b"distributed_pose": text})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, whole) as writer:
+        for columns in rows or [[[] for _ in schema]] * batches:
+            arrays = [pa.array(v, field.type) for v, field in zip(columns, schema, strict=True)]
+            writer.write_batch(pa.record_batch(arrays, schema=whole))
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def with_wild_offsets() -> bytes:
+    """Returns a file whose offsets of a list lead out of it."""
+    schema = pa.schema([*list(DETECTIONS)[:2], ("keypoints", pa.list_(pa.float64()))])
+    content = bytearray(arrow(about_result(), schema, rows=[([1], [0.5], [[7.25] * 51])]))
+    offsets = struct.pack("<ii", 0, 51)
+    place = content.rindex(offsets)
+    content[place : place + 8] = struct.pack("<ii", 0, 2**30)
+    return bytes(content)
+
+
+def put(folder: Folder, content: bytes) -> None:
+    folder.write(f"ledger/{sha256_hex(content)}.arrow", content)
+
+
+def test_the_files_that_follow_are_like_those_of_a_ledger(folder: Folder) -> None:
+    put(folder, arrow(about_result()))
+    assert [one.result.image_ids for one in load(folder)] == [(1,)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no Arrow file",
+        arrow(b"no JSON"),
+        arrow(b"\xff\xfe"),
+        arrow([]),
+        arrow({}),
+        arrow({"fingerprint": None}),
+        arrow({"fingerprint": "modelzoo"}),
+        arrow({"fingerprint": FINGERPRINT}),
+        arrow(about(result=None)),
+        arrow(about_result(durations=None)),
+        arrow(about_result(image_ids=1)),
+        arrow(about(device={**asdict(DEVICE), "unknown": 1})),
+        arrow(about(device={**asdict(DEVICE), "plan": None})),
+        arrow(about_result(), batches=0),
+        arrow(about(device={**asdict(DEVICE), "batch_size": 0}, result=RESULT)),
+        arrow(about(device={**asdict(DEVICE), "plan": {**PLAN, "name": "cpu"}}, result=RESULT)),
+        arrow(about(device={**asdict(DEVICE), "plan": {**PLAN, "cpus": 1e999}}, result=RESULT)),
+        arrow(about(device={**asdict(DEVICE), "versions": [["numpy"]]}, result=RESULT)),
+        arrow(about(device={**asdict(DEVICE), "host": None}, result=RESULT)),
+        arrow(about(elapsed_ns=-1, result=RESULT)),
+        arrow(about(elapsed_ns=10**4000, result=RESULT)),
+        arrow(about(elapsed_ns=True, result=RESULT)),
+        arrow(about(session=[], result=RESULT)),
+        arrow(about_result(image_ids=[1, 1], encoded_bytes=[5, 5])),
+        arrow(about_result(image_ids=["1"])),
+        arrow(about_result(image_ids=[2**63])),
+        arrow(about_result(encoded_bytes=[-1])),
+        arrow(about_result(durations={"a stage": [1]})),
+        arrow(about_result(durations={"read": [-1]})),
+        arrow(about_result(durations={"read": [0.5]})),
+        arrow(b"[" * 100_000),
+        arrow(about_result(), rows=[([2], [0.5], [[1.0] * 51])]),
+        arrow(about_result(), rows=[([1], [float("nan")], [[1.0] * 51])]),
+        arrow(about_result(), rows=[([1], [0.5], [[float("inf")] * 51])]),
+        arrow(about_result(), rows=[([1], [0.5], [None])]),
+        arrow(about_result(), rows=[([1], [0.5], [[None] * 51])]),
+        arrow(about_result(), rows=[([None], [0.5], [[1.0] * 51])]),
+    ],
+)
+def test_a_file_with_the_right_checksum_and_another_content_is_ignored(
+    folder: Folder, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(folder, content)
+    keep(folder, entry(2))
+    assert [one.result.image_ids for one in load(folder)] == [(2,)]
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        arrow(about_result(), schema=pa.schema([("keypoints", pa.string())])),
+        arrow(about_result(encoded_bytes=[])),
+        arrow(about_result(digests=[])),
+        arrow(about_result(digests=["no digest"])),
+        arrow(about_result(stamps=["", "", ""])),
+        with_wild_offsets(),
+    ],
+)
+def test_a_file_whose_parts_do_not_fit_together_is_ignored(folder: Folder, content: bytes) -> None:
+    put(folder, content)
+    ledger = Ledger([ImageRecord(1, "1.jpg", 4, 6)])
+    for one in load(folder):
+        ledger.accept(one)
+    assert ledger.num_settled == 0
+
+
+def test_the_ledger_of_another_run_is_an_error_that_names_what_differs(folder: Folder) -> None:
+    keep(folder, entry(1))
+    with pytest.raises(SetupError) as caught:
+        load(folder, {**FINGERPRINT, "profile": "upstream"})
+    assert "profile is modelzoo there and upstream here" in caught.value.message
+    assert str(folder) in caught.value.message
+    assert "model is" not in caught.value.message
+    assert "--restart" in caught.value.hint
+
+
+def test_parts_that_only_one_of_two_runs_has_differ(folder: Folder) -> None:
+    keep(folder, entry(1), fingerprint={"model": "5d41402a", "old": "1"})
+    with pytest.raises(SetupError) as caught:
+        load(folder, {"model": "5d41402a", "new": "2"})
+    assert "new is unknown there and 2 here; old is 1 there and unknown here" in str(caught.value)
+
+
+def test_a_file_of_another_version_is_another_run_and_not_damaged(folder: Folder) -> None:
+    other = {**about_result(), "device": {"unknown": 1}, "fingerprint": {"code": "0.0.1"}}
+    put(folder, arrow(other))
+    with pytest.raises(SetupError, match=r"code is 0\.0\.1 there"):
+        load(folder)
+
+
+def test_a_damaged_file_of_another_run_does_not_tell_that_it_is(
+    folder: Folder, ledger: Path
+) -> None:
+    keep(folder, entry(1), fingerprint={"profile": "upstream"})
+    (victim,) = ledger.iterdir()
+    flip_a_bit(victim)
+    assert load(folder) == []
+
+
+def test_a_file_that_cannot_be_read_is_an_error_that_names_it(
+    folder: Folder, ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(_: Folder, name: str, _max_bytes: int) -> bytes:
+        raise PermissionError(13, f"may not\nread {name}")
+
+    keep(folder, entry(1))
+    monkeypatch.setattr(Folder, "read", read)
+    (path,) = ledger.iterdir()
+    with pytest.raises(SetupError, match=rf"cannot read {path}: .*may not read"):
+        load(folder)
+
+
+def test_what_was_kept_can_be_cleared_and_the_rest_stays(folder: Folder, ledger: Path) -> None:
+    keep(folder, entry(1), entry(2), fingerprint={"profile": "another"})
+    (ledger / f"{PARTIAL_PREFIX}{16 * '0'}").write_bytes(b"a part")
+    folder.write("report.json", "{}")
+    LedgerFiles(folder, FINGERPRINT).clear()
+    assert [*ledger.iterdir()] == []
+    assert folder.read("report.json") == b"{}"
+    assert load(folder) == []
+
+
+def test_an_entry_that_cannot_be_written_is_an_error_at_the_end(tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    with pytest.raises(ExecutionError, match=r"cannot write .*taken/ledger"):
+        keep(Folder(tmp_path / "taken"), entry(1))
+
+
+def fail_to_write(*_: object, **__: object) -> None:
+    raise ExecutionError("cannot write: no space left")
+
+
+def test_after_an_error_no_more_is_added_and_what_was_there_loads(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(folder, entry(1), entry(2))
+    # More than there is room for in the queue, so that adding waits for an answer.
+    results = Results(1000)
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "write", fail_to_write)
+        with pytest.raises(ExecutionError, match="no space left"):
+            keep_all(folder, results)
+    assert results.num_asked < 1000
+    assert [one.result.image_ids for one in load(folder)] == [(1,), (2,)]
+
+
+def test_after_an_error_nothing_of_the_queue_is_written(
+    folder: Folder, release: Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def write(_: Folder, name: str, *__: object, **___: object) -> None:
+        tried.append(name)
+        release.wait(5.0)
+        fail_to_write()
+
+    def results() -> Iterator[Entry]:
+        yield from (entry(number) for number in range(50))
+        release.set()
+
+    monkeypatch.setattr(Folder, "write", write)
+    with pytest.raises(ExecutionError, match="no space left"):
+        keep_all(folder, results())
+    # Four were being written when the first of them failed.
+    assert 1 <= len(tried) <= 4
+
+
+def test_an_error_of_the_run_is_told_before_that_of_its_ledger(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Folder, "write", fail_to_write)
+    with pytest.raises(KeyboardInterrupt):
+        keep_all(folder, Results(1))
+
+
+def test_what_was_added_is_written_when_the_run_ends_with_an_error(folder: Folder) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        keep_all(folder, Results(20))
+    assert len(load(folder)) == 20
+
+
+def test_a_mistake_in_an_entry_is_told_too(folder: Folder) -> None:
+    one = entry(1)
+    broken = replace(one, result=replace(one.result, detections=b"no batch"))
+    with pytest.raises((ValueError, OSError)):
+        keep(folder, broken)
+
+
+def test_a_store_that_hangs_is_an_error_when_the_run_ends(
+    folder: Folder, release: Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Folder, "write", lambda *_, **__: release.wait(5.0))
+    monkeypatch.setattr(ledger_files, "_DEADLINE_S", 0.05)
+    with pytest.raises(ExecutionError, match=rf"writing to {folder}/ledger takes over"):
+        keep(folder, entry(1))
+
+
+def test_a_store_that_hangs_is_an_error_when_too_much_waits_for_it(
+    folder: Folder, release: Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Folder, "write", lambda *_, **__: release.wait(5.0))
+    monkeypatch.setattr(ledger_files, "_DEADLINE_S", 0.2)
+    monkeypatch.setattr(ledger_files, "_MAX_QUEUED", 2)
+    results = Results(20)
+    with pytest.raises(ExecutionError, match="takes over"):
+        keep_all(folder, results)
+    # Four are being written, two wait, and there is no room for one more.
+    assert results.num_asked == 7
+
+
+def test_a_write_that_hangs_does_not_keep_the_process_from_ending(folder: Folder) -> None:
+    with LedgerFiles(folder, FINGERPRINT) as files:
+        assert files._threads
+        assert all(thread.daemon for thread in files._threads)
