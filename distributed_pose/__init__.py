@@ -3,7 +3,8 @@
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from distributed_pose.config.schema import RunConfig, load_config, parse_config
+from distributed_pose.config.loading import load_config, parse_config
+from distributed_pose.config.schema import RunConfig
 from distributed_pose.errors import ConfigError, ExecutionError, PoseEvalError, SetupError
 
 if TYPE_CHECKING:

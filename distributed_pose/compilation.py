@@ -24,12 +24,12 @@ from distributed_pose.files.local import (
     write_atomically,
 )
 from distributed_pose.locations import Location
-from distributed_pose.model.artifacts import Artifact, Source, keep
+from distributed_pose.model.artifacts import Artifact, ModelSource, keep
 from distributed_pose.model.compile import cache_name, compile_model, portable
 from distributed_pose.model.makers import atc_order, fixed_input
 from distributed_pose.model.onnx_graph import image_input, parse
 from distributed_pose.model.onnx_precision import is_quantised
-from distributed_pose.records import Order
+from distributed_pose.records import CompileSpec
 from distributed_pose.run.inputs import calibration, read_inputs
 from distributed_pose.vision.profiles import PROFILES
 
@@ -69,7 +69,7 @@ class Compiled:
 
 def orders_for(
     target: str, precision: str, profile: str, batch_sizes: Sequence[int], *, dynamic: bool
-) -> list[Order]:
+) -> list[CompileSpec]:
     """Returns an order for each artifact: one, or one a batch size where shapes are fixed.
 
     Args:
@@ -95,13 +95,13 @@ def orders_for(
     name, kind = ("ascend", "npu") if chip else TARGETS[target]
     backend = resolve_backend(name, kind, precision)
     soc = soc_version(chip[1]) if chip else ""
-    order = Order(backend, resolve_precision(backend, precision), profile, target=soc)
+    order = CompileSpec(backend, resolve_precision(backend, precision), profile, target=soc)
     if not chip or dynamic:
         return [replace(order, batch_sizes=tuple(sorted(batch_sizes)))]
     return [replace(order, batch_sizes=(size,)) for size in batch_sizes]
 
 
-def commands_for(source: Source, orders: Sequence[Order]) -> str:
+def commands_for(source: ModelSource, orders: Sequence[CompileSpec]) -> str:
     """Returns the lines to run on a machine that has the vendor's compiler.
 
     Raises:
@@ -129,7 +129,7 @@ def commands_for(source: Source, orders: Sequence[Order]) -> str:
 
 
 def compile_for(
-    source: Source, orders: Sequence[Order], config: RunConfig, output: Path | None
+    source: ModelSource, orders: Sequence[CompileSpec], config: RunConfig, output: Path | None
 ) -> list[Compiled]:
     """Returns the artifacts of a model, from the cache where they are there.
 
@@ -170,14 +170,16 @@ def compile_for(
     return compiled
 
 
-def _check_exact(source: Source) -> None:
+def _check_exact(source: ModelSource) -> None:
     if source.format == "onnx" and is_quantised(parse(source.content)):
         raise SetupError(
             f"{source.path} is quantised already", "run it as it is, with precision=auto"
         )
 
 
-def _written(model: Path, order: Order, artifact: Artifact, key: str, output: Path | None) -> Path:
+def _written(
+    model: Path, order: CompileSpec, artifact: Artifact, key: str, output: Path | None
+) -> Path:
     if output is None:
         return keep(key, artifact)
     path = _path(model, order, output)
@@ -186,7 +188,7 @@ def _written(model: Path, order: Order, artifact: Artifact, key: str, output: Pa
     return path
 
 
-def _path(model: Path, order: Order, output: Path) -> Path:
+def _path(model: Path, order: CompileSpec, output: Path) -> Path:
     batches = "_".join(map(str, order.batch_sizes))
     # As `model.quantise` and `model.engines` pack them.
     is_archive = order.precision == "int8" or (
@@ -229,7 +231,7 @@ def _exported_name(checkpoint: Path) -> Path:
     return checkpoint.with_name(f"{stem}_exported.onnx" if is_taken else f"{stem}.onnx")
 
 
-def _export_line(source: Source, onnx: Path) -> str:
+def _export_line(source: ModelSource, onnx: Path) -> str:
     words = ["distributed-pose", "export", source.path, str(onnx)]
     if (source.refinement_stages or 1) != 1:
         words += ["--refinement-stages", str(source.refinement_stages)]
@@ -240,7 +242,7 @@ def _card_text(artifact: Artifact) -> str:
     return json.dumps(dict(artifact.card), indent=2) + "\n"
 
 
-def _with_data(config: RunConfig, model: Path, order: Order) -> RunConfig:
+def _with_data(config: RunConfig, model: Path, order: CompileSpec) -> RunConfig:
     data = config.data
     if not (data.images or data.annotations):
         # By name, so that the system does not depend on its demo.
@@ -273,7 +275,7 @@ def _accuracy(config: RunConfig) -> dict[str, Any]:
     return {"images": report.num_images, **figures}
 
 
-def _atc_lines(onnx: Path, name: str, order: Order) -> tuple[list[str], str]:
+def _atc_lines(onnx: Path, name: str, order: CompileSpec) -> tuple[list[str], str]:
     """Returns the lines that prepare a shell for the compiler, and its command."""
     from distributed_pose.model.atc import atc_command, preparation
 
@@ -283,7 +285,7 @@ def _atc_lines(onnx: Path, name: str, order: Order) -> tuple[list[str], str]:
     return preparation(wanted), shlex.join(atc_command(wanted, onnx, output))
 
 
-def _trtexec_line(onnx: Path, name: str, order: Order) -> str:
+def _trtexec_line(onnx: Path, name: str, order: CompileSpec) -> str:
     if order.backend != "onnxruntime:tensorrt":
         raise ConfigError(
             f"--dry-run: {order.backend} is compiled by a library, without any command",

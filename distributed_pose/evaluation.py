@@ -15,7 +15,8 @@ from uuid import uuid4
 from distributed_pose.cluster.address import check_cluster
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.shards import Shard, list_shards, read_shards
-from distributed_pose.engine.base import Engine, InlineEngine
+from distributed_pose.engine.base import Engine
+from distributed_pose.engine.inline import InlineEngine
 from distributed_pose.engine.node_versions import differences
 from distributed_pose.errors import ConfigError, ExecutionError
 from distributed_pose.files.local import is_same_file
@@ -25,8 +26,9 @@ from distributed_pose.recordings.dump import MapsDump
 from distributed_pose.records import DeviceReady, ImageRecord, ImagesToRead
 from distributed_pose.report.run_report import RunReport, write_run
 from distributed_pose.run.files import RunFiles
-from distributed_pose.run.inputs import RunInputs, calibration, fingerprint, read_inputs
-from distributed_pose.run.ledger import Entry, Ledger
+from distributed_pose.run.fingerprint import fingerprint
+from distributed_pose.run.inputs import RunInputs, calibration, read_inputs
+from distributed_pose.run.ledger import Ledger, LedgerEntry
 from distributed_pose.run.ledger_files import LedgerFiles
 from distributed_pose.run.lock import RunLock
 from distributed_pose.run.resume import check_images, check_precisions, image_stamps, stamped
@@ -82,7 +84,7 @@ def sum_up(
     ledger = Ledger(inputs.index.images)
     with RunLock(own.folder):
         files = LedgerFiles(own.folder, fingerprint(config, inputs))
-        _take_up(files, ledger, inputs, restart=False)
+        _resume(files, ledger, inputs, restart=False)
         return _write(own, config, inputs, ledger, SessionFacts(), is_stopped=True)
 
 
@@ -122,7 +124,7 @@ def _evaluate_in(
     if dump:
         dump.check_owner(restart=restart)
     if files and own:
-        _take_up(files, ledger, inputs, restart=restart)
+        _resume(files, ledger, inputs, restart=restart)
         if restart:
             own.clear()
         own.claim()
@@ -199,7 +201,7 @@ def open_engine(config: RunConfig) -> Engine:
     return RayEngine(config)
 
 
-def _take_up(files: LedgerFiles, ledger: Ledger, inputs: RunInputs, *, restart: bool) -> None:
+def _resume(files: LedgerFiles, ledger: Ledger, inputs: RunInputs, *, restart: bool) -> None:
     """Enters the results of earlier sessions of the run into the ledger."""
     if restart:
         files.clear()
@@ -251,7 +253,7 @@ def _run_session(
         for result in engine.run(shards, len(pending) if is_short else 0):
             elapsed_ns = perf_counter_ns() - begun
             known = stamped(result, stamps)
-            new = ledger.accept(Entry(session, elapsed_ns, devices[result.device], known))
+            new = ledger.accept(LedgerEntry(session, elapsed_ns, devices[result.device], known))
             if new and files:
                 files.add(new)
             progress()

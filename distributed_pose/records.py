@@ -125,7 +125,7 @@ class ModelPort:
 
 
 @dataclass(frozen=True)
-class Order:
+class CompileSpec:
     """What is to be compiled.
 
     Attributes:

@@ -50,7 +50,15 @@ def configuration_page() -> str:
 
 def command_line_page() -> str:
     """Returns the page of all commands and options, as Typer documents them."""
-    command = ("-m", "typer", "distributed_pose.cli.main", "utils", "docs", "--name", "distributed-pose")
+    command = (
+        "-m",
+        "typer",
+        "distributed_pose.cli.main",
+        "utils",
+        "docs",
+        "--name",
+        "distributed-pose",
+    )
     answer = subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, check=True, cwd=_REPOSITORY
     )

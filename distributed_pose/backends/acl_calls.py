@@ -125,7 +125,7 @@ class Taken:
         Raises:
             AclError: if nothing was taken.
         """
-        handle: int = taken(call, *arguments)
+        handle: int = call_value(call, *arguments)
         self.give_back_by(back, handle)
         return handle
 
@@ -139,7 +139,7 @@ class Taken:
         while self._calls:
             call, arguments = self._calls.pop()
             try:
-                done(call, *arguments)
+                check_call(call, *arguments)
             except AclError as error:
                 failures.append(error)
         if failures:
@@ -163,7 +163,7 @@ def initialise() -> None:
         raise AclError("init", code)
 
 
-def done(call: str, *arguments: Any) -> None:
+def check_call(call: str, *arguments: Any) -> None:
     """Makes a call that answers a code.
 
     Raises:
@@ -173,7 +173,7 @@ def done(call: str, *arguments: Any) -> None:
         raise AclError(call, code)
 
 
-def taken(call: str, *arguments: Any) -> Any:
+def call_value(call: str, *arguments: Any) -> Any:
     """Returns what a call answers that answers a value and a code.
 
     Raises:
@@ -185,19 +185,19 @@ def taken(call: str, *arguments: Any) -> Any:
     return value
 
 
-def something(call: str, *arguments: Any) -> Any:
+def call_handle(call: str, *arguments: Any) -> Any:
     """Returns what a call answers that has no code: a handle, a name, a size or a number.
 
     Raises:
         AclError: if it is none or 0.
     """
-    value = told(call, *arguments)
+    value = call_raw(call, *arguments)
     if not value:
         raise AclError(call)
     return value
 
 
-def told(call: str, *arguments: Any) -> Any:
+def call_raw(call: str, *arguments: Any) -> Any:
     """Returns what a call answers that has no code, and whose every answer has a meaning."""
     return _function(call)(*arguments)
 

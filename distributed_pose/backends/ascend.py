@@ -15,7 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distributed_pose.backends.acl_calls import AclError, Taken, done, initialise, something, taken
+from distributed_pose.backends.acl_calls import (
+    AclError,
+    Taken,
+    call_handle,
+    call_value,
+    check_call,
+    initialise,
+)
 from distributed_pose.backends.ascend_model import Slot, load_model, take_slot
 from distributed_pose.backends.base import (
     Backend,
@@ -23,7 +30,7 @@ from distributed_pose.backends.base import (
     DeviceTimes,
     Inference,
     InputBatch,
-    Maps,
+    NetworkOutput,
     check_precision,
 )
 from distributed_pose.backends.om import Chunk, empty_maps
@@ -87,7 +94,7 @@ class AscendBackend(Backend):
         self._limit = options.batch_size
         try:
             self._take_device(options.index)
-            self.description: str = something("get_soc_name")
+            self.description: str = call_handle("get_soc_name")
             check_precision_on(self.description, options.precision)
             self._model = load_model(content, self._held)
             dtypes = [output.port.dtype for output in self._model.maps]
@@ -112,7 +119,7 @@ class AscendBackend(Backend):
         images_N3HW = batch.inputs_N3HW
         arrays = empty_maps(len(images_N3HW), (output.port for output in self._model.maps))
         with self._failing(batch.image_ids):
-            done("rt.set_context", self._context)
+            check_call("rt.set_context", self._context)
             self._model.input.check(batch, self._limit)
             chunks = self._model.input.chunks(len(images_N3HW))
             answer = _Answer(batch.image_ids, arrays, len(chunks), np.zeros(3))
@@ -125,16 +132,18 @@ class AscendBackend(Backend):
     def collect(self) -> Inference:
         answer = self._answers.popleft()
         with self._failing(answer.image_ids):
-            done("rt.set_context", self._context)
+            check_call("rt.set_context", self._context)
             while answer.parts:
                 self._finish(self._parts.popleft())
         copy_in_ns, compute_ns, copy_out_ns = map(int, answer.times_ns)
-        return Inference(Maps(*answer.arrays), DeviceTimes(compute_ns, copy_in_ns, copy_out_ns))
+        return Inference(
+            NetworkOutput(*answer.arrays), DeviceTimes(compute_ns, copy_in_ns, copy_out_ns)
+        )
 
     def close(self) -> None:
         if self._parts:
             with suppress(AclError):
-                done("rt.set_context", self._context)
+                check_call("rt.set_context", self._context)
             self._drain()
         # Before its memory goes: the arrays point into it.
         self._slots, self._free = (), iter(())
@@ -145,7 +154,7 @@ class AscendBackend(Backend):
 
     def _take_device(self, index: int) -> None:
         initialise()
-        done("rt.set_device", index)
+        check_call("rt.set_device", index)
         self._held.give_back_by("rt.reset_device", index)
         take = self._held.take
         self._context = take("rt.create_context", index, back="rt.destroy_context")
@@ -181,7 +190,7 @@ class AscendBackend(Backend):
         self._set_batch(slot, chunk.size)
         with _timed(slot.events.execution, self._executions):
             model = self._model.handle
-            done("mdl.execute_async", model, slot.inputs, slot.outputs, self._executions)
+            check_call("mdl.execute_async", model, slot.inputs, slot.outputs, self._executions)
         _follow(slot, slot.events.executed, self._executions, self._copies_out)
         with _timed(slot.events.copy_out, self._copies_out):
             for address, array in zip(slot.device_maps, slot.host_maps, strict=True):
@@ -195,18 +204,18 @@ class AscendBackend(Backend):
         if self._model.batch is None or (slot.batch == size and self._batch == size):
             return
         # It belongs to the model, and executions that are queued read it.
-        done("rt.synchronize_stream", self._executions)
+        check_call("rt.synchronize_stream", self._executions)
         slot.batch = self._batch = 0
         index = self._model.batch.index
-        done("mdl.set_dynamic_batch_size", self._model.handle, slot.inputs, index, size)
+        check_call("mdl.set_dynamic_batch_size", self._model.handle, slot.inputs, index, size)
         slot.batch = self._batch = size
 
     def _finish(self, part: _Part) -> None:
         """Waits for a part, and puts its maps and times into its answer."""
         answer, chunk, events = part.answer, part.chunk, part.slot.events
-        done("rt.synchronize_event", events.copy_out[1])
+        check_call("rt.synchronize_event", events.copy_out[1])
         pairs = (events.copy_in, events.execution, events.copy_out)
-        times_ns = [_NS_PER_MS * taken("rt.event_elapsed_time", *pair) for pair in pairs]
+        times_ns = [_NS_PER_MS * call_value("rt.event_elapsed_time", *pair) for pair in pairs]
         start_ns = perf_counter_ns()
         images = chunk.stop - chunk.start
         for array, found in zip(answer.arrays, part.slot.host_maps, strict=True):
@@ -225,23 +234,23 @@ class AscendBackend(Backend):
         for slot in self._slots:
             for event in slot.armed:
                 with suppress(AclError):
-                    done("rt.reset_event", event, self._executions)
+                    check_call("rt.reset_event", event, self._executions)
             slot.armed.clear()
         self._wait_for_streams()
 
     def _wait_for_streams(self) -> None:
         for stream in (self._copies_in, self._executions, self._copies_out):
             with suppress(AclError):
-                done("rt.synchronize_stream", stream)
+                check_call("rt.synchronize_stream", stream)
 
 
 @contextmanager
 def _timed(events: tuple[int, int], stream: int) -> Iterator[None]:
     """Records a pair of events on a stream around what is queued meanwhile."""
     start, end = events
-    done("rt.record_event", start, stream)
+    check_call("rt.record_event", start, stream)
     yield
-    done("rt.record_event", end, stream)
+    check_call("rt.record_event", end, stream)
 
 
 def _follow(slot: Slot, event: int, first: int, second: int) -> None:
@@ -249,12 +258,12 @@ def _follow(slot: Slot, event: int, first: int, second: int) -> None:
 
     The event is reset by the stream that waited, as the reference wants it of events used again.
     """
-    done("rt.record_event", event, first)
+    check_call("rt.record_event", event, first)
     slot.armed.add(event)
-    done("rt.stream_wait_event", second, event)
-    done("rt.reset_event", event, second)
+    check_call("rt.stream_wait_event", second, event)
+    check_call("rt.reset_event", event, second)
     slot.armed.discard(event)
 
 
 def _copy(target: int, source: int, size_bytes: int, kind: int, stream: int) -> None:
-    done("rt.memcpy_async", target, size_bytes, source, size_bytes, kind, stream)
+    check_call("rt.memcpy_async", target, size_bytes, source, size_bytes, kind, stream)

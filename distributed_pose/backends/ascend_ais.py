@@ -22,7 +22,7 @@ from distributed_pose.backends.base import (
     DeviceTimes,
     Inference,
     InputBatch,
-    Maps,
+    NetworkOutput,
     check_precision,
 )
 from distributed_pose.backends.om import Chunk, empty_maps, image_input, map_outputs, om_port
@@ -96,7 +96,7 @@ class AisBackend(Backend):
                 ) from None
         compute_ns, copy_in_ns, copy_out_ns = map(int, times_ns)
         times = DeviceTimes(compute_ns, copy_in_ns, copy_out_ns)
-        self._answers.append(Inference(Maps(*answers), times))
+        self._answers.append(Inference(NetworkOutput(*answers), times))
 
     def collect(self) -> Inference:
         return self._answers.popleft()

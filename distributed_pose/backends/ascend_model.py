@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from distributed_pose.backends.acl_calls import Taken, done, something, taken, told
+from distributed_pose.backends.acl_calls import Taken, call_handle, call_raw, call_value, check_call
 from distributed_pose.backends.om import OmInput, image_input, map_outputs, om_port
 from distributed_pose.errors import SetupError
 from distributed_pose.records import ModelPort
@@ -109,9 +109,9 @@ def load_model(content: bytes, held: Taken) -> AscendModel:
         raise SetupError("the .om is empty", "compile it again")
     address = source.ctypes.data
     handle = held.take("mdl.load_from_mem", address, source.size, back="mdl.unload")
-    description = something("mdl.create_desc")
+    description = call_handle("mdl.create_desc")
     held.give_back_by("mdl.destroy_desc", description)
-    done("mdl.get_desc", description, handle)
+    check_call("mdl.get_desc", description, handle)
     model = _described(handle, description)
     for tensor, shape in (
         (model.image, model.input.image_shape),
@@ -148,11 +148,11 @@ def take_slot(model: AscendModel, held: Taken) -> Slot:
 
 
 def _described(handle: int, description: int) -> AscendModel:
-    batch_sizes = taken("mdl.get_dynamic_batch", description)["batch"]
+    batch_sizes = call_value("mdl.get_dynamic_batch", description)["batch"]
     inputs = _tensors(description, "input")
     batch = None
     if batch_sizes:
-        index = taken("mdl.get_input_index_by_name", description, _DYNAMIC_BATCH_INPUT)
+        index = call_value("mdl.get_input_index_by_name", description, _DYNAMIC_BATCH_INPUT)
         batch = inputs.pop(index)
     taking = image_input([tensor.port for tensor in inputs], batch_sizes)
     outputs = _tensors(description, "output")
@@ -172,7 +172,7 @@ def _check_size(model: AscendModel, tensor: Tensor, shape: Sequence[int | None])
 
 
 def _dataset(held: Taken) -> int:
-    dataset: int = something("mdl.create_dataset")
+    dataset: int = call_handle("mdl.create_dataset")
     held.give_back_by("mdl.destroy_dataset", dataset)
     return dataset
 
@@ -180,9 +180,9 @@ def _dataset(held: Taken) -> int:
 def _buffer(dataset: int, size_bytes: int, held: Taken) -> int:
     """Returns the address of new memory on the device, now the next buffer of a dataset."""
     address = held.take("rt.malloc", size_bytes, _HUGE_PAGES_FIRST, back="rt.free")
-    buffer = something("create_data_buffer", address, size_bytes)
+    buffer = call_handle("create_data_buffer", address, size_bytes)
     held.give_back_by("destroy_data_buffer", buffer)
-    taken("mdl.add_dataset_buffer", dataset, buffer)
+    call_value("mdl.add_dataset_buffer", dataset, buffer)
     return address
 
 
@@ -205,15 +205,15 @@ def _tensors(description: int, what: str) -> list[Tensor]:
     """Returns the inputs or outputs of a model, in its order."""
     return [
         _tensor(description, what, index)
-        for index in range(something(f"mdl.get_num_{what}s", description))
+        for index in range(call_handle(f"mdl.get_num_{what}s", description))
     ]
 
 
 def _tensor(description: int, what: str, index: int) -> Tensor:
-    size_bytes = something(f"mdl.get_{what}_size_by_index", description, index)
-    name = something(f"mdl.get_{what}_name_by_index", description, index)
-    dims = taken(f"mdl.get_{what}_dims", description, index)["dims"]
-    code = told(f"mdl.get_{what}_data_type", description, index)
+    size_bytes = call_handle(f"mdl.get_{what}_size_by_index", description, index)
+    name = call_handle(f"mdl.get_{what}_name_by_index", description, index)
+    dims = call_value(f"mdl.get_{what}_dims", description, index)["dims"]
+    code = call_raw(f"mdl.get_{what}_data_type", description, index)
     if code not in _DTYPES:
         raise SetupError(
             f"the .om's {what} {name} has a type of values that is not known: {code}",

@@ -40,7 +40,7 @@ class InputBatch:
     inputs_N3HW: npt.NDArray[np.float32 | np.uint8]
 
 
-class Maps(NamedTuple):
+class NetworkOutput(NamedTuple):
     """Last-stage output: [N, 19, H, W] and [N, 38, H, W], float32, or float16 if the model's is.
 
     Nothing widens halves before the decoder, which does so exactly.
@@ -79,7 +79,7 @@ class DeviceTimes(NamedTuple):
 class Inference(NamedTuple):
     """The answer to one batch."""
 
-    maps: Maps
+    maps: NetworkOutput
     times: DeviceTimes
 
 
@@ -138,7 +138,7 @@ class Backend(ABC):
     def close(self) -> None:
         """Frees the device; may be called again."""
 
-    def infer(self, batch: InputBatch) -> Maps:
+    def infer(self, batch: InputBatch) -> NetworkOutput:
         """Returns the maps of a batch while no other is under way; errors are those of both."""
         self.submit(batch)
         return self.collect().maps
@@ -154,7 +154,7 @@ class SynchronousBackend(Backend):
         """Does nothing: what is made for a size is made at its first batch."""
 
     @abstractmethod
-    def run(self, batch: InputBatch) -> Maps:
+    def run(self, batch: InputBatch) -> NetworkOutput:
         """Returns the maps of a batch; errors are those of `submit`."""
 
     def submit(self, batch: InputBatch) -> None:
@@ -211,7 +211,7 @@ def check_precision(asked: str, found: str) -> None:
         )
 
 
-def check_maps(maps: Maps, batch: InputBatch) -> Maps:
+def check_maps(maps: NetworkOutput, batch: InputBatch) -> NetworkOutput:
     """Returns the maps as they are, if they are a possible answer to the batch.
 
     Raises:

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distributed_pose.backends.base import Backend, DeviceTimes, Inference, InputBatch, Maps
+from distributed_pose.backends.base import (
+    Backend,
+    DeviceTimes,
+    Inference,
+    InputBatch,
+    NetworkOutput,
+)
 from distributed_pose.backends.cuda_driver import CudaDriver, CudaError
 from distributed_pose.backends.cuda_pipeline import (
     SLOTS,
@@ -145,7 +151,7 @@ def open_driver(index: int) -> CudaDriver:
 def _joined(answers: list[Answer]) -> Inference:
     parts = zip(*(answer.outputs for answer in answers), strict=True)
     times = zip(*(answer.times for answer in answers), strict=True)
-    return Inference(Maps(*map(_concatenated, parts)), DeviceTimes(*map(sum, times)))
+    return Inference(NetworkOutput(*map(_concatenated, parts)), DeviceTimes(*map(sum, times)))
 
 
 def _concatenated(parts: tuple[npt.NDArray[Any], ...]) -> npt.NDArray[Any]:

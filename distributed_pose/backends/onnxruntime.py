@@ -14,7 +14,7 @@ import onnxruntime
 from distributed_pose.backends.base import (
     BackendOptions,
     InputBatch,
-    Maps,
+    NetworkOutput,
     SynchronousBackend,
     check_precision,
 )
@@ -61,7 +61,7 @@ class OnnxRuntimeBackend(SynchronousBackend):
             _run, session, self._input.name, list(self._outputs)
         )
 
-    def run(self, batch: InputBatch) -> Maps:
+    def run(self, batch: InputBatch) -> NetworkOutput:
         if self._run is None:
             raise SetupError("the backend is closed")
         check_fits(self._input, batch)
@@ -72,7 +72,7 @@ class OnnxRuntimeBackend(SynchronousBackend):
             raise ExecutionError(
                 f"ONNX Runtime cannot run the model: {first_line(error)}", image_ids=batch.image_ids
             ) from None
-        return Maps(*(np.asarray(output, np.float32) for output in outputs))
+        return NetworkOutput(*(np.asarray(output, np.float32) for output in outputs))
 
     def close(self) -> None:
         self._run = None

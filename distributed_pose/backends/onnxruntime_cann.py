@@ -19,7 +19,7 @@ from distributed_pose.backends.base import (
     DeviceTimes,
     Inference,
     InputBatch,
-    Maps,
+    NetworkOutput,
     check_precision,
 )
 from distributed_pose.backends.fixed_batch import run_in_batches
@@ -67,7 +67,7 @@ class OnnxRuntimeCannBackend(Backend):
         run.times_ns[:] = 0
         try:
             inputs_N3HW = batch.inputs_N3HW.astype(self._input.dtype, copy=False)
-            maps = Maps(*run_in_batches(run, inputs_N3HW, self._batch_size))
+            maps = NetworkOutput(*run_in_batches(run, inputs_N3HW, self._batch_size))
         except Exception as error:  # noqa: BLE001 - the runtime's own have no common base class
             self._answers.clear()
             raise ExecutionError(

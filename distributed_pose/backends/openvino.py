@@ -16,7 +16,7 @@ import openvino
 from distributed_pose.backends.base import (
     BackendOptions,
     InputBatch,
-    Maps,
+    NetworkOutput,
     SynchronousBackend,
     check_precision,
 )
@@ -78,7 +78,7 @@ class OpenVinoBackend(SynchronousBackend):
             _run, compiled.create_infer_request(), self._input.name, outputs
         )
 
-    def run(self, batch: InputBatch) -> Maps:
+    def run(self, batch: InputBatch) -> NetworkOutput:
         if self._run is None:
             raise SetupError("the backend is closed")
         check_fits(self._input, batch)
@@ -88,7 +88,7 @@ class OpenVinoBackend(SynchronousBackend):
             raise ExecutionError(
                 f"OpenVINO cannot run the model: {_reason(error)}", image_ids=batch.image_ids
             ) from None
-        return Maps(*outputs)
+        return NetworkOutput(*outputs)
 
     def close(self) -> None:
         self._run = None

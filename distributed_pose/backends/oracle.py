@@ -9,7 +9,12 @@ from collections import defaultdict
 import numpy as np
 import numpy.typing as npt
 
-from distributed_pose.backends.base import BackendOptions, InputBatch, Maps, SynchronousBackend
+from distributed_pose.backends.base import (
+    BackendOptions,
+    InputBatch,
+    NetworkOutput,
+    SynchronousBackend,
+)
 from distributed_pose.errors import SetupError
 from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS, STRIDE
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
@@ -44,7 +49,7 @@ class OracleBackend(SynchronousBackend):
             raise SetupError("the backend is closed")
         return self._people.get(image_id, [])
 
-    def run(self, batch: InputBatch) -> Maps:
+    def run(self, batch: InputBatch) -> NetworkOutput:
         input_height, input_width = batch.inputs_N3HW.shape[2:]
         grid_hw = input_height // STRIDE, input_width // STRIDE
         heatmaps, pafs = [], []
@@ -56,7 +61,7 @@ class OracleBackend(SynchronousBackend):
             _to_input_px(keypoints, geometry, (input_height, input_width))
             heatmaps.append(draw_heatmaps(keypoints, grid_hw))
             pafs.append(draw_pafs(keypoints, grid_hw))
-        return Maps(np.stack(heatmaps), np.stack(pafs))
+        return NetworkOutput(np.stack(heatmaps), np.stack(pafs))
 
     def close(self) -> None:
         self._people = None

@@ -2,7 +2,12 @@
 
 import numpy as np
 
-from distributed_pose.backends.base import BackendOptions, InputBatch, Maps, SynchronousBackend
+from distributed_pose.backends.base import (
+    BackendOptions,
+    InputBatch,
+    NetworkOutput,
+    SynchronousBackend,
+)
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
 from distributed_pose.recordings.manifest import Manifest, load_manifest
@@ -31,7 +36,7 @@ class RecordedBackend(SynchronousBackend):
             )
         self._manifest: Manifest | None = manifest
 
-    def run(self, batch: InputBatch) -> Maps:
+    def run(self, batch: InputBatch) -> NetworkOutput:
         if self._manifest is None:
             raise SetupError("the backend is closed")
         height, width = (size // STRIDE for size in batch.inputs_N3HW.shape[2:])
@@ -44,7 +49,7 @@ class RecordedBackend(SynchronousBackend):
             if name := self._manifest.names.get(image_id):
                 maps = self._manifest.recording.read(name, (height, width))
                 heatmaps_NKHW[index], pafs_NPHW[index] = maps
-        return Maps(heatmaps_NKHW, pafs_NPHW)
+        return NetworkOutput(heatmaps_NKHW, pafs_NPHW)
 
     def close(self) -> None:
         self._manifest = None

@@ -28,7 +28,7 @@ CPU, CUDA, NPU = "cpu", "cuda", "npu"
 
 
 @dataclass(frozen=True)
-class Entry:
+class BackendSpec:
     """Where a backend lives and what may be asked of it.
 
     Attributes:
@@ -57,7 +57,6 @@ class Entry:
 
 
 _ROOM = "distributed_pose.backends"
-_TESTING = "distributed_pose.testing"
 _ONNXRUNTIME = f"{_ROOM}.onnxruntime:OnnxRuntimeBackend"
 _ONNXRUNTIME_CANN = f"{_ROOM}.onnxruntime_cann:OnnxRuntimeCannBackend"
 _ONNXRUNTIME_CUDA = f"{_ROOM}.onnxruntime_cuda:OnnxRuntimeCudaBackend"
@@ -81,28 +80,28 @@ _AIS_BENCH = Module(
 )
 _COMPILED = ("pth", "onnx", "om")
 
-BACKENDS: Mapping[str, Entry] = MappingProxyType(
+BACKENDS: Mapping[str, BackendSpec] = MappingProxyType(
     {
-        "openvino": Entry(
+        "openvino": BackendSpec(
             f"{_ROOM}.openvino:OpenVinoBackend",
             (CPU,),
             ("f32", "bf16", "f16", "int8"),
             needs=(Module("openvino", _CPU_MEND, "Core"),),
         ),
-        "onnxruntime:cpu": Entry(
+        "onnxruntime:cpu": BackendSpec(
             _ONNXRUNTIME,
             (CPU,),
             ("f32", "f16", "int8"),
             needs=(Module("onnxruntime", _CPU_MEND, "InferenceSession"),),
         ),
-        "onnxruntime:cuda": Entry(
+        "onnxruntime:cuda": BackendSpec(
             _ONNXRUNTIME_CUDA,
             (CUDA,),
             ("f32", "f16"),
             "f16",
             needs=(NvidiaProvider("cuda"), _NVIDIA_DRIVER),
         ),
-        "onnxruntime:tensorrt": Entry(
+        "onnxruntime:tensorrt": BackendSpec(
             _ONNXRUNTIME_CUDA,
             (CUDA,),
             ("f32", "f16"),
@@ -110,7 +109,7 @@ BACKENDS: Mapping[str, Entry] = MappingProxyType(
             fixed_shapes=True,
             needs=(NvidiaProvider("tensorrt"), _NVIDIA_DRIVER),
         ),
-        "onnxruntime:cann": Entry(
+        "onnxruntime:cann": BackendSpec(
             _ONNXRUNTIME_CANN,
             (NPU,),
             ("f32", "f16"),
@@ -125,14 +124,14 @@ BACKENDS: Mapping[str, Entry] = MappingProxyType(
                 Variable("ASCEND_OPP_PATH", _SET_ENV_MEND),
             ),
         ),
-        "torch:cpu": Entry(
+        "torch:cpu": BackendSpec(
             f"{_ROOM}.torch:TorchBackend",
             (CPU,),
             ("f32",),
             needs=(_TORCH_MODULE,),
             model_formats=("pth",),
         ),
-        "torch:cuda": Entry(
+        "torch:cuda": BackendSpec(
             f"{_ROOM}.torch_cuda:TorchCudaBackend",
             (CUDA,),
             ("f32", "f16"),
@@ -144,7 +143,7 @@ BACKENDS: Mapping[str, Entry] = MappingProxyType(
             ),
             model_formats=("pth",),
         ),
-        "ascend": Entry(
+        "ascend": BackendSpec(
             f"{_ROOM}.ascend:AscendBackend",
             (NPU,),
             ("f32", "f16"),
@@ -154,7 +153,7 @@ BACKENDS: Mapping[str, Entry] = MappingProxyType(
             compiler_needs=(AscendCompiler(),),
             model_formats=_COMPILED,
         ),
-        "ascend-ais": Entry(
+        "ascend-ais": BackendSpec(
             f"{_ROOM}.ascend_ais:AisBackend",
             (NPU,),
             ("f32", "f16"),
@@ -164,18 +163,18 @@ BACKENDS: Mapping[str, Entry] = MappingProxyType(
             compiler_needs=(AscendCompiler(),),
             model_formats=_COMPILED,
         ),
-        "recorded": Entry(
+        "recorded": BackendSpec(
             f"{_ROOM}.recorded:RecordedBackend",
             (CPU,),
             ("f32", "bf16", "f16", "int8"),
             runs_model=False,
             replays=True,
         ),
-        "oracle": Entry(
-            f"{_TESTING}.oracle:OracleBackend", (CPU, CUDA, NPU), ("f32",), runs_model=False
+        "oracle": BackendSpec(
+            f"{_ROOM}.oracle:OracleBackend", (CPU, CUDA, NPU), ("f32",), runs_model=False
         ),
-        "simulated": Entry(
-            f"{_TESTING}.simulated:SimulatedBackend", (CPU, CUDA, NPU), ("f32",), runs_model=False
+        "simulated": BackendSpec(
+            f"{_ROOM}.simulated:SimulatedBackend", (CPU, CUDA, NPU), ("f32",), runs_model=False
         ),
     }
 )
@@ -189,12 +188,12 @@ _PREFERRED = {
 }
 
 
-def entry(name: str) -> Entry:
+def entry(name: str) -> BackendSpec:
     """Returns the entry of a resolved name; a fake's variant has no entry of its own."""
     return BACKENDS.get(name) or BACKENDS[name.partition(":")[0]]
 
 
-def entries(name: str) -> list[Entry]:
+def entries(name: str) -> list[BackendSpec]:
     """Returns the entries that a name can mean: one for each variant where it names none."""
     exact = BACKENDS.get(name)
     variants = [found for key, found in BACKENDS.items() if key.partition(":")[0] == name]

@@ -20,7 +20,7 @@ from distributed_pose.backends.base import (
     DeviceTimes,
     Inference,
     InputBatch,
-    Maps,
+    NetworkOutput,
 )
 from distributed_pose.backends.oracle import OracleBackend
 from distributed_pose.devices.published import PUBLISHED
@@ -182,7 +182,7 @@ class SimulatedBackend(Backend):
             num_images * simulation.copy_out_s,
         )
 
-    def _answer(self, batch: InputBatch) -> Maps:
+    def _answer(self, batch: InputBatch) -> NetworkOutput:
         height, width = (size // STRIDE for size in batch.inputs_N3HW.shape[2:])
         maps = _empty(len(batch.image_ids), height, width)
         for index, (image_id, geometry) in enumerate(
@@ -221,13 +221,13 @@ def _model(published: DeviceModel, simulation: Simulation) -> DeviceModel:
     return DeviceModel(rates, published.overhead_s + simulation.overhead_s)
 
 
-def _empty(num_images: int, height: int, width: int) -> Maps:
+def _empty(num_images: int, height: int, width: int) -> NetworkOutput:
     heatmaps_NKHW = np.zeros((num_images, NUM_HEATMAPS, height, width), np.float32)
     heatmaps_NKHW[:, -1] = 1
-    return Maps(heatmaps_NKHW, np.zeros((num_images, NUM_PAFS, height, width), np.float32))
+    return NetworkOutput(heatmaps_NKHW, np.zeros((num_images, NUM_PAFS, height, width), np.float32))
 
 
-def _parts(maps: Maps) -> _Drawn:
+def _parts(maps: NetworkOutput) -> _Drawn:
     """Returns what is in the maps of one image, exactly."""
     empty = _empty(1, *maps.pafs_NPHW.shape[2:])
     return (

@@ -11,7 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from distributed_pose.backends.base import BackendOptions, InputBatch, Maps, SynchronousBackend
+from distributed_pose.backends.base import (
+    BackendOptions,
+    InputBatch,
+    NetworkOutput,
+    SynchronousBackend,
+)
 from distributed_pose.backends.ports import check_fits, check_input, select_outputs
 from distributed_pose.devices.host import cpu_name
 from distributed_pose.errors import ExecutionError, SetupError, first_line
@@ -58,7 +63,7 @@ class TorchBackend(SynchronousBackend):
         self.precision = self._model.precision
         self.description = cpu_name()
 
-    def run(self, batch: InputBatch) -> Maps:
+    def run(self, batch: InputBatch) -> NetworkOutput:
         if self._model is None:
             raise SetupError("the backend is closed")
         check_fits(self._model.input, batch)
@@ -72,7 +77,7 @@ class TorchBackend(SynchronousBackend):
             raise ExecutionError(
                 f"PyTorch cannot run the model: {first_line(error)}", image_ids=batch.image_ids
             ) from None
-        return Maps(*map(_new_array, outputs))
+        return NetworkOutput(*map(_new_array, outputs))
 
     def close(self) -> None:
         self._model = None

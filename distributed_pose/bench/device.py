@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from distributed_pose.backends.selection import check_computes
 from distributed_pose.config.schema import RunConfig
-from distributed_pose.engine.deployment import check_computes
 from distributed_pose.engine.trials import Sweep
 from distributed_pose.errors import PoseEvalError
 from distributed_pose.evaluation import Progress, open_engine

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from distributed_pose.backends.base import InputBatch, Maps, check_maps
+from distributed_pose.backends.base import InputBatch, NetworkOutput, check_maps
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.shards import ImageMaps, pack_maps, read_shards, unpack_maps
 from distributed_pose.data.sources import ImageSource
@@ -124,9 +124,7 @@ class _HostBench:
         self._decoder = Decoder(thread_time_ns)
         self._decoder.warm_up()
         # By name: the plain decoder is a part of no run.
-        self._plain_decode = importlib.import_module(
-            "distributed_pose.pose.reference"
-        ).plain_decode
+        self._plain_decode = importlib.import_module("distributed_pose.pose.reference").plain_decode
         self._costs_ns: dict[str, list[float]] = {stage: [] for stage in (*STAGES, "plain")}
 
     def measure(self, image: ImageRecord, maps: ImageMaps, repeat: int) -> int:
@@ -162,7 +160,7 @@ class _HostBench:
         input_3HW, geometry = preprocess(image_HW3, self._profile)
         times.append(thread_time_ns())
         batch = InputBatch((image.image_id,), (geometry,), input_3HW[None])
-        check_maps(Maps(maps.heatmaps_NKHW, maps.pafs_NPHW), batch)
+        check_maps(NetworkOutput(maps.heatmaps_NKHW, maps.pafs_NPHW), batch)
         times.append(thread_time_ns())
         received = _through_store(pack_maps(maps))
         times.append(thread_time_ns())

@@ -12,12 +12,12 @@ import numpy as np
 
 from distributed_pose.backends.base import BackendOptions, InputBatch
 from distributed_pose.backends.registry import open_backend
+from distributed_pose.backends.selection import check_computes
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.shards import image_rows, read_shards
 from distributed_pose.devices.host import cpu_name, num_cpus
 from distributed_pose.devices.planning import Node, plan_devices
 from distributed_pose.engine.choice import deploy_here
-from distributed_pose.engine.deployment import check_computes
 from distributed_pose.errors import ConfigError, ExecutionError
 from distributed_pose.evaluation import Progress, evaluate_on, open_engine
 from distributed_pose.metrics.throughput import images_per_s

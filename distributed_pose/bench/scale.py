@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from itertools import chain
 from statistics import median
 
+from distributed_pose.backends.selection import check_computes
+from distributed_pose.cluster.planned import planned_devices
 from distributed_pose.config.schema import RunConfig
-from distributed_pose.engine.deployment import check_computes, planned_devices
 from distributed_pose.errors import ConfigError, ExecutionError
 from distributed_pose.evaluation import Progress, evaluate, open_engine
 from distributed_pose.report.run_report import RunReport

@@ -9,7 +9,8 @@ import typer
 
 from distributed_pose.cli.progress import counts, progress
 from distributed_pose.cli.terminal import Terminal, print_text
-from distributed_pose.config.schema import RunConfig, load_config
+from distributed_pose.config.loading import load_config
+from distributed_pose.config.schema import RunConfig
 
 bench = typer.Typer(
     name="bench",

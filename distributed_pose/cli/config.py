@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from distributed_pose.cli.terminal import Terminal, print_line, print_text
-from distributed_pose.config.schema import load_config
+from distributed_pose.config.loading import load_config
 from distributed_pose.errors import ConfigError
 
 config = typer.Typer(

@@ -20,7 +20,7 @@ from rich.progress import (
 
 from distributed_pose.cli.progress import progress
 from distributed_pose.cli.terminal import Terminal, print_line
-from distributed_pose.config.schema import load_config
+from distributed_pose.config.loading import load_config
 from distributed_pose.locations import HIDDEN, Location
 
 fetch = typer.Typer(

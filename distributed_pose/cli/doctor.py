@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from distributed_pose.cli.terminal import Terminal, print_line, print_text, start_logging
-from distributed_pose.config.schema import load_config
+from distributed_pose.config.loading import load_config
 from distributed_pose.errors import SetupError
 
 _Config = Annotated[

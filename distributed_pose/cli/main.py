@@ -32,7 +32,7 @@ from distributed_pose.cli.terminal import (
     print_text,
     start_logging,
 )
-from distributed_pose.config.schema import load_config
+from distributed_pose.config.loading import load_config
 from distributed_pose.errors import (
     ConfigError,
     ExecutionError,

@@ -10,7 +10,7 @@ import typer
 
 from distributed_pose.cli.progress import counts, progress
 from distributed_pose.cli.terminal import Terminal
-from distributed_pose.config.schema import load_config
+from distributed_pose.config.loading import load_config
 from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.files.json_records import read_record
 from distributed_pose.files.local import (

@@ -22,9 +22,9 @@ from distributed_pose.engine.reducer import Reducer, Reduction
 from distributed_pose.engine.trials import Sweep
 from distributed_pose.engine.worker import Worker, WorkerReport
 from distributed_pose.files.package_identity import PackageIdentity, package_identity
-from distributed_pose.model.artifacts import Source
+from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.compile import compile_model
-from distributed_pose.records import DevicePlan, DeviceReady, Order, WorkerSpec
+from distributed_pose.records import CompileSpec, DevicePlan, DeviceReady, WorkerSpec
 
 # A thread of its own, so that an actor answers questions while it is at work.
 _ASIDE = "aside"
@@ -56,7 +56,7 @@ class _Actor:
 
 
 @dataclass(frozen=True)
-class Place:
+class DeviceAssignment:
     """Where an actor for a device found itself.
 
     Attributes:
@@ -98,10 +98,10 @@ class _WorkerActor(_Actor):
         else:
             hide_accelerators()
 
-    def place(self, backends: Sequence[str], soc: str) -> Place:
-        return Place(self._device_id, examine(backends, soc), package_identity())
+    def place(self, backends: Sequence[str], soc: str) -> DeviceAssignment:
+        return DeviceAssignment(self._device_id, examine(backends, soc), package_identity())
 
-    def compile(self, model: Source, order: Order) -> bytes:
+    def compile(self, model: ModelSource, order: CompileSpec) -> bytes:
         return compile_model(model, order).content
 
     def start(self, spec: WorkerSpec, model: bytes) -> DeviceReady:

@@ -15,7 +15,7 @@ _SHARE = 0.5
 
 
 @dataclass
-class Load:
+class Reservation:
     """The bytes of one shard in flight.
 
     Attributes:
@@ -23,11 +23,11 @@ class Load:
         there: bytes that they take so far.
     """
 
-    promised: int
-    there: int
+    reserved_bytes: int
+    used_bytes: int
 
 
-class Transit:
+class InFlightBudget:
     """Counts the bytes in flight, and says whether another shard fits.
 
     Args:
@@ -62,22 +62,22 @@ class Transit:
             self._promised + self._bytes(shard) <= self._room
         )
 
-    def entered(self, shard: Shard) -> Load:
+    def reserve(self, shard: Shard) -> Reservation:
         """Reserves the bytes of a shard that is sent to a worker."""
-        load = Load(self._bytes(shard), shard.images.nbytes)
-        self._promised += load.promised
-        self._add(load.there)
+        load = Reservation(self._bytes(shard), shard.images.nbytes)
+        self._promised += load.reserved_bytes
+        self._add(load.used_bytes)
         return load
 
-    def arrived(self, load: Load, maps_bytes: int) -> None:
+    def add(self, load: Reservation, maps_bytes: int) -> None:
         """Adds the bytes of a shard's maps, which have arrived."""
-        load.there += maps_bytes
+        load.used_bytes += maps_bytes
         self._add(maps_bytes)
 
-    def left(self, load: Load) -> None:
+    def release(self, load: Reservation) -> None:
         """Releases the bytes of a shard that is no longer in flight."""
-        self._promised -= load.promised
-        self._add(-load.there)
+        self._promised -= load.reserved_bytes
+        self._add(-load.used_bytes)
 
     def _add(self, number: int) -> None:
         self._there += number

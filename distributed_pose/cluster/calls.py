@@ -1,46 +1,28 @@
 """Actors as the driver sees them, and its calls to them."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 
 import ray
-from ray.exceptions import (
-    GetTimeoutError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayActorError,
-    RayError,
-    RayTaskError,
-)
 
-from distributed_pose.cluster.actors import Create, Place
-from distributed_pose.cluster.backpressure import Load
+from distributed_pose.cluster.actors import Create, DeviceAssignment
+from distributed_pose.cluster.answers import CallFailure, fetch
+from distributed_pose.cluster.backpressure import Reservation
 from distributed_pose.data.shards import pack_images
-from distributed_pose.devices.planning import Node
-from distributed_pose.engine.base import check_reduction, check_report, describe
 from distributed_pose.engine.health import Health
-from distributed_pose.engine.reducer import ForeignMapsError, Reduction
+from distributed_pose.engine.reducer import Reduction
+from distributed_pose.engine.results import check_reduction, check_report
 from distributed_pose.engine.task_queue import Task
 from distributed_pose.engine.worker import WorkerReport
-from distributed_pose.errors import ExecutionError, SetupError
-from distributed_pose.locations import redacted
+from distributed_pose.errors import ExecutionError
 from distributed_pose.records import DevicePlan, DeviceReady, WorkerSpec
 
 # Loading and warming up a model takes seconds; what takes minutes waits for CPUs it never gets.
 _FIRST_START_S = 300.0
 _START_FACTOR = 10
 
-# How Ray tells the memory of a node and of a process that it ended.
-_NODE_MEMORY = re.compile(r"was ([\d.]+ ?[A-Z]+) used / ([\d.]+ ?[A-Z]+) limit")
-_PROCESS_MEMORY = re.compile(r"actual memory used=([\d.]+ ?[A-Z]+)")
-
-_LONGEST_WAIT_S = 1.0
-
-# Of an answer that is there, and need only be fetched.
-_FETCH_TIMEOUT_S = 60.0
 
 _T = TypeVar("_T")
 
@@ -68,7 +50,7 @@ class Actor:
     plan: DevicePlan | None = None
     handle: Any = None
     starting: Any = None
-    place: Place | None = None
+    place: DeviceAssignment | None = None
     held: list[Any] = field(default_factory=list)
     ready: DeviceReady | None = None
     calls: list["Call"] = field(default_factory=list)
@@ -82,19 +64,19 @@ class Actor:
         self.place = None
         self._since = monotonic()
 
-    def hold(self) -> None:
+    def park(self) -> None:
         """Keeps the process, so that the next one gets another device, and starts that one."""
         self.held.append(self.handle)
         self.launch()
 
-    def exchange(self, other: "Actor") -> None:
+    def swap_process(self, other: "Actor") -> None:
         """Changes processes with an actor that is starting, too."""
         for name in ("handle", "starting", "place"):
             mine, theirs = getattr(self, name), getattr(other, name)
             setattr(self, name, theirs)
             setattr(other, name, mine)
 
-    def placed(self, place: Place) -> None:
+    def assign(self, place: DeviceAssignment) -> None:
         """Takes the answer of a process that has found its device."""
         self.place, self.starting = place, None
         self._launch_s = max(self._launch_s, self.waited_s)
@@ -180,7 +162,7 @@ class Actor:
     def describe(self) -> str:
         """Returns what the driver waits for it to do."""
         now = monotonic()
-        if self.health.is_out:
+        if self.health.is_excluded:
             return "is taken out"
         if self.starting:
             return f"has been starting for {now - self._since:.0f} s"
@@ -209,7 +191,7 @@ class Call:
 
     actor: Actor
     task: Task
-    load: Load
+    load: Reservation
     device: str
     reference: Any
     maps: Any
@@ -219,7 +201,7 @@ class Call:
     since: float = field(default_factory=monotonic)
 
     @classmethod
-    def infer(cls, actor: Actor, task: Task, load: Load, *, gather: str) -> Self:
+    def infer(cls, actor: Actor, task: Task, load: Reservation, *, gather: str) -> Self:
         """Gives a shard to a worker."""
         # Maps stay where they are until a reducer asks for them; the report alone comes here.
         process = actor.handle.process.options(num_returns=2 if gather == "maps" else 1)
@@ -258,12 +240,12 @@ class Call:
         An answer that is not for the images of the call is trouble, too.
         """
         answer = fetch(self.reference)
-        if isinstance(answer, Trouble):
+        if isinstance(answer, CallFailure):
             return answer
         try:
             self._check(answer)
         except ExecutionError as error:
-            return Trouble(error.message, error)
+            return CallFailure(error.message, error)
         return answer
 
     def _check(self, answer: Any) -> None:
@@ -275,103 +257,6 @@ class Call:
             reduction, report = _as(tuple, answer)
             check_report(self.task.shard, _as(WorkerReport, report))
             check_reduction(report, _as(Reduction, reduction))
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """What came instead of an answer.
-
-    Attributes:
-        reason: one line.
-        error: that the actor raised; None if it did not.
-        is_lost_input: whether the call was not even made, for want of what it was to work on.
-
-    Without an error it may be the fault of any call that the actor had.
-    """
-
-    reason: str
-    error: BaseException | None = None
-    is_lost_input: bool = False
-
-    @property
-    def is_foreign_input(self) -> bool:
-        """Whether the maps of a call were of other images, which is the fault of their worker."""
-        return isinstance(self.error, ForeignMapsError)
-
-
-def fetch(references: Any) -> Any:
-    """Returns the answers to calls that are done, or one `Trouble`."""
-    try:
-        return ray.get(references, timeout=_FETCH_TIMEOUT_S)
-    except GetTimeoutError:
-        return Trouble(f"its answer could not be fetched in {_FETCH_TIMEOUT_S:.0f} s")
-    except RayTaskError as error:
-        cause = error.cause
-        return Trouble(describe(cause), cause, isinstance(cause, ObjectLostError))
-    except RayActorError as error:
-        return Trouble(f"its process died: {_cause_of_death(error)}")
-    except OutOfMemoryError as error:
-        return Trouble(memory_kill(str(error)))
-    except RayError as error:
-        return Trouble(f"lost: {describe(error)}", None, isinstance(error, ObjectLostError))
-
-
-def owner_of(
-    place: Place, actor: Actor, workers: Sequence[Actor], nodes: Sequence[Node]
-) -> Actor | None:
-    """Returns the worker that a process is for, by the device that Ray gave it; None for none.
-
-    Args:
-        place: where the process found itself.
-        actor: that it was started for.
-        workers: of the run.
-        nodes: of the cluster.
-
-    Raises:
-        SetupError: if a part of a node's devices is wanted, and the node does not count them from
-            0, so that nobody can say which is which.
-    """
-    plan = cast("DevicePlan", actor.plan)
-    if plan.kind == "cpu":
-        return actor
-    peers = [
-        worker
-        for worker in workers
-        if worker.plan and (worker.plan.kind, worker.node_id) == (plan.kind, plan.node_id)
-    ]
-    there = [
-        device.device_id
-        for node in nodes
-        if node.node_id == plan.node_id
-        for device in node.accelerators
-        if device.kind == plan.kind
-    ]
-    sharers = [peer for peer in peers if peer.plan and peer.plan.device_id == place.device_id]
-    if sharers:
-        waiting = [peer for peer in sharers if peer.starting and peer.place is None]
-        # Workers that share a device differ in nothing.
-        return actor if actor in waiting else next(iter(waiting), None)
-    # All are wanted, and this one by whichever number the node has given it.
-    if len({peer.plan.device_id for peer in peers if peer.plan}) == len(there):
-        return actor
-    if place.device_id in there:
-        return None
-    raise SetupError(
-        f"the node has devices {plan.kind} by other numbers, such as {place.device_id}",
-        f"choose all of them, devices={plan.kind}:*",
-        device=actor.name,
-    )
-
-
-def wait(references: Sequence[Any], deadlines: Sequence[float]) -> list[Any]:
-    """Returns a reference that is done, or nothing at the next deadline or after a second.
-
-    Whoever waits longer looks whether the run is to end meanwhile.
-    """
-    now = monotonic()
-    timeout_s = max(0.0, min([*deadlines, now + _LONGEST_WAIT_S]) - now)
-    done, _ = ray.wait([*references], timeout=timeout_s)
-    return list(done)
 
 
 def ask(actors: Sequence[Actor], question: str, timeout_s: float) -> dict[str, Any]:
@@ -391,28 +276,7 @@ def ask(actors: Sequence[Actor], question: str, timeout_s: float) -> dict[str, A
         return {}
     done, _ = ray.wait([*asked], num_returns=len(asked), timeout=timeout_s)
     answers = {asked[reference]: fetch(reference) for reference in done}
-    return {name: a for name, a in answers.items() if not isinstance(a, Trouble)}
-
-
-def memory_kill(text: str) -> str:
-    """Returns Ray's report of a process that it ended for want of memory, as one line.
-
-    Args:
-        text: of the error, which lists the largest processes of the node over forty lines.
-    """
-    node, process = _NODE_MEMORY.search(text), _PROCESS_MEMORY.search(text)
-    figures = [f"its node used {node[1]} of {node[2]}"] if node else []
-    figures += [f"the process {process[1]}"] if process else []
-    return f"Ray ended its process for want of memory{': ' if figures else ''}{', '.join(figures)}"
-
-
-def _cause_of_death(error: RayActorError) -> str:
-    lines = str(error).strip().splitlines()
-    # Of an exception in a constructor Ray tells the traceback, of anything else the cause first.
-    cause = lines[-1 if "creation task" in lines[0] else 0]
-    if "connection error code" in lines[-1]:
-        cause += " The system may have ended it for want of memory: see `dmesg` on its node."
-    return redacted(cause)
+    return {name: a for name, a in answers.items() if not isinstance(a, CallFailure)}
 
 
 def _as(expected: type[_T], answer: Any) -> _T:

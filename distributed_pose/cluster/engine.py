@@ -15,8 +15,9 @@ from typing import Any, Self
 
 import ray
 
-from distributed_pose.cluster.backpressure import Transit
-from distributed_pose.cluster.calls import Actor, Call, Trouble, ask, wait
+from distributed_pose.cluster.answers import CallFailure, wait
+from distributed_pose.cluster.backpressure import InFlightBudget
+from distributed_pose.cluster.calls import Actor, Call, ask
 from distributed_pose.cluster.connection import (
     abandon,
     connect,
@@ -24,20 +25,20 @@ from distributed_pose.cluster.connection import (
     ray_cpu_s,
     where,
 )
-from distributed_pose.cluster.fleet import Fleet
+from distributed_pose.cluster.fleet import ActorPool
 from distributed_pose.cluster.guard import ClusterLostError, Guard, Watch
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.read_ahead import read_ahead
 from distributed_pose.data.shards import Shard
 from distributed_pose.devices.host import peak_rss_bytes
-from distributed_pose.engine.base import failed_result, shard_result
 from distributed_pose.engine.dispatch import IN_FLIGHT, batches_per_call, calls_in_flight
 from distributed_pose.engine.health import Health, collect_faults, none_left
+from distributed_pose.engine.results import failed_result, shard_result
 from distributed_pose.engine.settling import out_of_line, settle
-from distributed_pose.engine.task_queue import Work
+from distributed_pose.engine.task_queue import TaskQueue
 from distributed_pose.engine.trials import Sweep
 from distributed_pose.errors import ExecutionError
-from distributed_pose.model.artifacts import Source
+from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.makers import Calibration
 from distributed_pose.records import (
     DevicePlan,
@@ -64,11 +65,11 @@ class RayEngine:
         self._config = config
         # Of the cluster that this run has joined or started; None of one that was joined before.
         self._leave: Callable[[], None] | None = None
-        self._fleet = Fleet(config)
+        self._fleet = ActorPool(config)
         self._guard = Guard()
         self._calls: dict[Any, Call] = {}
         self._waiting: list[Call] = []
-        self._transit = Transit(config, room_bytes=0)
+        self._transit = InFlightBudget(config, room_bytes=0)
         self._shard_sizes: dict[str, int] = {}
         self._slots: dict[str, int] = {}
         self._batches_a_call: dict[str, int] = {}
@@ -81,7 +82,7 @@ class RayEngine:
 
     def start(
         self,
-        model: Source,
+        model: ModelSource,
         calibration: Calibration | None = None,
         images: ImagesToRead | None = None,
     ) -> tuple[DeviceReady, ...]:
@@ -90,7 +91,7 @@ class RayEngine:
         self._slots = {device.plan.name: device.slots for device in ready}
         self._batches_a_call = {device.plan.name: batches_per_call(device) for device in ready}
         room_bytes = min(node.object_store_bytes for node in self._guard.call(live_nodes))
-        self._transit = Transit(self._config, room_bytes, max(self._shard_sizes.values()))
+        self._transit = InFlightBudget(self._config, room_bytes, max(self._shard_sizes.values()))
         return ready
 
     def compile_s(self) -> float:
@@ -113,7 +114,7 @@ class RayEngine:
         # What is only listed is not waited for.
         source = iter(shards) if num_images else read_ahead(shards)
         nodes = {worker.name: worker.node_id for worker in self._fleet.workers}
-        work = Work(source, self._shard_sizes, batches, num_images, nodes)
+        work = TaskQueue(source, self._shard_sizes, batches, num_images, nodes)
         self._progress_at = monotonic()
         others_s = self._others_cpu_s()
         self._cpu_before_s = {"driver": process_time(), **others_s}
@@ -179,7 +180,7 @@ class RayEngine:
         deadlines = [call.deadline_at for call in self._calls.values()]
         return wait(references, [*deadlines, *self._fleet.start_deadlines])
 
-    def _next_event(self, work: Work) -> Iterator[ShardResult]:
+    def _next_event(self, work: TaskQueue) -> Iterator[ShardResult]:
         starting = {actor.starting: actor for actor in self._fleet.actors if actor.starting}
         for reference in self._wait([*self._calls, *starting]):
             if call := self._calls.get(reference):
@@ -188,10 +189,10 @@ class RayEngine:
                 self._fleet.finish_start(starting[reference])
         yield from self._expire(work)
 
-    def _finish(self, work: Work, call: Call) -> Iterator[ShardResult]:
+    def _finish(self, work: TaskQueue, call: Call) -> Iterator[ShardResult]:
         """Deals with the answer of a call, whatever it is."""
         answer = call.answer()
-        if isinstance(answer, Trouble):
+        if isinstance(answer, CallFailure):
             if answer.is_lost_input:
                 # Its maps went with the node that made them; the one who wanted them is well.
                 self._forget(call)
@@ -209,16 +210,16 @@ class RayEngine:
         self._progress_at = monotonic()
         if call.maps is not None and call.report is None:
             call.report = answer
-            self._transit.arrived(call.load, answer.maps_bytes)
+            self._transit.add(call.load, answer.maps_bytes)
             self._waiting.append(call)
             return
-        self._transit.left(call.load)
+        self._transit.release(call.load)
         reduction, report = (answer, call.report) if call.report else answer
         settled = settle(work, call.task, call.device, report, self._devices())
         yield shard_result(call.device, call.task.shard, settled, reduction)
         yield from self._take_out(work, out_of_line(call.task, self._devices()))
 
-    def _take_out(self, work: Work, name: str) -> Iterator[ShardResult]:
+    def _take_out(self, work: TaskQueue, name: str) -> Iterator[ShardResult]:
         """Takes a device out that cannot read what others can, if there is one."""
         if name:
             actor = self._worker(name)
@@ -236,14 +237,14 @@ class RayEngine:
         del self._calls[call.reference]
         call.actor.calls.remove(call)
 
-    def _fail(self, work: Work, call: Call, reason: str) -> Iterator[ShardResult]:
-        self._transit.left(call.load)
+    def _fail(self, work: TaskQueue, call: Call, reason: str) -> Iterator[ShardResult]:
+        self._transit.release(call.load)
         if failures := work.fail(call.task, call.actor.name, reason):
             yield failed_result(call.device, failures)
 
     def _fault(
         self,
-        work: Work,
+        work: TaskQueue,
         actor: Actor,
         reason: str,
         blamed: Sequence[Call],
@@ -258,10 +259,10 @@ class RayEngine:
             if call in blamed and not node_left:
                 yield from self._fail(work, call, reason)
             else:
-                self._transit.left(call.load)
+                self._transit.release(call.load)
                 work.put_back(call.task)
 
-    def _expire(self, work: Work) -> Iterator[ShardResult]:
+    def _expire(self, work: TaskQueue) -> Iterator[ShardResult]:
         """Deals with what passes its deadline."""
         overdue = [call for call in self._calls.values() if call.is_overdue()]
         hanging = [call for call in overdue if call.is_late]
@@ -281,7 +282,7 @@ class RayEngine:
 
     def _check_progress(self) -> None:
         for kind, actors in (("device", self._fleet.workers), ("reducer", self._fleet.reducers)):
-            if actors and all(actor.health.is_out for actor in actors):
+            if actors and all(actor.health.is_excluded for actor in actors):
                 raise none_left(kind, {actor.name: actor.health for actor in actors})
         limit_s = _STALL_FACTOR * max(
             max(actor.health.deadline_s, actor.start_deadline_s) for actor in self._fleet.actors
@@ -296,9 +297,9 @@ class RayEngine:
             for actor in self._fleet.actors
         )
 
-    def _dispatch(self, work: Work) -> None:
+    def _dispatch(self, work: TaskQueue) -> None:
         """Gives shards to workers that have room, unless the reducers are behind."""
-        usable = [worker.name for worker in self._fleet.workers if not worker.health.is_out]
+        usable = [worker.name for worker in self._fleet.workers if not worker.health.is_excluded]
         while len(self._waiting) < len(self._fleet.workers):
             free = [
                 worker
@@ -308,7 +309,7 @@ class RayEngine:
             for actor in sorted(free, key=lambda worker: len(worker.calls)):
                 idle = not actor.calls
                 if task := work.take(actor.name, usable, self._transit.has_room, is_idle=idle):
-                    load = self._transit.entered(task.shard)
+                    load = self._transit.reserve(task.shard)
                     self._call(Call.infer(actor, task, load, gather=self._config.gather))
                     break
             else:

@@ -10,29 +10,31 @@ from typing import Any, cast
 import ray
 
 from distributed_pose.backends.registry import candidates
-from distributed_pose.cluster.actors import Place, create_reducer, create_worker, reservation
-from distributed_pose.cluster.calls import Actor, Trouble, ask, fetch, owner_of, wait
+from distributed_pose.backends.selection import auto_kinds
+from distributed_pose.cluster.actors import (
+    DeviceAssignment,
+    create_reducer,
+    create_worker,
+    reservation,
+)
+from distributed_pose.cluster.answers import CallFailure, fetch, wait
+from distributed_pose.cluster.calls import Actor, ask
 from distributed_pose.cluster.connection import is_alive, live_nodes
+from distributed_pose.cluster.placement import match_device
 from distributed_pose.cluster.reservations import shortage
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.devices.planning import plan_devices
 from distributed_pose.engine.base import starting
 from distributed_pose.engine.choice import Choice, Site, tell
-from distributed_pose.engine.deployment import (
-    Deployment,
-    auto_kinds,
-    chip_of,
-    usable_here,
-    workers_per_device,
-)
+from distributed_pose.engine.deployment import Deployment, chip_of, usable_here, workers_per_device
 from distributed_pose.engine.health import Health
 from distributed_pose.engine.trials import Sweep
 from distributed_pose.errors import BackendError, ExecutionError, PoseEvalError, SetupError
 from distributed_pose.files.package_identity import difference
-from distributed_pose.model.artifacts import Source
+from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.compile import compile_model, needs_device, portable
 from distributed_pose.model.makers import Calibration
-from distributed_pose.records import DevicePlan, DeviceReady, ImagesToRead, Order
+from distributed_pose.records import CompileSpec, DevicePlan, DeviceReady, ImagesToRead
 
 _LOG = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ _RESERVATION_S = 15.0
 _LONG_TIMEOUT_S = 7200.0
 
 
-class Fleet:
+class ActorPool:
     """The workers and reducers of a run.
 
     A worker's process is started before it is known which of its node's devices Ray gives it. It
@@ -95,7 +97,10 @@ class Fleet:
         )
 
     def start(
-        self, model: Source, calibration: Calibration | None, images: ImagesToRead | None = None
+        self,
+        model: ModelSource,
+        calibration: Calibration | None,
+        images: ImagesToRead | None = None,
     ) -> tuple[DeviceReady, ...]:
         """Returns when every device is ready; see `Engine.start`."""
         self._launch()
@@ -136,7 +141,7 @@ class Fleet:
         reason = f"its node left: {reason}" if gone else reason
         actor.health.fault(reason, final=final or gone, is_suspect=is_suspect)
         _LOG.warning("%s: %s", actor.name, reason)
-        if not actor.health.is_out:
+        if not actor.health.is_excluded:
             actor.launch()
         return gone
 
@@ -169,7 +174,7 @@ class Fleet:
                 self.workers[index].launch()
 
     def _begin(
-        self, model: Source, calibration: Calibration | None, images: ImagesToRead | None
+        self, model: ModelSource, calibration: Calibration | None, images: ImagesToRead | None
     ) -> None:
         """Has the workers that load nothing yet load what is made for them."""
         idle = [worker for worker in self.workers if worker.name not in self._deployed]
@@ -187,14 +192,14 @@ class Fleet:
 
     def _compile(
         self,
-        model: Source,
+        model: ModelSource,
         workers: Sequence[Actor],
-        orders: Mapping[str, Order],
+        orders: Mapping[str, CompileSpec],
         calibration: Calibration | None,
-    ) -> dict[Order, Any]:
+    ) -> dict[CompileSpec, Any]:
         """Returns references to the artifacts by order; each is made for its first worker."""
         start = monotonic()
-        artifacts: dict[Order, Any] = {}
+        artifacts: dict[CompileSpec, Any] = {}
         for actor in workers:
             order = orders[actor.name]
             if order not in artifacts:
@@ -204,7 +209,7 @@ class Fleet:
         return artifacts
 
     def _compiled(
-        self, model: Source, actor: Actor, order: Order, calibration: Calibration | None
+        self, model: ModelSource, actor: Actor, order: CompileSpec, calibration: Calibration | None
     ) -> Any:
         source = portable(model, order)
         if needs_device(source, order):
@@ -219,7 +224,7 @@ class Fleet:
         if not done:
             raise SetupError(f"no answer within {_LONG_TIMEOUT_S:.0f} s", device=actor.name)
         answer = fetch(reference)
-        if not isinstance(answer, Trouble):
+        if not isinstance(answer, CallFailure):
             return answer
         if isinstance(answer.error, PoseEvalError):
             answer.error.device = actor.name
@@ -252,7 +257,7 @@ class Fleet:
                     "see `ray status` and the logs of its node",
                     device=actor.name,
                 )
-            if actor.health.is_out:
+            if actor.health.is_excluded:
                 # One that has died of its backend may live with another.
                 kind = BackendError if actor.name in self._deployed else SetupError
                 raise kind(
@@ -266,7 +271,7 @@ class Fleet:
             SetupError: if it cannot be what it is meant to be, and never was.
         """
         answer = fetch(actor.starting)
-        if isinstance(answer, Trouble):
+        if isinstance(answer, CallFailure):
             if isinstance(answer.error, SetupError) and not actor.has_started:
                 raise answer.error
             self.restart(actor, answer.reason)
@@ -274,7 +279,7 @@ class Fleet:
             actor.started(answer)
         elif different := difference(getattr(answer, "package", None)):
             self._refuse(actor, different)
-        elif isinstance(answer, Place):
+        elif isinstance(answer, DeviceAssignment):
             self._find_place(actor, answer)
         else:
             actor.started(None)
@@ -290,22 +295,22 @@ class Fleet:
             device=actor.name,
         )
 
-    def _find_place(self, actor: Actor, place: Place) -> None:
+    def _find_place(self, actor: Actor, place: DeviceAssignment) -> None:
         """Has a process work as the device that Ray gave it, which may be another's than meant."""
-        owner = owner_of(place, actor, self.workers, live_nodes())
+        owner = match_device(place, actor, self.workers, live_nodes())
         if owner is None:
-            actor.hold()
+            actor.park()
             return
         if owner is not actor:
-            actor.exchange(owner)
-        owner.placed(place)
+            actor.swap_process(owner)
+        owner.assign(place)
         if owner.name in self._deployed:
             owner.begin(*self._deployed[owner.name])
 
 
 def _site(worker: Actor) -> Site:
     # Both are there once the actor is in its place.
-    plan, place = cast("DevicePlan", worker.plan), cast("Place", worker.place)
+    plan, place = cast("DevicePlan", worker.plan), cast("DeviceAssignment", worker.place)
     return Site(replace(plan, device_id=place.device_id), place.backends)
 
 

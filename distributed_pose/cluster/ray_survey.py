@@ -8,13 +8,13 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distributed_pose.backends.readiness import NodeSurvey
-from distributed_pose.cluster.calls import Trouble, fetch
+from distributed_pose.cluster.answers import CallFailure, fetch
 from distributed_pose.cluster.connection import live_nodes
 from distributed_pose.cluster.engine import RayEngine
-from distributed_pose.cluster.survey import examine_node
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.devices.lacks import Lack
 from distributed_pose.devices.planning import Node
+from distributed_pose.engine.examination import examine_node
 from distributed_pose.files.package_identity import PackageIdentity, difference, package_identity
 from distributed_pose.records import DevicePlan
 
@@ -61,8 +61,8 @@ def _ask(node_id: str, plans: Sequence[DevicePlan], config: RunConfig) -> Any:
 
 def _answer(call: Any, plans: Sequence[DevicePlan], *, is_there: bool) -> NodeSurvey:
     """Returns what a node says of itself, or why it cannot."""
-    answer = fetch(call) if is_there else Trouble(f"no answer within {_TIMEOUT_S:.0f} s")
-    if isinstance(answer, Trouble):
+    answer = fetch(call) if is_there else CallFailure(f"no answer within {_TIMEOUT_S:.0f} s")
+    if isinstance(answer, CallFailure):
         lack = Lack("an answer of its processes", answer.reason, "see the logs of its Ray")
     elif different := difference(answer[0]):
         lack = Lack("the driver's version", different, "install the same version on all nodes")

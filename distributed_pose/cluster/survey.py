@@ -1,27 +1,21 @@
 """Which backends can run the devices of this machine or cluster, and what each of them lacks."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from distributed_pose.backends.needs import Module
-from distributed_pose.backends.readiness import DeviceSurvey, NodeSurvey, Survey, examine
+from distributed_pose.backends.readiness import DeviceSurvey, NodeSurvey, Survey
 from distributed_pose.backends.registry import candidates
 from distributed_pose.backends.requirements import lacks
+from distributed_pose.backends.selection import auto_kinds, check_backends, runs_model, runs_on
 from distributed_pose.cluster.address import check_cluster, cluster_address
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.devices.discovery import local_accelerators
-from distributed_pose.devices.driverless import driverless_cards
 from distributed_pose.devices.host import num_cpus
 from distributed_pose.devices.lacks import Lack
 from distributed_pose.devices.planning import Node, plan_devices
 from distributed_pose.engine.choice import Choice, Site
-from distributed_pose.engine.deployment import (
-    auto_kinds,
-    check_backends,
-    chip_of,
-    local_devices,
-    runs_model,
-    runs_on,
-)
+from distributed_pose.engine.deployment import local_devices
+from distributed_pose.engine.examination import examine_node
 from distributed_pose.errors import SetupError
 from distributed_pose.files.local import read_head
 from distributed_pose.model.formats import HEAD_BYTES, format_of
@@ -55,20 +49,6 @@ def survey_all(config: RunConfig) -> Survey:
     Of a configuration that names devices, it is these. Errors are those of `survey_devices`.
     """
     return _survey(config, all_devices=True)
-
-
-def examine_node(address: str, plans: Iterable[DevicePlan], config: RunConfig) -> NodeSurvey:
-    """Returns what a node says of itself; called on it.
-
-    Args:
-        address: of the node.
-        plans: its devices.
-        config: of the run.
-    """
-    backends = {
-        plan.name: examine(_names(config, plan.kind), chip_of(config, plan)) for plan in plans
-    }
-    return NodeSurvey(address, backends, driverless_cards())
 
 
 def missing_features() -> dict[str, tuple[Lack, ...]]:
@@ -135,12 +115,6 @@ def _summed_up(
         tuple(nodes),
         model_format,
     )
-
-
-def _names(config: RunConfig, kind: str) -> tuple[str, ...]:
-    """Returns the backends to examine on devices of a kind, those that are configured first."""
-    configured = candidates(config.on(kind).backend, kind)
-    return tuple(dict.fromkeys((*configured, *candidates("auto", kind))))
 
 
 def _model_format(config: RunConfig) -> str:

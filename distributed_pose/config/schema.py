@@ -3,12 +3,10 @@
 Relative paths are relative to the working directory of the command.
 """
 
-import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -17,13 +15,10 @@ from pydantic import (
     ConfigDict,
     Field,
     GetPydanticSchema,
-    ValidationError,
 )
 from pydantic_core import core_schema
 
-from distributed_pose.errors import ConfigError
-from distributed_pose.files.local import one_line, read_regular
-from distributed_pose.files.yaml_values import parse_yaml
+from distributed_pose.config.messages import short_repr
 from distributed_pose.locations import Location, redacted
 from distributed_pose.records import Simulation
 
@@ -56,12 +51,6 @@ MapsDtype = Literal["f32", "f16"]
 Reader = Literal["driver", "worker"]
 Damaged = Literal["keep", "fail"]
 
-# Hundreds of times what a configuration takes, and parsed in two seconds.
-_MAX_FILE_BYTES = 2**18
-
-# Characters of a value or key, and mistakes, that a message shows.
-_MAX_SHOWN = 100
-_MAX_MISTAKES = 20
 
 # A count of images, workers or the like; strict, so that `true` and "8" are not numbers.
 _Count = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
@@ -70,7 +59,7 @@ _Count = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 def _check_batch_size(value: object) -> object:
     if value == "auto" or (type(value) is int and 1 <= value < 2**31):
         return value
-    raise ValueError(f"must be a count from 1, or 'auto', not {_shown(value)}")
+    raise ValueError(f"must be a count from 1, or 'auto', not {short_repr(value)}")
 
 
 # Images in a batch; `auto` is the best one of a sweep on the device.
@@ -101,7 +90,7 @@ def _check_devices(devices: tuple[str, ...]) -> tuple[str, ...]:
 def _check_category(value: object) -> object:
     if value is None or type(value) is int or (type(value) is str and value):
         return value
-    raise ValueError(f"must be the id or the name of a category, not {_shown(value)}")
+    raise ValueError(f"must be the id or the name of a category, not {short_repr(value)}")
 
 
 # COCO has numbers, other files have text.
@@ -144,7 +133,9 @@ def _check_no_uri(value: object) -> object:
     # As a path it would lead into the working directory, and show the credentials that it carries.
     text = str(value) if isinstance(value, Path) else value
     if isinstance(text, str) and ("://" in text or redacted(text) != text):
-        raise ValueError(f"must be a path on a mounted filesystem, not a URI, as {_shown(text)} is")
+        raise ValueError(
+            f"must be a path on a mounted filesystem, not a URI, as {short_repr(text)} is"
+        )
     return value
 
 
@@ -351,152 +342,3 @@ class KindSettings(NamedTuple):
     backend: BackendName
     precision: Precision
     batch_size: BatchSize
-
-
-def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
-    """Returns the validated configuration of a YAML file with overrides applied on top.
-
-    Args:
-        path: YAML file; None starts from the defaults.
-        overrides: `dotted.key=value` each, the value read as YAML; later ones win.
-
-    Raises:
-        ConfigError: for an unreadable file, an unknown key, a wrong type or an impossible value;
-            the message names the dotted key.
-    """
-    values = _read_yaml(path) if path else {}
-    for override in overrides:
-        _apply(values, override)
-    return parse_config(values)
-
-
-def parse_config(values: Mapping[str, Any]) -> RunConfig:
-    """Returns the validated configuration of nested mappings, as YAML or JSON would give them.
-
-    Raises:
-        ConfigError: as `load_config`.
-    """
-    try:
-        return RunConfig.model_validate(dict(values))
-    except ValidationError as error:
-        mistakes = [_explain(entry) for entry in error.errors()[:_MAX_MISTAKES]]
-        if (more := error.error_count() - len(mistakes)) > 0:
-            mistakes.append(f"and {more} more")
-        raise ConfigError("; ".join(mistakes)) from None
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = read_regular(path, _MAX_FILE_BYTES)
-    except OSError as error:
-        hint = "--config must be a regular file of YAML; single keys can be given by --set"
-        raise ConfigError(f"cannot read {path}: {one_line(error)}", hint) from None
-    except ValueError as error:
-        raise ConfigError(f"cannot read {str(path)!r}: {error}", "see --config") from None
-    try:
-        values = parse_yaml(content.decode())
-    except ValueError as error:
-        raise ConfigError(f"{path} is not YAML: {_shortened(str(error))}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold a mapping of keys, not a {type(values).__name__}")
-    return values
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    dotted, separator, text = override.partition("=")
-    if not separator or not dotted:
-        raise ConfigError(f"--set {override}: expected dotted.key=value")
-    try:
-        value = text if _is_literal(dotted, text) else parse_yaml(text)
-    except ValueError:
-        shown = _shortened(repr(text))
-        raise ConfigError(f"--set {dotted}: {shown} is not a YAML value") from None
-    *parents, leaf = dotted.split(".")
-    for name in parents:
-        child = values.setdefault(name, {})
-        if not isinstance(child, dict):
-            raise ConfigError(f"--set {dotted}: {name} is a value, it has no keys of its own")
-        values = child
-    values[leaf] = value
-
-
-def _is_literal(dotted: str, text: str) -> bool:
-    """Returns whether a value is text as it stands: one of a path or name without quotes."""
-    if text.lstrip()[:1] in {"'", '"', ""} or text.strip() in {"null", "Null", "NULL", "~"}:
-        return False
-    return dotted in _text_keys(RunConfig)
-
-
-def _text_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in section.model_fields.items():
-        nested = field.annotation
-        if isinstance(nested, type) and issubclass(nested, BaseModel):
-            yield from _text_keys(nested, f"{prefix}{name}.")
-        # Of a path or name or nothing; literals are no classes, and numbers no text.
-        elif all(
-            isinstance(kind, type) and not issubclass(kind, int | float | tuple)
-            for kind in map(_without_checks, get_args(nested) or (nested,))
-        ):
-            yield f"{prefix}{name}"
-
-
-def _without_checks(kind: Any) -> Any:
-    return get_args(kind)[0] if get_origin(kind) is Annotated else get_origin(kind) or kind
-
-
-def _explain(entry: Any) -> str:
-    dotted = ".".join(str(part) for part in entry["loc"] if isinstance(part, str))
-    if entry["type"] == "extra_forbidden":
-        dotted = _shortened(dotted)
-        return f"unknown key '{dotted}'{_did_you_mean(dotted, _dotted_keys(RunConfig))}"
-    text = entry["msg"].removeprefix("Value error, ")
-    text = text[:1].lower() + text[1:]
-    if entry["type"] != "value_error":
-        text += f", not {_shown(entry['input'])}"
-    if entry["type"] == "literal_error":
-        text += _did_you_mean(_shown(entry["input"]), _choices(dotted))
-    return f"{dotted}: {text}"
-
-
-def _shown(value: object) -> str:
-    try:
-        return _shortened(redacted(repr(value)))
-    # Python writes no integers of thousands of digits, and no mappings a thousand deep.
-    except (ValueError, RecursionError):
-        return "one too long to show"
-
-
-def _shortened(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _MAX_SHOWN else f"{line[:_MAX_SHOWN]}..."
-
-
-def _did_you_mean(word: str, valid: Iterable[str]) -> str:
-    choices = sorted(valid)
-    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.5) or difflib.get_close_matches(
-        word.rpartition(".")[2], choices, n=1, cutoff=0.3
-    )
-    return f"; did you mean '{near[0]}'?" if near else f"; valid: {', '.join(choices)}"
-
-
-def _dotted_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in section.model_fields.items():
-        nested = field.annotation
-        if isinstance(nested, type) and issubclass(nested, BaseModel):
-            yield from _dotted_keys(nested, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
-
-
-def _choices(dotted: str) -> Iterator[str]:
-    section: type[BaseModel] = RunConfig
-    *parents, leaf = dotted.split(".")
-    for name in parents:
-        nested = section.model_fields[name].annotation
-        assert isinstance(nested, type)  # noqa: S101 - pydantic came here the same way
-        section = nested
-    # A literal, or one or nothing.
-    for choice in get_args(section.model_fields[leaf].annotation):
-        yield from (choice,) if isinstance(choice, str) else get_args(choice)

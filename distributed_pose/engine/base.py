@@ -1,39 +1,23 @@
 """What runs workers and reducers: the protocol, and the engine without Ray."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import cycle
-from time import perf_counter, process_time
 from types import TracebackType
 from typing import Protocol, Self
 
-from distributed_pose.config.schema import RunConfig
-from distributed_pose.data.shards import Shard, detected_images, no_detections
-from distributed_pose.devices.host import num_cpus, peak_rss_bytes
-from distributed_pose.engine.choice import Choice, examine_here, tell
-from distributed_pose.engine.deployment import Deployment, local_devices, on_this_machine
-from distributed_pose.engine.health import Health, collect_faults, none_left
-from distributed_pose.engine.reducer import Reducer, Reduction
-from distributed_pose.engine.settling import out_of_line, settle
-from distributed_pose.engine.task_queue import Task, Work
+from distributed_pose.data.shards import Shard
 from distributed_pose.engine.trials import Sweep
-from distributed_pose.engine.worker import Worker, WorkerReport
-from distributed_pose.errors import BackendError, ExecutionError, PoseEvalError, SetupError
-from distributed_pose.locations import redacted
-from distributed_pose.model.artifacts import Source
-from distributed_pose.model.compile import compile_model, portable
+from distributed_pose.errors import BackendError, SetupError
+from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.makers import Calibration
 from distributed_pose.records import (
     DevicePlan,
     DeviceReady,
-    Failure,
     Faults,
     HostUse,
     ImagesToRead,
     Memory,
-    Order,
     ShardResult,
 )
 
@@ -48,7 +32,7 @@ class Engine(Protocol):
 
     def start(
         self,
-        model: Source,
+        model: ModelSource,
         calibration: Calibration | None = None,
         images: ImagesToRead | None = None,
     ) -> tuple[DeviceReady, ...]:
@@ -101,171 +85,6 @@ class Engine(Protocol):
     ) -> None: ...
 
 
-@dataclass
-class _Device:
-    """A worker in this process and how it has done."""
-
-    name: str
-    worker: Worker
-    health: Health
-
-
-class InlineEngine:
-    """Runs the workers and the reducer in this process, one shard after the other.
-
-    Nothing here can be ended from outside, so that there are failures and no deadlines.
-    """
-
-    def __init__(self, config: RunConfig) -> None:
-        self._config = config
-        self._devices: list[_Device] = []
-        self._reducer = Reducer()
-        self._shard_sizes: dict[str, int] = {}
-        self._compile_s = 0.0
-        self._cpu_before_s = 0.0
-
-    def devices(self) -> tuple[DevicePlan, ...]:
-        return local_devices(self._config)
-
-    def start(
-        self,
-        model: Source,
-        calibration: Calibration | None = None,
-        images: ImagesToRead | None = None,
-    ) -> tuple[DeviceReady, ...]:
-        choice = Choice(self._config, model.format)
-        sites = [examine_here(self._config, plan) for plan in self.devices()]
-        ready = None
-        while ready is None:
-            deployments = choice.deployments(sites)
-            try:
-                ready = self._start(model, calibration, images, deployments)
-            except BackendError as error:
-                self._close()
-                self._devices.clear()
-                choice.rule_out(error, deployments[str(error.device)])
-        tell(deployments.values())
-        self._shard_sizes = {device.plan.name: device.shard_size for device in ready}
-        self._reducer.warm_up()
-        return ready
-
-    def _start(
-        self,
-        model: Source,
-        calibration: Calibration | None,
-        images: ImagesToRead | None,
-        deployments: Mapping[str, Deployment],
-    ) -> tuple[DeviceReady, ...]:
-        here = [on_this_machine(deployment) for deployment in deployments.values()]
-        artifacts = self._compile(model, here, calibration)
-        ready = []
-        for deployment in here:
-            spec = replace(deployment.spec, images=images)
-            worker = Worker(spec, artifacts[deployment.order])
-            self._devices.append(_Device(spec.plan.name, worker, Health(self._config.deadline_s)))
-            ready.append(replace(worker.start(), passed_over=deployment.passed_over))
-        return tuple(ready)
-
-    def compile_s(self) -> float:
-        return self._compile_s
-
-    def sweep(self, device: str, batch_size: int, least_s: float) -> Sweep:
-        (worker,) = (found.worker for found in self._devices if found.name == device)
-        return worker.sweep(batch_size, least_s)
-
-    def _compile(
-        self, model: Source, deployments: Sequence[Deployment], calibration: Calibration | None
-    ) -> dict[Order, bytes]:
-        start = perf_counter()
-        artifacts: dict[Order, bytes] = {}
-        for deployment in deployments:
-            order = deployment.order
-            if order not in artifacts:
-                with starting(deployment.spec.plan.name):
-                    artifacts[order] = compile_model(
-                        portable(model, order), order, calibration
-                    ).content
-        self._compile_s += perf_counter() - start
-        return artifacts
-
-    def run(self, shards: Iterable[Shard], num_images: int = 0) -> Iterator[ShardResult]:
-        del num_images  # No call is saved by tasks of several batches.
-        self._cpu_before_s = process_time()
-        work = Work(iter(shards), self._shard_sizes)
-        turns = cycle(self._devices)
-        while work.is_left():
-            usable = [device.name for device in self._devices if not device.health.is_out]
-            if not usable:
-                raise none_left("device", self._health())
-            device = next(turns)
-            if device.name in usable and (task := work.take(device.name, usable)):
-                yield from self._attempt(work, task, device)
-
-    def _attempt(self, work: Work, task: Task, device: _Device) -> Iterator[ShardResult]:
-        start = perf_counter()
-        try:
-            report, reduction = self._process(task.shard, device)
-        # Vendors' runtimes raise what they like.
-        except Exception as error:  # noqa: BLE001
-            reason = describe(error)
-            device.health.fault(reason, is_suspect=task.is_suspect)
-            if failures := work.fail(task, device.name, reason):
-                yield failed_result(device.name, failures)
-        else:
-            device.health.success(perf_counter() - start)
-            settled = settle(work, task, device.name, report, self._health())
-            yield shard_result(device.name, task.shard, settled, reduction)
-            self._take_out(work, out_of_line(task, self._health()))
-
-    def _take_out(self, work: Work, name: str) -> None:
-        """Takes a device out that cannot read what others can, if there is one."""
-        if name:
-            health = self._health()[name]
-            health.fault(health.refusal_summary, final=True)
-            work.exclude(name)
-
-    def _process(self, shard: Shard, device: _Device) -> tuple[WorkerReport, Reduction]:
-        if self._config.gather == "poses":
-            reduction, report = device.worker.infer_and_group(shard.images)
-        else:
-            maps, report = device.worker.infer(shard.images)
-            reduction = self._reducer.reduce(maps, report.image_ids)
-        check_report(shard, report)
-        check_reduction(report, reduction)
-        return report, reduction
-
-    def memory(self) -> Memory:
-        return Memory({"driver": peak_rss_bytes()}, 0)
-
-    def host_use(self) -> HostUse:
-        return HostUse({"driver": process_time() - self._cpu_before_s}, 0, num_cpus())
-
-    def faults(self) -> Faults:
-        return collect_faults(self._health())
-
-    def _health(self) -> dict[str, Health]:
-        return {device.name: device.health for device in self._devices}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        for device in self._devices:
-            try:
-                device.worker.close()
-            # The others must be closed too, and what was done is done.
-            except Exception as failure:  # noqa: BLE001
-                _LOG.warning("%s: %s", device.name, describe(failure))
-
-
 @contextmanager
 def starting(device: str) -> Iterator[None]:
     """Has what cannot be compiled for a device be an error of its backend.
@@ -280,62 +99,3 @@ def starting(device: str) -> Iterator[None]:
         yield
     except SetupError as error:
         raise BackendError(error.message, error.hint, device=device) from None
-
-
-def check_report(shard: Shard, report: WorkerReport) -> None:
-    """Checks that a worker answered for each image of its shard, and for no other.
-
-    Raises:
-        ExecutionError: if it did not.
-    """
-    answered = [*report.image_ids, *(failure.image_id for failure in report.failures)]
-    asked = shard.images.column("image_id").to_pylist()
-    if sorted(answered) != sorted(asked) or not (
-        len(report.encoded_bytes) == len(report.digests) == len(report.image_ids)
-    ):
-        raise ExecutionError(f"answered for images {sorted(answered)} instead of {sorted(asked)}")
-
-
-def check_reduction(report: WorkerReport, reduction: Reduction) -> None:
-    """Checks that a reduction is of the images whose maps were made, and of no others.
-
-    Raises:
-        ExecutionError: if it is not.
-    """
-    asked, answered = sorted(report.image_ids), sorted(reduction.image_ids)
-    if asked != answered:
-        raise ExecutionError(f"grouped images {answered} instead of {asked}")
-    if strangers := detected_images(reduction.detections) - set(asked):
-        raise ExecutionError(f"found people in images {sorted(strangers)}, which it was not given")
-
-
-def shard_result(
-    device: str, shard: Shard, report: WorkerReport, reduction: Reduction
-) -> ShardResult:
-    """Returns what worker and reducer made of a shard as one result."""
-    return ShardResult(
-        device,
-        report.image_ids,
-        reduction.detections,
-        shard.failures + report.failures,
-        {
-            "read": shard.read_ns,
-            **report.durations,
-            "transfer": (report.pack_ns + reduction.unpack_ns,) if report.pack_ns else (),
-            **reduction.durations,
-        },
-        report.encoded_bytes,
-        report.damaged,
-        report.digests,
-    )
-
-
-def failed_result(device: str, failures: tuple[Failure, ...]) -> ShardResult:
-    """Returns the result of images that were given up."""
-    return ShardResult(device, (), no_detections(), failures)
-
-
-def describe(error: BaseException) -> str:
-    """Returns an exception as one line for the report."""
-    text = error.message if isinstance(error, PoseEvalError) else repr(error)
-    return redacted(" ".join(text.split()))

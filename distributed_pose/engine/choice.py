@@ -13,7 +13,7 @@ from distributed_pose.backends.readiness import Readiness, examine
 from distributed_pose.backends.registry import candidates, resolve_backend
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.devices.lacks import listed, mends
-from distributed_pose.engine.deployment import Deployment, chip_of, deploy, fits
+from distributed_pose.engine.deployment import Deployment, chip_of, fits, plan_deployment
 from distributed_pose.errors import BackendError, SetupError
 from distributed_pose.records import DevicePlan
 
@@ -80,7 +80,7 @@ class Choice:
             for site, backend in zip(alike, self.choose(alike), strict=True):
                 if not backend:
                     raise self._none_left(site)
-                deployment = deploy(self._config, site.plan, backend, self._model_format)
+                deployment = plan_deployment(self._config, site.plan, backend, self._model_format)
                 lines = tuple(self._passed_over(backend, site, alike))
                 chosen[site.plan.name] = replace(deployment, passed_over=lines)
         return chosen

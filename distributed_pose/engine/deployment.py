@@ -1,33 +1,30 @@
 """What runs on which device: backend, precision, batch sizes and artifact of each."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from distributed_pose.backends.readiness import Readiness, examine
 from distributed_pose.backends.registry import (
     BACKENDS,
     candidates,
-    entries,
     entry,
-    resolve_backend,
     resolve_precision,
 )
-from distributed_pose.cluster.address import check_cluster, cluster_address
+from distributed_pose.backends.selection import auto_kinds
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.devices.ascend import soc_version
 from distributed_pose.devices.discovery import local_accelerators
 from distributed_pose.devices.host import num_cpus
-from distributed_pose.devices.planning import ACCELERATORS, Accelerator, Node, plan_devices
+from distributed_pose.devices.planning import Accelerator, Node, plan_devices
 from distributed_pose.errors import ConfigError
-from distributed_pose.records import DevicePlan, Order, WorkerSpec
+from distributed_pose.records import CompileSpec, DevicePlan, WorkerSpec
 
 _LOG = logging.getLogger(__name__)
 
 # Each has threads and buffers of some ten megabytes.
 _MAX_LOCAL_DEVICES = 256
 
-KINDS = ("cpu", *ACCELERATORS)
 
 # What a sweep tries.
 SWEPT = (1, 2, 4, 8, 16, 32)
@@ -44,62 +41,8 @@ class Deployment:
     """
 
     spec: WorkerSpec
-    order: Order
+    order: CompileSpec
     passed_over: tuple[str, ...] = ()
-
-
-def check_backends(config: RunConfig) -> None:
-    """Checks what can be checked before any device is known.
-
-    Raises:
-        ConfigError: if a backend does not run on devices that are asked for, lacks the precision,
-            or answers from the annotations beside one that runs the model.
-    """
-    for kind in _kinds(config):
-        settings = config.on(kind)
-        resolve_backend(settings.backend, kind, settings.precision)
-    names = {config.on(kind).backend for kind in _kinds(config)}
-    if len({(_runs_model(name), _replays(name)) for name in names}) > 1:
-        raise ConfigError(
-            f"backends {', '.join(sorted(names))} cannot be in one run: some answer from the "
-            "annotations or a recording, and not from the model"
-        )
-
-
-def runs_model(config: RunConfig) -> bool:
-    """Returns whether a run needs a model, and not the ground truth or a recording alone."""
-    return all(_runs_model(config.on(kind).backend) for kind in _kinds(config))
-
-
-def replays(config: RunConfig) -> bool:
-    """Returns whether a run answers from recorded maps."""
-    return all(_replays(config.on(kind).backend) for kind in _kinds(config))
-
-
-def check_computes(config: RunConfig) -> None:
-    """Checks that a configuration has something to measure.
-
-    Raises:
-        ConfigError: if it answers from recorded maps.
-    """
-    if replays(config):
-        raise ConfigError(
-            "backend recorded runs no model, and there is nothing to measure", "set backend"
-        )
-
-
-def runs_on(backend: str, kind: str) -> bool:
-    """Returns whether a configured backend runs on devices of a kind."""
-    return backend == "auto" or any(kind in found.kinds for found in entries(backend))
-
-
-def auto_kinds(config: RunConfig) -> tuple[str, ...]:
-    """Returns the kinds of accelerators that `devices: auto` takes: those its backends run on.
-
-    Fakes take none, since they have no use for them.
-    """
-    names = {kind: config.on(kind).backend for kind in ACCELERATORS}
-    return tuple(kind for kind, name in names.items() if _runs_model(name) and runs_on(name, kind))
 
 
 def usable_here(config: RunConfig, accelerators: Iterable[Accelerator]) -> tuple[str, ...]:
@@ -127,25 +70,6 @@ def reasons(found: Iterable[Readiness]) -> str:
     return "; ".join(f"{ready.backend} lacks {ready.lacks[0].what}" for ready in found)
 
 
-def planned_devices(config: RunConfig) -> tuple[DevicePlan, ...]:
-    """Returns the devices that a run would use.
-
-    Ray, which takes seconds to start, is asked where there is a cluster to join.
-
-    Raises:
-        ConfigError: as `check_backends`.
-        SetupError: if a device is not there.
-    """
-    check_backends(config)
-    if config.engine == "ray" and cluster_address():
-        check_cluster()
-        from distributed_pose.cluster.engine import RayEngine
-
-        with RayEngine(config) as engine:
-            return engine.devices()
-    return local_devices(config)
-
-
 def local_devices(config: RunConfig) -> tuple[DevicePlan, ...]:
     """Returns the devices of this machine that a run would use without a cluster.
 
@@ -166,7 +90,9 @@ def local_devices(config: RunConfig) -> tuple[DevicePlan, ...]:
     return planned
 
 
-def deploy(config: RunConfig, plan: DevicePlan, backend: str, model_format: str = "") -> Deployment:
+def plan_deployment(
+    config: RunConfig, plan: DevicePlan, backend: str, model_format: str = ""
+) -> Deployment:
     """Returns what runs on a device.
 
     Args:
@@ -197,7 +123,7 @@ def deploy(config: RunConfig, plan: DevicePlan, backend: str, model_format: str 
         damaged=config.data.damaged,
     )
     target = _target(config, plan, backend)
-    return Deployment(spec, Order(backend, precision, config.profile, sizes, target))
+    return Deployment(spec, CompileSpec(backend, precision, config.profile, sizes, target))
 
 
 def on_this_machine(deployment: Deployment) -> Deployment:
@@ -245,16 +171,6 @@ def workers_per_device(config: RunConfig) -> dict[str, int]:
     return {"cuda": config.cuda.workers_per_device}
 
 
-def _kinds(config: RunConfig) -> Iterator[str]:
-    """Yields the kinds of devices that a run is known to use."""
-    if config.devices != ("auto",):
-        yield from sorted({request.partition(":")[0] for request in config.devices})
-    elif config.backend == "auto":
-        yield "cpu"
-    else:
-        yield next(kind for kind in KINDS if runs_on(config.backend, kind))
-
-
 def _target(config: RunConfig, plan: DevicePlan, backend: str) -> str:
     """Returns what an artifact is bound to; portable ones to nothing."""
     if backend.startswith("ascend"):
@@ -262,11 +178,3 @@ def _target(config: RunConfig, plan: DevicePlan, backend: str) -> str:
         return soc_version(name) if name else ""
     # Cards of no known model are taken for different ones.
     return (plan.model or plan.name) if backend == "onnxruntime:tensorrt" else ""
-
-
-def _runs_model(backend: str) -> bool:
-    return backend == "auto" or all(found.runs_model for found in entries(backend))
-
-
-def _replays(backend: str) -> bool:
-    return backend != "auto" and all(found.replays for found in entries(backend))

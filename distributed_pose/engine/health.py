@@ -31,7 +31,7 @@ class Health:
 
     floor_s: float
     faults: list[str] = field(default_factory=list)
-    is_out: bool = False
+    is_excluded: bool = False
     _streak: int = 0
     _num_refuted: int = 0
     _excess: int = 0
@@ -56,7 +56,7 @@ class Health:
         """
         self.faults.append(reason)
         self._streak += not is_suspect
-        self.is_out |= final or self._streak >= _MAX_STREAK
+        self.is_excluded |= final or self._streak >= _MAX_STREAK
 
     def evaluated(self, num_images: int) -> None:
         """Enters images that the device has a result of."""
@@ -100,7 +100,7 @@ def collect_faults(actors: Mapping[str, Health]) -> Faults:
     """Returns what went wrong with the actors of a run, by name."""
     return Faults(
         {name: tuple(health.faults) for name, health in actors.items() if health.faults},
-        tuple(name for name, health in actors.items() if health.is_out),
+        tuple(name for name, health in actors.items() if health.is_excluded),
     )
 
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from distributed_pose.engine.health import Health
-from distributed_pose.engine.task_queue import Task, Work
+from distributed_pose.engine.task_queue import Task, TaskQueue
 from distributed_pose.engine.worker import WorkerReport
 
 
 def settle(
-    work: Work, task: Task, device: str, report: WorkerReport, devices: Mapping[str, Health]
+    work: TaskQueue, task: Task, device: str, report: WorkerReport, devices: Mapping[str, Health]
 ) -> WorkerReport:
     """Settles a task with a worker's report, and returns the report with only the final failures.
 
@@ -32,7 +32,7 @@ def settle(
         for refusal in task.refusals:
             for image_id in refusal.reasons.keys() & set(report.image_ids):
                 devices[refusal.device].refute(refusal.reasons[image_id])
-    usable = [name for name, health in devices.items() if not health.is_out]
+    usable = [name for name, health in devices.items() if not health.is_excluded]
     failures = work.settle(task, device, report.failures, usable)
     return replace(report, failures=failures)
 
@@ -42,7 +42,7 @@ def out_of_line(task: Task, devices: Mapping[str, Health]) -> str:
 
     The last usable device is never excluded.
     """
-    usable = {name for name, health in devices.items() if not health.is_out}
+    usable = {name for name, health in devices.items() if not health.is_excluded}
     found = [
         refusal.device
         for refusal in task.refusals

@@ -54,7 +54,7 @@ class Task:
     is_done: bool = False
 
 
-class Work:
+class TaskQueue:
     """Hands out the tasks of a run, new ones from a source and failed ones again.
 
     Args:

@@ -17,7 +17,7 @@ from distributed_pose.backends.base import (
     DeviceTimes,
     Inference,
     InputBatch,
-    Maps,
+    NetworkOutput,
     check_maps,
 )
 from distributed_pose.engine.device_queue import DeviceQueue
@@ -78,7 +78,7 @@ class Trials:
         self._slots = slots
         self._profile = profile
 
-    def infer(self, batch: InputBatch) -> Maps:
+    def infer(self, batch: InputBatch) -> NetworkOutput:
         """Returns the checked maps of a batch.
 
         Raises:

@@ -20,7 +20,7 @@ from distributed_pose.backends.base import (
     BackendOptions,
     Inference,
     InputBatch,
-    Maps,
+    NetworkOutput,
     check_maps,
 )
 from distributed_pose.backends.registry import open_backend
@@ -277,7 +277,9 @@ def _named(device: str) -> Iterator[None]:
         raise
 
 
-def _checked(batch: InputBatch, answer: Inference, durations: dict[str, list[int]]) -> Maps:
+def _checked(
+    batch: InputBatch, answer: Inference, durations: dict[str, list[int]]
+) -> NetworkOutput:
     """Returns the maps of a batch, and adds its times."""
     start = perf_counter_ns()
     maps = check_maps(answer.maps, batch)
@@ -333,7 +335,9 @@ def _open_images(images: ImagesToRead, plan: DevicePlan) -> ImageSource:
     return source
 
 
-def _image_maps(batch: InputBatch, maps: Maps, dtype: type[np.float16] | None) -> ImageMaps:
+def _image_maps(
+    batch: InputBatch, maps: NetworkOutput, dtype: type[np.float16] | None
+) -> ImageMaps:
     heatmaps, pafs = (np.ascontiguousarray(array, dtype) for array in maps)
     return ImageMaps(batch.image_ids, batch.geometries, heatmaps, pafs)
 

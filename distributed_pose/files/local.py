@@ -296,3 +296,7 @@ def _mode_to_keep(path: Path) -> int | None:
         return None
     check_regular(mode)
     return S_IMODE(mode) & 0o777
+
+
+def short_digest(content: bytes) -> str:
+    return sha256_hex(content)[:16]

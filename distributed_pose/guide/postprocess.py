@@ -13,12 +13,11 @@ from distributed_pose.data.shards import ImageMaps, unpack_detections
 from distributed_pose.devices.host import num_cpus
 from distributed_pose.engine.reducer import Reducer
 from distributed_pose.errors import SetupError
-from distributed_pose.metrics.coco_ap import coco_ap
+from distributed_pose.metrics.coco_ap import coco_ap, coco_results
 from distributed_pose.recordings.layout import check_complete, find_layout, scan
 from distributed_pose.recordings.pads import maps_grid, output_name, output_names, read_pads
 from distributed_pose.recordings.recording import Recording
 from distributed_pose.records import Geometry, ImageRecord
-from distributed_pose.run.ledger import coco_results
 
 Progress = Callable[[int, int], None]
 

@@ -45,7 +45,7 @@ _UNKNOWN = "unknown device"
 
 
 @dataclass(frozen=True)
-class Source:
+class FigureSource:
     """The figures of a run or a log.
 
     Attributes:
@@ -84,7 +84,7 @@ class LogFacts:
     ap: float | None = None
 
 
-def read_source(path: Path, facts: LogFacts | None = None) -> Source:
+def read_source(path: Path, facts: LogFacts | None = None) -> FigureSource:
     """Returns the figures of a run's folder, a run's report, a log, or a record of a log.
 
     Args:
@@ -120,7 +120,7 @@ def _read(path: Path) -> str:
     return content.decode(errors="replace")
 
 
-def _log(text: str, path: Path, facts: LogFacts) -> Source:
+def _log(text: str, path: Path, facts: LogFacts) -> FigureSource:
     if perf := read_perf(text):
         return _perf_source(perf, path, facts)
     if trtexec := read_trtexec(text):
@@ -128,7 +128,7 @@ def _log(text: str, path: Path, facts: LogFacts) -> Source:
     if summaries := read_ais(text):
         return _ais_source(summaries, path, facts)
     if rows := read_guide_table(text, path.name):
-        return Source("table", tuple(rows))
+        return FigureSource("table", tuple(rows))
     raise SetupError(
         f"{path} has no figures in a known format",
         "known formats are perf files of cann-benchmark, logs of trtexec and ais_bench, and the "
@@ -136,35 +136,35 @@ def _log(text: str, path: Path, facts: LogFacts) -> Source:
     )
 
 
-def _perf_source(perf: PerfFile, path: Path, facts: LogFacts) -> Source:
+def _perf_source(perf: PerfFile, path: Path, facts: LogFacts) -> FigureSource:
     name = _PERF_NAME.search(path.name)
     batch = facts.batch or (int(name[1]) if name else None)
     compute = _row(
         path, facts, "compute", perf.rows["inference"]["Interface throughputRate"], batch
     )
     wall = _row(path, facts, "wall", perf.rows["e2e"]["throughputRate"], batch)
-    return Source("perf", (compute, wall), perf)
+    return FigureSource("perf", (compute, wall), perf)
 
 
-def _trtexec_source(log: TrtexecLog, path: Path, facts: LogFacts) -> Source:
+def _trtexec_source(log: TrtexecLog, path: Path, facts: LogFacts) -> FigureSource:
     batch = facts.batch or log.batch
     notes = () if batch else ("the log does not state the batch size: 1 is assumed, see --batch",)
     known = LogFacts(
         facts.device or log.device, batch or 1, facts.precision or log.precision, facts.ap
     )
     rate = (batch or 1) * 1e3 / log.times.mean_ms
-    return Source(
+    return FigureSource(
         "trtexec", (_row(path, known, "compute", rate, known.batch),), None, log.times, notes
     )
 
 
-def _ais_source(summaries: Sequence[AisLog], path: Path, facts: LogFacts) -> Source:
+def _ais_source(summaries: Sequence[AisLog], path: Path, facts: LogFacts) -> FigureSource:
     total = sum(summary.images_per_s for summary in summaries)
     batches = {summary.batch for summary in summaries}
     batch = facts.batch or (batches.pop() if len(batches) == 1 else None)
     row = replace(_row(path, facts, "compute", total, batch), devices=len(summaries))
     times = summaries[0].times if len(summaries) == 1 else None
-    return Source("ais_bench", (row,), None, times)
+    return FigureSource("ais_bench", (row,), None, times)
 
 
 def _row(
@@ -183,8 +183,8 @@ def _row(
     )
 
 
-def _record(content: str) -> Source:
-    source = read_record(Source, content)
+def _record(content: str) -> FigureSource:
+    source = read_record(FigureSource, content)
     if source.perf and not source.perf.is_complete:
         raise ValueError("perf: a row or one of its values is missing")
     if source.times and not source.times.mean_ms:
@@ -192,7 +192,7 @@ def _record(content: str) -> Source:
     return source
 
 
-def _checked(source: Source, path: Path) -> Source:
+def _checked(source: FigureSource, path: Path) -> FigureSource:
     """Returns a source after the checks of a record, which refuse impossible figures."""
     if len(source.rows) > MAX_ROWS:
         raise SetupError(f"{path} has over {MAX_ROWS} figures and is not a results table")
@@ -202,18 +202,20 @@ def _checked(source: Source, path: Path) -> Source:
         raise SetupError(f"{path} has impossible figures: {error}") from None
 
 
-def _run(run: RunFigures, path: Path) -> Source:
+def _run(run: RunFigures, path: Path) -> FigureSource:
     folder = path if os.path.isdir(path) else path.parent  # noqa: PTH112 - never fails
     rows = tuple(run_rows(run, folder.resolve().name))
     if not run.throughput.compute_images_per_s:
-        return Source("run", rows, notes=("the run replays recorded maps and executes no model",))
+        return FigureSource(
+            "run", rows, notes=("the run replays recorded maps and executes no model",)
+        )
     notes = []
     if (count := len(run.devices)) > 1:
         notes.append(f"the figures are for all {count} devices of the run together")
     if batches := sorted({device.batch_size for device in run.devices} - {1}):
         sizes = "/".join(map(str, batches))
         notes.append(f"a time of the model is for a batch of up to {sizes} images")
-    return Source("run", rows, _run_perf(run), _run_times(run), tuple(notes))
+    return FigureSource("run", rows, _run_perf(run), _run_times(run), tuple(notes))
 
 
 def _run_perf(run: RunFigures) -> PerfFile | None:

@@ -5,7 +5,7 @@ Source: pycocotools' COCOeval with iouType "keypoints", the reference implementa
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pycocotools.coco import COCO
@@ -48,3 +48,24 @@ def coco_ap(
         evaluation.accumulate()
         evaluation.summarize()
     return {name: float(value) for name, value in zip(FIGURES, evaluation.stats, strict=True)}
+
+
+def coco_results(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns detections in COCO results format and in canonical order.
+
+    AP depends on the order of tied scores, so the order must not depend on who came first: by
+    image id, then score from high to low, then keypoints.
+
+    Args:
+        rows: with the keys of `data.shards.DETECTIONS`.
+    """
+    results = [
+        {
+            "image_id": row["image_id"],
+            "category_id": PERSON_CATEGORY,
+            "keypoints": row["keypoints"],
+            "score": row["score"],
+        }
+        for row in rows
+    ]
+    return sorted(results, key=lambda r: (r["image_id"], -r["score"], r["keypoints"]))

@@ -35,7 +35,7 @@ _CONTENT = "artifact"
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """The model that the user named, by value.
 
     Attributes:
@@ -80,7 +80,7 @@ class _Description:
     notes: list[str]
 
 
-def load_source(path: Path, refinement_stages: int = 1) -> Source:
+def load_source(path: Path, refinement_stages: int = 1) -> ModelSource:
     """Returns the model in a file, recognised by its content.
 
     A checkpoint is checked against the network, and described by its notes.
@@ -97,11 +97,11 @@ def load_source(path: Path, refinement_stages: int = 1) -> Source:
     content, kind = _read(path)
     sha256 = sha256_hex(content)
     if kind == "pth":
-        return _described(Source(content, kind, sha256, str(path)), refinement_stages)
+        return _described(ModelSource(content, kind, sha256, str(path)), refinement_stages)
     check_stages(refinement_stages, str(path))
     if kind == "onnx":
         content, sha256 = self_contained(path, content)
-    return Source(content, kind, sha256, str(path))
+    return ModelSource(content, kind, sha256, str(path))
 
 
 def check_stages(refinement_stages: int, path: str) -> None:
@@ -127,7 +127,7 @@ def _read(path: Path) -> tuple[bytes, str]:
         raise SetupError(f"cannot read {path}: {error.strerror}", "see model.path") from None
 
 
-def _described(source: Source, refinement_stages: int) -> Source:
+def _described(source: ModelSource, refinement_stages: int) -> ModelSource:
     """Returns a checkpoint with what there is to tell about it, which is kept by content."""
     parts = {"source": source.sha256, "form": "description", "stages": refinement_stages}
     key = cache_key({**parts, "by": version("distributed-pose")})
@@ -160,9 +160,9 @@ def _described_before(key: str) -> _Description | None:
         return None
 
 
-def truth_source(location: str, content: bytes) -> Source:
+def truth_source(location: str, content: bytes) -> ModelSource:
     """Returns what stands in a model's place for backends that answer from annotations."""
-    return Source(content, "truth", sha256_hex(content), location)
+    return ModelSource(content, "truth", sha256_hex(content), location)
 
 
 def cache_folder() -> Path:

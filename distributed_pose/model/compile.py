@@ -16,10 +16,16 @@ from distributed_pose.devices.nvidia import cuda_device_facts
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.files.json_records import Count, Figure, Positive, read_record
 from distributed_pose.files.local import sha256_hex
-from distributed_pose.model.artifacts import Artifact, Source, cache_key, keep, load_cached
-from distributed_pose.model.makers import Calibration, Made, Maker, as_it_is, maker_of
+from distributed_pose.model.artifacts import Artifact, ModelSource, cache_key, keep, load_cached
+from distributed_pose.model.makers import (
+    Calibration,
+    Compiler,
+    CompilerOutput,
+    compiler_for,
+    passthrough,
+)
 from distributed_pose.model.onnx_graph import ports
-from distributed_pose.records import Order
+from distributed_pose.records import CompileSpec
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,12 +40,12 @@ class _Card:
     accuracy: dict[str, float | int | str] | None = None
 
 
-def needs_device(source: Source, order: Order) -> bool:
+def needs_device(source: ModelSource, order: CompileSpec) -> bool:
     """Returns whether an order is carried out where its device or its compiler is."""
-    return source.format != "om" and maker_of(order).needs_device
+    return source.format != "om" and compiler_for(order).needs_device
 
 
-def portable(source: Source, order: Order) -> Source:
+def portable(source: ModelSource, order: CompileSpec) -> ModelSource:
     """Returns what of a model is sent to the place where an order is carried out.
 
     Raises:
@@ -56,7 +62,9 @@ def portable(source: Source, order: Order) -> Source:
     return replace(source, content=_exported(source), format="onnx")
 
 
-def compile_model(source: Source, order: Order, calibration: Calibration | None = None) -> Artifact:
+def compile_model(
+    source: ModelSource, order: CompileSpec, calibration: Calibration | None = None
+) -> Artifact:
     """Returns an artifact, from the cache where it is there.
 
     Args:
@@ -68,10 +76,10 @@ def compile_model(source: Source, order: Order, calibration: Calibration | None 
         ConfigError: if the profile's inputs have no fixed size and the device needs one.
         SetupError: if the compiler is missing or refuses the model.
     """
-    maker = maker_of(order)
+    maker = compiler_for(order)
     is_ready = source.format in {"om", "truth", "recording"}
     if is_ready or not maker.is_kept:
-        make = as_it_is if is_ready else maker.make
+        make = passthrough if is_ready else maker.make
         return _artifact(source, order, make(source, order, calibration), 0.0)
     key = cache_name(source, order, calibration)
     cached = load_cached(key)
@@ -84,13 +92,15 @@ def compile_model(source: Source, order: Order, calibration: Calibration | None 
     return artifact
 
 
-def cache_name(source: Source, order: Order, calibration: Calibration | None = None) -> str:
+def cache_name(
+    source: ModelSource, order: CompileSpec, calibration: Calibration | None = None
+) -> str:
     """Returns the name of an artifact in the cache, in which not all of them are kept."""
-    return cache_key(_key_parts(source, order, maker_of(order), calibration))
+    return cache_key(_key_parts(source, order, compiler_for(order), calibration))
 
 
 def _key_parts(
-    source: Source, order: Order, maker: Maker, calibration: Calibration | None
+    source: ModelSource, order: CompileSpec, maker: Compiler, calibration: Calibration | None
 ) -> dict[str, Any]:
     # What is made for any batch size is the same for all of them.
     sizes = order.batch_sizes if maker.needs_device else ()
@@ -106,7 +116,9 @@ def _key_parts(
     }
 
 
-def _artifact(source: Source, order: Order, made: Made, seconds: float) -> Artifact:
+def _artifact(
+    source: ModelSource, order: CompileSpec, made: CompilerOutput, seconds: float
+) -> Artifact:
     inputs, outputs = ports(source.content) if source.format == "onnx" else ([], [])
     card = {
         **_facts(order),
@@ -132,13 +144,13 @@ def _is_card(card: Mapping[str, Any]) -> bool:
     return True
 
 
-def _made_from(source: Source) -> dict[str, Any]:
+def _made_from(source: ModelSource) -> dict[str, Any]:
     facts = {"file": Path(source.path).name, "sha256": source.sha256}
     stages = source.refinement_stages
     return facts if stages is None else {**facts, "refinement_stages": stages}
 
 
-def _facts(order: Order) -> dict[str, Any]:
+def _facts(order: CompileSpec) -> dict[str, Any]:
     """Returns what of an order decides on its artifact."""
     return {key: value for key, value in asdict(order).items() if key != "index"}
 
@@ -151,7 +163,7 @@ def _keep_if_possible(key: str, artifact: Artifact) -> None:
         _LOG.warning("not kept for the next run: %s", error)
 
 
-def _exported(source: Source) -> bytes:
+def _exported(source: ModelSource) -> bytes:
     """Returns a checkpoint as ONNX, exported once and kept."""
     stages = source.refinement_stages or 1
     key = cache_key({"source": source.sha256, "form": "onnx", "stages": stages})

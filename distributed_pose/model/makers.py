@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from distributed_pose.errors import ConfigError, SetupError
-from distributed_pose.model.artifacts import Source
+from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.folding import fold_normalisation
 from distributed_pose.model.onnx_graph import image_input, parse
 from distributed_pose.model.onnx_precision import is_quantised, precision_of
 from distributed_pose.packages import require
-from distributed_pose.records import Order
+from distributed_pose.records import CompileSpec
 from distributed_pose.vision.profiles import PROFILES
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Made:
+class CompilerOutput:
     """What a maker returns.
 
     Attributes:
@@ -54,7 +54,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Maker:
+class Compiler:
     """What makes the artifacts of a backend.
 
     Attributes:
@@ -64,7 +64,7 @@ class Maker:
         is_kept: whether making it takes longer than reading it from the cache.
     """
 
-    make: Callable[[Source, Order, Calibration | None], Made]
+    make: Callable[[ModelSource, CompileSpec, Calibration | None], CompilerOutput]
     toolchain: Callable[[], str]
     needs_device: bool = False
     is_kept: bool = True
@@ -84,7 +84,7 @@ def fixed_input(profile: str) -> tuple[int, int]:
     return PROFILES[profile].nominal_input
 
 
-def atc_order(input_name: str, order: Order) -> "AtcOrder":
+def atc_order(input_name: str, order: CompileSpec) -> "AtcOrder":
     """Returns what the Ascend compiler is asked for.
 
     Raises:
@@ -112,37 +112,45 @@ def atc_order(input_name: str, order: Order) -> "AtcOrder":
     )
 
 
-def _folded(source: Source, order: Order) -> bytes:
+def _folded(source: ModelSource, order: CompileSpec) -> bytes:
     folds = PROFILES[order.profile].on_bytes
     return fold_normalisation(source.content) if folds else source.content
 
 
-def as_it_is(source: Source, _order: Order, _calibration: Calibration | None) -> Made:
+def passthrough(
+    source: ModelSource, _order: CompileSpec, _calibration: Calibration | None
+) -> CompilerOutput:
     """Returns a model that needs nothing done to it."""
-    return Made(source.content, "")
+    return CompilerOutput(source.content, "")
 
 
-def _make_onnx(source: Source, order: Order, _calibration: Calibration | None) -> Made:
-    return Made(_folded(source, order), _onnx_version())
+def _make_onnx(
+    source: ModelSource, order: CompileSpec, _calibration: Calibration | None
+) -> CompilerOutput:
+    return CompilerOutput(_folded(source, order), _onnx_version())
 
 
-def _make_int8(source: Source, order: Order, calibration: Calibration | None) -> Made:
+def _make_int8(
+    source: ModelSource, order: CompileSpec, calibration: Calibration | None
+) -> CompilerOutput:
     content = _folded(source, order)
     if is_quantised(parse(content)):
-        return Made(content, _onnx_version())
+        return CompilerOutput(content, _onnx_version())
     if calibration is None:
         raise SetupError("int8 needs images to calibrate with", "set data.images")
     # Brings a runtime and a statistics library with it.
     from distributed_pose.model.quantise import quantise
 
-    return Made(quantise(content, calibration.inputs()), _int8_version())
+    return CompilerOutput(quantise(content, calibration.inputs()), _int8_version())
 
 
-def _make_half(source: Source, order: Order, _calibration: Calibration | None) -> Made:
-    return Made(_halved(_folded(source, order), order), _half_version())
+def _make_half(
+    source: ModelSource, order: CompileSpec, _calibration: Calibration | None
+) -> CompilerOutput:
+    return CompilerOutput(_halved(_folded(source, order), order), _half_version())
 
 
-def _halved(content: bytes, order: Order) -> bytes:
+def _halved(content: bytes, order: CompileSpec) -> bytes:
     """Returns a model in half precision if that is wanted; a quantised one stays as it is."""
     if order.precision != "f16":
         return content
@@ -155,7 +163,9 @@ def _halved(content: bytes, order: Order) -> bytes:
     return to_half(content, half_outputs=True)
 
 
-def _make_tensorrt(source: Source, order: Order, _calibration: Calibration | None) -> Made:
+def _make_tensorrt(
+    source: ModelSource, order: CompileSpec, _calibration: Calibration | None
+) -> CompilerOutput:
     require("onnxruntime", extra="tensorrt", purpose=f"backend {order.backend}")
     from distributed_pose.model import tensorrt
 
@@ -168,18 +178,22 @@ def _make_tensorrt(source: Source, order: Order, _calibration: Calibration | Non
         precision=order.precision,
         index=order.index,
     )
-    return Made(content, _tensorrt_version())
+    return CompilerOutput(content, _tensorrt_version())
 
 
-def _make_om(source: Source, order: Order, _calibration: Calibration | None) -> Made:
+def _make_om(
+    source: ModelSource, order: CompileSpec, _calibration: Calibration | None
+) -> CompilerOutput:
     from distributed_pose.model import atc
 
     name = image_input(parse(source.content)).name
     content, ran = atc.run_atc(atc_order(name, order), source.content)
-    return Made(content, ran.toolchain, ran.command)
+    return CompilerOutput(content, ran.toolchain, ran.command)
 
 
-def _make_torch(source: Source, order: Order, _calibration: Calibration | None) -> Made:
+def _make_torch(
+    source: ModelSource, order: CompileSpec, _calibration: Calibration | None
+) -> CompilerOutput:
     if source.format != "pth":
         raise SetupError(
             f"backend {order.backend} runs checkpoints of Lightweight OpenPose, and "
@@ -195,7 +209,7 @@ def _make_torch(source: Source, order: Order, _calibration: Calibration | None) 
     weights = load_checkpoint(source.content, source.path, stages).weights
     network = network_of(weights, stages)
     on_bytes = PROFILES[order.profile].on_bytes
-    return Made(export_program(network, on_bytes=on_bytes), _torch_version())
+    return CompilerOutput(export_program(network, on_bytes=on_bytes), _torch_version())
 
 
 def _onnx_version() -> str:
@@ -234,24 +248,24 @@ def _tensorrt_version() -> str:
     return toolkit_version()
 
 
-_MAKERS: Mapping[str, Maker] = {
-    "openvino": Maker(_make_onnx, _onnx_version, is_kept=False),
-    "openvino int8": Maker(_make_int8, _int8_version),
-    "onnxruntime:cpu": Maker(_make_onnx, _onnx_version, is_kept=False),
-    "onnxruntime:cuda": Maker(_make_half, _half_version),
-    "onnxruntime:cann": Maker(_make_onnx, _onnx_version, is_kept=False),
-    "onnxruntime:tensorrt": Maker(_make_tensorrt, _tensorrt_version, needs_device=True),
-    "torch:cpu": Maker(_make_torch, _torch_version),
-    "torch:cuda": Maker(_make_torch, _torch_version),
-    "ascend": Maker(_make_om, _ascend_version, needs_device=True),
-    "ascend-ais": Maker(_make_om, _ascend_version, needs_device=True),
+_MAKERS: Mapping[str, Compiler] = {
+    "openvino": Compiler(_make_onnx, _onnx_version, is_kept=False),
+    "openvino int8": Compiler(_make_int8, _int8_version),
+    "onnxruntime:cpu": Compiler(_make_onnx, _onnx_version, is_kept=False),
+    "onnxruntime:cuda": Compiler(_make_half, _half_version),
+    "onnxruntime:cann": Compiler(_make_onnx, _onnx_version, is_kept=False),
+    "onnxruntime:tensorrt": Compiler(_make_tensorrt, _tensorrt_version, needs_device=True),
+    "torch:cpu": Compiler(_make_torch, _torch_version),
+    "torch:cuda": Compiler(_make_torch, _torch_version),
+    "ascend": Compiler(_make_om, _ascend_version, needs_device=True),
+    "ascend-ais": Compiler(_make_om, _ascend_version, needs_device=True),
 }
 
 # Backends that are no runtimes of models load what they are given.
-_NONE = Maker(as_it_is, lambda: "", is_kept=False)
+_NONE = Compiler(passthrough, lambda: "", is_kept=False)
 
 
-def maker_of(order: Order) -> Maker:
+def compiler_for(order: CompileSpec) -> Compiler:
     """Returns what carries out an order."""
     special = _MAKERS.get(f"{order.backend} {order.precision}")
     return special or _MAKERS.get(order.backend, _NONE)

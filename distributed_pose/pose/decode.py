@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_pose.pose.assemble import People, Poses, assemble
-from distributed_pose.pose.halves import widen
+from distributed_pose.pose.halves import half_to_float
 from distributed_pose.pose.limbs import Limbs, Pairs, find_limbs
 from distributed_pose.pose.peaks import Candidates, Scratch, find_peaks
 from distributed_pose.pose.resample import Axis, axes
@@ -125,7 +125,7 @@ class Decoder:
                 self._maps_f32 = np.empty(maps_CHW.size, np.float32)
             flat = self._maps_f32[: maps_CHW.size]
             if maps_CHW.dtype == np.float16:
-                widen(np.ascontiguousarray(maps_CHW, np.float16), flat)
+                half_to_float(np.ascontiguousarray(maps_CHW, np.float16), flat)
             else:
                 np.copyto(flat.reshape(maps_CHW.shape), maps_CHW)
             maps_CHW = flat.reshape(maps_CHW.shape)

@@ -14,7 +14,7 @@ _MANTISSA_GAP = np.uint32(23 - 10)
 _BIAS_GAP = np.float32(2.0 ** (127 - 15))
 
 
-def widen(halves: npt.NDArray[np.float16], out: npt.NDArray[np.float32]) -> None:
+def half_to_float(halves: npt.NDArray[np.float16], out: npt.NDArray[np.float32]) -> None:
     """Writes finite halves as single precision, exactly.
 
     Args:

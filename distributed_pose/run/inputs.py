@@ -4,24 +4,21 @@ import importlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy.typing as npt
 
 from distributed_pose.backends.ports import check_profile
+from distributed_pose.backends.selection import KINDS, check_backends, replays, runs_model
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.coco import CocoIndex, load_index, repeated
 from distributed_pose.data.shards import image_rows, read_shards
 from distributed_pose.data.sources import ImageSource, open_images
-from distributed_pose.engine.deployment import KINDS, check_backends, replays, runs_model
 from distributed_pose.errors import ConfigError
-from distributed_pose.files.local import sha256_hex
-from distributed_pose.files.package_identity import package_identity, source_digest
-from distributed_pose.files.storage import read_location
+from distributed_pose.files.local import short_digest
 from distributed_pose.locations import Location
-from distributed_pose.model.artifacts import Source, check_stages, load_source, truth_source
+from distributed_pose.model.artifacts import ModelSource, check_stages, load_source, truth_source
 from distributed_pose.model.makers import Calibration
 from distributed_pose.model.onnx_bounds import check_bounds
 from distributed_pose.model.onnx_graph import input_ports
@@ -34,17 +31,6 @@ from distributed_pose.vision.profiles import PROFILES
 # Enough for the ranges of values, and at most a minute of inference.
 _CALIBRATION_IMAGES = 64
 
-# Packages whose code decides on the detections.
-_RESULT_AFFECTING_PACKAGES = (
-    "vision",
-    "pose",
-    "recordings",
-    "model",
-    "backends",
-    "testing",
-    "cluster",
-    "data",
-)
 # A repeated image takes a kilobyte of the driver's memory.
 _MAX_REPEATED = 1_000_000
 
@@ -67,7 +53,7 @@ class RunInputs:
     index: CocoIndex
     images: ImageSource
     annotations: Location
-    model: Source
+    model: ModelSource
     note: str
     config_file: Path | None = None
 
@@ -113,7 +99,7 @@ def _check_count(images: int, repeat: int) -> None:
         )
 
 
-def read_model(config: RunConfig) -> tuple[Source, Calibration | None]:
+def read_model(config: RunConfig) -> tuple[ModelSource, Calibration | None]:
     """Returns the model of a configuration, and the calibration for int8.
 
     The dataset is read only where the model needs it.
@@ -131,7 +117,7 @@ def read_model(config: RunConfig) -> tuple[Source, Calibration | None]:
     return load_model(config.model.path, config.profile, stages), None
 
 
-def load_model(path: Path, profile: str, refinement_stages: int = 1) -> Source:
+def load_model(path: Path, profile: str, refinement_stages: int = 1) -> ModelSource:
     """Returns the model in a file, after a check that it takes the inputs of a profile.
 
     Only ONNX files can be checked here; an `.om` is checked on its device.
@@ -170,31 +156,11 @@ def calibration(config: RunConfig, inputs: RunInputs) -> Calibration | None:
                 yield preprocess(image_HW3, profile)[0][None]
 
     sizes = [(image.image_id, inputs.images.size(image.file_name)) for image in images]
-    digest = _short(repr((inputs.model.sha256, config.profile, sizes)).encode())
+    digest = short_digest(repr((inputs.model.sha256, config.profile, sizes)).encode())
     return Calibration(arrays, digest, len(images))
 
 
-def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
-    """Returns the digests and settings that a run's detections depend on, by name.
-
-    Devices, batch size and engine are left out, since detections do not depend on them. The bytes
-    of the images are left out too: they are compared image by image when a run is resumed.
-    """
-    return {
-        "data.annotations": _short(read_location(inputs.annotations, "data.annotations")),
-        "data.limit": f"{len(inputs.index.images)} of {inputs.index.num_images_listed} images",
-        "data.repeat": str(config.data.repeat),
-        "data.damaged": config.data.damaged,
-        "model": inputs.model.sha256[:16],
-        "model.refinement_stages": str(inputs.model.refinement_stages or "none"),
-        "profile": config.profile,
-        "precision": _precision(config),
-        "maps_dtype": config.maps_dtype,
-        "code": f"{package_identity().version} {_code_digest()}",
-    }
-
-
-def _model(config: RunConfig, index: CocoIndex, annotations: Location) -> Source:
+def _model(config: RunConfig, index: CocoIndex, annotations: Location) -> ModelSource:
     """Returns the model, recording or ground truth that the run's backends answer from."""
     stages = config.model.refinement_stages
     if runs_model(config):
@@ -203,7 +169,7 @@ def _model(config: RunConfig, index: CocoIndex, annotations: Location) -> Source
     if replays(config):
         path = _required(config.model.path, "model.path")
         content, digest = describe_recording(path.absolute(), index.images, config.profile)
-        return Source(content, "recording", digest, str(path))
+        return ModelSource(content, "recording", digest, str(path))
     return truth_source(str(annotations), json.dumps(index.ground_truth).encode())
 
 
@@ -224,13 +190,6 @@ def _with_demo(config: RunConfig) -> tuple[RunConfig, str]:
     return config.model_copy(update=update), "\n".join(filter(None, (demo.note, note)))
 
 
-def _precision(config: RunConfig) -> str:
-    own = {kind: getattr(config, kind).precision for kind in KINDS}
-    return ", ".join(
-        [config.precision, *(f"{kind} {value}" for kind, value in own.items() if value)]
-    )
-
-
 _T = TypeVar("_T")
 
 
@@ -238,12 +197,3 @@ def _required(path: _T | None, key: str) -> _T:
     if path is None:
         raise ConfigError(f"{key} is not set", f"give --set {key}=PATH or a --config that has it")
     return path
-
-
-def _short(content: bytes) -> str:
-    return sha256_hex(content)[:16]
-
-
-@cache
-def _code_digest() -> str:
-    return source_digest(*(f"{package}/*.py" for package in _RESULT_AFFECTING_PACKAGES))

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from distributed_pose.data.shards import keep_detections, unpack_detections
 from distributed_pose.errors import ExecutionError
-from distributed_pose.metrics.coco_ap import PERSON_CATEGORY
+from distributed_pose.metrics.coco_ap import coco_results
 from distributed_pose.metrics.throughput import merge
 from distributed_pose.records import (
     Damage,
@@ -21,7 +21,7 @@ from distributed_pose.records import (
 
 
 @dataclass(frozen=True)
-class Entry:
+class LedgerEntry:
     """A shard's result with what the figures of the run need to know of its making.
 
     Attributes:
@@ -86,7 +86,7 @@ class Ledger:
         """Enters a session and the devices that take part in it."""
         self._sessions[session].devices |= {_lasting(device) for device in devices}
 
-    def accept(self, entry: Entry) -> Entry | None:
+    def accept(self, entry: LedgerEntry) -> LedgerEntry | None:
         """Enters a result and returns the part of it that is new, None if there is none.
 
         A result settles an image for good; a failure gives way to a result.
@@ -204,27 +204,6 @@ class Ledger:
             for device, time_ns in wall_ns.items()
         ]
         return sorted(figures, key=lambda f: (_natural(f.device.plan.name), repr(f.device)))
-
-
-def coco_results(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns detections in COCO results format and in canonical order.
-
-    AP depends on the order of tied scores, so the order must not depend on who came first: by
-    image id, then score from high to low, then keypoints.
-
-    Args:
-        rows: with the keys of `data.shards.DETECTIONS`.
-    """
-    results = [
-        {
-            "image_id": row["image_id"],
-            "category_id": PERSON_CATEGORY,
-            "keypoints": row["keypoints"],
-            "score": row["score"],
-        }
-        for row in rows
-    ]
-    return sorted(results, key=lambda r: (r["image_id"], -r["score"], r["keypoints"]))
 
 
 def _lasting(device: DeviceReady) -> DeviceReady:

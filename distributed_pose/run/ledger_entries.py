@@ -17,7 +17,7 @@ from pydantic import FailFast, Field
 from distributed_pose.data.shards import DETECTIONS
 from distributed_pose.files.json_records import Count, Positive, read_record
 from distributed_pose.records import STAGES, Damage, DevicePlan, DeviceReady, ShardResult
-from distributed_pose.run.ledger import Entry
+from distributed_pose.run.ledger import LedgerEntry
 
 _KEY = b"distributed_pose"
 
@@ -82,7 +82,7 @@ class _About:
     result: _Result
 
 
-def pack_entry(entry: Entry, fingerprint: Mapping[str, str]) -> bytes:
+def pack_entry(entry: LedgerEntry, fingerprint: Mapping[str, str]) -> bytes:
     """Returns the content of an entry's file.
 
     Args:
@@ -128,7 +128,7 @@ def read_fingerprint(about: bytes) -> Mapping[str, str]:
     return read_record(_Fingerprint, about).fingerprint
 
 
-def read_entry(about: bytes, detections: pa.RecordBatch) -> Entry:
+def read_entry(about: bytes, detections: pa.RecordBatch) -> LedgerEntry:
     """Returns the entry of a file.
 
     Raises:
@@ -139,7 +139,7 @@ def read_entry(about: bytes, detections: pa.RecordBatch) -> Entry:
     device, result = told.device, told.result
     _check(device, result)
     _check_detections(detections, result.image_ids)
-    return Entry(
+    return LedgerEntry(
         told.session,
         told.elapsed_ns,
         DeviceReady(**{**vars(device), "plan": DevicePlan(**vars(device.plan))}),

@@ -15,7 +15,7 @@ from typing import Self
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.files.local import PARTIAL_PREFIX, one_line, sha256_hex
 from distributed_pose.files.storage import Folder
-from distributed_pose.run.ledger import Entry
+from distributed_pose.run.ledger import LedgerEntry
 from distributed_pose.run.ledger_entries import (
     pack_entry,
     read_entry,
@@ -55,11 +55,11 @@ class LedgerFiles:
     def __init__(self, folder: Folder, fingerprint: Mapping[str, str]) -> None:
         self._folder = folder
         self._fingerprint = dict(fingerprint)
-        self._queue: Queue[Entry | None] = Queue(_MAX_QUEUED)
+        self._queue: Queue[LedgerEntry | None] = Queue(_MAX_QUEUED)
         self._threads: list[Thread] = []
         self._error: Exception | None = None
 
-    def load(self) -> Iterator[Entry]:
+    def load(self) -> Iterator[LedgerEntry]:
         """Yields the entries of earlier sessions of the same run.
 
         Raises:
@@ -88,7 +88,7 @@ class LedgerFiles:
             if _ENTRY.fullmatch(name) or _UNFINISHED.fullmatch(name):
                 self._folder.delete(name)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: LedgerEntry) -> None:
         """Queues an entry to be written.
 
         Raises:
@@ -118,7 +118,7 @@ class LedgerFiles:
             if kind is None:
                 raise
 
-    def _put(self, entry: Entry | None) -> None:
+    def _put(self, entry: LedgerEntry | None) -> None:
         try:
             self._queue.put(entry, timeout=_DEADLINE_S)
         except Full:
@@ -164,7 +164,7 @@ class LedgerFiles:
             reason = self._folder.location.cleaned(one_line(error))
             raise SetupError(f"cannot read {self._folder.at(name)}: {reason}") from None
 
-    def _entry(self, name: str, content: bytes) -> Entry:
+    def _entry(self, name: str, content: bytes) -> LedgerEntry:
         if name != f"{_FOLDER}/{sha256_hex(content)}{_SUFFIX}":
             raise ValueError(name)
         about, detections = read_entry_file(content)

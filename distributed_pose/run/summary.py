@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from time import perf_counter_ns
 from typing import Any
 
+from distributed_pose.backends.selection import replays
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.coco import CocoIndex
-from distributed_pose.engine.deployment import replays
 from distributed_pose.metrics.coco_ap import coco_ap
 from distributed_pose.metrics.throughput import images_per_s, stage_figures
 from distributed_pose.records import DEVICE_STAGES, Damage, Failure, Faults, HostUse, Memory

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from distributed_pose.bench.device import bench_device
-from distributed_pose.config.schema import load_config
+from distributed_pose.config.loading import load_config
 from distributed_pose.demo.default import WEIGHTS
 from distributed_pose.devices.nvidia import EngineShapes, cuda_device_facts
 from distributed_pose.model.export import export_onnx

@@ -12,7 +12,7 @@ from distributed_pose.backends.base import (
     BackendOptions,
     DeviceTimes,
     InputBatch,
-    Maps,
+    NetworkOutput,
     check_maps,
 )
 from distributed_pose.backends.registry import open_backend
@@ -93,7 +93,7 @@ def batch(count: int, height: int = HEIGHT, width: int = WIDTH) -> InputBatch:
     return InputBatch(tuple(range(count)), (geometry,) * count, inputs.astype(np.float32))
 
 
-def difference(found: Maps, wanted: Maps) -> float:
+def difference(found: NetworkOutput, wanted: NetworkOutput) -> float:
     # Halves are compared as floats.
     pairs = zip(found, wanted, strict=True)
     return max(float(np.abs(np.float32(a) - np.float32(b)).max()) for a, b in pairs)

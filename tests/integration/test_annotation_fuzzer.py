@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 
 from distributed_pose import PoseEvalError, evaluate
 from distributed_pose.data.coco import CocoIndex, load_index
-from distributed_pose.metrics.coco_ap import coco_ap
-from distributed_pose.run.ledger import coco_results
+from distributed_pose.metrics.coco_ap import coco_ap, coco_results
 from tests.annotation_files import (
     HEIGHT,
     WIDTH,

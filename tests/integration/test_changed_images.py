@@ -15,8 +15,9 @@ from distributed_pose.data.sources import open_images
 from distributed_pose.evaluation import evaluate
 from distributed_pose.files.storage import Folder
 from distributed_pose.records import DevicePlan, DeviceReady, ImageRecord, ShardResult
-from distributed_pose.run.inputs import fingerprint, read_inputs
-from distributed_pose.run.ledger import Entry, Ledger
+from distributed_pose.run.fingerprint import fingerprint
+from distributed_pose.run.inputs import read_inputs
+from distributed_pose.run.ledger import Ledger, LedgerEntry
 from distributed_pose.run.ledger_files import LedgerFiles
 from distributed_pose.run.resume import check_images, check_precisions
 from tests.conftest import Dataset
@@ -146,7 +147,7 @@ def ledger_of(*devices: DeviceReady) -> Ledger:
     ledger = Ledger([ImageRecord(number, f"{number}.jpg", 4, 6) for number in range(9)])
     for number, device in enumerate(devices):
         result = ShardResult(device.plan.name, (number,), no_detections(), encoded_bytes=(1,))
-        ledger.accept(Entry("first", 1, device, result))
+        ledger.accept(LedgerEntry("first", 1, device, result))
     ledger.begin("first", [ready("npu", "f16")])
     return ledger
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from distributed_pose import SetupError
+from distributed_pose.cluster.planned import planned_devices
 from distributed_pose.cluster.survey import survey_all
-from distributed_pose.engine.deployment import planned_devices
 from distributed_pose.evaluation import evaluate
 from distributed_pose.report.run_report import RunReport
 from tests import faults

@@ -8,7 +8,7 @@ import pytest
 
 from distributed_pose.data.packing import pack_dataset
 from distributed_pose.data.shards import Shard
-from distributed_pose.engine.base import InlineEngine
+from distributed_pose.engine.inline import InlineEngine
 from distributed_pose.evaluation import evaluate, evaluate_on
 from distributed_pose.files.local import sha256_hex
 from distributed_pose.records import ShardResult

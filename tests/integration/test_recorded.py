@@ -14,7 +14,7 @@ from distributed_pose.bench.device import bench_device
 from distributed_pose.bench.pipeline import bench_pipeline
 from distributed_pose.data.shards import Shard
 from distributed_pose.demo.default import WEIGHTS
-from distributed_pose.engine.base import InlineEngine
+from distributed_pose.engine.inline import InlineEngine
 from distributed_pose.evaluation import evaluate, evaluate_on
 from distributed_pose.guide.postprocess import postprocess
 from distributed_pose.records import ShardResult

@@ -25,7 +25,7 @@ from distributed_pose.pose.decode import Decoder
 from distributed_pose.pose.reference import plain_decode
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs
-from distributed_pose.records import Geometry, Order
+from distributed_pose.records import CompileSpec, Geometry
 from distributed_pose.vision.decode import decode_image
 from distributed_pose.vision.preprocess import preprocess
 from distributed_pose.vision.profiles import PROFILES
@@ -216,7 +216,7 @@ def network_maps(
     dataset: Dataset, model: Path, profile: str
 ) -> Iterator[tuple[Geometry, Floats, Floats]]:
     """Yields geometry, heatmaps and PAFs of each image of a dataset, computed by ONNX Runtime."""
-    order = Order("onnxruntime:cpu", "f32", profile)
+    order = CompileSpec("onnxruntime:cpu", "f32", profile)
     content = portable(load_source(model), order).content
     backend = OnnxRuntimeBackend(content, BackendOptions(threads=2))
     for record in load_index(dataset.annotations).images:

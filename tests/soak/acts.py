@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from distributed_pose.backends.base import Backend, InputBatch, Maps
+from distributed_pose.backends.base import Backend, InputBatch, NetworkOutput
 from distributed_pose.data.shards import detected_images, pack_detections, unpack_images
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.records import DeviceReady, WorkerSpec
@@ -154,7 +154,7 @@ class _Moody:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
-    def infer(self, batch: InputBatch) -> Maps:
+    def infer(self, batch: InputBatch) -> NetworkOutput:
         maps = self._backend.infer(batch)
         if _STATE.is_not_finite:
             _STATE.is_not_finite = False

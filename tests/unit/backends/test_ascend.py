@@ -19,7 +19,7 @@ from distributed_pose.backends.base import (
     BackendOptions,
     Inference,
     InputBatch,
-    Maps,
+    NetworkOutput,
     check_maps,
 )
 from distributed_pose.backends.registry import open_backend
@@ -66,16 +66,16 @@ def batch(count: int, kind: str = "static 1", seed: int = 0, width: int = WIDTH)
     return InputBatch(tuple(range(count)), (geometry,) * count, inputs)
 
 
-def expected(images: InputBatch, outputs: tuple[str, str] = ("heatmaps", "pafs")) -> Maps:
+def expected(images: InputBatch, outputs: tuple[str, str] = ("heatmaps", "pafs")) -> NetworkOutput:
     """Returns what ONNX Runtime makes of the same network and images."""
     inputs = images.inputs_N3HW
     if inputs.dtype == np.uint8:
         inputs = (inputs - np.float32(128)) / 256
     session = onnxruntime.InferenceSession(network(outputs))
-    return Maps(*session.run(list(outputs), {"data": inputs.astype(np.float32)}))
+    return NetworkOutput(*session.run(list(outputs), {"data": inputs.astype(np.float32)}))
 
 
-def assert_equal(found: Maps, wanted: Maps) -> None:
+def assert_equal(found: NetworkOutput, wanted: NetworkOutput) -> None:
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(one, other, atol=TOLERANCE)
 
@@ -99,7 +99,7 @@ class TestEveryKindOfModel:
     def test_leaves_earlier_answers_as_they_were(self, kind: str) -> None:
         backend = opened(compiled(kind))
         first = backend.infer(batch(MOST, kind))
-        copies = Maps(*(array.copy() for array in first))
+        copies = NetworkOutput(*(array.copy() for array in first))
         backend.infer(batch(MOST, kind, seed=1))
         backend.close()
         for one, other in zip(first, copies, strict=True):
@@ -454,7 +454,7 @@ def test_pyacl_that_another_library_has_initialised_is_used() -> None:
 
 
 def test_two_threads_have_a_backend_each() -> None:
-    answers: dict[int, Maps] = {}
+    answers: dict[int, NetworkOutput] = {}
 
     def work(index: int) -> None:
         backend = opened(compiled("static 4"), index=index)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from distributed_pose import ExecutionError, PoseEvalError, SetupError
-from distributed_pose.backends.base import Backend, BackendOptions, Maps, check_maps
+from distributed_pose.backends.base import Backend, BackendOptions, NetworkOutput, check_maps
 from distributed_pose.backends.registry import open_backend
 from tests.fakes.ascend import TWO_STAGES, network, om, stand_ins
 from tests.unit.backends.test_ascend import (
@@ -53,7 +53,7 @@ class TestEveryKindOfModel:
     def test_leaves_earlier_answers_as_they_were(self, kind: str) -> None:
         backend = opened(compiled(kind))
         first = backend.infer(batch(MOST, kind))
-        copies = Maps(*(array.copy() for array in first))
+        copies = NetworkOutput(*(array.copy() for array in first))
         backend.infer(batch(MOST, kind, seed=1))
         backend.close()
         for one, other in zip(first, copies, strict=True):

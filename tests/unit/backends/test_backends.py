@@ -25,7 +25,7 @@ from distributed_pose.backends.base import (
     Backend,
     BackendOptions,
     InputBatch,
-    Maps,
+    NetworkOutput,
     check_maps,
 )
 from distributed_pose.backends.ports import check_fits, check_input, select_outputs
@@ -448,7 +448,7 @@ def test_a_model_that_takes_no_image_is_refused() -> None:
 def test_an_impossible_answer_is_an_execution_error(
     heatmaps: np.ndarray, pafs: np.ndarray, message: str, dtype: type[np.floating]
 ) -> None:
-    maps = Maps(heatmaps.astype(dtype), pafs.astype(dtype))
+    maps = NetworkOutput(heatmaps.astype(dtype), pafs.astype(dtype))
     with pytest.raises(ExecutionError, match=message) as caught:
         check_maps(maps, batch(2))
     assert caught.value.image_ids == (0, 1)
@@ -464,7 +464,7 @@ def test_an_answer_is_finite_if_each_of_its_values_is(
     heatmaps, pafs = np.zeros((1, 19, 4, 6), dtype), np.zeros((1, 38, 4, 6), dtype)
     pafs.reshape(-1)[at] = np.array([bits], np.uint32).view(dtype)[0]
     # As a backend may give them: channels last, or a view of something larger.
-    maps = Maps(heatmaps, np.asfortranarray(pafs))
+    maps = NetworkOutput(heatmaps, np.asfortranarray(pafs))
     with nullcontext() if np.isfinite(pafs).all() else pytest.raises(ExecutionError):
         assert check_maps(maps, batch(1)) is maps
 

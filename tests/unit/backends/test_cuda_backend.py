@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distributed_pose import ExecutionError, SetupError
-from distributed_pose.backends.base import InputBatch, Maps
+from distributed_pose.backends.base import InputBatch, NetworkOutput
 from distributed_pose.backends.cuda import CudaBackend, open_driver
 from distributed_pose.backends.cuda_driver import CudaDriver, CudaError
 from distributed_pose.backends.cuda_pipeline import DeviceArray, Shape
@@ -92,12 +92,12 @@ def session_of(content: bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
 
-def expected(content: bytes, given: InputBatch) -> Maps:
+def expected(content: bytes, given: InputBatch) -> NetworkOutput:
     session = session_of(content)
-    return Maps(*session.run(["heatmaps", "pafs"], {"data": given.inputs_N3HW}))
+    return NetworkOutput(*session.run(["heatmaps", "pafs"], {"data": given.inputs_N3HW}))
 
 
-def assert_same(found: Maps, wanted: Maps) -> None:
+def assert_same(found: NetworkOutput, wanted: NetworkOutput) -> None:
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -226,7 +226,7 @@ def test_the_callers_arrays_are_only_read_and_answers_are_the_callers(card: Card
     copies = [array.copy() for array in first]
     for seed in range(1, 4):
         card.backend.infer(batch(2, seed=seed))
-    assert_same(first, Maps(*copies))
+    assert_same(first, NetworkOutput(*copies))
 
 
 def test_halves_are_copied_as_halves(content: bytes) -> None:
@@ -236,7 +236,7 @@ def test_halves_are_copied_as_halves(content: bytes) -> None:
     assert {array.dtype for array in found} == {np.dtype(np.float16)}
     session = session_of(halves)
     inputs = {"data": batch(2).inputs_N3HW.astype(np.float16)}
-    assert_same(found, Maps(*session.run(["heatmaps", "pafs"], inputs)))
+    assert_same(found, NetworkOutput(*session.run(["heatmaps", "pafs"], inputs)))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 9])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from distributed_pose import ExecutionError, SetupError
-from distributed_pose.backends.base import BackendOptions, InputBatch, Maps
+from distributed_pose.backends.base import BackendOptions, InputBatch, NetworkOutput
 from distributed_pose.backends.torch import TorchBackend, load_model
 from distributed_pose.backends.torch_cuda import TorchCudaBackend, compute_exactly
 from distributed_pose.devices.host import cpu_name
@@ -45,13 +45,13 @@ def in_bytes(batch: InputBatch) -> InputBatch:
     return InputBatch(batch.image_ids, batch.geometries, inputs)
 
 
-def expected(network: LightweightOpenPose, batch: InputBatch) -> Maps:
+def expected(network: LightweightOpenPose, batch: InputBatch) -> NetworkOutput:
     with torch.inference_mode():
         heatmaps, pafs = network(torch.from_numpy(batch.inputs_N3HW))[-2:]
-    return Maps(heatmaps.numpy(), pafs.numpy())
+    return NetworkOutput(heatmaps.numpy(), pafs.numpy())
 
 
-def assert_close(found: Maps, wanted: Maps, atol: float = 1e-5) -> None:
+def assert_close(found: NetworkOutput, wanted: NetworkOutput, atol: float = 1e-5) -> None:
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(one, other, atol=atol)
 
@@ -188,7 +188,7 @@ def test_what_a_card_runs_takes_and_gives_the_same_in_half_precision(
     assert model.precision == "f16"
     assert all(output.dtype == torch.float16 and output.is_contiguous() for output in outputs)
     wanted = expected(network, batch(2))
-    assert_close(Maps(*(output.numpy() for output in outputs)), wanted, 1e-3)
+    assert_close(NetworkOutput(*(output.numpy() for output in outputs)), wanted, 1e-3)
     assert np.abs(outputs[1].numpy() - wanted.pafs_NPHW).max() > 0
 
 

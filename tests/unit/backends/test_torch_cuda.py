@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from distributed_pose.backends.base import InputBatch, Maps
+from distributed_pose.backends.base import InputBatch, NetworkOutput
 from distributed_pose.backends.cuda import CudaBackend
 from distributed_pose.backends.cuda_driver import CudaDriver
 from distributed_pose.backends.cuda_pipeline import SLOTS, DeviceArray
@@ -105,7 +105,7 @@ def card(content: bytes, monkeypatch: pytest.MonkeyPatch) -> Card:
 def assert_answers(card: Card, network: LightweightOpenPose, given: InputBatch) -> None:
     with torch.inference_mode():
         wanted = network(torch.from_numpy(given.inputs_N3HW))[-2:]
-    for one, other in zip(card.backend.infer(given), Maps(*wanted), strict=True):
+    for one, other in zip(card.backend.infer(given), NetworkOutput(*wanted), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 

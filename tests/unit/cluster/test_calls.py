@@ -2,7 +2,7 @@
 
 import pytest
 
-from distributed_pose.cluster.calls import memory_kill
+from distributed_pose.cluster.answers import memory_kill
 
 REPORT = """\
 1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 10.0.0.2, \

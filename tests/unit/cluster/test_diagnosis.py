@@ -8,7 +8,7 @@ import pytest
 
 from distributed_pose.cluster.diagnosis import describe_threads
 from distributed_pose.data.shards import Shard
-from distributed_pose.engine.task_queue import Work
+from distributed_pose.engine.task_queue import TaskQueue
 
 
 @pytest.fixture
@@ -30,15 +30,15 @@ def test_the_function_that_another_thread_is_in_is_named(release: Event) -> None
         release.wait(5.0)
         yield from ()
 
-    thread = Thread(target=Work(blocked()).is_left)
+    thread = Thread(target=TaskQueue(blocked()).is_left)
     thread.start()
     # Not what it waits in, which is Python's and says nothing, nor who called it.
-    wait_until(lambda: "cluster.work._at" in describe_threads().split(", "))
+    wait_until(lambda: "engine.task_queue._at" in describe_threads().split(", "))
     assert "wait" not in describe_threads()
-    assert "cluster.work.is_left" not in describe_threads()
+    assert "engine.task_queue.is_left" not in describe_threads()
     release.set()
     thread.join()
-    assert "cluster.work" not in describe_threads()
+    assert "engine.task_queue" not in describe_threads()
 
 
 def test_the_thread_that_asks_and_those_elsewhere_are_not_named(
@@ -62,10 +62,10 @@ def test_threads_in_the_same_function_are_named_once(release: Event) -> None:
         release.wait(5.0)
         yield from ()
 
-    threads = [Thread(target=Work(blocked()).is_left) for _ in range(3)]
+    threads = [Thread(target=TaskQueue(blocked()).is_left) for _ in range(3)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: describe_threads().count("cluster.work._at") == 1)
+    wait_until(lambda: describe_threads().count("engine.task_queue._at") == 1)
     release.set()
     for thread in threads:
         thread.join()

@@ -7,8 +7,9 @@ from typing import cast
 import pytest
 
 from distributed_pose import SetupError
-from distributed_pose.cluster.actors import Place
-from distributed_pose.cluster.calls import Actor, owner_of
+from distributed_pose.cluster.actors import DeviceAssignment
+from distributed_pose.cluster.calls import Actor
+from distributed_pose.cluster.placement import match_device
 from distributed_pose.devices.planning import Accelerator, Node
 from distributed_pose.engine.health import Health
 from distributed_pose.files.package_identity import package_identity
@@ -33,12 +34,12 @@ def worker(number: int) -> Actor:
 
 def find_place(actor: Actor, workers: list[Actor], device_id: str) -> Actor | None:
     """Does what the driver does with the answer of a process, but for starting others."""
-    place = Place(device_id, (), package_identity())
-    owner = owner_of(place, actor, workers, [NODE])
+    place = DeviceAssignment(device_id, (), package_identity())
+    owner = match_device(place, actor, workers, [NODE])
     if owner:
         if owner is not actor:
-            actor.exchange(owner)
-        owner.placed(place)
+            actor.swap_process(owner)
+        owner.assign(place)
     return owner
 
 
@@ -103,7 +104,7 @@ def test_a_process_may_take_ten_times_as_long_to_be_there_as_the_first_one_did()
     actor = Actor(plan.name, lambda: (Launched(), object()), Health(1.0), plan=plan)
     actor.launch()
     sleep(0.2)
-    actor.placed(Place("", (), package_identity()))
+    actor.assign(DeviceAssignment("", (), package_identity()))
     actor.begin(cast("WorkerSpec", None), b"")
     actor.started(None)
     assert actor.start_deadline_s >= 1.0 + 10 * 0.2

@@ -3,16 +3,14 @@ from dataclasses import replace
 import pytest
 
 from distributed_pose import ConfigError, RunConfig, parse_config
+from distributed_pose.backends.selection import auto_kinds, check_backends, runs_model
 from distributed_pose.devices.planning import Accelerator
 from distributed_pose.engine.deployment import (
     Deployment,
-    auto_kinds,
-    check_backends,
     chip_of,
-    deploy,
     fits,
     on_this_machine,
-    runs_model,
+    plan_deployment,
     usable_here,
 )
 from distributed_pose.records import DevicePlan
@@ -30,7 +28,7 @@ def deployed(plan: DevicePlan, settings: RunConfig) -> Deployment:
     """Returns what runs on a device with the backend that is configured, or the usual one."""
     usual = {"npu": "ascend", "cuda": "onnxruntime:cuda", "cpu": "openvino"}
     backend = settings.on(plan.kind).backend
-    return deploy(settings, plan, usual[plan.kind] if backend == "auto" else backend)
+    return plan_deployment(settings, plan, usual[plan.kind] if backend == "auto" else backend)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +135,7 @@ def test_an_artifact_is_bound_to_a_chip_only_where_its_compiler_must_know() -> N
 def test_what_a_compiled_model_computes_in_is_not_asked_for(
     asked: str, model_format: str, told: str
 ) -> None:
-    found = deploy(config(precision=asked), NPU, "ascend", model_format)
+    found = plan_deployment(config(precision=asked), NPU, "ascend", model_format)
     assert (found.spec.precision, found.order.precision) == (told, told)
 
 

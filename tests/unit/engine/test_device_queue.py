@@ -10,11 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distributed_pose import ExecutionError, SetupError
-from distributed_pose.backends.base import Backend, DeviceTimes, Inference, InputBatch, Maps
+from distributed_pose.backends.base import (
+    Backend,
+    DeviceTimes,
+    Inference,
+    InputBatch,
+    NetworkOutput,
+)
 from distributed_pose.engine.device_queue import DeviceQueue
 from distributed_pose.records import Geometry
 
-MAPS = Maps(np.zeros((1, 19, 1, 1), np.float32), np.zeros((1, 38, 1, 1), np.float32))
+MAPS = NetworkOutput(np.zeros((1, 19, 1, 1), np.float32), np.zeros((1, 38, 1, 1), np.float32))
 
 
 def batch(number: int) -> InputBatch:

@@ -1,6 +1,6 @@
 import pytest
 
-from distributed_pose.config.schema import parse_config
+from distributed_pose.config.loading import parse_config
 from distributed_pose.engine.dispatch import (
     IN_FLIGHT,
     MAX_IN_FLIGHT,

@@ -11,9 +11,9 @@ def faulty(*reasons: str) -> Health:
 
 def test_four_failures_in_a_row_take_a_device_out() -> None:
     health = faulty("a", "b", "c")
-    assert not health.is_out
+    assert not health.is_excluded
     health.fault("d")
-    assert health.is_out
+    assert health.is_excluded
     assert health.faults == ["a", "b", "c", "d"]
 
 
@@ -22,14 +22,14 @@ def test_a_success_begins_the_count_anew_and_forgets_no_reason() -> None:
     health.success(0.1)
     for reason in "def":
         health.fault(reason)
-    assert not health.is_out
+    assert not health.is_excluded
     assert health.faults == [*"abcdef"]
 
 
 def test_a_failure_without_hope_takes_a_device_out_at_once() -> None:
     health = Health(floor_s=1.0)
     health.fault("its node left", final=True)
-    assert health.is_out
+    assert health.is_excluded
 
 
 def test_a_device_that_is_out_stays_out() -> None:
@@ -38,7 +38,7 @@ def test_a_device_that_is_out_stays_out() -> None:
     gone.fault("a late answer was wrong")
     worn.success(0.1)
     worn.fault("e")
-    assert (gone.is_out, worn.is_out) == (True, True)
+    assert (gone.is_excluded, worn.is_excluded) == (True, True)
 
 
 def test_a_call_may_take_the_floor_and_ten_times_the_median() -> None:

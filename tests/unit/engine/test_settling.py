@@ -2,12 +2,12 @@
 
 import pytest
 
-from distributed_pose.config.schema import parse_config
+from distributed_pose.config.loading import parse_config
 from distributed_pose.data.shards import Shard, list_shards, no_detections
-from distributed_pose.engine.base import InlineEngine, _Device
 from distributed_pose.engine.health import Health
+from distributed_pose.engine.inline import InlineEngine, _Device
 from distributed_pose.engine.reducer import Reduction
-from distributed_pose.engine.task_queue import Task, Work
+from distributed_pose.engine.task_queue import Task, TaskQueue
 from distributed_pose.engine.worker import WorkerReport
 from distributed_pose.records import Failure, ImageRecord, ShardResult
 
@@ -29,11 +29,11 @@ def refused(*image_ids: int, reason: str = BROKEN) -> list[Failure]:
     return [Failure(number, f"{number}.jpg", reason) for number in image_ids]
 
 
-def work_on(count: int, size: int, nodes: dict[str, str] | None = None) -> Work:
-    return Work(list_shards(images(count), size), nodes=nodes)
+def work_on(count: int, size: int, nodes: dict[str, str] | None = None) -> TaskQueue:
+    return TaskQueue(list_shards(images(count), size), nodes=nodes)
 
 
-def take(work: Work, device: str, usable: tuple[str, ...] = BOTH) -> Task:
+def take(work: TaskQueue, device: str, usable: tuple[str, ...] = BOTH) -> Task:
     task = work.take(device, usable)
     assert task is not None
     return task

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distributed_pose.config.schema import parse_config
+from distributed_pose.config.loading import parse_config
 from distributed_pose.data.shards import IMAGES, Shard, no_detections
 from distributed_pose.engine import task_queue as module
-from distributed_pose.engine.base import InlineEngine, _Device
 from distributed_pose.engine.health import Health
+from distributed_pose.engine.inline import InlineEngine, _Device
 from distributed_pose.engine.reducer import Reduction
-from distributed_pose.engine.task_queue import Task, Work
+from distributed_pose.engine.task_queue import Task, TaskQueue
 from distributed_pose.engine.worker import WorkerReport
 from distributed_pose.records import Failure
 
@@ -39,14 +39,14 @@ def ids(one: Shard | Task) -> list[int]:
 
 
 def take(
-    work: Work, device: str = "a", usable: Sequence[str] = ("a",), *, is_idle: bool = True
+    work: TaskQueue, device: str = "a", usable: Sequence[str] = ("a",), *, is_idle: bool = True
 ) -> Task:
     task = work.take(device, usable, is_idle=is_idle)
     assert task is not None
     return task
 
 
-def numbers(work: Work) -> list[int]:
+def numbers(work: TaskQueue) -> list[int]:
     """Returns the numbers of the shards that are left, which are taken as done."""
     found = []
     while work.is_left():
@@ -56,7 +56,7 @@ def numbers(work: Work) -> list[int]:
     return found
 
 
-def fail_twice(work: Work, *, reason: str = "broken") -> tuple[Failure, ...]:
+def fail_twice(work: TaskQueue, *, reason: str = "broken") -> tuple[Failure, ...]:
     """Fails the next task on two devices."""
     first = take(work, "a", TWO)
     assert work.fail(first, "a", reason) == ()
@@ -65,7 +65,7 @@ def fail_twice(work: Work, *, reason: str = "broken") -> tuple[Failure, ...]:
 
 
 def test_small_shards_are_joined_to_what_a_device_takes_at_once() -> None:
-    work = Work(iter([shard(number, number) for number in range(7)]), {"a": 1, "b": 4})
+    work = TaskQueue(iter([shard(number, number) for number in range(7)]), {"a": 1, "b": 4})
     assert ids(take(work, "b", TWO)) == [0, 1, 2, 3]
     assert ids(take(work, "a", TWO)) == [4]
     last = take(work, "b", TWO)
@@ -77,7 +77,7 @@ def test_small_shards_are_joined_to_what_a_device_takes_at_once() -> None:
 
 def test_a_task_is_of_several_batches_while_there_is_much_to_do() -> None:
     source = iter([shard(number, number) for number in range(200)])
-    work = Work(source, {"a": 2, "b": 2}, {"a": 8}, 200)
+    work = TaskQueue(source, {"a": 2, "b": 2}, {"a": 8}, 200)
     sizes = []
     while work.is_left():
         task = take(work, "a", TWO)
@@ -91,19 +91,19 @@ def test_a_task_is_of_several_batches_while_there_is_much_to_do() -> None:
 
 
 def test_a_device_that_is_slow_gets_single_batches() -> None:
-    work = Work(iter([shard(number, number) for number in range(99)]), {"b": 2}, {"a": 8}, 99)
+    work = TaskQueue(iter([shard(number, number) for number in range(99)]), {"b": 2}, {"a": 8}, 99)
     assert ids(take(work, "b", TWO)) == [0, 1]
 
 
 def test_unreadable_images_count_and_go_with_the_shard_that_they_are_joined_to() -> None:
     source = [shard(0, failed=[0]), shard(1, 1), shard(2, failed=[2]), shard(3, 3)]
-    task = take(Work(iter(source), {"a": 3}))
+    task = take(TaskQueue(iter(source), {"a": 3}))
     assert ids(task) == [1]
     assert [failure.image_id for failure in task.shard.failures] == [0, 2]
 
 
 def test_what_does_not_fit_is_whole_for_the_next_who_asks() -> None:
-    work = Work(iter([shard(number, number) for number in range(4)]), {"a": 4, "b": 2})
+    work = TaskQueue(iter([shard(number, number) for number in range(4)]), {"a": 4, "b": 2})
     assert work.take("a", TWO, lambda given: given.images.num_rows < 4) is None
     assert ids(take(work, "b", TWO)) == [0, 1]
     assert ids(take(work, "a", TWO)) == [2, 3]
@@ -114,7 +114,7 @@ def test_shards_are_joined_to_no_more_bytes_than_one_may_have(
 ) -> None:
     one = shard(0, 0)
     monkeypatch.setattr(module, "MAX_SHARD_BYTES", 2 * one.images.nbytes)
-    work = Work(iter([shard(number, number) for number in range(4)]), {"a": 4})
+    work = TaskQueue(iter([shard(number, number) for number in range(4)]), {"a": 4})
     assert [ids(take(work)), ids(take(work))] == [[0, 1], [2, 3]]
 
 
@@ -131,7 +131,7 @@ def test_however_shards_are_joined_every_image_is_handed_out_once(
     for number, count in enumerate(counts):
         shards.append(shard(number, *range(first, first + count), failed=[1000 + number]))
         first += count
-    work = Work(iter(shards), sizes)
+    work = TaskQueue(iter(shards), sizes)
     found: list[int] = []
     unreadable: list[int] = []
     while work.is_left():
@@ -145,13 +145,13 @@ def test_however_shards_are_joined_every_image_is_handed_out_once(
 
 
 def test_shards_are_handed_out_in_the_order_of_the_source() -> None:
-    work = Work(iter([shard(number, number) for number in range(3)]))
+    work = TaskQueue(iter([shard(number, number) for number in range(3)]))
     assert numbers(work) == [0, 1, 2]
     assert work.take("a", ["a"]) is None
 
 
 def test_a_source_without_shards_leaves_nothing_to_do() -> None:
-    assert not Work(iter([])).is_left()
+    assert not TaskQueue(iter([])).is_left()
 
 
 def test_a_shard_is_read_when_it_is_asked_for() -> None:
@@ -162,7 +162,7 @@ def test_a_shard_is_read_when_it_is_asked_for() -> None:
         num_read += 1
         return [shard(num_read, num_read)]
 
-    work = Work(one for _ in range(9) for one in source())
+    work = TaskQueue(one for _ in range(9) for one in source())
     take(work)
     assert work.is_left()
     assert work.is_left()
@@ -170,14 +170,14 @@ def test_a_shard_is_read_when_it_is_asked_for() -> None:
 
 
 def test_what_does_not_fit_stays_for_the_next_time() -> None:
-    work = Work(iter([shard(0, 1, 2), shard(1, 3)]))
+    work = TaskQueue(iter([shard(0, 1, 2), shard(1, 3)]))
     assert work.take("a", ["a"], lambda one: one.images.num_rows < 2) is None
     assert take(work).shard.number == 0
     assert take(work).shard.number == 1
 
 
 def test_a_retry_that_does_not_fit_stays_too() -> None:
-    work = Work(iter([shard(0, 1, 2), shard(1, 3)]))
+    work = TaskQueue(iter([shard(0, 1, 2), shard(1, 3)]))
     large, small = take(work), take(work)
     work.put_back(large)
     work.put_back(small)
@@ -186,13 +186,13 @@ def test_a_retry_that_does_not_fit_stays_too() -> None:
 
 
 def test_new_shards_come_before_those_that_failed() -> None:
-    work = Work(iter([shard(number, number) for number in range(3)]))
+    work = TaskQueue(iter([shard(number, number) for number in range(3)]))
     work.fail(take(work), "a", "broken")
     assert [take(work).shard.number for _ in range(3)] == [1, 2, 0]
 
 
 def test_a_second_try_is_on_a_device_that_has_not_failed() -> None:
-    work = Work(iter([shard(0, 1)]))
+    work = TaskQueue(iter([shard(0, 1)]))
     work.fail(take(work, "a", TWO), "a", "broken")
     assert work.take("a", TWO) is None
     assert work.is_left()
@@ -200,14 +200,14 @@ def test_a_second_try_is_on_a_device_that_has_not_failed() -> None:
 
 
 def test_a_second_try_is_on_the_same_device_where_there_is_no_other() -> None:
-    work = Work(iter([shard(0, 1)]))
+    work = TaskQueue(iter([shard(0, 1)]))
     task = take(work, "a", TWO)
     work.fail(task, "a", "broken")
     assert take(work, "a", ["a"]) is task
 
 
 def test_what_failed_goes_only_to_a_device_that_is_idle() -> None:
-    work = Work(iter([shard(0, 1), shard(1, 2)]))
+    work = TaskQueue(iter([shard(0, 1), shard(1, 2)]))
     suspect, other = take(work), take(work)
     work.fail(suspect, "a", "broken")
     assert suspect.is_suspect
@@ -218,7 +218,7 @@ def test_what_failed_goes_only_to_a_device_that_is_idle() -> None:
 
 
 def test_what_is_put_back_is_not_blamed() -> None:
-    work = Work(iter([shard(0, 1)]))
+    work = TaskQueue(iter([shard(0, 1)]))
     task = take(work)
     for _ in range(10):
         work.put_back(task)
@@ -227,7 +227,7 @@ def test_what_is_put_back_is_not_blamed() -> None:
 
 
 def test_what_is_put_back_twice_is_handed_out_once() -> None:
-    work = Work(iter([shard(0, 1)]))
+    work = TaskQueue(iter([shard(0, 1)]))
     task = take(work)
     work.put_back(task)
     work.put_back(task)
@@ -236,7 +236,7 @@ def test_what_is_put_back_twice_is_handed_out_once() -> None:
 
 
 def test_a_copy_of_what_is_done_is_dropped() -> None:
-    work = Work(iter([shard(0, 1)]))
+    work = TaskQueue(iter([shard(0, 1)]))
     task = take(work)
     work.put_back(task)
     task.is_done = True
@@ -245,7 +245,7 @@ def test_a_copy_of_what_is_done_is_dropped() -> None:
 
 
 def test_what_is_done_is_neither_put_back_nor_failed() -> None:
-    work = Work(iter([shard(0, 1)]))
+    work = TaskQueue(iter([shard(0, 1)]))
     task = take(work)
     task.is_done = True
     work.put_back(task)
@@ -255,7 +255,7 @@ def test_what_is_done_is_neither_put_back_nor_failed() -> None:
 
 
 def test_a_shard_that_fails_twice_is_taken_apart() -> None:
-    work = Work(iter([shard(7, 1, 2, 3)]))
+    work = TaskQueue(iter([shard(7, 1, 2, 3)]))
     assert fail_twice(work) == ()
     parts = [take(work) for _ in range(3)]
     assert [ids(part) for part in parts] == [[1], [2], [3]]
@@ -271,7 +271,7 @@ def test_a_shard_that_fails_twice_is_taken_apart() -> None:
 
 def test_a_part_holds_no_more_than_its_image() -> None:
     large = shard(0, *range(1, 101))
-    work = Work(iter([large]))
+    work = TaskQueue(iter([large]))
     fail_twice(work)
     # A slice would keep the buffers of the whole, and travel with them.
     whole = large.images.get_total_buffer_size()
@@ -279,7 +279,7 @@ def test_a_part_holds_no_more_than_its_image() -> None:
 
 
 def test_what_is_of_the_whole_shard_goes_along_once() -> None:
-    work = Work(iter([shard(0, 1, 2, 3, failed=[4])]))
+    work = TaskQueue(iter([shard(0, 1, 2, 3, failed=[4])]))
     fail_twice(work)
     parts = [take(work).shard for _ in range(3)]
     assert [[f.image_id for f in part.failures] for part in parts] == [[4], [], []]
@@ -287,7 +287,7 @@ def test_what_is_of_the_whole_shard_goes_along_once() -> None:
 
 
 def test_an_image_that_fails_twice_alone_is_given_up_with_its_devices_and_reason() -> None:
-    work = Work(iter([shard(0, 1)]))
+    work = TaskQueue(iter([shard(0, 1)]))
     assert fail_twice(work, reason="out of memory") == (
         Failure(1, "1.jpg", "failed 2 times, on a and b: out of memory"),
     )
@@ -295,7 +295,7 @@ def test_an_image_that_fails_twice_alone_is_given_up_with_its_devices_and_reason
 
 
 def test_the_failures_of_the_whole_are_told_when_its_first_image_is_given_up() -> None:
-    work = Work(iter([shard(0, 1, 2, failed=[3])]))
+    work = TaskQueue(iter([shard(0, 1, 2, failed=[3])]))
     fail_twice(work)
     first, second = take(work), take(work)
     for part, given_up in ((first, [3, 1]), (second, [2])):
@@ -305,7 +305,7 @@ def test_the_failures_of_the_whole_are_told_when_its_first_image_is_given_up() -
 
 
 def test_a_copy_under_way_of_what_was_taken_apart_changes_nothing() -> None:
-    work = Work(iter([shard(0, 1, 2)]))
+    work = TaskQueue(iter([shard(0, 1, 2)]))
     task = take(work, "a", TWO)
     work.put_back(task)
     assert take(work, "b", TWO) is task
@@ -320,7 +320,7 @@ def test_a_copy_under_way_of_what_was_taken_apart_changes_nothing() -> None:
 
 def test_no_more_than_a_few_failed_shards_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_RETRIES", 2)
-    work = Work(iter([shard(number, number) for number in range(9)]))
+    work = TaskQueue(iter([shard(number, number) for number in range(9)]))
     for _ in range(3):
         work.fail(take(work, "a", TWO), "a", "broken")
     assert work.take("a", TWO) is None
@@ -331,7 +331,7 @@ def test_no_more_than_a_few_failed_shards_are_kept(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_shard_that_could_not_be_read_is_not_tried_without_end() -> None:
-    work = Work(iter([shard(0, failed=[1])]))
+    work = TaskQueue(iter([shard(0, failed=[1])]))
     told: list[Failure] = []
     for _ in range(20):
         if work.is_left():
@@ -353,7 +353,7 @@ class Run:
         failures: how often each image was given up.
     """
 
-    work: Work
+    work: TaskQueue
     choice: Random
     devices: list[str]
     max_copies: int
@@ -436,7 +436,7 @@ def shards_of(layout: list[tuple[int, int]]) -> list[Shard]:
 def play(layout: list[tuple[int, int]], num_devices: int, choice: Random, max_copies: int) -> Run:
     """Returns a run that has been played to its end."""
     devices = [f"cpu:{number}" for number in range(num_devices)]
-    run = Run(Work(iter(shards_of(layout))), choice, devices, max_copies=max_copies)
+    run = Run(TaskQueue(iter(shards_of(layout))), choice, devices, max_copies=max_copies)
     run.play(max_steps=1000)
     return run
 

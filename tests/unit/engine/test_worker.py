@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distributed_pose import ExecutionError, SetupError
-from distributed_pose.backends.base import Backend, BackendOptions, InputBatch, Maps
+from distributed_pose.backends.base import Backend, BackendOptions, InputBatch, NetworkOutput
 from distributed_pose.backends.oracle import OracleBackend
 from distributed_pose.backends.registry import resolve_backend
 from distributed_pose.data.shards import (
@@ -23,7 +23,7 @@ from distributed_pose.data.shards import (
 )
 from distributed_pose.data.sources import FolderImages
 from distributed_pose.devices.planning import Node, plan_devices
-from distributed_pose.engine.deployment import deploy
+from distributed_pose.engine.deployment import plan_deployment
 from distributed_pose.engine.reducer import ForeignMapsError, Reducer
 from distributed_pose.engine.worker import _DTYPES, Worker, _image_maps
 from distributed_pose.locations import Location
@@ -38,7 +38,7 @@ def worker_of(dataset: Dataset, **values: object) -> tuple[Worker, WorkerSpec]:
     config = dataset.config(**values)
     inputs = read_inputs(config)
     (plan,) = plan_devices(("cpu",), [Node("", "", 1)])
-    deployment = deploy(config, plan, resolve_backend(config.backend, plan.kind, "auto"))
+    deployment = plan_deployment(config, plan, resolve_backend(config.backend, plan.kind, "auto"))
     model = compile_model(inputs.model, deployment.order)
     return Worker(deployment.spec, model.content), deployment.spec
 
@@ -189,7 +189,7 @@ def test_an_answer_that_is_not_finite_fails_its_own_shard_and_names_the_device(
     bad = shards[1].column("image_id")[3].as_py()
 
     class Overflowing(OracleBackend):
-        def run(self, batch: InputBatch) -> Maps:
+        def run(self, batch: InputBatch) -> NetworkOutput:
             maps = super().run(batch)
             if bad in batch.image_ids:
                 maps.pafs_NPHW[batch.image_ids.index(bad)] = np.inf
@@ -217,7 +217,7 @@ def test_halves_that_a_model_answers_travel_as_they_are(people: Dataset) -> None
     worker, _ = worker_of(people)
     batch = worker._trials().batch(2)
     generator = np.random.default_rng(0)
-    halves = Maps(*(generator.random((2, n, 46, 80)).astype(np.float16) for n in (19, 38)))
+    halves = NetworkOutput(*(generator.random((2, n, 46, 80)).astype(np.float16) for n in (19, 38)))
     for dtype in _DTYPES.values():
         packed = pack_maps(_image_maps(batch, halves, dtype))
         found = unpack_maps(packed)

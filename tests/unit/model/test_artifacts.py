@@ -14,7 +14,7 @@ from distributed_pose import ConfigError, SetupError
 from distributed_pose.files.local import sha256_hex
 from distributed_pose.model.artifacts import (
     Artifact,
-    Source,
+    ModelSource,
     cache_folder,
     keep,
     load_cached,
@@ -22,12 +22,12 @@ from distributed_pose.model.artifacts import (
 )
 from distributed_pose.model.compile import cache_name, compile_model, needs_device, portable
 from distributed_pose.model.makers import Calibration, fixed_input
-from distributed_pose.records import Order
+from distributed_pose.records import CompileSpec
 from tests.tiny_models import save_constant_model
 
-CPU = Order("onnxruntime:cpu", "f32", "modelzoo")
-HALF = Order("onnxruntime:cuda", "f16", "modelzoo")
-OM = Order("ascend", "f16", "modelzoo", (1,), "Ascend310P3")
+CPU = CompileSpec("onnxruntime:cpu", "f32", "modelzoo")
+HALF = CompileSpec("onnxruntime:cuda", "f16", "modelzoo")
+OM = CompileSpec("ascend", "f16", "modelzoo", (1,), "Ascend310P3")
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Source:
+def source(tmp_path: Path) -> ModelSource:
     return load_source(save_constant_model(tmp_path / "model.onnx", value=0.25))
 
 
@@ -57,19 +57,19 @@ def input_type(content: bytes) -> int:
     ],
 )
 def test_what_a_vendors_compiler_makes_is_made_where_that_is(
-    source: Source, backend: str, *, expected: bool
+    source: ModelSource, backend: str, *, expected: bool
 ) -> None:
-    order = Order(backend, "auto", "modelzoo")
+    order = CompileSpec(backend, "auto", "modelzoo")
     assert needs_device(source, order) is expected
     assert not needs_device(replace(source, format="om"), order)
 
 
-def test_an_onnx_file_is_run_as_it_is_and_not_kept(source: Source) -> None:
+def test_an_onnx_file_is_run_as_it_is_and_not_kept(source: ModelSource) -> None:
     assert compile_model(source, CPU).content == source.content
     assert not cache_folder().exists()
 
 
-def test_bytes_are_normalised_inside_the_model(source: Source) -> None:
+def test_bytes_are_normalised_inside_the_model(source: ModelSource) -> None:
     content = compile_model(source, replace(CPU, profile="uint8")).content
     assert (input_type(source.content), input_type(content)) == (
         TensorProto.FLOAT,
@@ -77,7 +77,7 @@ def test_bytes_are_normalised_inside_the_model(source: Source) -> None:
     )
 
 
-def test_what_takes_long_is_kept_with_its_card(source: Source) -> None:
+def test_what_takes_long_is_kept_with_its_card(source: ModelSource) -> None:
     artifact = compile_model(source, HALF)
     (folder,) = cache_folder().iterdir()
     card = json.loads((folder / "card.json").read_text())
@@ -100,10 +100,12 @@ def test_what_takes_long_is_kept_with_its_card(source: Source) -> None:
     assert compile_model(source, HALF) == artifact
 
 
-def test_names_in_the_cache_differ_with_all_that_an_artifact_depends_on(source: Source) -> None:
+def test_names_in_the_cache_differ_with_all_that_an_artifact_depends_on(
+    source: ModelSource,
+) -> None:
     other = replace(source, content=source.content + b"x")
     calibration = Calibration(list, "some images", 3)
-    int8 = Order("openvino", "int8", "modelzoo")
+    int8 = CompileSpec("openvino", "int8", "modelzoo")
     names = [
         cache_name(source, OM),
         cache_name(other, OM),
@@ -118,13 +120,13 @@ def test_names_in_the_cache_differ_with_all_that_an_artifact_depends_on(source: 
     assert len(set(names)) == len(names)
 
 
-def test_what_takes_any_batch_size_has_one_name(source: Source) -> None:
+def test_what_takes_any_batch_size_has_one_name(source: ModelSource) -> None:
     names = {cache_name(source, replace(HALF, batch_sizes=(size,))) for size in (1, 8)}
     assert len(names) == 1
 
 
 def test_a_compilers_version_is_part_of_the_name(
-    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: ModelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = set()
     for version in ("8.0.0", "8.2.0"):
@@ -137,7 +139,7 @@ def test_a_compilers_version_is_part_of_the_name(
 
 
 @pytest.mark.parametrize("damage", ["content", "card", "no card"])
-def test_what_is_damaged_in_the_cache_is_not_there(source: Source, damage: str) -> None:
+def test_what_is_damaged_in_the_cache_is_not_there(source: ModelSource, damage: str) -> None:
     artifact = compile_model(source, HALF)
     name = cache_name(source, HALF)
     folder = keep(name, artifact)
@@ -155,7 +157,7 @@ def test_what_is_damaged_in_the_cache_is_not_there(source: Source, damage: str) 
 
 @pytest.mark.parametrize("change", [{"bytes": None}, {"batch_sizes": 5}, {"seconds": "long"}])
 def test_a_card_of_other_keys_or_types_is_made_once_more(
-    source: Source, change: dict[str, Any]
+    source: ModelSource, change: dict[str, Any]
 ) -> None:
     artifact = compile_model(source, HALF)
     keep(cache_name(source, HALF), Artifact(artifact.content, {**artifact.card, **change}))
@@ -164,7 +166,7 @@ def test_a_card_of_other_keys_or_types_is_made_once_more(
 
 
 def test_what_cannot_be_kept_is_made_all_the_same_with_a_warning(
-    source: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    source: ModelSource, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "cache" / "distributed_pose").mkdir(parents=True)
     (tmp_path / "cache" / "distributed_pose" / "models").write_text("in the way")
@@ -173,7 +175,9 @@ def test_what_cannot_be_kept_is_made_all_the_same_with_a_warning(
     assert load_cached(cache_name(source, HALF)) is None
 
 
-def test_a_card_and_a_name_do_not_tell_which_of_like_devices_it_was_made_on(source: Source) -> None:
+def test_a_card_and_a_name_do_not_tell_which_of_like_devices_it_was_made_on(
+    source: ModelSource,
+) -> None:
     elsewhere = replace(HALF, index=3)
     assert cache_name(source, elsewhere) == cache_name(source, HALF)
     assert "index" not in compile_model(source, elsewhere).card
@@ -181,24 +185,24 @@ def test_a_card_and_a_name_do_not_tell_which_of_like_devices_it_was_made_on(sour
 
 def test_annotations_and_compiled_models_pass_through() -> None:
     for kind in ("truth", "om"):
-        source = Source(b"content", kind, sha256_hex(b"content"), "a.file")
+        source = ModelSource(b"content", kind, sha256_hex(b"content"), "a.file")
         order = replace(OM, backend="oracle" if kind == "truth" else "ascend")
         assert portable(source, order) is source
         assert compile_model(source, order).content == b"content"
 
 
 def test_a_compiled_model_is_for_ascend_alone() -> None:
-    source = Source(b"content", "om", "", "a.om")
+    source = ModelSource(b"content", "om", "", "a.om")
     with pytest.raises(SetupError, match=r"a\.om is compiled for Ascend, and backend onnxruntime"):
         portable(source, CPU)
 
 
-def test_int8_without_images_is_a_setup_error(source: Source) -> None:
+def test_int8_without_images_is_a_setup_error(source: ModelSource) -> None:
     with pytest.raises(SetupError, match=r"int8 needs images .*data\.images"):
-        compile_model(source, Order("openvino", "int8", "modelzoo"))
+        compile_model(source, CompileSpec("openvino", "int8", "modelzoo"))
 
 
-def test_a_chip_that_nobody_names_is_a_config_error(source: Source) -> None:
+def test_a_chip_that_nobody_names_is_a_config_error(source: ModelSource) -> None:
     with pytest.raises(ConfigError, match=r"npu\.soc is not set.*ray start --labels soc="):
         compile_model(source, replace(OM, target=""))
 
@@ -209,7 +213,7 @@ def test_fixed_shapes_need_a_profile_of_one_size() -> None:
         fixed_input("upstream")
 
 
-def test_calibration_is_asked_for_once_and_only_for_int8(source: Source) -> None:
+def test_calibration_is_asked_for_once_and_only_for_int8(source: ModelSource) -> None:
     asked: list[int] = []
 
     def inputs() -> Iterator[npt.NDArray[np.float32]]:

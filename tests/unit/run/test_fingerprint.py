@@ -6,8 +6,9 @@ import pytest
 
 from distributed_pose import RunConfig
 from distributed_pose.files import package_identity as identity
-from distributed_pose.run import inputs
-from distributed_pose.run.inputs import fingerprint, read_inputs
+from distributed_pose.run import fingerprint as fingerprinting
+from distributed_pose.run.fingerprint import fingerprint
+from distributed_pose.run.inputs import read_inputs
 from tests.conftest import Dataset
 from tests.tiny_models import save_constant_model
 
@@ -98,6 +99,8 @@ def test_the_content_of_the_model_is_in_it_and_not_its_name(
         ("model", True),
         ("data", True),
         ("cluster", True),
+        ("engine", True),
+        ("run", True),
         ("report", False),
     ],
 )
@@ -108,7 +111,7 @@ def test_the_code_that_decides_on_detections_is_in_it(
     source = tmp_path / room / "source.py"
     source.parent.mkdir()
     source.write_text("SIZE = 1\n")
-    before = inputs._code_digest.__wrapped__()
-    assert inputs._code_digest.__wrapped__() == before
+    before = fingerprinting._code_digest.__wrapped__()
+    assert fingerprinting._code_digest.__wrapped__() == before
     source.write_text("SIZE = 2\n")
-    assert (inputs._code_digest.__wrapped__() != before) is matters
+    assert (fingerprinting._code_digest.__wrapped__() != before) is matters

@@ -17,7 +17,7 @@ from distributed_pose.records import (
     ImageRecord,
     ShardResult,
 )
-from distributed_pose.run.ledger import DeviceFigures, Entry, Ledger
+from distributed_pose.run.ledger import DeviceFigures, Ledger, LedgerEntry
 
 # In the order of the run, which need not be that of the ids.
 IMAGES = [ImageRecord(number, f"{number}.jpg", 4, 6) for number in (3, 1, 2)]
@@ -43,8 +43,8 @@ def failed(*image_ids: int, reason: str = "unreadable") -> ShardResult:
     return ShardResult("cpu:0", (), no_detections(), failures)
 
 
-def entry(result: ShardResult, session: str = "first", elapsed_ns: int = 1) -> Entry:
-    return Entry(session, elapsed_ns, device(result.device), result)
+def entry(result: ShardResult, session: str = "first", elapsed_ns: int = 1) -> LedgerEntry:
+    return LedgerEntry(session, elapsed_ns, device(result.device), result)
 
 
 def filled(*results: ShardResult, images: Iterable[ImageRecord] = IMAGES) -> Ledger:
@@ -242,14 +242,14 @@ def test_a_device_is_the_same_after_a_new_start() -> None:
     for number, session in enumerate(("first", "second"), 1):
         plan = DevicePlan("cpu:0", "cpu", "", f"node of {session}", 2.0)
         ready = replace(device(), plan=plan, warmup_ns=number, batch_ns=number)
-        ledger.accept(Entry(session, 10, ready, result(number)))
+        ledger.accept(LedgerEntry(session, 10, ready, result(number)))
     assert ledger.devices == [DeviceFigures(device(), images=2, compute_ns=10, wall_ns=20)]
 
 
 def test_a_device_that_is_another_in_the_next_session_is_listed_twice() -> None:
     ledger = Ledger(IMAGES)
     ledger.accept(entry(result(1), "first", 10))
-    ledger.accept(Entry("second", 20, device(description="another CPU"), result(2, 3)))
+    ledger.accept(LedgerEntry("second", 20, device(description="another CPU"), result(2, 3)))
     found = [(f.device.description, f.images, f.wall_ns) for f in ledger.devices]
     assert found == [("CPU", 1, 10), ("another CPU", 2, 20)]
 

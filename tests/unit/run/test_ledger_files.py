@@ -33,7 +33,7 @@ from distributed_pose.records import (
     ShardResult,
 )
 from distributed_pose.run import ledger_files
-from distributed_pose.run.ledger import Entry, Ledger
+from distributed_pose.run.ledger import Ledger, LedgerEntry
 from distributed_pose.run.ledger_files import LedgerFiles
 
 FINGERPRINT = {"model": "5d41402a", "profile": "modelzoo"}
@@ -52,7 +52,7 @@ DEVICE = DeviceReady(
 )
 
 
-def entry(*image_ids: int, session: str = "first", elapsed_ns: int = 7) -> Entry:
+def entry(*image_ids: int, session: str = "first", elapsed_ns: int = 7) -> LedgerEntry:
     number = len(image_ids)
     keypoints = np.arange(51.0 * number).reshape(number, 51) / 7
     poses = Poses(keypoints, np.full(number, 1 / 3))
@@ -67,15 +67,17 @@ def entry(*image_ids: int, session: str = "first", elapsed_ns: int = 7) -> Entry
         tuple(f"{i:016x}" for i in image_ids),
         tuple(f"{i} é" for i in image_ids),
     )
-    return Entry(session, elapsed_ns, DEVICE, result)
+    return LedgerEntry(session, elapsed_ns, DEVICE, result)
 
 
-def keep(folder: Folder, *entries: Entry, fingerprint: Mapping[str, str] = FINGERPRINT) -> None:
+def keep(
+    folder: Folder, *entries: LedgerEntry, fingerprint: Mapping[str, str] = FINGERPRINT
+) -> None:
     keep_all(folder, entries, fingerprint)
 
 
 def keep_all(
-    folder: Folder, entries: Iterable[Entry], fingerprint: Mapping[str, str] = FINGERPRINT
+    folder: Folder, entries: Iterable[LedgerEntry], fingerprint: Mapping[str, str] = FINGERPRINT
 ) -> None:
     with LedgerFiles(folder, fingerprint) as files:
         for one in entries:
@@ -89,20 +91,20 @@ class Results:
         self.number = number
         self.num_asked = 0
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[LedgerEntry]:
         for number in range(10, 10 + self.number):
             self.num_asked += 1
             yield entry(number)
         raise KeyboardInterrupt
 
 
-def load(folder: Folder, fingerprint: Mapping[str, str] = FINGERPRINT) -> list[Entry]:
+def load(folder: Folder, fingerprint: Mapping[str, str] = FINGERPRINT) -> list[LedgerEntry]:
     """Returns what is kept by ascending image id."""
     entries = LedgerFiles(folder, fingerprint).load()
     return sorted(entries, key=lambda one: one.result.image_ids)
 
 
-def comparable(one: Entry) -> tuple[Entry, list[dict[str, object]]]:
+def comparable(one: LedgerEntry) -> tuple[LedgerEntry, list[dict[str, object]]]:
     """Returns an entry with its detections apart, which may be serialised in two ways."""
     rows = unpack_detections(one.result.detections)
     return replace(one, result=replace(one.result, detections=b"")), rows
@@ -147,7 +149,7 @@ TIMES = st.lists(st.integers(0, 2**62), max_size=3).map(tuple)
 
 
 @st.composite
-def entries(draw: st.DrawFn) -> Entry:
+def entries(draw: st.DrawFn) -> LedgerEntry:
     ids = draw(st.lists(st.integers(-(2**62), 2**62), unique=True, min_size=1, max_size=4))
     whose = draw(st.lists(st.sampled_from(ids), max_size=3))
     keypoints = np.array([[draw(FINITE)] * 51 for _ in whose]).reshape(-1, 51)
@@ -156,7 +158,7 @@ def entries(draw: st.DrawFn) -> Entry:
     cpus = draw(st.floats(0, 1e6))
     plan = DevicePlan(name, draw(st.text()), draw(st.text()), draw(st.text()), cpus)
     numbers = [draw(st.integers(1, 2**31 - 1)), *(draw(st.integers(0, 2**62)) for _ in range(2))]
-    return Entry(
+    return LedgerEntry(
         draw(st.text()),
         draw(st.integers(0, 2**62)),
         DeviceReady(
@@ -185,7 +187,7 @@ def entries(draw: st.DrawFn) -> Entry:
 
 @settings(max_examples=50)
 @given(entries(), st.dictionaries(st.text(), st.text()))
-def test_no_field_is_lost_or_changed(one: Entry, fingerprint: dict[str, str]) -> None:
+def test_no_field_is_lost_or_changed(one: LedgerEntry, fingerprint: dict[str, str]) -> None:
     folder = Folder("mock:///run")
     keep(folder, one, fingerprint=fingerprint)
     (back,) = load(folder, fingerprint)
@@ -495,7 +497,7 @@ def test_after_an_error_nothing_of_the_queue_is_written(
         release.wait(5.0)
         fail_to_write()
 
-    def results() -> Iterator[Entry]:
+    def results() -> Iterator[LedgerEntry]:
         yield from (entry(number) for number in range(50))
         release.set()
 

@@ -1,0 +1,82 @@
+"""What a configuration says about backends."""
+
+from collections.abc import Iterator
+
+from distributed_pose.backends.registry import entries, resolve_backend
+from distributed_pose.config.schema import RunConfig
+from distributed_pose.devices.planning import ACCELERATORS
+from distributed_pose.errors import ConfigError
+
+KINDS = ("cpu", *ACCELERATORS)
+
+
+def check_backends(config: RunConfig) -> None:
+    """Checks what can be checked before any device is known.
+
+    Raises:
+        ConfigError: if a backend does not run on devices that are asked for, lacks the precision,
+            or answers from the annotations beside one that runs the model.
+    """
+    for kind in _kinds(config):
+        settings = config.on(kind)
+        resolve_backend(settings.backend, kind, settings.precision)
+    names = {config.on(kind).backend for kind in _kinds(config)}
+    if len({(_runs_model(name), _replays(name)) for name in names}) > 1:
+        raise ConfigError(
+            f"backends {', '.join(sorted(names))} cannot be in one run: some answer from the "
+            "annotations or a recording, and not from the model"
+        )
+
+
+def runs_model(config: RunConfig) -> bool:
+    """Returns whether a run needs a model, and not the ground truth or a recording alone."""
+    return all(_runs_model(config.on(kind).backend) for kind in _kinds(config))
+
+
+def replays(config: RunConfig) -> bool:
+    """Returns whether a run answers from recorded maps."""
+    return all(_replays(config.on(kind).backend) for kind in _kinds(config))
+
+
+def check_computes(config: RunConfig) -> None:
+    """Checks that a configuration has something to measure.
+
+    Raises:
+        ConfigError: if it answers from recorded maps.
+    """
+    if replays(config):
+        raise ConfigError(
+            "backend recorded runs no model, and there is nothing to measure", "set backend"
+        )
+
+
+def runs_on(backend: str, kind: str) -> bool:
+    """Returns whether a configured backend runs on devices of a kind."""
+    return backend == "auto" or any(kind in found.kinds for found in entries(backend))
+
+
+def auto_kinds(config: RunConfig) -> tuple[str, ...]:
+    """Returns the kinds of accelerators that `devices: auto` takes: those its backends run on.
+
+    Fakes take none, since they have no use for them.
+    """
+    names = {kind: config.on(kind).backend for kind in ACCELERATORS}
+    return tuple(kind for kind, name in names.items() if _runs_model(name) and runs_on(name, kind))
+
+
+def _kinds(config: RunConfig) -> Iterator[str]:
+    """Yields the kinds of devices that a run is known to use."""
+    if config.devices != ("auto",):
+        yield from sorted({request.partition(":")[0] for request in config.devices})
+    elif config.backend == "auto":
+        yield "cpu"
+    else:
+        yield next(kind for kind in KINDS if runs_on(config.backend, kind))
+
+
+def _runs_model(backend: str) -> bool:
+    return backend == "auto" or all(found.runs_model for found in entries(backend))
+
+
+def _replays(backend: str) -> bool:
+    return backend != "auto" and all(found.replays for found in entries(backend))

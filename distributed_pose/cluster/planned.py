@@ -1,0 +1,26 @@
+"""The devices that a run would use, here or on the cluster that it would join."""
+
+from distributed_pose.backends.selection import check_backends
+from distributed_pose.cluster.address import check_cluster, cluster_address
+from distributed_pose.config.schema import RunConfig
+from distributed_pose.engine.deployment import local_devices
+from distributed_pose.records import DevicePlan
+
+
+def planned_devices(config: RunConfig) -> tuple[DevicePlan, ...]:
+    """Returns the devices that a run would use.
+
+    Ray, which takes seconds to start, is asked where there is a cluster to join.
+
+    Raises:
+        ConfigError: as `check_backends`.
+        SetupError: if a device is not there.
+    """
+    check_backends(config)
+    if config.engine == "ray" and cluster_address():
+        check_cluster()
+        from distributed_pose.cluster.engine import RayEngine
+
+        with RayEngine(config) as engine:
+            return engine.devices()
+    return local_devices(config)

@@ -1,0 +1,67 @@
+"""What workers and reducers answer, checked and joined into results."""
+
+from distributed_pose.data.shards import Shard, detected_images, no_detections
+from distributed_pose.engine.reducer import Reduction
+from distributed_pose.engine.worker import WorkerReport
+from distributed_pose.errors import ExecutionError, PoseEvalError
+from distributed_pose.locations import redacted
+from distributed_pose.records import Failure, ShardResult
+
+
+def check_report(shard: Shard, report: WorkerReport) -> None:
+    """Checks that a worker answered for each image of its shard, and for no other.
+
+    Raises:
+        ExecutionError: if it did not.
+    """
+    answered = [*report.image_ids, *(failure.image_id for failure in report.failures)]
+    asked = shard.images.column("image_id").to_pylist()
+    if sorted(answered) != sorted(asked) or not (
+        len(report.encoded_bytes) == len(report.digests) == len(report.image_ids)
+    ):
+        raise ExecutionError(f"answered for images {sorted(answered)} instead of {sorted(asked)}")
+
+
+def check_reduction(report: WorkerReport, reduction: Reduction) -> None:
+    """Checks that a reduction is of the images whose maps were made, and of no others.
+
+    Raises:
+        ExecutionError: if it is not.
+    """
+    asked, answered = sorted(report.image_ids), sorted(reduction.image_ids)
+    if asked != answered:
+        raise ExecutionError(f"grouped images {answered} instead of {asked}")
+    if strangers := detected_images(reduction.detections) - set(asked):
+        raise ExecutionError(f"found people in images {sorted(strangers)}, which it was not given")
+
+
+def shard_result(
+    device: str, shard: Shard, report: WorkerReport, reduction: Reduction
+) -> ShardResult:
+    """Returns what worker and reducer made of a shard as one result."""
+    return ShardResult(
+        device,
+        report.image_ids,
+        reduction.detections,
+        shard.failures + report.failures,
+        {
+            "read": shard.read_ns,
+            **report.durations,
+            "transfer": (report.pack_ns + reduction.unpack_ns,) if report.pack_ns else (),
+            **reduction.durations,
+        },
+        report.encoded_bytes,
+        report.damaged,
+        report.digests,
+    )
+
+
+def failed_result(device: str, failures: tuple[Failure, ...]) -> ShardResult:
+    """Returns the result of images that were given up."""
+    return ShardResult(device, (), no_detections(), failures)
+
+
+def describe(error: BaseException) -> str:
+    """Returns an exception as one line for the report."""
+    text = error.message if isinstance(error, PoseEvalError) else repr(error)
+    return redacted(" ".join(text.split()))

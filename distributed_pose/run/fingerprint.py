@@ -1,0 +1,55 @@
+"""What must be the same when a run is resumed."""
+
+from functools import cache
+
+from distributed_pose.backends.selection import KINDS
+from distributed_pose.config.schema import RunConfig
+from distributed_pose.files.local import short_digest
+from distributed_pose.files.package_identity import package_identity, source_digest
+from distributed_pose.files.storage import read_location
+from distributed_pose.run.inputs import RunInputs
+
+# Packages whose code decides on the detections.
+_RESULT_AFFECTING_PACKAGES = (
+    "vision",
+    "pose",
+    "recordings",
+    "model",
+    "backends",
+    "engine",
+    "cluster",
+    "run",
+    "data",
+)
+
+
+def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
+    """Returns the digests and settings that a run's detections depend on, by name.
+
+    Devices, batch size and engine are left out, since detections do not depend on them. The bytes
+    of the images are left out too: they are compared image by image when a run is resumed.
+    """
+    return {
+        "data.annotations": short_digest(read_location(inputs.annotations, "data.annotations")),
+        "data.limit": f"{len(inputs.index.images)} of {inputs.index.num_images_listed} images",
+        "data.repeat": str(config.data.repeat),
+        "data.damaged": config.data.damaged,
+        "model": inputs.model.sha256[:16],
+        "model.refinement_stages": str(inputs.model.refinement_stages or "none"),
+        "profile": config.profile,
+        "precision": _precision(config),
+        "maps_dtype": config.maps_dtype,
+        "code": f"{package_identity().version} {_code_digest()}",
+    }
+
+
+def _precision(config: RunConfig) -> str:
+    own = {kind: getattr(config, kind).precision for kind in KINDS}
+    return ", ".join(
+        [config.precision, *(f"{kind} {value}" for kind, value in own.items() if value)]
+    )
+
+
+@cache
+def _code_digest() -> str:
+    return source_digest(*(f"{package}/*.py" for package in _RESULT_AFFECTING_PACKAGES))
