@@ -73,19 +73,19 @@ class Damage:
 
 @dataclass(frozen=True)
 class DevicePlan:
-    """A device, or its share of one, that gets one worker.
+    """A device, or a share of one, that gets one worker.
 
     Attributes:
-        name: unique in the run, such as `cpu:0`; devices of a kind are numbered over all nodes.
-            Where a device has several workers, those after its first are `cuda:0.1` and so on.
+        name: unique name in the run, such as `cpu:0`; devices of a kind are numbered over all
+            nodes. Further workers of a device are `cuda:0.1` and so on.
         kind: `cpu`, `cuda` or `npu`.
         node: address of its node; empty where there is only one.
-        node_id: the cluster's identifier of that node; empty where there is only one.
-        cpus: CPUs that the worker reserves; its threads are at most as many.
-        device_id: by which its node knows it among those of its kind; empty for CPUs.
-        model: its maker's name of it, such as `310P3`; empty for CPUs and where nobody tells.
-        card: number of its card among those of its node; empty where it is unknown.
-        share: of the device that the worker has; 1 for CPUs.
+        node_id: the cluster's identifier of its node; empty where there is only one.
+        cpus: CPUs that the worker reserves, which bound its threads.
+        device_id: id by which its node knows the device; empty for CPUs.
+        model: maker's name of the device, such as `310P3`; empty for CPUs and where it is unknown.
+        card: number of its card on its node; empty where it is unknown.
+        share: share of the device that the worker has; 1 for CPUs.
     """
 
     name: str
@@ -114,9 +114,9 @@ class ModelPort:
     """An input or output of a model.
 
     Attributes:
-        name: in the model.
-        shape: the dimensions that are not fixed are None.
-        dtype: NumPy's name of the type that the runtime takes or gives, where it has one.
+        name: name in the model.
+        shape: dimensions; None for those that are not fixed.
+        dtype: NumPy's name of the type that the runtime takes or returns, if it has one.
     """
 
     name: str
@@ -126,15 +126,17 @@ class ModelPort:
 
 @dataclass(frozen=True)
 class CompileSpec:
-    """What is to be compiled.
+    """The key facts of an artifact that is to be compiled.
 
     Attributes:
         backend: name in the registry.
-        precision: to compile for; `auto` where the device decides when it loads.
-        profile: of preprocessing, which decides on type and size of the inputs.
-        batch_sizes: that the device must take; compilers of fixed shapes need to know.
-        target: soc or GPU that only this artifact runs on; empty for portable ones.
-        index: of a device to make it on, among those that the process sees; any like it will do.
+        precision: precision to compile for; `auto` where the device decides when it loads the
+            artifact.
+        profile: preprocessing profile, which fixes type and size of the inputs.
+        batch_sizes: batch sizes that the device must take; compilers of fixed shapes need them.
+        target: chip or GPU that only this artifact runs on; empty for portable artifacts.
+        index: index of a device to compile on, among those that the process sees; any device of the
+            same type will do.
     """
 
     backend: str
@@ -150,12 +152,12 @@ class Simulation:
     """How a simulated device differs from the published one that it stands for.
 
     Attributes:
-        images_per_s: 0 for the published rates.
-        overhead_s: that a batch of any size takes on top.
-        jitter: half the range of a batch's time, as a share of it.
-        copy_in_s: per image, for the copy of its input to the card.
-        copy_out_s: per image, for the copy of its maps from the card.
-        slots: batches that the card has under way at once.
+        images_per_s: images per second; 0 for the published rates.
+        overhead_s: seconds per batch of any size, in addition.
+        jitter: half the range of a batch's time, as a fraction of it.
+        copy_in_s: seconds per image to copy its input to the device.
+        copy_out_s: seconds per image to copy its maps from the device.
+        slots: number of batches that the device has under way at once.
     """
 
     images_per_s: float = 0.0
@@ -171,9 +173,9 @@ class ImagesToRead:
     """Images that workers read themselves.
 
     Attributes:
-        location: of the images.
-        sample: file name of an image that the driver finds there, and each worker must be able to
-            read; empty if it finds none.
+        location: location of the images, a path or a URI.
+        sample: file name of an image that the driver sees and each worker must be able to read;
+            empty if the driver sees none.
     """
 
     location: Location
@@ -182,22 +184,24 @@ class ImagesToRead:
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What a worker is; travels by value into its constructor.
+    """All settings of a worker; it travels by value into its constructor.
 
     Attributes:
-        plan: the device.
+        plan: device of the worker.
         backend: name in the registry.
         precision: requested precision.
         profile: name of the preprocessing profile.
-        batch_sizes: most images in a batch; of several, a sweep on the device finds the best.
-        maps_dtype: `f32` or `f16`, of maps before they are grouped.
-        gather: `maps` or `poses`, what the worker answers with.
-        index: of the device among those of its kind that the worker's process sees.
-        best_batch_size: that an earlier process of the device has found; 0 if none has.
-        images: that the worker reads; None where shards bring them.
-        simulation: of a simulated device.
-        dump_folder: where it writes the maps too; empty for nowhere.
-        damaged: `keep` or `fail`, what becomes of damaged images that decode to something.
+        batch_sizes: largest number of images in a batch; of several, a sweep on the device finds
+            the best.
+        maps_dtype: `f32` or `f16`, type of the maps before they are grouped.
+        gather: `maps` or `poses`, which the worker returns.
+        index: index of the device among those of its kind that the worker's process sees.
+        best_batch_size: batch size that an earlier process of the device found to be the best; 0 if
+            none did.
+        images: images that the worker reads; None where shards carry them.
+        simulation: settings of a simulated device.
+        dump_folder: folder that the worker writes the maps to; empty for none.
+        damaged: `keep` or `fail`, treatment of damaged images that still decode.
     """
 
     plan: DevicePlan
@@ -222,16 +226,18 @@ class DeviceReady:
     Attributes:
         plan: the device.
         backend: name in the registry.
-        precision: that the compiled model computes in.
+        precision: precision that the compiled model computes in.
         description: the device's own name.
-        batch_size: 1 for a model that mixes the images of a batch, whatever was asked for.
-        warmup_ns: time to load and warm up.
-        batch_ns: the part of it that the last batch took.
-        shard_size: images that are sent to it at once.
-        slots: batches that it has under way at once; see `Backend`.
+        batch_size: number of images per batch; 1 for a model that mixes the images of a batch,
+            whatever was requested.
+        warmup_ns: nanoseconds to load and warm up.
+        batch_ns: nanoseconds of the last warm-up batch.
+        shard_size: number of images that are sent to the worker at once.
+        slots: number of batches that the device has under way at once; see `Backend`.
         host: name of the machine that its worker runs on.
-        versions: name and version of each thing that computes there, by name.
-        passed_over: why it does not take the backends that `auto` prefers, a line each.
+        versions: name and version of the driver, runtime and libraries that the worker found.
+        passed_over: one line per backend that `auto` prefers and the device could not take, with
+            the reason.
     """
 
     plan: DevicePlan
@@ -250,19 +256,20 @@ class DeviceReady:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """All that a run learns of one shard.
+    """The result of one shard.
 
     Attributes:
         device: name of the device that ran the model.
-        image_ids: images that have a result, those with no detections included.
+        image_ids: ids of the images that have a result, including those without detections.
         detections: serialised Arrow record batch, schema `data.shards.DETECTIONS`.
-        failures: images that have none.
-        durations: raw stage durations.
+        failures: images without a result.
+        durations: raw durations by stage.
         encoded_bytes: file size of each image that has a result.
-        damaged: those of them whose file is damaged.
-        digests: of the bytes of each image that has a result; see `files.content_digest`.
-        stamps: of each of these images before it was read; see `ImageSource.stamps`. An image
-            without one has an empty one, and where none is known there are none.
+        damaged: images with a result whose file is damaged.
+        digests: digest of the bytes of each image that has a result; see
+            `files.local.content_digest`.
+        stamps: stamp of each of these images before it was read (see `ImageSource.stamps`), empty
+            for an image without one; an empty tuple where none is known.
     """
 
     device: str
@@ -278,12 +285,13 @@ class ShardResult:
 
 @dataclass(frozen=True)
 class Memory:
-    """What a run takes.
+    """Memory that a run took.
 
     Attributes:
-        peak_rss_bytes: most resident memory by process, shared pages of the object store included.
-        peak_object_store_bytes: most bytes of shards and maps in the object store at once, as the
-            driver counts them; 0 without Ray.
+        peak_rss_bytes: highest resident memory by process, including shared pages of the object
+            store.
+        peak_object_store_bytes: highest number of bytes of shards and maps in the object store at
+            once, as the driver counts them; 0 without Ray.
     """
 
     peak_rss_bytes: Mapping[str, int]
@@ -292,14 +300,15 @@ class Memory:
 
 @dataclass(frozen=True)
 class HostUse:
-    """What the host did while devices were at work.
+    """Work of the hosts while the devices ran.
 
     Attributes:
-        cpu_s: processor time by process: the driver, workers, reducers, and `ray` for Ray's own on
-            the driver's machine. Of a process that was started anew it is the last one's.
-        object_store_bytes: of shards and maps that were sent; 0 without Ray.
-        cores: processors of all nodes.
-        images: that the devices were given.
+        cpu_s: processor time by process: the driver, workers, reducers, and `ray` for Ray's own
+            processes on the driver's machine. A process that was started again counts from its last
+            start.
+        object_store_bytes: bytes of shards and maps that were sent; 0 without Ray.
+        cores: number of CPUs of all nodes.
+        images: number of images that the devices were given.
     """
 
     cpu_s: Mapping[str, float] = field(default_factory=dict)
@@ -310,11 +319,11 @@ class HostUse:
 
 @dataclass(frozen=True)
 class Faults:
-    """What went wrong with the actors of a run that went on nevertheless.
+    """Faults of the actors of a run, which the run recovered from.
 
     Attributes:
-        reasons: by name of the device or reducer, in order.
-        taken_out: names of those that were given up.
+        reasons: reasons in order, by name of the device or reducer.
+        taken_out: names of the devices and reducers that were excluded.
     """
 
     reasons: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

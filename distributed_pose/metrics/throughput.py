@@ -23,6 +23,15 @@ class StageFigures:
 
     A duration is that of one image; in `copy_in`, `compute`, `copy_out`, `check` and `transfer`
     that of one batch, and in `score` that of the run.
+
+    Attributes:
+        count: number of durations.
+        total_ns: sum.
+        p50_ns: median.
+        p90_ns: 90th percentile.
+        p99_ns: 99th percentile.
+        min_ns: shortest.
+        max_ns: longest.
     """
 
     count: int

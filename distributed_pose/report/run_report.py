@@ -33,14 +33,15 @@ _DAMAGED_SHOWN = 3
 
 @dataclass(frozen=True)
 class DataReport:
-    """The dataset.
+    """The dataset of a run.
 
     Attributes:
-        images: folder of the images, a path or a URI.
-        annotations: annotation file, a path or a URI.
-        repeat: how often the images are gone through.
-        category: id in that file of the people that are scored.
-        notes: what of that file was ignored, replaced or assumed, a sentence each.
+        images: location of the images, a path or a URI.
+        annotations: location of the annotation file, a path or a URI.
+        repeat: number of times that the images were evaluated.
+        category: id of the person category in the annotation file.
+        notes: one sentence per kind of entry in the annotation file that was ignored, replaced or
+            assumed.
     """
 
     images: str
@@ -52,14 +53,16 @@ class DataReport:
 
 @dataclass(frozen=True)
 class ModelReport:
-    """The model.
+    """The model of a run.
 
     Attributes:
-        path: of the file that the user named.
-        sha256: of its content.
-        refinement_stages: that the network of a checkpoint got; None for any other model.
-        unused: names of what else a checkpoint holds, such as further stages.
-        notes: what else there is to know about how the file was read.
+        path: path of the model file, as the user named it.
+        sha256: SHA-256 of the file's content.
+        refinement_stages: number of refinement stages of a checkpoint's network; null for other
+            models.
+        unused: names of parts of a checkpoint that the network does not use, such as further
+            stages.
+        notes: further sentences on how the file was read.
     """
 
     path: str
@@ -71,7 +74,13 @@ class ModelReport:
 
 @dataclass(frozen=True)
 class NamedImage:
-    """An image that is to be told of, by its id in the annotation file, and the reason."""
+    """An image that the report names, with the reason.
+
+    Attributes:
+        image_id: id in the annotation file.
+        file_name: file name in the annotation file.
+        reason: reason, on one line.
+    """
 
     image_id: ListedId
     file_name: str
@@ -80,25 +89,28 @@ class NamedImage:
 
 @dataclass(frozen=True)
 class DeviceReport:
-    """One device.
+    """One device, or one worker of a device that has several.
 
     Attributes:
-        name: unique in the run.
+        name: unique name in the run, such as `cuda:0`.
         kind: `cpu`, `cuda` or `npu`.
-        id: number of the device among those of its kind.
-        physical_id: by which its node knows it; empty for CPUs.
+        id: number of the device among those of its kind, over all nodes.
+        physical_id: id by which its node knows the device; empty for CPUs.
         node: address of its node.
         description: the device's own name.
-        backend: that ran the model.
-        precision: that the compiled model computes in.
-        threads: CPU threads of its worker.
-        batch_size: most images that it infers at once.
-        images: settled by it.
-        busy_share: share of the timed phase in which it executed its model; None where none ran.
-        compute_images_per_s: images a second of that time, compute only; None likewise.
+        backend: backend that ran the model.
+        precision: precision that the compiled model computes in.
+        threads: number of CPU threads of its worker.
+        batch_size: largest number of images that it infers at once.
+        images: number of images that it evaluated.
+        busy_share: share of the timed phase in which it executed its model; null where no model
+            ran.
+        compute_images_per_s: images per second of execution time, compute only; null where no model
+            ran.
         host: name of the machine that its worker ran on.
-        versions: version of each thing that computed there, by name, as its worker found them.
-        passed_over: why it did not take the backends that `auto` prefers, a line each.
+        versions: versions of the driver, runtime and libraries that its worker found, by name.
+        passed_over: one line per backend that `auto` prefers and the device could not take, with
+            the reason.
     """
 
     name: str
@@ -121,17 +133,18 @@ class DeviceReport:
 
 @dataclass(frozen=True)
 class Throughput:
-    """Two figures with two names, and what lies between them.
+    """The two throughputs of a run, and what lies between them.
 
     Attributes:
-        wall_images_per_s: images over the wall time from the first dispatch to the last result,
-            all devices ready before; over the sum of these times if there were several sessions.
-        compute_images_per_s: images over the time in which the model was executed, without copies
-            and checks, by device and in sum; empty where maps were replayed and no model ran.
-        wall_s: that wall time.
-        outside_compute_share: share of the devices' wall time in which their model was not
-            executed; None where none ran.
-        straggler_share: share of it after the last result of each, while others were at work.
+        wall_images_per_s: images per second from the first dispatch to the last result, with all
+            devices ready before; over the sum of these times where there were several sessions.
+        compute_images_per_s: images per second of execution time, without copies and checks, by
+            device and in `total`; empty where maps were replayed and no model ran.
+        wall_s: seconds from the first dispatch to the last result, summed over the sessions.
+        outside_compute_share: share of the devices' wall time in which they did not execute their
+            model; null where no model ran.
+        straggler_share: share of the devices' wall time after their last result, while other
+            devices still worked.
     """
 
     wall_images_per_s: float
@@ -143,25 +156,39 @@ class Throughput:
 
 @dataclass(frozen=True)
 class RunReport:
-    """All that a run found. `ap` is None if more images failed than may, or nothing is labelled.
+    """The report of a run.
+
+    `ap` is null if more images failed than are allowed, or if nothing is labelled.
 
     Attributes:
-        note: what the reader must know before any figure; empty where there is nothing.
-        complete: every image has a result.
-        partial_by_choice: a limit left images out, and AP is over the rest.
-        num_images: images of the run.
-        failures: images without a result, and why.
-        damaged: images with a result whose file is damaged, and what its decoder says.
-        failures_allowed: how many there may be, to count as images without detections.
+        note: sentences that the reader must know before any figure; empty if there are none.
+        complete: whether every image has a result.
+        partial_by_choice: whether `data.limit` left images out, so that AP is over the rest.
+        num_images: number of images of the run.
+        num_detections: number of people that were found.
+        failures: images without a result, with the reason.
+        damaged: images with a result whose file is damaged, with what the image decoder reported.
+        failures_allowed: number of images that may fail and count as images without detections.
         ap: the ten COCO figures by name; -1 where COCO leaves one undefined.
-        unscored: why `ap` is None; empty where it is not.
-        gather: `maps` or `poses`, what the workers answered with.
-        sessions: stretches of work that the run was done in; its wall time is their sum.
-        warmup_s: time to start the workers, compile, load and warm up the model on every device;
-            it, memory, faults and host_use are those of the last session.
-        compile_s: the part of it that went into compiling.
-        faults: what went wrong with devices and reducers, and was dealt with.
-        host_use: processor time and object-store traffic of the timed phase.
+        unscored: reason why `ap` is null; empty where it is not.
+        profile: preprocessing profile.
+        precision: precision of all devices, joined by `+` where they differ.
+        backend: backend of all devices, joined by `+` where they differ.
+        engine: `ray` or `inline`.
+        gather: `maps` or `poses`, which the workers returned.
+        data: dataset of the run.
+        model: model of the run.
+        throughput: throughput by wall clock and compute only.
+        stages: durations by stage, in the order in which an image meets them.
+        sessions: number of sessions that the run was done in.
+        warmup_s: seconds to start the workers, compile, load and warm up the model on every device,
+            in the last session.
+        compile_s: part of `warmup_s` that compiling took.
+        memory: memory of the last session.
+        faults: faults of devices and reducers in the last session, which the run recovered from.
+        host_use: processor time and object-store traffic of the timed phase in the last session.
+        devices: the devices, in the order of their names.
+        versions: versions of the libraries in the driver, by name.
     """
 
     note: str

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.engine.test_task_queueer import shard_of, worker_of
 
 from distributed_pose import ExecutionError
 from distributed_pose.backends.base import Backend, BackendOptions, Inference, InputBatch
@@ -20,6 +19,7 @@ from distributed_pose.engine.device_queue import DeviceQueue
 from distributed_pose.engine.worker import Worker
 from distributed_pose.records import Geometry, Simulation
 from tests.conftest import Dataset
+from tests.unit.engine.test_worker import shard_of, worker_of
 
 NOBODY = json.dumps({"annotations": []}).encode()
 BATCH = InputBatch((0,), (Geometry(8, 8, 0, 0, 0, 0),), np.zeros((1, 3, 8, 8), np.float32))
