@@ -20,11 +20,10 @@ from distributed_pose.backends.needs import (
     Variable,
     Version,
 )
+from distributed_pose.devices.kinds import CPU, CUDA, NPU
 from distributed_pose.devices.lacks import listed, mends
 from distributed_pose.errors import ConfigError, SetupError, first_line
 from distributed_pose.packages import install_hint
-
-CPU, CUDA, NPU = "cpu", "cuda", "npu"
 
 
 @dataclass(frozen=True)

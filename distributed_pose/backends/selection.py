@@ -4,10 +4,8 @@ from collections.abc import Iterator
 
 from distributed_pose.backends.registry import entries, resolve_backend
 from distributed_pose.config.schema import RunConfig
-from distributed_pose.devices.planning import ACCELERATORS
+from distributed_pose.devices.kinds import KINDS, accelerators
 from distributed_pose.errors import ConfigError
-
-KINDS = ("cpu", *ACCELERATORS)
 
 
 def check_backends(config: RunConfig) -> None:
@@ -60,7 +58,7 @@ def auto_kinds(config: RunConfig) -> tuple[str, ...]:
 
     Fakes take none, since they have no use for them.
     """
-    names = {kind: config.on(kind).backend for kind in ACCELERATORS}
+    names = {kind: config.on(kind).backend for kind in accelerators()}
     return tuple(kind for kind, name in names.items() if _runs_model(name) and runs_on(name, kind))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from distributed_pose.backends.selection import check_computes
 from distributed_pose.config.schema import RunConfig
+from distributed_pose.devices.kinds import KINDS
 from distributed_pose.engine.trials import Sweep
 from distributed_pose.errors import PoseEvalError
 from distributed_pose.evaluation import Progress, open_engine
@@ -97,10 +98,7 @@ def _sweep(config: RunConfig, size: int, least_s: float) -> Iterator[tuple[Devic
 
 def _with_batch_size(config: RunConfig, size: int) -> RunConfig:
     # Also where a kind of device has its own.
-    own = {
-        kind: getattr(config, kind).model_copy(update={"batch_size": None})
-        for kind in ("cpu", "cuda", "npu")
-    }
+    own = {kind: getattr(config, kind).model_copy(update={"batch_size": None}) for kind in KINDS}
     return config.model_copy(update={"batch_size": size, **own})
 
 

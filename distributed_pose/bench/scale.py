@@ -8,6 +8,7 @@ from statistics import median
 from distributed_pose.backends.selection import check_computes
 from distributed_pose.cluster.planned import planned_devices
 from distributed_pose.config.schema import RunConfig
+from distributed_pose.devices.kinds import KINDS
 from distributed_pose.errors import ConfigError, ExecutionError
 from distributed_pose.evaluation import Progress, evaluate, open_engine
 from distributed_pose.report.run_report import RunReport
@@ -18,7 +19,7 @@ GOOD_EFFICIENCY = 0.95
 # A host is called saturated from here on: the rest is lost between its processes.
 _BUSY = 0.85
 
-_ROLES = {"cpu": "workers", "cuda": "workers", "npu": "workers", "reducer": "reducers"}
+_ROLES = {**dict.fromkeys(KINDS, "workers"), "reducer": "reducers"}
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distributed_pose.backends.readiness import Readiness, examine
-from distributed_pose.cluster.connection import RESOURCES
 from distributed_pose.cluster.diagnosis import describe_threads
 from distributed_pose.data.shards import unpack_images
 from distributed_pose.devices.discovery import hide_accelerators, show_only
 from distributed_pose.devices.host import keep_freed_memory, peak_rss_bytes
+from distributed_pose.devices.kinds import KINDS
 from distributed_pose.engine.dispatch import MAX_IN_FLIGHT
 from distributed_pose.engine.reducer import Reducer, Reduction
 from distributed_pose.engine.trials import Sweep
@@ -89,11 +89,11 @@ class _WorkerActor(_Actor):
         self._kind = kind
         self._worker: Worker | None = None
         ids = ray.get_runtime_context().get_accelerator_ids()
-        self._device_id = next(iter(ids.get(RESOURCES.get(kind, ""), [])), "")
+        self._device_id = next(iter(ids.get(KINDS[kind].resource, [])), "")
         # Ray leaves all devices visible to actors that have none of them, and to all actors where
         # RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES or the like is set: index 0 is then the same
         # card for all of them.
-        if kind in RESOURCES:
+        if KINDS[kind].is_accelerator:
             show_only(kind, self._device_id)
         else:
             hide_accelerators()
@@ -144,8 +144,8 @@ def reservation(plan: DevicePlan) -> dict[str, float]:
     """Returns what a worker reserves on its node, by Ray's name of the resource."""
     # What feeds an accelerator has its CPU set aside in the plan. Reserved, it would keep a
     # process that is held, and that which is to take its place, from being there at once.
-    resource = RESOURCES.get(plan.kind, "")
-    return {resource: plan.share} if resource else {"CPU": plan.cpus}
+    kind = KINDS[plan.kind]
+    return {kind.resource: plan.share if kind.is_accelerator else plan.cpus}
 
 
 def create_worker(plan: DevicePlan, backends: Sequence[str], soc: str) -> tuple[Any, Any]:

@@ -24,19 +24,13 @@ from distributed_pose.cluster.guard import Cluster
 from distributed_pose.devices.ascend import is_soc
 from distributed_pose.devices.discovery import local_accelerators
 from distributed_pose.devices.host import num_cpus
+from distributed_pose.devices.kinds import KINDS, NPU, accelerators
 from distributed_pose.devices.planning import Accelerator, Node
 from distributed_pose.errors import SetupError
 from distributed_pose.files.package_identity import package_identity
 from distributed_pose.locations import redacted
 
 _LOG = logging.getLogger(__name__)
-
-# Ray's names of the kinds of accelerators, and the node labels that tell which ones they are, best
-# first. Ray asks the driver of Ascend chips where the environment of `ray start` is CANN's; where
-# it is not, `ray start --labels soc=310P3` says it.
-RESOURCES = {"npu": "NPU", "cuda": "GPU"}
-_RAYS_LABEL = "ray.io/accelerator-type"
-_LABELS = {"npu": (_RAYS_LABEL, "soc"), "cuda": (_RAYS_LABEL,)}
 
 _RAYS_PROCESSES = {"raylet", "gcs_server"}
 
@@ -153,8 +147,8 @@ def live_nodes() -> list[Node]:
 def _accelerators(node: Mapping[str, Any]) -> tuple[Accelerator, ...]:
     """Returns what a node has said that it has, named by its labels or by the machine itself."""
     found = []
-    for kind, resource in RESOURCES.items():
-        count = int(node["Resources"].get(resource, 0))
+    for kind in accelerators():
+        count = int(node["Resources"].get(KINDS[kind].resource, 0))
         label = _label(node, kind)
         there = _local(node, kind) if count else []
         there = there if len(there) == count else [Accelerator(kind, "")] * count
@@ -169,8 +163,8 @@ def _label(node: Mapping[str, Any], kind: str) -> str:
     """Returns what the labels of a node say of its devices of a kind."""
     labels = node.get("Labels", {})
     # A node with NPUs and GPUs has one label of Ray's for both.
-    given = [value for name in _LABELS[kind] if (value := labels.get(name, ""))]
-    if kind != "npu":
+    given = [value for name in KINDS[kind].labels if (value := labels.get(name, ""))]
+    if kind != NPU:
         return given[0] if given else ""
     return next((value.removeprefix("Ascend") for value in given if is_soc(value)), "")
 

@@ -8,16 +8,15 @@ import os
 import re
 import subprocess
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
 
+from distributed_pose.devices.kinds import CUDA, KINDS, NPU, accelerators
 from distributed_pose.devices.npu_smi import npu_chips
 from distributed_pose.devices.planning import Accelerator
 from distributed_pose.errors import shown
 
 _LOG = logging.getLogger(__name__)
-
-# What hides devices from a process, as drivers and Ray have it.
-VISIBLE = {"cuda": "CUDA_VISIBLE_DEVICES", "npu": "ASCEND_RT_VISIBLE_DEVICES"}
 
 _TOOL_TIMEOUT_S = 10.0
 _DEV = Path("/dev")
@@ -34,26 +33,30 @@ _NO_DEVICE = {"-1", "none", "NoDevFiles", "void"}
 
 
 def local_accelerators() -> tuple[Accelerator, ...]:
-    """Returns the devices that this process may use, NPUs before GPUs."""
+    """Returns the devices that this process may use, in the order of the kinds."""
     count_cards_as_tools_do()
-    return (*_visible(_npus()), *_visible(_gpus()))
+    found: list[Accelerator] = []
+    for kind in accelerators():
+        module, _, function = KINDS[kind].lister.partition(":")
+        found += _visible(getattr(import_module(module), function)())
+    return tuple(found)
 
 
 def hide_accelerators() -> None:
     """Hides all accelerators from what this process loads from here on."""
-    for variable in VISIBLE.values():
-        os.environ[variable] = ""
+    for kind in accelerators():
+        os.environ[KINDS[kind].variable] = ""
 
 
 def show_only(kind: str, device_id: str) -> None:
     """Hides all devices of a kind but one from what this process loads from here on.
 
     Args:
-        kind: `cuda` or `npu`.
-        device_id: by which the node knows the one that stays.
+        kind: kind of accelerator.
+        device_id: id by which the node knows the device that stays visible.
     """
     count_cards_as_tools_do()
-    os.environ[VISIBLE[kind]] = device_id
+    os.environ[KINDS[kind].variable] = device_id
 
 
 def count_cards_as_tools_do() -> None:
@@ -64,16 +67,17 @@ def count_cards_as_tools_do() -> None:
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 
-def _gpus() -> list[Accelerator]:
+def list_gpus() -> list[Accelerator]:
+    """Returns the NVIDIA cards and named MIG instances of this machine."""
     query = ["nvidia-smi", "--query-gpu=index,uuid,name", "--format=csv,noheader"]
     rows = [line.split(",", 2) for line in _output(query) if line.count(",") >= 2]
-    listed = _listed("cuda") or []
+    listed = _listed(CUDA) or []
     found = []
     for index, uuid, name in (map(str.strip, row) for row in rows):
         # Who names cards by their UUIDs, or by the beginning of them, gets them by these names
         # from Ray as well.
         given = next((word for word in listed if _names_uuid(word, uuid)), index)
-        found.append(Accelerator("cuda", given, name))
+        found.append(Accelerator(CUDA, given, name))
     if any(word.startswith(_MIG) for word in listed):
         found += _mig_instances()
     return found
@@ -91,11 +95,11 @@ def _mig_instances() -> list[Accelerator]:
         if match := _CARD_LINE.match(line):
             card = match[1].strip()
         elif match := _MIG_LINE.match(line):
-            found.append(Accelerator("cuda", match[2], f"{card} MIG {match[1]}"))
+            found.append(Accelerator(CUDA, match[2], f"{card} MIG {match[1]}"))
     return found
 
 
-def _npus() -> list[Accelerator]:
+def list_npus() -> list[Accelerator]:
     """Returns the chips by CANN's logical ids: 0, 1, ... in the order of their device files.
 
     In a container, files keep the host's numbers, of which ids know nothing.
@@ -109,7 +113,7 @@ def _npus() -> list[Accelerator]:
     # The tool can list the host's chips in a container, all of one kind.
     name = chips[0].name if chips else ""
     return [
-        Accelerator("npu", str(index), chip.name if chip else name, chip.card if chip else "")
+        Accelerator(NPU, str(index), chip.name if chip else name, chip.card if chip else "")
         for index, chip in enumerate(found)
     ]
 
@@ -119,10 +123,10 @@ def _listed(kind: str) -> list[str] | None:
 
     CUDA and CANN stop at the first name that stands for none.
     """
-    value = os.environ.get(VISIBLE[kind])
+    value = os.environ.get(KINDS[kind].variable)
     if value is None:
         return None
-    if kind == "npu" and value not in _NO_DEVICE:
+    if kind == NPU and value not in _NO_DEVICE:
         return _npu_ids(value)
     return [name for word in value.split(",") if (name := word.strip())]
 
@@ -138,7 +142,7 @@ def _npu_ids(value: str) -> list[str]:
     if words != ids or (read[0] if read else "") != value:
         taken = ",".join(ids) or "no device"
         text = "%s=%s is taken as %s: CANN reads ascending ids with nothing but commas between them"
-        _LOG.warning(text, VISIBLE["npu"], shown(value), taken)
+        _LOG.warning(text, KINDS[NPU].variable, shown(value), taken)
     return ids
 
 
@@ -150,7 +154,7 @@ def _visible(devices: Sequence[Accelerator]) -> Iterable[Accelerator]:
     if unknown := [name for name in listed if name not in by_id and name not in _NO_DEVICE]:
         _LOG.warning(
             "%s names %s, which is none of this machine's devices: %s",
-            VISIBLE[devices[0].kind],
+            KINDS[devices[0].kind].variable,
             ", ".join(unknown),
             ", ".join(by_id),
         )

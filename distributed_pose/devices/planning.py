@@ -5,10 +5,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from distributed_pose.devices.kinds import accelerators
 from distributed_pose.errors import SetupError
 from distributed_pose.records import DevicePlan
-
-ACCELERATORS = ("npu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def _selected(requests: Sequence[str], names: Sequence[str]) -> set[str]:
     selected: set[str] = set()
     for request in requests:
         kind, _, number = request.partition(":")
-        if kind not in ACCELERATORS:
+        if kind not in accelerators():
             continue
         of_kind = [name for name in names if name.startswith(f"{kind}:")]
         matching = of_kind if number == "*" else [name for name in of_kind if name == request]

@@ -2,8 +2,8 @@
 
 from functools import cache
 
-from distributed_pose.backends.selection import KINDS
 from distributed_pose.config.schema import RunConfig
+from distributed_pose.devices.kinds import KINDS
 from distributed_pose.files.local import short_digest
 from distributed_pose.files.package_identity import package_identity, source_digest
 from distributed_pose.files.storage import read_location

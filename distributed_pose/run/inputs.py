@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 import numpy.typing as npt
 
 from distributed_pose.backends.ports import check_profile
-from distributed_pose.backends.selection import KINDS, check_backends, replays, runs_model
+from distributed_pose.backends.selection import check_backends, replays, runs_model
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.coco import CocoIndex, load_index, repeated
 from distributed_pose.data.shards import image_rows, read_shards
 from distributed_pose.data.sources import ImageSource, open_images
+from distributed_pose.devices.kinds import KINDS
 from distributed_pose.errors import ConfigError
 from distributed_pose.files.local import short_digest
 from distributed_pose.locations import Location

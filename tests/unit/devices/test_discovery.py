@@ -7,11 +7,11 @@ from distributed_pose import parse_config
 from distributed_pose.devices import discovery
 from distributed_pose.devices.ascend import soc_version
 from distributed_pose.devices.discovery import (
-    VISIBLE,
     hide_accelerators,
     local_accelerators,
     show_only,
 )
+from distributed_pose.devices.kinds import KINDS, accelerators
 from distributed_pose.devices.planning import Accelerator
 
 # As the vendor's tool prints it: two lines a chip, the first of which names the card's.
@@ -30,6 +30,8 @@ TABLE_310P3 = """\
 +===========================+===============+====================================================+
 """
 
+VARIABLES = [KINDS[kind].variable for kind in accelerators()]
+
 
 @pytest.fixture
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -37,7 +39,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "dev").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(discovery, "_DEV", tmp_path / "dev")
-    for variable in VISIBLE.values():
+    for variable in VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     return tmp_path
 
@@ -149,12 +151,12 @@ def test_hidden_accelerators_are_not_found_after(
     tools: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tool(tools, "nvidia-smi", "0, GPU-a, Tesla T4\n")
-    for variable in VISIBLE.values():
+    for variable in VARIABLES:
         monkeypatch.setenv(variable, "0")
     assert local_accelerators()
     hide_accelerators()
     assert local_accelerators() == ()
-    assert {os.environ[variable] for variable in VISIBLE.values()} == {""}
+    assert {os.environ[variable] for variable in VARIABLES} == {""}
 
 
 MIG_LIST = """\

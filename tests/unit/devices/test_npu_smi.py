@@ -7,11 +7,14 @@ import pytest
 
 from distributed_pose.devices import discovery
 from distributed_pose.devices.ascend import soc_version
-from distributed_pose.devices.discovery import VISIBLE, local_accelerators
+from distributed_pose.devices.discovery import local_accelerators
+from distributed_pose.devices.kinds import KINDS, accelerators
 from distributed_pose.devices.npu_smi import Chip, npu_chips
 from distributed_pose.devices.planning import Accelerator
 
 _WIDE = 51
+
+VARIABLES = [KINDS[kind].variable for kind in accelerators()]
 
 
 def table(
@@ -71,7 +74,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "dev").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(discovery, "_DEV", tmp_path / "dev")
-    for variable in VISIBLE.values():
+    for variable in VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     return tmp_path
 
