@@ -2,11 +2,11 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from distributed_pose.cli.options import AsJson, ConfigFile, Overrides
 from distributed_pose.cli.progress import counts, progress
 from distributed_pose.cli.terminal import Terminal, print_text
 from distributed_pose.config.loading import load_config
@@ -21,23 +21,14 @@ bench = typer.Typer(
 # No device has memory for larger batches.
 _MAX_BATCH = 4096
 
-_Config = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE.yaml", help="Configuration file to use.")
-]
-_Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a configuration key; repeatable."),
-]
-_Json = Annotated[bool, typer.Option("--json", help="Print only the figures, as JSON.")]
-
 
 @bench.command("host")
 def host(
     *,
-    config: _Config = None,
-    overrides: _Set = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
     repeat: Annotated[int, typer.Option(help="Number of measurements per image.", min=1)] = 5,
-    as_json: _Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure the CPU time per image of every stage off the device, on one core.
 
@@ -58,12 +49,12 @@ def host(
 @bench.command("pipeline")
 def pipeline(
     *,
-    config: _Config = None,
-    overrides: _Set = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
     repeat: Annotated[
         int, typer.Option(help="Number of pairs of a model-only run and a whole run.", min=1)
     ] = 1,
-    as_json: _Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare the images/s of whole runs with those of the model alone on the same cores.
 
@@ -84,8 +75,8 @@ def pipeline(
 @bench.command("device")
 def device(
     *,
-    config: _Config = None,
-    overrides: _Set = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
     batch: Annotated[
         str, typer.Option(help="Batch sizes to measure, separated by commas.")
     ] = "1,2,4,8,16,32",
@@ -93,7 +84,7 @@ def device(
         float,
         typer.Option(help="Minimum time to measure each batch size, in s.", min=0.0, max=3600.0),
     ] = 2.0,
-    as_json: _Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure execution time, latency and images/s of each device by batch size.
 

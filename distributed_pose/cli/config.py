@@ -3,7 +3,6 @@
 import json
 from dataclasses import asdict
 from importlib.resources import files
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +10,7 @@ import yaml
 from rich.padding import Padding
 from rich.text import Text
 
+from distributed_pose.cli.options import ConfigFile, Overrides
 from distributed_pose.cli.terminal import Terminal, print_line, print_text
 from distributed_pose.config.loading import load_config
 from distributed_pose.errors import ConfigError
@@ -46,19 +46,11 @@ def keys(
 @config.command("show")
 def show(
     *,
-    file: Annotated[
-        Path | None,
-        typer.Option("--config", metavar="FILE.yaml", help="YAML file of configuration keys."),
-    ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Configuration key to set; may be repeated."
-        ),
-    ] = None,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
 ) -> None:
     """Print the resolved configuration of a run as YAML, with all defaults."""
-    settings = load_config(file, overrides or ())
+    settings = load_config(config_file, overrides or ())
     print_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
 
 

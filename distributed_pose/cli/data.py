@@ -18,6 +18,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from distributed_pose.cli.options import ConfigFile, Overrides
 from distributed_pose.cli.progress import progress
 from distributed_pose.cli.terminal import Terminal, print_line
 from distributed_pose.config.loading import load_config
@@ -29,13 +30,6 @@ fetch = typer.Typer(
     no_args_is_help=True,
 )
 
-_Config = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE.yaml", help="Configuration file to use.")
-]
-_Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a configuration key; repeatable."),
-]
 _Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write the files to.")]
 
 
@@ -80,8 +74,8 @@ def pack(
     folder: Annotated[
         str, typer.Argument(metavar="DIR", help="Empty or new folder, as a path or a URI.")
     ],
-    config: _Config = None,
-    overrides: _Set = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
 ) -> None:
     """Pack a dataset into Parquet files, for workers that read from a shared disk or a bucket."""
     settings = load_config(config, overrides or ())

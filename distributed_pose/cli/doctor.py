@@ -1,25 +1,19 @@
 """The commands that look at devices and run nothing: `devices` and `doctor`."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from distributed_pose.cli.options import ConfigFile, Overrides, Verbose
 from distributed_pose.cli.terminal import Terminal, print_line, print_text, start_logging
 from distributed_pose.config.loading import load_config
 from distributed_pose.errors import SetupError
 
-_Config = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE.yaml", help="As for `evaluate`.")
-]
-_Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As for `evaluate`.")
-]
-_Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show logs, also those of Ray.")]
 
-
-def devices(*, config: _Config = None, overrides: _Set = None, verbose: _Verbose = False) -> None:
+def devices(
+    *, config: ConfigFile = None, overrides: Overrides = None, verbose: Verbose = False
+) -> None:
     """List the devices that an evaluation would use."""
     start_logging(verbose=verbose)
     settings = load_config(config, overrides or ())
@@ -33,10 +27,10 @@ def devices(*, config: _Config = None, overrides: _Set = None, verbose: _Verbose
 
 def doctor(
     *,
-    config: _Config = None,
-    overrides: _Set = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answers as JSON.")] = False,
-    verbose: _Verbose = False,
+    verbose: Verbose = False,
 ) -> None:
     """Tell which backends can run each device, what each lacks, and how to mend it.
 

@@ -1,9 +1,16 @@
-"""The progress bar and the option with a list of counts, which several commands share."""
+"""The progress bars, and the option with a list of counts, which several commands share."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from distributed_pose.cli.terminal import Terminal
 from distributed_pose.errors import ConfigError
@@ -11,6 +18,48 @@ from distributed_pose.errors import ConfigError
 # Each count means a separate measurement or artifact.
 _MAX_COUNTS = 64
 _SHOWN = 100
+
+
+class RunBar:
+    """A progress bar with images a second.
+
+    Attributes:
+        total: images of the run; None until its devices are ready.
+        done: images that are settled.
+    """
+
+    def __init__(self, bar: Progress) -> None:
+        self.total: int | None = None
+        self.done = 0
+        self._bar = bar
+        self._task = bar.add_task("starting devices", total=None, rate="")
+        self._start = monotonic()
+        self._done_before = 0
+
+    def __call__(self, total: int, done: int) -> None:
+        if self.total is None:
+            self._start, self._done_before = monotonic(), done
+        self.total, self.done = total, done
+        elapsed_s, new = monotonic() - self._start, done - self._done_before
+        rate = f"{new / elapsed_s:.1f} images/s" if new and elapsed_s else ""
+        self._bar.update(self._task, description="at work", total=total, completed=done, rate=rate)
+
+
+@contextmanager
+def run_progress(*, shown: bool) -> Iterator[RunBar]:
+    """Yields the progress bar of a run, which only a terminal shows."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    # On stderr, so that stdout holds results alone; a log file gets none of it.
+    console = Terminal(stderr=True)
+    hidden = not (shown and console.is_terminal)
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        yield RunBar(bar)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from distributed_pose.cli.options import ConfigFile, Overrides
 from distributed_pose.cli.progress import counts, progress
 from distributed_pose.cli.terminal import Terminal
 from distributed_pose.config.loading import load_config
@@ -25,13 +26,6 @@ from distributed_pose.packages import require
 if TYPE_CHECKING:
     from distributed_pose.bench.capacity import DeviceGroup, HostCosts
 
-_Config = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE.yaml", help="Configuration file to use.")
-]
-_Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a configuration key; repeatable."),
-]
 
 _MAX_COUNT = 99999
 
@@ -88,8 +82,8 @@ def scale(
     devices: _Counts = "1,2,4,8",
     repeat: _Repeat = 3,
     weak: _Weak = False,
-    config: _Config = None,
-    overrides: _Set = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
     output: _Output = Path("scaling"),
 ) -> None:
     """Measure throughput, speed-up and efficiency with growing numbers of devices.
@@ -129,8 +123,8 @@ def plan(  # noqa: PLR0913 - one argument per option
     costs: _Costs = None,
     save: _Save = None,
     check: _Check = False,
-    config: _Config = None,
-    overrides: _Set = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
 ) -> None:
     """Predict the throughput of devices together, the hosts they need, and the bottleneck."""
     settings = load_config(config, overrides or ())

@@ -1,0 +1,28 @@
+"""The options that several commands share, each described once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE.yaml",
+        help="YAML file of configuration keys; keys that it leaves out have their defaults.",
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Configuration key to set, which wins over the file; may be repeated. "
+        "`distributed-pose config keys` lists the keys.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print only the figures, as JSON.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Print the logs of the command and of Ray.")
+]
