@@ -9,6 +9,7 @@ import pytest
 from distributed_pose.data.packing import pack_dataset
 from distributed_pose.data.shards import Shard
 from distributed_pose.engine.inline import InlineEngine
+from distributed_pose.errors import SetupError
 from distributed_pose.evaluation import evaluate, evaluate_on
 from distributed_pose.files.local import sha256_hex
 from distributed_pose.records import ShardResult
@@ -211,5 +212,5 @@ def test_a_device_that_cannot_be_freed_hides_neither_the_result_nor_the_others(
     free()
     assert closed == ["refused"]
     assert "cpu:0: RuntimeError('the driver is gone')" in caplog.text
-    with pytest.raises(RuntimeError, match="shutdown"):
+    with pytest.raises(SetupError, match="not started"):
         second.sweep(1, 0.0)
