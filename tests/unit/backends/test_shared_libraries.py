@@ -191,7 +191,7 @@ def test_an_engine_is_for_a_card_of_a_name_a_compute_capability_and_a_driver(hos
 def printed(call: str) -> str:
     """Returns what a call gives in a process of its own, which reads the libraries' folder."""
     rooms = ("nvidia", "nvidia_libraries")
-    imports = "".join(f"from distributed_pose.{room} import *; " for room in rooms)
+    imports = "".join(f"from distributed_pose.devices.{room} import *; " for room in rooms)
     code = f"{imports}print({call})"
     command = [sys.executable, "-c", code]
     answer = subprocess.run(command, capture_output=True, check=True, text=True)
