@@ -44,6 +44,7 @@ class _Plan:
     cpus: Annotated[float, Field(ge=0, le=1e6)]
     device_id: str
     model: str
+    card: str
     share: Annotated[float, Field(gt=0, le=1)]
 
 

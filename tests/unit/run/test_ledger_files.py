@@ -39,7 +39,8 @@ from distributed_pose.run.ledger_files import LedgerFiles
 FINGERPRINT = {"model": "5d41402a", "profile": "modelzoo"}
 
 DEVICE = DeviceReady(
-    DevicePlan("cpu:1", "cpu", "10.0.0.1", "a-node", 1.5),
+    # With a value in each field, so that none can be lost on the way.
+    DevicePlan("npu:1.1", "npu", "10.0.0.1", "a-node", 1.5, "1", "310", "0", 0.5),
     "oracle",
     "f32",
     "CPU é",
