@@ -13,7 +13,7 @@ def shown(plans: Sequence[DevicePlan]) -> str:
     settings = parse_config({}).on("npu")
     console = Console(width=120)
     with console.capture() as captured:
-        console.print(device_table([(plan, settings) for plan in plans]))
+        console.print(device_table([(plan, settings, "ascend") for plan in plans]))
     return captured.get()
 
 
