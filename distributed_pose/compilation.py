@@ -1,4 +1,4 @@
-"""Compiling a model ahead of a run, for a device that need not be here."""
+"""Compiles a model ahead of a run, for a device that this machine need not have."""
 
 import importlib
 import json
@@ -33,7 +33,8 @@ from distributed_pose.records import CompileSpec
 from distributed_pose.run.inputs import calibration, read_inputs
 from distributed_pose.vision.profiles import PROFILES
 
-# What can be compiled for beside `ascend310`, `ascend310p3` and the like: backend and kind.
+# Backend and kind of device by target; targets such as `ascend310` and `ascend310p3` come in
+# addition.
 TARGETS = {
     "openvino": ("openvino", "cpu"),
     "onnxruntime": ("onnxruntime:cpu", "cpu"),
@@ -47,20 +48,20 @@ _SUFFIXES = {"ascend": ".om", "torch:cuda": ".pt2"}
 
 _DEFAULT_INPUT = "data"
 
-# Endings of model files, which are no part of the names made of them.
+# Endings of model files, which are removed from the names of artifacts.
 _ENDINGS = frozenset((".onnx", ".pth", ".pt", ".ckpt", ".tar", ".safetensors"))
 
-# Images on which the precisions of a quantised model are compared.
+# The precisions of a quantised model are compared on this many images by default.
 _COMPARED_IMAGES = 64
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """An artifact and where it lies.
+    """An artifact and the path of its file.
 
     Attributes:
-        path: of the file.
-        artifact: with its card.
+        path: path of the file, in the output folder or the cache.
+        artifact: artifact with its card.
     """
 
     path: Path
@@ -70,17 +71,20 @@ class Compiled:
 def orders_for(
     target: str, precision: str, profile: str, batch_sizes: Sequence[int], *, dynamic: bool
 ) -> list[CompileSpec]:
-    """Returns an order for each artifact: one, or one a batch size where shapes are fixed.
+    """Returns one order per artifact to compile.
+
+    There is one artifact for all batch sizes, except that Ascend has one artifact per batch size
+    unless `dynamic` is set.
 
     Args:
-        target: `ascendSOC` or a key of `TARGETS`.
-        precision: as configured.
-        profile: of preprocessing.
-        batch_sizes: that it must take.
-        dynamic: whether one artifact takes all of them where each could have its own.
+        target: `ascendSOC` for the Ascend chip SOC, or a key of `TARGETS`.
+        precision: precision as configured, which may be `auto`.
+        profile: preprocessing profile.
+        batch_sizes: batch sizes that the artifacts must take.
+        dynamic: whether one Ascend artifact takes all batch sizes.
 
     Raises:
-        ConfigError: if there is no such target, or it lacks the precision.
+        ConfigError: if the target is unknown, or does not support the precision.
     """
     chip = re.fullmatch(r"ascend(.+)", target, re.IGNORECASE)
     if not chip and target not in TARGETS:
@@ -102,10 +106,14 @@ def orders_for(
 
 
 def commands_for(source: ModelSource, orders: Sequence[CompileSpec]) -> str:
-    """Returns the lines to run on a machine that has the vendor's compiler.
+    """Returns the shell lines that compile a model on a machine with the vendor's compiler.
+
+    Args:
+        source: ONNX file or checkpoint.
+        orders: specifications of the artifacts to compile.
 
     Raises:
-        ConfigError: if the orders are carried out by libraries, without any command.
+        ConfigError: if a library compiles an order, without any command.
         SetupError: if the model is compiled already.
     """
     if source.format == "om":
@@ -131,21 +139,20 @@ def commands_for(source: ModelSource, orders: Sequence[CompileSpec]) -> str:
 def compile_for(
     source: ModelSource, orders: Sequence[CompileSpec], config: RunConfig, output: Path | None
 ) -> list[Compiled]:
-    """Returns the artifacts of a model, from the cache where they are there.
+    """Returns the artifacts of a model, compiled or from the cache.
 
-    The card of an int8 artifact tells its AP beside that in float32, where the data has
-    annotations.
+    The card of an int8 artifact contains its AP and the AP in float32, if the data has annotations.
 
     Args:
         source: ONNX file or checkpoint.
-        orders: what is wanted.
-        config: its data is what int8 is calibrated with and compared on; the demo's if there is
-            none.
+        orders: specifications of the artifacts to compile.
+        config: configuration whose data int8 is calibrated with and compared on; without any data,
+            those of the demo are used.
         output: folder for copies of artifacts and cards; None leaves them in the cache.
 
     Raises:
-        SetupError: if a compiler is missing or refuses the model, its inputs are others than the
-            profile's, or a file is in the way.
+        SetupError: if a compiler is missing or refuses the model, the inputs of the model do not
+            match the profile, or the output folder has another file of the same name.
     """
     model = Path(source.path)
     if output:
@@ -190,7 +197,7 @@ def _written(
 
 def _path(model: Path, order: CompileSpec, output: Path) -> Path:
     batches = "_".join(map(str, order.batch_sizes))
-    # As `model.quantise` and `model.engines` pack them.
+    # `model.quantise` and `model.engines` pack these artifacts as ZIP archives.
     is_archive = order.precision == "int8" or (
         order.backend == "onnxruntime:tensorrt" and len(order.batch_sizes) > 1
     )
@@ -200,7 +207,11 @@ def _path(model: Path, order: CompileSpec, output: Path) -> Path:
 
 
 def _check_owner(path: Path) -> None:
-    """Checks that nothing is replaced but an artifact with its card."""
+    """Checks that a path is free, or has an artifact with its card, which may be replaced.
+
+    Raises:
+        SetupError: if the path or the path of its card has another file.
+    """
     card = path.with_suffix(".json")
     if not os.path.lexists(path) and not os.path.lexists(card):
         return
@@ -217,7 +228,7 @@ def _check_owner(path: Path) -> None:
 
 
 def _stem(model: Path) -> str:
-    """Returns the name of a model file without its endings, of which `.pth.tar` are two."""
+    """Returns the name of a model file without its endings; `.pth.tar` counts as two endings."""
     name = Path(model.name)
     while name.suffix.lower() in _ENDINGS:
         name = Path(name.stem)
@@ -226,7 +237,7 @@ def _stem(model: Path) -> str:
 
 def _exported_name(checkpoint: Path) -> Path:
     stem = _stem(checkpoint)
-    # A checkpoint can have any name, and is not written over.
+    # A checkpoint can have any name, and must not be overwritten.
     is_taken = f"{stem}.onnx" == checkpoint.name
     return checkpoint.with_name(f"{stem}_exported.onnx" if is_taken else f"{stem}.onnx")
 
@@ -245,7 +256,7 @@ def _card_text(artifact: Artifact) -> str:
 def _with_data(config: RunConfig, model: Path, order: CompileSpec) -> RunConfig:
     data = config.data
     if not (data.images or data.annotations):
-        # By name, so that the system does not depend on its demo.
+        # The demo is imported by name, so that the package does not depend on its demo.
         demo = importlib.import_module("distributed_pose.demo.default").prepare_demo(64)
         paths = {"images": Location(demo.images), "annotations": Location(demo.annotations)}
         data = data.model_copy(update=paths)
@@ -263,9 +274,9 @@ def _with_data(config: RunConfig, model: Path, order: CompileSpec) -> RunConfig:
 
 
 def _accuracy(config: RunConfig) -> dict[str, Any]:
-    """Returns AP by precision; empty if the data has no annotations."""
+    """Returns AP by precision and the number of images; empty if the data has no annotations."""
     figures: dict[str, Any] = {}
-    # A bad image is none of the model's, and counts for both.
+    # A bad image is not the fault of the model, and lowers the AP of both precisions.
     config = config.model_copy(update={"allow_failures": config.data.limit})
     for precision in ("f32", config.precision):
         report = evaluate(config.model_copy(update={"precision": precision}))
@@ -276,7 +287,7 @@ def _accuracy(config: RunConfig) -> dict[str, Any]:
 
 
 def _atc_lines(onnx: Path, name: str, order: CompileSpec) -> tuple[list[str], str]:
-    """Returns the lines that prepare a shell for the compiler, and its command."""
+    """Returns the lines that prepare a shell for the ATC compiler, and the command line of ATC."""
     from distributed_pose.model.atc import atc_command, preparation
 
     wanted = atc_order(name, order)
@@ -299,7 +310,7 @@ def _trtexec_line(onnx: Path, name: str, order: CompileSpec) -> str:
             "--dry-run: an engine on bytes is made of a model that normalises by itself",
             "leave --dry-run out, or set profile=modelzoo",
         )
-    # As in a run: what takes several sizes takes single images, too.
+    # As in a run, an engine for several batch sizes takes single images, too.
     most = max(order.batch_sizes)
     least = most if len(order.batch_sizes) == 1 else 1
     shapes = EngineShapes(name, least, most, height, width)

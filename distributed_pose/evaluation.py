@@ -1,4 +1,4 @@
-"""The whole flow of a run, from dataset and model to detections and report."""
+"""Evaluates a model on a dataset: the whole flow of a run, up to detections and report."""
 
 import logging
 import signal
@@ -38,10 +38,10 @@ _STOPPING = (signal.SIGTERM, signal.SIGHUP)
 
 _LOG = logging.getLogger(__name__)
 
-# Number of images to search for one that the driver can see, as a sample for the workers.
+# This many images are searched for one that the driver can see, as a sample for the workers.
 _SAMPLES = 16
 
-# Called with the number of images of the run, and the number of those that have a result.
+# Called with the number of images of the run, and the number of settled ones.
 Progress = Callable[[int, int], None]
 
 
@@ -57,10 +57,10 @@ def evaluate(
 
     Args:
         config: configuration of the run.
-        output: folder for the run's files, a path or a URI; a folder that holds a part of the same
-            run is resumed. None writes no files.
+        output: folder for the run's files, a path or a URI; None writes no files. If the folder
+            has a part of the same run, the run is resumed.
         on_progress: called when images are settled, first with the count of earlier sessions.
-        restart: whether to delete the results of a run that the folder holds.
+        restart: whether to delete the results that the folder has of an earlier run.
         config_file: file that the configuration was read from, which is not overwritten.
     """
     with stopped_by_signals():
@@ -76,7 +76,7 @@ def sum_up(
 
     Args:
         config: configuration of the run.
-        output: folder of the run.
+        output: folder of the run, a path or a URI.
         config_file: file that the configuration was read from, which is not overwritten.
     """
     inputs = replace(read_inputs(config), config_file=config_file)
@@ -100,8 +100,16 @@ def evaluate_on(
     """Returns the report of a run on an engine that has not been entered.
 
     A run that is stopped or fails leaves the report of its results so far in its folder.
+
+    Args:
+        engine: engine of the run.
+        config: configuration of the run.
+        inputs: inputs of the run.
+        output: folder for the run's files, a path or a URI; None writes no files.
+        on_progress: called when images are settled, first with the count of earlier sessions.
+        restart: whether to delete the results that the folder has of an earlier run.
     """
-    # Raises before anything is written into a folder that holds other files of these names.
+    # This raises before anything is written if the folder has other files of these names.
     own = RunFiles(Folder(output), _input_files(config, inputs)) if output else None
     with RunLock(own.folder) if own else nullcontext():
         return _evaluate_in(own, engine, config, inputs, on_progress, restart=restart)
@@ -116,7 +124,7 @@ def _evaluate_in(
     *,
     restart: bool,
 ) -> RunReport:
-    """Returns the report of a run whose folder is locked for it."""
+    """Evaluates the pending images of a run that has locked its folder, and returns its report."""
     ledger = Ledger(inputs.index.images)
     parts = fingerprint(config, inputs)
     files = LedgerFiles(own.folder, parts) if own else None
@@ -138,7 +146,7 @@ def _evaluate_in(
         except (ExecutionError, KeyboardInterrupt):
             if own and ledger.num_settled:
                 facts = SessionFacts(faults=engine.faults())
-                # The reason why the run ended is the better message.
+                # The error that ended the run is more useful than one of writing the report.
                 with suppress(ExecutionError):
                     _write(own, config, inputs, ledger, facts, is_stopped=True)
             raise
@@ -190,7 +198,7 @@ def open_engine(config: RunConfig) -> Engine:
     """Returns the engine of a configuration, not yet entered.
 
     Raises:
-        SetupError: if the Ray cluster that it would join does not answer.
+        SetupError: if the Ray cluster that the engine would join does not answer.
     """
     if config.engine == "inline":
         return InlineEngine(config)
@@ -202,7 +210,7 @@ def open_engine(config: RunConfig) -> Engine:
 
 
 def _resume(files: LedgerFiles, ledger: Ledger, inputs: RunInputs, *, restart: bool) -> None:
-    """Enters the results of earlier sessions of the run into the ledger."""
+    """Loads the results of earlier sessions into the ledger, or deletes them for a restart."""
     if restart:
         files.clear()
         return
@@ -227,14 +235,14 @@ def _run_session(
     files: LedgerFiles | None,
     progress: Callable[[], None],
 ) -> SessionFacts:
-    """Evaluates the remaining images; results so far are kept however the session ends."""
+    """Evaluates the pending images; results so far are kept however the session ends."""
     session = uuid4().hex
     started = perf_counter_ns()
     with ExitStack() as stack:
         if files:
             stack.enter_context(files)
         stack.enter_context(engine)
-        # Set again, because Ray sets handlers of its own.
+        # The handlers are set again, because Ray sets its own.
         stack.enter_context(stopped_by_signals())
         images = _images_to_read(inputs) if config.data.read == "worker" else None
         ready = engine.start(inputs.model, calibration(config, inputs), images)
@@ -283,7 +291,7 @@ def _images_to_read(inputs: RunInputs) -> ImagesToRead:
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Makes SIGTERM and SIGHUP end a run as Ctrl-C does: devices freed and a report written."""
+    """Makes SIGTERM and SIGHUP end a run as Ctrl-C does, with a report and free devices."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -292,13 +300,14 @@ def stopped_by_signals() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            # What is entered within itself leaves the signals to the outer one.
+            # A nested context leaves the handlers to the outer one.
             if handler is not _stop:
                 signal.signal(number, handler)
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    # Slurm and systemd send it to all processes of a run, and the watching one passes it on.
+    # Further signals are ignored, because Slurm and systemd send one to all processes of a run, and
+    # the watching process passes it on.
     for each in _STOPPING:
         signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt(signal.Signals(number).name)

@@ -1,4 +1,4 @@
-"""What runs workers and reducers: the protocol, and the engine without Ray."""
+"""The protocol of engines, which run workers and reducers."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -25,7 +25,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
-    """Runs shards on devices. Used as a context manager, which frees the devices."""
+    """Runs shards on devices; as a context manager, it frees the devices at its exit."""
 
     def devices(self) -> tuple[DevicePlan, ...]:
         """Returns the devices that the run uses."""
@@ -36,44 +36,55 @@ class Engine(Protocol):
         calibration: Calibration | None = None,
         images: ImagesToRead | None = None,
     ) -> tuple[DeviceReady, ...]:
-        """Returns when every device has loaded and warmed up its model.
+        """Loads and warms up the model on every device, and returns the ready devices.
 
-        What a device runs is compiled where it is not in the cache, once for all devices alike.
+        Artifacts that are not in the cache are compiled, once for all devices that share them.
 
         Args:
-            model: of the user.
-            calibration: for devices that compute in int8.
-            images: that workers read; None where shards bring them.
+            model: model of the user.
+            calibration: calibration data for devices that compute in int8.
+            images: location of the images that workers read; None if shards contain the images.
 
         Raises:
-            ConfigError: if a backend cannot be what is asked of it.
+            ConfigError: if a backend does not support the configured device kind or precision.
             SetupError: if a device cannot run the model, or its node cannot read the images.
         """
 
     def compile_s(self) -> float:
-        """Returns the seconds of `start` that went into compiling."""
+        """Returns the seconds that `start` spent on compiling."""
 
     def sweep(self, device: str, batch_size: int, least_s: float) -> Sweep:
-        """Returns how long batches take on a device; see `Worker.sweep`."""
+        """Measures batches of one size on a device and returns their times; see `Worker.sweep`.
+
+        Args:
+            device: name of the device.
+            batch_size: number of images per batch.
+            least_s: shortest duration of the measurement in seconds.
+        """
 
     def run(self, shards: Iterable[Shard], num_images: int = 0) -> Iterator[ShardResult]:
-        """Yields the results of all shards, in the order in which they are done.
+        """Yields the results of shards in the order in which they are completed.
 
-        A shard whose device fails goes elsewhere, a device that keeps failing is given up, and so
-        is an image that devices keep failing with. An image may come more than once.
+        A shard whose device fails is tried on another device. A device that keeps failing is
+        excluded, and an image that keeps failing is a recorded failure. An image may have more than
+        one result.
+
+        Args:
+            shards: shards to evaluate.
+            num_images: number of images in the shards, if tasks may have several batches; else 0.
 
         Raises:
-            ExecutionError: if no device is left, or the run does not go on.
+            ExecutionError: if no device is left, or the run makes no progress.
         """
 
     def memory(self) -> Memory:
-        """Returns what the run has taken so far, while its processes live."""
+        """Returns the memory that the run has used so far; its processes must still be alive."""
 
     def host_use(self) -> HostUse:
-        """Returns what the host has done for the shards of `run`."""
+        """Returns the host resources that the shards of `run` have used."""
 
     def faults(self) -> Faults:
-        """Returns what went wrong so far and was dealt with."""
+        """Returns the faults that the engine has handled so far."""
 
     def __enter__(self) -> Self: ...
 
@@ -87,13 +98,13 @@ class Engine(Protocol):
 
 @contextmanager
 def starting(device: str) -> Iterator[None]:
-    """Has what cannot be compiled for a device be an error of its backend.
+    """Turns a failed compilation for a device into an error of the backend of the device.
 
     Args:
         device: name of the device.
 
     Raises:
-        BackendError: in place of other `SetupError`s.
+        BackendError: if the block raises a `SetupError`, with the same message and hint.
     """
     try:
         yield

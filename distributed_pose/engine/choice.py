@@ -1,7 +1,7 @@
-"""Which backend each device of a run takes: the best that all devices of its kind can start.
+"""Chooses the backend of each device: the best one that all devices of its kind can start.
 
-What was found missing is known before; that a backend refuses a model or a card is known when it
-starts. Either way the next one is taken, unless the user has named one.
+A backend is ruled out before its start if the node lacks something that it needs, and at its start
+if it refuses the model or the card. Then the next backend is chosen, unless the user has named one.
 """
 
 import logging
@@ -24,11 +24,12 @@ _DEVICES_SHOWN = 3
 
 @dataclass(frozen=True)
 class Site:
-    """A device, and which backends can start there.
+    """A device, and the readiness of its backends.
 
     Attributes:
         plan: the device.
-        backends: those that its configuration can mean, best first.
+        backends: readiness of each backend that the configuration allows for the device, best
+            first.
     """
 
     plan: DevicePlan
@@ -36,39 +37,43 @@ class Site:
 
 
 def examine_here(config: RunConfig, plan: DevicePlan) -> Site:
-    """Returns which backends can start on a device of this machine."""
+    """Returns a device of this machine with the readiness of its backends."""
     names = candidates(config.on(plan.kind).backend, plan.kind)
     return Site(plan, examine(names, chip_of(config, plan)))
 
 
 def deploy_here(config: RunConfig, plan: DevicePlan, model_format: str) -> Deployment:
-    """Returns what runs on a device of this machine, alone; see `Choice.deployments`."""
+    """Returns the deployment of a single device of this machine; see `Choice.deployments`."""
     return Choice(config, model_format).deployments([examine_here(config, plan)])[plan.name]
 
 
 class Choice:
-    """The backends of a run's devices.
+    """Chooses the backends of a run's devices.
 
     Args:
-        config: of the run.
-        model_format: of the user's model; empty for any.
+        config: configuration of the run.
+        model_format: format of the user's model; empty for any.
     """
 
     def __init__(self, config: RunConfig, model_format: str) -> None:
         self._config = config
         self._model_format = model_format
-        # Errors of starts by kind of devices and backend, that of the best backend first.
+        # Errors of failed starts, by kind of device and by backend; the best backend comes first.
         self._failed: dict[str, dict[str, BackendError]] = defaultdict(dict)
 
     def deployments(self, sites: Iterable[Site]) -> dict[str, Deployment]:
-        """Returns what runs on each device, by its name.
+        """Returns the deployment of each device, by device name.
 
-        Devices of a kind take the same backend. Where none can start on all of them, each takes
-        its best, with a warning.
+        Devices of a kind take the same backend. If no backend can start on all of them, each device
+        takes its best one, and `tell` warns of it.
+
+        Args:
+            sites: devices with the readiness of their backends.
 
         Raises:
-            ConfigError: if a backend does not run there, or lacks the precision.
-            SetupError: if no backend can run the model on a device; names what is missing.
+            ConfigError: if a backend does not support the device kind or the precision.
+            SetupError: if no backend can run the model on a device; the message names the missing
+                parts.
         """
         by_kind: dict[str, list[Site]] = defaultdict(list)
         for site in sites:
@@ -86,11 +91,11 @@ class Choice:
         return chosen
 
     def rule_out(self, error: BackendError, deployment: Deployment) -> None:
-        """Takes note that a backend cannot start on a device.
+        """Rules out a backend for a kind of device, because it cannot start on one of them.
 
         Args:
-            error: of its start.
-            deployment: of the device.
+            error: error of the failed start.
+            deployment: deployment of the device on which the backend failed.
 
         Raises:
             BackendError: if the user has named the backend.
@@ -101,7 +106,7 @@ class Choice:
         self._failed[plan.kind][deployment.spec.backend] = error
 
     def choose(self, sites: Sequence[Site]) -> list[str]:
-        """Returns a backend for each of some devices of one kind; empty where none can start."""
+        """Returns the backend of each device of one kind; an empty name if none can start on it."""
         usable = [self._usable(site) for site in sites]
         able = [names for names in usable if names]
         shared = [name for name in able[0] if all(name in names for names in able)] if able else []
@@ -110,7 +115,7 @@ class Choice:
     def _usable(self, site: Site) -> list[str]:
         """Returns the backends that can start on a device, best first."""
         usable = [ready.backend for ready in site.backends if not self._reason(site, ready)]
-        # What is named is tried with any model, and says itself what it does not take.
+        # A backend that the user has named is tried with any model, and its error gives the reason.
         if len(site.backends) == 1:
             return usable
         return [name for name in usable if self._fits(site, name)]
@@ -119,7 +124,7 @@ class Choice:
         return fits(backend, self._config, site.plan.kind, self._model_format)
 
     def _reason(self, site: Site, ready: Readiness) -> str:
-        """Returns why a backend cannot start on a device; empty if it may."""
+        """Returns the reason why a backend cannot start on a device; empty if it may start."""
         if missing := ready.missing(self._model_format):
             return f"{ready.backend} lacks {listed(missing)}: {mends(missing)}"
         failed = self._failed[site.plan.kind].get(ready.backend)
@@ -128,7 +133,7 @@ class Choice:
     def _none_left(self, site: Site) -> SetupError:
         device, kind = site.plan.name, site.plan.kind
         for error in self._failed[kind].values():
-            # That of the best, which the others were to stand in for.
+            # The first error is that of the best backend, which the others would only replace.
             return SetupError(error.message, error.hint, device=error.device)
         if len(site.backends) == 1:
             (ready,) = site.backends
@@ -147,7 +152,7 @@ class Choice:
         )
 
     def _passed_over(self, backend: str, site: Site, alike: Sequence[Site]) -> Iterator[str]:
-        """Yields why a device does not take the backends that are better than its own."""
+        """Yields the reason why a device does not take a better backend, for each one."""
         for position, ready in enumerate(site.backends):
             if ready.backend == backend:
                 return
@@ -156,7 +161,7 @@ class Choice:
             if reason := self._reason(site, ready):
                 yield reason
                 continue
-            # Its neighbours cannot, and devices of a kind take the same.
+            # Another device of the kind cannot start it, and devices of a kind take the same one.
             for other in alike:
                 if reason := self._reason(other, other.backends[position]):
                     yield f"on {_place(other.plan)} {reason}"
@@ -164,7 +169,7 @@ class Choice:
 
 
 def tell(deployments: Iterable[Deployment]) -> None:
-    """Warns of backends that were passed over, and of devices of a kind that differ."""
+    """Warns of backends that were passed over, and of kinds whose devices differ in backend."""
     devices: dict[tuple[str, str], list[str]] = defaultdict(list)
     backends: dict[str, dict[str, str]] = defaultdict(dict)
     for deployment in deployments:

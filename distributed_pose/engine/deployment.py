@@ -1,4 +1,4 @@
-"""What runs on which device: backend, precision, batch sizes and artifact of each."""
+"""Plans the worker of each device: its backend, precision, batch sizes and artifact."""
 
 import logging
 from collections.abc import Iterable
@@ -22,22 +22,23 @@ from distributed_pose.records import CompileSpec, DevicePlan, WorkerSpec
 
 _LOG = logging.getLogger(__name__)
 
-# Each has threads and buffers of some ten megabytes.
+# The worker of each device has threads and some ten megabytes of buffers.
 _MAX_LOCAL_DEVICES = 256
 
 
-# What a sweep tries.
+# Batch sizes that a sweep measures.
 SWEPT = (1, 2, 4, 8, 16, 32)
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """A worker, and what is to be compiled for it.
+    """A worker, and the artifact to compile for it.
 
     Attributes:
-        spec: of the worker.
-        order: what is to be compiled.
-        passed_over: why its device does not take the backends that `auto` prefers, a line each.
+        spec: specification of the worker.
+        order: specification of the artifact to compile.
+        passed_over: one line per backend that `auto` prefers and the device does not take, with the
+            reason.
     """
 
     spec: WorkerSpec
@@ -46,10 +47,14 @@ class Deployment:
 
 
 def usable_here(config: RunConfig, accelerators: Iterable[Accelerator]) -> tuple[str, ...]:
-    """Returns the kinds that `devices: auto` takes on this machine.
+    """Returns the kinds of devices that `devices: auto` takes on this machine.
 
-    Those are left out, with a warning, for which nothing is installed; who names a backend with its
-    variant, or a device, is told by an error instead.
+    Kinds of available devices without an installed backend are left out, with a warning. If the
+    configuration names a backend with its variant, or devices, an error reports it instead.
+
+    Args:
+        config: configuration of the run.
+        accelerators: accelerators of this machine.
     """
     kinds = []
     there = {device.kind for device in accelerators}
@@ -66,16 +71,16 @@ def usable_here(config: RunConfig, accelerators: Iterable[Accelerator]) -> tuple
 
 
 def reasons(found: Iterable[Readiness]) -> str:
-    """Returns the first thing that each of some backends lacks, as a part of a sentence."""
+    """Returns the first missing part of each backend, as a part of a sentence."""
     return "; ".join(f"{ready.backend} lacks {ready.lacks[0].what}" for ready in found)
 
 
 def local_devices(config: RunConfig) -> tuple[DevicePlan, ...]:
-    """Returns the devices of this machine that a run would use without a cluster.
+    """Returns the devices of this machine that a run uses without a cluster.
 
     Raises:
-        ConfigError: if there are more than one machine can hold.
-        SetupError: if a device is not there.
+        ConfigError: if there are more devices than the limit of one machine.
+        SetupError: if a configured device is not available.
     """
     here = Node("", "", num_cpus(), accelerators=local_accelerators())
     kinds = usable_here(config, here.accelerators)
@@ -93,22 +98,22 @@ def local_devices(config: RunConfig) -> tuple[DevicePlan, ...]:
 def plan_deployment(
     config: RunConfig, plan: DevicePlan, backend: str, model_format: str = ""
 ) -> Deployment:
-    """Returns what runs on a device.
+    """Returns the deployment of a device.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         plan: the device.
-        backend: chosen for it, by its full name.
-        model_format: of the user's model; empty for any that is compiled for the device.
+        backend: full name of the backend that is chosen for the device.
+        model_format: format of the user's model; empty for any that is compiled for the device.
     """
     settings = config.on(plan.kind)
-    # What a compiled model computes in is read from it, and not asked for.
+    # The precision of a compiled model is read from the model, so it is not resolved here.
     is_compiled = model_format == "om"
     precision = (
         settings.precision if is_compiled else resolve_precision(backend, settings.precision)
     )
     sizes = SWEPT if settings.batch_size == "auto" else (settings.batch_size,)
-    # Workers have other working directories.
+    # The path is absolute, because workers have other working directories.
     dump_folder = str(config.dump_maps.absolute()) if config.dump_maps else ""
     spec = WorkerSpec(
         plan,
@@ -138,10 +143,10 @@ def fits(backend: str, config: RunConfig, kind: str, model_format: str) -> bool:
     """Returns whether `auto` may choose a backend for a profile, a precision and a model.
 
     Args:
-        backend: name in the registry.
-        config: of the run.
-        kind: of the device.
-        model_format: of the user's model; empty for any.
+        backend: name of the backend in the registry.
+        config: configuration of the run.
+        kind: kind of the device.
+        model_format: format of the user's model; empty for any.
     """
     found = entry(backend)
     if found.fixed_shapes and not _has_fixed_inputs(config.profile):
@@ -152,14 +157,14 @@ def fits(backend: str, config: RunConfig, kind: str, model_format: str) -> bool:
 
 
 def _has_fixed_inputs(profile: str) -> bool:
-    # OpenCV comes with it, and listing CPUs does without.
+    # The profiles import OpenCV, which a listing of CPUs does not need.
     from distributed_pose.vision.profiles import PROFILES
 
     return PROFILES[profile].fixed_width is not None
 
 
 def chip_of(config: RunConfig, plan: DevicePlan) -> str:
-    """Returns the Ascend chip of a device by its full name; empty where that is not known."""
+    """Returns the full name of a device's Ascend chip; empty if unknown or for other kinds."""
     try:
         return soc_version(config.npu.soc or plan.model) if plan.kind == "npu" else ""
     except ConfigError:
@@ -167,14 +172,14 @@ def chip_of(config: RunConfig, plan: DevicePlan) -> str:
 
 
 def workers_per_device(config: RunConfig) -> dict[str, int]:
-    """Returns how many workers each device has, by kinds that may have several."""
+    """Returns the number of workers per device, for each kind that may have several."""
     return {"cuda": config.cuda.workers_per_device}
 
 
 def _target(config: RunConfig, plan: DevicePlan, backend: str) -> str:
-    """Returns what an artifact is bound to; portable ones to nothing."""
+    """Returns the chip or GPU that an artifact is bound to; empty for portable artifacts."""
     if backend.startswith("ascend"):
         name = config.npu.soc or plan.model
         return soc_version(name) if name else ""
-    # Cards of no known model are taken for different ones.
+    # Two cards of unknown model may differ, so each one gets an artifact of its own.
     return (plan.model or plan.name) if backend == "onnxruntime:tensorrt" else ""

@@ -1,4 +1,4 @@
-"""Batches from several threads on their way through one device."""
+"""A queue that runs the batches of several threads on one device."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,13 +16,13 @@ class _Job(NamedTuple):
 
 
 class DeviceQueue:
-    """Runs batches on a backend, which lives in a thread of its own.
+    """Runs batches on a backend, which a dedicated thread owns.
 
-    As many batches are under way as the backend has slots, whoever submitted them: while one is
-    executed, the next is copied to the device and the last is copied back.
+    As many batches are in flight as the backend has slots, whichever threads submitted them. While
+    the device executes one batch, the next is copied to it and the last is copied back.
 
     Args:
-        name: of the device.
+        name: name of the device.
     """
 
     def __init__(self, name: str) -> None:
@@ -32,16 +32,19 @@ class DeviceQueue:
         self._pipeline: _Pipeline | None = None
 
     def open(self, make: Callable[[], Backend]) -> Backend:
-        """Returns the backend that `make` makes, of which other threads may read the attributes.
+        """Opens the backend in the thread of the queue, and returns it.
 
-        Its errors are those of `make`.
+        Other threads may only read the attributes of the backend. Errors of `make` are passed on.
+
+        Args:
+            make: returns the backend.
         """
         backend = self._thread.submit(make).result()
         self._pipeline = _Pipeline(backend)
         return backend
 
     def prepare(self, batch: InputBatch) -> None:
-        """Returns when the backend is ready for batches like this one; see `Backend.prepare`.
+        """Makes the backend ready for batches like this one; see `Backend.prepare`.
 
         Raises:
             ExecutionError: if the batch cannot be run.
@@ -52,11 +55,11 @@ class DeviceQueue:
         preparing.result()
 
     def submit(self, batch: InputBatch) -> "Future[Inference]":
-        """Returns the answer to a batch, which is there when the device has worked it off.
+        """Queues a batch, and returns its pending answer, which is set when the batch has run.
 
-        Any thread may call it. Batches start in the order in which they are submitted. One that
-        fails fails alone: those that were under way beside it are run again. A batch that has not
-        started can be cancelled.
+        Any thread may call it. Batches start in the order in which they are submitted. A batch that
+        fails does not affect others: batches that were in flight with it are run again. A batch
+        that has not started can be cancelled.
 
         Raises:
             SetupError: if the device is not open.
@@ -69,7 +72,7 @@ class DeviceQueue:
         return job.answer
 
     def close(self) -> None:
-        """Frees the device once all batches so far are worked off; may be called again."""
+        """Frees the device once all submitted batches have run; further calls do nothing."""
         with self._lock:
             pipeline, self._pipeline = self._pipeline, None
             closing = self._thread.submit(pipeline.backend.close) if pipeline else None
@@ -85,7 +88,7 @@ class DeviceQueue:
 
 
 class _Pipeline:
-    """What the device's thread does. Other threads only append to `ready`."""
+    """Runs batches in the thread of the queue. Other threads only append to `ready`."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -93,9 +96,9 @@ class _Pipeline:
         self._under_way: deque[_Job] = deque()
 
     def run(self) -> None:
-        """Works off all batches, those that become ready meanwhile too.
+        """Runs all ready batches, including those that become ready in the meantime.
 
-        It waits for the oldest only if there is no free slot or nothing to fill it with.
+        Waits for the oldest batch in flight only if no slot is free or no other batch is ready.
         """
         while self.ready or self._under_way:
             if self.ready and len(self._under_way) < self.backend.slots:
@@ -109,7 +112,7 @@ class _Pipeline:
         self._under_way.append(job)
         try:
             self.backend.submit(job.batch)
-        # Vendors' runtimes raise what they like, and whoever waits must hear of it.
+        # The runtimes of vendors raise exceptions of any type, and the waiting thread needs them.
         except BaseException as error:  # noqa: BLE001
             self._fail(error)
 
@@ -122,9 +125,10 @@ class _Pipeline:
             self._under_way.popleft().answer.set_result(inference)
 
     def _fail(self, error: BaseException) -> None:
-        """Finds the batch whose error it is: of several under way, any may have failed.
+        """Sets the error of the batch that failed.
 
-        After an error the backend has nothing under way.
+        If several batches are in flight, any of them may have failed, so each is run alone. After
+        an error the backend has no batch in flight.
         """
         jobs = [*self._under_way]
         self._under_way.clear()

@@ -1,33 +1,34 @@
-"""How much an actor is given at once."""
+"""Decides how many calls an actor has in flight, and how many batches a call has."""
 
 from distributed_pose.records import DeviceReady
 
-# Calls in flight at an actor: one at work and one prepared, so that it never waits for the driver;
-# more would only fill the object store.
+# An actor has two calls in flight, one that it runs and one that is prepared, so that it never
+# waits for the driver. More calls would only fill the object store.
 IN_FLIGHT = 2
 
-# Threads of a worker, one for each call in flight.
+# A worker has this many threads, one for each call in flight.
 MAX_IN_FLIGHT = 5
 
-# A call costs the driver half a millisecond, however much it asks for; and what it asks for is lost
-# if its process ends.
+# A call costs the driver half a millisecond, however many batches it has. The work of a call is
+# lost if its process ends, so a call has at most this many batches, and no more than fit into this
+# many nanoseconds.
 _MAX_BATCHES = 16
 _CALL_NS = 2e9
 
 
 def batches_per_call(device: DeviceReady) -> int:
-    """Returns how many batches a device is asked for at once, where they are short to send."""
+    """Returns the number of batches per call to a device, if shards and answers are small."""
     return max(1, min(_MAX_BATCHES, int(_CALL_NS // max(1, device.batch_ns))))
 
 
 def calls_in_flight(slots: int, batches: int) -> int:
-    """Returns how many calls a worker is given at once.
+    """Returns the number of calls that a worker has in flight at once.
 
-    Calls of one batch are as many as its device has batches under way, and one more that is
-    prepared. Calls of several batches fill the device's slots by themselves.
+    With calls of one batch, it is the number of slots of the device and one more call, which is
+    prepared. A call of several batches fills the slots of the device by itself.
 
     Args:
-        slots: batches that the device has under way at once.
-        batches: most batches in a call.
+        slots: number of batches that the device has in flight at once.
+        batches: largest number of batches per call.
     """
     return IN_FLIGHT if batches > 1 else min(slots + 1, MAX_IN_FLIGHT)

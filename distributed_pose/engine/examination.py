@@ -1,4 +1,4 @@
-"""What a node says of its devices and their backends."""
+"""Examines the devices of a node and their backends."""
 
 from collections.abc import Iterable
 
@@ -11,12 +11,12 @@ from distributed_pose.records import DevicePlan
 
 
 def examine_node(address: str, plans: Iterable[DevicePlan], config: RunConfig) -> NodeSurvey:
-    """Returns what a node says of itself; called on it.
+    """Returns the survey of the node that calls this function.
 
     Args:
-        address: of the node.
-        plans: its devices.
-        config: of the run.
+        address: address of the node.
+        plans: devices of the node.
+        config: configuration of the run.
     """
     backends = {
         plan.name: examine(_names(config, plan.kind), chip_of(config, plan)) for plan in plans
@@ -25,6 +25,6 @@ def examine_node(address: str, plans: Iterable[DevicePlan], config: RunConfig) -
 
 
 def _names(config: RunConfig, kind: str) -> tuple[str, ...]:
-    """Returns the backends to examine on devices of a kind, those that are configured first."""
+    """Returns the backends to examine on devices of a kind, starting with the configured ones."""
     configured = candidates(config.on(kind).backend, kind)
     return tuple(dict.fromkeys((*configured, *candidates("auto", kind))))

@@ -1,4 +1,4 @@
-"""The engine without Ray: workers and reducer in the process of the driver."""
+"""The engine without Ray, with workers and reducer in the process of the driver."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -44,7 +44,7 @@ from distributed_pose.records import (
 
 @dataclass
 class _Device:
-    """A worker in this process and how it has done."""
+    """A worker in this process, and its health."""
 
     name: str
     worker: Worker
@@ -54,7 +54,11 @@ class _Device:
 class InlineEngine:
     """Runs the workers and the reducer in this process, one shard after the other.
 
-    Nothing here can be ended from outside, so that there are failures and no deadlines.
+    A call in this process cannot be interrupted, so failures are handled and deadlines are not
+    enforced.
+
+    Args:
+        config: configuration of the run.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -130,7 +134,7 @@ class InlineEngine:
         return artifacts
 
     def run(self, shards: Iterable[Shard], num_images: int = 0) -> Iterator[ShardResult]:
-        del num_images  # No call is saved by tasks of several batches.
+        del num_images  # Tasks of several batches would not save any call here.
         self._cpu_before_s = process_time()
         work = TaskQueue(iter(shards), self._shard_sizes)
         turns = cycle(self._devices)
@@ -146,7 +150,7 @@ class InlineEngine:
         start = perf_counter()
         try:
             report, reduction = self._process(task.shard, device)
-        # Vendors' runtimes raise what they like.
+        # The runtimes of vendors raise exceptions of any type.
         except Exception as error:  # noqa: BLE001
             reason = describe(error)
             device.health.fault(reason, is_suspect=task.is_suspect)
@@ -159,7 +163,7 @@ class InlineEngine:
             self._take_out(work, out_of_line(task, self._health()))
 
     def _take_out(self, work: TaskQueue, name: str) -> None:
-        """Takes a device out that cannot read what others can, if there is one."""
+        """Excludes the named device, which cannot read images that others can; none if empty."""
         if name:
             health = self._health()[name]
             health.fault(health.refusal_summary, final=True)
@@ -202,6 +206,6 @@ class InlineEngine:
         for device in self._devices:
             try:
                 device.worker.close()
-            # The others must be closed too, and what was done is done.
+            # The other devices must be closed too, and the results so far stay valid.
             except Exception as failure:  # noqa: BLE001
                 _LOG.warning("%s: %s", device.name, describe(failure))

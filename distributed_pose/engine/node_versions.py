@@ -1,4 +1,4 @@
-"""What computes on a node, and in which version, as a worker finds it in its own process."""
+"""The versions of the software that computes on a node, as a worker finds them."""
 
 import platform
 import re
@@ -16,7 +16,8 @@ from distributed_pose.files.package_identity import package_identity
 from distributed_pose.model.atc import toolchain_version
 from distributed_pose.records import DeviceReady
 
-# Distributions that decode images or run models, by the name that backends begin with.
+# Every worker reports the first distributions, which decode images and poses. The distributions
+# that run models depend on the backend, and are listed by the first part of its name.
 _ALWAYS = ("simplejpeg", "numba")
 _RUNTIMES: Mapping[str, tuple[str, ...]] = {
     "openvino": ("openvino",),
@@ -31,17 +32,17 @@ _CUDA = (
     "nvidia-cudnn-cu13",
 )
 
-# Of the driver of NPUs, where its installer puts it unless it is told otherwise.
+# The version file of the NPU driver, in the default folder of its installer.
 _NPU_DRIVER = Path("/usr/local/Ascend/driver/version.info")
 _NPU_VERSION = re.compile(r"^Version=(\S+)", re.MULTILINE)
 
 
 def versions(backend: str, kind: str) -> dict[str, str]:
-    """Returns the versions of what computes in this process, by name.
+    """Returns the versions of the software that computes in this process, by its name.
 
     Args:
-        backend: name in the registry.
-        kind: of the device: `cpu`, `cuda` or `npu`.
+        backend: name of the backend in the registry.
+        kind: kind of the device: `cpu`, `cuda` or `npu`.
     """
     names = (*_ALWAYS, *_RUNTIMES.get(backend.partition(":")[0], ()))
     found = {
@@ -54,7 +55,7 @@ def versions(backend: str, kind: str) -> dict[str, str]:
     if kind == "cuda":
         found |= {**_installed(_CUDA), **driver_versions()}
     if backend == "onnxruntime:tensorrt":
-        # Of the library that is loaded: it can come with a system's packages.
+        # The loaded library is asked, because packages of the system can provide TensorRT.
         found["tensorrt"] = loaded_tensorrt_version()
     if kind == "npu":
         found |= {"cann": toolchain_version(), "npu-driver": _npu_driver_version()}
@@ -62,7 +63,7 @@ def versions(backend: str, kind: str) -> dict[str, str]:
 
 
 def differences(devices: Sequence[DeviceReady]) -> Iterator[str]:
-    """Yields a line for each thing that devices of one run have in different versions."""
+    """Yields a line for each software whose version differs between the devices of a run."""
     devices_by_version: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for device in devices:
         for name, value in device.versions:

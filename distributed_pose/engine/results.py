@@ -1,4 +1,4 @@
-"""What workers and reducers answer, checked and joined into results."""
+"""Checks the answers of workers and reducers, and joins them into results."""
 
 from distributed_pose.data.shards import Shard, detected_images, no_detections
 from distributed_pose.engine.reducer import Reduction
@@ -9,10 +9,10 @@ from distributed_pose.records import Failure, ShardResult
 
 
 def check_report(shard: Shard, report: WorkerReport) -> None:
-    """Checks that a worker answered for each image of its shard, and for no other.
+    """Checks that a report covers each image of its shard, and no other image.
 
     Raises:
-        ExecutionError: if it did not.
+        ExecutionError: if the report lacks an image, or has one that is not in the shard.
     """
     answered = [*report.image_ids, *(failure.image_id for failure in report.failures)]
     asked = shard.images.column("image_id").to_pylist()
@@ -23,10 +23,10 @@ def check_report(shard: Shard, report: WorkerReport) -> None:
 
 
 def check_reduction(report: WorkerReport, reduction: Reduction) -> None:
-    """Checks that a reduction is of the images whose maps were made, and of no others.
+    """Checks that a reduction covers the images that have maps, and no other images.
 
     Raises:
-        ExecutionError: if it is not.
+        ExecutionError: if the reduction has other images, or detections in other images.
     """
     asked, answered = sorted(report.image_ids), sorted(reduction.image_ids)
     if asked != answered:
@@ -38,7 +38,14 @@ def check_reduction(report: WorkerReport, reduction: Reduction) -> None:
 def shard_result(
     device: str, shard: Shard, report: WorkerReport, reduction: Reduction
 ) -> ShardResult:
-    """Returns what worker and reducer made of a shard as one result."""
+    """Returns the result of a shard, joined from the worker's report and the reduction.
+
+    Args:
+        device: name of the device.
+        shard: the shard.
+        report: report of the worker.
+        reduction: detections of the images that have maps.
+    """
     return ShardResult(
         device,
         report.image_ids,
@@ -57,11 +64,11 @@ def shard_result(
 
 
 def failed_result(device: str, failures: tuple[Failure, ...]) -> ShardResult:
-    """Returns the result of images that were given up."""
+    """Returns a result that has only failures, of images that are not tried again."""
     return ShardResult(device, (), no_detections(), failures)
 
 
 def describe(error: BaseException) -> str:
-    """Returns an exception as one line for the report."""
+    """Returns the message of an exception as one line for the report, without credentials."""
     text = error.message if isinstance(error, PoseEvalError) else repr(error)
     return redacted(" ".join(text.split()))

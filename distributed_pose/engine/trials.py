@@ -1,4 +1,4 @@
-"""What is tried on a device before its first image: how fast batches are, and whether they mix.
+"""Trials on a device before its first image: the speed of batches, and whether images mix.
 
 Array legend: N images, H and W network input size in pixels, 3 the channels blue, green, red.
 """
@@ -29,25 +29,26 @@ from distributed_pose.vision.profiles import Profile
 
 _LOG = logging.getLogger(__name__)
 
-# Id of an input that is no image of the dataset.
+# Image id of an input that is not an image of the dataset.
 NO_IMAGE = -1
 
-# Relative difference of maps that shows the images of a batch to be mixed: none was measured in
-# networks with frozen statistics, 260 % in the PAFs of one with statistics of the batch.
+# A relative difference of maps above this shows that the images of a batch mix. No difference was
+# measured in networks with frozen statistics, and 260 % in the PAFs of a network with statistics of
+# the batch.
 _MIXING_TOLERANCE = 0.05
 
-# How long the sweep at the start of a run measures each batch size, and how often at least.
+# The sweep at the start of a run measures each batch size for this time, and at least this often.
 _QUICK_SWEEP_S = 0.5
 _LEAST_BATCHES = 3
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Batches of one size, as many under way at once as the device has slots.
+    """The times of batches of one size, with as many in flight as the device has slots.
 
     Attributes:
-        times: of each batch.
-        wall_ns: from the first batch's start to the last one's answer.
+        times: times of each batch on the device.
+        wall_ns: nanoseconds from the start of the first batch to the answer to the last one.
     """
 
     times: tuple[DeviceTimes, ...]
@@ -55,22 +56,22 @@ class Sweep:
 
     @property
     def compute_ns(self) -> tuple[int, ...]:
-        """Execution of each batch, without copies."""
+        """Execution time of each batch in nanoseconds, without copies."""
         return tuple(times.compute_ns for times in self.times)
 
     @property
     def latencies_ns(self) -> tuple[int, ...]:
-        """Each batch with its copies."""
+        """Time of each batch in nanoseconds, copies included."""
         return tuple(times.latency_ns for times in self.times)
 
 
 class Trials:
-    """Runs made-up batches on a device.
+    """Runs synthetic batches on a device.
 
     Args:
-        queue: of the device.
-        slots: batches that it has under way at once.
-        profile: of preprocessing.
+        queue: queue of the device.
+        slots: number of batches that the device has in flight at once.
+        profile: preprocessing profile, which fixes size and type of the inputs.
     """
 
     def __init__(self, queue: DeviceQueue, slots: int, profile: Profile) -> None:
@@ -82,20 +83,20 @@ class Trials:
         """Returns the checked maps of a batch.
 
         Raises:
-            ExecutionError: if the device fails or answers nonsense.
+            ExecutionError: if the device fails or returns invalid maps.
         """
         return check_maps(self._queue.submit(batch).result().maps, batch)
 
     def batch(self, count: int) -> InputBatch:
-        """Returns a batch of noise and plain grey."""
+        """Returns a batch of `count` inputs: noise first, then plain grey."""
         return _batch(self._inputs(count))
 
     def sweep(self, batch_size: int, least_s: float) -> Sweep:
-        """Returns the times of batches of a size.
+        """Measures batches of one size and returns their times.
 
         Args:
-            batch_size: images in each.
-            least_s: how long to measure.
+            batch_size: number of images per batch.
+            least_s: shortest duration of the measurement in seconds.
 
         Raises:
             ExecutionError: if the device fails.
@@ -110,17 +111,20 @@ class Trials:
             is_enough = perf_counter_ns() - start >= least_s * 1e9 and (
                 len(times) + len(under_way) >= _LEAST_BATCHES
             )
-            # One more than there are slots, so that the next batch is there when one is free.
+            # One batch more than slots is in flight, so that a free slot gets the next one at once.
             while not is_enough and len(under_way) <= self._slots:
                 under_way.append(self._queue.submit(batch))
             times.append(under_way.popleft().result().times)
         return Sweep(tuple(times), perf_counter_ns() - start)
 
     def best_batch_size(self, sizes: Sequence[int]) -> int:
-        """Returns the batch size with the most images a second, compute only.
+        """Returns the batch size with the most images per second, by execution time without copies.
+
+        Args:
+            sizes: batch sizes to measure, in any order.
 
         Raises:
-            ExecutionError: if the device fails with the smallest.
+            ExecutionError: if the device fails with the smallest batch size.
         """
         durations_ns: dict[int, tuple[int, ...]] = {}
         for size in sorted(sizes):
@@ -129,7 +133,7 @@ class Trials:
             except PoseEvalError as error:
                 if not durations_ns:
                     raise
-                # What does not fit into its memory is not the best, nor is what is larger.
+                # A batch that does not fit into the memory rules out its size and larger ones.
                 _LOG.warning("%s: batches of %d: %s", self._queue.name, size, error)
                 break
         return best_batch_size(durations_ns)
@@ -137,8 +141,11 @@ class Trials:
     def mixes_images(self) -> bool:
         """Returns whether an image's maps depend on its neighbours in the batch.
 
-        So they do in networks whose batch normalisation still computes statistics of the batch,
-        as exports of a training graph have it. Their images must be inferred one by one.
+        They do in networks whose batch normalisation still computes statistics of the batch, as in
+        exports of a training graph. The images of such networks must be inferred one by one.
+
+        Raises:
+            ExecutionError: if the device fails or returns invalid maps.
         """
         inputs_N3HW = self._inputs(2)
         together = self.infer(_batch(inputs_N3HW))
@@ -149,7 +156,7 @@ class Trials:
         )
 
     def _inputs(self, count: int) -> InputArray:
-        """Returns noise first and plain grey after it, as unlike as two images can be."""
+        """Returns inputs that differ as much as two images can: noise first, then plain grey."""
         profile = self._profile
         height, width = profile.nominal_input
         inputs_N3HW = np.full((count, 3, height, width), profile.padding, profile.input_dtype)
@@ -165,5 +172,5 @@ def _batch(inputs_N3HW: InputArray) -> InputBatch:
 
 
 def _norm(array: npt.NDArray[np.float32 | np.float16]) -> float:
-    # A sum of squares soon leaves the range of halves.
+    # A sum of squares easily exceeds the range of float16.
     return float(np.linalg.norm(array.astype(np.float32)))

@@ -1,4 +1,4 @@
-"""The worker: encoded images in, heatmaps and PAFs out, on one device.
+"""The worker, which turns encoded images into heatmaps and PAFs on one device.
 
 Array legend: N images, H and W size in pixels, 3 the channels blue, green, red.
 """
@@ -47,24 +47,26 @@ from distributed_pose.records import (
 )
 from distributed_pose.vision.profiles import PROFILES
 
-# What maps are converted to before they travel. Halves stay halves: the decoder widens them.
+# Type of the maps that travel to the reducer. None keeps the type that the backend returns, because
+# the decoder widens float16 itself.
 _DTYPES: dict[str, type[np.float16] | None] = {"f32": None, "f16": np.float16}
 
 
 @dataclass(frozen=True)
 class WorkerReport:
-    """What the driver learns of a shard from its worker.
+    """The report of a worker to the driver about one shard.
 
     Attributes:
-        image_ids: images whose maps were made.
-        encoded_bytes: file size of each of them.
-        failures: images that could not be decoded, or read where the worker reads.
-        damaged: images whose maps were made and whose file is damaged.
-        digests: of the bytes of each image whose maps were made.
-        durations: stages `decode_jpeg` and `preprocess`, and `read` where it does, of each image;
-            `copy_in`, `compute`, `copy_out` and `check` of each batch.
-        pack_ns: time to make Arrow batches of the maps.
-        maps_bytes: size of those batches.
+        image_ids: ids of the images that have maps.
+        encoded_bytes: file size in bytes of each image in `image_ids`.
+        failures: images that could not be decoded, or not be read if the worker reads them.
+        durations: durations in nanoseconds by stage. `decode_jpeg` and `preprocess` have one per
+            image, and so has `read` if the worker reads; `copy_in`, `compute`, `copy_out` and
+            `check` have one per batch.
+        pack_ns: time in nanoseconds to pack the maps into Arrow record batches.
+        maps_bytes: size in bytes of the Arrow record batches of maps.
+        damaged: images that have maps although their file is damaged.
+        digests: digest of the encoded bytes of each image in `image_ids`.
     """
 
     image_ids: tuple[int, ...]
@@ -82,9 +84,9 @@ class _Part:
     """Images of a shard on their way through the device.
 
     Attributes:
-        images: as they came.
-        prepared: what became of them.
-        answers: one for each prepared batch.
+        images: images of the shard, as the driver sent them.
+        prepared: batches of inputs made of the images, and the images that failed.
+        answers: pending answer of the device to each prepared batch, in the order of the batches.
     """
 
     images: pa.RecordBatch
@@ -95,8 +97,13 @@ class _Part:
 class Worker:
     """Runs shards through one device.
 
-    `infer` and `infer_and_group` may be called by several threads at once: each prepares its own
-    shard, and one thread owns the device, so the next shard is prepared while this one is inferred.
+    Several threads may call `infer` and `infer_and_group` at once. Each thread prepares its own
+    shard and a single thread owns the device, so the next shard is prepared while the device runs
+    this one.
+
+    Args:
+        spec: specification of the worker: device, backend, precision and batch sizes.
+        model: content of the model or artifact that the backend loads.
     """
 
     def __init__(self, spec: WorkerSpec, model: bytes) -> None:
@@ -111,29 +118,29 @@ class Worker:
         self._dump = Recording(spec.dump_folder) if spec.dump_folder else None
 
     def start(self) -> DeviceReady:
-        """Returns when the model is loaded and warmed up.
+        """Loads and warms up the model, and returns the description of the ready device.
 
         Raises:
             BackendError: if the device or the model cannot be used.
-            SetupError: if the images cannot be read.
+            SetupError: if the worker reads the images and its node does not have them.
         """
         spec = self._spec
         if spec.images:
             self._preparation = self._new_preparation(_open_images(spec.images, spec.plan))
         try:
             return self._start()
-        # Before any image of the dataset is met, whatever goes wrong is the model or the device.
+        # No image of the dataset has been inferred yet, so the model or the device is at fault.
         except PoseEvalError as error:
             raise BackendError(error.message, error.hint, device=spec.plan.name) from None
 
     def infer(self, images: pa.RecordBatch) -> tuple[list[pa.RecordBatch], WorkerReport]:
-        """Returns the maps of a shard, a record batch for each batch of inputs, and the report.
+        """Returns the maps of a shard, one record batch per batch of inputs, and the report.
 
         Args:
-            images: schema `data.shards.IMAGES`.
+            images: images of the shard, in the schema `data.shards.IMAGES`.
 
         Raises:
-            ExecutionError: if the device fails or answers nonsense.
+            ExecutionError: if the device fails or returns invalid maps.
         """
         reports: list[WorkerReport] = []
         packed, pack_ns = [], 0
@@ -145,20 +152,24 @@ class Worker:
         return packed, replace(_joined(reports), pack_ns=pack_ns, maps_bytes=size_bytes)
 
     def infer_and_group(self, images: pa.RecordBatch) -> tuple[Reduction, WorkerReport]:
-        """Returns the detections of a shard, grouped beside the device, and the report.
+        """Returns the detections of a shard, grouped in the worker, and the report.
 
-        Arguments and errors are those of `infer`.
+        Args:
+            images: images of the shard, in the schema `data.shards.IMAGES`.
+
+        Raises:
+            ExecutionError: if the device fails or returns invalid maps.
         """
         reports: list[WorkerReport] = []
         reduction = self._reducer.group(self._inferred(images, reports))
         return reduction, _joined(reports)
 
     def sweep(self, batch_size: int, least_s: float) -> Sweep:
-        """Returns the times of batches of a size.
+        """Measures batches of one size and returns their times.
 
         Args:
-            batch_size: images in each.
-            least_s: how long to measure.
+            batch_size: number of images per batch.
+            least_s: shortest duration of the measurement in seconds.
 
         Raises:
             ExecutionError: if the device fails.
@@ -167,13 +178,13 @@ class Worker:
             return self._trials().sweep(batch_size, least_s)
 
     def close(self) -> None:
-        """Frees the device; may be called again."""
+        """Frees the device; further calls do nothing."""
         self._queue.close()
 
     def _inferred(self, images: pa.RecordBatch, reports: list[WorkerReport]) -> Iterator[ImageMaps]:
-        """Yields the maps of a shard batch by batch, and adds a report of each part.
+        """Yields the maps of a shard batch by batch, and appends a report per part to `reports`.
 
-        Where the device has several slots, further parts are prepared while one is inferred.
+        If the device has several slots, further parts are prepared while it runs the first one.
         """
         parts: deque[_Part] = deque()
         try:
@@ -195,7 +206,7 @@ class Worker:
         return _Part(images, prepared, answers)
 
     def _finished(self, parts: deque[_Part], reports: list[WorkerReport]) -> list[ImageMaps]:
-        """Returns the maps of the first part when they are there, and adds the report of it."""
+        """Waits for the maps of the first part, returns them, and appends the part's report."""
         part = parts[0]
         durations: dict[str, list[int]] = defaultdict(list, part.prepared.durations)
         with _named(self._spec.plan.name):
@@ -269,7 +280,7 @@ class Worker:
 
 @contextmanager
 def _named(device: str) -> Iterator[None]:
-    """Has errors name a device."""
+    """Adds the name of a device to the errors that the block raises."""
     try:
         yield
     except PoseEvalError as error:
@@ -280,7 +291,7 @@ def _named(device: str) -> Iterator[None]:
 def _checked(
     batch: InputBatch, answer: Inference, durations: dict[str, list[int]]
 ) -> NetworkOutput:
-    """Returns the maps of a batch, and adds its times."""
+    """Returns the checked maps of a batch, and appends its durations by stage."""
     start = perf_counter_ns()
     maps = check_maps(answer.maps, batch)
     durations["check"].append(perf_counter_ns() - start)
@@ -317,10 +328,10 @@ def _joined(reports: Sequence[WorkerReport]) -> WorkerReport:
 
 
 def _open_images(images: ImagesToRead, plan: DevicePlan) -> ImageSource:
-    """Returns the images that a worker reads.
+    """Returns the source of the images that a worker reads.
 
     Raises:
-        SetupError: if its node does not have them.
+        SetupError: if the node of the worker does not have the images.
     """
     where = f"on node {plan.node}: " if plan.node else ""
     hint = "all nodes must see the images in the same place, or set data.read=driver"
@@ -343,7 +354,7 @@ def _image_maps(
 
 
 def _write_maps(recording: Recording, images: pa.RecordBatch, maps: list[ImageMaps]) -> None:
-    """Writes the maps as the decoder gets them, so that other code decodes them to the same."""
+    """Records the maps that the decoder receives, so that other code decodes the same poses."""
     ids, file_names = (images.column(name).to_pylist() for name in ("image_id", "file_name"))
     names = {i: output_name(file_name) for i, file_name in zip(ids, file_names, strict=True)}
     for batch in maps:

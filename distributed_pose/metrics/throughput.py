@@ -1,7 +1,7 @@
 """Throughput and stage times of a run.
 
-Wall-clock and compute-only throughput are two named figures: the first is what a user waits for,
-the second what a device's data sheet speaks of.
+Wall-clock and compute-only throughput are two named figures. The first determines how long a user
+waits, and the second compares with the data sheet of a device.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from distributed_pose.records import STAGES, Durations
 
 _NS = 1e9
 
-# Medians of the same batch size differ by up to 2 % from run to run.
+# The medians of a batch size differ by up to 2 % from run to run.
 _AS_GOOD = 0.98
 
 
@@ -21,17 +21,17 @@ _AS_GOOD = 0.98
 class StageFigures:
     """Durations of one stage, in nanoseconds.
 
-    A duration is that of one image; in `copy_in`, `compute`, `copy_out`, `check` and `transfer`
-    that of one batch, and in `score` that of the run.
+    The stages `copy_in`, `compute`, `copy_out`, `check` and `transfer` have one duration per batch,
+    `score` has one per run, and all other stages have one per image.
 
     Attributes:
         count: number of durations.
-        total_ns: sum.
-        p50_ns: median.
-        p90_ns: 90th percentile.
-        p99_ns: 99th percentile.
-        min_ns: shortest.
-        max_ns: longest.
+        total_ns: sum of the durations in nanoseconds.
+        p50_ns: median duration in nanoseconds.
+        p90_ns: 90th percentile of the durations in nanoseconds.
+        p99_ns: 99th percentile of the durations in nanoseconds.
+        min_ns: shortest duration in nanoseconds.
+        max_ns: longest duration in nanoseconds.
     """
 
     count: int
@@ -50,18 +50,18 @@ class LatencyFigures:
     Attributes:
         batch_size: number of images per batch.
         count: number of timed batches.
-        min_ms: shortest execution in milliseconds, without copies; the next five are execution
-            times as well.
-        mean_ms: mean execution.
-        median_ms: median execution.
-        p90_ms: 90th percentile of the executions.
-        p99_ms: 99th percentile of the executions.
-        max_ms: longest execution.
-        images_per_s: compute-only throughput, from the mean execution.
-        latency_median_ms: median of execution and copies each way, which is `trtexec`'s latency.
-        latency_p99_ms: 99th percentile of the same.
-        throughput_images_per_s: throughput by wall clock while the device copies one batch and
-            executes another, if it can.
+        min_ms: shortest execution time in milliseconds, without copies.
+        mean_ms: mean execution time in milliseconds, without copies.
+        median_ms: median execution time in milliseconds, without copies.
+        p90_ms: 90th percentile of the execution times in milliseconds, without copies.
+        p99_ms: 99th percentile of the execution times in milliseconds, without copies.
+        max_ms: longest execution time in milliseconds, without copies.
+        images_per_s: compute-only throughput in images per second, from the mean execution time.
+        latency_median_ms: median latency in milliseconds; a latency is the time of execution and of
+            the copies in both directions, as `trtexec` defines it.
+        latency_p99_ms: 99th percentile of the latencies in milliseconds.
+        throughput_images_per_s: wall-clock throughput in images per second; a device that can do so
+            copies one batch while it executes another.
     """
 
     batch_size: int
@@ -81,13 +81,13 @@ class LatencyFigures:
 def latency_figures(
     batch_size: int, compute_ns: Sequence[int], latencies_ns: Sequence[int], wall_ns: int
 ) -> LatencyFigures:
-    """Returns the figures of at least one batch.
+    """Returns the figures of batches of one size, of which there must be at least one.
 
     Args:
-        batch_size: images in each.
-        compute_ns: execution of each.
-        latencies_ns: of each, copies included.
-        wall_ns: of all of them.
+        batch_size: number of images per batch.
+        compute_ns: execution time of each batch in nanoseconds, without copies.
+        latencies_ns: time of each batch in nanoseconds, copies included.
+        wall_ns: wall-clock time of all batches together in nanoseconds.
     """
     compute_ms = np.array(compute_ns) / 1e6
     least, median, p90, p99, most = np.percentile(compute_ms, (0, 50, 90, 99, 100)).tolist()
@@ -109,20 +109,20 @@ def latency_figures(
 
 
 def best_batch_size(durations_ns: Mapping[int, Sequence[int]]) -> int:
-    """Returns the batch size with the most images per second, by the median batch.
+    """Returns the batch size with the most images per second, by the median duration.
 
-    Among sizes whose rates differ by less than timings scatter, it is the smallest, which fills
-    fastest and takes the least memory.
+    Rates that differ by less than the scatter of timings count as equal. Among these, the smallest
+    batch size is returned, because it fills fastest and takes the least memory.
 
     Args:
-        durations_ns: durations of batches by batch size.
+        durations_ns: durations of batches in nanoseconds, by batch size.
     """
     rates = {size: size / float(np.median(times)) for size, times in durations_ns.items()}
     return min(size for size, rate in rates.items() if rate >= _AS_GOOD * max(rates.values()))
 
 
 def merge(parts: Iterable[Durations]) -> dict[str, list[int]]:
-    """Returns all raw durations by stage."""
+    """Returns the raw durations of all parts in nanoseconds, by stage."""
     merged: dict[str, list[int]] = {stage: [] for stage in STAGES}
     for part in parts:
         for stage, durations_ns in part.items():
@@ -131,7 +131,11 @@ def merge(parts: Iterable[Durations]) -> dict[str, list[int]]:
 
 
 def stage_figures(durations: Mapping[str, list[int]]) -> dict[str, StageFigures]:
-    """Returns count, total and percentiles of each stage."""
+    """Returns the figures of each stage.
+
+    Args:
+        durations: durations in nanoseconds, by stage.
+    """
     return {stage: _figures(durations_ns) for stage, durations_ns in durations.items()}
 
 

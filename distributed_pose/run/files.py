@@ -1,4 +1,4 @@
-"""Tracks which files of an output folder belong to its runs, so that no other is replaced."""
+"""Tracks which files of an output folder belong to its runs, so that no other file is replaced."""
 
 import json
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ from distributed_pose.files.storage import Folder
 from distributed_pose.locations import Location
 from distributed_pose.report.run_report import CONFIG, DETECTIONS, REPORT
 
-# The list of files that runs have written in the folder, none of which existed before.
+# This file lists the files that runs have written in the folder; none of them existed before.
 _OWN = "ledger/files.json"
 
-# The name of the run's configuration if `config.yaml` belongs to the user.
+# The run's configuration is written under this name if `config.yaml` belongs to the user.
 _RESOLVED = "config.resolved.yaml"
 
 
@@ -54,7 +54,7 @@ class RunFiles:
         return self._config
 
     def claim(self) -> None:
-        """Records that the files belong to the run, before they are written.
+        """Records that the files belong to the run; to be called before they are written.
 
         Raises:
             ExecutionError: if the record cannot be written.

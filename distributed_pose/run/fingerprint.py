@@ -1,4 +1,4 @@
-"""What must be the same when a run is resumed."""
+"""The fingerprint of a run, which must be the same when the run is resumed."""
 
 from functools import cache
 
@@ -9,7 +9,7 @@ from distributed_pose.files.package_identity import package_identity, source_dig
 from distributed_pose.files.storage import read_location
 from distributed_pose.run.inputs import RunInputs
 
-# Packages whose code decides on the detections.
+# The detections depend on the code of these packages.
 _RESULT_AFFECTING_PACKAGES = (
     "vision",
     "pose",
@@ -26,8 +26,8 @@ _RESULT_AFFECTING_PACKAGES = (
 def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
     """Returns the digests and settings that a run's detections depend on, by name.
 
-    Devices, batch size and engine are left out, since detections do not depend on them. The bytes
-    of the images are left out too: they are compared image by image when a run is resumed.
+    Devices, batch size and engine are left out, because detections do not depend on them. The bytes
+    of the images are left out because they are compared image by image when a run is resumed.
     """
     return {
         "data.annotations": short_digest(read_location(inputs.annotations, "data.annotations")),

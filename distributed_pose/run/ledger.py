@@ -1,4 +1,4 @@
-"""The ledger: every image of the run gets exactly one result or one recorded failure."""
+"""The ledger, in which every image of a run gets exactly one result or recorded failure."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -22,13 +22,13 @@ from distributed_pose.records import (
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """A shard's result with what the figures of the run need to know of its making.
+    """The result of a shard, with the session, time and device that the figures of the run need.
 
     Attributes:
-        session: names the stretch of work between a start of the devices and their end.
-        elapsed_ns: time in that stretch at which the result was there.
-        device: that made it.
-        result: of the shard.
+        session: unique name of the session, which lasts from a start of the devices to their end.
+        elapsed_ns: nanoseconds from the first dispatch of the session to the arrival of the result.
+        device: device that made the result.
+        result: result of the shard.
     """
 
     session: str
@@ -39,13 +39,13 @@ class LedgerEntry:
 
 @dataclass(frozen=True)
 class DeviceFigures:
-    """What a device did.
+    """The work of a device in all sessions of a run.
 
     Attributes:
-        device: as it was when it started.
-        images: settled by it with a result.
-        compute_ns: execution of its model.
-        wall_ns: length of the sessions that it took part in.
+        device: description of the device without the facts that differ between sessions.
+        images: number of images that the device has settled with a result.
+        compute_ns: nanoseconds that the device has executed the model.
+        wall_ns: nanoseconds of the sessions that the device has taken part in.
     """
 
     device: DeviceReady
@@ -62,12 +62,16 @@ class _Session:
 
     @property
     def straggled_ns(self) -> int:
-        """Time of its devices after the last result of each, while others were at work."""
+        """Nanoseconds from the last result of each device to that of the session, summed up."""
         return sum(self.wall_ns - self.last_ns.get(device, 0) for device in self.devices)
 
 
 class Ledger:
-    """Collects shard results; an image that comes twice is counted once."""
+    """Collects the results of shards, and counts an image once if it has several results.
+
+    Args:
+        images: all images of the run.
+    """
 
     def __init__(self, images: Sequence[ImageRecord]) -> None:
         self._expected = {image.image_id: image for image in images}
@@ -83,16 +87,16 @@ class Ledger:
         self._compute_ns: Counter[DeviceReady] = Counter()
 
     def begin(self, session: str, devices: Iterable[DeviceReady]) -> None:
-        """Enters a session and the devices that take part in it."""
+        """Records a session and the devices that take part in it."""
         self._sessions[session].devices |= {_lasting(device) for device in devices}
 
     def accept(self, entry: LedgerEntry) -> LedgerEntry | None:
-        """Enters a result and returns the part of it that is new, None if there is none.
+        """Records an entry and returns the part of it that is new; None if there is none.
 
-        A result settles an image for good; a failure gives way to a result.
+        The first result of an image is final. A failure is replaced by a result.
 
         Raises:
-            ExecutionError: if it is of an image that is not in the run.
+            ExecutionError: if the entry has an image that is not in the run.
         """
         result, device = entry.result, _lasting(entry.device)
         failed = {failure.image_id: failure for failure in result.failures}
@@ -123,22 +127,22 @@ class Ledger:
 
     @property
     def num_settled(self) -> int:
-        """Images that have a result or a failure."""
+        """Number of images that have a result or a failure."""
         return len(self._encoded_bytes) + len(self._failures)
 
     @property
     def encoded_bytes(self) -> Mapping[int, int]:
-        """File size of each image that has a result, by its id."""
+        """File size in bytes of each image that has a result, by image id."""
         return self._encoded_bytes
 
     @property
     def digests(self) -> Mapping[int, str]:
-        """Digest of the bytes of each image that has a result, by its id."""
+        """Digest of the encoded bytes of each image that has a result, by image id."""
         return self._digests
 
     @property
     def stamps(self) -> Mapping[int, str]:
-        """Stamp of each image that has a result, by its id; see `ShardResult`."""
+        """Stamp of each image that has a result, by image id; see `ShardResult`."""
         return self._stamps
 
     @property
@@ -148,7 +152,7 @@ class Ledger:
 
     @property
     def failures(self) -> list[Failure]:
-        """Images without a result by ascending id; those that no device answered for among them."""
+        """Images without a result by ascending id, including those without a recorded failure."""
         found = [
             self._failures.get(image.image_id)
             or Failure(image.image_id, image.file_name, "no result came back")
@@ -163,7 +167,7 @@ class Ledger:
 
     @property
     def recorded_failures(self) -> list[Failure]:
-        """Images that failed, by ascending id, without those that nothing is known of yet."""
+        """Images with a recorded failure and no result, by ascending id."""
         return [failure for _, failure in sorted(self._failures.items())]
 
     @property
@@ -173,29 +177,29 @@ class Ledger:
 
     @property
     def durations(self) -> dict[str, list[int]]:
-        """All raw durations by stage."""
+        """All raw durations in nanoseconds, by stage."""
         return merge(self._durations)
 
     @property
     def num_sessions(self) -> int:
-        """Stretches of work that the results come from."""
+        """Number of sessions that the results come from."""
         return len(self._sessions)
 
     @property
     def wall_ns(self) -> int:
-        """Time from first dispatch to last result, summed over the sessions."""
+        """Nanoseconds from first dispatch to last result, summed over the sessions."""
         return sum(session.wall_ns for session in self._sessions.values())
 
     @property
     def straggler_share(self) -> float:
-        """Share of the devices' wall time that they waited at the end for others."""
+        """Share of the devices' wall time that they spent waiting for others at the end."""
         device_ns = sum(one.wall_ns * len(one.devices) for one in self._sessions.values())
         straggled_ns = sum(session.straggled_ns for session in self._sessions.values())
         return straggled_ns / device_ns if device_ns else 0.0
 
     @property
     def devices(self) -> list[DeviceFigures]:
-        """What each device did, by name."""
+        """Figures of each device, sorted by name."""
         wall_ns: Counter[DeviceReady] = Counter()
         for session in self._sessions.values():
             wall_ns.update(dict.fromkeys(session.devices, session.wall_ns))
@@ -207,7 +211,7 @@ class Ledger:
 
 
 def _lasting(device: DeviceReady) -> DeviceReady:
-    """Returns what of a device is the same in every session."""
+    """Returns a device without the facts that differ between sessions."""
     return replace(device, plan=replace(device.plan, node_id=""), warmup_ns=0, batch_ns=0)
 
 
@@ -217,7 +221,7 @@ def _natural(name: str) -> tuple[str, tuple[int, ...]]:
 
 
 def _new_part(result: ShardResult, settled: Collection[int]) -> ShardResult:
-    """Returns a result without the images that are settled, and with its share of the times."""
+    """Returns a result without the settled images, and with a reduced share of its durations."""
     rows = [row for row, image_id in enumerate(result.image_ids) if image_id not in settled]
     if len(rows) == len(result.image_ids):
         return result
@@ -238,14 +242,19 @@ _T = TypeVar("_T")
 
 
 def _picked(values: Sequence[_T], rows: Sequence[int]) -> tuple[_T, ...]:
-    """Returns the values of some rows; of no values, none."""
+    """Returns the values in some rows, or an empty tuple if there are no values at all."""
     return tuple(values[row] for row in rows) if values else ()
 
 
 def _shared_out(durations: Durations, part: int, whole: int) -> Durations:
-    """Returns the times of a part of a shard's images, as long as its share of the whole.
+    """Returns the durations of some images of a shard, in proportion to their number.
 
-    The times of a shard cannot be told apart by image: a batch has one for all of its images.
+    The durations of a shard cannot be assigned to images, because a batch has one for all images.
+
+    Args:
+        durations: durations of the shard in nanoseconds, by stage.
+        part: number of images to return the durations of.
+        whole: number of images in the shard.
     """
     return {
         stage: tuple(time_ns * part // whole for time_ns in times_ns)

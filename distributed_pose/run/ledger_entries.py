@@ -1,7 +1,7 @@
-"""The format of a ledger file: Arrow IPC of a shard's detections, all else in its metadata.
+"""The format of a ledger file: a shard's detections as Arrow IPC, all other fields as its metadata.
 
-A file may have the right checksum and be of another version, or of somebody who wants to harm: each
-field is checked before anything is counted.
+A file with the right checksum may come from another version or from an attacker, so each field is
+checked before anything is counted.
 """
 
 import json
@@ -84,14 +84,14 @@ class _About:
 
 
 def pack_entry(entry: LedgerEntry, fingerprint: Mapping[str, str]) -> bytes:
-    """Returns the content of an entry's file.
+    """Returns the content of the file of an entry.
 
     Args:
-        entry: of the ledger.
-        fingerprint: what the run's results depend on, by part.
+        entry: entry of the ledger.
+        fingerprint: digests and settings that the results of the run depend on, by name.
     """
     result = asdict(entry.result)
-    # Failures are not kept: what could not be read may be there when the run is taken up again.
+    # Failures are not kept, because an unreadable image may be available when the run is resumed.
     del result["failures"]
     detections = pa.ipc.read_record_batch(result.pop("detections"), DETECTIONS)
     about = {**asdict(entry), "result": result, "fingerprint": fingerprint}
@@ -104,16 +104,21 @@ def pack_entry(entry: LedgerEntry, fingerprint: Mapping[str, str]) -> bytes:
 
 
 def read_entry_file(content: bytes) -> tuple[bytes, pa.RecordBatch]:
-    """Returns what a file says about its shard, as JSON, and the detections.
+    """Returns the metadata of a ledger file as JSON, and the detections.
+
+    The metadata are not checked yet; see `read_fingerprint` and `read_entry`.
+
+    Args:
+        content: content of the file.
 
     Raises:
-        ValueError: if it is no file of Arrow, or none of a ledger.
+        ValueError: if the content is not an Arrow file, or not one of a ledger.
     """
     try:
         with pa.ipc.open_file(content) as reader:
             about: bytes = (reader.schema.metadata or {})[_KEY]
             batch = reader.get_batch(0).replace_schema_metadata(None).cast(DETECTIONS)
-        # Reading does not look at offsets, which can lead anywhere.
+        # Reading does not check offsets, which can point outside the buffers.
         batch.validate(full=True)
     except (pa.ArrowException, KeyError, OSError, IndexError) as error:
         raise ValueError(str(error)) from None
@@ -121,20 +126,27 @@ def read_entry_file(content: bytes) -> tuple[bytes, pa.RecordBatch]:
 
 
 def read_fingerprint(about: bytes) -> Mapping[str, str]:
-    """Returns what the results of a file's run depend on, by part.
+    """Returns the digests and settings that the results of a file's run depend on, by name.
+
+    Args:
+        about: metadata of the file as JSON.
 
     Raises:
-        ValueError: if the file does not say.
+        ValueError: if the metadata have no valid fingerprint.
     """
     return read_record(_Fingerprint, about).fingerprint
 
 
 def read_entry(about: bytes, detections: pa.RecordBatch) -> LedgerEntry:
-    """Returns the entry of a file.
+    """Returns the entry of a file, with all fields checked.
+
+    Args:
+        about: metadata of the file as JSON.
+        detections: detections of the file, in the schema `data.shards.DETECTIONS`.
 
     Raises:
-        ValueError: if it has other fields, numbers that cannot be, an image twice, or detections of
-            images that are not its own.
+        ValueError: if a field is missing or of a wrong type, a number is out of range, an image is
+            listed twice, or a detection is in an image that is not listed.
     """
     told = read_record(_About, about)
     device, result = told.device, told.result

@@ -18,10 +18,11 @@ from distributed_pose.files.storage import Folder
 
 _NAME = ".lock"
 
-# A process that was just killed has ended by then.
+# A process that was just killed has ended after this time.
 _PATIENCE_S = 5.0
 
-# Object stores have no locks, so a run there writes a heartbeat at this interval.
+# Object stores have no locks, so a run writes a heartbeat there at the first interval. After the
+# second interval without a heartbeat, the lock is no longer valid.
 _BEAT_S = 20.0
 _SILENT_S = 90.0
 
@@ -29,9 +30,10 @@ _SILENT_S = 90.0
 class RunLock:
     """Keeps other runs out of a folder within a `with` block.
 
-    On a disk the operating system holds the lock (`flock`) and releases it when the process ends in
-    any way. Behind a URI the lock is an object that the run rewrites every 20 s and that is valid
-    for 90 s; two runs that start within the same second may not notice each other there.
+    On a disk, the operating system holds the lock (`flock`) and releases it when the process ends,
+    for whatever reason. Behind a URI, the lock is an object that the run rewrites every 20 s and
+    that is valid for 90 s. Two runs that start there within the same second may not notice each
+    other.
 
     Args:
         folder: output folder of the run; created if it does not exist.
@@ -90,7 +92,7 @@ class RunLock:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        # Some file systems of clusters have no locks and cannot keep other runs out.
+        # Some file systems of clusters have no locks, so the run goes on without one.
         except OSError:
             return True
         return True
@@ -110,7 +112,7 @@ class RunLock:
         while not self._ended.wait(_BEAT_S):
             try:
                 self._beat()
-            # The run itself reports if its folder cannot be written.
+            # The run itself reports that its folder cannot be written.
             except PoseEvalError:
                 continue
 

@@ -22,10 +22,14 @@ _THREADS = 8
 def check_images(ledger: Ledger, inputs: RunInputs) -> None:
     """Checks that the images with results have not changed since they were evaluated.
 
-    Only images whose file was written or replaced since then, or whose state is unknown, are read.
+    Reads only images whose file was written or replaced since then, or whose stamp is unknown.
+
+    Args:
+        ledger: results so far.
+        inputs: inputs of the run.
 
     Raises:
-        SetupError: if an image has other content or is missing.
+        SetupError: if an image has other content, or is missing or unreadable.
     """
     kept = [image for image in inputs.index.images if image.image_id in ledger.digests]
     stamps = image_stamps(kept, inputs.images)
@@ -51,6 +55,11 @@ def check_precisions(ledger: Ledger, devices: Sequence[DeviceReady], config: Run
 
     A new precision is accepted if the configuration names the precision of each device kind.
 
+    Args:
+        ledger: results so far, with their devices.
+        devices: devices of the session.
+        config: configuration of the run.
+
     Raises:
         SetupError: if a device would compute in a new precision.
     """
@@ -68,7 +77,7 @@ def check_precisions(ledger: Ledger, devices: Sequence[DeviceReady], config: Run
 
 
 def image_stamps(images: Sequence[ImageRecord], source: ImageSource) -> dict[int, str]:
-    """Returns the stamps of images by id; they must be taken before any image is read."""
+    """Returns the stamps of images by image id; to be called before any image is read."""
     stamps = source.stamps({image.file_name for image in images})
     return {image.image_id: stamps.get(image.file_name, "") for image in images}
 
@@ -90,7 +99,7 @@ def _named(devices: Iterable[DeviceReady]) -> str:
 
 
 def _change(image: ImageRecord, ledger: Ledger, inputs: RunInputs) -> str:
-    """Returns how an image differs from the one that was evaluated, or "" if it does not."""
+    """Returns how an image differs from the evaluated one; empty if it does not."""
     then = ledger.encoded_bytes[image.image_id]
     now = inputs.images.size(image.file_name)
     if now != then:

@@ -1,4 +1,4 @@
-"""The report of a run, from its ledger."""
+"""Makes the report of a run from its ledger."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,14 +28,14 @@ _NS = 1e9
 
 @dataclass(frozen=True)
 class SessionFacts:
-    """What is known of this stretch of work and not in the ledger; of none if nothing was left.
+    """The facts of a session that the ledger does not have; the defaults if no image was pending.
 
     Attributes:
-        warmup_ns: time before the start line.
-        compile_s: the part of it in which the model was compiled for the devices.
-        memory: of its processes.
-        faults: of its actors.
-        host_use: of its processes while devices were at work.
+        warmup_ns: nanoseconds from the start of the session to the first dispatch.
+        compile_s: seconds of the warm-up in which the model was compiled for the devices.
+        memory: memory that the processes of the session used.
+        faults: faults of the devices and reducers.
+        host_use: host resources that the processes used while the devices ran.
     """
 
     warmup_ns: int = 0
@@ -54,16 +54,19 @@ def summarise(
     *,
     is_stopped: bool = False,
 ) -> RunReport:
-    """Returns the report of a run; AP is there if no more images failed than may.
+    """Returns the report of a run.
+
+    The report has AP if the run was not stopped, the images have annotations, and no more images
+    failed than the configuration allows.
 
     Args:
-        config: of the run.
-        inputs: of the run.
-        ledger: with a result or a failure of every image.
-        detections: of the ledger, with the ids that it has.
-        facts: of the last session.
-        is_stopped: whether the run ended before its last image. Images that nothing is known of
-            are then no failures.
+        config: configuration of the run.
+        inputs: inputs of the run.
+        ledger: results and failures of the images.
+        detections: detections of the ledger in COCO results format, with the ledger's image ids.
+        facts: facts of the last session.
+        is_stopped: whether the run ended before its last image. If so, images without a result or
+            recorded failure do not count as failures.
     """
     index = inputs.index
     failures = _named(index, ledger.recorded_failures if is_stopped else ledger.failures)
@@ -126,7 +129,7 @@ def summarise(
 
 
 def _unscored(num_failures: int, config: RunConfig, inputs: RunInputs) -> str:
-    """Returns why a run has no AP; empty if it has one."""
+    """Returns the reason why a run has no AP; empty if it has one."""
     if num_failures > config.allow_failures:
         return f"{num_failures} of {len(inputs.index.images)} images failed"
     return "" if inputs.index.is_labelled else f"{inputs.annotations} has no annotations"
@@ -150,7 +153,7 @@ def _throughput(devices: Sequence[DeviceFigures], ledger: Ledger, *, computed: b
     compute: dict[str, float] = {}
     for figures in devices:
         rate = images_per_s(figures.images, figures.compute_ns)
-        # A device that changed between sessions is there twice; the later one stands for it.
+        # A device that changed between sessions has several figures, of which the last one counts.
         compute[figures.device.plan.name] = rate
     busy_ns = sum(figures.compute_ns for figures in devices)
     device_ns = sum(figures.wall_ns for figures in devices)
