@@ -1,1 +1,1 @@
-"""The network, its checkpoints, and what is made of them for a backend."""
+"""The network, its checkpoints, and the artifacts that are made of them for a backend."""

@@ -1,4 +1,4 @@
-"""The layers of Lightweight OpenPose as data, for what reads, writes or converts its weights.
+"""The layers of Lightweight OpenPose as data, for code that reads, writes or converts its weights.
 
 `network.py` is the same network as a PyTorch module; the tests compare the two.
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 
-# By their names in the published checkpoint.
+# The arrays of weights, by their names in the published checkpoint.
 Weights = Mapping[str, npt.NDArray[np.float32]]
 
 INPUT_NAME = "data"
@@ -43,28 +43,29 @@ BACKBONE_BLOCKS = (
     (512, 1, 1),
 )
 
-# PyTorch's default for batch normalisation.
+# The epsilon of the batch normalisations is PyTorch's default.
 NORM_EPSILON = 1e-5
 
-# Of a batch normalisation, in the order in which ONNX takes them.
+# The tensors of a batch normalisation, in the order in which the ONNX operator takes them.
 NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution, the batch normalisation behind it and the activation.
+    """A convolution, with the batch normalisation and the activation that follow it.
 
     Attributes:
-        name: prefix of its tensors in the published checkpoint, such as `model.1.0`.
-        source: name of the value that it reads.
-        result: name of the value that it makes.
-        shape: of its weight: output channels, input channels per group, kernel height and width.
-        stride: in both directions.
-        dilation: in both directions.
-        groups: of channels.
-        bias: whether it has one.
-        norm: prefix of the batch normalisation's tensors; empty if there is none.
-        activation: ONNX operator; empty if there is none.
+        name: prefix of the convolution's tensors in the published checkpoint, such as `model.1.0`.
+        source: name of the value that the convolution reads.
+        result: name of the value that the last of the three makes.
+        shape: shape of the weight: output channels, input channels per group, kernel height and
+            width.
+        stride: stride in both directions.
+        dilation: dilation in both directions.
+        groups: number of groups of channels.
+        bias: whether the convolution has a bias.
+        norm: prefix of the batch normalisation's tensors; empty if there is no normalisation.
+        activation: ONNX operator of the activation; empty if there is no activation.
     """
 
     name: str
@@ -84,9 +85,9 @@ class Join:
     """A sum or a concatenation along the channels.
 
     Attributes:
-        operator: of ONNX, `Add` or `Concat`.
-        sources: names of the values that it reads.
-        result: name of the value that it makes.
+        operator: ONNX operator, `Add` or `Concat`.
+        sources: names of the values that the operator reads.
+        result: name of the value that the operator makes.
     """
 
     operator: str
@@ -100,7 +101,7 @@ Step = Convolution | Join
 def output_names(refinement_stages: int = 1) -> tuple[str, ...]:
     """Returns the vendor guide's names of the outputs, in the network's order.
 
-    The last two are heatmaps and PAFs of the last stage.
+    The last two are the names of the last stage's heatmaps and PAFs.
     """
     stages = range(refinement_stages + 1)
     return tuple(name for stage in stages for name in _stage_outputs(stage))
@@ -108,7 +109,7 @@ def output_names(refinement_stages: int = 1) -> tuple[str, ...]:
 
 @cache
 def network_steps(refinement_stages: int = 1) -> tuple[Step, ...]:
-    """Returns the network's steps, each behind those that it depends on."""
+    """Returns the network's steps, each after the steps on which it depends."""
     builder = _Builder()
     features = builder.cpm(builder.backbone())
     builder.initial_stage(features)

@@ -1,4 +1,4 @@
-"""The user's model, what devices run of it, and the cache of what takes long to make."""
+"""The user's model, the artifacts that devices run, and the cache in which artifacts are kept."""
 
 import contextlib
 import json
@@ -24,10 +24,11 @@ from distributed_pose.files.local import (
 from distributed_pose.model.external_data import self_contained
 from distributed_pose.model.formats import HEAD_BYTES, format_of
 
-# In front of every name in the cache: raised when the same order is carried out otherwise.
+# The prefix of every name in the cache. It is raised when the same order gives another artifact, so
+# that artifacts of earlier versions are no longer found.
 CACHE_VERSION = "v5-"
 
-# A snapshot of three stages with its optimizer has 84 MiB.
+# A snapshot of three stages with the state of its optimizer takes 84 MiB.
 _MAX_CHECKPOINT_BYTES = 256 * 2**20
 
 _CARD = "card.json"
@@ -39,15 +40,16 @@ class ModelSource:
     """The model that the user named, by value.
 
     Attributes:
-        content: of the file; of ONNX with the weights that lie beside it.
+        content: content of the file; an ONNX model includes the weights of the files beside it.
         format: `onnx`, `pth` (a checkpoint in any format), `om` (compiled for Ascend), `recording`
             for a list of recorded maps, or `truth` for the annotations that fakes answer from.
-        sha256: of the file, and of the weights beside it if there are any (see `external_data`); of
-            a recording, of names, sizes and times of its files.
-        path: of the file.
-        refinement_stages: of a checkpoint, how many of its stages the network gets; else None.
-        unused: of a checkpoint, names of what else the file holds.
-        notes: of a checkpoint, sentences for the user.
+        sha256: SHA-256 of the file and of the weights beside it, if any (see `external_data`); for
+            a recording, SHA-256 of the names, sizes and times of its files.
+        path: path of the file.
+        refinement_stages: number of refinement stages that the network of a checkpoint gets; None
+            for other formats.
+        unused: names of the other entries in the file of a checkpoint.
+        notes: sentences for the user about a checkpoint.
     """
 
     content: bytes
@@ -61,11 +63,11 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class Artifact:
-    """What a device runs, by value, as it travels to the devices.
+    """A model in the form that a device runs; it travels to the devices by value.
 
     Attributes:
-        content: what the backend loads.
-        card: what it is and how it was made, in plain values.
+        content: bytes that the backend loads.
+        card: description of the content and of how it was made, in plain values.
     """
 
     content: bytes
@@ -74,25 +76,25 @@ class Artifact:
 
 @dataclass(frozen=True)
 class _Description:
-    """What there is to tell about a checkpoint, as the cache keeps it."""
+    """The description of a checkpoint for the user, as the cache keeps it."""
 
     unused: list[str]
     notes: list[str]
 
 
 def load_source(path: Path, refinement_stages: int = 1) -> ModelSource:
-    """Returns the model in a file, recognised by its content.
+    """Returns the model in a file, whose format is recognised by its content.
 
     A checkpoint is checked against the network, and described by its notes.
 
     Args:
-        path: of the file, whatever its name ends in.
-        refinement_stages: how many stages the network of a checkpoint gets.
+        path: path of the file. Its ending decides only where the content does not.
+        refinement_stages: number of refinement stages that the network of a checkpoint gets.
 
     Raises:
-        ConfigError: if stages are asked of a model that is no checkpoint.
-        SetupError: if it cannot be read, is no model, or is ONNX that is damaged or whose weights
-            are not beside it.
+        ConfigError: if the number of stages is set for a model that is not a checkpoint.
+        SetupError: if the file cannot be read, is not a model, is a checkpoint of another network,
+            or is ONNX that is damaged or whose weights are not beside it.
     """
     content, kind = _read(path)
     sha256 = sha256_hex(content)
@@ -105,10 +107,14 @@ def load_source(path: Path, refinement_stages: int = 1) -> ModelSource:
 
 
 def check_stages(refinement_stages: int, path: str) -> None:
-    """Checks that no stages are asked of what is no checkpoint, and has the stages that it has.
+    """Checks that the number of stages is not set for a model whose stages are fixed.
+
+    Args:
+        refinement_stages: requested number of refinement stages; 1 is the default.
+        path: path of a model that is not a checkpoint, for messages.
 
     Raises:
-        ConfigError: if there are.
+        ConfigError: if the number of stages is not the default.
     """
     if refinement_stages != 1:
         raise ConfigError(
@@ -118,7 +124,7 @@ def check_stages(refinement_stages: int, path: str) -> None:
 
 
 def _read(path: Path) -> tuple[bytes, str]:
-    """Returns content and format of a model; of any other file, only the start is read."""
+    """Returns content and format of a model; reads only the start of any other file."""
     try:
         kind = format_of(read_head(path, HEAD_BYTES), str(path))
         limit = _MAX_CHECKPOINT_BYTES if kind == "pth" else MAX_MODEL_BYTES
@@ -128,19 +134,19 @@ def _read(path: Path) -> tuple[bytes, str]:
 
 
 def _described(source: ModelSource, refinement_stages: int) -> ModelSource:
-    """Returns a checkpoint with what there is to tell about it, which is kept by content."""
+    """Returns a checkpoint with its description, which the cache keeps by the file's digest."""
     parts = {"source": source.sha256, "form": "description", "stages": refinement_stages}
     key = cache_key({**parts, "by": version("distributed-pose")})
     facts = _described_before(key)
     if facts is None:
-        # Reading files of torch.save takes torch, and seconds to import it; most runs do without.
+        # Files of torch.save need torch, which takes seconds to import; most runs do not use it.
         from distributed_pose.model.checkpoint import load_checkpoint
 
         found = load_checkpoint(source.content, source.path, refinement_stages)
         facts = _Description(list(found.unused), list(found.notes))
         text = json.dumps(asdict(facts)).encode()
         cached = Artifact(text, {"sha256": sha256_hex(text), "made_from": source.sha256})
-        # Without a cache it is read again by the next run.
+        # The description is only kept to save time: without a cache the next run makes it again.
         with contextlib.suppress(ExecutionError):
             keep(key, cached)
     return replace(
@@ -152,7 +158,7 @@ def _described(source: ModelSource, refinement_stages: int) -> ModelSource:
 
 
 def _described_before(key: str) -> _Description | None:
-    """Returns the description of a checkpoint in the cache, if it is there and is one."""
+    """Returns the description of a checkpoint from the cache; None if it is missing or invalid."""
     cached = load_cached(key)
     try:
         return read_record(_Description, cached.content) if cached else None
@@ -161,7 +167,12 @@ def _described_before(key: str) -> _Description | None:
 
 
 def truth_source(location: str, content: bytes) -> ModelSource:
-    """Returns what stands in a model's place for backends that answer from annotations."""
+    """Returns annotations in the place of a model, for backends that answer from them.
+
+    Args:
+        location: location of the annotation file.
+        content: content of the annotation file.
+    """
     return ModelSource(content, "truth", sha256_hex(content), location)
 
 
@@ -171,13 +182,13 @@ def cache_folder() -> Path:
 
 
 def cache_key(parts: Mapping[str, Any]) -> str:
-    """Returns the name under which what depends on these parts is kept."""
+    """Returns the cache name of an entry that depends on these parts alone."""
     text = json.dumps(dict(parts), sort_keys=True)
     return f"{CACHE_VERSION}{sha256_hex(text.encode())[:32]}"
 
 
 def load_cached(key: str) -> Artifact | None:
-    """Returns an artifact of the cache if it is there, and whole."""
+    """Returns an artifact from the cache; None if it is missing, unreadable or damaged."""
     folder = cache_folder() / key
     try:
         with in_use(folder):
@@ -190,10 +201,10 @@ def load_cached(key: str) -> Artifact | None:
 
 
 def keep(key: str, artifact: Artifact) -> Path:
-    """Returns the folder of an artifact that is now in the cache, for which room is made.
+    """Writes an artifact to the cache, makes room for it, and returns its folder.
 
     Raises:
-        ExecutionError: if it cannot be written.
+        ExecutionError: if the artifact cannot be written.
     """
     folder = cache_folder() / key
     with new_entry(folder):

@@ -1,4 +1,4 @@
-"""ATC, Ascend's compiler: ONNX to `.om`, for one chip and fixed shapes.
+"""Runs ATC, Ascend's compiler, which makes an `.om` for one chip and fixed shapes from ONNX.
 
 Source: the ATC reference of CANN 5.1 to 9.0, and the commands of the vendor's guide.
 """
@@ -20,7 +20,8 @@ from distributed_pose.errors import ConfigError, SetupError
 
 AIPP_FILE = "aipp.cfg"
 
-# Tells in a compiled model's command line that its float32 convolutions are no HF32.
+# The name of this file in a compiled model's command line shows that its float32 convolutions do
+# not compute in HF32.
 FULL_F32_FILE = "no_hf32.ini"
 
 _ONNX = 5
@@ -28,7 +29,8 @@ _MODEL_FILE = "model.onnx"
 _MOST_BATCH_SIZES = 100
 _USUAL_SCRIPT = Path("/usr/local/Ascend/ascend-toolkit/set_env.sh")
 
-# `--allow_hf32` is reserved and not supported. Source: the ATC reference of CANN 8.0 to 9.1.
+# A file sets this, since `--allow_hf32` is reserved and not supported. Source: the ATC reference of
+# CANN 8.0 to 9.1.
 _FULL_F32_TEXT = "[ByOpType]\nConv2D=enable_float_32_execution\n"
 
 _ERROR_LINE = re.compile(r"\[?ERROR\]?|^E\d{5}|^E[A-Z]\d{4}")
@@ -37,17 +39,18 @@ _SHOWN_LINES = 3
 
 @dataclass(frozen=True)
 class AtcOrder:
-    """What is to be compiled.
+    """The settings for compiling a model with ATC.
 
     Attributes:
         soc: name of the chip, such as `310P3`.
-        batch_sizes: one for a static model, several for one with a dynamic batch.
+        batch_sizes: batch sizes of the model: one for a static model, several for a model with a
+            dynamic batch; ascending.
         dynamic_batch: whether the model takes several batch sizes.
         precision: `auto`, `f16` or `f32`.
-        input_name: of the model's image input.
-        height: of that input, pixels.
-        width: of that input, pixels.
-        aipp: whether the model takes bytes, [N, H, W, 3], and the chip normalises them.
+        input_name: name of the model's image input.
+        height: height of the image input in pixels.
+        width: width of the image input in pixels.
+        aipp: whether the compiled model takes bytes, [N, H, W, 3], which the chip normalises.
 
     Raises:
         ConfigError: if the chip or the batch sizes cannot be compiled for.
@@ -80,12 +83,12 @@ class AtcOrder:
 
     @property
     def soc_version(self) -> str:
-        """The chip as the compiler names it, such as `Ascend310P3`."""
+        """The compiler's name of the chip, such as `Ascend310P3`."""
         return soc_version(self.soc)
 
     @property
     def files(self) -> dict[str, str]:
-        """Files by name that the command refers to beside the model, with their texts."""
+        """Texts of the files that the command needs in addition to the model, by file name."""
         files = {AIPP_FILE: aipp_text(self.height, self.width)} if self.aipp else {}
         if self.precision == "f32" and has_hf32(self.soc_version):
             files[FULL_F32_FILE] = _FULL_F32_TEXT
@@ -93,17 +96,17 @@ class AtcOrder:
 
     @property
     def output_name(self) -> str:
-        """What the guide calls the result, without its ending: `model_bs1`."""
+        """The vendor guide's name of the compiled model without its ending, such as `model_bs1`."""
         return "model_bs" + "_".join(map(str, self.batch_sizes))
 
 
 @dataclass(frozen=True)
 class AtcRun:
-    """What was run to compile a model.
+    """A finished run of the compiler.
 
     Attributes:
-        command: for a shell in a folder that has the model and the order's files.
-        seconds: that it took.
+        command: command for a shell in a folder that has the model and the order's files.
+        seconds: time that the command took, in seconds.
         toolchain: version of CANN; empty if unknown.
     """
 
@@ -113,14 +116,14 @@ class AtcRun:
 
 
 def atc_command(order: AtcOrder, model: Path, output: Path) -> list[str]:
-    """Returns the compiler's arguments, itself first; `shlex.join` makes a shell's command of them.
+    """Returns the compiler's command line as a list of arguments, with the program first.
 
-    The working directory must have the order's files.
+    `shlex.join` makes a shell command of it. The working directory must contain the order's files.
 
     Args:
-        order: what is to be compiled.
-        model: ONNX with a float32 input.
-        output: the compiler adds `.om`.
+        order: settings for the compiler.
+        model: path of an ONNX file with a float32 input.
+        output: path of the compiled model, without the ending `.om`, which the compiler adds.
     """
     batch = -1 if order.dynamic_batch else order.batch_sizes[0]
     shape = f"{batch},3,{order.height},{order.width}"
@@ -139,7 +142,7 @@ def atc_command(order: AtcOrder, model: Path, output: Path) -> list[str]:
     files = order.files
     if AIPP_FILE in files:
         command.append(f"--insert_op_conf={AIPP_FILE}")
-    # Half precision is the compiler's default and has no option, as in the guide.
+    # Half precision is the compiler's default, so it needs no option, as in the guide.
     if order.precision == "f32":
         command.append("--precision_mode=must_keep_origin_dtype")
     if FULL_F32_FILE in files:
@@ -148,9 +151,10 @@ def atc_command(order: AtcOrder, model: Path, output: Path) -> list[str]:
 
 
 def preparation(order: AtcOrder) -> list[str]:
-    """Returns the lines for a shell that `atc_command` needs before it, on this machine or another.
+    """Returns the shell lines to run before `atc_command`, on this machine or another.
 
-    They leave this program's Python, set CANN's environment, and write the order's files.
+    They unset the variables of this program's Python, set CANN's environment and write the order's
+    files.
     """
     cann = find_cann()
     script = (cann and cann.script) or _USUAL_SCRIPT
@@ -167,8 +171,12 @@ def preparation(order: AtcOrder) -> list[str]:
 def aipp_text(height: int = 368, width: int = 640) -> str:
     """Returns the configuration of AIPP, which normalises bytes on the chip: `(x - 128) / 256`.
 
-    The three channels are passed on in the order in which they come; the name of the format is
-    that of their memory layout, [N, H, W, 3].
+    The three channels keep their order: the name of the format only describes their memory layout,
+    [N, H, W, 3].
+
+    Args:
+        height: height of the image input in pixels.
+        width: width of the image input in pixels.
     """
     settings = {
         "aipp_mode": "static",
@@ -188,15 +196,15 @@ def aipp_text(height: int = 368, width: int = 640) -> str:
 
 
 def run_atc(order: AtcOrder, onnx: bytes) -> tuple[bytes, AtcRun]:
-    """Returns the compiled model and how it was made.
+    """Compiles a model, and returns the content of the `.om` and a record of the run.
 
     Args:
-        order: what is to be compiled.
-        onnx: serialised, with a float32 input, also for an order with AIPP.
+        order: settings for the compiler.
+        onnx: serialised ONNX with a float32 input, even if the order uses AIPP.
 
     Raises:
-        SetupError: if CANN or something that it needs is not there, or the compiler fails or
-            writes nothing.
+        SetupError: if CANN or something that it needs is not installed, or the compiler fails or
+            does not write exactly one model.
     """
     cann = find_cann()
     lacks = compiler_lacks(cann, order.soc)
@@ -223,7 +231,7 @@ def toolchain_version() -> str:
 
 
 def _run(command: list[str], folder: Path, environment: Mapping[str, str]) -> None:
-    # The program itself is looked up in this process's path, and not in the environment's.
+    # The compiler is looked up in the PATH of CANN's environment, whatever this process's PATH is.
     program = shutil.which(command[0], path=environment["PATH"]) or command[0]
     try:
         answer = subprocess.run(  # noqa: S603 - a list of arguments, through no shell
@@ -255,7 +263,7 @@ def _last_errors(text: str) -> str:
 
 
 def _result(folder: Path, command: list[str]) -> bytes:
-    # Some versions put the host's system and architecture behind the name.
+    # Some versions append the host's system and architecture to the name.
     files = sorted(folder.glob("*.om"))
     if len(files) != 1:
         raise SetupError(

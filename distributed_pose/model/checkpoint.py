@@ -1,7 +1,7 @@
 """Checkpoints of Lightweight OpenPose, as training frameworks save them.
 
-The network's tensors are found by their published names; what is not the network, or not all of it,
-is refused.
+The network's tensors are found by their published names. Another network, and a part of the
+network, are refused.
 """
 
 from collections.abc import Mapping
@@ -31,13 +31,13 @@ _MAX_UNUSED = 20
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The weights in a checkpoint, and what to tell about the file.
+    """The weights in a checkpoint, and a description of the file.
 
     Attributes:
-        weights: of the network, by their published names.
-        refinement_stages: of the network.
-        unused: names of what else the file holds.
-        notes: sentences for the user.
+        weights: weights of the network, by their published names.
+        refinement_stages: number of refinement stages of the network.
+        unused: names of the other entries in the file, shortened for the user.
+        notes: sentences for the user about the file.
     """
 
     weights: Weights
@@ -50,15 +50,15 @@ def load_checkpoint(content: bytes, path: str, refinement_stages: int = 1) -> Ch
     """Returns the network's weights in a checkpoint.
 
     Args:
-        content: a file of `torch.save`, in the zip or the legacy format, a safetensors file, or an
-            ONNX checkpoint (`export.write_checkpoint`).
-        path: of the file, for messages.
-        refinement_stages: how many of the file's refinement stages the network gets.
+        content: content of a file of `torch.save` in the zip or the legacy format, of a safetensors
+            file, or of an ONNX checkpoint (`export.write_checkpoint`).
+        path: path of the file, for messages.
+        refinement_stages: number of the file's refinement stages that the network gets.
 
     Raises:
         SetupError: if the file cannot be read, is not this network, has fewer stages, or has
-            weights that are no finite floating-point numbers; names the tensors. If PyTorch, which
-            reads its own files, is not installed.
+            weights that are not finite floating-point numbers; the message names the tensors. Also
+            if PyTorch, which reads its own files, is not installed.
     """
     expected = tensor_shapes(refinement_stages)
     of_one_stage = {name for name in expected if (stage_of(name) or 0) < 1}
@@ -81,7 +81,7 @@ def load_checkpoint(content: bytes, path: str, refinement_stages: int = 1) -> Ch
 
 
 def _check_same(expected: Mapping[str, tuple[int, ...]], found: StateDict, path: str) -> None:
-    """Checks names, shapes and types of all tensors."""
+    """Checks the names, shapes and types of all tensors."""
     tensors = found.tensors
     used = {stage_of(name) for name in expected}
     surplus = [
@@ -132,7 +132,7 @@ def _unused(found: StateDict, refinement_stages: int) -> tuple[str, ...]:
 
 
 def _notes(found: StateDict, refinement_stages: int) -> tuple[str, ...]:
-    """Returns a line of a terminal for each thing that can make a difference to a score."""
+    """Returns one line for the terminal per property of the file that can change a score."""
     notes = []
     if any(stage >= refinement_stages for stage in found.stage_numbers):
         used = f"{refinement_stages} of {len(found.stage_numbers)} refinement stages"

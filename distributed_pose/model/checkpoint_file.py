@@ -1,4 +1,4 @@
-"""What a checkpoint file holds, in any of the formats: `torch.save`, safetensors and ONNX."""
+"""Reads checkpoint files in each of their formats: `torch.save`, safetensors and ONNX."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -17,21 +17,22 @@ from distributed_pose.packages import require
 
 _COPY_AGAIN = "download or copy it again"
 
-# Types of weights by the names of the safetensors format; NumPy has no bfloat16.
+# NumPy's types of weights by their names in the safetensors format. NumPy has no bfloat16, which is
+# converted separately.
 _FLOATS = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
 _BFLOAT16 = "BF16"
 
 
 def read_file(content: bytes, path: str) -> Any:
-    """Returns what is in a checkpoint: stored tensors and plain containers.
+    """Returns the content of a checkpoint: stored tensors and plain containers.
 
     Args:
-        content: of the file.
-        path: of the file, for messages.
+        content: content of the file.
+        path: path of the file, for messages.
 
     Raises:
-        SetupError: if it is no checkpoint, is damaged, or holds anything else; names what it met.
-            If the file is PyTorch's, and PyTorch is not installed.
+        SetupError: if the file is not a checkpoint, is damaged, or holds values of another type,
+            which the message names. Also if it is a file of PyTorch, and PyTorch is not installed.
     """
     if is_safetensors(content):
         return _read_safetensors(content, path)
@@ -60,7 +61,7 @@ def _of_safetensors(entry: Mapping[str, Any]) -> StoredTensor:
 
 def _float32(data: bytes, kind: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     if kind == _BFLOAT16:
-        # The upper half of a float32.
+        # A bfloat16 is the upper half of a float32.
         upper = np.frombuffer(data, "<u2").astype(np.uint32)
         return (upper << 16).view(np.float32).reshape(shape)
     return _rounded(np.frombuffer(data, _FLOATS[kind]).reshape(shape))
@@ -69,7 +70,7 @@ def _float32(data: bytes, kind: str, shape: tuple[int, ...]) -> npt.NDArray[np.f
 def _read_onnx(content: bytes, path: str) -> dict[str, StoredTensor]:
     try:
         return {tensor.name: _of_onnx(tensor) for tensor in parse(content, path).graph.initializer}
-    # Of a damaged tensor, the reader raises more than it documents.
+    # On a damaged tensor, the reader raises more exceptions than it documents.
     except (ValueError, TypeError, KeyError) as error:
         reason = shown(str(error))
         raise SetupError(f"{path} is a damaged checkpoint: {reason}", _COPY_AGAIN) from None
@@ -84,6 +85,7 @@ def _of_onnx(tensor: TensorProto) -> StoredTensor:
 
 
 def _rounded(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    # Out of the range of float32, infinity is the answer.
+    # Values out of the range of float32 become infinite without a warning; the check for finite
+    # weights finds them.
     with np.errstate(over="ignore"):
         return array.astype(np.float32)

@@ -1,6 +1,7 @@
-"""From the user's model to what a device runs, made once and kept.
+"""Compiles the user's model into the artifact that a device runs.
 
-What takes long is kept in the cache under a key of all that it depends on.
+An artifact that takes long to make is kept in the cache, under a key of everything that it depends
+on.
 """
 
 import json
@@ -32,7 +33,10 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Card:
-    """What is read back of a card, which anyone can have changed; its other keys are handed on."""
+    """The keys of a cached card that are checked, since anyone can have changed the file.
+
+    The other keys are passed on unchecked.
+    """
 
     bytes: Count
     seconds: Figure
@@ -41,15 +45,18 @@ class _Card:
 
 
 def needs_device(source: ModelSource, order: CompileSpec) -> bool:
-    """Returns whether an order is carried out where its device or its compiler is."""
+    """Returns whether an order must be carried out where its device or compiler is installed."""
     return source.format != "om" and compiler_for(order).needs_device
 
 
 def portable(source: ModelSource, order: CompileSpec) -> ModelSource:
-    """Returns what of a model is sent to the place where an order is carried out.
+    """Returns a model in the form that is sent to the place where an order is carried out.
+
+    A checkpoint is exported to ONNX, except for backends that load checkpoints.
 
     Raises:
-        SetupError: if the backend runs no such model.
+        SetupError: if the backend cannot run a model of this format, or a checkpoint cannot be
+            exported.
     """
     is_ascend = order.backend in {"ascend", "ascend-ais"}
     if source.format == "om" and not is_ascend:
@@ -65,12 +72,12 @@ def portable(source: ModelSource, order: CompileSpec) -> ModelSource:
 def compile_model(
     source: ModelSource, order: CompileSpec, calibration: Calibration | None = None
 ) -> Artifact:
-    """Returns an artifact, from the cache where it is there.
+    """Returns an artifact, from the cache if it is kept there.
 
     Args:
-        source: as `portable` gives it.
-        order: what is wanted.
-        calibration: for int8.
+        source: model, as `portable` returns it.
+        order: order for the artifact.
+        calibration: inputs for int8 calibration; None if there are none.
 
     Raises:
         ConfigError: if the profile's inputs have no fixed size and the device needs one.
@@ -95,16 +102,16 @@ def compile_model(
 def cache_name(
     source: ModelSource, order: CompileSpec, calibration: Calibration | None = None
 ) -> str:
-    """Returns the name of an artifact in the cache, in which not all of them are kept."""
+    """Returns the name that an artifact has in the cache, whether or not it is kept there."""
     return cache_key(_key_parts(source, order, compiler_for(order), calibration))
 
 
 def _key_parts(
     source: ModelSource, order: CompileSpec, maker: Compiler, calibration: Calibration | None
 ) -> dict[str, Any]:
-    # What is made for any batch size is the same for all of them.
+    # An artifact that takes any batch size is the same whichever sizes the order lists.
     sizes = order.batch_sizes if maker.needs_device else ()
-    # An engine's card is asked of the driver, since names of others' giving differ.
+    # The driver identifies an engine's GPU, since other sources of its name differ.
     is_engine = order.backend == "onnxruntime:tensorrt"
     target = cuda_device_facts(order.index) if is_engine else order.target
     return {
@@ -151,7 +158,7 @@ def _made_from(source: ModelSource) -> dict[str, Any]:
 
 
 def _facts(order: CompileSpec) -> dict[str, Any]:
-    """Returns what of an order decides on its artifact."""
+    """Returns the fields of an order that determine its artifact."""
     return {key: value for key, value in asdict(order).items() if key != "index"}
 
 
@@ -159,17 +166,17 @@ def _keep_if_possible(key: str, artifact: Artifact) -> None:
     try:
         keep(key, artifact)
     except ExecutionError as error:
-        # What took minutes to make is not lost for want of a place to keep it.
+        # The artifact may have taken minutes to make, so it is used even if it cannot be kept.
         _LOG.warning("not kept for the next run: %s", error)
 
 
 def _exported(source: ModelSource) -> bytes:
-    """Returns a checkpoint as ONNX, exported once and kept."""
+    """Returns a checkpoint as ONNX, which is exported once and kept in the cache."""
     stages = source.refinement_stages or 1
     key = cache_key({"source": source.sha256, "form": "onnx", "stages": stages})
     if cached := load_cached(key):
         return cached.content
-    # Reading files of torch.save takes torch, and seconds to import it; most runs do without.
+    # Files of torch.save need torch, which takes seconds to import and which most runs do not use.
     from distributed_pose.model.checkpoint import load_checkpoint
     from distributed_pose.model.export import export_onnx
 

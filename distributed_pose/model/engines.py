@@ -1,7 +1,8 @@
-"""TensorRT engines for several batch sizes as one artifact.
+"""Packs TensorRT engines for several batch sizes into one artifact, and unpacks them.
 
-An engine is fastest at the batch size that it was made for, so each size that a sweep tries has one
-of its own. One engine alone is its ONNX file; several are a ZIP archive of such files.
+An engine is fastest at the batch size that it was built for, so each size that a sweep tries has an
+engine of its own. The artifact of a single engine is its ONNX file; that of several engines is a
+ZIP archive of ONNX files.
 """
 
 import io
@@ -17,27 +18,27 @@ def pack_engines(engines: Mapping[int, bytes]) -> bytes:
     """Returns engines as one artifact.
 
     Args:
-        engines: ONNX files by the largest batch that they take.
+        engines: engines as ONNX files, by the largest batch that each takes.
     """
     if len(engines) == 1:
         return next(iter(engines.values()))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for size, content in sorted(engines.items()):
-            # A fixed date, so that the same engines are the same artifact.
+            # The date is fixed, so that the same engines always give the same artifact.
             archive.writestr(zipfile.ZipInfo(f"{size}{_SUFFIX}"), content)
     return buffer.getvalue()
 
 
 def unpack_engines(content: bytes, batch_size: int) -> dict[int, bytes]:
-    """Returns the engines of an artifact by the largest batch that they take, in ascending order.
+    """Returns the engines of an artifact by the largest batch that each takes, in ascending order.
 
     Args:
-        content: as `pack_engines` returns it.
-        batch_size: largest batch of an artifact that is one engine alone, which does not tell.
+        content: artifact, as `pack_engines` returns it.
+        batch_size: largest batch of an artifact with a single engine, which does not state it.
 
     Raises:
-        SetupError: if it is an archive of something else.
+        SetupError: if the content is a ZIP archive of other files, or a damaged one.
     """
     if not zipfile.is_zipfile(io.BytesIO(content)):
         return {batch_size: content}

@@ -1,4 +1,4 @@
-"""A checkpoint's weights as ONNX: what compilers take, or the checkpoint itself."""
+"""Writes a checkpoint's weights as ONNX, for compilers or as a checkpoint in ONNX format."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ from distributed_pose.model.architecture import (
 from distributed_pose.model.formats import ONNX_CHECKPOINT
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 
-# What the oldest supported Ascend compiler (ATC 5.1) takes.
+# The oldest supported Ascend compiler (ATC 5.1) takes this opset.
 DEFAULT_OPSET = 11
 
-# In these, the operators used here have the same attributes and types.
+# In these opsets, the operators used here have the same attributes and types.
 OPSETS = range(9, 21)
 
 _PRODUCER = "distributed_pose"
@@ -41,17 +41,17 @@ def export_onnx(
 ) -> bytes:
     """Returns the network as serialised ONNX with dynamic batch, height and width.
 
-    Batch normalisations are part of the convolutions before them, so that the graph has the
-    operators Conv, Relu, Elu, Add and Concat alone.
+    Batch normalisations are folded into the convolutions before them, so that the graph has only
+    the operators Conv, Relu, Elu, Add and Concat.
 
     Args:
-        weights: finite.
-        refinement_stages: of the network.
-        opset: ONNX operator set.
-        last_stage: leave out the outputs of the stages before the last one.
+        weights: weights of the network; finite.
+        refinement_stages: number of refinement stages of the network.
+        opset: version of the ONNX operator set.
+        last_stage: whether to leave out the outputs of the stages before the last one.
 
     Raises:
-        ConfigError: if the opset cannot be written.
+        ConfigError: if the opset is not supported.
     """
     if opset not in OPSETS:
         raise ConfigError(f"opset {opset} is not in {OPSETS[0]} to {OPSETS[-1]}", "see --opset")
@@ -66,15 +66,16 @@ def export_onnx(
 
 
 def write_checkpoint(weights: Weights, *, refinement_stages: int = 1) -> bytes:
-    """Returns the network as ONNX that is a checkpoint, too: half as large as in float32.
+    """Returns the network as serialised ONNX that can also be loaded as a checkpoint.
 
-    Any ONNX runtime runs it in float32. Its weights have half precision and their published names,
-    and batch normalisations are steps of their own, so that `load_checkpoint` reads what was
-    written.
+    Any ONNX runtime runs it in float32. The weights are stored in half precision, so that the file
+    is half as large as in float32. They have their published names, and batch normalisations are
+    separate nodes, so that `load_checkpoint` reads the weights that were written.
 
     Args:
-        weights: finite in half precision, to which they are rounded.
-        refinement_stages: of the network.
+        weights: weights of the network, which are rounded to half precision, where they must be
+            finite.
+        refinement_stages: number of refinement stages of the network.
     """
     graph = _Graph([], [])
     for step in network_steps(refinement_stages):
@@ -87,7 +88,7 @@ def write_checkpoint(weights: Weights, *, refinement_stages: int = 1) -> bytes:
 
 @dataclass(frozen=True)
 class _Graph:
-    """Nodes and initialisers of a graph that is being written."""
+    """The nodes and initialisers of a graph while it is being built."""
 
     nodes: list[NodeProto]
     initializers: list[TensorProto]
@@ -136,7 +137,7 @@ class _Graph:
             self._add(layer.activation, (value,), layer.result)
 
     def _store(self, name: str, weights: Weights) -> str:
-        """Returns the name of a tensor in float32 that is stored in half precision."""
+        """Stores a tensor in half precision, and returns the name of its float32 value."""
         self._initialise(name, weights[name].astype(np.float16))
         self._add("Cast", (name,), f"{name}.float32", to=TensorProto.FLOAT)
         return f"{name}.float32"
@@ -151,13 +152,14 @@ class _Graph:
 def folded(
     layer: Convolution, weights: Weights
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
-    """Returns weight and bias of a convolution with its batch normalisation in them.
+    """Returns weight and bias of a convolution, with its batch normalisation folded into them.
 
-    The arithmetic is float32, in the order of PyTorch's own fusion.
+    The arithmetic is float32, in the order of PyTorch's own fusion. The bias is None if the layer
+    has neither a bias nor a batch normalisation.
 
     Args:
-        layer: whose tensors they are.
-        weights: of the network.
+        layer: convolution, with or without a batch normalisation.
+        weights: weights of the network.
     """
     weight = weights[f"{layer.name}.weight"]
     bias = weights[f"{layer.name}.bias"] if layer.bias else None
@@ -183,7 +185,7 @@ def _serialised(graph: _Graph, outputs: Sequence[str], opset: int, producer: str
     ]
     made = helper.make_graph(graph.nodes, "lightweight_openpose", [image], maps, graph.initializers)
     opsets = [helper.make_opsetid("", opset)]
-    # The oldest that has the operator set, since old compilers refuse newer ones.
+    # Old compilers refuse newer IR versions, so this is the oldest that has the operator set.
     ir_version = helper.find_min_ir_version_for(opsets)
     model = helper.make_model(
         made, opset_imports=opsets, ir_version=ir_version, producer_name=producer

@@ -1,7 +1,8 @@
-"""ONNX whose weights lie in files beside it, made into one model that holds them all.
+"""Reads ONNX whose weights are in other files, and makes one model that holds them all.
 
 Runtimes and the onnx package look for such files in the working directory when a model is given by
-value, and each checks their names in its own way; here they are read once, under one set of rules.
+value, and each checks their names in its own way. This module reads them once, under one set of
+rules.
 
 Source: ONNX, docs/ExternalData.md.
 """
@@ -19,10 +20,10 @@ from distributed_pose.errors import SetupError, shown
 from distributed_pose.files.local import sha256_hex
 from distributed_pose.model.onnx_graph import messages, parse, shortened
 
-# What a protocol buffer can hold.
+# A protocol buffer has fewer bytes than this.
 _MAX_BYTES = int(onnx.checker.MAXIMUM_PROTOBUF)
 
-# Types of which several values share a byte.
+# The bits per value of the types of which several values share a byte.
 _BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
 
 _MAX_DIGITS = 19
@@ -31,7 +32,7 @@ _HINT = "keep the model's files together, as its exporter wrote them"
 
 
 class _File(NamedTuple):
-    """A file beside the model, which has been found to be regular."""
+    """A file beside the model, after the check that it is a regular file; size in bytes."""
 
     path: Path
     size: int
@@ -42,7 +43,7 @@ class _File(NamedTuple):
 
 
 class _Span(NamedTuple):
-    """Where the values of a tensor lie: so many bytes of a file from an offset on."""
+    """The bytes of a file that hold the values of a tensor; offset and length in bytes."""
 
     tensor: str
     file: _File
@@ -53,22 +54,23 @@ class _Span(NamedTuple):
 def self_contained(path: Path, content: bytes) -> tuple[bytes, str]:
     """Returns a model that holds all of its weights, and the SHA-256 that identifies it.
 
-    A model that holds them already is returned as it is, with the SHA-256 of its file. Otherwise
-    it is that of the SHA-256 digests of the file and of each external tensor, in their order.
+    A model that already holds its weights is returned unchanged, with the SHA-256 of its file.
+    Otherwise the SHA-256 is computed from the SHA-256 digests of the file and of each external
+    tensor, in this order.
 
     Args:
-        path: of the ONNX file, beside which its other files are.
-        content: of the ONNX file.
+        path: path of the ONNX file; the other files of the model are in the same folder.
+        content: content of the ONNX file.
 
     Raises:
-        SetupError: if the content is no ONNX, a location is not a file in the model's folder, a
+        SetupError: if the content is not ONNX, a location is not a file in the model's folder, a
             file is missing or too short, or the whole is too large for one model.
     """
     model = parse(content, str(path))
     tensors = [t for t in messages(model, TensorProto) if t.data_location == TensorProto.EXTERNAL]
     if not tensors:
         return content, sha256_hex(content)
-    # All is checked before anything is read.
+    # All locations and sizes are checked first, so that an invalid one is found before any reading.
     files: dict[str, _File] = {}
     spans = [_span(path, tensor, files) for tensor in tensors]
     _check_size(path, len(content), spans)
@@ -83,12 +85,12 @@ def self_contained(path: Path, content: bytes) -> tuple[bytes, str]:
 
 
 def _span(path: Path, tensor: TensorProto, files: dict[str, _File]) -> _Span:
-    """Returns where a tensor lies, after checking that it is there.
+    """Returns the bytes of a file that hold a tensor, after checking that the file has them.
 
     Args:
-        path: of the model.
-        tensor: with external data.
-        files: by location, those that have been checked.
+        path: path of the model.
+        tensor: tensor with external data.
+        files: files that have been checked, by location; the tensor's file is added.
     """
     name = f"{path}: tensor {shortened(tensor.name)!r}"
     entries = {str(entry.key): str(entry.value) for entry in tensor.external_data}
@@ -109,7 +111,10 @@ def _span(path: Path, tensor: TensorProto, files: dict[str, _File]) -> _Span:
 
 
 def _located(path: Path, name: str, location: str) -> Path:
-    """Returns the file of a location, which no link and no `..` leads out of the model's folder."""
+    """Returns the file of a location, after checking that it is in the model's folder.
+
+    Neither a link nor a `..` may lead out of the folder.
+    """
     relative = Path(location)
     outside = SetupError(
         f"{name} lies in {shortened(location)!r}, which is no file in the model's folder", _HINT
@@ -118,9 +123,10 @@ def _located(path: Path, name: str, location: str) -> Path:
         raise outside
     try:
         file = (path.parent / relative).resolve()
-        # Caches of downloads have links to the model and to its data, side by side.
+        # The folder of the link's target is allowed, too: download caches have links to a model
+        # and to its data, which are side by side.
         folders = (path.parent.resolve(), path.resolve().parent)
-    # Loops of links and null bytes; which error it is depends on Python's version.
+    # Loops of links and null bytes raise one of these, depending on Python's version.
     except (OSError, RuntimeError, ValueError):
         raise outside from None
     if not any(file.is_relative_to(folder) for folder in folders):
@@ -134,7 +140,7 @@ def _checked_file(name: str, path: Path) -> _File:
     except OSError as error:
         raise _unreadable(name, _File(path, 0), error) from None
     file = _File(path, status.st_size)
-    # Opening a pipe may wait for ever, and a device may never end.
+    # Opening a pipe may wait forever, and reading a device may never end.
     if not S_ISREG(status.st_mode):
         raise SetupError(f"{name} lies in {file.name}, which is no regular file", _HINT)
     return file
@@ -163,7 +169,7 @@ def _read(span: _Span) -> bytes:
 
 
 def _size_bytes(name: str, tensor: TensorProto) -> int:
-    """Returns how many bytes the values of a tensor take, by its type and shape."""
+    """Returns the number of bytes that the values of a tensor take, from its type and shape."""
     values = 1
     for size in tensor.dims:
         values *= size

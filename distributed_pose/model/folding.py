@@ -1,4 +1,4 @@
-"""Normalisation inside the model, for profiles that feed it bytes."""
+"""Adds the normalisation of images to a model, for profiles that feed it bytes."""
 
 from collections.abc import Iterable
 
@@ -19,14 +19,15 @@ def fold_normalisation(content: bytes) -> bytes:
     """Returns a model that takes bytes `x` where the given one takes floats `(x - 128) / 256`.
 
     The input keeps its name, its shape and its dynamic axes. The weights stay as they are: the
-    zero padding of the first convolution stands for 128 in bytes, and no bias can say so, because
-    it is added where there is padding and where there is none.
+    zero padding of the first convolution corresponds to bytes of 128, and no bias can express that,
+    because a bias is added with and without padding.
 
     Args:
-        content: serialised ONNX with one input, of opset 7 or newer; of half precision too.
+        content: serialised ONNX of opset 7 or newer, with one floating-point input, which may have
+            half precision.
 
     Raises:
-        SetupError: if it is no such model.
+        SetupError: if the content is not such a model.
     """
     model = parse_checked(content)
     image = image_input(model)
@@ -72,7 +73,7 @@ def _names(graph: GraphProto) -> Iterable[str]:
 
 
 def _rename_uses(graph: GraphProto, old: str, new: str) -> None:
-    """Renames a value wherever it is used; inner graphs see the names of the outer one."""
+    """Renames a value wherever nodes use it, also in inner graphs, which see the outer names."""
     for node in graph.node:
         node.input[:] = [new if name == old else name for name in node.input]
         for inner in inner_graphs(node):
@@ -80,9 +81,14 @@ def _rename_uses(graph: GraphProto, old: str, new: str) -> None:
 
 
 def _normalisation(image: str, kind: int, prefix: str) -> list[NodeProto]:
-    """Returns the nodes from bytes to normalised floats of a kind.
+    """Returns the nodes that convert bytes to normalised floats.
 
     Each step is exact in float32, float16 and bf16.
+
+    Args:
+        image: name of the image input.
+        kind: ONNX type of the normalised floats.
+        prefix: prefix of the names of nodes and values, which no other name in the model has.
     """
     floats, centred, normalised = (f"{prefix}.{step}" for step in ("cast", "sub", "mul"))
     steps = [
@@ -99,6 +105,7 @@ def _normalisation(image: str, kind: int, prefix: str) -> list[NodeProto]:
 
 
 def _constant(name: str, value: float) -> NodeProto:
-    # A node, because an initialiser must be an input as well in files of the oldest format.
+    # The constant is a node, because files of the oldest format must list an initialiser as an
+    # input, too.
     tensor = helper.make_tensor(name, TensorProto.FLOAT, [], [value])
     return helper.make_node("Constant", [], [name], name, value=tensor)

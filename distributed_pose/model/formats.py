@@ -1,10 +1,10 @@
-"""What kind of model a file holds, told by its first bytes."""
+"""Recognises the format of a model file by its first bytes."""
 
 from pathlib import PurePath
 
 from distributed_pose.errors import SetupError
 
-# How much of a file `format_of` looks at.
+# The number of bytes of a file that `format_of` needs.
 HEAD_BYTES = 512
 
 _HINT = "model.path must be an ONNX file, a checkpoint of Lightweight OpenPose, or an .om"
@@ -13,20 +13,20 @@ _ZIP = b"PK\x03\x04"
 _PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 _OM = b"IMOD"
 
-# ModelProto's first field is its IR version, a number; every writer puts it first, and a field of
-# the same message follows. Source: onnx.proto3.
+# ModelProto's first field is its IR version, a number. Every writer puts it first, and another
+# field of ModelProto follows. Source: onnx.proto3.
 _ONNX_IR_VERSION = 0x08
 _ONNX_TAGS = frozenset(b"\x12\x1a\x22\x28\x32\x3a\x42\x72\xa2\xca")
 
-# Names the producer of ONNX files that hold a checkpoint's tensors by their published names. It
+# The producer's name in ONNX files that hold a checkpoint's tensors by their published names. It
 # follows the IR version.
 ONNX_CHECKPOINT = "Lightweight OpenPose checkpoint"
 _PRODUCER = b"\x12" + bytes([len(ONNX_CHECKPOINT)]) + ONNX_CHECKPOINT.encode()
 
-# Longest header that the safetensors format allows.
+# The length in bytes of the longest header that the safetensors format allows.
 _MAX_SAFETENSORS_HEADER = 100_000_000
 
-# Files that people take for models, by their first bytes.
+# Files that are often given by mistake: their first bytes, their description and a hint.
 _MISTAKEN = (
     (b"version https://git-lfs", "a Git LFS pointer", "fetch the file itself: git lfs pull"),
     (b"<", "a web page or other markup", "download the file again, or give the original model"),
@@ -38,16 +38,16 @@ _SUFFIXES = {".onnx": "onnx", ".om": "om"}
 
 
 def format_of(head: bytes, name: str) -> str:
-    """Returns `onnx`, `pth` (a checkpoint, in any container) or `om`.
+    """Returns the format of a model file: `onnx`, `pth` (a checkpoint of any format) or `om`.
 
-    A name that ends in `.onnx` or `.om` decides only where the bytes do not.
+    The ending of the name, `.onnx` or `.om`, decides only if the bytes do not.
 
     Args:
-        head: the first `HEAD_BYTES` bytes of the file.
-        name: of the file.
+        head: first `HEAD_BYTES` bytes of the file.
+        name: name of the file.
 
     Raises:
-        SetupError: if it is none of them; says what it is where that is known.
+        SetupError: if the file has another format; the message names it where it is known.
     """
     is_torch = head.startswith((_ZIP, *_PICKLES))
     if is_torch or is_safetensors(head) or is_onnx_checkpoint(head):
@@ -68,7 +68,7 @@ def is_safetensors(head: bytes) -> bool:
 
 
 def is_onnx_checkpoint(head: bytes) -> bool:
-    """Returns whether a file is ONNX that holds a checkpoint's tensors by their names."""
+    """Returns whether a file is ONNX that holds a checkpoint's tensors by their published names."""
     return head[:1] == bytes([_ONNX_IR_VERSION]) and head[2:].startswith(_PRODUCER)
 
 

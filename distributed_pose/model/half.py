@@ -1,4 +1,4 @@
-"""ONNX of float32 to ONNX that computes in half precision, with inputs and outputs as they were.
+"""Converts ONNX of float32 to ONNX that computes in half precision; the inputs keep their types.
 
 Array legend: N images, H and W network input size in pixels.
 """
@@ -18,35 +18,39 @@ from distributed_pose.model.onnx_graph import inner_graphs, parse_checked
 
 _LARGEST = float(np.finfo(np.float16).max)
 
-# For dimensions that the model leaves open.
+# The sizes of dimensions that the model leaves open, for the comparison with float32.
 _CHECKED_N3HW = (1, 3, 64, 96)
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
-# Largest difference to float32, relative to the outputs: half has 11 bits, and about 60 layers
-# were seen to add up to five of its steps.
+# The largest difference to float32, relative to the outputs. Half precision has 11 bits, and a
+# difference of up to five of its steps was measured after about 60 layers.
 _TOLERANCE = 0.02
 
-# Its log has names of the model as they are, and failures are raised as well.
+# ONNX Runtime's log is silenced: it prints names of the model unescaped, and failures are raised as
+# exceptions as well.
 _SILENT = 4
 
-# Weights that are not listed as inputs; converting them would change the inputs' type.
+# From this IR version on, weights need not be listed as inputs. Converting a listed weight would
+# change the type of an input.
 _LEAST_IR_VERSION = 4
 
 
 def to_half(content: bytes, *, half_outputs: bool = False) -> bytes:
-    """Returns a model of half precision inside, for devices that run it several times as fast.
+    """Returns a model that computes in half precision, which some devices run several times faster.
 
     Its inputs keep their types.
 
     Args:
         content: serialised ONNX.
-        half_outputs: whether outputs are of half precision, too, so that only half as much is
-            copied from a device that computes in half precision anyway. Else they keep their types.
+        half_outputs: whether the outputs have half precision, too, so that only half as many bytes
+            are copied from a device that computes in half precision anyway. Otherwise they keep
+            their types.
 
     Raises:
-        SetupError: if a weight is out of the range of half precision, or the outputs of the two
-            differ, as where an intermediate value is.
+        SetupError: if the model cannot be converted or run, a weight is out of the range of half
+            precision, or the outputs of the two models differ, for example because an intermediate
+            value is out of range.
     """
     model = _with_plain_inputs(parse_checked(content))
     _check_range(model.graph)
@@ -62,7 +66,7 @@ def _converted(model: ModelProto, *, half_outputs: bool) -> bytes:
         _sort(half.graph)
         content: bytes = half.SerializeToString()
         onnx.checker.check_model(content)
-    # The converter stumbles over parts of half precision that it has made itself.
+    # The converter can fail on a model with parts that it has already converted.
     except (ValueError, onnx.checker.ValidationError) as error:
         raise SetupError(
             f"the model cannot be converted to half precision: {first_line(error)}",
@@ -104,7 +108,7 @@ def _tensors(graph: GraphProto) -> Iterable[tuple[str, TensorProto]]:
 
 
 def _sort(graph: GraphProto) -> None:
-    """Puts nodes behind those whose outputs they read; the converter appends its casts."""
+    """Sorts nodes after those whose outputs they read, since the converter appends its casts."""
     makers = {name: index for index, node in enumerate(graph.node) for name in node.output}
     needed = {
         index: {makers[name] for name in _read_by(node) if name in makers}

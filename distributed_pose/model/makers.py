@@ -1,6 +1,6 @@
-"""One maker for each backend: from a portable model to what the backend loads.
+"""One maker per backend, which turns a portable model into the artifact that the backend loads.
 
-Each calls the compiler or library that does the work, and tells its version.
+Each maker calls a compiler or a library and reports its version.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Inputs from which ranges of values are taken.
+    """Network inputs from which int8 takes the ranges of values.
 
     Attributes:
-        inputs: returns arrays [1, 3, H, W] of the order's profile.
-        digest: of which images they are.
-        num_images: how many.
+        inputs: function that returns arrays [1, 3, H, W] as the order's profile makes them.
+        digest: digest that identifies the images of the inputs.
+        num_images: number of images.
     """
 
     inputs: Callable[[], Iterable[npt.NDArray[Any]]]
@@ -40,12 +40,12 @@ class Calibration:
 
 @dataclass(frozen=True)
 class CompilerOutput:
-    """What a maker returns.
+    """The output of a maker.
 
     Attributes:
-        content: what the backend loads.
-        toolchain: what made it, with its version.
-        command: that was run; empty where it was made in this process.
+        content: artifact that the backend loads.
+        toolchain: compiler or library that made the content, with its version.
+        command: command that was run; empty if the content was made in this process.
     """
 
     content: bytes
@@ -55,13 +55,17 @@ class CompilerOutput:
 
 @dataclass(frozen=True)
 class Compiler:
-    """What makes the artifacts of a backend.
+    """The maker of a backend's artifacts.
 
     Attributes:
-        make: from a model, what is wanted of it, and what int8 is calibrated with.
-        toolchain: what an artifact depends on beside these.
-        needs_device: whether it can only be made where the device or its compiler is.
-        is_kept: whether making it takes longer than reading it from the cache.
+        make: function that makes an artifact from a model, an order and the inputs for int8
+            calibration.
+        toolchain: function that returns the versions of all further software that an artifact
+            depends on.
+        needs_device: whether an artifact can only be made where the device or its compiler is
+            installed.
+        is_kept: whether artifacts are kept in the cache, since making one takes longer than
+            reading it.
     """
 
     make: Callable[[ModelSource, CompileSpec, Calibration | None], CompilerOutput]
@@ -71,10 +75,10 @@ class Compiler:
 
 
 def fixed_input(profile: str) -> tuple[int, int]:
-    """Returns height and width of every network input of a profile.
+    """Returns height and width, in pixels, of every network input of a profile.
 
     Raises:
-        ConfigError: if they follow the image.
+        ConfigError: if the width depends on the image.
     """
     if PROFILES[profile].fixed_width is None:
         raise ConfigError(
@@ -85,10 +89,15 @@ def fixed_input(profile: str) -> tuple[int, int]:
 
 
 def atc_order(input_name: str, order: CompileSpec) -> "AtcOrder":
-    """Returns what the Ascend compiler is asked for.
+    """Returns the settings with which the Ascend compiler carries out an order.
+
+    Args:
+        input_name: name of the model's image input.
+        order: order for an artifact of Ascend.
 
     Raises:
-        ConfigError: if the chip is not known, or the profile has no fixed size.
+        ConfigError: if the chip is unknown or invalid, or the profile has no fixed size.
+        SetupError: if the chip lacks the precision.
     """
     from distributed_pose.model.atc import AtcOrder
 
@@ -120,7 +129,7 @@ def _folded(source: ModelSource, order: CompileSpec) -> bytes:
 def passthrough(
     source: ModelSource, _order: CompileSpec, _calibration: Calibration | None
 ) -> CompilerOutput:
-    """Returns a model that needs nothing done to it."""
+    """Returns a model unchanged, as the artifact of a backend that loads it directly."""
     return CompilerOutput(source.content, "")
 
 
@@ -138,7 +147,7 @@ def _make_int8(
         return CompilerOutput(content, _onnx_version())
     if calibration is None:
         raise SetupError("int8 needs images to calibrate with", "set data.images")
-    # Brings a runtime and a statistics library with it.
+    # Imported only here, because it loads a runtime and a statistics library.
     from distributed_pose.model.quantise import quantise
 
     return CompilerOutput(quantise(content, calibration.inputs()), _int8_version())
@@ -151,7 +160,7 @@ def _make_half(
 
 
 def _halved(content: bytes, order: CompileSpec) -> bytes:
-    """Returns a model in half precision if that is wanted; a quantised one stays as it is."""
+    """Returns a model in half precision if the order asks for it, and a quantised one unchanged."""
     if order.precision != "f16":
         return content
     model = parse(content)
@@ -217,7 +226,8 @@ def _onnx_version() -> str:
 
 
 def _half_version() -> str:
-    # The converter comes with ONNX Runtime, whose distribution has another name for each device.
+    # The converter is part of ONNX Runtime, whose distribution has another name for each device,
+    # so that the version is read from the module.
     require("onnxruntime", extra="gpu", purpose="converting models to half precision")
     import onnxruntime
 
@@ -261,11 +271,11 @@ _MAKERS: Mapping[str, Compiler] = {
     "ascend-ais": Compiler(_make_om, _ascend_version, needs_device=True),
 }
 
-# Backends that are no runtimes of models load what they are given.
+# Backends that are not runtimes of models load their source unchanged.
 _NONE = Compiler(passthrough, lambda: "", is_kept=False)
 
 
 def compiler_for(order: CompileSpec) -> Compiler:
-    """Returns what carries out an order."""
+    """Returns the maker that carries out an order."""
     special = _MAKERS.get(f"{order.backend} {order.precision}")
     return special or _MAKERS.get(order.backend, _NONE)

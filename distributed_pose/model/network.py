@@ -32,7 +32,8 @@ class LightweightOpenPose(nn.Module):
     Output: `(heatmaps_0, pafs_0, heatmaps_1, pafs_1, ...)`, each [N, K or P, H / 8, W / 8].
 
     Args:
-        refinement_stages: number of stages after the initial one; the published AP is that of one.
+        refinement_stages: number of stages after the initial one; the published AP is that of a
+            network with one refinement stage.
     """
 
     def __init__(self, refinement_stages: int = 1) -> None:
@@ -54,16 +55,16 @@ class LightweightOpenPose(nn.Module):
 
 
 def network_of(weights: Weights, refinement_stages: int) -> LightweightOpenPose:
-    """Returns the network with these weights, in evaluation mode.
+    """Returns the network with the given weights, in evaluation mode.
 
     Args:
-        weights: by their names in the published checkpoint; the network gets copies.
-        refinement_stages: of the network.
+        weights: weights by their names in the published checkpoint; the network gets copies.
+        refinement_stages: number of refinement stages of the network.
     """
-    # Without memory, until the weights are there.
+    # The parameters take no memory before the weights replace them.
     with torch.device("meta"):
         network = LightweightOpenPose(refinement_stages)
-    # What the checkpoint leaves out are counters of training batches.
+    # The only tensors that the weights lack are the counters of training batches.
     counters = {name: torch.tensor(0) for name in network.state_dict() if name not in weights}
     tensors = {name: torch.tensor(weight) for name, weight in weights.items()}
     network.load_state_dict({**tensors, **counters}, assign=True)

@@ -1,7 +1,8 @@
-"""What an `.om` file tells of its compilation: the chip and the precision.
+"""Reads from an `.om` file how it was compiled: for which chip, and in which precision.
 
 The compiler stores its own command line in the file, as the attribute `atc_cmdline` of the model,
-a map entry in protobuf's encoding. Nothing else of the format is read: it differs by version.
+a map entry in protobuf's encoding. The rest of the format differs between versions and is not read,
+except for the type of quantised operators.
 
 Source: `ATTR_MODEL_ATC_CMDLINE` of CANN's graph engine, which msquickcmp reads as well.
 """
@@ -16,17 +17,19 @@ from distributed_pose.model.atc import FULL_F32_FILE
 
 UNKNOWN = "unknown"
 
-# Of the entry: key, its length and text; then the value's tag. Protobuf's wire types 2 are bytes.
+# The entry starts with its key (tag, length and text) and the tag of its value. Protobuf's wire
+# type 2 stands for bytes.
 _KEY = b"\x0a\x0batc_cmdline\x12"
 _BYTES_TAG = 2
 _MAX_LENGTH = 2**16
 
 _OPTION = re.compile(r"--(\w+)[= ](\S+)")
 
-# Type of an operator of models that Ascend's tools have quantised, behind its length.
+# The length and text of an operator's type in models that Ascend's tools have quantised.
 _QUANTISED = b"\x0bAscendQuant"
 
-# Values of `--precision_mode` and `--precision_mode_v2`; types of the ONNX model are kept by some.
+# Values of `--precision_mode` and `--precision_mode_v2`; those of `_ORIGINAL` keep the types of the
+# ONNX model.
 _HALF = {"force_fp16", "fp16"}
 _SINGLE = {"force_fp32"}
 _ORIGINAL = {"must_keep_origin_dtype", "origin"}
@@ -44,12 +47,12 @@ def compiled_soc(content: bytes) -> str:
 
 
 def compiled_precision(content: bytes, output_dtypes: Collection[str]) -> str:
-    """Returns what an `.om` computes its convolutions in.
+    """Returns the precision in which an `.om` computes its convolutions.
 
     Args:
-        content: of the file.
-        output_dtypes: NumPy's names of the types of its outputs, which are those of the ONNX model
-            where the compiler kept its types.
+        content: content of the file.
+        output_dtypes: NumPy's names of the outputs' types, which are the types of the ONNX model if
+            the compiler kept them.
 
     Returns:
         `f16`, `f32`, `hf32` (float32 values multiplied with 11 bits of mantissa), `int8`, or
@@ -71,7 +74,7 @@ def compiled_precision(content: bytes, output_dtypes: Collection[str]) -> str:
 
 
 def compile_options(content: bytes) -> Mapping[str, str]:
-    """Returns the options of the compiler by name, without dashes; empty if they are not there."""
+    """Returns the compiler's options by name, without dashes; empty if the file has none."""
     start = content.find(_KEY)
     if start < 0:
         return {}
@@ -86,7 +89,7 @@ def compile_options(content: bytes) -> Mapping[str, str]:
 
 
 def _varint(content: bytes, position: int) -> tuple[int, int]:
-    """Returns a number in protobuf's encoding and the position behind it; (0, end) if cut off."""
+    """Returns a number in protobuf's encoding and the position after it; (0, end) if cut off."""
     value = shift = 0
     while position < len(content) and shift < 64:
         byte = content[position]

@@ -1,7 +1,7 @@
-"""What running an ONNX model takes, read from its graph before any runtime loads it.
+"""Estimates the memory that an ONNX model needs, from its graph, before any runtime loads it.
 
-A runtime computes what does not depend on the input while it loads a model, and nothing ends what
-it has begun. So the sizes of all values are inferred first, for one image.
+While a runtime loads a model, it computes all values that do not depend on the input, and nothing
+can stop it. So the sizes of all values are inferred first, for one image.
 """
 
 import math
@@ -30,20 +30,22 @@ from distributed_pose.model.onnx_graph import (
     parse,
 )
 
-# Lightweight OpenPose has at most 15 MB of values at a time at 368x640, OpenPose on VGG-19 180 MB.
+# At 368x640, Lightweight OpenPose has at most 15 MB of values at a time, and OpenPose on VGG-19 has
+# 180 MB.
 _MAX_LIVE_BYTES = 2**29
 
-# What is computed from weights: they may be widened from 4 bits to float32, and moved once more.
+# The limits of the values that are computed from weights: these may be widened from 4 bits to
+# float32, and moved once more.
 _MAX_COMPUTED_BYTES = 2**26
 _MAX_COMPUTED_PER_BYTE = 16
 
-# Exporters write some thousand nodes.
+# Exporters write models of some thousand nodes.
 _MAX_NODES = 100_000
 
-# A number of rounds, or of elements, that only a run can tell.
+# Operators whose number of rounds, or of elements, is only known when the model is run.
 _ENDLESS = ("Loop", "Scan", "SequenceMap")
 
-# Operators that make as many elements as the values of an input say.
+# Operators whose number of output elements depends on the values of an input.
 _GROWING = frozenset(
     {
         *("BlackmanWindow", "CenterCropPad", "ConstantOfShape", "Expand", "HammingWindow"),
@@ -51,7 +53,8 @@ _GROWING = frozenset(
     }
 )
 
-# Operators of the standard whose results are no larger than their input, whatever their size.
+# Operators of the standard that do not enlarge their input, so that the size of their results may
+# be unknown.
 _KEEPING = frozenset(
     {
         *("Cast", "Compress", "DequantizeLinear", "Flatten", "Identity", "NonZero"),
@@ -61,15 +64,15 @@ _KEEPING = frozenset(
 )
 _STANDARD = ("", "ai.onnx")
 
-# Where the model leaves a size open; profiles make such inputs.
+# The sizes of dimensions that the model leaves open; profiles make inputs of this shape.
 _INPUT_SHAPE = (1, 3, 368, 640)
 
-# Of images in a batch that a model has fixed.
+# The largest fixed batch by which the memory of a model is divided.
 _MAX_BATCH = 1024
 
 _MAX_ITEM_BYTES = 16
 
-# Shapes are among the small tensors.
+# Values of tensors up to this size are kept for shape inference, because they may be shapes.
 _MAX_SHAPE_VALUES = 1024
 
 _HINT = "model.path must be a pose network of convolutions on one image"
@@ -78,15 +81,16 @@ _HINT = "model.path must be a pose network of convolutions on one image"
 def check_bounds(content: bytes, name: str) -> None:
     """Checks that a model takes no more time and memory than a pose network does.
 
-    Sizes are followed through the standard's operators; what comes after an operator of another
-    domain is taken on trust, as are those of engines.
+    Sizes are inferred through the standard's operators. Values after an operator of another domain
+    are not checked, and neither are engines.
 
     Args:
         content: serialised ONNX that holds its weights.
-        name: of the model in messages.
+        name: name of the model in messages.
 
     Raises:
-        SetupError: if it loops, or has more nodes or larger values than a pose network.
+        SetupError: if the content is not valid ONNX, or if the model has loops, or has more nodes
+            or larger values than a pose network, or computes a constant of unknown size.
     """
     model = parse(content, name)
     if is_engine(model):
@@ -124,7 +128,7 @@ def _check_nodes(model: ModelProto, name: str) -> None:
 
 
 def _num_nodes(model: ModelProto) -> float:
-    """Returns how many nodes there are where functions are called; infinite if one calls itself."""
+    """Returns the number of nodes with all functions inlined; infinite if one is recursive."""
     bodies = {
         (function.domain, function.name): Counter(
             (node.domain, node.op_type) for node in messages(function, NodeProto)
@@ -136,7 +140,7 @@ def _num_nodes(model: ModelProto) -> float:
     def size(calls: Mapping[tuple[str, str], int]) -> int:
         return sum(times * (1 + sizes.get(callee, 0)) for callee, times in calls.items())
 
-    # Those first that call no other, then those that call them.
+    # Functions are counted after those that they call, so the first ones call no other.
     while ready := [key for key, calls in bodies.items() if not calls.keys() & bodies.keys()]:
         sizes |= {key: size(bodies.pop(key)) for key in ready}
     if bodies:
@@ -152,19 +156,19 @@ def _with_shapes(model: ModelProto, name: str) -> ModelProto:
         return onnx.shape_inference.infer_shapes(_bare(model), data_prop=True)
     except SetupError:
         raise
-    # Of what C++ code raises, part is documented.
+    # The C++ code raises more exceptions than it documents.
     except Exception as error:  # noqa: BLE001
         reason = shown(str(error).strip().partition("\n")[0])
         raise SetupError(f"{name} is no valid ONNX: {reason}", "see model.path") from None
 
 
 def _bare(model: ModelProto) -> ModelProto:
-    """Returns a model that says what its input is, and nothing of other values."""
+    """Returns a model without large weights that declares the shape of its input, and no other."""
     for tensor in messages(model, TensorProto):
         if math.prod(tensor.dims) > _MAX_SHAPE_VALUES:
             for values in ("raw_data", "float_data", "int32_data", "int64_data", "double_data"):
                 tensor.ClearField(values)
-    # What a file says of its values is replaced by what follows from its operators.
+    # The shapes that a file declares may be wrong; they are inferred from the operators instead.
     for graph in messages(model, GraphProto):
         graph.ClearField("value_info")
         for output in graph.output:
@@ -177,22 +181,27 @@ def _bare(model: ModelProto) -> ModelProto:
 
 
 def _sizes(model: ModelProto) -> dict[str, int]:
-    """Returns the bytes of values by name, of those whose shape is known."""
+    """Returns the sizes in bytes of the values whose shape is known, by name."""
     sizes: dict[str, int] = {}
     for info in messages(model, ValueInfoProto):
         kind = info.type.tensor_type
         if kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim):
             size = _bytes_of(kind.elem_type, [dim.dim_value for dim in kind.shape.dim])
-            # Branches may use the same name.
+            # Branches may use the same name for different values.
             sizes[info.name] = max(size, sizes.get(info.name, 0))
     return sizes
 
 
 def _computed_bytes(model: ModelProto, sizes: Mapping[str, int], name: str) -> int:
-    """Returns the bytes of all values that do not depend on the input.
+    """Returns the total size in bytes of the computed values that do not depend on the input.
+
+    Args:
+        model: model with inferred shapes.
+        sizes: sizes in bytes of the values whose shape is known, by name.
+        name: name of the model in messages.
 
     Raises:
-        SetupError: if the size of one cannot be told.
+        SetupError: if the size of such a value is unknown.
     """
     changing = {image_input(model).name}
     computed = 0
@@ -216,7 +225,7 @@ def _keeps_size(node: NodeProto) -> bool:
 
 
 def _most_live_bytes(model: ModelProto, sizes: Mapping[str, int]) -> int:
-    """Returns the most bytes of values that are needed at a time, per image of a batch."""
+    """Returns the largest number of bytes of values needed at the same time, per image."""
     image = image_input(model)
     steps = list(messages(model, NodeProto))
     last_use = {value: step for step, node in enumerate(steps) for value in node.input}
@@ -241,6 +250,6 @@ def _bytes_of(kind: int, dims: Iterable[int]) -> int:
     values = math.prod(max(size, 0) for size in dims)
     try:
         return values * int(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)
-    # Texts, and types that are not known here.
+    # A type without a NumPy type counts as the largest one.
     except KeyError:
         return values * _MAX_ITEM_BYTES

@@ -1,4 +1,4 @@
-"""The one reader of ONNX: what a model takes and gives.
+"""Reads the inputs, outputs and nodes of ONNX models; no other module parses ONNX.
 
 Nothing is run, and no runtime is loaded.
 """
@@ -12,12 +12,13 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 from distributed_pose.errors import SetupError, shown
 from distributed_pose.records import ModelPort
 
-# Characters of a name in a model, or of a reason, that a message shows.
+# The number of characters of a name in a model, or of a reason, that a message shows.
 _MAX_SHOWN = 200
 
 _NO_TEXT = "a name in it is not UTF-8"
 
-# Nodes, attributes, names of values and so on. A model of 5,000 nodes has 100,000.
+# The limit counts nodes, attributes, descriptions of values and so on. A model of 5,000 nodes has
+# 100,000 of them.
 _MAX_MESSAGES = 500_000
 
 
@@ -25,15 +26,15 @@ def parse(content: bytes, name: str = "the model") -> ModelProto:
     """Returns serialised ONNX as a model.
 
     Args:
-        content: of the file.
-        name: of the model in the message.
+        content: content of the ONNX file.
+        name: name of the model in messages.
 
     Raises:
-        SetupError: if it is none.
+        SetupError: if the content is not ONNX, or has too many parts.
     """
     try:
         model: ModelProto = onnx.load_model_from_string(content)
-    # What a parser of protocol buffers raises is an affair of its implementation.
+    # Each implementation of protocol buffers raises its own exceptions.
     except Exception as error:  # noqa: BLE001
         raise _invalid(name, str(error)) from None
     if not model.HasField("graph"):
@@ -43,10 +44,10 @@ def parse(content: bytes, name: str = "the model") -> ModelProto:
 
 
 def parse_checked(content: bytes) -> ModelProto:
-    """Returns serialised ONNX as a model that follows the standard.
+    """Returns serialised ONNX as a model, after checking that it follows the standard.
 
     Raises:
-        SetupError: if it does not.
+        SetupError: if the model does not follow the standard.
     """
     model = parse(content)
     try:
@@ -60,7 +61,7 @@ def image_input(model: ModelProto) -> ValueInfoProto:
     """Returns the only input of a model.
 
     Raises:
-        SetupError: if it has none or several; lists them.
+        SetupError: if the model has no input or several; the message lists them.
     """
     inputs = _inputs(model)
     if len(inputs) == 1:
@@ -72,19 +73,25 @@ def image_input(model: ModelProto) -> ValueInfoProto:
 
 
 def input_ports(content: bytes, name: str = "the model") -> list[ModelPort]:
-    """Returns the inputs of serialised ONNX that are no weights.
+    """Returns the inputs of serialised ONNX, without the weights among them.
+
+    Args:
+        content: content of the ONNX file.
+        name: name of the model in messages.
 
     Raises:
-        SetupError: as `parse`.
+        SetupError: if `parse` refuses the content.
     """
     return [_model_port(port) for port in _inputs(parse(content, name))]
 
 
 def ports(content: bytes) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Returns inputs and outputs of serialised ONNX for a card: name, shape and dtype of each.
+    """Returns the inputs and the outputs of serialised ONNX for a card.
+
+    Each is described by its name, shape and dtype.
 
     Raises:
-        SetupError: as `parse`.
+        SetupError: if `parse` refuses the content.
     """
     model = parse(content)
     described = [
@@ -95,12 +102,12 @@ def ports(content: bytes) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 def is_engine(model: ModelProto) -> bool:
-    """Returns whether a model is what a provider has compiled, in ONNX as a wrapping."""
+    """Returns whether a model is ONNX that wraps an engine which a provider has compiled."""
     return any(node.op_type == "EPContext" for node in model.graph.node)
 
 
 def shortened(text: str) -> str:
-    """Returns as much of a text as a message shows."""
+    """Returns the start of a text, as much of it as a message shows."""
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
@@ -113,18 +120,23 @@ def inner_graphs(node: NodeProto) -> Iterable[GraphProto]:
 
 
 def nodes(model: ModelProto) -> Iterable[NodeProto]:
-    """Yields all nodes of a model, those of inner graphs and of its functions too."""
+    """Yields all nodes of a model, including those of inner graphs and of its functions."""
     yield from messages(model, NodeProto)
 
 
 def messages(message: Any, kind: type) -> Iterable[Any]:
-    """Yields what is of a kind in a message, at any depth and in whatever field."""
+    """Yields all messages of a kind in a protobuf message, at any depth and in any field.
+
+    Args:
+        message: protobuf message to search; it is yielded, too, if it is of the kind.
+        kind: class of the messages to yield.
+    """
     pending = [message]
     while pending:
         current = pending.pop()
         if isinstance(current, kind):
             yield current
-        # A tensor holds no others, and listing its fields would copy its values.
+        # A tensor is not searched: listing its fields would copy its values.
         if isinstance(current, TensorProto):
             continue
         children: list[Any] = []
@@ -135,7 +147,7 @@ def messages(message: Any, kind: type) -> Iterable[Any]:
 
 
 def _inputs(model: ModelProto) -> list[ValueInfoProto]:
-    # In files of the oldest format the weights are listed as inputs, too.
+    # Files of the oldest format list the weights as inputs, too.
     weights = {tensor.name for tensor in model.graph.initializer}
     return [port for port in model.graph.input if port.name not in weights]
 
@@ -160,7 +172,7 @@ def _dtype(port: ValueInfoProto) -> str:
 
 
 def _check_messages(model: ModelProto, name: str) -> None:
-    """Checks that a model is not made of too many parts, and that all its strings are text."""
+    """Checks that a model does not have too many parts, and that all its strings are UTF-8."""
     pending: list[Any] = [model]
     count = 0
     while pending:
@@ -181,7 +193,7 @@ def _check_messages(model: ModelProto, name: str) -> None:
             values = (value,) if is_single else value
             if field.message_type:
                 pending += values
-            # A string that is no text is given out as bytes.
+            # The library returns a string that is not UTF-8 as bytes.
             elif field.type == field.TYPE_STRING and any(isinstance(v, bytes) for v in values):
                 raise _invalid(name, _NO_TEXT)
 

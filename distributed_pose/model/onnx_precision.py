@@ -1,4 +1,4 @@
-"""What the layers of an ONNX model compute in."""
+"""Finds the precision in which the layers of an ONNX model compute."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -7,13 +7,13 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, inliner
 
 from distributed_pose.model.onnx_graph import is_engine, messages, nodes
 
-# The key under which an engine in ONNX, whose weights cannot be seen, says what it computes in.
+# The metadata key under which an engine in ONNX states its precision, since its weights are hidden.
 PRECISION_KEY = "precision"
 
 MIXED, UNKNOWN = "mixed", "unknown"
 
-# Quantised models keep their depthwise layers and their last ones in floats: 1 % of the weights of
-# Lightweight OpenPose, and up to 15 % of networks of a few layers.
+# Quantised models keep their depthwise layers and their last ones in floats. These have 1 % of the
+# weights of Lightweight OpenPose, and up to 15 % of the weights of networks of a few layers.
 _MAIN_SHARE = 0.8
 
 _PRECISIONS: Mapping[int, str] = {
@@ -25,7 +25,7 @@ _PRECISIONS: Mapping[int, str] = {
     TensorProto.UINT8: "int8",
 }
 
-# Operators that hand weights on, in another type or another order.
+# Operators that pass weights on, in another type, shape or order.
 _PASSING = {
     "Cast",
     "DequantizeLinear",
@@ -40,7 +40,7 @@ _MAX_PASSING = 8
 
 
 def is_quantised(model: ModelProto) -> bool:
-    """Returns whether a model holds operators on integers that stand for real numbers."""
+    """Returns whether a model has quantised operators: integers in them stand for real numbers."""
     return any(
         node.op_type.startswith(("Q", "Dequantize", "DynamicQuantize")) or "Integer" in node.op_type
         for node in nodes(model)
@@ -50,14 +50,14 @@ def is_quantised(model: ModelProto) -> bool:
 def precision_of(model: ModelProto, *, fuses: bool) -> str:
     """Returns the precision in which the layers with weights compute.
 
-    That is the type of the layers that hold four fifths of the weights, `mixed` if no type has so
-    many, and `unknown` if no layer is found; of an engine, what it says of itself.
+    This is the type of the layers that hold four fifths of the weights. It is `mixed` if no type
+    has so many, and `unknown` if no layer is found. An engine states its own precision.
 
     Args:
-        model: as the runtime runs it, or the user's own.
+        model: model as the runtime runs it, or the user's own model.
         fuses: whether the runtime still fuses a float layer and the dequantisation in front of it
-            into a layer on integers, as TensorRT does. What ONNX Runtime has optimised it runs as
-            it stands.
+            into a layer on integers, as TensorRT does. ONNX Runtime runs a model that it has
+            optimised without further changes.
     """
     if is_engine(model):
         said = {entry.key: str(entry.value) for entry in model.metadata_props}
@@ -68,12 +68,13 @@ def precision_of(model: ModelProto, *, fuses: bool) -> str:
 
 
 def main_precision(weights: Mapping[str, int]) -> str:
-    """Returns the precision of four fifths of the weights, `mixed` or `unknown` as above.
+    """Returns the precision of four fifths of the weights, `mixed`, or `unknown` without weights.
 
-    Layers are no measure: a half of them may be depthwise, with next to none of the work.
+    Weights are counted rather than layers, because half of the layers may be depthwise, with almost
+    none of the work.
 
     Args:
-        weights: number of weights by the precision that their layers compute in.
+        weights: number of weights by the precision in which their layers compute.
     """
     total = sum(weights.values())
     if not total:
@@ -96,11 +97,11 @@ class _Layers:
                     self._tensors.update(dict.fromkeys(node.output, attribute.t))
 
     def weights(self, *, fuses: bool) -> Counter[str]:
-        """Returns how many weights there are by the precision that their layers compute in."""
+        """Returns the number of weights by the precision in which their layers compute."""
         found: Counter[str] = Counter()
         for node in self._nodes:
             if any(kind in node.op_type for kind in ("Conv", "MatMul", "Gemm")):
-                # The largest tensor that a layer reads are its weights.
+                # The largest constant that a layer reads is its weight tensor.
                 on_integers = fuses and self._reads_dequantised(node)
                 traced = [self._traced(name, fused=on_integers) for name in node.input]
                 size, kind = max(traced, key=lambda weights: weights[0], default=(0, 0))
@@ -108,7 +109,7 @@ class _Layers:
         return found
 
     def _traced(self, name: str, *, fused: bool) -> tuple[int, int]:
-        """Returns size and type of a constant input of a layer; size 0 if it is no constant."""
+        """Returns size and type of a constant input of a layer; size 0 if it is not a constant."""
         kind = None
         for _ in range(_MAX_PASSING):
             if name in self._tensors:
@@ -127,7 +128,7 @@ class _Layers:
         return maker is not None and maker.op_type == "DequantizeLinear"
 
     def _type_made(self, node: NodeProto) -> int | None:
-        """Returns the type that a node hands weights on in; None where it leaves their own."""
+        """Returns the type in which a node passes weights on; None if it keeps their type."""
         told = {attribute.name: int(attribute.i) for attribute in node.attribute}
         if node.op_type == "Cast":
             return told.get("to")

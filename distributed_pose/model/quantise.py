@@ -1,4 +1,4 @@
-"""Int8 models for OpenVINO, by post-training quantisation with NNCF.
+"""Makes int8 models for OpenVINO, by post-training quantisation with NNCF.
 
 Array legend: N images, 3 the channels blue, green, red, H and W size of the network input.
 """
@@ -24,22 +24,23 @@ from distributed_pose.packages import require
 if TYPE_CHECKING:
     import openvino
 
-# Part of the version: raised when the same model and images would become another int8 model.
+# This number is part of the version. It is raised when the same model and images give another int8
+# model.
 _RECIPE = 1
 
-# Where NNCF looks before it reports its use to its makers.
+# NNCF does not report its use to its makers if this environment variable is set.
 _NO_TELEMETRY = "NNCF_CI"
 
-# OpenVINO's type of depthwise convolutions.
+# OpenVINO's name of the type of depthwise convolutions.
 _DEPTHWISE = "GroupConvolution"
 
 
 def quantise(content: bytes, calibration: Iterable[npt.NDArray[np.float32 | np.uint8]]) -> bytes:
     """Returns the int8 form of a model: a ZIP of OpenVINO's `model.xml` and `model.bin`.
 
-    Batch and size stay as free as they are. Two kinds of layers stay in float: the convolutions
-    that make the outputs, since rounding them took half of the AP of one network of the family
-    away, and depthwise ones, which the runtime computes in float even if they are quantised.
+    Dynamic dimensions stay dynamic. Two kinds of layers stay in float: the convolutions that make
+    the outputs, since quantising them halved the AP of one network of the family, and depthwise
+    convolutions, which the runtime computes in float even if they are quantised.
 
     Args:
         content: serialised ONNX with one image input, float32 or uint8.
@@ -47,15 +48,15 @@ def quantise(content: bytes, calibration: Iterable[npt.NDArray[np.float32 | np.u
             used, one image at a time, and kept in memory together.
 
     Raises:
-        SetupError: if NNCF or OpenVINO is not installed, there are no inputs, or the model is
-            refused.
+        SetupError: if NNCF or OpenVINO is not installed, there are no inputs, or NNCF cannot
+            quantise the model or any of its layers.
     """
     _require_packages()
     images = [image_3HW[None] for batch_N3HW in calibration for image_3HW in batch_N3HW]
     if not images:
         raise SetupError("int8 needs images to calibrate with, and there are none", "see data")
     with _quietly():
-        # By its name, because it has no types and takes seconds to import.
+        # NNCF is imported by name, because it has no types and takes seconds to import.
         nncf = importlib.import_module("nncf")
         try:
             model = _quantised(nncf, content, images)
@@ -72,7 +73,9 @@ def quantise(content: bytes, calibration: Iterable[npt.NDArray[np.float32 | np.u
 
 
 def quantiser_version() -> str:
-    """Returns what decides on an int8 model beside its source and its images, for cache keys.
+    """Returns the versions on which an int8 model depends, for cache keys.
+
+    These are the versions of NNCF, OpenVINO and the recipe in this module.
 
     Raises:
         SetupError: if NNCF or OpenVINO is not installed.
@@ -97,7 +100,8 @@ def _quantised(
         model,
         nncf.Dataset(images),
         subset_size=len(images),
-        # Weights symmetric, activations not: these networks have ELUs, which reach from -1 up.
+        # Weights are quantised symmetrically and activations are not, because these networks have
+        # ELUs, whose values start at -1.
         preset=nncf.QuantizationPreset.MIXED,
         target_device=nncf.TargetDevice.CPU,
         ignored_scope=ignored,
@@ -105,7 +109,7 @@ def _quantised(
 
 
 def _heads(model: "openvino.Model") -> list[str]:
-    """Returns the names of the convolutions nearest to the outputs, on every way to them."""
+    """Returns the names of the last convolutions before the outputs, on every path to them."""
     waiting = [output.get_node() for output in model.outputs]
     seen: set[str] = set()
     heads = []
@@ -133,7 +137,7 @@ def _pack(model: "openvino.Model") -> bytes:
         paths = Path(folder, "model.xml"), Path(folder, "model.bin")
         openvino.serialize(model, *paths)
         for path in paths:
-            # With a time of its own the same model would be other bytes at every call.
+            # The date is fixed, so that the same model always gives the same bytes.
             member = zipfile.ZipInfo(path.name)
             archive.writestr(member, path.read_bytes(), zipfile.ZIP_DEFLATED)
     return content.getvalue()
@@ -141,7 +145,7 @@ def _pack(model: "openvino.Model") -> bytes:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Keeps NNCF's log and progress bars from the standard output, and its telemetry from Intel."""
+    """Keeps NNCF's log and progress bars off the standard output, and turns its telemetry off."""
     before = os.environ.get(_NO_TELEMETRY)
     os.environ[_NO_TELEMETRY] = "1"
     try:

@@ -1,4 +1,4 @@
-"""Where in a checkpoint the network's tensors are: under which key, and behind which prefix."""
+"""Finds the network's tensors in a checkpoint: the key that holds them and their names' prefix."""
 
 import re
 from collections import Counter
@@ -13,10 +13,11 @@ from distributed_pose.errors import SetupError, shown
 
 STATE_DICT = "state_dict"
 
-# Counts batches of training. PyTorch before 0.4.1 did not save it, and no result depends on it.
+# This tensor counts the batches of training. PyTorch before 0.4.1 did not save it, and no result
+# depends on it.
 COUNTER = "num_batches_tracked"
 
-# Counts the models in an average of `torch.optim.swa_utils`.
+# This tensor counts the models in an average of `torch.optim.swa_utils`.
 _AVERAGED = "n_averaged"
 
 _STAGE = re.compile(r"refinement_stages\.([0-9]{1,4})\.")
@@ -24,20 +25,21 @@ _STAGE = re.compile(r"refinement_stages\.([0-9]{1,4})\.")
 _HINT = "model.path must be a checkpoint of Lightweight OpenPose, or an ONNX file"
 _NAMES_SHOWN = 4
 
-# Of the network's longest name, refinement_stages.0.trunk.0.initial.0.weight and the like.
+# The network's longest names have this many parts between dots, such as
+# refinement_stages.0.trunk.0.trunk.0.0.weight.
 _MAX_PARTS = 8
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a checkpoint, whatever library has read it.
+    """A tensor of a checkpoint, independent of the library that has read it.
 
     Attributes:
-        shape: as stored.
-        kind: type of its values and how they are stored, for messages.
-        holds_weights: whether it is a dense array of floating-point numbers.
-        float32: returns the values of one that holds weights, rounded to float32; what is out of
-            its range becomes infinite.
+        shape: shape of the tensor as stored.
+        kind: type and storage of the values, for messages.
+        holds_weights: whether the tensor is a dense array of floating-point numbers.
+        float32: function that returns the values rounded to float32, if the tensor holds weights;
+            values out of the range of float32 become infinite.
     """
 
     shape: tuple[int, ...]
@@ -51,11 +53,11 @@ class StateDict:
     """The tensors of a checkpoint that may be the network's.
 
     Attributes:
-        tensors: by name, without the prefix; those of copies are not among them.
-        key: of the file under which they are; empty if the file is a bare state dict.
-        prefix: of their names in the file, such as `module.`.
+        tensors: tensors by name, without the prefix and without the tensors of copies.
+        key: key of the file that holds the tensors; empty if the file is a bare state dict.
+        prefix: common prefix of the tensors' names in the file, such as `module.`; may be empty.
         copies: prefixes and keys of further copies of the network, such as `ema`.
-        beside: names of what else the file holds.
+        beside: names of the other entries in the file.
         stray: full names of tensors that are neither under the prefix nor in a copy.
     """
 
@@ -68,12 +70,12 @@ class StateDict:
 
     @property
     def stage_numbers(self) -> tuple[int, ...]:
-        """Numbers of the refinement stages that are there, ascending."""
+        """Numbers of the refinement stages in the checkpoint, in ascending order."""
         return tuple(sorted({n for name in self.tensors if (n := stage_of(name)) is not None}))
 
     @property
     def num_stages(self) -> int:
-        """Refinement stages from the first on, up to a gap."""
+        """Number of refinement stages from the first one up to a gap in the numbers."""
         numbers = self.stage_numbers
         return next(n for n in range(len(numbers) + 1) if n not in numbers)
 
@@ -81,16 +83,17 @@ class StateDict:
 def find_state_dict(content: Any, required: Collection[str], path: str) -> StateDict:
     """Returns the tensors in a checkpoint that may be the network's.
 
-    They are under `state_dict`, or are the whole file, or are under the only key that holds all of
-    the network. They may have a common prefix, which is what stands before the required names.
+    The tensors are under `state_dict`, or make up the whole file, or are under the only key that
+    holds the whole network. Their names may have a common prefix before the required names.
 
     Args:
-        content: of the file, as `checkpoint_file.read_file` returns it.
+        content: content of the file, as `checkpoint_file.read_file` returns it.
         required: names of the network's tensors.
-        path: of the file, for messages.
+        path: path of the file, for messages.
 
     Raises:
-        SetupError: if there are none, or the network is there several times.
+        SetupError: if the file has no such tensors, or holds the network several times and does
+            not show which one to evaluate.
     """
     entries = _entries(content)
     if isinstance(entries.get(STATE_DICT), dict):
@@ -112,19 +115,20 @@ def find_state_dict(content: Any, required: Collection[str], path: str) -> State
 
 
 def stage_of(name: str) -> int | None:
-    """Returns the number of the refinement stage that a tensor belongs to; None if to none."""
+    """Returns the number of a tensor's refinement stage; None if it belongs to no such stage."""
     stage = _STAGE.match(name)
     return int(stage[1]) if stage else None
 
 
 def listed(names: Collection[str]) -> str:
-    """Returns the first few names for a message."""
+    """Returns the first few names of a collection as text for a message."""
     first = ", ".join(shown(name) for name in [*names][:_NAMES_SHOWN])
     return first + (", ..." if len(names) > _NAMES_SHOWN else "")
 
 
 def _entries(content: Any) -> dict[str, Any]:
-    # Unbound, since a pickle can give a dictionary attributes that hide its methods.
+    # The method is called on its class, since a pickle can give a dictionary attributes that hide
+    # its methods.
     pairs = dict.items(content) if isinstance(content, dict) else ()
     return {name: value for name, value in pairs if isinstance(name, str)}
 
@@ -162,7 +166,7 @@ def _without_prefix(
 def _prefix(
     names: Collection[str], required: Collection[str], path: str
 ) -> tuple[str, tuple[str, ...]]:
-    """Returns what is in front of the network's names, and in front of whole copies of it."""
+    """Returns the prefix of the network's names, and the prefixes of whole copies of it."""
     whole = _whole(names, required)
     if len(whole) > 1 and "" not in whole:
         hint = "save the one to evaluate alone"
@@ -170,7 +174,8 @@ def _prefix(
     if whole:
         prefix = "" if "" in whole else whole[0]
     else:
-        # Another network, or a part: differences are told from the prefix that most names have.
+        # The file holds another network or a part of this one. Its differences are listed for the
+        # prefix that most names have.
         most = _prefixes(names, required).most_common(1)
         prefix = most[0][0] if most else ""
     return prefix, tuple(copy for copy in whole if copy != prefix)
@@ -188,7 +193,7 @@ def _whole(names: Collection[str], required: Collection[str]) -> list[str]:
 
 
 def _prefixes(names: Collection[str], required: Collection[str]) -> Counter[str]:
-    """Returns how many of the network's names are there behind each prefix."""
+    """Returns the number of the network's names that follow each prefix."""
     found: Counter[str] = Counter()
     for name in names:
         parts = name.rsplit(".", _MAX_PARTS)

@@ -1,4 +1,4 @@
-"""ONNX to TensorRT engines, and the commands that do the same by hand."""
+"""Builds TensorRT engines from ONNX, and gives the commands that do the same by hand."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,28 +18,28 @@ from distributed_pose.model.onnx_precision import PRECISION_KEY, precision_of
 
 _PROVIDER = "TensorrtExecutionProvider"
 
-# TensorRT runs the whole model or none of it.
+# TensorRT must run the whole model: no part of it may fall back to the CPU.
 SESSION_SETTINGS: Mapping[str, str] = {"session.disable_cpu_ep_fallback": "1"}
 
 _DTYPES = {"tensor(uint8)": np.uint8, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
 def trtexec_command(model: Path, *, shapes: EngineShapes, precision: str) -> list[str]:
-    """Returns the command of TensorRT's own tool that makes such an engine and times it.
+    """Returns the command of TensorRT's own tool that builds an engine and times it.
 
-    It is for versions up to 10; from 11 on there is no --fp16, and the ONNX file itself must be of
-    half precision.
+    The command is for versions up to 10. Version 11 and newer have no `--fp16`, and the ONNX file
+    itself must have half precision.
 
     Args:
-        model: ONNX file.
-        shapes: of its input.
+        model: path of the ONNX file.
+        shapes: shapes of the model's input.
         precision: `f32` or `f16`.
     """
     command = ["trtexec", f"--onnx={model}"]
     if precision == "f16":
         command.append("--fp16")
     if precision == "f32":
-        # It takes TF32 for float32 by itself.
+        # By default, `trtexec` computes float32 in TF32.
         command.append("--noTF32")
     if shapes.least == shapes.most:
         return [*command, f"--shapes={shapes.text(shapes.most)}"]
@@ -54,15 +54,16 @@ def trtexec_command(model: Path, *, shapes: EngineShapes, precision: str) -> lis
 def engine_shapes(
     content: bytes, *, batch_sizes: Sequence[int], height: int, width: int
 ) -> tuple[EngineShapes, ...]:
-    """Returns the shapes of the engines for these batch sizes, one each.
+    """Returns the input shapes of the engines, one engine per batch size, in ascending order.
 
-    Each takes single images, too, for ragged batches and what is retried.
+    Each engine also takes smaller batches, down to single images, for ragged batches and retries. A
+    model with a fixed batch has a single engine, which takes that batch alone.
 
     Args:
         content: serialised ONNX.
-        batch_sizes: that are wanted.
-        height: of the input in pixels.
-        width: of the input in pixels.
+        batch_sizes: batch sizes that need an engine.
+        height: height of the input in pixels.
+        width: width of the input in pixels.
 
     Raises:
         SetupError: if the model has no image input.
@@ -84,21 +85,23 @@ def build_engines(
     precision: str,
     index: int = 0,
 ) -> bytes:
-    """Returns engines for a GPU of this process, as `model.engines` packs them.
+    """Builds engines for a GPU of this process, and returns them as `model.engines` packs them.
 
-    They run on GPUs of the same architecture, with the same TensorRT and driver.
+    They run on GPUs of the same architecture, with the same versions of TensorRT and driver.
 
     Args:
-        content: serialised ONNX, of half precision (`model.half`) if the engines are to be.
-        batch_sizes: that they must take; each gets an engine that is fastest at it.
-        height: of the input in pixels.
-        width: of the input in pixels.
-        precision: `f32`, `f16`, or `auto` for the model's.
-        index: of the GPU.
+        content: serialised ONNX. Engines of half precision need a model of half precision (see
+            `model.half`).
+        batch_sizes: batch sizes that the engines must take; each size has an engine that is
+            fastest at it.
+        height: height of the input in pixels.
+        width: width of the input in pixels.
+        precision: `f32`, `f16`, or `auto` for the precision of the model.
+        index: index of the GPU among those that the process sees.
 
     Raises:
-        SetupError: if TensorRT is missing, cannot run the whole model, or the model has another
-            precision.
+        SetupError: if TensorRT is missing or cannot run the whole model, or if the model has
+            another precision.
     """
     if _PROVIDER not in onnxruntime.get_available_providers():
         raise SetupError(
@@ -124,17 +127,17 @@ def build_engines(
 def building_options(index: int, *, half: bool, shapes: EngineShapes, file: Path) -> dict[str, str]:
     """Returns the provider's options for a session that writes its engine into an ONNX file.
 
-    The session's own keys `ep.context_*` reach the provider through the C API alone. What was timed
-    for one engine is kept beside it for the next.
+    The session's own keys `ep.context_*` reach the provider only through the C API. The timings
+    that the build of one engine measures are kept beside it and reused for the next engine.
 
     Args:
-        index: of the GPU.
-        half: whether the model is one of half precision.
-        shapes: of its input.
-        file: to write.
+        index: index of the GPU among those that the process sees.
+        half: whether the model has half precision.
+        shapes: shapes of the model's input.
+        file: path of the ONNX file to write.
 
-    Source: onnxruntime.ai, TensorRT execution provider; the Python binding takes `True` and
-        `False` alone.
+    Source: onnxruntime.ai, TensorRT execution provider; the Python binding accepts only `True` and
+        `False`.
     """
     return {
         "device_id": str(index),
@@ -151,11 +154,14 @@ def building_options(index: int, *, half: bool, shapes: EngineShapes, file: Path
 
 
 def checked_precision(model: ModelProto, precision: str) -> str:
-    """Returns the precision that an engine of a model computes in.
+    """Returns the precision in which an engine of a model computes: the model's own.
+
+    Args:
+        model: model to build the engine from.
+        precision: requested precision, `f32` or `f16`; `auto` accepts any.
 
     Raises:
-        SetupError: if another was asked for. An engine would have the model's: TensorRT 11 knows
-            no other.
+        SetupError: if another precision was requested, which TensorRT 11 cannot build.
     """
     real = precision_of(model, fuses=True)
     if precision not in {"auto", real}:
@@ -167,10 +173,14 @@ def checked_precision(model: ModelProto, precision: str) -> str:
 
 
 def labelled_engine(content: bytes, precision: str) -> bytes:
-    """Returns an engine in ONNX that says what it computes in.
+    """Returns an engine in ONNX with its precision in the metadata.
+
+    Args:
+        content: engine in ONNX, as the provider has written it.
+        precision: precision in which the engine computes.
 
     Raises:
-        SetupError: if it is not one engine for the whole model.
+        SetupError: if the content is not a single engine for the whole model.
     """
     model = parse(content)
     kinds = [node.op_type for node in model.graph.node]
@@ -184,7 +194,7 @@ def labelled_engine(content: bytes, precision: str) -> bytes:
 
 
 def toolkit_version() -> str:
-    """Returns what engines depend on beside the model and the GPU."""
+    """Returns the versions of ONNX Runtime and TensorRT, on which engines depend."""
     tensorrt = loaded_tensorrt_version() or "unknown"
     return f"onnxruntime {onnxruntime.__version__}, tensorrt {tensorrt}"
 

@@ -1,7 +1,7 @@
-"""What a file of `torch.save` holds, in the zip or the legacy format. Needs PyTorch.
+"""Reads files of `torch.save`, in the zip or the legacy format. Needs PyTorch.
 
-Only tensors and plain containers are read, so that a file cannot run code, and what is read is
-bounded, so that a small file cannot take much memory or time.
+Only tensors and plain containers are read, so that a file cannot run code. Sizes and counts are
+limited, so that a small file cannot take much memory or time.
 """
 
 import io
@@ -19,23 +19,23 @@ import torch
 from distributed_pose.errors import SetupError, shown
 from distributed_pose.model.state_dict import StoredTensor
 
-# A snapshot of three stages with Adam's moments has 84 MiB.
+# A snapshot of three stages with Adam's moments takes 84 MiB.
 _MAX_UNPACKED_BYTES = 256 * 2**20
 
 # Instructions of a pickle take up to 200 times their size in memory, and a microsecond each. The
-# pickle of such a snapshot has 131 KiB and takes 76,500 reads.
+# pickle of a snapshot of three stages has 131 KiB and takes 76,500 reads.
 _MAX_PICKLE_BYTES = 2 * 2**20
 _MAX_READS = 2_000_000
 
-# A file of `torch.save` has one member for each tensor, such a snapshot 1,233.
+# A file of `torch.save` has one member per tensor; that of a snapshot of three stages has 1,233.
 _MAX_MEMBERS = 20_000
 _MEMBER = b"PK\x01\x02"
 _PICKLE = "data.pkl"
 
-# A function that PyTorch allows a pickle to call, which makes as many bytes as a number says.
+# PyTorch allows a pickle to call this function, which allocates any number of bytes.
 _GROWING = b"\nbytearray\n"
 
-# A file holds a mapping of tensors by name, or a mapping of such mappings.
+# A file holds a mapping of tensors by name, or a mapping of such mappings: two levels at most.
 _MAPPINGS = 2
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -45,10 +45,11 @@ _HINT = f"save the weights alone where the file was made: {_SAVE}"
 
 _COPY_AGAIN = "download or copy it again"
 
-# How PyTorch's reader names a type that it does not allow.
+# PyTorch's reader names a type that it does not allow in one of these ways.
 _MET = re.compile(r"(?:Unsupported global:|unsupported) GLOBAL (\S+)|but got <class '([^']+)'>")
 
-# What else it says, and what that means to a user; the rest comes from damage.
+# Other messages of PyTorch's reader and their meaning for a user. All further messages are due to
+# damage.
 _MEANINGS = (
     ("Invalid magic number", "is a pickle, and not a file of torch.save"),
     ("Unsupported operand", "is damaged, or has a pickle protocol other than 2, torch.save's own"),
@@ -59,36 +60,38 @@ _MEANINGS = (
 
 
 def read_torch_file(content: bytes, path: str) -> Any:
-    """Returns what is in a file of `torch.save`: stored tensors and plain containers.
+    """Returns the content of a file of `torch.save`: stored tensors and plain containers.
 
     Args:
-        content: of the file.
-        path: of the file, for messages.
+        content: content of the file.
+        path: path of the file, for messages.
 
     Raises:
-        SetupError: if it is no such file, is damaged, or holds anything else; names what it met.
+        SetupError: if the file is not one of `torch.save`, is damaged, is too large, or holds
+            values of another type; the message names the type.
     """
     pickled = _archived_pickle(content, path) if content.startswith(b"PK") else content
     if _GROWING in pickled:
         raise _of_type("bytearray", path)
     try:
-        # PyTorch warns of what is refused or read here all the same.
+        # PyTorch warns of values that are refused or read here regardless of its warning.
         with warnings.catch_warnings(action="ignore"):
             loaded = torch.load(_Limited(content), map_location="cpu", weights_only=True)
-    # torch.load documents no exceptions: a damaged file raises whatever its parser meets first.
+    # torch.load documents no exceptions: a damaged file can raise an exception of any type.
     except Exception as error:  # noqa: BLE001
         raise _refused(error, content, path) from None
     return _stored(loaded, _MAPPINGS)
 
 
 def _stored(value: Any, mappings: int) -> Any:
-    """Returns a value with its tensors as stored ones, down to so many mappings in each other."""
+    """Returns a value with its tensors as stored tensors, in up to so many levels of mappings."""
     if isinstance(value, torch.Tensor):
         return StoredTensor(
             tuple(value.shape), _kind(value), _holds_weights(value), partial(_float32, value)
         )
     if isinstance(value, dict) and mappings:
-        # Unbound, since a pickle can give a dictionary attributes that hide its methods.
+        # The method is called on its class, since a pickle can give a dictionary attributes that
+        # hide its methods.
         return {name: _stored(inner, mappings - 1) for name, inner in dict.items(value)}
     return value
 
@@ -105,7 +108,8 @@ def _kind(tensor: torch.Tensor) -> str:
 
 
 def _float32(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
-    # Unbound, since a pickle can give a tensor attributes that hide its methods.
+    # The methods are called on their class, since a pickle can give a tensor attributes that hide
+    # its methods.
     array: npt.NDArray[np.float32] = torch.Tensor.numpy(
         torch.Tensor.detach(tensor).to(torch.float32).contiguous()
     )
@@ -113,7 +117,7 @@ def _float32(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
 
 
 class _Limited(io.BytesIO):
-    """A file that can be read so many times: a pickle takes one or two for each instruction."""
+    """A file with a limit of reads: a pickle takes one or two reads per instruction."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(content)
@@ -127,7 +131,7 @@ class _Limited(io.BytesIO):
 
 
 def _archived_pickle(content: bytes, path: str) -> bytes:
-    """Returns the pickle in a zip archive of `torch.save` that is no larger than it looks."""
+    """Returns the pickle in a zip archive of `torch.save`, after checking the members' sizes."""
     if content.count(_MEMBER) > _MAX_MEMBERS:
         raise SetupError(f"{path} has over {_MAX_MEMBERS} members, which no checkpoint needs")
     try:
@@ -138,7 +142,7 @@ def _archived_pickle(content: bytes, path: str) -> bytes:
             return archive.read(members[_PICKLE])
     except SetupError:
         raise
-    # Of a damaged archive, zipfile raises more than it documents.
+    # On a damaged archive, zipfile raises more exceptions than it documents.
     except Exception as error:  # noqa: BLE001
         reason = shown(str(error))
         raise SetupError(
@@ -160,11 +164,18 @@ def _check_members(sizes: Mapping[str, int], total: int, path: str) -> None:
 
 
 def _refused(error: Exception, content: bytes, path: str) -> SetupError:
-    """Returns PyTorch's refusal in one sentence, without its advice to trust the file."""
+    """Returns PyTorch's refusal as an error of one sentence, without its advice to trust the file.
+
+    Args:
+        error: exception that PyTorch has raised.
+        content: content of the file.
+        path: path of the file, for the message.
+    """
     text = str(error)
     met = _MET.search(text)
     name = (met[1] or met[2]) if met else ""
-    # The reader takes the last character of a cut file for the end of a name's line.
+    # In a file that is cut off, the reader ends a name's line at the last character, so a name at
+    # the end of the file may be incomplete.
     end = name.rpartition(".")[2].encode()
     if name and not content.endswith(end, 0, len(content) - 1):
         return _of_type(name, path)

@@ -1,4 +1,4 @@
-"""Checkpoint to a program that PyTorch runs without this package, for every device.
+"""Exports a checkpoint as a program that PyTorch runs on any device, without this package.
 
 Array legend: N images, H and W network input size in pixels.
 """
@@ -16,17 +16,22 @@ from distributed_pose.model.network import LightweightOpenPose
 
 HEATMAPS, PAFS = "heatmaps", "pafs"
 
-# None of the sizes is 1, which the exporter takes for a constant.
+# None of the dynamic sizes is 1, because the exporter takes a size of 1 for a constant.
 _TRACED_N3HW = (2, 3, 64, 96)
 _CHECKED_N3HW = (3, 3, 96, 64)
 
-# Largest difference to the network, relative to its outputs: float32 rounding of about 60 layers
-# whose normalisation has become part of the weights.
+# The largest difference to the network, relative to its outputs. It allows for float32 rounding in
+# about 60 layers whose normalisation is folded into the weights.
 _TOLERANCE = 1e-4
 
 
 class _LastStage(nn.Module):
-    """Returns the last stage's maps by name, of float32 inputs or of bytes."""
+    """Returns the last stage's maps by name, for inputs of float32 or of bytes.
+
+    Args:
+        network: network in evaluation mode.
+        on_bytes: whether the inputs are uint8 and normalised inside, instead of float32.
+    """
 
     scale: torch.Tensor
 
@@ -34,11 +39,12 @@ class _LastStage(nn.Module):
         super().__init__()
         self.network = network
         self.on_bytes = on_bytes
-        # A tensor, so that bytes become what the weights are: float32, or half where it is cast.
+        # The scale is a buffer, so that it has the type of the weights, and bytes become float32,
+        # or float16 if the program is cast.
         self.register_buffer("scale", torch.full((1,), 1 / 256))
 
     def forward(self, data: torch.Tensor) -> dict[str, torch.Tensor]:
-        # Exact in half precision, too, and the same as (data - 128) / 256.
+        # This equals (data - 128) / 256, and is exact in half precision, too.
         images_N3HW = data * self.scale - 0.5 if self.on_bytes else data
         heatmaps, pafs = self.network(images_N3HW)[-2:]
         return {HEATMAPS: heatmaps, PAFS: pafs}
@@ -47,16 +53,17 @@ class _LastStage(nn.Module):
 def export_program(network: LightweightOpenPose, *, on_bytes: bool) -> bytes:
     """Returns the network as a program of `torch.export`, for any batch, height and width.
 
-    Its input is [N, 3, H, W], its outputs are the last stage's maps by name. Cast to another
-    type, it computes in that one. It is read by the same or a newer PyTorch, and reading it trusts
-    it: the format has room for pickles.
+    The input is [N, 3, H, W], and the outputs are the last stage's maps by name. A program that is
+    cast to another type computes in that type. The same version of PyTorch or a newer one can load
+    the program. Only trusted programs may be loaded, since the format can contain pickles.
 
     Args:
-        network: in evaluation mode.
+        network: network in evaluation mode.
         on_bytes: whether the input is uint8 and normalised inside, instead of float32.
 
     Raises:
-        SetupError: if it cannot be exported, or the program's outputs differ from the network's.
+        SetupError: if the network cannot be exported, or the program's outputs differ from the
+            network's.
     """
     folded = _LastStage(_without_normalisation(network), on_bytes=on_bytes).eval()
     dtype = torch.uint8 if on_bytes else torch.float32
@@ -64,11 +71,11 @@ def export_program(network: LightweightOpenPose, *, on_bytes: bool) -> bytes:
     traced = (torch.zeros(_TRACED_N3HW, dtype=dtype),)
     try:
         program = torch.export.export(folded, traced, dynamic_shapes=(dynamic,))
-    # The exporter documents no common class of what it raises.
+    # The exporter documents no common base class of its exceptions.
     except Exception as error:  # noqa: BLE001
         raise SetupError(f"PyTorch cannot export the network: {first_line(error)}") from None
     _check(_LastStage(network, on_bytes=on_bytes).eval(), program)
-    # Otherwise the traced input is stored, too.
+    # Without this, the program would also store the traced input.
     program.example_inputs = None
     stream = io.BytesIO()
     torch.export.save(program, stream)
@@ -76,7 +83,7 @@ def export_program(network: LightweightOpenPose, *, on_bytes: bool) -> bytes:
 
 
 def _without_normalisation(network: LightweightOpenPose) -> LightweightOpenPose:
-    """Returns a copy whose batch normalisations are part of the convolutions before them."""
+    """Returns a copy whose batch normalisations are folded into the convolutions before them."""
     folded = copy.deepcopy(network).eval()
     for layers in (module for module in folded.modules() if isinstance(module, nn.Sequential)):
         for index in range(len(layers) - 1):
