@@ -1,6 +1,5 @@
 """The protocol of engines, which run workers and reducers."""
 
-import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -20,8 +19,6 @@ from distributed_pose.records import (
     Memory,
     ShardResult,
 )
-
-_LOG = logging.getLogger(__name__)
 
 
 class Engine(Protocol):

@@ -1,5 +1,6 @@
 """The engine without Ray, with workers and reducer in the process of the driver."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
@@ -10,7 +11,7 @@ from typing import Self
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.shards import Shard
 from distributed_pose.devices.host import num_cpus, peak_rss_bytes
-from distributed_pose.engine.base import _LOG, starting
+from distributed_pose.engine.base import starting
 from distributed_pose.engine.choice import Choice, examine_here, tell
 from distributed_pose.engine.deployment import Deployment, local_devices, on_this_machine
 from distributed_pose.engine.health import Health, collect_faults, none_left
@@ -40,6 +41,8 @@ from distributed_pose.records import (
     Memory,
     ShardResult,
 )
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass

@@ -249,7 +249,8 @@ def _most_live_bytes(model: ModelProto, sizes: Mapping[str, int]) -> int:
 def _bytes_of(kind: int, dims: Iterable[int]) -> int:
     values = math.prod(max(size, 0) for size in dims)
     try:
-        return values * int(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)
-    # A type without a NumPy type counts as the largest one.
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
     except KeyError:
         return values * _MAX_ITEM_BYTES
+    # Texts are objects in NumPy, whose size is that of a pointer.
+    return values * (_MAX_ITEM_BYTES if dtype.hasobject else int(dtype.itemsize))
