@@ -1,1 +1,1 @@
-"""Runtimes that execute a model on one device, one vendor SDK a file."""
+"""Runtimes that execute a model on one device, with one vendor's SDK per file."""

@@ -1,4 +1,4 @@
-"""Calls of pyACL: every return code is checked and explained, and what is taken is given back.
+"""Calls pyACL: checks and explains every return code, and releases all resources.
 
 Source: the pyACL reference of CANN 5.1 to 9.0, and the codes of its `acl_base.h`,
 `rt_error_codes.h` and `ge_error_codes.h`.
@@ -83,7 +83,7 @@ _CODES: Mapping[int, tuple[str, str]] = MappingProxyType(
     }
 )
 
-# What the first digit of a code says, by the rules of the reference.
+# The first digit of a code names its class, by the rules of the reference.
 _CLASSES: Mapping[int, tuple[str, str]] = MappingProxyType(
     {
         1: ("the call or the installation is wrong", _REPORT),
@@ -95,11 +95,14 @@ _CLASSES: Mapping[int, tuple[str, str]] = MappingProxyType(
 
 
 class AclError(Exception):
-    """A call of pyACL that failed.
+    """A call of pyACL failed.
 
     Args:
-        call: its name without `acl.`.
-        code: that it returned; None if it returned none.
+        call: name of the call without `acl.`.
+        code: code that the call returned; None if it returned none.
+
+    Attributes:
+        hint: advice for the user.
     """
 
     def __init__(self, call: str, code: int | None = None) -> None:
@@ -110,30 +113,35 @@ class AclError(Exception):
 
 
 class Taken:
-    """What was taken of the device and the host, to be given back in reverse."""
+    """The resources taken from the device and the host, which are released in reverse order."""
 
     def __init__(self) -> None:
         self._calls: list[tuple[str, tuple[int, ...]]] = []
 
     def give_back_by(self, call: str, *arguments: int) -> None:
-        """Notes the call that gives something back."""
+        """Records a call that releases a resource."""
         self._calls.append((call, arguments))
 
     def take(self, call: str, *arguments: Any, back: str) -> int:
-        """Returns what a call takes, which `back` gives back by its handle or address.
+        """Makes a call that takes a resource, and returns the resource's handle or address.
+
+        Args:
+            call: name of the call without `acl.`.
+            arguments: arguments of the call.
+            back: name of the call that releases the resource by its handle or address.
 
         Raises:
-            AclError: if nothing was taken.
+            AclError: if the call fails; no resource was taken.
         """
         handle: int = call_value(call, *arguments)
         self.give_back_by(back, handle)
         return handle
 
     def give_back(self) -> None:
-        """Gives everything back; nothing is left to be given back a second time.
+        """Releases all resources; a second call releases nothing.
 
         Raises:
-            AclError: the first one, after all the rest was given back.
+            AclError: if a release fails; the first error, after all releases were tried.
         """
         failures = []
         while self._calls:
@@ -148,36 +156,37 @@ class Taken:
 
 @cache
 def initialise() -> None:
-    """Returns when pyACL is ready for this process, until the process ends.
+    """Initialises pyACL for this process, until the process ends.
 
-    It can be initialised once a process and not again after its end, so that no backend ends it.
+    A process can initialise pyACL only once and not again after finalising it, so that no backend
+    finalises it.
 
     Raises:
-        AclError: if it cannot be.
+        AclError: if pyACL cannot be initialised.
     """
     code = acl.init()
     if code == 0:
         atexit.register(acl.finalize)
-    # Otherwise another library of the process has done it, and ends it too.
+    # Another library of the process may have initialised pyACL, and then finalises it too.
     elif code != _REPEATED_INIT:
         raise AclError("init", code)
 
 
 def check_call(call: str, *arguments: Any) -> None:
-    """Makes a call that answers a code.
+    """Makes a call that returns only a code.
 
     Raises:
-        AclError: if the code says so.
+        AclError: if the code is an error.
     """
     if code := _function(call)(*arguments):
         raise AclError(call, code)
 
 
 def call_value(call: str, *arguments: Any) -> Any:
-    """Returns what a call answers that answers a value and a code.
+    """Makes a call that returns a value and a code, and returns the value.
 
     Raises:
-        AclError: if the code says so.
+        AclError: if the code is an error.
     """
     value, code = _function(call)(*arguments)
     if code:
@@ -186,10 +195,10 @@ def call_value(call: str, *arguments: Any) -> Any:
 
 
 def call_handle(call: str, *arguments: Any) -> Any:
-    """Returns what a call answers that has no code: a handle, a name, a size or a number.
+    """Makes a call that returns a handle, name, size or number without a code, and returns it.
 
     Raises:
-        AclError: if it is none or 0.
+        AclError: if the value is empty, None or 0.
     """
     value = call_raw(call, *arguments)
     if not value:
@@ -198,12 +207,12 @@ def call_handle(call: str, *arguments: Any) -> Any:
 
 
 def call_raw(call: str, *arguments: Any) -> Any:
-    """Returns what a call answers that has no code, and whose every answer has a meaning."""
+    """Makes a call whose every return value is valid and without a code, and returns the value."""
     return _function(call)(*arguments)
 
 
 def explain(code: int) -> tuple[str, str]:
-    """Returns what a code means, and what to do."""
+    """Returns the meaning of a code and a hint for the user."""
     unknown = ("of an unknown kind", _REPORT)
     return _CODES.get(code) or _CLASSES.get(code // 100_000, unknown)
 
@@ -213,8 +222,8 @@ def _function(call: str) -> Any:
 
 
 def _recent_message() -> str:
-    """Returns what the vendor's software has to say of the last failure of this thread."""
-    # Versions before CANN 5.1 do not have it.
+    """Returns the vendor's message about this thread's last failure, in parentheses; or nothing."""
+    # Versions of CANN before 5.1 do not have the function.
     tell = getattr(acl, "get_recent_err_msg", None)
     text = " ".join(((tell() if tell else "") or "").split())
     return f" ({text[:_MESSAGE_CHARACTERS]})" if text else ""

@@ -1,4 +1,4 @@
-"""An Ascend NPU through pyACL, which comes with CANN.
+"""Runs models on an Ascend NPU through pyACL, which is part of CANN.
 
 Array legend: N images, K heatmaps, P PAF channels, H and W size in pixels or cells, 3 the channels
 blue, green, red.
@@ -44,13 +44,14 @@ _NS_PER_MS = 1e6
 
 @dataclass
 class _Answer:
-    """A batch under way.
+    """A batch in flight.
 
     Attributes:
-        image_ids: of the batch.
+        image_ids: ids of the images of the batch.
         arrays: heatmaps and PAFs, filled part by part.
-        parts: that are not yet in the arrays.
-        times_ns: copy in, execution and copy out, summed over the parts that are.
+        parts: number of parts that are not yet in the arrays.
+        times_ns: float64 [3], nanoseconds of copy in, execution and copy out, summed over the parts
+            that are in the arrays.
     """
 
     image_ids: tuple[int, ...]
@@ -61,7 +62,7 @@ class _Answer:
 
 @dataclass(frozen=True)
 class _Part:
-    """A part of a batch, in a slot."""
+    """A part of a batch that a slot has in flight."""
 
     answer: _Answer
     chunk: Chunk
@@ -72,13 +73,14 @@ class _Part:
 class AscendBackend(Backend):
     """An `.om` on one NPU.
 
-    Everything is queued when a batch is submitted: the copy to the device, the execution and the
-    copy back on a stream each, which wait for each other by events. So while the device executes
-    one batch, the next is copied to it and the last one from it. One stream executes, because a
-    model must not be executed on two at once. A batch larger than the model's largest goes in
-    parts.
+    `submit` queues all work of a batch: the copy to the device, the execution and the copy back,
+    each on its own stream. The streams wait for each other by events, so that the device executes
+    one batch while the next is copied in and the previous one copied out. Only one stream executes,
+    because a model must not be executed on two streams at once. A batch larger than the model's
+    largest batch size runs in parts.
 
-    Times are those of the device's own events.
+    Times are measured by the device's own events, and the times of the copies include packing and
+    unpacking on the host.
     """
 
     slots = 3
@@ -89,7 +91,7 @@ class AscendBackend(Backend):
         self._slots: tuple[Slot, ...] = ()
         self._answers: deque[_Answer] = deque()
         self._parts: deque[_Part] = deque()
-        # Size that a dynamic batch was set to last.
+        # The size set last is kept, because setting a dynamic batch waits for queued executions.
         self._batch = 0
         self._limit = options.batch_size
         try:
@@ -103,14 +105,14 @@ class AscendBackend(Backend):
                 check_precision(options.precision, self.precision)
             self._slots = tuple(take_slot(self._model, self._held) for _ in range(self.slots))
             self._free = cycle(self._slots)
-        # Also after Ctrl-C: what was taken outlives the object.
+        # Also catches Ctrl-C, because the device's resources outlive the object.
         except BaseException as error:
             with suppress(AclError):
                 self._held.give_back()
             if isinstance(error, AclError):
                 raise SetupError(f"the NPU cannot run the model: {error}", error.hint) from None
             raise
-        # Undone first: another backend of the thread can have made its own context current.
+        # This call runs first, because another backend of the thread may have set its own context.
         self._held.give_back_by("rt.set_context", self._context)
 
     def submit(self, batch: InputBatch) -> None:
@@ -145,7 +147,7 @@ class AscendBackend(Backend):
             with suppress(AclError):
                 check_call("rt.set_context", self._context)
             self._drain()
-        # Before its memory goes: the arrays point into it.
+        # The slots go before their memory is freed, because their arrays point into it.
         self._slots, self._free = (), iter(())
         try:
             self._held.give_back()
@@ -164,7 +166,7 @@ class AscendBackend(Backend):
 
     @contextmanager
     def _failing(self, image_ids: tuple[int, ...]) -> Iterator[None]:
-        """Makes an error of pyACL one of these images, after which nothing is under way."""
+        """Turns an error of pyACL into one of these images, and drains the device on any error."""
         try:
             yield
         except BaseException as error:
@@ -176,7 +178,7 @@ class AscendBackend(Backend):
             raise
 
     def _queue(self, answer: _Answer, chunk: Chunk, images_N3HW: npt.NDArray[Any]) -> None:
-        """Packs a part into a free slot, and queues its way through the device."""
+        """Packs a part into a free slot, and queues its copies and its execution."""
         slot = next(self._free)
         sent = slot.host_input[: chunk.size]
         start_ns = perf_counter_ns()
@@ -200,10 +202,10 @@ class AscendBackend(Backend):
         self._parts.append(_Part(answer, chunk, slot, packing_ns))
 
     def _set_batch(self, slot: Slot, size: int) -> None:
-        """Tells a model with a dynamic batch its size, where it is another than before."""
+        """Sets the size of a dynamic batch if it has changed."""
         if self._model.batch is None or (slot.batch == size and self._batch == size):
             return
-        # It belongs to the model, and executions that are queued read it.
+        # The size belongs to the model, and queued executions read it.
         check_call("rt.synchronize_stream", self._executions)
         slot.batch = self._batch = 0
         index = self._model.batch.index
@@ -211,7 +213,7 @@ class AscendBackend(Backend):
         slot.batch = self._batch = size
 
     def _finish(self, part: _Part) -> None:
-        """Waits for a part, and puts its maps and times into its answer."""
+        """Waits for a part, and adds its maps and times to its answer."""
         answer, chunk, events = part.answer, part.chunk, part.slot.events
         check_call("rt.synchronize_event", events.copy_out[1])
         pairs = (events.copy_in, events.execution, events.copy_out)
@@ -225,10 +227,10 @@ class AscendBackend(Backend):
         answer.parts -= 1
 
     def _drain(self) -> None:
-        """Waits for what is under way, which would write into what comes next, and forgets it."""
+        """Waits for all work in flight, which could overwrite later batches, and forgets it."""
         self._answers.clear()
         self._parts.clear()
-        # A slot may have been taken out of turn.
+        # A failed batch may have taken a slot without using it, so that the order starts again.
         self._free = cycle(self._slots)
         self._wait_for_streams()
         for slot in self._slots:
@@ -246,7 +248,7 @@ class AscendBackend(Backend):
 
 @contextmanager
 def _timed(events: tuple[int, int], stream: int) -> Iterator[None]:
-    """Records a pair of events on a stream around what is queued meanwhile."""
+    """Records a pair of events on a stream around the work that the block queues."""
     start, end = events
     check_call("rt.record_event", start, stream)
     yield
@@ -254,9 +256,9 @@ def _timed(events: tuple[int, int], stream: int) -> Iterator[None]:
 
 
 def _follow(slot: Slot, event: int, first: int, second: int) -> None:
-    """Makes what is queued next on a stream wait for what is queued so far on another.
+    """Makes later work on the second stream wait for all work queued so far on the first.
 
-    The event is reset by the stream that waited, as the reference wants it of events used again.
+    The stream that waited resets the event, as the reference requires for events used again.
     """
     check_call("rt.record_event", event, first)
     slot.armed.add(event)

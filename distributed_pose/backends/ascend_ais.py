@@ -1,7 +1,8 @@
-"""An Ascend NPU through ais_bench, for those who have its `InferSession`.
+"""Runs models on an Ascend NPU through the `InferSession` of ais_bench.
+
+Names that the versions of 2023 and 2024 spell differently are looked up under both spellings.
 
 Source: `ais_bench.infer.interface` and the `aclruntime` under it, of June 2023 and of May 2024.
-Names that the two spell differently are looked up under both.
 """
 
 import os
@@ -45,9 +46,9 @@ _OWNER_ONLY = 0o600
 class AisBackend(Backend):
     """An `.om` on one NPU.
 
-    A session copies an input to the device, executes and copies back, one after the other. Compute
-    time is what ais_bench itself reports: its host clock around `aclmdlExecute`. Copies are what
-    the rest of a call takes, counted as copy out; packing is counted as copy in.
+    A session copies an input to the device, executes the model and copies the outputs back, in
+    sequence. Compute time is the time that ais_bench itself reports, by its host clock around
+    `aclmdlExecute`. The rest of a call's time counts as copy out, and packing as copy in.
 
     Sessions of 2024 keep times since their start as single precision milliseconds, which are
     rounded to 0.06 ms after 17 minutes and to 1 ms after 3 hours.
@@ -55,7 +56,7 @@ class AisBackend(Backend):
 
     def __init__(self, content: bytes, options: BackendOptions) -> None:
         self._answers: deque[Inference] = deque()
-        # An `.om` runs on its own chip alone.
+        # An `.om` runs only on the chip that it was compiled for, so that it names the device.
         self.description = compiled_soc(content) or f"Ascend NPU {options.index}"
         self._limit = options.batch_size
         self._session: Any = None
@@ -65,11 +66,11 @@ class AisBackend(Backend):
             self.precision = compiled_precision(content, [port.dtype for port in self._outputs])
             if self.precision != UNKNOWN:
                 check_precision(options.precision, self.precision)
-        # Also after Ctrl-C: a session's memory on the device outlives the object.
+        # Also catches Ctrl-C, because a session's memory on the device outlives the object.
         except BaseException as error:
             with suppress(ExecutionError):
                 self._free()
-            # The extension raises what it likes: RuntimeError, ValueError, SystemError.
+            # The extension raises many types, such as RuntimeError, ValueError and SystemError.
             if isinstance(error, Exception) and not isinstance(error, SetupError):
                 raise SetupError(
                     f"ais_bench cannot load the model: {first_line(error)}",
@@ -105,7 +106,7 @@ class AisBackend(Backend):
         self._free()
 
     def _describe(self, content: bytes) -> None:
-        """Reads what the model takes and gives."""
+        """Reads the inputs and outputs of the model from the session."""
         inputs = [_port(tensor) for tensor in self._session.get_inputs()]
         self._is_dynamic = bool(inputs) and inputs[0].shape[:1] == (None,)
         sizes = self._batch_sizes(content) if self._is_dynamic else []
@@ -115,7 +116,7 @@ class AisBackend(Backend):
         self._outputs = [outputs[index] for index in self._indices]
 
     def _batch_sizes(self, content: bytes) -> list[int]:
-        """Returns the sizes of a dynamic batch, which the session only tells when asked for one."""
+        """Returns the sizes of a dynamic batch, from the file or else by trying them."""
         told = compile_options(content).get("dynamic_batch_size", "").strip("\"'").split(",")
         if all(size.isdecimal() for size in told):
             return sorted(int(size) for size in told)
@@ -137,7 +138,7 @@ class AisBackend(Backend):
     def _run(
         self, images_N3HW: npt.NDArray[Any], chunk: Chunk, answers: list[npt.NDArray[Any]]
     ) -> tuple[int, int, int]:
-        """Fills in the answers of a part, and returns its times: compute, copy in and copy out."""
+        """Runs a part and fills in its answers; returns the ns of compute, copy in and copy out."""
         start_ns = perf_counter_ns()
         sent = np.empty((chunk.size, *self._input.image_shape), self._input.port.dtype)
         self._input.pack(images_N3HW[chunk.start : chunk.stop], sent)
@@ -154,14 +155,14 @@ class AisBackend(Backend):
         if not self._is_dynamic:
             static: list[Any] = self._session.infer([sent])
             return static
-        # The session of 2023 has no mode of `infer` for it.
+        # The session of 2023 has no mode of `infer` for a dynamic batch.
         self._session.set_dynamic_batchsize(len(sent))
         dynamic: list[Any] = self._session.run([sent], out_array=True)
         return dynamic
 
     def _free(self) -> None:
         session, self._session = self._session, None
-        # The session of 2023 frees its memory when the object goes.
+        # The session of 2023 has no such method, and frees its memory when the object is deleted.
         free = getattr(session, "free_resource", None)
         if free is None:
             return
@@ -172,7 +173,8 @@ class AisBackend(Backend):
 
 
 def _session(content: bytes, index: int) -> Any:
-    # ais_bench refuses links, and files that others than their owner may write to.
+    # The path is resolved and the file is private, because ais_bench refuses links and files that
+    # others than their owner may write to.
     with tempfile.TemporaryDirectory(
         prefix="om_", dir=Path(tempfile.gettempdir()).resolve()
     ) as folder:
@@ -180,14 +182,14 @@ def _session(content: bytes, index: int) -> Any:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
-        # The whole file is read here.
+        # The constructor reads the whole file, so that the folder may be deleted afterwards.
         return InferSession(index, str(file))
 
 
 def _execution_ns(summary: Any) -> int:
     """Returns the time of the last execution, in nanoseconds.
 
-    The list has durations in milliseconds, or pairs of start and end since the session's start.
+    The list has durations, or pairs of start and end since the session's start, in milliseconds.
     """
     last = summary.exec_time_list[-1]
     duration_ms = last[1] - last[0] if isinstance(last, tuple | list) else last

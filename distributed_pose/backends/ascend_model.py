@@ -1,4 +1,4 @@
-"""An `.om` that pyACL has loaded: its inputs, its outputs, and memory for them.
+"""Loads an `.om` through pyACL, and allocates memory for its inputs and outputs.
 
 Array legend: N images, H and W size in pixels, 3 the channels blue, green, red.
 """
@@ -24,7 +24,7 @@ _DTYPES = {0: "float32", 1: "float16", 2: "int8", 3: "int32", 4: "uint8", 9: "in
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output of the loaded model; its size is that of the largest batch."""
+    """An input or output of the loaded model; `size_bytes` is for the largest batch."""
 
     index: int
     port: ModelPort
@@ -36,12 +36,12 @@ class AscendModel:
     """A loaded model.
 
     Attributes:
-        handle: of pyACL.
-        input: what it takes, in general terms.
-        image: its image input.
-        batch: the input that tells a dynamic batch; None for a static model.
-        outputs: all that it gives.
-        maps: heatmaps and PAFs of the last stage among them.
+        handle: handle of the model in pyACL.
+        input: image input, independent of the runtime.
+        image: image input as a tensor of the model.
+        batch: input that holds the size of a dynamic batch; None for a static model.
+        outputs: all outputs of the model.
+        maps: outputs with the heatmaps and the PAFs of the last stage.
     """
 
     handle: int
@@ -53,10 +53,10 @@ class AscendModel:
 
 
 class Events(NamedTuple):
-    """Handles of a slot's events.
+    """The handles of a slot's events.
 
-    The first two make a stream wait for another. The others are pairs of times around the copy of
-    the inputs, the execution, and the copy of the outputs, each pair on one stream.
+    `copied` and `executed` make one stream wait for another. The others are pairs that time the
+    copy of the inputs, the execution and the copy of the outputs, each pair on one stream.
     """
 
     copied: int
@@ -68,18 +68,18 @@ class Events(NamedTuple):
 
 @dataclass
 class Slot:
-    """Memory and events for one batch on its way through the device, taken once.
+    """Memory and events for one batch in flight, allocated once and used again.
 
     Attributes:
-        inputs: the dataset that the model reads.
-        outputs: the dataset that it writes.
-        device_input: address on the device.
-        device_maps: addresses on the device, of heatmaps and PAFs.
-        host_input: pinned; what is copied to the device, in the layout of the model's memory.
-        host_maps: pinned; what is copied from it, heatmaps and PAFs.
-        events: of its batch.
-        batch: size that its dynamic batch tensor holds; 0 before the first.
-        armed: events that were recorded and that no stream was told to wait for and reset.
+        inputs: handle of the dataset that the model reads.
+        outputs: handle of the dataset that the model writes.
+        device_input: address of the image input on the device.
+        device_maps: addresses of the heatmaps and PAFs on the device.
+        host_input: pinned array that is copied to the device, in the layout of the model's memory.
+        host_maps: pinned arrays for the heatmaps and PAFs that are copied from the device.
+        events: events of the slot's batch.
+        batch: size that the slot's dynamic batch tensor holds; 0 before the first batch.
+        armed: events that were recorded and for which no wait and reset is queued.
     """
 
     inputs: int
@@ -94,15 +94,15 @@ class Slot:
 
 
 def load_model(content: bytes, held: Taken) -> AscendModel:
-    """Returns a model in the device's memory.
+    """Loads a model into the device's memory and returns it.
 
     Args:
-        content: of the `.om`.
-        held: what will be given back.
+        content: bytes of the `.om`.
+        held: record of the resources to release, to which those of the model are added.
 
     Raises:
-        AclError: if it cannot be loaded.
-        SetupError: if it is no model of this kind.
+        AclError: if the model cannot be loaded.
+        SetupError: if the content is empty or is not a pose network of supported types and sizes.
     """
     source = np.frombuffer(content, np.uint8)
     if not source.size:
@@ -122,7 +122,7 @@ def load_model(content: bytes, held: Taken) -> AscendModel:
 
 
 def take_slot(model: AscendModel, held: Taken) -> Slot:
-    """Returns a slot for a model.
+    """Allocates a slot for a model and returns it.
 
     Raises:
         AclError: if the host or the device lacks the memory.
@@ -178,7 +178,7 @@ def _dataset(held: Taken) -> int:
 
 
 def _buffer(dataset: int, size_bytes: int, held: Taken) -> int:
-    """Returns the address of new memory on the device, now the next buffer of a dataset."""
+    """Allocates memory on the device as the next buffer of a dataset, and returns its address."""
     address = held.take("rt.malloc", size_bytes, _HUGE_PAGES_FIRST, back="rt.free")
     buffer = call_handle("create_data_buffer", address, size_bytes)
     held.give_back_by("destroy_data_buffer", buffer)
@@ -193,7 +193,7 @@ def _event(held: Taken) -> int:
 def _pinned(
     model: AscendModel, tensor: Tensor, shape: Sequence[int | None], held: Taken
 ) -> npt.NDArray[Any]:
-    """Returns pinned memory of the host for the largest batch."""
+    """Allocates pinned memory of the host for the largest batch, and returns it as an array."""
     full = (model.input.batch_sizes[-1], *(n for n in shape if n))
     size = prod(full) * np.dtype(tensor.port.dtype).itemsize
     address = held.take("rt.malloc_host", size, back="rt.free_host")
@@ -202,7 +202,7 @@ def _pinned(
 
 
 def _tensors(description: int, what: str) -> list[Tensor]:
-    """Returns the inputs or outputs of a model, in its order."""
+    """Returns the inputs or outputs of a model, in the model's order."""
     return [
         _tensor(description, what, index)
         for index in range(call_handle(f"mdl.get_num_{what}s", description))

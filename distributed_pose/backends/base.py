@@ -1,4 +1,4 @@
-"""What every backend does, and what is checked of its answers.
+"""The interface of every backend, and the checks of its answers.
 
 Array legend: N images, K heatmaps, P PAF channels, H and W map size in cells, 8H and 8W network
 input size in pixels.
@@ -17,10 +17,10 @@ from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
 from distributed_pose.records import Geometry, Simulation
 
-# What a configuration can ask for.
+# The precisions that a configuration can request.
 _ASKABLE = ("f32", "bf16", "f16", "int8")
 
-# All of these bits are set in halves that are not finite, and in no others.
+# A half-precision number is not finite if and only if all of these bits are set.
 _HALF_EXPONENT = 0x7C00
 
 
@@ -29,10 +29,10 @@ class InputBatch:
     """Network inputs of one shape.
 
     Attributes:
-        image_ids: N ids.
-        geometries: N geometries; only fakes that draw their answer look at them.
-        inputs_N3HW: [N, 3, 8H, 8W], C-contiguous; float32, or uint8 for a model that normalises
-            by itself.
+        image_ids: N COCO ids of the images.
+        geometries: N geometries of the images; only fakes that draw their answer read them.
+        inputs_N3HW: network inputs [N, 3, 8H, 8W], C-contiguous; float32, or uint8 for a model that
+            normalises by itself.
     """
 
     image_ids: tuple[int, ...]
@@ -41,9 +41,10 @@ class InputBatch:
 
 
 class NetworkOutput(NamedTuple):
-    """Last-stage output: [N, 19, H, W] and [N, 38, H, W], float32, or float16 if the model's is.
+    """Last-stage heatmaps [N, 19, H, W] and PAFs [N, 38, H, W].
 
-    Nothing widens halves before the decoder, which does so exactly.
+    Both are float32, or float16 if the model's output is. Only the decoder converts float16 to
+    float32, which is exact.
     """
 
     heatmaps_NKHW: npt.NDArray[np.float32 | np.float16]
@@ -54,11 +55,11 @@ class DeviceTimes(NamedTuple):
     """Times of one batch on its device, in nanoseconds.
 
     Attributes:
-        compute_ns: execution of the model alone, by the device's own clock where it has one. It is
-            what data sheets, `trtexec` and `ais_bench` call compute time.
-        copy_in_ns: copy of the inputs to the device's memory, packing on the host included; 0 where
-            the model reads the host's memory.
-        copy_out_ns: copy of the outputs from the device's memory, unpacking included.
+        compute_ns: time of the model's execution alone, by the device's own clock if it has one.
+            Data sheets, `trtexec` and `ais_bench` call it compute time.
+        copy_in_ns: time of the copy of the inputs to the device's memory, including packing on the
+            host; 0 where the model reads the host's memory.
+        copy_out_ns: time of the copy of the outputs from the device's memory, including unpacking.
     """
 
     compute_ns: int
@@ -72,7 +73,7 @@ class DeviceTimes(NamedTuple):
 
     @property
     def latency_ns(self) -> int:
-        """The batch's time with its copies, which is what `trtexec` calls latency."""
+        """The batch's time including its copies; `trtexec` calls it latency."""
         return sum(self.by_stage)
 
 
@@ -86,11 +87,11 @@ class Inference(NamedTuple):
 class Backend(ABC):
     """A compiled model on one device.
 
-    It is made, used and closed by one thread. Batches are submitted and collected in the same
+    One thread creates, uses and closes a backend. Batches are submitted and collected in the same
     order; a device with several slots copies one batch while it executes another.
 
     Attributes:
-        precision: what the compiled model really computes in, such as `bf16`.
+        precision: precision that the compiled model really computes in, such as `bf16`.
         description: the device's own name, such as the processor's.
         slots: number of batches that may be submitted and not yet collected.
     """
@@ -100,14 +101,14 @@ class Backend(ABC):
     slots: int = 1
 
     def prepare(self, batch: InputBatch) -> None:
-        """Gets ready for batches of a size and shape, of which many are to come.
+        """Prepares the backend for many batches of one size and shape.
 
-        Whatever is tuned, compiled or captured for it is done before this returns, so that no later
-        batch of this size or a smaller one pays for it, and what an earlier call got ready is
-        freed. It is called while no batch is under way. Errors are those of `infer`.
+        All tuning, compilation and capture for the shape ends before this method returns, so that
+        no later batch of this size or a smaller one is delayed by it. Frees the preparation of an
+        earlier call. It must be called while no batch is in flight. Raises the errors of `infer`.
 
         Args:
-            batch: an example.
+            batch: example of the batches to come.
         """
         self.infer(batch)
 
@@ -115,8 +116,8 @@ class Backend(ABC):
     def submit(self, batch: InputBatch) -> None:
         """Starts a batch of any size and shape that the model takes.
 
-        At most `slots` batches are under way. The batch's arrays must stay unchanged until it is
-        collected. After an error nothing is under way.
+        At most `slots` batches may be in flight. The batch's arrays must stay unchanged until the
+        batch is collected. After an error no batch is in flight.
 
         Raises:
             ExecutionError: if the batch cannot be run.
@@ -125,10 +126,10 @@ class Backend(ABC):
 
     @abstractmethod
     def collect(self) -> Inference:
-        """Returns the answer to the oldest batch under way, when it is there.
+        """Waits for the answer to the oldest batch in flight and returns it.
 
-        Its arrays are the caller's: no later batch changes them. Their values are unchecked. After
-        an error nothing is under way: what else was submitted has no answer.
+        The caller owns the answer's arrays: no later batch changes them. Their values are not
+        checked. After an error no batch is in flight: the other submitted batches have no answer.
 
         Raises:
             ExecutionError: if the device fails.
@@ -136,10 +137,13 @@ class Backend(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Frees the device; may be called again."""
+        """Frees the device; may be called more than once."""
 
     def infer(self, batch: InputBatch) -> NetworkOutput:
-        """Returns the maps of a batch while no other is under way; errors are those of both."""
+        """Returns the maps of a batch, which must be the only one in flight.
+
+        Raises the errors of `submit` and `collect`.
+        """
         self.submit(batch)
         return self.collect().maps
 
@@ -151,11 +155,11 @@ class SynchronousBackend(Backend):
         self._answers: deque[Inference] = deque()
 
     def prepare(self, batch: InputBatch) -> None:
-        """Does nothing: what is made for a size is made at its first batch."""
+        """Does nothing: the backend allocates for a batch size at the first batch of that size."""
 
     @abstractmethod
     def run(self, batch: InputBatch) -> NetworkOutput:
-        """Returns the maps of a batch; errors are those of `submit`."""
+        """Returns the maps of a batch; raises the errors of `submit`."""
 
     def submit(self, batch: InputBatch) -> None:
         start = perf_counter_ns()
@@ -171,12 +175,13 @@ class BackendOptions:
     """How a backend runs its model.
 
     Attributes:
-        precision: asked for; `auto` is the backend's choice.
-        threads: of the processor that it may use.
-        batch_size: most images in a batch.
-        index: of the device among those of its kind that the process sees; 0 where it is pinned.
-        variant: what stands behind the colon of the backend's name, such as a provider.
-        simulation: for simulated devices.
+        precision: requested precision; `auto` leaves the choice to the backend.
+        threads: number of processor threads that the backend may use.
+        batch_size: largest number of images in a batch.
+        index: index of the device among those of its kind that the process sees; 0 where the
+            process is pinned to one device.
+        variant: part of the backend's name after the colon, such as a provider.
+        simulation: settings of a simulated device.
     """
 
     precision: str = "auto"
@@ -188,7 +193,7 @@ class BackendOptions:
 
 
 class BackendFactory(Protocol):
-    """Makes a backend from an artifact by value; what the registry's strings lead to."""
+    """Makes a backend from the bytes of an artifact; the registry's strings name such factories."""
 
     def __call__(self, content: bytes, options: BackendOptions) -> Backend:
         """Returns the backend.
@@ -199,10 +204,10 @@ class BackendFactory(Protocol):
 
 
 def check_precision(asked: str, found: str) -> None:
-    """Checks that a compiled model computes in the precision that it was asked for.
+    """Checks that a compiled model computes in the requested precision.
 
     Raises:
-        SetupError: if it does not; tells what it computes in.
+        SetupError: if it does not; says which precision it computes in.
     """
     if asked not in {"auto", found}:
         raise SetupError(
@@ -212,7 +217,7 @@ def check_precision(asked: str, found: str) -> None:
 
 
 def check_maps(maps: NetworkOutput, batch: InputBatch) -> NetworkOutput:
-    """Returns the maps as they are, if they are a possible answer to the batch.
+    """Returns the maps unchanged if they are a possible answer to the batch.
 
     Raises:
         ExecutionError: if a shape is wrong or a value is not finite.
@@ -234,6 +239,6 @@ def check_maps(maps: NetworkOutput, batch: InputBatch) -> NetworkOutput:
 
 def _is_finite(array: npt.NDArray[np.float32 | np.float16]) -> bool:
     if array.dtype == np.float16:
-        # NumPy looks at halves one by one, which takes forty times as long as a look at their bits.
+        # NumPy tests halves one by one, which takes forty times as long as a test of their bits.
         return int((array.view(np.uint16) & _HALF_EXPONENT).max()) < _HALF_EXPONENT
     return bool(np.isfinite(array).all())

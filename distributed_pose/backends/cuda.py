@@ -1,4 +1,4 @@
-"""What backends on CUDA devices have in common, whichever runtime they bring.
+"""The parts that backends on CUDA devices share, whichever runtime they use.
 
 Array legend: N images, H and W network input size in pixels.
 """
@@ -29,13 +29,13 @@ from distributed_pose.backends.cuda_pipeline import (
 from distributed_pose.backends.ports import check_fits
 from distributed_pose.errors import ExecutionError, SetupError, first_line
 
-# Makes the model's program on a stream of a device.
+# The function makes the model's program on a stream of a device, given by its handle.
 MakeProgram = Callable[[CudaDriver, int], Program]
 
 
 @dataclass
 class _Batch:
-    """A batch under way, in as many parts as a model of a fixed batch size makes of it."""
+    """A batch in flight, split into parts if the model has a fixed batch size."""
 
     image_ids: tuple[int, ...]
     num_parts: int
@@ -43,14 +43,14 @@ class _Batch:
 
 
 class CudaBackend(Backend):
-    """A model on a CUDA device, with two batches under way.
+    """A model on a CUDA device, with up to two batches in flight.
 
-    Compute time is the device's own, between events around the execution.
+    Compute time is the device's own time between events around the execution.
 
     Args:
-        runtime: its name in messages.
-        driver: of the device.
-        make: makes the program.
+        runtime: name of the runtime in messages.
+        driver: driver of the device.
+        make: function that makes the program.
     """
 
     slots = SLOTS
@@ -108,7 +108,7 @@ class CudaBackend(Backend):
             pipeline.close()
 
     def _take(self, pipeline: CudaPipeline) -> None:
-        """Adds the oldest answer to the batch that it is a part of."""
+        """Waits for the oldest answer and adds it to its batch."""
         answer = pipeline.collect()
         batch = next(b for b in self._batches if len(b.answers) < b.num_parts)
         batch.answers.append(answer)
@@ -122,7 +122,7 @@ class CudaBackend(Backend):
     def _failed(
         self, pipeline: CudaPipeline, error: Exception, image_ids: tuple[int, ...]
     ) -> ExecutionError:
-        """Returns the error to raise; nothing is under way after it."""
+        """Abandons all batches in flight, and returns the error to raise."""
         pipeline.abandon()
         self._batches.clear()
         return ExecutionError(
@@ -134,10 +134,10 @@ def open_driver(index: int) -> CudaDriver:
     """Returns the driver of a CUDA device.
 
     Args:
-        index: among those that the process sees.
+        index: index of the device among those that the process sees.
 
     Raises:
-        SetupError: if there is no driver or no such device.
+        SetupError: if the driver is not installed or the device does not exist.
     """
     try:
         return CudaDriver(index)

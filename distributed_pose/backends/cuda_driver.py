@@ -1,6 +1,6 @@
-"""CUDA's driver API on one device: memory, copies, streams and events.
+"""Calls CUDA's driver API on one device: memory, copies, streams and events.
 
-It is part of every driver, so that it fits whichever CUDA a runtime brings, and it shares the
+The API is part of every driver, so that it fits the CUDA version of any runtime. It shares the
 device's primary context with that runtime: pointers and streams of one are valid in the other.
 
 Source: CUDA Driver API, sections Memory Management, Stream Management and Event Management.
@@ -16,29 +16,29 @@ import numpy.typing as npt
 
 Bytes = npt.NDArray[np.uint8]
 
-# A stream that does not wait for the legacy default stream, which runtimes use for small things.
+# Streams must not wait for the legacy default stream, which runtimes use for small tasks.
 _STREAM_NON_BLOCKING = 1
 
-# Whoever waits for an event sleeps, and leaves the processor to preprocessing and decoding.
+# A thread that waits for an event sleeps, which leaves the processor to preprocessing and decoding.
 _EVENT_BLOCKING_SYNC = 1
 
 _NS_PER_MS = 1e6
 
 
 class CudaError(Exception):
-    """A call of the driver that failed, with CUDA's name of the reason."""
+    """A call of the driver failed; the message has CUDA's name of the reason."""
 
 
 class CudaDriver:
-    """The driver on one device. It belongs to the thread that makes it.
+    """The driver on one device, which belongs to the thread that makes it.
 
     Args:
-        index: of the device among those that the process sees.
-        library: the driver's; None loads it.
+        index: index of the device among those that the process sees.
+        library: loaded library of the driver; None loads it.
 
     Raises:
-        CudaError: also from every method, if the driver refuses it.
-        OSError: if there is no driver.
+        CudaError: if the driver refuses a call, also in every method that does not say otherwise.
+        OSError: if no driver is installed.
     """
 
     def __init__(self, index: int, library: Any = None) -> None:
@@ -57,47 +57,48 @@ class CudaDriver:
         return _value(stream)
 
     def new_event(self) -> int:
-        """Returns the handle of a new event that takes the time."""
+        """Returns the handle of a new event that records its time."""
         event = c_void_p()
         self._call("cuEventCreate", byref(event), c_uint(_EVENT_BLOCKING_SYNC))
         return _value(event)
 
     def record(self, event: int, stream: int) -> None:
-        """Records an event when the stream has done all that it has been given so far."""
+        """Queues an event, which the stream records after all work queued on it so far."""
         self._call("cuEventRecord", c_void_p(event), c_void_p(stream))
 
     def wait(self, stream: int, event: int) -> None:
-        """Has a stream wait for an event before it does what it is given from here on."""
+        """Makes a stream wait for an event before it starts work that is queued later."""
         self._call("cuStreamWaitEvent", c_void_p(stream), c_void_p(event), c_uint(0))
 
     def synchronize(self, event: int) -> None:
-        """Returns when an event has been reached."""
+        """Waits until an event has been recorded."""
         self._call("cuEventSynchronize", c_void_p(event))
 
     def elapsed_ns(self, start: int, end: int) -> int:
-        """Returns the device's time between two events that have been reached."""
+        """Returns the device's time in nanoseconds between two events that have been recorded."""
         milliseconds = c_float()
         self._call("cuEventElapsedTime", byref(milliseconds), c_void_p(start), c_void_p(end))
         return int(milliseconds.value * _NS_PER_MS)
 
     def copy_in(self, address: int, host: Bytes, stream: int) -> None:
-        """Starts a copy to the device's memory; the host's must be pinned to overlap with others.
+        """Starts a copy to the device's memory.
 
         Args:
-            address: in the device's memory.
-            host: contiguous bytes, unchanged until the copy is done.
-            stream: that copies.
+            address: address in the device's memory.
+            host: uint8, contiguous, unchanged until the copy is done; in pinned memory if the copy
+                must overlap with other work.
+            stream: handle of the stream that copies.
         """
         source, size = c_void_p(host.ctypes.data), c_size_t(host.nbytes)
         self._call("cuMemcpyHtoDAsync_v2", c_uint64(address), source, size, c_void_p(stream))
 
     def copy_out(self, host: Bytes, address: int, stream: int) -> None:
-        """Starts a copy from the device's memory; arguments are those of `copy_in`."""
+        """Starts a copy from the device's memory; see `copy_in` for the arguments."""
         target, size = c_void_p(host.ctypes.data), c_size_t(host.nbytes)
         self._call("cuMemcpyDtoHAsync_v2", target, c_uint64(address), size, c_void_p(stream))
 
     def allocate(self, num_bytes: int) -> int:
-        """Returns the address of new memory of the device."""
+        """Allocates memory of the device and returns its address."""
         address = c_uint64()
         self._call("cuMemAlloc_v2", byref(address), c_size_t(num_bytes))
         return int(address.value)
@@ -107,22 +108,22 @@ class CudaDriver:
         self._call("cuMemFree_v2", c_uint64(address))
 
     def allocate_pinned(self, num_bytes: int) -> Bytes:
-        """Returns new memory of the host that copies can read and write by themselves."""
+        """Allocates pinned memory of the host, which the device's copies access directly."""
         address = c_void_p()
         self._call("cuMemHostAlloc", byref(address), c_size_t(num_bytes), c_uint(0))
         return np.ctypeslib.as_array((ctypes.c_uint8 * num_bytes).from_address(_value(address)))
 
     def free_pinned(self, host: Bytes) -> None:
-        """Frees memory of `allocate_pinned`; the array must not be used any more."""
+        """Frees memory of `allocate_pinned`; the array must not be used afterwards."""
         self._call("cuMemFreeHost", c_void_p(host.ctypes.data))
 
     def finish(self) -> None:
-        """Returns when the device has done all that it has been given, or has failed."""
+        """Waits until the device has finished all queued work, or has failed."""
         with suppress(CudaError):
             self._call("cuCtxSynchronize")
 
     def close(self, streams: list[int], events: list[int]) -> None:
-        """Gives streams, events and the device back, whatever state they are in."""
+        """Releases streams, events and the device, whatever their state; ignores errors."""
         for name, handles in (("cuEventDestroy_v2", events), ("cuStreamDestroy_v2", streams)):
             for handle in handles:
                 with suppress(CudaError):
@@ -140,7 +141,7 @@ class CudaDriver:
 
 
 class DeviceBuffer:
-    """Memory of the device that grows to the largest size that it was asked for."""
+    """Memory of the device that grows to the largest requested size."""
 
     def __init__(self, driver: CudaDriver) -> None:
         self._driver = driver
@@ -148,7 +149,7 @@ class DeviceBuffer:
         self._size = 0
 
     def reserve(self, num_bytes: int) -> int:
-        """Returns the address of at least so many bytes; what they held is lost if it grows."""
+        """Returns the address of at least `num_bytes`; the contents are lost if it grows."""
         if num_bytes > self._size:
             self.free()
             self._address = self._driver.allocate(num_bytes)
@@ -163,14 +164,14 @@ class DeviceBuffer:
 
 
 class PinnedBuffer:
-    """Pinned memory of the host that grows to the largest size that it was asked for."""
+    """Pinned memory of the host that grows to the largest requested size."""
 
     def __init__(self, driver: CudaDriver) -> None:
         self._driver = driver
         self._host: Bytes | None = None
 
     def reserve(self, num_bytes: int) -> Bytes:
-        """Returns so many bytes; what they held is lost if it grows."""
+        """Returns `num_bytes` bytes; the contents are lost if the buffer grows."""
         if self._host is None or num_bytes > self._host.nbytes:
             self.free()
             self._host = self._driver.allocate_pinned(num_bytes)

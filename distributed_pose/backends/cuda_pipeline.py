@@ -1,6 +1,6 @@
-"""Batches on their way through a CUDA device: copied in, executed and copied out, each on a stream.
+"""Runs batches on a CUDA device: copies in, execution and copies out, each on its own stream.
 
-While one batch is executed, the next is copied in and the last copied out.
+While one batch is executed, the next is copied in and the previous one is copied out.
 
 Array legend: N images, H and W network input size in pixels.
 """
@@ -21,17 +21,17 @@ from distributed_pose.records import ModelPort
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 
-# One batch is executed while another is copied.
+# Two slots let the device execute one batch while it copies another.
 SLOTS = 2
 
-# Cards raise their clocks when they are loaded. Execution for so long, or so many batches, precede
-# all measurements.
+# Cards raise their clocks under load. Execution for this long, or of this many batches, therefore
+# precedes all measurements.
 _CLOCKS_RISE_NS = 500_000_000
 _MAX_WARMUP_BATCHES = 400
 
 
 class DeviceArray(NamedTuple):
-    """An array in the device's memory, C-contiguous."""
+    """A C-contiguous array in the device's memory."""
 
     address: int
     shape: Shape
@@ -39,16 +39,16 @@ class DeviceArray(NamedTuple):
 
     @property
     def num_bytes(self) -> int:
-        """Size of the array."""
+        """Size of the array in bytes."""
         return prod(self.shape) * self.dtype.itemsize
 
 
 class Program(Protocol):
-    """A model on a CUDA device. What it starts runs on the stream that it was made with.
+    """A model on a CUDA device, whose work runs on the stream that it was made with.
 
     Attributes:
-        input: of the model.
-        precision: that it computes in.
+        input: input of the model.
+        precision: precision that the model computes in.
     """
 
     input: ModelPort
@@ -58,24 +58,24 @@ class Program(Protocol):
         """Tunes the model for inputs of a shape at an address, so that `run` never does."""
 
     def run(self, slot: int, inputs_N3HW: DeviceArray) -> Sequence[DeviceArray]:
-        """Starts the model and returns its outputs, which are valid until the slot's next run."""
+        """Starts the model and returns the outputs, which stay valid until the slot's next run."""
 
     def release(self) -> None:
-        """Frees what `prepare` made."""
+        """Frees the resources that `prepare` made."""
 
     def close(self) -> None:
         """Frees everything; may be called again."""
 
 
 class Answer(NamedTuple):
-    """Outputs of one batch, in new arrays, and its times."""
+    """The outputs of one batch, in new arrays, and the times of the batch."""
 
     outputs: list[Array]
     times: DeviceTimes
 
 
 class Streams(NamedTuple):
-    """Handles of a pipeline's streams."""
+    """The handles of a pipeline's streams."""
 
     copy_in: int
     compute: int
@@ -83,7 +83,7 @@ class Streams(NamedTuple):
 
 
 class _Slot:
-    """Buffers and events of one batch under way."""
+    """The buffers and events of one batch in flight."""
 
     def __init__(self, driver: CudaDriver) -> None:
         self.host_input = PinnedBuffer(driver)
@@ -110,12 +110,12 @@ class _UnderWay(NamedTuple):
 
 
 class CudaPipeline:
-    """Runs a program on batches, with two of them under way.
+    """Runs a program on batches, with up to two of them in flight.
 
     Args:
-        driver: of the device.
-        streams: of the pipeline; the program's is `compute`.
-        program: the model.
+        driver: driver of the device.
+        streams: streams of the pipeline; the program was made with `compute`.
+        program: program of the model.
     """
 
     def __init__(self, driver: CudaDriver, streams: Streams, program: Program) -> None:
@@ -131,17 +131,17 @@ class CudaPipeline:
 
     @property
     def num_under_way(self) -> int:
-        """Batches that were submitted and not yet collected."""
+        """Number of batches that were submitted and not yet collected."""
         return len(self._under_way)
 
     def prepare(self, inputs_N3HW: Array) -> None:
-        """Gets ready for batches of a shape, and frees what earlier calls got ready.
+        """Prepares for batches of a shape, and frees the preparation of earlier calls.
 
-        Smaller batches of the same input size are filled up to the prepared one from here on, so
-        that nothing is tuned for them.
+        Later batches of the same input size that are smaller are filled up to the prepared batch
+        size, so that nothing is tuned for them.
 
         Args:
-            inputs_N3HW: an example.
+            inputs_N3HW: example of the network inputs, [N, 3, H, W].
         """
         self._program.release()
         self._prepared = ()
@@ -150,16 +150,17 @@ class CudaPipeline:
             device_input = DeviceArray(0, shape, self._dtype)
             address = slot.device_input.reserve(device_input.num_bytes)
             self._program.prepare(number, device_input._replace(address=address))
-        # What it executed has no event of a slot's, and must not meet the slot's next copy.
+        # Preparation records no event of the slot, and must not overlap with the slot's next copy.
         self._driver.finish()
         self._prepared = shape
         self._warm_up(inputs_N3HW)
 
     def submit(self, inputs_N3HW: Array) -> None:
-        """Starts a batch; at most `SLOTS` are under way.
+        """Starts a batch; at most `SLOTS` may be in flight.
 
         Args:
-            inputs_N3HW: of a type that fits the model's; may change as soon as this returns.
+            inputs_N3HW: network inputs [N, 3, H, W] of a type that fits the model's; the array may
+                change as soon as this method returns.
         """
         number, slot = self._next_slot, self._slots[self._next_slot]
         device_input, pack_ns = self._copy_in(slot, inputs_N3HW)
@@ -173,12 +174,12 @@ class CudaPipeline:
         self._next_slot = (number + 1) % SLOTS
 
     def collect(self) -> Answer:
-        """Returns the answer to the oldest batch under way, when it is there."""
+        """Waits for the answer to the oldest batch in flight and returns it."""
         slot, num_images, pack_ns, outputs = self._under_way[0]
         driver = self._driver
         driver.synchronize(slot.copy_out[1])
         start = perf_counter_ns()
-        # Copies: the slot's memory is the next batch's.
+        # The outputs are copied, because the slot's next batch reuses its memory.
         answers = [np.array(output[:num_images]) for output in outputs]
         unpack_ns = perf_counter_ns() - start
         self._under_way.popleft()
@@ -190,7 +191,7 @@ class CudaPipeline:
         return Answer(answers, times)
 
     def abandon(self) -> None:
-        """Forgets all batches under way, once the device no longer reads or writes their memory."""
+        """Forgets all batches in flight, after the device has stopped using their memory."""
         self._driver.finish()
         self._under_way.clear()
 
@@ -213,10 +214,12 @@ class CudaPipeline:
             self._is_warm = self._is_warm or is_enough
 
     def _copy_in(self, slot: _Slot, inputs_N3HW: Array) -> tuple[DeviceArray, int]:
-        """Starts the copy of a batch, filled up; returns where it goes and how long packing took.
+        """Starts the copy of a filled-up batch.
 
-        A batch is filled with copies of its last image: a network that mixes the images of a batch
-        then sees nothing that the image alone would not bring.
+        Returns its array on the device, and the nanoseconds that packing took.
+
+        The batch is filled with copies of its last image, so that a network that mixes the images
+        of a batch gets no values that the image alone would not bring.
         """
         start = perf_counter_ns()
         num_images = len(inputs_N3HW)
@@ -233,7 +236,7 @@ class CudaPipeline:
         return target._replace(address=address), pack_ns
 
     def _copy_out(self, slot: _Slot, device_outputs: Sequence[DeviceArray]) -> list[Array]:
-        """Starts the copies of a batch's outputs, and returns the arrays that they go to."""
+        """Starts the copies of a batch's outputs, and returns their target arrays."""
         stream = self._streams.copy_out
         host = slot.host_outputs.reserve(sum(output.num_bytes for output in device_outputs))
         self._driver.wait(stream, slot.compute[1])
@@ -252,5 +255,5 @@ class CudaPipeline:
         prepared = self._prepared
         if prepared and shape[1:] == prepared[1:] and shape[0] <= prepared[0]:
             return prepared
-        # A model of a fixed batch size has it in its input.
+        # The input of a model with a fixed batch size has that size as its first dimension.
         return (self._program.input.shape[0] or shape[0], *shape[1:])

@@ -1,4 +1,4 @@
-"""Batches of any size through models that take one size only.
+"""Runs batches of any size on models that take only one size.
 
 Array legend: N images, B images in a batch of the model, H and W network input size in pixels.
 """
@@ -15,16 +15,16 @@ Array = npt.NDArray[Any]
 def run_in_batches(
     run: Callable[[Array], Sequence[Array]], inputs_N3HW: Array, batch_size: int | None
 ) -> list[Array]:
-    """Returns the outputs for N images of a model that takes B at a time, N first in each.
+    """Returns the outputs of a model that takes B images at a time, for N images.
 
-    A last batch with fewer images is filled with copies of its last one: what fills it is then
-    nothing that an image alone would not see, and a network that mixes the images of a batch still
-    answers otherwise for other neighbours.
+    The first dimension of each output is N. A smaller last batch is filled with copies of its last
+    image, so that the filling brings no values that the image alone would not bring. A network that
+    mixes the images of a batch still answers differently for different neighbours.
 
     Args:
-        run: returns new arrays, the first dimension B.
-        inputs_N3HW: one image or more.
-        batch_size: B; None for a model that takes any number.
+        run: function from B inputs to new output arrays, whose first dimension is B.
+        inputs_N3HW: network inputs [N, 3, H, W] of at least one image.
+        batch_size: number B of images; None for a model that takes any number.
     """
     if batch_size is None or len(inputs_N3HW) == batch_size:
         return list(run(inputs_N3HW))

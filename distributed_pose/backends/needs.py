@@ -1,26 +1,27 @@
-"""What a backend needs where it runs, as data; `requirements` finds out what of it is missing.
+"""The requirements of a backend on its machine, as data; `requirements` finds those missing.
 
-A need that can be missing in one way alone says how to mend that: a command for a shell, or a
-sentence where no command can do it.
+A need that can be missing in only one way has a `mend`, the way to install or set it: a shell
+command, or a sentence where no command exists.
 """
 
 from dataclasses import dataclass
 
-# In a way to mend something, this is replaced by the script that the machine's CANN has.
+# In a `mend`, this placeholder is replaced by the path of the machine's CANN script.
 SET_ENV = "{set_env}"
 
 
 @dataclass(frozen=True)
 class Module:
-    """A Python module that is called.
+    """A Python module that a backend calls.
 
     Attributes:
-        name: full name of the module that is called, and not that of a package above it: other
-            distributions may own the same top-level name.
-        mend: how to install it.
-        attribute: dotted name that is called in it; empty for any.
-        is_loaded: whether to import it, in a process of its own. For extension modules that stop
-            at shared libraries or variables of their vendor; others are looked up in their source.
+        name: full name of the module itself, not of a package above it: other distributions may own
+            the same top-level name.
+        mend: way to install the module.
+        attribute: dotted name that is called in the module; empty for any.
+        is_loaded: whether the check imports the module, in a process of its own. Needed for
+            extension modules that can fail on shared libraries or variables of their vendor; other
+            modules are looked up in their source.
         rivals: distributions that own the same top-level name and bring another module.
     """
 
@@ -33,12 +34,12 @@ class Module:
 
 @dataclass(frozen=True)
 class Version:
-    """A range of versions of a distribution that is installed anyway.
+    """A range of versions of a distribution that the package installs in any case.
 
     Attributes:
-        distribution: on the package index.
-        allowed: a specifier such as `<2`.
-        mend: how to install one of these.
+        distribution: name of the distribution on the package index.
+        allowed: version specifier, such as `<2`.
+        mend: way to install an allowed version.
     """
 
     distribution: str
@@ -48,11 +49,11 @@ class Version:
 
 @dataclass(frozen=True)
 class Library:
-    """A shared library that must load, with all that it needs.
+    """A shared library that must load, with all its dependencies.
 
     Attributes:
-        name: that the loader searches for, such as `libcuda.so.1`.
-        mend: how to have it found.
+        name: file name that the loader searches for, such as `libcuda.so.1`.
+        mend: way to make the loader find the library.
     """
 
     name: str
@@ -64,8 +65,8 @@ class Variable:
     """An environment variable that must name a folder.
 
     Attributes:
-        name: of the variable.
-        mend: how to set it.
+        name: name of the variable.
+        mend: way to set the variable.
     """
 
     name: str
@@ -77,7 +78,7 @@ class CudaBuild:
     """A PyTorch that was built with CUDA, and a driver that is new enough for it.
 
     Attributes:
-        mend: how to install one.
+        mend: way to install a PyTorch that is built with CUDA.
     """
 
     mend: str
@@ -85,10 +86,10 @@ class CudaBuild:
 
 @dataclass(frozen=True)
 class NvidiaProvider:
-    """A provider of ONNX Runtime for NVIDIA cards, with the libraries that it links.
+    """A provider of ONNX Runtime for NVIDIA cards, with the libraries that the provider links.
 
     Attributes:
-        variant: `cuda` or `tensorrt`.
+        variant: variant of the provider, `cuda` or `tensorrt`.
     """
 
     variant: str
@@ -96,10 +97,10 @@ class NvidiaProvider:
 
 @dataclass(frozen=True)
 class CannProvider:
-    """The provider of ONNX Runtime for Ascend chips; its libraries are needs of their own.
+    """The provider of ONNX Runtime for Ascend chips; the libraries are separate needs.
 
     Attributes:
-        mend: how to install the ONNX Runtime that has it.
+        mend: way to install the ONNX Runtime that has the provider.
     """
 
     mend: str
@@ -107,12 +108,12 @@ class CannProvider:
 
 @dataclass(frozen=True)
 class PyAcl:
-    """pyACL, the Python interface of CANN's runtime, in this process's environment."""
+    """The Python interface of CANN's runtime (pyACL), available in this process's environment."""
 
 
 @dataclass(frozen=True)
 class AscendCompiler:
-    """ATC, the compiler of CANN, and a Python that it runs in.
+    """ATC, the compiler of CANN, and a Python interpreter that it runs in.
 
     Attributes:
         soc: name of the chip to compile for; empty for any.

@@ -1,4 +1,4 @@
-"""What an `.om` (a model compiled for Ascend) takes and gives, whichever runtime loads it.
+"""The inputs and outputs of an `.om` (a model compiled for Ascend), whichever runtime loads it.
 
 Array legend: N images, H and W network input size in pixels, 3 the channels blue, green, red.
 """
@@ -18,7 +18,7 @@ from distributed_pose.records import ModelPort
 
 
 class Chunk(NamedTuple):
-    """Images `start` to `stop` of a batch, run as a batch of `size`, of which the rest is empty."""
+    """Images `start` to `stop` of a batch, run as a batch of `size` that is filled with zeros."""
 
     start: int
     stop: int
@@ -27,12 +27,12 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True)
 class OmInput:
-    """The image input of an `.om`, which has one size of images and a few of batches.
+    """The image input of an `.om`, which has one image size and one or a few batch sizes.
 
     Attributes:
-        port: as [None, 3, H, W], whatever the layout in memory.
-        channels_last: whether the memory is [N, H, W, 3], as with AIPP.
-        batch_sizes: that the model was compiled for, ascending.
+        port: input with shape [None, 3, H, W], whatever the layout in memory.
+        channels_last: whether the layout in memory is [N, H, W, 3], as with AIPP.
+        batch_sizes: batch sizes that the model was compiled for, ascending.
     """
 
     port: ModelPort
@@ -41,16 +41,16 @@ class OmInput:
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """Shape of an image in memory."""
+        """Shape of an image in the layout of the model's memory."""
         channels, height, width = (n for n in self.port.shape if n)
         return (height, width, channels) if self.channels_last else (channels, height, width)
 
     def check(self, batch: InputBatch, limit: int) -> None:
-        """Checks a batch.
+        """Checks that the model takes a batch.
 
         Args:
-            batch: to be run.
-            limit: most images that the backend was opened for.
+            batch: batch to run.
+            limit: largest number of images that the backend was opened for.
 
         Raises:
             SetupError: if the model does not take it.
@@ -66,24 +66,28 @@ class OmInput:
             raise SetupError(error.message, self._hint(batch)) from None
 
     def chunks(self, images: int) -> list[Chunk]:
-        """Returns how a batch is run: full ones of the largest size, then the least that fits."""
+        """Splits a batch into chunks of the largest size, and a last one of the least that fits."""
         largest = self.batch_sizes[-1]
         starts = range(0, images, largest)
         parts = [(start, min(start + largest, images)) for start in starts]
         return [Chunk(start, stop, self._least(stop - start)) for start, stop in parts]
 
     def pack(self, images_N3HW: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
-        """Writes images in the layout of the model's memory, and zeros behind them.
+        """Writes images in the layout of the model's memory, followed by zeros.
 
-        The zeros keep an answer from depending on what was run before.
+        The zeros make an answer independent of earlier batches.
+
+        Args:
+            images_N3HW: images to write, float32 or uint8.
+            out: memory of the model's input for at least N images, of the model's type.
         """
         count = len(images_N3HW)
         if self.channels_last and out.dtype == images_N3HW.dtype:
             for image_3HW, image_HW3 in zip(images_N3HW, out, strict=False):
-                # 20 times as fast as NumPy's copy of a transposed array.
+                # OpenCV's merge is 20 times as fast as NumPy's copy of a transposed array.
                 cv2.merge(list(image_3HW), image_HW3)
         else:
-            # Assigning converts floats to half precision.
+            # The assignment converts float32 to the model's type, such as float16.
             channels_last = images_N3HW.transpose(0, 2, 3, 1)
             out[:count] = channels_last if self.channels_last else images_N3HW
         out[count:] = 0
@@ -100,14 +104,14 @@ class OmInput:
 
 
 def image_input(inputs: Sequence[ModelPort], batch_sizes: Iterable[int] = ()) -> OmInput:
-    """Returns the image input.
+    """Returns the image input of a model.
 
     Args:
-        inputs: as the runtime tells them, without the one that tells a dynamic batch.
-        batch_sizes: of a dynamic batch; empty for a static model.
+        inputs: inputs that the runtime reports, without the input for the size of a dynamic batch.
+        batch_sizes: sizes of a dynamic batch; empty for a static model.
 
     Raises:
-        SetupError: if the model takes something else.
+        SetupError: if the model has another input, or one whose dimensions are not fixed.
     """
     ports = [_channels_first(port) for port in inputs]
     check_input(ports)
@@ -124,9 +128,13 @@ def image_input(inputs: Sequence[ModelPort], batch_sizes: Iterable[int] = ()) ->
 
 
 def om_port(name: str, dims: Iterable[int], dtype: str) -> ModelPort:
-    """Returns an input or output as both runtimes describe it; -1 is a dimension not fixed.
+    """Returns an input or output as a port.
 
-    The compiler calls an output `node:index:name`, where the last is the name in the ONNX.
+    Args:
+        name: name that the runtime reports. The compiler names an output `node:index:name`, whose
+            last part is the name in the ONNX model.
+        dims: dimensions; negative for those that are not fixed.
+        dtype: name of the type, such as `float32`.
     """
     return ModelPort(
         name.split(":", 2)[-1] if name.count(":") > 1 else name,
@@ -153,7 +161,10 @@ def map_outputs(outputs: Sequence[ModelPort]) -> tuple[int, int]:
 
 
 def empty_maps(images: int, outputs: Iterable[ModelPort]) -> list[npt.NDArray[Any]]:
-    """Returns an array for each output, for so many images: of halves where the output is."""
+    """Returns one uninitialised array for a number of images per output.
+
+    An array is float16 if its output is, and float32 otherwise.
+    """
     return [
         np.empty(
             (images, *(n for n in output.shape[1:] if n)),
@@ -164,7 +175,7 @@ def empty_maps(images: int, outputs: Iterable[ModelPort]) -> list[npt.NDArray[An
 
 
 def _channels_first(given: ModelPort) -> ModelPort:
-    # By the dimensions: the format that the runtime tells is of use to nobody else.
+    # The dimensions show the layout, so that the format that the runtime reports is not needed.
     if len(given.shape) == 4 and given.shape[1] != 3 and given.shape[3] == 3:
         batch, height, width, channels = given.shape
         return ModelPort(given.name, (batch, channels, height, width), given.dtype)

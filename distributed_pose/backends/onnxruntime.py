@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, and what its other providers share with it."""
+"""Runs models with ONNX Runtime on the CPU; the other providers share its session code."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -32,17 +32,17 @@ Array = npt.NDArray[Any]
 
 _DTYPES = {"float": "float32", "double": "float64"}
 
-# Its log has names of the model as they are. On the CPU all that matters is raised as well; of a
-# provider only the log says which library is missing.
+# The log prints the model's names unescaped. On the CPU it is silent, because errors are raised as
+# well; for other providers only the log says which library is missing.
 _SILENT, _ERRORS_ONLY = 4, 3
 
 
 class OnnxRuntimeBackend(SynchronousBackend):
-    """A session on the processor.
+    """A session on the CPU.
 
-    It computes in the types of the graph as ONNX Runtime has optimised it: a processor without
-    kernels of half precision runs such models in float32, and layers between quantised values
-    become layers on integers only where the provider has these.
+    The session computes in the types of the graph that ONNX Runtime has optimised: a processor
+    without kernels of half precision runs such models in float32, and layers between quantised
+    values become integer layers only where the provider has these.
     """
 
     def __init__(self, content: bytes, options: BackendOptions) -> None:
@@ -91,12 +91,12 @@ def _run(
 def read_session(
     content: bytes, options: BackendOptions, provider: Provider, told: dict[str, str]
 ) -> tuple[onnxruntime.InferenceSession, str]:
-    """Returns a session, and the precision of its graph as it was optimised.
+    """Returns a session and the precision of its optimised graph.
 
     Args:
-        content: serialised ONNX.
-        options: of the backend.
-        provider: that leaves the graph readable.
+        content: serialised ONNX model.
+        options: options of the backend.
+        provider: provider to run on, which must leave the graph readable.
         told: options of the provider.
 
     Raises:
@@ -121,14 +121,14 @@ def open_session(
     told: dict[str, str],
     optimised: Path | None = None,
 ) -> onnxruntime.InferenceSession:
-    """Returns a session on a provider alone.
+    """Returns a session that runs on one provider alone.
 
     Args:
-        content: serialised ONNX.
-        options: of the backend.
-        provider: that runs it.
+        content: serialised ONNX model.
+        options: options of the backend.
+        provider: provider to run on.
         told: options of the provider.
-        optimised: file to write the graph to as it was optimised.
+        optimised: file to write the optimised graph to; None for no file.
 
     Raises:
         SetupError: if the provider cannot run the whole model.
@@ -157,7 +157,7 @@ def _settings(options: BackendOptions, optimised: Path | None) -> onnxruntime.Se
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
-    # Idle threads that spin take the processor from preprocessing and decoding.
+    # Idle threads that spin would take processor time from preprocessing and decoding.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if options.variant not in {"", CPU}:
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -172,7 +172,7 @@ def _severity(options: BackendOptions) -> int:
 
 
 def port_of(node: onnxruntime.NodeArg) -> ModelPort:
-    """Returns an input or output of a session."""
+    """Returns an input or output of a session as a port."""
     shape = tuple(n if isinstance(n, int) else None for n in node.shape)
     dtype = node.type.removeprefix("tensor(").removesuffix(")")
     return ModelPort(node.name, shape, _DTYPES.get(dtype, dtype))

@@ -1,4 +1,4 @@
-"""ONNX Runtime on Ascend NPUs, by its CANN provider.
+"""Runs models with ONNX Runtime on Ascend NPUs, on its CANN provider.
 
 Array legend: N images, H and W network input size in pixels.
 """
@@ -37,9 +37,9 @@ Array = npt.NDArray[Any]
 class OnnxRuntimeCannBackend(Backend):
     """A session on the CANN provider, which runs the whole model or refuses it.
 
-    A batch is copied to the device, run and copied back one after the other: the provider has one
-    stream. Compute time is the host's clock around a run whose input and outputs are in the
-    device's memory, and so the execution with its launch.
+    A batch is copied to the device, run and copied back in sequence, because the provider has one
+    stream. Compute time is measured by the host's clock around a run whose input and outputs are in
+    the device's memory. It therefore includes the launch of the execution.
     """
 
     def __init__(self, content: bytes, options: BackendOptions) -> None:
@@ -88,13 +88,14 @@ class DeviceRun:
     """Runs a session whose input and outputs are in a device's memory, and times its three steps.
 
     Args:
-        session: on a provider of the device.
-        input_name: of the image input.
-        output_names: in the order in which they are returned.
-        device: its kind in ONNX Runtime's words, and its index among those that the process sees.
+        session: session on a provider of the device.
+        input_name: name of the image input.
+        output_names: names of the outputs, in the order in which they are returned.
+        device: kind of the device in ONNX Runtime's terms, and index of the device among those that
+            the process sees.
 
     Attributes:
-        times_ns: compute, copy in and copy out, summed over the calls.
+        times_ns: int64 [3], nanoseconds of compute, copy in and copy out, summed over the calls.
     """
 
     def __init__(
@@ -112,11 +113,11 @@ class DeviceRun:
 
     def __call__(self, inputs_N3HW: Array) -> list[Array]:
         start_ns = perf_counter_ns()
-        # A new value each time: those of CANN cannot be updated in place.
+        # Each call makes a new value, because values of CANN cannot be updated in place.
         value = onnxruntime.OrtValue.ortvalue_from_numpy(
             np.ascontiguousarray(inputs_N3HW), *self._device
         )
-        # A binding keeps its outputs, which would have to fit the next batch as well.
+        # Each call makes a new binding, because a binding keeps outputs that may not fit later.
         binding = self._session.io_binding()
         binding.bind_ortvalue_input(self._input_name, value)
         for name in self._output_names:
@@ -133,10 +134,10 @@ class DeviceRun:
 
 
 def _precision(content: bytes, options: BackendOptions, soc: str) -> str:
-    """Returns what the provider will compute convolutions in.
+    """Returns the precision in which the provider will compute convolutions.
 
-    CANN compiles to half precision whatever the model has, unless it is told to keep its types;
-    then it computes float32 in HF32 on chips that have it, and the provider has no option for that.
+    CANN compiles any model to half precision, unless an option makes it keep the model's types. It
+    then computes float32 in HF32 on chips that have it, which no option of the provider changes.
     """
     if options.precision != "f32":
         return "f16"

@@ -1,4 +1,4 @@
-"""ONNX Runtime on NVIDIA cards, by its CUDA and TensorRT providers.
+"""Runs models with ONNX Runtime on NVIDIA cards, on its CUDA and TensorRT providers.
 
 Array legend: N images, H and W network input size in pixels.
 """
@@ -31,7 +31,7 @@ from distributed_pose.model.onnx_graph import is_engine, parse
 from distributed_pose.model.onnx_precision import precision_of
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
 
-# A run only starts the execution; whoever wants the outputs waits for an event.
+# A run must only start the execution: the pipeline waits for its outputs by an event.
 RUN_SETTINGS: Mapping[str, str] = {"disable_synchronize_execution_providers": "1"}
 
 _CHANNELS = (NUM_HEATMAPS, NUM_PAFS)
@@ -42,9 +42,8 @@ Session: TypeAlias = onnxruntime.InferenceSession
 class OnnxRuntimeCudaBackend(CudaBackend):
     """Sessions on one provider, which run the whole model or refuse it.
 
-    The CUDA provider computes in the types of the graph as ONNX Runtime has optimised it. The
-    TensorRT provider runs engines of `model.tensorrt`, of which the one for the batch size is
-    loaded.
+    The CUDA provider computes in the types of the graph that ONNX Runtime has optimised. The
+    TensorRT provider runs engines of `model.tensorrt`, and loads the engine for the batch size.
     """
 
     def __init__(self, content: bytes, options: BackendOptions) -> None:
@@ -58,17 +57,18 @@ class OnnxRuntimeCudaBackend(CudaBackend):
 
 
 class SessionProgram:
-    """A model as a session for each batch size that has an engine, or one for all.
+    """A model with a session for each batch size that has an engine, or one session for all.
 
     Args:
-        models: serialised ONNX, by the largest batch that each takes.
-        open_model: returns a session whose work runs on the pipeline's stream, and its precision.
-        driver: of the device.
-        device: its kind in ONNX Runtime's words, and its index among those that the process sees.
+        models: serialised ONNX models, by the largest batch size of each model.
+        open_model: function from a model to a session on the pipeline's stream and its precision.
+        driver: driver of the device.
+        device: kind of the device in ONNX Runtime's terms, and index of the device among those that
+            the process sees.
 
     Attributes:
-        input: of the model.
-        precision: that it computes in.
+        input: input of the model.
+        precision: precision that the model computes in.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class SessionProgram:
         self._sessions: dict[int, Session] = {}
         self._outputs: dict[tuple[int, str], DeviceBuffer] = {}
         self._new_buffer = partial(DeviceBuffer, driver)
-        # Inputs and outputs of a batch stay bound until the slot's next one.
+        # A slot's binding must live until its next batch, because the execution is asynchronous.
         self._bindings: dict[int, onnxruntime.IOBinding] = {}
         self._settings = onnxruntime.RunOptions()
         for key, value in RUN_SETTINGS.items():
@@ -114,7 +114,7 @@ class SessionProgram:
         return outputs
 
     def release(self) -> None:
-        # A single session serves all batch sizes, and is not worth opening again.
+        # A single session serves all batch sizes, so that closing it would only cost another start.
         if len(self._models) > 1:
             self._bindings.clear()
             self._sessions.clear()
@@ -126,7 +126,7 @@ class SessionProgram:
             buffer.free()
 
     def _session(self, batch_size: int) -> tuple[Session, str]:
-        """Returns the session for a batch, of the smallest engine that takes it."""
+        """Returns the session of the smallest engine that takes a batch, and its precision."""
         fitting = [size for size in sorted(self._models) if size >= batch_size]
         size = fitting[0] if fitting else max(self._models)
         if size not in self._sessions:

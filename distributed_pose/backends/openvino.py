@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: ONNX, and the int8 models that `model.quantise` makes."""
+"""Runs ONNX models, and the int8 models that `model.quantise` makes, with OpenVINO on the CPU."""
 
 import io
 import zipfile
@@ -27,15 +27,15 @@ from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.model.onnx_precision import main_precision
 from distributed_pose.records import ModelPort
 
-# Precision here to OpenVINO's name of the capability. Of floats, fastest first.
+# Maps a precision to OpenVINO's name of the capability; the floats are in order, fastest first.
 _FLOATS = {"bf16": "BF16", "f16": "FP16", "f32": "FP32"}
 _CAPABILITIES = {**_FLOATS, "int8": "INT8"}
 
-# OpenVINO's name of a type to NumPy's. It converts floats by itself.
+# Maps OpenVINO's name of a type to NumPy's. OpenVINO converts floats by itself.
 _DTYPES = {"u8": "uint8", "f64": "float64", "f32": "float32", "f16": "float16"}
 
-# By the mark at the end of a layer's kernel. The layer's own `runtimePrecision` is that of its
-# weights where the two differ.
+# Maps the suffix of a layer's kernel to the precision. The layer's own `runtimePrecision` is not
+# used, because it is that of the weights where the two differ.
 # Source: docs.openvino.ai, CPU device, "low-precision 8-bit integer models".
 _PRECISION_OF_KERNEL = {"i8": "int8", "u8": "int8", "fp32": "f32", "fp16": "f16"}
 _LAYERS_WITH_WEIGHTS = {"Convolution", "Deconvolution", "FullyConnected"}
@@ -44,7 +44,7 @@ _ZIP = b"PK"
 
 
 class OpenVinoBackend(SynchronousBackend):
-    """A compiled OpenVINO model. The precision is always set, never left to the runtime."""
+    """A compiled OpenVINO model, whose precision is always set and never left to the runtime."""
 
     def __init__(self, content: bytes, options: BackendOptions) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class OpenVinoBackend(SynchronousBackend):
             ),
             "INFERENCE_NUM_THREADS": options.threads,
             "NUM_STREAMS": 1,
-            # Workers that share a machine would all be pinned to its first processors.
+            # With pinning, all workers of a machine would be pinned to its first processors.
             "ENABLE_CPU_PINNING": False,
         }
         try:
@@ -100,15 +100,15 @@ def _run(
     output_names: Sequence[str],
     inputs_N3HW: npt.NDArray[Any],
 ) -> list[npt.NDArray[np.float32]]:
-    # With one thread `infer` (2026.4.1) hides failures and leaves the outputs of the last call.
+    # With one thread, `infer` (2026.4.1) hides failures and leaves the outputs of the last call.
     request.start_async({input_name: inputs_N3HW}, share_inputs=True)
     request.wait()
-    # The request owns its outputs and writes them again at the next call.
+    # The request owns its outputs and overwrites them at the next call, so that they are copied.
     return [np.array(request.get_tensor(name).data, np.float32) for name in output_names]
 
 
 def _read(core: openvino.Core, content: bytes) -> openvino.Model:
-    """Returns the model of an ONNX file, or of a ZIP with OpenVINO's own `model.xml` and `.bin`."""
+    """Returns the model of an ONNX file, or of a ZIP of OpenVINO's `model.xml` and `model.bin`."""
     if not content.startswith(_ZIP):
         return core.read_model(content)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -126,7 +126,7 @@ def _hint(precision: str, capabilities: Collection[str]) -> str:
 
 
 def _check_precision(asked: str, found: str, model: openvino.Model) -> None:
-    """Checks that the compiled model computes in the precision that it was asked for."""
+    """Checks that the compiled model computes in the requested precision."""
     is_quantised = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
     if asked == "int8" != found and not is_quantised:
         raise SetupError(
@@ -145,7 +145,7 @@ def _port(port: openvino.Output) -> ModelPort:
 
 
 def _real_precision(compiled: openvino.CompiledModel) -> str:
-    """Returns the precision that the layers with weights are really computed in."""
+    """Returns the precision in which the layers with weights really compute."""
     found: Counter[str] = Counter()
     for node in compiled.get_runtime_model().get_ops():
         layer = node.get_rt_info()

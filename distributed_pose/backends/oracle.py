@@ -1,6 +1,6 @@
 """A backend that draws heatmaps and PAFs from the ground truth.
 
-With it everything but the network is real, so that the whole system must reach a known AP.
+It replaces only the network, so that the whole system must reach a known AP.
 """
 
 import json
@@ -22,9 +22,10 @@ from distributed_pose.records import Geometry
 
 
 class OracleBackend(SynchronousBackend):
-    """Answers from the labelled people of each image; crowds count as nobody.
+    """Draws the labelled people of each image, without crowds.
 
-    Its model is the ground truth of a `CocoIndex` as JSON. Without annotations it finds nobody.
+    The backend's artifact is the ground truth of a `CocoIndex` as JSON. An image without
+    annotations has no people.
     """
 
     precision = "f32"
@@ -32,7 +33,7 @@ class OracleBackend(SynchronousBackend):
 
     def __init__(self, content: bytes, options: BackendOptions) -> None:
         super().__init__()
-        del options  # It draws in float32, on one thread.
+        del options  # No option applies: it draws in float32 on one thread.
         people: dict[int, list[list[float]]] = defaultdict(list)
         for annotation in json.loads(content)["annotations"]:
             if not annotation.get("iscrowd") and annotation.get("num_keypoints"):
@@ -40,7 +41,7 @@ class OracleBackend(SynchronousBackend):
         self._people: dict[int, list[list[float]]] | None = dict(people)
 
     def people(self, image_id: int) -> list[list[float]]:
-        """Returns the 51 values in COCO's order of each labelled person in an image.
+        """Returns the 51 values of each labelled person in an image, in COCO's order.
 
         Raises:
             SetupError: if the backend is closed.
@@ -70,9 +71,10 @@ class OracleBackend(SynchronousBackend):
 def _to_input_px(
     keypoints_P18x3: npt.NDArray[np.float32], geometry: Geometry, input_hw: tuple[int, int]
 ) -> None:
-    """Moves keypoints from image to input pixels, in place.
+    """Converts keypoints from image pixels to network input pixels, in place.
 
-    COCO's coordinates count from the corner of the first pixel, network targets from its centre.
+    The origin of COCO's coordinates is the corner of the first pixel, and that of network targets
+    is its centre.
     """
     width = input_hw[1] - geometry.pad_left - geometry.pad_right
     height = input_hw[0] - geometry.pad_top - geometry.pad_bottom

@@ -1,4 +1,4 @@
-"""How the input and the outputs of a model are recognised, and what the input takes."""
+"""Recognises the input and the outputs of a model, and checks that batches fit the input."""
 
 import re
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.records import ModelPort
 
 if TYPE_CHECKING:
-    # OpenCV comes with it.
+    # The import would also load OpenCV, so that only type checkers make it.
     from distributed_pose.vision.profiles import Profile
 
-# As in `stage_1_output_0_pafs`, `stage1` and `Stage-1`; a number alone says nothing.
+# Matches `stage_1_output_0_pafs`, `stage1` and `Stage-1`. A number alone does not name a stage.
 _STAGE = re.compile(r"(?<![a-z])stage[_.-]?(\d{1,4})(?!\d)", re.IGNORECASE)
 
-# Types of inputs to the type of the batches that they are fed with, converted at the boundary.
+# Maps the type of an input to that of its batches, which are converted when the model runs.
 _FED_AS = {"float16": "float32", "float64": "float32"}
 _INPUT_DTYPES = ("float32", "float16", "float64", "uint8")
 
@@ -29,11 +29,12 @@ _CHANNELS_LAST = (
 def select_outputs(outputs: Sequence[ModelPort]) -> tuple[str, str]:
     """Returns the names of the last stage's heatmaps and PAFs.
 
-    They are told apart by channel count, and stages by their number in the name. Where no name has
-    one, the outputs must be pairs of heatmaps and PAFs in one order, and the last pair is taken.
+    The channel count distinguishes heatmaps from PAFs, and the number in the name the stages. If no
+    name has a number, the outputs must be pairs of heatmaps and PAFs in one order, and the last
+    pair is chosen.
 
     Raises:
-        SetupError: if either is missing or ambiguous; lists what the model has.
+        SetupError: if either is missing or ambiguous; lists the outputs of the model.
     """
     heatmaps = _of_channels(outputs, NUM_HEATMAPS, "heatmaps")
     pafs = _of_channels(outputs, NUM_PAFS, "PAFs")
@@ -57,12 +58,12 @@ def check_input(inputs: Sequence[ModelPort], name: str = "the model") -> str:
     """Returns the name of the model's image input.
 
     Args:
-        inputs: of the model.
-        name: of the model, for the message.
+        inputs: inputs of the model.
+        name: name of the model, for the message.
 
     Raises:
-        SetupError: if the model does not take one batch of three-channel images of a type that
-            images have.
+        SetupError: if the model does not take a single batch of three-channel images of a supported
+            type.
     """
     is_turned = len(inputs) == 1 and _is_channels_last(inputs[0], 3)
     is_image = len(inputs) == 1 and len(inputs[0].shape) == 4 and inputs[0].shape[1] in {3, None}
@@ -79,12 +80,12 @@ def check_profile(inputs: Sequence[ModelPort], profile: "Profile", path: str) ->
     """Checks that a user's model takes the inputs that a profile makes.
 
     Args:
-        inputs: of the model.
-        profile: of preprocessing.
-        path: of the model, for the message.
+        inputs: inputs of the model.
+        profile: preprocessing profile.
+        path: path of the model, for the message.
 
     Raises:
-        SetupError: if it does not, as where it has fixed another size; tells both.
+        SetupError: if it does not, such as when its fixed size is another; says both sizes.
     """
     check_input(inputs, path)
     port = inputs[0]
@@ -105,17 +106,18 @@ def check_profile(inputs: Sequence[ModelPort], profile: "Profile", path: str) ->
 
 
 def fed_as(dtype: str) -> str:
-    """Returns the type of the batches that an input of a type is fed with."""
+    """Returns the type of the batches for an input of a type, by NumPy's names."""
     return _FED_AS.get(dtype, dtype)
 
 
 def check_fits(model_input: ModelPort, batch: InputBatch) -> None:
-    """Checks a batch against the type and the dimensions that the model has fixed.
+    """Checks a batch against the type and the fixed dimensions of the model's input.
 
-    Floats of other widths fit: whoever runs the model converts them.
+    A batch of float32 fits an input of float16 or float64: the backend that runs the model converts
+    it.
 
     Raises:
-        SetupError: if they differ; says which keys to set.
+        SetupError: if they differ; says how to export the model.
     """
     found = batch.inputs_N3HW.shape
     dtype = batch.inputs_N3HW.dtype.name
@@ -147,7 +149,7 @@ def _of_channels(outputs: Sequence[ModelPort], channels: int, what: str) -> list
 
 
 def _last_stage(ports: Sequence[ModelPort]) -> ModelPort | None:
-    """Returns the port of the highest stage by name; None if names leave a doubt."""
+    """Returns the port of the highest stage by name; None if the names are ambiguous."""
     stages = [_stage(port) for port in ports]
     known = [stage for stage in stages if stage is not None]
     if len(ports) == 1:
@@ -163,7 +165,7 @@ def _are_of_one_stage(heatmaps: ModelPort, pafs: ModelPort) -> bool:
 
 
 def _are_pairs(ports: Sequence[ModelPort]) -> bool:
-    """Returns whether heatmaps and PAFs follow each other in turn, and come out even."""
+    """Returns whether the ports are whole pairs of heatmaps and PAFs in one order."""
     channels = [port.shape[1] for port in ports]
     return len(channels) % 2 == 0 and channels in (
         [NUM_HEATMAPS, NUM_PAFS] * (len(channels) // 2),

@@ -1,7 +1,7 @@
-"""Imports a module or loads a shared library, and prints how that ended; a process of its own.
+"""Imports a module or loads a shared library in a process of its own, and prints the outcome.
 
-It is run as a script by `requirements`, with the standard library alone: what vendors ship may
-print, hang or end the process, and none of it is to stay loaded in the one that asks.
+`requirements` runs it as a script that uses the standard library alone: vendors' modules may print,
+hang or end the process, and none of them may stay loaded in the process that asks.
 """
 
 import ctypes
@@ -13,19 +13,19 @@ from collections.abc import Callable, Mapping
 
 
 def main() -> None:
-    """Prints a JSON list: the error, empty if there was none, and what was found."""
+    """Prints a JSON list: the error, empty if there was none, and the answer to the question."""
     question, target, search_path = json.loads(sys.argv[1])
     sys.path[:] = search_path
-    # What vendors print to stdout is no part of the answer.
+    # Text that vendors' modules print to stdout must not mix with the answer.
     answer_stream = os.dup(1)
     os.dup2(2, 1)
     try:
         error, found = "", _QUESTIONS[question](target)
-    # Also SystemExit: nothing that is imported here is known.
+    # Also catches SystemExit, because an imported module may do anything.
     except BaseException as failure:  # noqa: BLE001
         error, found = _in_one_line(failure), ""
     os.write(answer_stream, json.dumps([error, found]).encode())
-    # Without taking down what was loaded, which may hang or crash.
+    # Skips the clean-up of the loaded modules, which may hang or crash.
     os._exit(0)
 
 
@@ -44,7 +44,7 @@ def _load(name: str) -> str:
 
 
 def _driver(name: str) -> str:
-    """Returns the newest CUDA that a driver's library knows, such as `13.0`.
+    """Returns the newest CUDA version that a driver's library supports, such as `13.0`.
 
     Source: CUDA Driver API, `cuDriverGetVersion`.
     """

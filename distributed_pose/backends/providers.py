@@ -1,6 +1,6 @@
-"""ONNX Runtime's execution providers: what each is called, needs and is told.
+"""ONNX Runtime's execution providers: their names, packages and options.
 
-Options are text, as the runtime reads them.
+Options are strings, because the runtime takes them as text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,8 @@ class Provider:
     """An execution provider.
 
     Attributes:
-        name: in ONNX Runtime.
-        package: that brings it.
+        name: name of the provider in ONNX Runtime.
+        package: name of the package that contains the provider.
     """
 
     name: str
@@ -40,10 +40,10 @@ def require(variant: str, available: Sequence[str]) -> Provider:
 
     Args:
         variant: key of `PROVIDERS`.
-        available: names of those that this ONNX Runtime has.
+        available: names of the providers that this ONNX Runtime has.
 
     Raises:
-        SetupError: if it is not there; says which package brings it.
+        SetupError: if it is not available; says which package contains it.
     """
     provider = PROVIDERS[variant]
     if provider.name not in available:
@@ -58,27 +58,27 @@ def cuda_options(index: int, stream: int) -> dict[str, str]:
     """Returns the options of the CUDA provider.
 
     Args:
-        index: of the device among those that the process sees.
-        stream: handle of the CUDA stream that it works on.
+        index: index of the device among those that the process sees.
+        stream: handle of the CUDA stream that the provider works on.
 
     Source: onnxruntime.ai, CUDA execution provider.
     """
     return {
         "device_id": str(index),
-        # An exhaustive search takes 300 to 1,300 ms, and runs at every new shape within a run.
+        # An exhaustive search would take 300 to 1,300 ms at every new shape within a run.
         "cudnn_conv_algo_search": "HEURISTIC",
-        # Float32 is float32; half precision is asked for by its name.
+        # A run in f32 must compute in float32; a user who wants half precision requests f16.
         "use_tf32": "0",
         "user_compute_stream": str(stream),
     }
 
 
 def tensorrt_options(index: int, stream: int) -> dict[str, str]:
-    """Returns the options of the TensorRT provider for an engine, which holds all others.
+    """Returns the options of the TensorRT provider for an engine, which contains the other options.
 
     Args:
-        index: of the device among those that the process sees.
-        stream: handle of the CUDA stream that it works on.
+        index: index of the device among those that the process sees.
+        stream: handle of the CUDA stream that the provider works on.
 
     Source: onnxruntime.ai, TensorRT execution provider.
     """
@@ -89,9 +89,9 @@ def cann_options(index: int, *, half: bool) -> dict[str, str]:
     """Returns the options of the CANN provider.
 
     Args:
-        index: of the device among those that the process sees.
-        half: whether it computes in half precision; if not, an operator that only has half
-            precision is an error of the compiler, and not silently used.
+        index: index of the device among those that the process sees.
+        half: whether the provider computes in half precision; if not, an operator that only has
+            half precision is an error of the compiler, and is not silently used.
 
     Source: onnxruntime.ai, CANN execution provider.
     """
@@ -99,6 +99,6 @@ def cann_options(index: int, *, half: bool) -> dict[str, str]:
         "device_id": str(index),
         "precision_mode": "force_fp16" if half else "must_keep_origin_dtype",
         "enable_cann_graph": "1",
-        # Otherwise it writes every compiled graph into the current folder.
+        # The provider would otherwise write every compiled graph into the current folder.
         "dump_om_model": "0",
     }

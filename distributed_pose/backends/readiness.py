@@ -1,4 +1,4 @@
-"""Which backends can start where: the answers that `devices`, `doctor` and `auto` share."""
+"""Finds which backends can start on which devices, for `devices`, `doctor` and `auto`."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -15,9 +15,9 @@ class Readiness:
     """Whether a backend can start on a machine.
 
     Attributes:
-        backend: name in the registry, or a fake's variant.
-        lacks: what it needs and the machine does not have; empty if it can start.
-        compiler_lacks: what is missing beside that to compile a model for it.
+        backend: name in the registry, or a fake's name with its variant.
+        lacks: requirements of the backend that the machine does not meet; empty if it can start.
+        compiler_lacks: requirements of the backend's compiler that the machine does not meet.
     """
 
     backend: str
@@ -25,7 +25,7 @@ class Readiness:
     compiler_lacks: tuple[Lack, ...] = ()
 
     def missing(self, model_format: str) -> tuple[Lack, ...]:
-        """Returns what is missing to run a model of a format, each thing once."""
+        """Returns the unmet requirements to run a model of a format, without duplicates."""
         needed = () if model_format == "om" else self.compiler_lacks
         return tuple(dict.fromkeys((*self.lacks, *needed)))
 
@@ -35,10 +35,11 @@ class DeviceSurvey:
     """A device and its backends.
 
     Attributes:
-        plan: the device.
-        backends: all that are for its kind, and those that are configured, best first.
-        takes: the backend that a run with this configuration takes; empty if none can start.
-        is_spare: whether a run uses it only where there is no accelerator.
+        plan: plan of the device.
+        backends: readiness of the backends for the device's kind and of the configured backends,
+            best first.
+        takes: name of the backend that a run with this configuration uses; empty if none can start.
+        is_spare: whether a run uses the device only if no accelerator is available.
     """
 
     plan: DevicePlan
@@ -49,12 +50,12 @@ class DeviceSurvey:
 
 @dataclass(frozen=True)
 class NodeSurvey:
-    """What a node says of itself.
+    """The state of a node as it reports it.
 
     Attributes:
-        address: as the cluster knows it; empty for this machine without a cluster.
-        backends: of its devices by their names.
-        lacks: what is missing whatever the backend, such as the driver of a card.
+        address: address of the node in the cluster; empty for this machine without a cluster.
+        backends: readiness of the backends, by device name.
+        lacks: missing requirements of all backends, such as the driver of a card.
     """
 
     address: str
@@ -64,12 +65,12 @@ class NodeSurvey:
 
 @dataclass(frozen=True)
 class Survey:
-    """The devices of a configuration and what they can run.
+    """The devices of a configuration and the backends that they can run.
 
     Attributes:
-        devices: in the order of a run.
-        nodes: in the order of their first devices.
-        model_format: that the answers hold for; empty for any.
+        devices: surveys of the devices, in the order of a run.
+        nodes: surveys of the nodes, in the order of their first devices.
+        model_format: format of the model that the answers hold for; empty for any.
     """
 
     devices: tuple[DeviceSurvey, ...]
@@ -90,12 +91,12 @@ class Survey:
 
 
 def examine(names: Iterable[str], soc: str = "") -> tuple[Readiness, ...]:
-    """Returns whether backends can start on this machine, in the order of their names.
+    """Returns the readiness of backends on this machine, in the order of `names`.
 
     No vendor's SDK is loaded into this process.
 
     Args:
-        names: in the registry, or fakes' variants.
+        names: names in the registry, or names of fakes with their variants.
         soc: name of the Ascend chip that models are compiled for; empty for any.
     """
     return tuple(_examined(name, soc) for name in names)
@@ -103,7 +104,7 @@ def examine(names: Iterable[str], soc: str = "") -> tuple[Readiness, ...]:
 
 def _examined(name: str, soc: str) -> Readiness:
     found = entry(name)
-    # Which chip it is matters to a compiler alone.
+    # Only a compiler depends on the type of the chip.
     compiler_needs = [
         replace(need, soc=soc) if isinstance(need, AscendCompiler) else need
         for need in found.compiler_needs

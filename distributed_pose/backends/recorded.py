@@ -1,4 +1,4 @@
-"""Recorded maps in place of a model: those of an earlier run, or of a benchmark tool."""
+"""Replays recorded maps of an earlier run or of a benchmark tool, in place of a model."""
 
 import numpy as np
 
@@ -14,12 +14,13 @@ from distributed_pose.recordings.manifest import Manifest, load_manifest
 
 
 class RecordedBackend(SynchronousBackend):
-    """Reads each image's maps from a folder, which its process must see.
+    """Reads the maps of each image from a folder, which the backend's process must see.
 
-    Its model is a manifest. What is no image of the run, as in a warm-up, has empty maps.
+    The backend's artifact is a manifest. Images that are not in the manifest, such as those of a
+    warm-up, get maps of zeros.
 
     Raises:
-        SetupError: if the maps were computed in another precision than is asked for.
+        SetupError: if the maps are known to be computed in another precision than requested.
     """
 
     description = "recorded maps"

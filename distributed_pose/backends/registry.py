@@ -1,4 +1,4 @@
-"""The backends by name. Each is loaded only when it is used, and brings its vendor's SDK."""
+"""The backends by name. A backend and its vendor's SDK load only on first use."""
 
 import importlib
 from collections.abc import Mapping
@@ -28,19 +28,22 @@ from distributed_pose.packages import install_hint
 
 @dataclass(frozen=True)
 class BackendSpec:
-    """Where a backend lives and what may be asked of it.
+    """The properties of a backend that are known without loading it.
 
     Attributes:
-        factory: `module:attribute`.
-        kinds: of devices that it runs on.
-        precisions: that it can be asked for; whether a device has one is known only there.
-        default: what `auto` is; `auto` itself where the device decides.
-        fixed_shapes: whether its models are compiled for one size of input.
-        runs_model: whether it loads the user's model.
-        replays: whether it answers from recorded maps; what does neither, from the ground truth.
-        needs: what must be there for it to start.
-        compiler_needs: what must be there beside it, where the user's model is not compiled yet.
-        model_formats: of the user's model that it runs; others are converted for it.
+        factory: location of the backend's factory, as `module:attribute`.
+        kinds: kinds of devices that the backend runs on.
+        precisions: precisions that a configuration can request; whether a device supports one is
+            known only on that device.
+        default: precision that `auto` stands for; `auto` itself where the device decides.
+        fixed_shapes: whether the backend's models are compiled for one input size.
+        runs_model: whether the backend loads the user's model.
+        replays: whether the backend answers from recorded maps. A backend that neither runs the
+            model nor replays answers from the ground truth.
+        needs: requirements for the backend to start.
+        compiler_needs: further requirements if the user's model is not compiled yet.
+        model_formats: formats of the user's model that the backend takes; other formats are
+            converted first.
     """
 
     factory: str
@@ -115,7 +118,7 @@ BACKENDS: Mapping[str, BackendSpec] = MappingProxyType(
             "f16",
             needs=(
                 CannProvider(_CANN_MEND),
-                # It was built against NumPy 1, and OpenCV needs NumPy 2 from 4.12 on.
+                # The package was built against NumPy 1, and OpenCV needs NumPy 2 from 4.12 on.
                 Version("numpy", "<2", "pip install 'numpy<2' 'opencv-python-headless<4.12'"),
                 Library("libascendcl.so", _SET_ENV_MEND),
                 Library("libacl_op_compiler.so", _SET_ENV_MEND),
@@ -178,8 +181,8 @@ BACKENDS: Mapping[str, BackendSpec] = MappingProxyType(
     }
 )
 
-# Where `auto` looks first. On CPUs OpenVINO is the fastest: measured against ONNX Runtime, 1.6
-# times at f32 and 3 times at bf16.
+# The backends that `auto` tries, best first. On CPUs OpenVINO is the fastest: it was measured to be
+# 1.6 times as fast as ONNX Runtime at f32 and 3 times as fast at bf16.
 _PREFERRED = {
     CPU: ("openvino", "onnxruntime:cpu", "torch:cpu"),
     CUDA: ("onnxruntime:tensorrt", "torch:cuda", "onnxruntime:cuda"),
@@ -188,12 +191,12 @@ _PREFERRED = {
 
 
 def entry(name: str) -> BackendSpec:
-    """Returns the entry of a resolved name; a fake's variant has no entry of its own."""
+    """Returns the entry of a resolved name, or of the name without its variant for a fake."""
     return BACKENDS.get(name) or BACKENDS[name.partition(":")[0]]
 
 
 def entries(name: str) -> list[BackendSpec]:
-    """Returns the entries that a name can mean: one for each variant where it names none."""
+    """Returns the entries that a name can mean: those of all variants if it names none."""
     exact = BACKENDS.get(name)
     variants = [found for key, found in BACKENDS.items() if key.partition(":")[0] == name]
     return [exact] if exact else variants or [entry(name)]
@@ -203,8 +206,8 @@ def candidates(name: str, kind: str) -> tuple[str, ...]:
     """Returns the backends that a configured name can mean on devices of a kind, best first.
 
     Args:
-        name: as configured; `auto`, a backend, or one without its variant.
-        kind: of the devices.
+        name: configured name: `auto`, a full name, or a name without its variant.
+        kind: kind of the devices.
     """
     if name == "auto":
         return _PREFERRED[kind]
@@ -212,7 +215,7 @@ def candidates(name: str, kind: str) -> tuple[str, ...]:
     if name in BACKENDS or name.partition(":")[0] in BACKENDS:
         return (name,)
     variants = [key for key in BACKENDS if key.partition(":")[0] == name]
-    # Where none runs there, one of them stands for the name in messages.
+    # If no variant runs on this kind of device, one of them stands for the name in messages.
     return tuple(key for key in _PREFERRED[kind] if key in variants) or (variants[0],)
 
 
@@ -220,12 +223,12 @@ def resolve_backend(name: str, kind: str, precision: str) -> str:
     """Returns the best backend that a configuration can mean on devices of a kind.
 
     Args:
-        name: as configured.
-        kind: of the devices.
-        precision: as configured.
+        name: configured name of the backend.
+        kind: kind of the devices.
+        precision: configured precision.
 
     Raises:
-        ConfigError: if the backend does not run there, or does not have the precision.
+        ConfigError: if the backend does not run on this kind, or does not have the precision.
     """
     resolved = candidates(name, kind)[0]
     chosen = entry(resolved)
@@ -245,16 +248,16 @@ def resolve_backend(name: str, kind: str, precision: str) -> str:
 def resolve_precision(backend: str, precision: str) -> str:
     """Returns the precision that a configuration means on a resolved backend.
 
-    It stays `auto` where the backend chooses by what the device has.
+    Returns `auto` unchanged where the backend chooses a precision that the device supports.
     """
     return entry(backend).default if precision == "auto" else precision
 
 
 def open_backend(name: str, content: bytes, options: BackendOptions) -> Backend:
-    """Returns an opened backend; see `base.BackendFactory`.
+    """Opens a backend and returns it; see `base.BackendFactory`.
 
     Raises:
-        SetupError: also if something that the backend needs is missing; names it.
+        SetupError: if the backend cannot be loaded or opened; names missing requirements.
     """
     module, _, attribute = entry(name).factory.partition(":")
     try:

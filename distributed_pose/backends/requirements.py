@@ -1,7 +1,7 @@
-"""What a machine lacks of what a backend needs, found without loading a vendor's SDK here.
+"""Finds which requirements of a backend a machine lacks, without loading a vendor's SDK.
 
-Modules are looked up in the file system, and called names in their source. Whatever must be
-loaded to be known is loaded by a short-lived process (`probe`), once for each process that asks.
+Modules are looked up in the file system, and called names in their source. If only loading can
+answer, a short-lived process (`probe`) loads the module or library, once per process that asks.
 """
 
 import ast
@@ -40,10 +40,10 @@ _PROBE_TIMEOUT_S = 120.0
 
 _CUDA_DRIVER = "libcuda.so.1"
 
-# They install the same files, so that at most one of them works.
+# These distributions install the same files, so that at most one of them works.
 _ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
-# What the runtime is called through; it loads libraries of CANN and of the driver.
+# The runtime is called through this module, which loads libraries of CANN and of the driver.
 _ACL = Module(
     "acl",
     f"source {SET_ENV} before starting, and before `ray start` on each node",
@@ -51,14 +51,14 @@ _ACL = Module(
     is_loaded=True,
 )
 
-# What the loader says of a library that another one needs.
+# The loader's message about a missing library that another library needs.
 _NOT_FOUND = re.compile(r"(\S+\.so[\w.]*): cannot open shared object file")
 
 
 def lacks(needs: Iterable[Need]) -> tuple[Lack, ...]:
-    """Returns what this machine lacks, each thing once, in the order of the needs.
+    """Returns the requirements that this machine lacks, without duplicates, in order.
 
-    What is found out by other processes is kept for the life of this one.
+    Answers of other processes are cached for the life of this process.
     """
     found: dict[str, Lack] = {}
     for need in needs:
@@ -74,7 +74,7 @@ def _with_script(mend: str) -> str:
     return mend.replace(SET_ENV, str(cann.script) if cann and cann.script else "CANN's set_env.sh")
 
 
-# Its script takes a shell of its own.
+# Cached, because the lookup runs CANN's script in a shell.
 _cann = cache(find_cann)
 
 
@@ -87,7 +87,7 @@ def _lacks_of(need: object) -> Iterable[Lack]:
 def _(need: Module) -> Iterable[Lack]:
     spec = _find(need.name)
     called = f"{need.name}.{need.attribute}" if need.attribute else need.name
-    # Without a file it is a folder that another distribution has left behind.
+    # A module without a file is a folder that another distribution has left behind.
     if spec is None or spec.origin is None:
         yield Lack(called, _owner(need), need.mend)
     elif need.is_loaded:
@@ -122,7 +122,7 @@ def _(need: Variable) -> Iterable[Lack]:
 
 @_lacks_of.register
 def _(need: NvidiaProvider) -> Iterable[Lack]:
-    # A reader of libraries comes with it, and hosts without cards do without.
+    # The import is here, because hosts without cards do not need the reader of libraries.
     from distributed_pose.backends.shared_libraries import probe_provider
 
     return probe_provider(need.variant)
@@ -159,14 +159,14 @@ def _(need: CudaBuild) -> Iterable[Lack]:
         yield Lack("PyTorch built with CUDA", f"torch {_version('torch')}", need.mend)
         return
     error, driver = _asked("driver", _CUDA_DRIVER)
-    # That it is missing is another need.
+    # A missing driver is reported by a need of its own.
     if not error and _major(driver) < _major(str(built_with)):
         what = f"driver for CUDA {_major(str(built_with))}"
         yield Lack(what, f"one for CUDA {driver}", "update NVIDIA's driver")
 
 
 def _load_lack(what: str, error: str, mend: str) -> Lack:
-    """Returns the lack that a loader's message tells of, by the library that it names."""
+    """Returns the lack that a loader's message reports, by the library that it names."""
     match = _NOT_FOUND.search(error)
     if match:
         return Lack(Path(match[1]).name, "" if match[1] in what else f"{what} needs it", mend)
@@ -175,9 +175,9 @@ def _load_lack(what: str, error: str, mend: str) -> Lack:
 
 @cache
 def _asked(question: str, target: str) -> tuple[str, str]:
-    """Returns the error of a probe, empty if it had none, and what it found."""
+    """Returns the error of a probe, empty if it had none, and its answer."""
     task = json.dumps([question, target, sys.path])
-    # -P, since the folder of the script has modules of the same names as SDKs.
+    # -P keeps the script's folder off the path, because its modules have the names of SDKs.
     command = [sys.executable, "-P", str(_PROBE), task]
     try:
         answer = subprocess.run(  # noqa: S603 - a question of ours, through no shell
@@ -194,9 +194,10 @@ def _asked(question: str, target: str) -> tuple[str, str]:
 def _find(name: str) -> ModuleSpec | None:
     """Returns the spec of a module without importing the packages that it is in.
 
-    What is imported already is not asked: a process that starts later finds what is there now.
+    Modules that are already imported are looked up again: a process that starts later finds the
+    modules that are installed now.
     """
-    # Python's sign that a package is not to be imported.
+    # Python marks a package that must not be imported with None.
     if sys.modules.get(name.partition(".")[0], ...) is None:
         return None
     spec, folders = None, None
@@ -204,13 +205,13 @@ def _find(name: str) -> ModuleSpec | None:
         spec = PathFinder.find_spec(part, folders)
         if spec is None:
             return None
-        # A module has none, and nothing below it is found.
+        # A plain module has no folders, so that nothing is found below it.
         folders = [*(spec.submodule_search_locations or ())]
     return spec
 
 
 def _owner(need: Module) -> str:
-    """Returns what owns the top-level name of a module that is not there."""
+    """Returns a description of the owner of a missing module's top-level name; empty if none."""
     top = need.name.partition(".")[0]
     owners = [f"{name} {found}" for name in need.rivals if (found := _version(name))]
     if _find(top) is None:
@@ -219,7 +220,7 @@ def _owner(need: Module) -> str:
 
 
 def _defines(spec: ModuleSpec, attribute: str) -> bool:
-    """Returns whether the source of a module binds a name; what has no source is trusted."""
+    """Returns whether the source of a module binds a name; True for a module without source."""
     if not (spec.origin or "").endswith(".py"):
         return True
     tree = ast.parse(Path(str(spec.origin)).read_bytes())
@@ -238,7 +239,7 @@ def _bound(node: ast.AST) -> Iterable[str]:
 
 
 def _literal(file: Path, name: str) -> object:
-    """Returns the literal that a source file gives to a name; None if there is none."""
+    """Returns the literal that a source file assigns to a name; None if there is none."""
     for node in ast.parse(file.read_bytes()).body:
         targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
         names = [target.id for target in targets if isinstance(target, ast.Name)]

@@ -1,4 +1,4 @@
-"""What a configuration says about backends."""
+"""Checks a configuration's backends and answers questions about them."""
 
 from collections.abc import Iterator
 
@@ -9,11 +9,11 @@ from distributed_pose.errors import ConfigError
 
 
 def check_backends(config: RunConfig) -> None:
-    """Checks what can be checked before any device is known.
+    """Checks the backends of a configuration as far as possible before any device is known.
 
     Raises:
-        ConfigError: if a backend does not run on devices that are asked for, lacks the precision,
-            or answers from the annotations beside one that runs the model.
+        ConfigError: if a backend does not run on the requested devices or lacks the precision, or
+            if some backends run the model while others answer from annotations or recorded maps.
     """
     for kind in _kinds(config):
         settings = config.on(kind)
@@ -27,7 +27,7 @@ def check_backends(config: RunConfig) -> None:
 
 
 def runs_model(config: RunConfig) -> bool:
-    """Returns whether a run needs a model, and not the ground truth or a recording alone."""
+    """Returns whether a run needs a model, and does not only replay or use the ground truth."""
     return all(_runs_model(config.on(kind).backend) for kind in _kinds(config))
 
 
@@ -40,7 +40,7 @@ def check_computes(config: RunConfig) -> None:
     """Checks that a configuration has something to measure.
 
     Raises:
-        ConfigError: if it answers from recorded maps.
+        ConfigError: if the run answers from recorded maps.
     """
     if replays(config):
         raise ConfigError(
@@ -54,9 +54,10 @@ def runs_on(backend: str, kind: str) -> bool:
 
 
 def auto_kinds(config: RunConfig) -> tuple[str, ...]:
-    """Returns the kinds of accelerators that `devices: auto` takes: those its backends run on.
+    """Returns the kinds of accelerators that `devices: auto` uses.
 
-    Fakes take none, since they have no use for them.
+    These are the kinds that their configured backend runs on. Fakes use no accelerators, since they
+    run no model.
     """
     names = {kind: config.on(kind).backend for kind in accelerators()}
     return tuple(kind for kind, name in names.items() if _runs_model(name) and runs_on(name, kind))

@@ -1,8 +1,8 @@
-"""Whether the providers of ONNX Runtime for NVIDIA cards can be loaded, found out by loading them.
+"""Finds out whether ONNX Runtime's providers for NVIDIA cards can be loaded, by loading them.
 
-`onnxruntime.get_available_providers()` lists what the package was built with, whether or not its
-libraries load. They are loaded in a process of its own: an unsuitable one can end the process that
-loads it, and none of them stays loaded in the caller's.
+`onnxruntime.get_available_providers()` lists the providers that the package was built with, whether
+or not their libraries load. A separate process loads them: an unsuitable library can end the
+process that loads it, and no library stays loaded in the caller's process.
 """
 
 import json
@@ -21,11 +21,11 @@ _TIMEOUT_S = 120.0
 def probe_provider(variant: str) -> tuple[Lack, ...]:
     """Returns what a provider of ONNX Runtime lacks on this machine; empty if it can be loaded.
 
-    The provider's library and all its needs are loaded in a process of its own, which takes about a
-    second. The answer is kept for the life of this process.
+    A separate process loads the provider's library and all its dependencies, which takes about a
+    second. The answer is cached for the life of this process.
 
     Args:
-        variant: `cuda` or `tensorrt`.
+        variant: variant of the provider, `cuda` or `tensorrt`.
     """
     command = [sys.executable, "-m", __name__, variant]
     try:

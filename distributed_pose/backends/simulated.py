@@ -1,7 +1,7 @@
-"""A device that takes as long as a published one, and answers from the ground truth.
+"""A simulated device with the speed of a published one, which answers from the ground truth.
 
-With it dispatch, transfer and grouping are measured as they are in front of fast devices, on a
-machine that has none.
+It allows measurements of dispatch, transfer and grouping for fast devices on a machine without
+them.
 """
 
 import time
@@ -28,27 +28,28 @@ from distributed_pose.errors import ConfigError
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
 from distributed_pose.records import Geometry, Simulation
 
-# 30 to 4,000 images of the drawn maps' nonzero values.
+# The cache has room for the drawn values of 30 to 4,000 images.
 _KEPT_BYTES = 2**26
 
 
 @dataclass(frozen=True)
 class DeviceModel:
-    """How long a device takes for a batch of 368x640, compute only.
+    """The compute time of a device for batches of 368x640.
 
     Attributes:
-        rates: batch size, from 1 up, and images/s at that size. A single rate holds for all sizes;
-            between two the time of a batch is interpolated; beyond the last its rate holds.
-        overhead_s: time that a batch of any size takes on top. Published rates contain it.
+        rates: pairs of a batch size, ascending from 1, and the rate in images/s at that size. A
+            single rate holds for all sizes. Between two sizes the time of a batch is interpolated,
+            and beyond the last size its rate holds.
+        overhead_s: additional seconds for a batch of any size; published rates contain it.
 
-    Source: `report.published`.
+    Source: `devices.published`.
     """
 
     rates: tuple[tuple[int, float], ...]
     overhead_s: float = 0.0
 
     def batch_s(self, num_images: int) -> float:
-        """Returns the seconds that a batch takes."""
+        """Returns the seconds that a batch computes."""
         sizes, times_s = zip(*((size, size / rate) for size, rate in self.rates), strict=True)
         last_size, last_rate = self.rates[-1]
         if num_images > last_size:
@@ -63,7 +64,7 @@ _DEFAULT = "t4"
 
 
 class _Part(NamedTuple):
-    """The values of an image's heatmaps or PAFs that are not those of an empty image."""
+    """The values of an image's heatmaps or PAFs that differ from those of an empty image."""
 
     at: npt.NDArray[np.int32]
     values: npt.NDArray[np.float32 | np.float16]
@@ -73,20 +74,20 @@ _Drawn = tuple[_Part, _Part]
 
 
 class _Engines:
-    """Those of a card: copies to it, execution, and copies from it run side by side.
+    """The engines of a card: copies to it, execution, and copies from it, which run in parallel.
 
-    Each does one batch at a time, in the order in which they are submitted.
+    Each engine runs one batch at a time, in the order of submission.
     """
 
     def __init__(self) -> None:
         self._free_at_s = [0.0, 0.0, 0.0]
 
     def run(self, now_s: float, times_s: Sequence[float]) -> float:
-        """Returns when a batch that is submitted now has been through all of them.
+        """Returns the time at which a batch that is submitted now leaves the last engine.
 
         Args:
-            now_s: on any clock that only goes forward.
-            times_s: of the batch in each of them.
+            now_s: current time in seconds on any monotonic clock.
+            times_s: seconds that the batch takes in each engine.
         """
         done_at_s = now_s
         for engine, time_s in enumerate(times_s):
@@ -96,28 +97,29 @@ class _Engines:
 
 
 class _Submitted(NamedTuple):
-    """A batch under way: its answer, and when it is there."""
+    """A batch in flight: its answer, and the time in seconds at which the answer is available."""
 
     answer: Inference
     done_at_s: float
 
 
 class SimulatedBackend(Backend):
-    """The oracle's maps after the time of a published device.
+    """Returns the oracle's maps after the time that a published device would take.
 
-    The variant in the options names the device, its simulation what is different, and the index
-    seeds its jitter, whose mean keeps the rates. Drawing is part of the modelled time as long as it
-    is shorter. Images with the same people in the same place are drawn once, so that a dataset that
-    lists few images many times costs next to no processor time.
+    In the options, the variant names the device, the simulation says how it differs from the
+    published one, and the index seeds the jitter, which does not change the mean rates. The time to
+    draw the maps is part of the modelled time while it is shorter. Images with the same people in
+    the same place are drawn once, so that a dataset that lists few images many times needs almost
+    no processor time.
 
     Args:
-        content: of a COCO annotation file.
-        options: see `BackendOptions`.
-        clock: gives seconds.
-        sleep: waits for so many of them.
+        content: bytes of a COCO annotation file.
+        options: options of the backend.
+        clock: function that returns the time in seconds.
+        sleep: function that waits for a number of seconds.
 
     Raises:
-        ConfigError: if there is no such device.
+        ConfigError: if no simulated device has the name.
     """
 
     precision = "f32"
@@ -173,7 +175,7 @@ class SimulatedBackend(Backend):
         self._kept.clear()
 
     def _times_s(self, num_images: int) -> tuple[float, float, float]:
-        """Returns the seconds that a batch is copied in, executed and copied out."""
+        """Returns the seconds that a batch takes to be copied in, executed and copied out."""
         simulation = self._simulation
         factor = self._jitter.uniform(1 - simulation.jitter, 1 + simulation.jitter)
         return (
@@ -202,8 +204,8 @@ class SimulatedBackend(Backend):
             return self._kept[key]
         drawn = _parts(self._oracle.run(InputBatch((image_id,), (geometry,), any_input)))
         size_bytes = sum(array.nbytes for part in drawn for array in part)
-        # What is kept stays: a dataset larger than the room, gone through again and again, would
-        # find nothing of itself if the oldest went first.
+        # Entries are never evicted: repeated passes over a dataset larger than the cache would
+        # miss at every image if the oldest entry went first.
         if self._kept_bytes + size_bytes <= _KEPT_BYTES:
             self._kept[key] = drawn
             self._kept_bytes += size_bytes
@@ -228,7 +230,7 @@ def _empty(num_images: int, height: int, width: int) -> NetworkOutput:
 
 
 def _parts(maps: NetworkOutput) -> _Drawn:
-    """Returns what is in the maps of one image, exactly."""
+    """Returns the values of one image's maps that differ from those of an empty image."""
     empty = _empty(1, *maps.pafs_NPHW.shape[2:])
     return (
         _part(maps.heatmaps_NKHW, empty.heatmaps_NKHW),

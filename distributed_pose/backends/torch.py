@@ -1,4 +1,4 @@
-"""PyTorch on the CPU, and how its programs are loaded on any device.
+"""Runs PyTorch programs on the CPU, and loads them on any device.
 
 Array legend: N images, H and W network input size in pixels.
 """
@@ -27,13 +27,13 @@ _DTYPES = {"f32": torch.float32}
 
 
 class LoadedModel(NamedTuple):
-    """A program on its device.
+    """A program loaded on its device.
 
     Attributes:
-        module: with weights of one type, channels last.
-        input: of the model, as batches are fed to it.
+        module: module with weights of one type, in channels-last layout.
+        input: input of the model.
         outputs: names of the last stage's heatmaps and PAFs.
-        precision: of the weights, in which it computes.
+        precision: precision of the weights, in which the model computes.
     """
 
     module: torch.nn.Module
@@ -42,10 +42,11 @@ class LoadedModel(NamedTuple):
     precision: str
 
     def __call__(self, inputs_N3HW: torch.Tensor) -> list[torch.Tensor]:
-        """Returns the outputs, contiguous, of the type of the weights, on their device.
+        """Returns contiguous heatmaps and PAFs of the weights' type, on the model's device.
 
         Args:
-            inputs_N3HW: float32, or uint8 for a model that takes bytes; on the model's device.
+            inputs_N3HW: network inputs [N, 3, H, W] on the model's device; float32, or uint8 for a
+                model that takes bytes.
         """
         if inputs_N3HW.is_floating_point():
             inputs_N3HW = inputs_N3HW.to(next(self.module.parameters()).dtype)
@@ -54,7 +55,7 @@ class LoadedModel(NamedTuple):
 
 
 class TorchBackend(SynchronousBackend):
-    """A program of `torch.export` on the CPU."""
+    """A program of `torch.export` that runs on the CPU."""
 
     def __init__(self, content: bytes, options: BackendOptions) -> None:
         super().__init__()
@@ -67,11 +68,11 @@ class TorchBackend(SynchronousBackend):
         if self._model is None:
             raise SetupError("the backend is closed")
         check_fits(self._model.input, batch)
-        # Of the whole process, in which another worker may have set it.
+        # Set for each batch: the number belongs to the process, in which another worker may set it.
         torch.set_num_threads(self._threads)
         try:
             with torch.inference_mode():
-                # A copy: PyTorch warns of arrays that it must not write to, as in the object store.
+                # The copy avoids PyTorch's warning about read-only arrays, as in the object store.
                 outputs = self._model(torch.from_numpy(batch.inputs_N3HW.copy()))
         except Exception as error:  # noqa: BLE001
             raise ExecutionError(
@@ -86,19 +87,20 @@ class TorchBackend(SynchronousBackend):
 def load_model(
     content: bytes, precision: str, device: torch.device, dtypes: dict[str, torch.dtype]
 ) -> LoadedModel:
-    """Returns a program of `torch.export`, as `model.torch_program` makes it, on a device.
+    """Returns a `torch.export` program, as made by `model.torch_program`, loaded on a device.
 
-    Loading trusts the program: the format has room for pickles. It is never the user's file, but
-    made of a checkpoint from which only tensors are read.
+    Loading trusts the program, because the format can contain pickles. The program is never the
+    user's file: it is made from a checkpoint from which only tensors are read.
 
     Args:
-        content: of the program.
-        precision: asked for; `auto` is the first that the device has.
-        device: that it is to run on.
-        dtypes: types of weights by the precisions that the device has, fastest first.
+        content: bytes of the program.
+        precision: requested precision; `auto` is the first in `dtypes`.
+        device: device to run on.
+        dtypes: types of the weights by the precisions that the device supports, fastest first.
 
     Raises:
-        SetupError: if it is no such program, or its weights are out of the range of the type.
+        SetupError: if the device lacks the precision, the content is not such a program, or its
+            weights are out of the range of the type.
     """
     dtype = _dtype(precision, device, dtypes)
     program = _load(content)
@@ -126,11 +128,11 @@ def _dtype(precision: str, device: torch.device, available: dict[str, torch.dtyp
 
 def _load(content: bytes) -> torch.export.ExportedProgram:
     try:
-        # What is none makes its reader try an older format, and log tracebacks.
+        # For other content, PyTorch's reader would try an older format and log tracebacks.
         if not zipfile.is_zipfile(io.BytesIO(content)):
             raise ValueError("it is no program")  # noqa: TRY301
         return torch.export.load(io.BytesIO(content))
-    # It raises what the parser of its archive meets first.
+    # The reader raises exceptions of many types, depending on where the archive is broken.
     except Exception as error:  # noqa: BLE001
         raise SetupError(
             f"PyTorch cannot load the model: {first_line(error)}",
@@ -152,7 +154,7 @@ def _ports(program: torch.export.ExportedProgram) -> tuple[list[ModelPort], list
 
 
 def _port(name: str, value: torch.Tensor) -> ModelPort:
-    # A dimension that is not fixed is a symbol.
+    # A dimension that is not fixed is a symbol and not an integer.
     shape = tuple(size if isinstance(size, int) else None for size in value.shape)
     return ModelPort(name, shape, str(value.dtype).removeprefix("torch."))
 
@@ -160,12 +162,12 @@ def _port(name: str, value: torch.Tensor) -> ModelPort:
 def _placed(
     program: torch.export.ExportedProgram, device: torch.device, dtype: torch.dtype
 ) -> torch.nn.Module:
-    """Returns the program as a module on a device, with weights of a type, channels last.
+    """Returns the program as a channels-last module on a device, with weights of a type.
 
     Raises:
         SetupError: if weights are out of the range of the type.
     """
-    # Guards refuse sizes at which some layer has one row or column; convolutions take all alike.
+    # Guards refuse sizes at which some layer has one row or column, which convolutions do take.
     model: torch.nn.Module = program.module(check_guards=False)
     model.to(device, dtype)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

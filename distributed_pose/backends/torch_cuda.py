@@ -1,4 +1,4 @@
-"""PyTorch on NVIDIA cards: batches of the prepared shape as CUDA graphs.
+"""Runs PyTorch programs on NVIDIA cards, with CUDA graphs for batches of the prepared shape.
 
 Array legend: N images, H and W network input size in pixels.
 """
@@ -19,23 +19,23 @@ from distributed_pose.backends.cuda_pipeline import DeviceArray
 from distributed_pose.backends.torch import LoadedModel, load_model
 from distributed_pose.errors import SetupError
 
-# Precisions, fastest first.
+# The precisions are in order of speed, because `auto` takes the first.
 _DTYPES = {"f16": torch.float16, "f32": torch.float32}
 _NUMPY_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
     torch.float16: np.dtype(np.float16),
     torch.float32: np.dtype(np.float32),
 }
 
-# What PyTorch's guide to CUDA graphs has run before a capture, for lazy initialisation.
+# PyTorch's guide to CUDA graphs makes these runs before a capture, for lazy initialisation.
 _WARMUP_RUNS = 3
 
 # cuDNN's search for the fastest kernels is a setting of the process, in which several devices may
-# be getting ready at once.
+# be prepared at once.
 _TUNING = Lock()
 
 
 class TorchCudaBackend(CudaBackend):
-    """A program of `torch.export` on a card."""
+    """A program of `torch.export` that runs on an NVIDIA card."""
 
     def __init__(self, content: bytes, options: BackendOptions) -> None:
         device = _device(options)
@@ -52,13 +52,13 @@ class TorchProgram:
     A graph launches all kernels of a batch at once, and reads and writes fixed addresses.
 
     Args:
-        model: on the device.
-        device: with its index.
-        stream: handle of the stream that it works on.
+        model: model that is loaded on the device.
+        device: CUDA device, with its index.
+        stream: handle of the stream that the program works on.
 
     Attributes:
-        input: of the model.
-        precision: that it computes in.
+        input: input of the model.
+        precision: precision that the model computes in.
     """
 
     def __init__(self, model: LoadedModel, device: torch.device, stream: int) -> None:
@@ -68,7 +68,7 @@ class TorchProgram:
         self._device = device
         self._stream = torch.cuda.ExternalStream(stream, device)  # type: ignore[no-untyped-call]
         self._graphs: dict[tuple[int, DeviceArray], _Captured] = {}
-        # Outputs stay allocated until the slot's next batch.
+        # The outputs must stay allocated until the slot's next batch, because copies read them.
         self._outputs: dict[int, list[torch.Tensor]] = {}
 
     def prepare(self, slot: int, inputs_N3HW: DeviceArray) -> None:
@@ -87,7 +87,7 @@ class TorchProgram:
     def release(self) -> None:
         self._graphs.clear()
         self._outputs.clear()
-        # To the driver, for the buffers of other shapes.
+        # Returns the memory to the driver, which needs it for the buffers of other shapes.
         torch.cuda.empty_cache()
 
     def close(self) -> None:
@@ -99,9 +99,9 @@ class TorchProgram:
             self._forward(inputs_N3HW)
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        # Graphs run one after another, and share the memory of what lies between input and outputs.
+        # Graphs run one after another, so that they can share the memory of intermediate results.
         pool = next(iter(self._graphs.values())).graph.pool() if self._graphs else None
-        # Other threads of the process may use the card meanwhile.
+        # The error mode is per thread, because other threads may use the card during the capture.
         with torch.cuda.graph(
             graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"
         ):
@@ -138,7 +138,7 @@ class _Captured:
 
 
 class _CudaArray:
-    """An array as other libraries take it.
+    """An array in the interface that other CUDA libraries take.
 
     Source: Numba's documentation, CUDA Array Interface, version 3.
     """
@@ -153,9 +153,9 @@ class _CudaArray:
 
 
 def compute_exactly() -> None:
-    """Has float32 be float32 in this process, and not TF32, which cuDNN has by default.
+    """Makes PyTorch compute float32 exactly in this process, and not in TF32, cuDNN's default.
 
-    Kernels are chosen by heuristics unless a shape is being prepared.
+    Also makes cuDNN choose kernels by heuristics, except while a shape is prepared.
     """
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -164,7 +164,7 @@ def compute_exactly() -> None:
 
 @contextmanager
 def _tuning() -> Iterator[None]:
-    """Has cuDNN try which kernels are fastest, for one device at a time."""
+    """Makes cuDNN search for the fastest kernels, for one device at a time."""
     with _TUNING:
         torch.backends.cudnn.benchmark = True
         try:
