@@ -1,1 +1,1 @@
-"""The user's cache: what takes long to make, kept within a limit."""
+"""The user's cache: artifacts that take long to make, kept within a size limit."""

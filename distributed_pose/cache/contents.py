@@ -1,4 +1,4 @@
-"""What the cache holds, for people and programs."""
+"""Sums up the contents of the cache, for people and programs."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,13 +15,13 @@ class KindContents:
     """The entries of one kind.
 
     Attributes:
-        kind: what they are.
-        entries: how many there are.
-        size_bytes: sum of their files.
-        last_use: of the most recently used one, ISO 8601, UTC.
-        in_use: how many are used by a process now.
-        old_entries: how many of them this version of the package never uses.
-        old_bytes: sum of their files.
+        kind: kind of the entries, such as `models`.
+        entries: number of entries.
+        size_bytes: total size of the entries' files, in bytes.
+        last_use: time of the last use of any of the entries, ISO 8601, UTC.
+        in_use: number of entries that a process is using now.
+        old_entries: number of entries that this version of the package never uses.
+        old_bytes: total size of the files of such old entries, in bytes.
     """
 
     kind: str
@@ -35,15 +35,15 @@ class KindContents:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheContents:
-    """What the cache holds, and what was removed from it.
+    """The contents of the cache, and the entries that were removed from it.
 
     Attributes:
-        folder: of the cache; None if this user has none.
-        limit_bytes: that it is kept within.
-        size_bytes: of all entries.
-        kinds: by name.
-        removed_entries: how many were removed.
-        removed_bytes: sum of their files.
+        folder: folder of the cache; None if this user has none.
+        limit_bytes: limit of the cache's size, in bytes.
+        size_bytes: total size of all entries, in bytes.
+        kinds: entries of each kind, sorted by the name of the kind.
+        removed_entries: number of entries that were removed.
+        removed_bytes: total size of the removed entries' files, in bytes.
     """
 
     folder: str | None
@@ -55,7 +55,7 @@ class CacheContents:
 
 
 def existing_cache() -> Path | None:
-    """Returns the user's cache folder, which is not made; None for a user without a home."""
+    """Returns the user's cache folder without creating it; None for a user without a home."""
     try:
         return Path(platformdirs.user_cache_dir("distributed_pose"))
     except RuntimeError:
@@ -65,15 +65,15 @@ def existing_cache() -> Path | None:
 def cache_contents(
     folder: Path | None, current: Mapping[str, str], removed: Iterable[CacheEntry] = ()
 ) -> CacheContents:
-    """Returns what a cache folder holds.
+    """Returns a summary of a cache folder.
 
     Args:
-        folder: of the cache.
-        current: what the names of entries that this version uses begin with, by kind.
-        removed: entries that were removed just now.
+        folder: folder of the cache; None if there is none.
+        current: prefixes of the names of entries that this version uses, by kind.
+        removed: entries that were just removed.
 
     Raises:
-        ConfigError: if the environment has no size as the limit.
+        ConfigError: if the limit in the environment is not a size.
     """
     by_kind: dict[str, list[CacheEntry]] = {}
     for entry in entries_of(folder) if folder else []:

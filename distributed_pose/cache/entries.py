@@ -1,4 +1,4 @@
-"""The entries of the cache, and how the least recently used ones give way."""
+"""Creates entries of the cache, and removes the least recently used ones over the limit."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from distributed_pose.files.local import PARTIAL_PREFIX, one_line, user_cache_fo
 LIMIT_VARIABLE = "DISTRIBUTED_POSE_CACHE_LIMIT"
 DEFAULT_LIMIT = "5GB"
 
-# A limit that even an empty entry is over.
+# Even an empty entry exceeds this limit.
 NOTHING_BYTES = -1
 
 _LOG = logging.getLogger(__name__)
@@ -28,10 +28,10 @@ class CacheEntry:
     """An entry of the cache.
 
     Attributes:
-        kind: what it is, such as `models`.
-        path: of its folder.
-        size_bytes: sum of its files.
-        last_use_s: Unix time of its last use.
+        kind: kind of the entry, such as `models`.
+        path: path of the entry's folder.
+        size_bytes: total size of the entry's files, in bytes.
+        last_use_s: Unix time of the entry's last use, in seconds.
     """
 
     kind: str
@@ -41,7 +41,7 @@ class CacheEntry:
 
     @property
     def is_in_use(self) -> bool:
-        """Whether a process uses it now."""
+        """Whether a process is using the entry now."""
         try:
             descriptor = opened(self.path)
         except OSError:
@@ -53,9 +53,10 @@ class CacheEntry:
 
 
 def open_entry(folder: Path) -> None:
-    """Makes the folder of an entry where it is missing, and holds it; makes room for a new one.
+    """Creates the folder of an entry if it is missing, and holds the entry.
 
-    Where it cannot be made there is no entry, which whoever writes into it finds out.
+    Makes room in the cache if the entry is new. If the folder cannot be created, no error is
+    raised; a caller that writes into the folder then gets the error.
     """
     try:
         folder.mkdir(parents=True)
@@ -68,10 +69,12 @@ def open_entry(folder: Path) -> None:
 
 @contextmanager
 def new_entry(folder: Path) -> Iterator[None]:
-    """Makes the folder of an entry, which stays as long as it is entered, and room for it then.
+    """Creates the folder of an entry, and protects it from removal until the context ends.
+
+    Makes room in the cache at the end of the context, unless the context ends with an error.
 
     Raises:
-        ExecutionError: if it cannot be made.
+        ExecutionError: if the folder cannot be created.
     """
     with writing(str(folder)):
         descriptor = made(folder)
@@ -85,8 +88,8 @@ def new_entry(folder: Path) -> Iterator[None]:
 def make_room() -> None:
     """Removes the least recently used entries until the cache is within its limit.
 
-    It is called when an entry was added. Entries in use stay. What cannot be removed, and a limit
-    that is none, is logged.
+    Callers call it after they add an entry. Entries in use stay. An entry that cannot be removed or
+    a limit that is not a size is logged and raises nothing.
     """
     try:
         prune(entries_of(user_cache_folder()), limit_bytes())
@@ -95,16 +98,16 @@ def make_room() -> None:
 
 
 def limit_bytes() -> int:
-    """Returns the size that the cache is kept within, from the environment or the default.
+    """Returns the limit of the cache's size in bytes, from the environment or the default.
 
     Raises:
-        ConfigError: if the environment has no size there.
+        ConfigError: if the value in the environment is not a size.
     """
-    # It takes a tenth of a second to import, and most processes never make room.
+    # Pydantic takes a tenth of a second to import, and most processes never need the limit.
     from pydantic import ByteSize, TypeAdapter, ValidationError
 
     text = os.environ.get(LIMIT_VARIABLE) or DEFAULT_LIMIT
-    # Pydantic ignores what follows the number and its unit.
+    # Pydantic ignores any text after the number and its unit.
     number_and_unit = re.fullmatch(r"[\d.]+ ?[A-Za-z]*", text, re.ASCII)
     try:
         return int(TypeAdapter(ByteSize).validate_python(number_and_unit and text))
@@ -115,7 +118,7 @@ def limit_bytes() -> int:
 
 
 def entries_of(folder: Path) -> list[CacheEntry]:
-    """Returns the entries in a cache folder; none if it is missing or cannot be read."""
+    """Returns the entries in a cache folder; empty if it is missing or cannot be read."""
     return [
         CacheEntry(kind.name, path, *_measured(path))
         for kind in _children(folder)
@@ -125,14 +128,17 @@ def entries_of(folder: Path) -> list[CacheEntry]:
 
 
 def prune(entries: Iterable[CacheEntry], most_bytes: int) -> list[CacheEntry]:
-    """Removes the least recently used entries until the rest is small enough; returns them.
+    """Removes the least recently used entries until the rest is small enough.
+
+    Returns the removed entries.
 
     Args:
-        entries: of the cache. Those in use stay.
-        most_bytes: that the rest may have.
+        entries: entries of the cache. Entries in use stay.
+        most_bytes: largest total size of the entries that stay, in bytes.
 
     Raises:
-        ExecutionError: if one cannot be removed; names the first such, after the others are gone.
+        ExecutionError: if an entry cannot be removed. The message names the first such entry; the
+            others are removed before the error is raised.
     """
     oldest_first = sorted(entries, key=lambda entry: entry.last_use_s)
     left_bytes = sum(entry.size_bytes for entry in oldest_first)
@@ -154,14 +160,18 @@ def prune(entries: Iterable[CacheEntry], most_bytes: int) -> list[CacheEntry]:
 
 
 def _removes(entry: CacheEntry) -> bool:
-    """Removes an entry that no process uses, and returns whether it is gone."""
+    """Removes an entry unless a process is using it, and returns whether it is gone.
+
+    Raises:
+        ExecutionError: if the entry cannot be removed.
+    """
     try:
         if entry.path.is_symlink() or not entry.path.is_dir():
             entry.path.unlink(missing_ok=True)
             return True
         return _removes_folder(entry)
     except FileNotFoundError:
-        # Another process removes it as well.
+        # Another process has removed the entry at the same time.
         return True
     except OSError as error:
         raise ExecutionError(f"cannot remove {entry.path}: {one_line(error)}") from None

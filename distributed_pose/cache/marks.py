@@ -1,9 +1,10 @@
-"""Marks by which an entry of the cache is known to be in use.
+"""Marks the entries of the cache that are in use.
 
-An entry is a folder `KIND/NAME` in the user's cache folder. Its file `.used` is locked (`flock`,
-shared) by each process that uses the entry, and was modified at the last use. To remove an entry,
-a process locks that file alone, renames the folder and deletes it then, so that no other process
-sees a part of it. What an older version left there may be a file, or have no such mark.
+An entry is a folder `KIND/NAME` in the user's cache folder. Each process that uses the entry locks
+its file `.used` (`flock`, shared) and sets the file's modification time to the time of use. To
+remove an entry, a process locks that file exclusively, renames the folder and then deletes it, so
+that no other process sees a part of the entry. An entry of an older version may be a file, or have
+no such mark.
 """
 
 import fcntl
@@ -18,7 +19,7 @@ MARK = ".used"
 # Where the file system has no locks, an entry counts as in use for this long after its last use.
 _UNLOCKED_USE_S = 24 * 3600
 
-# More often in a row no process removes what another makes.
+# In practice no process removes a new folder this many times in a row.
 _TRIES = 100
 
 # Descriptors of the marks that this process has locked until it ends.
@@ -26,9 +27,9 @@ _held: dict[Path, int] = {}
 
 
 def hold(folder: Path) -> None:
-    """Keeps an entry from being removed until this process ends, and notes that it is used.
+    """Protects an entry from removal until this process ends, and records its use.
 
-    An entry that is not there is none to hold, and a mark that cannot be written is left out.
+    Does nothing if the entry is missing or its mark cannot be written.
     """
     before = _held.get(folder)
     with suppress(OSError):
@@ -39,7 +40,10 @@ def hold(folder: Path) -> None:
 
 @contextmanager
 def in_use(folder: Path) -> Iterator[None]:
-    """Does what `hold` does, as long as it is entered."""
+    """Protects an entry from removal until the context ends, and records its use.
+
+    Does nothing if the entry is missing or its mark cannot be written.
+    """
     descriptor = None
     with suppress(OSError):
         descriptor = marked(folder)
@@ -51,7 +55,9 @@ def in_use(folder: Path) -> Iterator[None]:
 
 
 def marked(folder: Path) -> int:
-    """Returns a descriptor by which an entry is locked against removal; notes its use.
+    """Locks an entry against removal, records its use, and returns the descriptor of the lock.
+
+    The lock lasts until the descriptor is closed.
 
     Raises:
         OSError: if there is no such entry, or its mark cannot be written.
@@ -64,18 +70,20 @@ def marked(folder: Path) -> int:
             os.utime(descriptor)
             if os.path.samestat(os.fstat(descriptor), (folder / MARK).stat()):
                 return descriptor
-        # The entry was removed while the lock was waited for.
+        # The entry was removed while this process waited for the lock.
         os.close(descriptor)
 
 
 def made(folder: Path) -> int:
-    """Does what `marked` does, and makes the folder where it is missing.
+    """Creates the folder of an entry if it is missing, and locks the entry as `marked` does.
+
+    Returns the descriptor of the lock.
 
     Raises:
-        OSError: if it cannot be made, or its mark cannot be written.
+        OSError: if the folder cannot be created, or its mark cannot be written.
     """
     for _ in range(_TRIES):
-        # Another process may remove it between any two steps.
+        # Another process may remove the folder between any two steps.
         with suppress(FileNotFoundError, FileExistsError):
             folder.mkdir(parents=True, exist_ok=True)
             return marked(folder)
@@ -84,7 +92,14 @@ def made(folder: Path) -> int:
 
 
 def locks_alone(descriptor: int, last_use_s: float) -> bool:
-    """Locks the mark of an entry, and returns whether no other process uses the entry."""
+    """Locks the mark of an entry exclusively, and returns whether no other process uses the entry.
+
+    If the file system has no locks, an entry counts as in use for a day after its last use.
+
+    Args:
+        descriptor: descriptor of the mark.
+        last_use_s: Unix time of the entry's last use, in seconds.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -95,7 +110,11 @@ def locks_alone(descriptor: int, last_use_s: float) -> bool:
 
 
 def opened(folder: Path, *, create: bool = False) -> int:
-    """Returns a descriptor of the mark of an entry, by which it can be locked.
+    """Opens the mark of an entry, and returns its descriptor, which can be locked.
+
+    Args:
+        folder: folder of the entry.
+        create: whether a missing mark is created.
 
     Raises:
         OSError: if there is no mark, or it cannot be written.

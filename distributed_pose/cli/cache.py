@@ -1,4 +1,4 @@
-"""The command `cache`: what the user's cache holds, and how to free it."""
+"""The command `cache`, which shows the contents of the user's cache and frees it."""
 
 import importlib
 import json
@@ -55,7 +55,7 @@ def cache(
 
 
 def _current_names() -> Mapping[str, str]:
-    """Returns what the names of entries that this version uses begin with, by kind."""
+    """Returns the prefixes of the names of entries that this version uses, by kind."""
     from distributed_pose.model.artifacts import CACHE_VERSION
     from distributed_pose.pose.sources import sources_digest
 

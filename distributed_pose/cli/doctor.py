@@ -1,4 +1,4 @@
-"""The commands that look at devices and run nothing: `devices` and `doctor`."""
+"""The commands that examine devices without running a model: `devices` and `doctor`."""
 
 import json
 from typing import Annotated

@@ -68,7 +68,7 @@ def evaluate(  # noqa: PLR0913 - one argument an option
     if allow_failures is not None:
         overrides = [*(overrides or ()), f"allow_failures={allow_failures}"]
     if dump_maps is not None:
-        # As JSON, which YAML reads, whatever is in the name.
+        # YAML reads JSON, so a quoted name may contain any characters.
         overrides = [*(overrides or ()), f"dump_maps={json.dumps(dump_maps)}"]
     settings = load_config(config, overrides or ())
     from distributed_pose.evaluation import evaluate as run
@@ -101,7 +101,11 @@ def evaluate(  # noqa: PLR0913 - one argument an option
 
 @contextmanager
 def _removed_if_empty(folder: Location | None) -> Iterator[None]:
-    """Leaves no folder of a run that did not come to write into it."""
+    """Removes the folder of a run that fails before it writes into the folder.
+
+    Args:
+        folder: folder to remove; None to keep the user's own folder.
+    """
     try:
         yield
     except BaseException:
@@ -113,7 +117,15 @@ def _removed_if_empty(folder: Location | None) -> Iterator[None]:
 
 @contextmanager
 def _resumable(bar: RunBar, again: str) -> Iterator[None]:
-    """Tells how to go on with a run that is stopped or cannot go on."""
+    """Adds the command that resumes the run to the error of a run that is stopped or fails.
+
+    Args:
+        bar: progress of the run.
+        again: command that resumes the run.
+
+    Raises:
+        ExecutionError: if the run is stopped by the user or fails.
+    """
     try:
         yield
     except KeyboardInterrupt:
@@ -125,8 +137,8 @@ def _resumable(bar: RunBar, again: str) -> Iterator[None]:
 
 
 def _command(config: Path | None, overrides: Iterable[str], output: Location) -> str:
-    """Returns the command line that takes a run up again, with `***` in place of credentials."""
-    # As it was called, since a virtual environment's commands need not be in the PATH.
+    """Returns the command line that resumes a run, with `***` in place of credentials."""
+    # The path is kept as called, since a virtual environment's commands may not be in PATH.
     called = sys.argv[0] if Path(sys.argv[0]).name == _NAME else _NAME
     words = [called, "evaluate", *(["--config", str(config)] if config else [])]
     for override in overrides:

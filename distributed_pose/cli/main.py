@@ -1,4 +1,4 @@
-"""The command line: parse, call, map errors to exit codes."""
+"""The command line: parses arguments, calls the commands, and maps errors to exit codes."""
 
 import os
 import sys
@@ -40,15 +40,20 @@ app = typer.Typer(
 
 _NAME = "distributed-pose"
 
-# Set to show where in the code an error came up that no part of it expects.
+# If this variable is set, an unexpected exception is shown with its traceback.
 _TRACEBACK = "DISTRIBUTED_POSE_TRACEBACK"
 
-# Typer brings the parser's exceptions without a public name; older versions take click's.
+# Typer has its own copy of the parser's exceptions without a public name; older versions use
+# click's.
 _UsageError: Any = typer.BadParameter.__mro__[2]
 
 
 def main() -> NoReturn:
-    """Runs the command and exits: 0 done, 2 usage, 3 set-up, 4 execution or incomplete run."""
+    """Runs the command, and exits with its exit code.
+
+    The codes are 0 for success, 2 for usage, 3 for set-up, and 4 for execution or an incomplete
+    run.
+    """
     try:
         with guarded_streams():
             code = _exit_code()
@@ -60,18 +65,18 @@ def main() -> NoReturn:
 
 
 def _exit_code() -> int:
-    """Returns the exit code of the command, which has said in one line what went wrong."""
+    """Runs the command, shows its error if there is one, and returns its exit code."""
     try:
-        # The code of a command that ends early; None of one that runs through.
+        # The result is the exit code of a command that ends early; None if it runs to its end.
         code: int | None = app(standalone_mode=False)
     except PoseEvalError as error:
         return _show_error(error)
     except _UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":
-            # The help is there already.
+            # The help has been printed already.
             return ConfigError.exit_code
         path = error.ctx.command_path if error.ctx else _NAME
-        # Its lists of choices have a line each.
+        # The message has one line per choice, and an error is shown as one line.
         message = error.format_message().replace("\n\t", " ")
         return _show_error(ConfigError(message, f"see `{path} --help`"))
     except Exception as error:
@@ -84,7 +89,7 @@ def _exit_code() -> int:
 
 
 def _show_error(error: PoseEvalError) -> int:
-    # Of one line, whatever is in the names.
+    # Names can contain line breaks, and an error is shown as one line.
     line = Text.assemble(("error:", "red"), " ", printable(str(error)))
     Terminal(stderr=True).print(line, soft_wrap=True)
     return error.exit_code
@@ -110,7 +115,7 @@ def _common(
     start_logging()
 
 
-# In the order of the help.
+# The help lists the commands in this order.
 app.command("evaluate")(evaluate)
 app.command("devices")(devices)
 app.command("doctor")(doctor)

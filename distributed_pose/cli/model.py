@@ -1,4 +1,4 @@
-"""The commands around a model: `export` and `compile`; and `picture`, which draws what it found."""
+"""The commands `export` and `compile` for models, and `picture`, which draws the poses of a run."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -124,6 +124,6 @@ def picture(
 
 
 def _tell(notes: Iterable[str]) -> None:
-    """Prints notes on a model beside the results, which others may read."""
+    """Prints notes on a model to standard error, since programs may read the standard output."""
     for note in notes:
         print_line(note, err=True)

@@ -1,4 +1,4 @@
-"""The progress bars, and the option with a list of counts, which several commands share."""
+"""The progress bars and the option with a list of counts, which several commands share."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,17 +15,17 @@ from rich.progress import (
 from distributed_pose.cli.terminal import Terminal
 from distributed_pose.errors import ConfigError
 
-# Each count means a separate measurement or artifact.
+# The number of counts is limited, because each means a separate measurement or artifact.
 _MAX_COUNTS = 64
 _SHOWN = 100
 
 
 class RunBar:
-    """A progress bar with images a second.
+    """A progress bar with the number of images per second.
 
     Attributes:
-        total: images of the run; None until its devices are ready.
-        done: images that are settled.
+        total: number of images in the run; None until its devices are ready.
+        done: number of images that have a result or are recorded failures.
     """
 
     def __init__(self, bar: Progress) -> None:
@@ -47,7 +47,11 @@ class RunBar:
 
 @contextmanager
 def run_progress(*, shown: bool) -> Iterator[RunBar]:
-    """Yields the progress bar of a run, which only a terminal shows."""
+    """Yields the progress bar of a run, which is shown only on a terminal.
+
+    Args:
+        shown: whether the bar is shown if standard error is a terminal.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -55,7 +59,7 @@ def run_progress(*, shown: bool) -> Iterator[RunBar]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    # On stderr, so that stdout holds results alone; a log file gets none of it.
+    # The bar is on stderr, so that stdout holds only results. A log file gets no bar.
     console = Terminal(stderr=True)
     hidden = not (shown and console.is_terminal)
     with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
@@ -77,12 +81,12 @@ def counts(option: str, text: str, most: int) -> list[int]:
     """Returns the counts in a text such as `1,4,8`.
 
     Args:
-        option: name of the option, for messages.
+        option: name of the option for messages.
         text: value of the option.
-        most: largest count that is allowed.
+        most: largest allowed count.
 
     Raises:
-        ConfigError: if the text has another form, or over 64 counts.
+        ConfigError: if the text has another form, or more than 64 counts.
     """
     parts = text.split(",", _MAX_COUNTS)
     if len(parts) > _MAX_COUNTS:

@@ -1,7 +1,8 @@
-"""The command in a process of its own, watched by the one that the user started.
+"""Runs the command in a child process, which the process that the user started watches.
 
-Ray ends the process of a driver whose node is gone, and libraries of vendors can crash; neither
-says a word. The watching process then says what happened, and has the run summed up.
+Ray ends the process of a driver whose node is gone, and vendors' libraries can crash; neither
+prints a message. The watching process then reports what happened, and starts the command again to
+sum up the run.
 """
 
 import atexit
@@ -16,13 +17,13 @@ from typing import NamedTuple, NoReturn
 
 from distributed_pose.errors import ExecutionError
 
-# Linux's `prctl` option by which a process gets a signal when its parent ends.
+# This option of Linux's `prctl` makes the kernel signal a process when its parent ends.
 _PR_SET_PDEATHSIG = 1
 
 _PASSED_ON = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _LOOK_EVERY_S = 0.2
 
-# The command has said its last word by then, and only libraries that do not end are waited for.
+# The command has printed its results by then, and only libraries that do not end are left.
 _TEARDOWN_S = 10.0
 
 # The hidden option of `evaluate` that sums up a run whose process has ended.
@@ -32,12 +33,12 @@ _channel = -1
 
 
 class _End(NamedTuple):
-    """How a command ended.
+    """The end of a command.
 
     Attributes:
-        code: its exit code; None if its process ended before there was one.
-        output: the folder of its run; empty if it did not get that far.
-        status: the status of its process, as `os.waitpid` returns it.
+        code: exit code of the command; None if its process ended before there was one.
+        output: folder of the command's run; empty if the command did not report one.
+        status: status of the command's process, as `os.waitpid` returns it.
     """
 
     code: int | None
@@ -46,22 +47,23 @@ class _End(NamedTuple):
 
 
 def tell_output(folder: str) -> None:
-    """Tells the watching process, if there is one, where a run writes.
+    """Reports the folder of a run to the watching process, if there is one.
 
     Args:
-        folder: of the run, a path or a URI with its credentials.
+        folder: folder of the run, a path or a URI with its credentials.
     """
     if _channel >= 0:
         os.write(_channel, f"output {folder}\n".encode(errors="surrogateescape"))
 
 
 def run_supervised(main: Callable[[], NoReturn]) -> NoReturn:
-    """Runs a command in a child process, and exits as it does.
+    """Runs a command in a child process, and exits with its exit code.
 
-    A run whose process ends without an exit code is summed up by the same command with `SUM_UP`.
+    If the process of a run ends without an exit code, the same command runs again with `SUM_UP` and
+    sums up the run.
 
     Args:
-        main: the command; reads `sys.argv` and ends by `SystemExit`.
+        main: function that runs the command; it reads `sys.argv` and raises `SystemExit`.
     """
     if not hasattr(signal, "sigtimedwait"):
         main()
@@ -79,17 +81,21 @@ def run_supervised(main: Callable[[], NoReturn]) -> NoReturn:
 
 
 def _words(output: str) -> list[str]:
-    """Returns the words of this command, with the folder that its run has begun in."""
+    """Returns the words of this command, with the folder of its run and without `--restart`.
+
+    Args:
+        output: folder that the run has begun to write to.
+    """
     words = [word for word in sys.argv if word != "--restart"]
     has_output = any(word.partition("=")[0] == "--output" for word in words)
     return words if has_output else [*words, "--output", output]
 
 
 def _watch(main: Callable[[], NoReturn]) -> _End:
-    """Returns how a command ended that ran in a child process, which got this one's signals."""
+    """Runs a command in a child process, passes signals on to it, and returns how it ended."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
-    # Lines that wait in a buffer would be written by both processes.
+    # Both processes would write the lines that are left in a buffer.
     _flush()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_PASSED_ON, signal.SIGCHLD})
     child = os.fork()
@@ -109,7 +115,7 @@ def _wait(child: int, reader: int) -> _End:
     told, deadline_at = b"", float("inf")
     while True:
         info = signal.sigtimedwait({*_PASSED_ON, signal.SIGCHLD}, _LOOK_EVERY_S)
-        # What a terminal sends, the child has got as well.
+        # A terminal sends its signals to the child, too; only other signals are passed on.
         if info and info.si_signo in _PASSED_ON and info.si_code <= 0:
             os.kill(child, info.si_signo)
         pid, status = os.waitpid(child, os.WNOHANG)
@@ -142,21 +148,21 @@ def _be_the_child(main: Callable[[], NoReturn], writer: int) -> NoReturn:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         os.write(writer, f"exit {code}\n".encode())
-    # Libraries that are taken down with the interpreter may hang or crash, and have nothing to do.
+    # Vendors' libraries may hang or crash during the interpreter's shutdown, which is not needed.
     atexit._run_exitfuncs()  # noqa: SLF001 - it has no public name
     _flush()
     os._exit(code)
 
 
 def _fill_standard_streams() -> None:
-    """Opens what is closed of standard input, output and error, or a pipe would get its number."""
+    """Opens standard input, output and error if closed, or a pipe would get their numbers."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)  # noqa: FBT003 - it has no name
     os.close(descriptor)
 
 
 def _flush() -> None:
-    # Python has None in place of a stream that was closed before it started.
+    # Python sets a stream that was closed before it started to None.
     for stream in filter(None, (sys.stdout, sys.stderr)):
         with suppress(OSError, ValueError):
             stream.flush()

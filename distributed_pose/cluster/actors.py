@@ -1,4 +1,4 @@
-"""Worker and reducer as Ray actors: their processes, and what may be asked of them meanwhile."""
+"""Worker and reducer as Ray actors, and the functions that create them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,19 +26,19 @@ from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.compile import compile_model
 from distributed_pose.records import CompileSpec, DevicePlan, DeviceReady, WorkerSpec
 
-# A thread of its own, so that an actor answers questions while it is at work.
+# The concurrency group has its own thread, so that an actor answers questions while it is at work.
 _ASIDE = "aside"
 _remote = partial(ray.remote, concurrency_groups={_ASIDE: 1}, max_restarts=0)
 
-# Makes an actor and returns its handle and the first call, which ends when it is ready.
+# Creates an actor and returns its handle and a reference to its first call.
 Create = Callable[[], tuple[Any, Any]]
 
 
 class _Actor:
-    """A process of the run."""
+    """A process of the run, which answers questions while it is at work."""
 
     def __init__(self) -> None:
-        # The reserved CPUs are the model's; OpenCV would take all of the machine's.
+        # The reserved CPUs are for the model, and OpenCV would use all CPUs of the machine.
         cv2.setNumThreads(1)
         keep_freed_memory()
 
@@ -57,12 +57,12 @@ class _Actor:
 
 @dataclass(frozen=True)
 class DeviceAssignment:
-    """Where an actor for a device found itself.
+    """The device that Ray gave a worker's process, and what can run there.
 
     Attributes:
-        device_id: of the device that Ray gave it; empty for CPUs.
-        backends: whether those that the device may be configured for can start there, best first.
-        package: the copy of this package that its process runs.
+        device_id: id of the device that Ray gave the process; empty for CPUs.
+        backends: readiness of the candidate backends in the process, best first.
+        package: identity of the copy of this package that the process runs.
     """
 
     device_id: str
@@ -72,10 +72,10 @@ class DeviceAssignment:
 
 @dataclass(frozen=True)
 class ReducerReady:
-    """A reducer that can group maps.
+    """The answer of a reducer that is ready to group maps.
 
     Attributes:
-        package: the copy of this package that its process runs.
+        package: identity of the copy of this package that the reducer's process runs.
     """
 
     package: PackageIdentity
@@ -90,9 +90,9 @@ class _WorkerActor(_Actor):
         self._worker: Worker | None = None
         ids = ray.get_runtime_context().get_accelerator_ids()
         self._device_id = next(iter(ids.get(KINDS[kind].resource, [])), "")
-        # Ray leaves all devices visible to actors that have none of them, and to all actors where
-        # RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES or the like is set: index 0 is then the same
-        # card for all of them.
+        # Ray leaves all devices visible to actors that reserve none, and to all actors where
+        # RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES or a similar variable is set: index 0 would
+        # then be the same card for all actors.
         if KINDS[kind].is_accelerator:
             show_only(kind, self._device_id)
         else:
@@ -114,7 +114,7 @@ class _WorkerActor(_Actor):
         return self._answer(unpack_images(images))
 
     def sweep(self, batch_size: int, least_s: float) -> Sweep:
-        # Asked of devices that are ready alone.
+        # Only devices that are ready are asked for a sweep, and they have a worker.
         return cast("Worker", self._worker).sweep(batch_size, least_s)
 
     def close(self) -> None:
@@ -141,20 +141,22 @@ class _ReducerActor(_Actor):
 
 
 def reservation(plan: DevicePlan) -> dict[str, float]:
-    """Returns what a worker reserves on its node, by Ray's name of the resource."""
-    # What feeds an accelerator has its CPU set aside in the plan. Reserved, it would keep a
-    # process that is held, and that which is to take its place, from being there at once.
+    """Returns the amounts that a worker reserves on its node, by Ray's name of the resource."""
+    # The plan sets a CPU aside for each worker that feeds an accelerator. If the worker reserved
+    # that CPU, a process that is held and the process that replaces it could not run at once.
     kind = KINDS[plan.kind]
     return {kind.resource: plan.share if kind.is_accelerator else plan.cpus}
 
 
 def create_worker(plan: DevicePlan, backends: Sequence[str], soc: str) -> tuple[Any, Any]:
-    """Starts a process for a device of the plan's kind on its node; the call returns a `Place`.
+    """Starts a process for a device of the plan's kind on its node.
+
+    Returns the actor's handle, and a reference to a `DeviceAssignment`.
 
     Args:
-        plan: the device.
-        backends: that its node is examined for.
-        soc: name of an Ascend chip; empty for other devices, and where it is not known.
+        plan: plan of the device.
+        backends: names of the backends whose readiness the process examines.
+        soc: name of the Ascend chip; empty for other devices, and where it is not known.
     """
     reserved = reservation(plan)
     actor = _remote(max_concurrency=MAX_IN_FLIGHT)(_WorkerActor).options(
@@ -168,9 +170,9 @@ def create_worker(plan: DevicePlan, backends: Sequence[str], soc: str) -> tuple[
 
 
 def create_reducer() -> tuple[Any, Any]:
-    """Starts a reducer on any node; the call returns a `ReducerReady`.
+    """Starts a reducer on any node; it reserves no CPU and uses what the workers leave idle.
 
-    It takes the processor time that workers leave.
+    Returns the actor's handle, and a reference to a `ReducerReady`.
     """
     handle: Any = _remote(num_cpus=0)(_ReducerActor).remote()
     return handle, handle.start.remote()

@@ -1,7 +1,7 @@
-"""Which Ray cluster a run joins, and whether it answers, found out before Ray is loaded.
+"""Finds the Ray cluster that a run joins, and checks that it answers, before Ray is loaded.
 
-Ray itself tries a dead address for minutes, and reads its authentication mode once, when it is
-imported.
+Ray itself tries a dead address for minutes, and reads its authentication mode only once, when Ray
+is imported.
 """
 
 import os
@@ -16,12 +16,12 @@ from distributed_pose.packages import require
 _ADDRESS = "RAY_ADDRESS"
 _AUTH_MODE = "RAY_AUTH_MODE"
 
-# A call that every Ray head answers. Others of its servers say that they have no such call.
+# Every Ray head answers this call. The other servers of a cluster report that they do not have it.
 _CALL = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 
 _TIMEOUT_S = 5.0
 
-# The statuses that gRPC gives to calls without an answer.
+# gRPC gives these statuses to calls without an answer.
 _SILENT = {"UNAVAILABLE", "DEADLINE_EXCEEDED"}
 
 
@@ -31,8 +31,8 @@ class ClusterAddress:
 
     Attributes:
         target: host and port, such as `10.0.0.1:6379`.
-        origin: the environment variable or the file that names it.
-        remedy: what to do if nothing answers there.
+        origin: environment variable or file that names the address.
+        remedy: advice for the user if nothing answers at the address.
     """
 
     target: str
@@ -44,12 +44,13 @@ class ClusterAddress:
 
 
 def cluster_address() -> ClusterAddress | None:
-    """Returns the cluster that Ray's conventions name, or None where a local Ray is to be started.
+    """Returns the cluster that Ray's conventions name, or None if the run starts a local Ray.
 
-    `RAY_ADDRESS` comes first; then the file that `ray start` leaves in Ray's temporary folder.
+    `RAY_ADDRESS` takes precedence over the file that `ray start` leaves in Ray's temporary folder.
 
     Raises:
-        SetupError: if `RAY_ADDRESS` is no address of a cluster's head.
+        SetupError: if `RAY_ADDRESS` is not the address of a cluster's head, or is `auto` and no
+            cluster runs on this machine.
     """
     named = os.environ.get(_ADDRESS, "")
     if named == "local":
@@ -73,13 +74,13 @@ def cluster_address() -> ClusterAddress | None:
 
 
 def check_cluster() -> None:
-    """Checks that the cluster which a run would join answers, as `check_answers` does.
+    """Checks that the cluster which a run would join answers, with `check_answers`.
 
-    To be called before Ray is imported. A cluster that this process has joined already is left
-    alone.
+    Callers call it before Ray is imported. A cluster that this process has already joined is not
+    checked.
 
     Raises:
-        SetupError: as `cluster_address` and `check_answers`.
+        SetupError: if `cluster_address` or `check_answers` raises it.
     """
     ray = sys.modules.get("ray")
     if ray and ray.is_initialized():
@@ -89,15 +90,19 @@ def check_cluster() -> None:
 
 
 def check_answers(address: ClusterAddress) -> None:
-    """Checks within seconds that a cluster answers, and that this process may talk to it.
+    """Checks within seconds that a cluster answers, and that it accepts this process's token.
 
-    The token of the user is sent where the cluster asks for one: `RAY_AUTH_MODE` is set for it
-    unless it is set already.
+    If the cluster requires a token, `RAY_AUTH_MODE` is set unless it is set already, so that Ray
+    sends the user's token.
+
+    Args:
+        address: address of the cluster's head.
 
     Raises:
-        SetupError: if nothing answers, something else does, or the token is missing or wrong.
+        SetupError: if nothing answers, if the answer is not a Ray head's, or if the token is
+            missing or wrong.
     """
-    # A cluster with certificates of its own refuses calls that do not show one.
+    # A cluster with TLS refuses calls without a certificate, and this check sends none.
     if os.environ.get("RAY_USE_TLS", "0") not in {"0", ""}:
         return
     token = _token()
@@ -116,7 +121,11 @@ def check_answers(address: ClusterAddress) -> None:
 
 
 def head_answers(target: str) -> bool:
-    """Returns whether a cluster's head answers calls now."""
+    """Returns whether the head of a cluster answers calls now.
+
+    Args:
+        target: host and port of the head.
+    """
     status, _ = _call(target, _token())
     return status not in _SILENT
 
@@ -147,14 +156,14 @@ def _call(target: str, token: str) -> tuple[str, str]:
     require("grpc", extra="cluster", purpose="joining a Ray cluster")
     import grpc
 
-    # Proxies are for addresses outside, and know nothing of a cluster's nodes.
+    # Proxies are for external addresses, and cannot reach the nodes of a cluster.
     options = [("grpc.enable_http_proxy", 0), ("grpc.enable_retries", 0)]
     metadata = [("authorization", f"Bearer {token}")] if token else []
     with grpc.insecure_channel(target, options=options) as channel:
         try:
             channel.unary_unary(_CALL)(b"", timeout=_TIMEOUT_S, metadata=metadata)
         except grpc.RpcError as error:
-            # Each such error is a call as well, which the type does not say.
+            # Each such error is also a call with a status, which its type does not declare.
             return error.code().name, " ".join((error.details() or "").split())
     return "OK", ""
 
@@ -170,7 +179,7 @@ def _unreachable(address: ClusterAddress, details: str) -> SetupError:
 
 
 def _token() -> str:
-    """Returns the token that Ray would send, looked for as Ray does; empty for none."""
+    """Returns the token that Ray would send, from the places where Ray looks; empty for none."""
     if os.environ.get(_AUTH_MODE, "token").lower() != "token":
         return ""
     if token := os.environ.get("RAY_AUTH_TOKEN", ""):

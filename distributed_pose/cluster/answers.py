@@ -1,4 +1,4 @@
-"""The answers of actors: fetched, waited for, and what their failures mean."""
+"""The answers of actors: how they are awaited and fetched, and what their failures mean."""
 
 import re
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from distributed_pose.engine.reducer import ForeignMapsError
 from distributed_pose.engine.results import describe
 from distributed_pose.locations import redacted
 
-# How Ray tells the memory of a node and of a process that it ended.
+# Ray's message about a process that it ended gives the memory of the node and of the process.
 _NODE_MEMORY = re.compile(r"was ([\d.]+ ?[A-Z]+) used / ([\d.]+ ?[A-Z]+) limit")
 
 
@@ -30,20 +30,20 @@ _PROCESS_MEMORY = re.compile(r"actual memory used=([\d.]+ ?[A-Z]+)")
 _LONGEST_WAIT_S = 1.0
 
 
-# Of an answer that is there, and need only be fetched.
+# Limit for fetching an answer that is already available.
 _FETCH_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
 class CallFailure:
-    """What came instead of an answer.
+    """A failure in place of an answer.
+
+    Without an error, any call that the actor had in flight may be the cause of the failure.
 
     Attributes:
-        reason: one line.
-        error: that the actor raised; None if it did not.
-        is_lost_input: whether the call was not even made, for want of what it was to work on.
-
-    Without an error it may be the fault of any call that the actor had.
+        reason: description of the failure, in one line.
+        error: exception that the actor raised; None if it raised none.
+        is_lost_input: whether the call was not even made, because its input was lost.
     """
 
     reason: str
@@ -52,12 +52,16 @@ class CallFailure:
 
     @property
     def is_foreign_input(self) -> bool:
-        """Whether the maps of a call were of other images, which is the fault of their worker."""
+        """Whether the maps of a call were those of other images, which is their worker's fault."""
         return isinstance(self.error, ForeignMapsError)
 
 
 def fetch(references: Any) -> Any:
-    """Returns the answers to calls that are done, or one `Trouble`."""
+    """Returns the answers to calls that are done, or one `CallFailure`.
+
+    Args:
+        references: a reference, or a list of references.
+    """
     try:
         return ray.get(references, timeout=_FETCH_TIMEOUT_S)
     except GetTimeoutError:
@@ -74,9 +78,15 @@ def fetch(references: Any) -> Any:
 
 
 def wait(references: Sequence[Any], deadlines: Sequence[float]) -> list[Any]:
-    """Returns a reference that is done, or nothing at the next deadline or after a second.
+    """Returns a list of one reference that is done, or an empty one if none is done in time.
 
-    Whoever waits longer looks whether the run is to end meanwhile.
+    The wait ends at the next deadline, and after a second at the latest.
+
+    Callers that wait longer check in between whether the run is ending.
+
+    Args:
+        references: references to wait for.
+        deadlines: times at which to stop waiting, in seconds of the monotonic clock.
     """
     now = monotonic()
     timeout_s = max(0.0, min([*deadlines, now + _LONGEST_WAIT_S]) - now)
@@ -85,10 +95,10 @@ def wait(references: Sequence[Any], deadlines: Sequence[float]) -> list[Any]:
 
 
 def memory_kill(text: str) -> str:
-    """Returns Ray's report of a process that it ended for want of memory, as one line.
+    """Returns Ray's report of a process that it ended for lack of memory, as one line.
 
     Args:
-        text: of the error, which lists the largest processes of the node over forty lines.
+        text: text of the error, which lists the largest processes of the node over forty lines.
     """
     node, process = _NODE_MEMORY.search(text), _PROCESS_MEMORY.search(text)
     figures = [f"its node used {node[1]} of {node[2]}"] if node else []
@@ -98,7 +108,8 @@ def memory_kill(text: str) -> str:
 
 def _cause_of_death(error: RayActorError) -> str:
     lines = str(error).strip().splitlines()
-    # Of an exception in a constructor Ray tells the traceback, of anything else the cause first.
+    # For an exception in a constructor, Ray's message is the traceback, which ends with the cause.
+    # All other messages begin with the cause.
     cause = lines[-1 if "creation task" in lines[0] else 0]
     if "connection error code" in lines[-1]:
         cause += " The system may have ended it for want of memory: see `dmesg` on its node."

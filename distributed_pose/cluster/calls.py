@@ -1,4 +1,4 @@
-"""Actors as the driver sees them, and its calls to them."""
+"""The driver's view of its actors, and its calls to them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +19,8 @@ from distributed_pose.engine.worker import WorkerReport
 from distributed_pose.errors import ExecutionError
 from distributed_pose.records import DevicePlan, DeviceReady, WorkerSpec
 
-# Loading and warming up a model takes seconds; what takes minutes waits for CPUs it never gets.
+# Loading and warming up a model takes seconds; a process that takes minutes waits for CPUs that it
+# never gets.
 _FIRST_START_S = 300.0
 _START_FACTOR = 10
 
@@ -29,19 +30,19 @@ _T = TypeVar("_T")
 
 @dataclass(eq=False)
 class Actor:
-    """A worker or reducer: the process that is it now, and how all of them have done.
+    """A worker or reducer: its current process, and the health of all processes that it has had.
 
     Attributes:
-        name: in messages, such as `cpu:0`.
-        create: starts a process.
-        health: of all of its processes.
-        plan: of a worker's device; None for reducers, which can be anywhere.
-        handle: of the process; None where there is none.
-        starting: the last call of a process that is not ready yet.
-        place: where a worker's process found itself.
-        held: processes that Ray gave other devices than this one, kept until it has its own.
-        ready: what the device said when it was first ready.
-        calls: in flight.
+        name: name in messages, such as `cpu:0`.
+        create: function that starts a process.
+        health: faults and times of all processes that the actor has had.
+        plan: plan of the worker's device; None for reducers, which can run on any node.
+        handle: Ray handle of the current process; None if there is none.
+        starting: reference to the last call of a process that is not ready yet; None otherwise.
+        place: device that Ray gave the worker's process; None until the process reports it.
+        held: handles of processes that Ray gave other devices, kept until this actor has its own.
+        ready: latest description of the device by a process that became ready; None before.
+        calls: calls in flight.
     """
 
     name: str
@@ -59,25 +60,25 @@ class Actor:
     _start_s: float | None = None
 
     def launch(self) -> None:
-        """Starts a process."""
+        """Starts a process for the actor."""
         self.handle, self.starting = self.create()
         self.place = None
         self._since = monotonic()
 
     def park(self) -> None:
-        """Keeps the process, so that the next one gets another device, and starts that one."""
+        """Keeps the process and starts another, which then gets another device."""
         self.held.append(self.handle)
         self.launch()
 
     def swap_process(self, other: "Actor") -> None:
-        """Changes processes with an actor that is starting, too."""
+        """Exchanges processes with another actor that is starting."""
         for name in ("handle", "starting", "place"):
             mine, theirs = getattr(self, name), getattr(other, name)
             setattr(self, name, theirs)
             setattr(other, name, mine)
 
     def assign(self, place: DeviceAssignment) -> None:
-        """Takes the answer of a process that has found its device."""
+        """Records the device that the process was given, and ends the processes that are held."""
         self.place, self.starting = place, None
         self._launch_s = max(self._launch_s, self.waited_s)
         if self.plan:
@@ -85,10 +86,10 @@ class Actor:
         self._release()
 
     def begin(self, spec: WorkerSpec, model: Any) -> None:
-        """Has a process that is in its place load a model.
+        """Makes a process that is assigned to its device load a model.
 
         Args:
-            spec: of the worker.
+            spec: specification of the worker.
             model: reference to the artifact's content.
         """
         if self.ready:
@@ -98,11 +99,15 @@ class Actor:
 
     @property
     def has_started(self) -> bool:
-        """Whether one of its processes was ready before."""
+        """Whether any process of the actor has been ready."""
         return self._start_s is not None
 
     def started(self, ready: DeviceReady | None) -> None:
-        """Takes the answer of a process that is ready."""
+        """Records that the process is ready.
+
+        Args:
+            ready: description of a worker's device; None for reducers.
+        """
         self.starting = None
         self._start_s = max(self._start_s or 0.0, monotonic() - self._since)
         if ready:
@@ -123,44 +128,50 @@ class Actor:
 
     @property
     def node_id(self) -> str:
-        """Where the actor must be; empty for anywhere."""
+        """Id of the node that the actor must run on; empty for any node."""
         return self.plan.node_id if self.plan else ""
 
     @property
     def node_address(self) -> str:
-        """Address of that node, for messages."""
+        """Address of the node that the actor must run on, for messages."""
         return self.plan.node if self.plan else "of its own choice"
 
     def has_room(self, in_flight: int) -> bool:
-        """Returns whether the actor can take another call."""
+        """Returns whether the actor can take another call.
+
+        An actor takes no other call beside one that is late or whose task is suspect.
+
+        Args:
+            in_flight: largest number of calls in flight.
+        """
         alone = any(call.is_late or call.task.is_suspect for call in self.calls)
         return bool(self.handle) and not self.starting and not alone and len(self.calls) < in_flight
 
     @property
     def waited_s(self) -> float:
-        """How long the process has been starting."""
+        """Time since the process began its current step of starting, in seconds."""
         return monotonic() - self._since
 
     @property
     def start_deadline_s(self) -> float:
-        """What a process may take until it is ready."""
+        """Longest time that a process may take to become ready, in seconds."""
         if self._start_s is None:
             return max(_FIRST_START_S, self.health.floor_s)
-        # Before a process can load its model, it must be started, and what it replaces must have
-        # ended: Ray takes 5 s to end a process that is stopped.
+        # Before a process can load its model, it must be started, and the process that it replaces
+        # must have ended: Ray takes 5 s to end a stopped process.
         return self.health.floor_s + _START_FACTOR * max(self._launch_s, self._start_s)
 
     @property
     def start_deadline_at(self) -> float:
-        """When a process that is starting must be ready."""
+        """Time by which a starting process must be ready, in seconds of the monotonic clock."""
         return self._since + self.start_deadline_s
 
     def is_overdue(self) -> bool:
-        """Returns whether a process that is starting takes too long."""
+        """Returns whether a starting process has passed its deadline."""
         return monotonic() > self.start_deadline_at
 
     def describe(self) -> str:
-        """Returns what the driver waits for it to do."""
+        """Returns the state of the actor as the driver knows it, for messages."""
         now = monotonic()
         if self.health.is_excluded:
             return "is taken out"
@@ -174,19 +185,21 @@ class Actor:
 
 @dataclass(eq=False)
 class Call:
-    """A shard at a worker, or its maps at a reducer.
+    """A shard at a worker, or the maps of a shard at a reducer.
 
     Attributes:
-        actor: that has it.
-        task: the shard.
-        load: its bytes.
-        device: name of the worker.
-        reference: to the answer: a worker's report, or with it what it grouped its maps into; a
-            reducer's reduction.
+        actor: actor that works on the call.
+        task: task with the shard.
+        load: memory reserved for the shard and its maps.
+        device: name of the worker that has or had the shard.
+        reference: reference to the answer. A worker answers with its report, or with a pair of
+            reduction and report where it groups its maps; a reducer answers with its reduction.
         maps: reference to the maps; None where the worker groups them.
-        limit_s: what the call may take, and once more before its actor is ended.
-        report: of the worker, once it is there.
-        is_late: whether the task was given to others too.
+        limit_s: time until the shard is also given to another device, in seconds. After twice the
+            time the actor is ended.
+        report: report of the worker; None until it has arrived.
+        is_late: whether the task was also given to another device.
+        since: time at which the call was made, in seconds of the monotonic clock.
     """
 
     actor: Actor
@@ -202,8 +215,15 @@ class Call:
 
     @classmethod
     def infer(cls, actor: Actor, task: Task, load: Reservation, *, gather: str) -> Self:
-        """Gives a shard to a worker."""
-        # Maps stay where they are until a reducer asks for them; the report alone comes here.
+        """Gives a shard to a worker, and returns the call.
+
+        Args:
+            actor: worker that has room.
+            task: task with the shard.
+            load: memory reserved for the shard.
+            gather: `maps` if reducers group the maps; `poses` if the worker does.
+        """
+        # Maps stay on their node until a reducer fetches them; the driver gets the report alone.
         process = actor.handle.process.options(num_returns=2 if gather == "maps" else 1)
         answer = process.remote(pack_images(task.shard.images))
         maps, reference = answer if gather == "maps" else (None, answer)
@@ -211,7 +231,12 @@ class Call:
 
     @classmethod
     def reduce(cls, actor: Actor, inferred: "Call") -> Self:
-        """Gives maps to a reducer."""
+        """Gives the maps of a finished worker's call to a reducer, and returns the new call.
+
+        Args:
+            actor: reducer that has room.
+            inferred: call of the worker, with its report.
+        """
         image_ids = inferred.report.image_ids if inferred.report else ()
         reference = actor.handle.reduce.remote(inferred.maps, image_ids)
         return cls(
@@ -227,17 +252,21 @@ class Call:
 
     @property
     def deadline_at(self) -> float:
-        """When the next step is taken if there is no answer."""
+        """Time at which a missing answer has consequences, in seconds of the monotonic clock.
+
+        The shard is then given to another device or, if the call is late already, the actor is
+        ended.
+        """
         return self.since + self.limit_s * (2 if self.is_late else 1)
 
     def is_overdue(self) -> bool:
-        """Returns whether the next step is to be taken."""
+        """Returns whether the call has passed its deadline."""
         return monotonic() > self.deadline_at
 
     def answer(self) -> Any:
-        """Returns the answer of a call that is done, or a `Trouble`.
+        """Returns the answer of a call that is done, or a `CallFailure`.
 
-        An answer that is not for the images of the call is trouble, too.
+        An answer that is not for the images of the call is a failure, too.
         """
         answer = fetch(self.reference)
         if isinstance(answer, CallFailure):
@@ -260,12 +289,14 @@ class Call:
 
 
 def ask(actors: Sequence[Actor], question: str, timeout_s: float) -> dict[str, Any]:
-    """Returns what actors answer to a question in time, by name; some may not.
+    """Returns the answers of actors to a question, by actor name.
+
+    Actors without a process, and those that fail or do not answer in time, are left out.
 
     Args:
-        actors: those that have a process.
-        question: name of a method without arguments.
-        timeout_s: for all of them together.
+        actors: actors to ask.
+        question: name of an actor method without arguments.
+        timeout_s: time limit for all actors together, in seconds.
     """
     asked = {
         getattr(actor.handle, question).remote(): actor.name
@@ -280,10 +311,10 @@ def ask(actors: Sequence[Actor], question: str, timeout_s: float) -> dict[str, A
 
 
 def _as(expected: type[_T], answer: Any) -> _T:
-    """Returns an answer that has the type that it should have.
+    """Returns an answer after checking its type.
 
     Raises:
-        ExecutionError: if it has another one.
+        ExecutionError: if the answer has another type than expected.
     """
     if not isinstance(answer, expected):
         raise ExecutionError(f"answered with {type(answer).__name__} instead of a result")
@@ -291,5 +322,5 @@ def _as(expected: type[_T], answer: Any) -> _T:
 
 
 def _limit_s(actor: Actor) -> float:
-    # Calls at an actor wait for each other.
+    # Calls of the same actor wait for each other.
     return actor.health.deadline_s * (1 + len(actor.calls))

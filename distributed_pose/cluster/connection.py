@@ -1,4 +1,4 @@
-"""Joining the Ray cluster at hand, or starting one for the run."""
+"""Joins an existing Ray cluster, or starts a local one for the run."""
 
 import atexit
 import logging
@@ -36,14 +36,15 @@ _RAYS_PROCESSES = {"raylet", "gcs_server"}
 
 _OTHER_VERSION = "run it in an environment that has the cluster's versions of Ray and Python"
 
-# Shards and maps in flight are tens of megabytes; Ray's default of 30 % of memory is for others.
+# Shards and maps in flight are tens of megabytes, so Ray's default of 30 % of memory is too much.
 _LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
 
 
 def connect() -> Callable[[], None]:
     """Joins the cluster that Ray's conventions name, or starts a local one.
 
-    Returns a function that leaves it again; a local one ends, and so do its sockets and logs.
+    Returns a function that leaves the cluster; a local cluster then ends, and its sockets and logs
+    are deleted.
 
     Raises:
         SetupError: if the cluster cannot be joined.
@@ -54,13 +55,13 @@ def connect() -> Callable[[], None]:
         "log_to_driver": not quiet,
         "logging_level": logging.ERROR if quiet else logging.INFO,
     }
-    # Ray announces a changed default on stderr unless it is chosen; actors without a GPU keep
-    # the environment as it is.
+    # Ray announces a changed default on stderr unless the variable is set. With 0, actors without
+    # a GPU keep their environment.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Ray prints a traceback for each call that fails while a run ends, and nobody looks at.
+    # Ray prints a traceback for each call whose failure is never fetched, as when a run ends.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     address = cluster_address()
-    # The workers of a run import what lies in the driver's working directory before all else.
+    # The workers of a run import modules from the driver's working directory first.
     with _working_in(Path(package_identity().path).parent), _stopped_as_before():
         if address:
             _join(address, common)
@@ -70,7 +71,7 @@ def connect() -> Callable[[], None]:
 
 @contextmanager
 def _working_in(folder: Path) -> Iterator[None]:
-    """Makes a folder the working directory, and goes back even to one that was deleted."""
+    """Makes a folder the working directory, and restores the previous one even if deleted."""
     # Ray may clean up the working directory of a submitted job while its driver joins.
     before = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     os.chdir(folder)
@@ -83,21 +84,25 @@ def _working_in(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _stopped_as_before() -> Iterator[None]:
-    """Keeps the handler of SIGTERM; one that comes to Ray's own handler ends the run as Ctrl-C."""
+    """Restores the handler of SIGTERM afterwards.
+
+    Raises:
+        KeyboardInterrupt: if a SIGTERM reaches Ray's own handler meanwhile.
+    """
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
     except SystemExit:
         raise KeyboardInterrupt(signal.SIGTERM.name) from None
     finally:
-        # One that has come already is ignored from then on.
+        # SIG_IGN means that a signal has arrived already, and later ones stay ignored.
         is_open = signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
         if is_open and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
 
 
 def where() -> Cluster:
-    """Returns where the cluster that this process has joined answers."""
+    """Returns the addresses at which the cluster that this process has joined answers."""
     context = ray.get_runtime_context()
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     (mine,) = (node for node in nodes if node["NodeID"] == context.get_node_id())
@@ -105,15 +110,15 @@ def where() -> Cluster:
 
 
 def abandon() -> None:
-    """Has this process end without a word to its cluster, which does not answer any more."""
+    """Lets this process end without contacting its cluster, which no longer answers."""
     atexit.unregister(ray.shutdown)
 
 
 def _hide_credentials() -> None:
-    """Has the command line of this process show none: Ray lists it as the job's entrypoint."""
+    """Hides credentials in this process's command line, which Ray lists as the entrypoint."""
     command = shlex.join(psutil.Process().cmdline())
     if redacted(command) != command:
-        # What Ray names its own processes with; asked for only where there is something to hide.
+        # The private function is imported only where there is something to hide.
         from ray._raylet import setproctitle  # type: ignore[attr-defined]
 
         setproctitle(redacted(command))
@@ -145,7 +150,11 @@ def live_nodes() -> list[Node]:
 
 
 def _accelerators(node: Mapping[str, Any]) -> tuple[Accelerator, ...]:
-    """Returns what a node has said that it has, named by its labels or by the machine itself."""
+    """Returns the accelerators that a node has registered with Ray.
+
+    The model names come from the node's labels or, if the node is this machine, from the drivers'
+    tools.
+    """
     found = []
     for kind in accelerators():
         count = int(node["Resources"].get(KINDS[kind].resource, 0))
@@ -160,9 +169,9 @@ def _accelerators(node: Mapping[str, Any]) -> tuple[Accelerator, ...]:
 
 
 def _label(node: Mapping[str, Any], kind: str) -> str:
-    """Returns what the labels of a node say of its devices of a kind."""
+    """Returns the model of a node's devices of a kind according to its labels; empty if unknown."""
     labels = node.get("Labels", {})
-    # A node with NPUs and GPUs has one label of Ray's for both.
+    # A node with NPUs and GPUs has a single label of Ray's for both.
     given = [value for name in KINDS[kind].labels if (value := labels.get(name, ""))]
     if kind != NPU:
         return given[0] if given else ""
@@ -175,14 +184,14 @@ def _local(node: Mapping[str, Any], kind: str) -> list[Accelerator]:
     return [device for device in _local_accelerators() if device.kind == kind]
 
 
-# Drivers' tools take seconds, and are asked for each device that is put in its place.
+# Drivers' tools take seconds, and the nodes are listed for each process that reports its device.
 _local_accelerators = cache(local_accelerators)
 
 
 def ray_cpu_s() -> float:
-    """Returns the processor time of the cluster's own processes on this machine, in seconds."""
+    """Returns the processor time of Ray's own processes for the cluster on this machine, in s."""
     address = ray.get_runtime_context().gcs_address
-    # The head's server is told its port alone.
+    # The command line of the head's server has the port alone.
     marks = (address, f"port={address.rpartition(':')[2]}")
     total_s = 0.0
     for process in psutil.process_iter(["name", "cmdline", "cpu_times"]):
@@ -194,7 +203,7 @@ def ray_cpu_s() -> float:
 
 
 def is_alive(node_id: str) -> bool:
-    """Returns whether a node is in the cluster."""
+    """Returns whether a node is a live member of the cluster."""
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     return any(node["Alive"] and node["NodeID"] == node_id for node in nodes)
 
@@ -202,7 +211,7 @@ def is_alive(node_id: str) -> bool:
 def _join(address: ClusterAddress, common: Mapping[str, Any]) -> None:
     try:
         ray.init(address=address.target, **common)
-    # Ray documents no exceptions, and raises a dozen kinds of them.
+    # Ray documents no exceptions, but raises a dozen kinds of them.
     except Exception as error:  # noqa: BLE001
         reason = _reason(error)
         remedy = _OTHER_VERSION if reason.startswith("Version mismatch") else address.remedy
@@ -210,10 +219,15 @@ def _join(address: ClusterAddress, common: Mapping[str, Any]) -> None:
 
 
 def _start(common: Mapping[str, Any]) -> Path:
-    """Starts a Ray of the run's own on this machine, and returns where it keeps its files."""
+    """Starts a local Ray for the run, and returns the folder of its files.
+
+    Raises:
+        SetupError: if Ray cannot be started.
+    """
     if not _can_keep_a_token():
         os.environ.setdefault("RAY_AUTH_TOKEN", token_hex(32))
-    # Before Ray has a function end what it has started, since the last one comes first.
+    # Exit functions run in reverse order. This one is registered before Ray registers its own, so
+    # that Ray ends its processes first.
     atexit.register(_remove_own_sessions)
     try:
         context: Any = ray.init(
@@ -233,7 +247,7 @@ def _start(common: Mapping[str, Any]) -> Path:
 
 
 def _remove_own_sessions() -> None:
-    """Removes the files of a Ray that this process has not started to the end."""
+    """Removes the files of a local Ray whose start this process did not complete."""
     base = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray"
     for session in base.glob(f"session_*_{os.getpid()}"):
         shutil.rmtree(session, ignore_errors=True)
@@ -245,7 +259,7 @@ def _end(session: Path) -> None:
 
 
 def _can_keep_a_token() -> bool:
-    """Returns whether Ray can keep the token of a local cluster where it wants to."""
+    """Returns whether Ray can store the token of a local cluster in `~/.ray`."""
     try:
         folder = Path.home() / ".ray"
         folder.mkdir(exist_ok=True)
@@ -255,5 +269,5 @@ def _can_keep_a_token() -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Returns what Ray says of a failure as one line, without the advice that it adds."""
+    """Returns Ray's message of a failure as one line, without the advice that Ray adds."""
     return " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""What a process is doing, for the message of a run that does not go on."""
+"""Describes what a process is doing, for the message of a run that makes no progress."""
 
 import sys
 import threading
@@ -12,7 +12,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def describe_threads() -> str:
-    """Returns the innermost function of this package in every other thread that runs one."""
+    """Returns the innermost functions of this package that other threads are in, as text."""
     found = []
     for ident, frame in sys._current_frames().items():  # noqa: SLF001
         innermost: FrameType | None = frame

@@ -3,8 +3,9 @@
 The driver hands out shards and counts results; heatmaps and PAFs go from worker to reducer
 through the object store and never pass through the driver.
 
-Every wait has a deadline. A call that passes its own is given to another device as well; after
-twice the time its actor is ended and started anew, as is one whose process dies.
+Every wait has a deadline. When a call passes its deadline, its shard is given to another device as
+well. After twice the time, the actor of the call is ended and restarted. An actor whose process
+dies is restarted, too.
 """
 
 import logging
@@ -54,16 +55,17 @@ _LOG = logging.getLogger(__name__)
 
 _QUESTION_TIMEOUT_S = 2.0
 
-# Every fault is dealt with long before; this is for the one that nobody has thought of.
+# Known faults are handled long before this limit; it catches those that nobody has foreseen.
 _STALL_FACTOR = 10
 
 
 class RayEngine:
-    """Runs workers and reducers as Ray actors on the cluster at hand, or on a local one."""
+    """Runs workers and reducers as Ray actors, on an existing cluster or on a local one."""
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
-        # Of the cluster that this run has joined or started; None of one that was joined before.
+        # Leaves the cluster that this run has joined or started; None if the process had joined
+        # it before.
         self._leave: Callable[[], None] | None = None
         self._fleet = ActorPool(config)
         self._guard = Guard()
@@ -111,7 +113,7 @@ class RayEngine:
             name: calls_in_flight(slots, batches.get(name, 1))
             for name, slots in self._slots.items()
         }
-        # What is only listed is not waited for.
+        # Shards that only list their images take no time to read, so no thread reads them ahead.
         source = iter(shards) if num_images else read_ahead(shards)
         nodes = {worker.name: worker.node_id for worker in self._fleet.workers}
         work = TaskQueue(source, self._shard_sizes, batches, num_images, nodes)
@@ -136,7 +138,7 @@ class RayEngine:
     def _host_use(self) -> HostUse:
         before, after = self._cpu_before_s, {"driver": process_time(), **self._others_cpu_s()}
         used = {name: after_s - before.get(name, 0.0) for name, after_s in after.items()}
-        # A process that was started anew has counted from 0.
+        # The counter of a restarted process began at 0, so the difference can be negative.
         return HostUse(
             {name: used_s if used_s >= 0 else after[name] for name, used_s in used.items()},
             self._transit.total_bytes,
@@ -165,18 +167,18 @@ class RayEngine:
         try:
             self._guard.call(self._fleet.end)
             if self._leave:
-                # Its end is not that of the cluster.
+                # The cluster is left on purpose, so its silence is no longer an error.
                 self._guard.watch = None
                 self._guard.call(self._leave)
         except ClusterLostError as lost:
-            # What ended the run is the better message, and what is done is done.
+            # The error that ended the run is the better message, and finished results are kept.
             _LOG.warning("%s", lost)
             abandon()
         finally:
             self._guard.end()
 
     def _wait(self, references: list[Any]) -> list[Any]:
-        """Returns a reference that is done, or nothing at the next deadline."""
+        """Returns a list of one reference that is done, or an empty one at the next deadline."""
         deadlines = [call.deadline_at for call in self._calls.values()]
         return wait(references, [*deadlines, *self._fleet.start_deadlines])
 
@@ -190,11 +192,11 @@ class RayEngine:
         yield from self._expire(work)
 
     def _finish(self, work: TaskQueue, call: Call) -> Iterator[ShardResult]:
-        """Deals with the answer of a call, whatever it is."""
+        """Handles the answer of a call: a result, a report or a failure."""
         answer = call.answer()
         if isinstance(answer, CallFailure):
             if answer.is_lost_input:
-                # Its maps went with the node that made them; the one who wanted them is well.
+                # The maps were lost with the node that made them; the reducer is not at fault.
                 self._forget(call)
                 yield from self._fail(work, call, answer.reason)
             elif answer.is_foreign_input:
@@ -220,7 +222,12 @@ class RayEngine:
         yield from self._take_out(work, out_of_line(call.task, self._devices()))
 
     def _take_out(self, work: TaskQueue, name: str) -> Iterator[ShardResult]:
-        """Takes a device out that cannot read what others can, if there is one."""
+        """Excludes the named device, which cannot read images that others can.
+
+        Args:
+            work: queue of the run.
+            name: name of the device; empty for none.
+        """
         if name:
             actor = self._worker(name)
             yield from self._fault(work, actor, actor.health.refusal_summary, [], final=True)
@@ -251,7 +258,16 @@ class RayEngine:
         *,
         final: bool = False,
     ) -> Iterator[ShardResult]:
-        """Starts an actor anew, or takes it out, and has its shards tried again."""
+        """Restarts or excludes an actor, and returns its shards to the queue.
+
+        Args:
+            work: queue of the run.
+            actor: actor whose process failed.
+            reason: description of the fault, in one line.
+            blamed: calls that may have caused the fault. Their tasks count it as a failed attempt,
+                unless the node of the actor has left.
+            final: whether the actor is excluded and never restarted.
+        """
         is_suspect = any(call.task.is_suspect for call in blamed)
         node_left = self._fleet.restart(actor, reason, is_suspect=is_suspect, final=final)
         for call in [*actor.calls]:
@@ -263,17 +279,18 @@ class RayEngine:
                 work.put_back(call.task)
 
     def _expire(self, work: TaskQueue) -> Iterator[ShardResult]:
-        """Deals with what passes its deadline."""
+        """Handles the calls and the starting actors that pass their deadlines."""
         overdue = [call for call in self._calls.values() if call.is_overdue()]
         hanging = [call for call in overdue if call.is_late]
         for call in overdue:
             if not call.is_late:
                 call.is_late = True
                 work.put_back(call.task)
-        # All at once, since nothing else goes on until those that hang have not answered.
+        # All actors are asked at once, since the driver does nothing else until the time to answer
+        # has passed.
         doing = ask([call.actor for call in hanging], "doing", _QUESTION_TIMEOUT_S)
         for call in hanging:
-            # Another call of the same actor may have taken it along.
+            # A fault of another call of the same actor may have removed the call already.
             if call.reference in self._calls:
                 yield from self._fault(work, call.actor, _hang(call, doing), [call])
         for actor in self._fleet.actors:

@@ -1,4 +1,4 @@
-"""The actors of a run: started, put in their places, started anew and ended."""
+"""The actors of a run: how they are started, assigned to devices, restarted and ended."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -40,25 +40,26 @@ _LOG = logging.getLogger(__name__)
 
 _CLOSE_TIMEOUT_S = 5.0
 
-# What a run that has just ended held is free again within seconds; what is not by then is another
-# job's.
+# The resources of a run that has just ended are free again within seconds; resources that stay
+# reserved for longer belong to another job.
 _RESERVATION_S = 15.0
 
-# Compilers of vendors take minutes, and with tuning tens of them.
+# Vendors' compilers take minutes, and with tuning tens of minutes.
 _LONG_TIMEOUT_S = 7200.0
 
 
 class ActorPool:
     """The workers and reducers of a run.
 
-    A worker's process is started before it is known which of its node's devices Ray gives it. It
-    is then put in the place of that device, and only then loads what runs there.
+    A worker's process is started before it is known which device of its node Ray gives it. The
+    process is then assigned to the worker of that device, and only then loads a backend and a
+    model.
 
     Attributes:
-        workers: one a device.
-        reducers: none where workers group.
-        compile_s: seconds of the start that went into compiling.
-        is_stopped: whether the run ends, and nothing more is to be waited for.
+        workers: workers of the run, one per device.
+        reducers: reducers of the run; empty where workers group their own maps.
+        compile_s: time that the start spent on compiling, in seconds.
+        is_stopped: whether the run is ending, so that no more answers are awaited.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -68,25 +69,26 @@ class ActorPool:
         self.compile_s = 0.0
         self.is_stopped = False
         self._deployments: dict[str, Deployment] = {}
-        # What processes that are started again load, by device: none before the first has.
+        # Specification and artifact that a restarted process loads, by device name. A device has no
+        # entry before its first process begins to load them.
         self._deployed: dict[str, tuple[Any, Any]] = {}
 
     @property
     def actors(self) -> Sequence[Actor]:
-        """Workers and reducers."""
+        """All workers, followed by all reducers."""
         return (*self.workers, *self.reducers)
 
     @property
     def start_deadlines(self) -> list[float]:
-        """When the actors that are starting must be ready."""
+        """Times by which the starting actors must be ready, in seconds of the monotonic clock."""
         return [actor.start_deadline_at for actor in self.actors if actor.starting]
 
     def devices(self) -> tuple[DevicePlan, ...]:
         """Returns the devices that the run uses."""
-        # In the nodes' order, so that device names stand for the same ones in every run.
+        # The nodes are in a fixed order, so that a name means the same device in every run.
         nodes = live_nodes()
         here = [device for node in nodes for device in node.accelerators]
-        # What is installed on other machines is only known when there are processes on them.
+        # The software on other machines is not known until processes run there.
         kinds = usable_here(self._config, here) if len(nodes) == 1 else auto_kinds(self._config)
         return plan_devices(
             self._config.devices,
@@ -102,7 +104,10 @@ class ActorPool:
         calibration: Calibration | None,
         images: ImagesToRead | None = None,
     ) -> tuple[DeviceReady, ...]:
-        """Returns when every device is ready; see `Engine.start`."""
+        """Starts every device, and returns their descriptions once all are ready.
+
+        See `Engine.start`.
+        """
         self._launch()
         choice = Choice(self._config, model.format)
         ready = None
@@ -121,13 +126,13 @@ class ActorPool:
         return ready
 
     def sweep(self, device: str, batch_size: int, least_s: float) -> Sweep:
-        """Returns how long batches take on a device; see `Worker.sweep`."""
+        """Measures how long batches take on a device; see `Worker.sweep`."""
         (actor,) = (worker for worker in self.workers if worker.name == device)
         sweep: Sweep = self._ask_long(actor, actor.handle.sweep.remote(batch_size, least_s))
         return sweep
 
     def end(self) -> None:
-        """Frees the devices."""
+        """Ends all actors, which frees their devices."""
         ask(self.workers, "close", _CLOSE_TIMEOUT_S)
         for actor in self.actors:
             actor.end()
@@ -135,7 +140,14 @@ class ActorPool:
     def restart(
         self, actor: Actor, reason: str, *, is_suspect: bool = False, final: bool = False
     ) -> bool:
-        """Starts an actor anew or takes it out, and returns whether its node has left."""
+        """Restarts or excludes an actor, and returns whether its node has left the cluster.
+
+        Args:
+            actor: actor whose process failed.
+            reason: description of the fault, in one line.
+            is_suspect: whether a suspect task may have caused the fault.
+            final: whether the actor is excluded and never restarted.
+        """
         gone = bool(actor.node_id) and not is_alive(actor.node_id)
         actor.end()
         reason = f"its node left: {reason}" if gone else reason
@@ -151,7 +163,7 @@ class ActorPool:
             Actor(f"reducer:{index}", create_reducer, Health(self._config.deadline_s))
             for index in range(self._config.reducers if self._config.gather == "maps" else 0)
         ]
-        # All at once: devices load and warm up side by side.
+        # All actors are launched at once, so that devices load and warm up in parallel.
         for actor in self.actors:
             actor.launch()
 
@@ -161,10 +173,10 @@ class ActorPool:
         return Actor(plan.name, create, Health(self._config.deadline_s), plan=plan)
 
     def _relaunch(self, kind: str) -> None:
-        """Starts all devices of a kind with new processes, which load another backend.
+        """Restarts all devices of a kind with new processes, which load another backend.
 
-        A vendor's libraries stay in the process that has loaded them, and those of two backends
-        can exclude each other.
+        A vendor's libraries stay in the process that has loaded them, and the libraries of two
+        backends can be incompatible.
         """
         for index, worker in enumerate(self.workers):
             if worker.plan and worker.plan.kind == kind:
@@ -176,7 +188,7 @@ class ActorPool:
     def _begin(
         self, model: ModelSource, calibration: Calibration | None, images: ImagesToRead | None
     ) -> None:
-        """Has the workers that load nothing yet load what is made for them."""
+        """Makes the artifacts of the workers that have not begun to load, and starts loading."""
         idle = [worker for worker in self.workers if worker.name not in self._deployed]
         orders = {worker.name: self._deployments[worker.name].order for worker in idle}
         artifacts = self._compile(model, idle, orders, calibration)
@@ -186,7 +198,7 @@ class ActorPool:
             worker.begin(*self._deployed[worker.name])
 
     def _ready(self, worker: Actor) -> DeviceReady:
-        # All have started.
+        # All workers have started, so each has a description.
         ready = cast("DeviceReady", worker.ready)
         return replace(ready, passed_over=self._deployments[worker.name].passed_over)
 
@@ -197,7 +209,10 @@ class ActorPool:
         orders: Mapping[str, CompileSpec],
         calibration: Calibration | None,
     ) -> dict[CompileSpec, Any]:
-        """Returns references to the artifacts by order; each is made for its first worker."""
+        """Returns references to the artifacts, by order.
+
+        Each artifact is made once, for the first worker that orders it.
+        """
         start = monotonic()
         artifacts: dict[CompileSpec, Any] = {}
         for actor in workers:
@@ -217,7 +232,13 @@ class ActorPool:
         return compile_model(source, order, calibration).content
 
     def _ask_long(self, actor: Actor, reference: Any) -> Any:
-        """Returns the answer of a call that may take long, before there is work to lose."""
+        """Returns the answer of a call that may take hours; used before shards are in flight.
+
+        Raises:
+            PoseEvalError: if the actor raises one; it then names the device.
+            SetupError: if the call fails otherwise, or there is no answer in time.
+            ExecutionError: if the run is stopped meanwhile.
+        """
         deadline_at = monotonic() + _LONG_TIMEOUT_S
         while not (done := wait([reference], [deadline_at])) and monotonic() < deadline_at:
             self._check_stopped()
@@ -243,7 +264,12 @@ class ActorPool:
     def _await_start(self) -> None:
         """Waits for one of the starting actors.
 
-        Fewer devices than were asked for are not what was asked for, and nothing is lost yet.
+        A device that cannot start ends the run: the run must not go on with fewer devices than
+        requested, and no results are lost yet.
+
+        Raises:
+            SetupError: if an actor is not ready in time, or is excluded.
+            BackendError: if an actor is excluded after it began to load its backend.
         """
         starting = {actor.starting: actor for actor in self.actors if actor.starting}
         done = wait([*starting], self.start_deadlines)
@@ -258,17 +284,17 @@ class ActorPool:
                     device=actor.name,
                 )
             if actor.health.is_excluded:
-                # One that has died of its backend may live with another.
+                # A device whose process died of its backend may work with another backend.
                 kind = BackendError if actor.name in self._deployed else SetupError
                 raise kind(
                     f"on node {actor.node_address}: {actor.health.faults[-1]}", device=actor.name
                 )
 
     def finish_start(self, actor: Actor) -> None:
-        """Deals with the answer of an actor that is starting.
+        """Handles the answer of an actor that is starting.
 
         Raises:
-            SetupError: if it cannot be what it is meant to be, and never was.
+            SetupError: if an actor that has never been ready cannot be set up.
         """
         answer = fetch(actor.starting)
         if isinstance(answer, CallFailure):
@@ -285,7 +311,11 @@ class ActorPool:
             actor.started(None)
 
     def _refuse(self, actor: Actor, different: str) -> None:
-        """Deals with a process that runs other code than the driver."""
+        """Handles a process that runs other code than the driver.
+
+        Raises:
+            SetupError: if the actor has never been ready.
+        """
         if actor.has_started:
             self.restart(actor, different)
             return
@@ -296,7 +326,10 @@ class ActorPool:
         )
 
     def _find_place(self, actor: Actor, place: DeviceAssignment) -> None:
-        """Has a process work as the device that Ray gave it, which may be another's than meant."""
+        """Assigns a process to the worker of the device that Ray gave it.
+
+        That worker may be another one than the worker that the process was started for.
+        """
         owner = match_device(place, actor, self.workers, live_nodes())
         if owner is None:
             actor.park()
@@ -309,16 +342,16 @@ class ActorPool:
 
 
 def _site(worker: Actor) -> Site:
-    # Both are there once the actor is in its place.
+    # Plan and place are both set once the actor has been assigned to its device.
     plan, place = cast("DevicePlan", worker.plan), cast("DeviceAssignment", worker.place)
     return Site(replace(plan, device_id=place.device_id), place.backends)
 
 
 def _check_reservation(actor: Actor) -> None:
-    """Checks that a worker does not wait for what others hold.
+    """Checks that a worker does not wait for resources that other jobs hold.
 
     Raises:
-        SetupError: if it has for some time.
+        SetupError: if it has waited for them for some time.
     """
     if not (actor.starting and actor.plan) or actor.place or actor.waited_s < _RESERVATION_S:
         return

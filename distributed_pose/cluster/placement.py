@@ -1,4 +1,4 @@
-"""Which actor runs on which device."""
+"""Matches processes to the workers of the devices that Ray gave them."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 def match_device(
     place: DeviceAssignment, actor: Actor, workers: Sequence[Actor], nodes: Sequence[Node]
 ) -> Actor | None:
-    """Returns the worker that a process is for, by the device that Ray gave it; None for none.
+    """Returns the worker of the device that Ray gave a process; None if the run has none for it.
 
     Args:
-        place: where the process found itself.
-        actor: that it was started for.
-        workers: of the run.
-        nodes: of the cluster.
+        place: device that the process reports.
+        actor: worker that the process was started for.
+        workers: workers of the run.
+        nodes: nodes of the cluster.
 
     Raises:
-        SetupError: if a part of a node's devices is wanted, and the node does not count them from
-            0, so that nobody can say which is which.
+        SetupError: if the run uses only some of a node's devices and the node does not number them
+            from 0, so that the devices cannot be identified.
     """
     plan = cast("DevicePlan", actor.plan)
     if plan.kind == "cpu":
@@ -45,9 +45,9 @@ def match_device(
     sharers = [peer for peer in peers if peer.plan and peer.plan.device_id == place.device_id]
     if sharers:
         waiting = [peer for peer in sharers if peer.starting and peer.place is None]
-        # Workers that share a device differ in nothing.
+        # Workers that share a device are interchangeable.
         return actor if actor in waiting else next(iter(waiting), None)
-    # All are wanted, and this one by whichever number the node has given it.
+    # The run uses all devices of the node, so the numbers that the node gives them do not matter.
     if len({peer.plan.device_id for peer in peers if peer.plan}) == len(there):
         return actor
     if place.device_id in there:

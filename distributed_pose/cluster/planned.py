@@ -1,4 +1,4 @@
-"""The devices that a run would use, here or on the cluster that it would join."""
+"""Plans the devices that a run would use, on this machine or on the cluster that it would join."""
 
 from distributed_pose.backends.selection import check_backends
 from distributed_pose.cluster.address import check_cluster, cluster_address
@@ -10,11 +10,11 @@ from distributed_pose.records import DevicePlan
 def planned_devices(config: RunConfig) -> tuple[DevicePlan, ...]:
     """Returns the devices that a run would use.
 
-    Ray, which takes seconds to start, is asked where there is a cluster to join.
+    Ray takes seconds to start, so it is started only where there is a cluster to join.
 
     Raises:
-        ConfigError: as `check_backends`.
-        SetupError: if a device is not there.
+        ConfigError: if `check_backends` raises it.
+        SetupError: if a device is not available, or the cluster cannot be joined.
     """
     check_backends(config)
     if config.engine == "ray" and cluster_address():

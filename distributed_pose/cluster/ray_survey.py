@@ -18,7 +18,7 @@ from distributed_pose.engine.examination import examine_node
 from distributed_pose.files.package_identity import PackageIdentity, difference, package_identity
 from distributed_pose.records import DevicePlan
 
-# Processes that have not run before start within seconds; what is probed there can take a minute.
+# A process starts within seconds, but its probes can take a minute.
 _TIMEOUT_S = 180.0
 
 
@@ -26,14 +26,15 @@ def survey_nodes(
     config: RunConfig,
     choose: Callable[[RunConfig, Sequence[Node]], tuple[DevicePlan, ...]] | None,
 ) -> tuple[tuple[DevicePlan, ...], list[NodeSurvey]]:
-    """Returns devices of a cluster, and what their nodes say of themselves.
+    """Returns devices of a cluster, and the surveys of their nodes.
 
     Args:
-        config: of the run.
-        choose: returns the devices of nodes; None for those of an evaluation.
+        config: configuration of the run.
+        choose: function that selects devices of the given nodes; None selects the devices that an
+            evaluation would use.
 
     Raises:
-        SetupError: if a device is not there.
+        SetupError: if a device is not available, or the cluster cannot be joined.
     """
     with RayEngine(config) as engine:
         plans = choose(config, live_nodes()) if choose else engine.devices()
@@ -41,7 +42,7 @@ def survey_nodes(
         for plan in plans:
             by_node[plan.node_id].append(plan)
         calls = {_ask(node_id, on_node, config): on_node for node_id, on_node in by_node.items()}
-        # All at once, since each takes seconds.
+        # All nodes are asked at once, since each takes seconds.
         done, _ = ray.wait([*calls], num_returns=len(calls), timeout=_TIMEOUT_S)
         return plans, [_answer(call, calls[call], is_there=call in done) for call in calls]
 
@@ -60,7 +61,13 @@ def _ask(node_id: str, plans: Sequence[DevicePlan], config: RunConfig) -> Any:
 
 
 def _answer(call: Any, plans: Sequence[DevicePlan], *, is_there: bool) -> NodeSurvey:
-    """Returns what a node says of itself, or why it cannot."""
+    """Returns the survey of a node, or one that says why the node could not be surveyed.
+
+    Args:
+        call: reference to the node's answer.
+        plans: devices of the node.
+        is_there: whether the answer has arrived in time.
+    """
     answer = fetch(call) if is_there else CallFailure(f"no answer within {_TIMEOUT_S:.0f} s")
     if isinstance(answer, CallFailure):
         lack = Lack("an answer of its processes", answer.reason, "see the logs of its Ray")

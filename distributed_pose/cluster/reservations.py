@@ -1,4 +1,4 @@
-"""What a node of the cluster has free, and which jobs have reserved the rest."""
+"""Reads what a node of the cluster has free, and which jobs have reserved the rest."""
 
 import re
 from collections import Counter
@@ -11,26 +11,27 @@ from ray.core.generated.gcs_pb2 import ActorTableData  # type: ignore[attr-defin
 
 from distributed_pose.records import DevicePlan
 
-# Job ids and command lines that a message shows.
+# A message shows no more jobs than this, and no more characters of each command line.
 _MAX_SHOWN = 3
 _MAX_COMMAND = 60
 
-# A resource as an actor has it in a placement group.
+# Ray gives a resource such a name for actors in a placement group.
 _IN_GROUP = re.compile(r"(\w+)_group_\d+_[0-9a-f]+")
 
 
 def shortage(plan: DevicePlan, reserved: Mapping[str, float]) -> str:
-    """Returns what a worker's node lacks for it and who holds it; empty if there is enough.
+    """Returns which resources a worker's node lacks and who holds them; empty if it has enough.
 
-    Only what actors of other jobs hold is lacking. Of the rest Ray does not tell whether tasks have
-    it or the worker's own process, which can take minutes to start on a machine that is busy.
+    Only resources that actors of other jobs hold count as lacking. Ray does not report whether
+    tasks hold the rest or the worker's own process, which can take minutes to start on a busy
+    machine.
 
-    Ray has no public call for what a single node has free, nor for who holds it without a
-    dashboard. Where its own calls change, nothing is known and nothing is said.
+    Ray has no public call for the free resources of a single node, nor for their holders without a
+    dashboard. If its private calls fail, the result is empty.
 
     Args:
-        plan: the device of the worker.
-        reserved: amounts by Ray's name of the resource.
+        plan: plan of the worker's device.
+        reserved: amounts that the worker reserves, by Ray's name of the resource.
     """
     try:
         free = _left_by_others(plan.node_id)
@@ -48,7 +49,7 @@ def shortage(plan: DevicePlan, reserved: Mapping[str, float]) -> str:
 
 
 def _left_by_others(node_id: str) -> Mapping[str, float]:
-    """Returns what a node has beside what actors of other jobs hold."""
+    """Returns the resources of a node that actors of other jobs do not hold."""
     mine = ray.get_runtime_context().get_job_id()
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     (there,) = (node["Resources"] for node in nodes if node["NodeID"] == node_id)
@@ -64,7 +65,7 @@ def _left_by_others(node_id: str) -> Mapping[str, float]:
 
 
 def _holders(node_id: str) -> str:
-    """Returns the jobs that have actors on a node, as text."""
+    """Returns a text that lists the other jobs that have actors on a node."""
     mine = ray.get_runtime_context().get_job_id()
     jobs = state.jobs()  # type: ignore[no-untyped-call]
     commands = {job["JobID"]: job["Entrypoint"] for job in jobs}
@@ -84,6 +85,6 @@ def _holder(actor: Mapping[str, Any], mine: str, commands: Mapping[str, str]) ->
     if actor["JobID"] == mine:
         return ""
     command = " ".join(commands.get(actor["JobID"], "").split()) or "of unknown command"
-    # Its end names what runs; its beginning is the path of an interpreter.
+    # The end of a command names the program; its beginning is the path of an interpreter.
     shown = command if len(command) <= _MAX_COMMAND else f"...{command[-_MAX_COMMAND:]}"
     return f"job {actor['JobID']} {shown}"

@@ -1,4 +1,4 @@
-"""Which backends can run the devices of this machine or cluster, and what each of them lacks."""
+"""Surveys which backends can run on the devices of this machine or cluster, and what they lack."""
 
 from collections.abc import Mapping, Sequence
 
@@ -22,7 +22,7 @@ from distributed_pose.model.formats import HEAD_BYTES, format_of
 from distributed_pose.packages import install_hint
 from distributed_pose.records import DevicePlan
 
-# What is used beside backends, by its name for users.
+# Modules that optional features need in addition to a backend, by the feature's name for users.
 _FEATURES: Mapping[str, Module] = {
     "checkpoints (.pth)": Module("torch", install_hint("torch")),
     "precision int8": Module("nncf", install_hint("int8")),
@@ -32,27 +32,31 @@ _FEATURES: Mapping[str, Module] = {
 
 
 def survey_devices(config: RunConfig) -> Survey:
-    """Returns what the devices can run that an evaluation would use.
+    """Returns which backends can run on the devices that an evaluation would use.
 
-    Ray, which takes seconds to start, is asked where there is a cluster to join.
+    Ray takes seconds to start, so it is started only where there is a cluster to join.
 
     Raises:
-        ConfigError: if a backend cannot be what is asked of it.
-        SetupError: if a device is not there.
+        ConfigError: if the configuration asks for something that a backend does not support.
+        SetupError: if a device is not available, or the cluster or the model is unusable.
     """
     return _survey(config, all_devices=False)
 
 
 def survey_all(config: RunConfig) -> Survey:
-    """Returns what all devices can run, beside accelerators also the processors of each node.
+    """Returns which backends can run on all devices, including the CPUs of each node.
 
-    Of a configuration that names devices, it is these. Errors are those of `survey_devices`.
+    If the configuration names devices, only those are surveyed.
+
+    Raises:
+        ConfigError: if `survey_devices` raises it.
+        SetupError: if `survey_devices` raises it.
     """
     return _survey(config, all_devices=True)
 
 
 def missing_features() -> dict[str, tuple[Lack, ...]]:
-    """Returns what this machine lacks of what is used beside backends, by its name for users."""
+    """Returns the items that this machine lacks, by the users' name of the optional feature."""
     return {name: lacks([need]) for name, need in _FEATURES.items()}
 
 
@@ -72,7 +76,11 @@ def _survey(config: RunConfig, *, all_devices: bool) -> Survey:
 
 
 def every_device(config: RunConfig, nodes: Sequence[Node]) -> tuple[DevicePlan, ...]:
-    """Returns the devices of nodes: those that are configured, or all that its backends run on."""
+    """Returns the devices of nodes that are configured or, for `auto`, that its backends run on.
+
+    Raises:
+        SetupError: if a configured device is not available.
+    """
     requests: Sequence[str] = config.devices
     if config.devices == ("auto",):
         found = {device.kind for node in nodes for device in node.accelerators}
@@ -118,7 +126,11 @@ def _summed_up(
 
 
 def _model_format(config: RunConfig) -> str:
-    """Returns the format of the model that is configured; empty where none is."""
+    """Returns the format of the configured model; empty if no model is configured or run.
+
+    Raises:
+        SetupError: if the file cannot be read.
+    """
     path = config.model.path
     if path is None or not runs_model(config):
         return ""

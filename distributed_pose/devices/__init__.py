@@ -1,1 +1,1 @@
-"""Which hardware there is, by kind, without any SDK."""
+"""Discovery and planning of hardware by kind, without any vendor's SDK."""

@@ -1,6 +1,6 @@
-"""Ascend chips by name.
+"""Names of Ascend chips, and what the chips can compute.
 
-An `.om` runs on exactly the chip that it was compiled for.
+An `.om` runs only on the chip that it was compiled for.
 """
 
 import ctypes
@@ -11,7 +11,7 @@ from distributed_pose.errors import ConfigError, SetupError
 _MAKER = "Ascend"
 _NAME = re.compile(r"(?:Ascend)?(\d{3}[A-Za-z0-9_-]*)", re.IGNORECASE)
 
-# Names of chips whose small and large letters differ from version to version of the tools.
+# Names of chips in their published case. The case differs between versions of the tools.
 # Source: files of `data/platform_config` in CANN 5.1 to 9.1.
 _PUBLISHED = (
     *("310", "610", "615", "710", "910A", "910B", "910ProA", "910ProB", "910PremiumA"),
@@ -23,28 +23,29 @@ _PUBLISHED = (
 )
 _BY_LOWER_CASE = {name.lower(): name for name in _PUBLISHED}
 
-# Chips whose convolutions take half precision alone: Atlas 200/300/500 (310), Atlas inference
-# series (310P, called 710 at first) and Atlas training series (910, 910A, ...). Later ones (310B,
-# 910B1 to 910B4, 910_93, 950) have single precision too.
+# Chips whose convolutions support only half precision: Atlas 200/300/500 (310), Atlas inference
+# series (310P, called 710 at first) and Atlas training series (910, 910A, ...). Later chips (310B,
+# 910B1 to 910B4, 910_93, 950) support single precision, too.
 # Source: types of `conv2d` in the operator reference of CANN 8.3.
 _HALF_ONLY = re.compile(
     r"Ascend(310|310P\d?(Vir\d+)?|710|910|910A|910B|910ProA|910ProB|910PremiumA)"
 )
 
-# Chips that compute convolutions of float32 values in HF32, with 11 bits of mantissa, unless they
-# are told not to: Atlas A2 and A3, and the 950 series.
+# Chips that compute convolutions of float32 values in HF32, with 11 bits of mantissa, unless that
+# is switched off: Atlas A2 and A3, and the 950 series.
 # Source: `--allow_hf32` and `--op_precision_mode` in the ATC reference of CANN 8.5 and 9.1.
 _HF32 = re.compile(r"Ascend(910B[1-4]|910_9|950).*")
 
 
 def soc_version(name: str) -> str:
-    """Returns a chip's name as the compiler and the runtime have it, such as `Ascend310P3`.
+    """Returns the name that the compiler and the runtime use for a chip, such as `Ascend310P3`.
 
     Args:
-        name: with or without `Ascend`, as `npu-smi info` shows it or in small letters.
+        name: name of the chip as `npu-smi info` shows it or in lower case, with or without
+            `Ascend`.
 
     Raises:
-        ConfigError: if it is no such name.
+        ConfigError: if the name cannot be that of an Ascend chip.
     """
     match = _NAME.fullmatch(name)
     if not match:
@@ -58,7 +59,7 @@ def soc_version(name: str) -> str:
 
 
 def driver_soc_name() -> str:
-    """Returns the name of this machine's chips as CANN's runtime has it; empty without CANN.
+    """Returns the name that CANN's runtime reports for this machine's chips; empty without CANN.
 
     Source: `aclrtGetSocName` of CANN's `acl_base_rt.h`.
     """
@@ -76,38 +77,38 @@ def is_soc(name: str) -> bool:
 
 
 def is_published(name: str) -> bool:
-    """Returns whether a name, with or without `Ascend`, is one chip's and not a family's."""
+    """Returns whether a name, with or without `Ascend`, is that of a chip and not of a family."""
     match = _NAME.fullmatch(name)
     return match is not None and match[1].lower() in _BY_LOWER_CASE
 
 
 def has_f32(soc: str) -> bool:
-    """Returns whether a chip has convolutions of float32 values.
+    """Returns whether a chip supports convolutions of float32 values.
 
     Args:
-        soc: as `soc_version` has it.
+        soc: name of the chip as `soc_version` returns it.
     """
     return not _HALF_ONLY.fullmatch(soc)
 
 
 def has_hf32(soc: str) -> bool:
-    """Returns whether a chip computes float32 convolutions in HF32 unless it is told not to.
+    """Returns whether a chip computes float32 convolutions in HF32 unless it is switched off.
 
     Args:
-        soc: as `soc_version` has it.
+        soc: name of the chip as `soc_version` returns it.
     """
     return _HF32.fullmatch(soc) is not None
 
 
 def check_precision_on(soc: str, asked: str) -> None:
-    """Checks that the convolutions of a chip can be computed in a precision.
+    """Checks that a chip supports a precision for its convolutions.
 
     Args:
-        soc: as `soc_version` has it.
-        asked: `auto`, `f16` or `f32`.
+        soc: name of the chip as `soc_version` returns it.
+        asked: requested precision: `auto`, `f16` or `f32`.
 
     Raises:
-        SetupError: if the chip lacks it.
+        SetupError: if the chip does not support the precision.
     """
     if asked == "f32" and not has_f32(soc):
         raise SetupError(

@@ -1,7 +1,7 @@
-"""CANN, the software of Ascend chips: where it is installed, its version and its chips.
+"""Finds CANN, the software of Ascend chips: its folder, its version and the chips that it supports.
 
 Source: the installation guides of CANN 5.1 to 9.1; in an installation, `set_env.sh`, `version.cfg`
-and the files of `data/platform_config`, whose names are the chips that the compiler knows.
+and the files of `data/platform_config`, whose names are the chips that the compiler supports.
 """
 
 import os
@@ -13,14 +13,15 @@ from pathlib import Path
 
 _TIMEOUT_S = 60.0
 
-# Both are set by set_env.sh, to the same folder.
+# The script set_env.sh sets both variables to the same folder.
 _HOMES = ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH")
 
-# Folders of installations below `/usr/local/Ascend` and `~/Ascend`: since 8.5, and before it.
+# Folders of installations in `/usr/local/Ascend` and `~/Ascend`. The first two are those of CANN
+# 8.5 and later.
 _FOLDERS = ("cann", "cann-*", "ascend-toolkit", "nnae")
 _SET_ENV = "set_env.sh"
 
-# The product's version before those of its parts.
+# The product's version takes precedence over the versions of its components.
 _VERSION_FILES = (
     "*-linux/ascend_toolkit_install.info",
     "*-linux/ascend_nnae_install.info",
@@ -29,13 +30,13 @@ _VERSION_FILES = (
     "toolkit/version.info",
     "compiler/version.info",
 )
-# `version=8.0.0`, `Version=8.0.RC1` or `runtime_running_version=[7.6.0.1.220:8.0.0]`.
+# Matches `version=8.0.0`, `Version=8.0.RC1` or `runtime_running_version=[7.6.0.1.220:8.0.0]`.
 _VERSION = re.compile(
     r"^(?:\w+_)?version\s*=\s*\[?(?:[^:\]\s]+:)?([^\]\s]+)", re.IGNORECASE | re.MULTILINE
 )
 _CHIP_FILES = ("*-linux/data/platform_config/*.ini", "compiler/data/platform_config/*.ini")
 
-# What belongs to this program's Python and would lead another one astray.
+# These variables configure this program's Python, and would make another Python fail.
 _OUR_PYTHON = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 
 
@@ -44,11 +45,11 @@ class Cann:
     """An installation of CANN.
 
     Attributes:
-        home: its folder, such as `/usr/local/Ascend/ascend-toolkit/latest`.
-        script: its `set_env.sh`; None where the environment was set without one.
-        version: of the product, such as `8.0.0`; empty if unknown.
-        chips: names of the chips that its compiler knows; empty if unknown.
-        environment: of its tools, without anything of this program's Python.
+        home: folder of the installation, such as `/usr/local/Ascend/ascend-toolkit/latest`.
+        script: path of `set_env.sh`; None where the environment was set without it.
+        version: version of the product, such as `8.0.0`; empty if unknown.
+        chips: names of the chips that the compiler supports; empty if unknown.
+        environment: environment variables for the tools, without those of this program's Python.
     """
 
     home: Path
@@ -59,7 +60,7 @@ class Cann:
 
     @property
     def number(self) -> tuple[int, int]:
-        """Its version as a number, such as (8, 0); (0, 0) if unknown."""
+        """Major and minor version, such as (8, 0); (0, 0) if unknown."""
         match = re.match(r"(\d+)\.(\d+)", self.version)
         return (int(match[1]), int(match[2])) if match else (0, 0)
 
@@ -70,7 +71,7 @@ class Cann:
 def find_cann() -> Cann | None:
     """Returns the installation to use; None if there is none.
 
-    The one that the environment names goes before those in the usual folders.
+    The installation that the environment names takes precedence over those in the usual folders.
     """
     for script in _scripts():
         environment = _sourced(script)
@@ -82,7 +83,7 @@ def find_cann() -> Cann | None:
 
 
 def output(command: Sequence[str], environment: Mapping[str, str]) -> str:
-    """Returns what a command prints in an environment; nothing if it fails."""
+    """Returns the standard output of a command in an environment; empty if the command fails."""
     try:
         answer = subprocess.run(  # noqa: S603 - a list of arguments
             command,
@@ -99,10 +100,10 @@ def output(command: Sequence[str], environment: Mapping[str, str]) -> str:
 
 
 def _scripts() -> Iterator[Path]:
-    """Yields the scripts that can set an environment up, best first."""
+    """Yields the paths of the scripts that can set the environment, best first."""
     folders = []
     for root in filter(None, map(os.environ.get, _HOMES)):
-        # The script lies in the folder, or beside the link `latest` to it.
+        # The script is in the folder, or next to the link `latest` that leads to the folder.
         folders += [Path(root), Path(root).parent]
     for root_folder in (Path("/usr/local/Ascend"), Path.home() / "Ascend"):
         for pattern in _FOLDERS:
@@ -111,7 +112,7 @@ def _scripts() -> Iterator[Path]:
 
 
 def _sourced(script: Path) -> dict[str, str]:
-    """Returns the environment that a script makes; empty if it fails."""
+    """Returns the environment after sourcing a script; empty if the script fails."""
     command = ["bash", "-c", 'source "$1" >/dev/null 2>&1; env -0', "bash", str(script)]
     return dict(
         entry.split("=", 1)
@@ -121,7 +122,11 @@ def _sourced(script: Path) -> dict[str, str]:
 
 
 def _without_our_python(home: Path | None = None) -> dict[str, str]:
-    """Returns this process's environment without its Python, but with what CANN added to it."""
+    """Returns this process's environment without the variables that configure its Python.
+
+    Args:
+        home: folder of a CANN installation, whose entries of PYTHONPATH are kept; None keeps none.
+    """
     environment = {key: value for key, value in os.environ.items() if key not in _OUR_PYTHON}
     entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if kept := [entry for entry in entries if home and entry.startswith(str(home))]:

@@ -1,7 +1,7 @@
-"""What a machine lacks to compile for an Ascend chip with CANN, or to run on one.
+"""Finds what a machine lacks to compile for an Ascend chip with CANN, or to run on one.
 
-The compiler calls a Python of its own choice, the first `python3` of the path, whose packages must
-be older than those of this program.
+The compiler calls the first `python3` in PATH, whose packages must be older than those of this
+program.
 """
 
 import os
@@ -29,13 +29,19 @@ _PROBE = (
 
 
 class PythonNeeds(NamedTuple):
-    """The newest minor version of Python 3 that runs, and the first NumPy that does not."""
+    """The versions of Python and NumPy that an installation of CANN supports.
+
+    Attributes:
+        newest_minor: newest minor version of Python 3 that is supported.
+        numpy_below: major and minor version of the first NumPy that is not supported.
+    """
 
     newest_minor: int
     numpy_below: tuple[int, int]
 
 
-# From which version of CANN on they hold. Source: the installation guides of 5.1, 8.0, 8.5, 9.1.
+# Each entry has the first version of CANN that it applies to.
+# Source: the installation guides of 5.1, 8.0, 8.5, 9.1.
 _PYTHON_NEEDS = (
     ((9, 1), PythonNeeds(14, (2, 0))),
     ((8, 5), PythonNeeds(13, (2, 0))),
@@ -43,7 +49,7 @@ _PYTHON_NEEDS = (
     ((0, 0), PythonNeeds(9, (1, 24))),
 )
 
-# The first version that knows a chip, for installations without files of chips.
+# First version of CANN that supports a chip, for installations that have no files of chips.
 # Source: the replaced guide for 310P, release notes for the others.
 _FIRST_VERSIONS = (
     (re.compile(r"Ascend310P\d?"), (5, 1)),
@@ -54,11 +60,11 @@ _FIRST_VERSIONS = (
 
 
 class _Python(NamedTuple):
-    """A `python3` of the path.
+    """A `python3` in PATH.
 
     Attributes:
-        path: of the file.
-        problem: what keeps the compiler from running in it; empty if nothing does.
+        path: path of the executable.
+        problem: reason why the compiler cannot use this Python; empty if it can.
     """
 
     path: str
@@ -66,14 +72,14 @@ class _Python(NamedTuple):
 
 
 def compiler_lacks(cann: Cann | None, soc: str = "") -> tuple[Lack, ...]:
-    """Returns what the compiler `atc` lacks to compile for a chip.
+    """Returns the items that the compiler `atc` lacks to compile for a chip.
 
     Args:
-        cann: as `find_cann` returns it.
-        soc: name of the chip, with or without `Ascend`; empty for any.
+        cann: installation that `find_cann` returns; None if there is none.
+        soc: name of the chip, with or without `Ascend`; empty for any chip.
 
     Raises:
-        ConfigError: if it is no name of a chip.
+        ConfigError: if the name cannot be that of an Ascend chip.
     """
     if cann is None:
         return (_no_cann(),)
@@ -85,10 +91,10 @@ def compiler_lacks(cann: Cann | None, soc: str = "") -> tuple[Lack, ...]:
 
 
 def runtime_lacks(cann: Cann | None) -> tuple[Lack, ...]:
-    """Returns what this process lacks to import pyACL, the runtime's Python interface.
+    """Returns the items that this process lacks to import pyACL, the runtime's Python interface.
 
     Args:
-        cann: as `find_cann` returns it.
+        cann: installation that `find_cann` returns; None if there is none.
     """
     if find_spec("acl") is not None:
         return ()
@@ -100,7 +106,7 @@ def runtime_lacks(cann: Cann | None) -> tuple[Lack, ...]:
 
 
 def compiler_environment(cann: Cann) -> dict[str, str]:
-    """Returns the variables for the compiler, with a Python that it runs in first in the path."""
+    """Returns the compiler's environment variables, with a supported Python first in PATH."""
     environment = dict(cann.environment)
     fitting = next((python for python in _pythons(cann) if not python.problem), None)
     if fitting:
@@ -109,16 +115,16 @@ def compiler_environment(cann: Cann) -> dict[str, str]:
 
 
 def first_version(soc: str) -> tuple[int, int]:
-    """Returns the first version of CANN that knows a chip; (0, 0) if it is not known.
+    """Returns the first version of CANN that supports a chip; (0, 0) if that is not known.
 
     Args:
-        soc: as `soc.soc_version` has it.
+        soc: name of the chip as `ascend.soc_version` returns it.
     """
     return next((first for name, first in _FIRST_VERSIONS if name.fullmatch(soc)), (0, 0))
 
 
 def python_needs(cann: Cann) -> PythonNeeds:
-    """Returns the Python that an installation runs with; one of unknown version is a new one."""
+    """Returns the Python that an installation supports; an unknown version counts as the newest."""
     if not cann.version:
         return _PYTHON_NEEDS[0][1]
     return next(needs for first, needs in _PYTHON_NEEDS if cann.number >= first)
@@ -157,7 +163,7 @@ def _python_lack(cann: Cann) -> Lack | None:
 
 
 def _pythons(cann: Cann) -> Iterator[_Python]:
-    """Yields each `python3` of the path, in its order."""
+    """Yields each `python3` in PATH, in the order of PATH."""
     needs = python_needs(cann)
     for folder in dict.fromkeys(cann.environment.get("PATH", "").split(os.pathsep)):
         if folder and (path := shutil.which("python3", path=folder)):
@@ -166,7 +172,10 @@ def _pythons(cann: Cann) -> Iterator[_Python]:
 
 @cache
 def _told(path: str, environment: tuple[tuple[str, str], ...]) -> list[str]:
-    """Returns what a Python says of itself; asked for each model that is compiled."""
+    """Returns the words that the probe prints in a Python; empty if the probe fails.
+
+    The result is cached, because it is needed for each model that is compiled.
+    """
     return output([path, "-c", _PROBE], dict(environment)).split()
 
 

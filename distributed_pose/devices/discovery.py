@@ -1,6 +1,6 @@
-"""The accelerators of this machine, asked of their drivers' tools and files.
+"""Lists the accelerators of this machine from their drivers' tools and files.
 
-No vendor SDK is loaded for it, so that listing devices is quick and works with broken ones.
+No vendor SDK is loaded, so that listing devices is quick and works even if an SDK is broken.
 """
 
 import logging
@@ -23,17 +23,17 @@ _DEV = Path("/dev")
 _IDS = re.compile(r"\d+(,\d+)*")
 _DAVINCI = re.compile(r"davinci(\d+)")
 
-# Lines of `nvidia-smi -L`, and the beginning of an instance's name.
+# Patterns of the lines of `nvidia-smi -L`, and the prefix of a MIG instance's name.
 _CARD_LINE = re.compile(r"GPU \d+: (.*?) \(UUID: ")
 _MIG_LINE = re.compile(r"\s+MIG (\S+)\s+Device\s+\d+: \(UUID: (MIG-[^)]+)\)")
 _MIG = "MIG-"
 
-# What users write to see no device.
+# Values of the variables by which users hide all devices.
 _NO_DEVICE = {"-1", "none", "NoDevFiles", "void"}
 
 
 def local_accelerators() -> tuple[Accelerator, ...]:
-    """Returns the devices that this process may use, in the order of the kinds."""
+    """Returns the accelerators that this process may use, in the order of the kinds."""
     count_cards_as_tools_do()
     found: list[Accelerator] = []
     for kind in accelerators():
@@ -43,26 +43,26 @@ def local_accelerators() -> tuple[Accelerator, ...]:
 
 
 def hide_accelerators() -> None:
-    """Hides all accelerators from what this process loads from here on."""
+    """Hides all accelerators from libraries that this process loads afterwards."""
     for kind in accelerators():
         os.environ[KINDS[kind].variable] = ""
 
 
 def show_only(kind: str, device_id: str) -> None:
-    """Hides all devices of a kind but one from what this process loads from here on.
+    """Hides all devices of a kind except one from libraries that this process loads afterwards.
 
     Args:
         kind: kind of accelerator.
-        device_id: id by which the node knows the device that stays visible.
+        device_id: id on this node of the device that stays visible.
     """
     count_cards_as_tools_do()
     os.environ[KINDS[kind].variable] = device_id
 
 
 def count_cards_as_tools_do() -> None:
-    """Has CUDA number cards in this process as `nvidia-smi` and Ray do, by their place on the bus.
+    """Makes CUDA number cards in this process as `nvidia-smi` and Ray do, by their PCI bus ids.
 
-    By itself it puts the fastest first. Who has set the variable otherwise keeps his order.
+    By default, CUDA puts the fastest card first. If the user has set the variable, it is kept.
     """
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
@@ -74,8 +74,7 @@ def list_gpus() -> list[Accelerator]:
     listed = _listed(CUDA) or []
     found = []
     for index, uuid, name in (map(str.strip, row) for row in rows):
-        # Who names cards by their UUIDs, or by the beginning of them, gets them by these names
-        # from Ray as well.
+        # If the user names cards by their UUIDs, or by prefixes of them, Ray uses the same names.
         given = next((word for word in listed if _names_uuid(word, uuid)), index)
         found.append(Accelerator(CUDA, given, name))
     if any(word.startswith(_MIG) for word in listed):
@@ -84,12 +83,12 @@ def list_gpus() -> list[Accelerator]:
 
 
 def _names_uuid(word: str, uuid: str) -> bool:
-    """Returns whether a word is the UUID of a card or a beginning of it, as CUDA reads it."""
+    """Returns whether a word is the UUID of a card or a prefix of it that CUDA accepts."""
     return word.startswith("GPU-") and len(word) > len("GPU-") and uuid.startswith(word)
 
 
 def _mig_instances() -> list[Accelerator]:
-    """Returns the instances that cards are divided into, as CUDA_VISIBLE_DEVICES names them."""
+    """Returns the MIG instances of the cards, by their names in CUDA_VISIBLE_DEVICES."""
     found, card = [], ""
     for line in _output(["nvidia-smi", "-L"]):
         if match := _CARD_LINE.match(line):
@@ -100,17 +99,18 @@ def _mig_instances() -> list[Accelerator]:
 
 
 def list_npus() -> list[Accelerator]:
-    """Returns the chips by CANN's logical ids: 0, 1, ... in the order of their device files.
+    """Returns the Ascend chips of this machine, with CANN's logical ids.
 
-    In a container, files keep the host's numbers, of which ids know nothing.
+    The ids are 0, 1, ... in the order of the device files. In a container, the device files keep
+    the host's numbers, but the ids start at 0.
     """
     files = _DEV.iterdir() if _DEV.is_dir() else ()
     numbers = sorted(int(match[1]) for file in files if (match := _DAVINCI.fullmatch(file.name)))
-    # The tool takes seconds, and says nothing where there is no device.
+    # The tool takes seconds, so it is not run where there is no device file.
     chips = npu_chips() if numbers else []
     by_number = {chip.physical: chip for chip in chips}
     found = chips if len(chips) == len(numbers) else [by_number.get(n) for n in numbers]
-    # The tool can list the host's chips in a container, all of one kind.
+    # In a container, the tool can list all chips of the host, which are of one kind.
     name = chips[0].name if chips else ""
     return [
         Accelerator(NPU, str(index), chip.name if chip else name, chip.card if chip else "")
@@ -119,9 +119,10 @@ def list_npus() -> list[Accelerator]:
 
 
 def _listed(kind: str) -> list[str] | None:
-    """Returns the devices that the environment leaves, by the names it has; None if it is silent.
+    """Returns the names in the variable that restricts the visible devices of a kind.
 
-    CUDA and CANN stop at the first name that stands for none.
+    Returns None if the variable is not set. CUDA and CANN stop at the first name that is not the
+    name of a device.
     """
     value = os.environ.get(KINDS[kind].variable)
     if value is None:
@@ -132,7 +133,10 @@ def _listed(kind: str) -> list[str] | None:
 
 
 def _npu_ids(value: str) -> list[str]:
-    """Returns the ids that CANN reads: up to any other character, and in ascending order alone.
+    """Returns the ids that CANN reads from the value of its variable.
+
+    CANN reads up to the first character that is no digit or comma, and accepts only ids in
+    ascending order.
 
     Source: ASCEND_RT_VISIBLE_DEVICES in the reference of CANN's environment variables, 8.0 to 9.1.
     """
@@ -147,7 +151,7 @@ def _npu_ids(value: str) -> list[str]:
 
 
 def _visible(devices: Sequence[Accelerator]) -> Iterable[Accelerator]:
-    """Yields the devices that the environment leaves, in its order."""
+    """Returns the devices that the environment leaves visible, in the order of its variable."""
     if not devices or (listed := _listed(devices[0].kind)) is None:
         return devices
     by_id = {device.device_id: device for device in devices}

@@ -1,4 +1,4 @@
-"""Cards of this machine that no driver offers: they are no devices, and nobody would miss them."""
+"""Finds cards of this machine without a working driver, which would not be listed as devices."""
 
 import re
 import shutil
@@ -35,7 +35,7 @@ class _Tool(NamedTuple):
 
 
 def driverless_cards() -> tuple[Lack, ...]:
-    """Returns what keeps cards of this machine from being devices; empty if nothing does."""
+    """Returns the drivers that cards of this machine lack; empty if every card has its driver."""
     return (*_nvidia_lacks(), *_ascend_lacks())
 
 
@@ -58,7 +58,12 @@ def _ascend_lacks() -> Iterator[Lack]:
 
 
 def _cards(vendor: str, classes: tuple[str, ...]) -> list[str]:
-    """Returns the PCI addresses of a vendor's cards of some classes."""
+    """Returns the PCI addresses of a vendor's cards.
+
+    Args:
+        vendor: PCI id of the vendor.
+        classes: prefixes of the PCI classes of the cards.
+    """
     return [
         folder.name
         for folder in sorted(_PCI.glob("*"))

@@ -1,4 +1,4 @@
-"""The processor of this machine, and the memory of this process."""
+"""Reads the processors of this machine and the memory of this process."""
 
 import ctypes
 import math
@@ -12,12 +12,13 @@ from pathlib import Path
 _CGROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 
-# glibc's M_MMAP_THRESHOLD, at its greatest, and M_TRIM_THRESHOLD, from malloc.h.
+# Values in bytes of glibc's M_MMAP_THRESHOLD, the largest that it allows, and M_TRIM_THRESHOLD.
+# Source: malloc.h.
 _KEPT = {-3: 32 * 2**20, -1: 2**30}
 
 
 def cpu_name() -> str:
-    """Returns the processor's name as its maker gives it, or the architecture."""
+    """Returns the model name of the processor, or the architecture if the name is unknown."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -27,7 +28,7 @@ def cpu_name() -> str:
 
 
 def num_cpus() -> int:
-    """Returns the number of processors that this process may use, container limits included."""
+    """Returns the number of processors that this process may use, including container limits."""
     known = hasattr(os, "sched_getaffinity")
     count = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
     return max(1, int(min(count, container_cpus())))
@@ -36,12 +37,12 @@ def num_cpus() -> int:
 def container_cpus(cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> float:
     """Returns the processor time that this process's control groups allow, in processors.
 
-    It is infinite where there is no limit. The tightest of the process's groups and those above
-    them counts.
+    The limit is the smallest of those of the process's groups and of their parent groups; it is
+    infinite if there is none.
 
     Args:
-        cgroups: where the control groups are mounted.
-        membership: file that tells which groups the process is in.
+        cgroups: folder at which the control groups are mounted.
+        membership: file that lists the groups of the process.
 
     Source: Linux, Documentation/admin-guide/cgroup-v2.rst (`cpu.max`) and
     Documentation/scheduler/sched-bwc.rst (`cpu.cfs_quota_us`).
@@ -62,9 +63,13 @@ def container_cpus(cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> 
 
 
 def _upwards(root: Path, path: str) -> Iterator[Path]:
-    """Yields the folder of a group, and those above it up to the mount.
+    """Yields the folder of a group and its parent folders, up to the mount.
 
-    A container sees its own group at the mount, whatever path the host has for it.
+    A container sees its own group at the mount, whatever its path on the host is.
+
+    Args:
+        root: folder at which the control groups are mounted.
+        path: path of the group below the mount.
     """
     folder = root / path.strip("/")
     yield folder
@@ -83,7 +88,12 @@ def _v1_limit(folder: Path) -> float:
 
 
 def _quota(quota_us: float = -1, period_us: float = 0) -> float:
-    """Returns a quota in processors; the kernel writes `max` or -1 where there is none."""
+    """Returns a quota in processors; infinite if there is none.
+
+    Args:
+        quota_us: processor time per period in microseconds; -1, also written `max`, for no quota.
+        period_us: length of the period in microseconds.
+    """
     return quota_us / period_us if quota_us > 0 and period_us > 0 else math.inf
 
 
@@ -97,16 +107,16 @@ def _numbers(file: Path) -> list[float]:
 
 
 def peak_rss_bytes() -> int:
-    """Returns the most memory that this process has had resident."""
+    """Returns the peak resident memory of this process, in bytes."""
     unit_bytes = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
 
 
 def keep_freed_memory() -> None:
-    """Lets this process keep the memory that it frees, where the C library can be told to.
+    """Lets this process keep the memory that it frees, if the C library has `mallopt`.
 
-    By default glibc gives images and batches back to the system and asks for them anew: clearing
-    their pages again took a third of the time that preprocessing an image takes.
+    By default, glibc returns the memory of images and batches to the system and requests it again.
+    Clearing the pages again took a third of the time that preprocessing an image takes.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:

@@ -1,4 +1,4 @@
-"""The kinds of devices: one entry per kind, with everything that differs between them."""
+"""Defines the kinds of devices: one entry per kind, with everything that differs between kinds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceKind:
-    """What the system must know about a kind of device.
+    """The properties of a kind of device.
 
     Attributes:
         resource: Ray's name of the resource that a worker reserves.
-        labels: names of the Ray node labels that hold the maker's name of the devices, best first.
+        labels: names of the Ray node labels that hold the model name of the devices, best first.
         variable: environment variable that hides devices of the kind from a process; empty for
             CPUs.
         lister: `module:function` that returns the devices of this machine as a sequence of
@@ -25,7 +25,7 @@ class DeviceKind:
 
     @property
     def is_accelerator(self) -> bool:
-        """Whether the devices of the kind are cards or chips, and not the CPUs of a node."""
+        """Whether the devices of the kind are cards or chips, rather than the CPUs of a node."""
         return bool(self.variable)
 
 
@@ -37,13 +37,13 @@ _RAYS_LABEL = "ray.io/accelerator-type"
 
 _DISCOVERY = "distributed_pose.devices.discovery"
 
-# In the order in which devices are listed and numbered.
+# The order of the kinds is the order in which devices are listed and numbered.
 KINDS: Mapping[str, DeviceKind] = MappingProxyType(
     {
         CPU: DeviceKind(resource="CPU"),
         NPU: DeviceKind(
             resource="NPU",
-            # Set by `ray start --labels soc=310P3` where Ray does not know the chip.
+            # Users set `ray start --labels soc=310P3` where Ray does not know the chip.
             labels=(_RAYS_LABEL, "soc"),
             variable="ASCEND_RT_VISIBLE_DEVICES",
             lister=f"{_DISCOVERY}:list_npus",

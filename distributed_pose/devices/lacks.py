@@ -1,4 +1,4 @@
-"""What something needs and a machine does not have, and how to get it."""
+"""Describes what a machine lacks, and how to install it."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -8,9 +8,9 @@ class Lack(NamedTuple):
     """Something that is needed and missing.
 
     Attributes:
-        what: is needed, such as `libcudnn.so.9`.
-        found: in its place, such as `numpy 2.4.6`; empty where there is nothing.
-        mend: the command or setting that gets it.
+        what: name of the missing item, such as `libcudnn.so.9`.
+        found: description of what was found instead, such as `numpy 2.4.6`; empty if nothing was.
+        mend: command or setting that makes the item available.
     """
 
     what: str
@@ -22,10 +22,10 @@ class Lack(NamedTuple):
 
 
 def listed(lacks: Iterable[Lack]) -> str:
-    """Returns what is missing as a part of a sentence."""
+    """Returns the missing items as a part of a sentence."""
     return ", ".join(map(str, lacks))
 
 
 def mends(lacks: Iterable[Lack]) -> str:
-    """Returns what gets it as a part of a sentence, each way once."""
+    """Returns the remedies for the missing items as a part of a sentence, each remedy once."""
     return "; ".join(dict.fromkeys(lack.mend for lack in lacks))

@@ -1,8 +1,10 @@
-"""Ascend chips as the driver's tool `npu-smi` lists them.
+"""Reads the Ascend chips of this machine from the driver's tool `npu-smi`.
 
-Source: tables of its versions 21 to 26 in public logs. Each chip has two lines: the card and its
-name, then the chip's number on the card. On 310 and 310P a device number follows, on A3 the
-physical id; on A2 neither does, and a card is one chip.
+Each chip has two lines in the tool's table. The first has the number of the card and the name of
+the chip, the second the number of the chip on its card. On 310 and 310P, a device number follows;
+on A3, the physical id follows. On A2, no number follows, and a card is one chip.
+
+Source: tables of the tool's versions 21 to 26 in public logs.
 """
 
 import re
@@ -14,9 +16,10 @@ from distributed_pose.devices.ascend import is_published
 
 _TIMEOUT_S = 10.0
 
-# `| 0     910B4-1             | OK            | 88.2 ...`
+# Matches lines such as `| 0     910B4-1             | OK            | 88.2 ...`.
 _CARD_LINE = re.compile(r"\|\s*(\d+)\s+(?:Ascend)?(\d{3}[A-Za-z0-9_-]*)\s*\|")
-# `| 0     3                   | 0000:9B:00.0  | 0 ...`, where the second number can be missing.
+# Matches lines such as `| 0     3                   | 0000:9B:00.0  | 0 ...`, where the second
+# number can be missing.
 _CHIP_LINE = re.compile(r"\|\s*(\d+)\s+(\d+)?\s*\|\s*(?:NA|[0-9A-Fa-f]{4,8}:[0-9A-Fa-f:.]+)\s*\|")
 
 _BOARD_FIELD = re.compile(r"^\s*(Chip Name|NPU Name)\s*:\s*(\S+)\s*$", re.MULTILINE)
@@ -25,13 +28,13 @@ _UNKNOWN = {"", "NA", "N/A", "-"}
 
 @dataclass(frozen=True)
 class Chip:
-    """A chip.
+    """An Ascend chip.
 
     Attributes:
-        card: number of the card that it is on.
-        number: of the chip on its card.
-        physical: number of its device file on the host.
-        name: such as `310P3`; empty if unknown.
+        card: number of the chip's card.
+        number: number of the chip on its card.
+        physical: number of the chip's device file on the host.
+        name: name of the chip, such as `310P3`; empty if unknown.
     """
 
     card: str
@@ -41,9 +44,10 @@ class Chip:
 
 
 def npu_chips() -> list[Chip]:
-    """Returns the chips of this machine in the tool's order; none where the tool fails."""
+    """Returns the chips of this machine in the tool's order; empty if the tool fails."""
     chips = list(_listed(_output(["npu-smi", "info"])))
-    # A3 and 950 show their family alone in the table. Chips of a machine are of one kind.
+    # For A3 and 950, the table shows only the family. All chips of a machine are of one kind, so
+    # one chip per family is looked up.
     full = {name: _full_name(name, chips) for name in {chip.name for chip in chips}}
     return [Chip(chip.card, chip.number, chip.physical, full[chip.name]) for chip in chips]
 
@@ -69,7 +73,7 @@ def _full_name(name: str, chips: Sequence[Chip]) -> str:
     own = fields.get("NPU Name", "").removeprefix("Ascend")
     if own in _UNKNOWN:
         return name if family in _UNKNOWN else family
-    # `Ascend910` and `9392`, or `910` and `B3`, or the whole name in one field.
+    # The fields hold `Ascend910` and `9392`, or `910` and `B3`, or one has the whole name.
     joined = f"{family}{own}" if own[0].isalpha() else f"{family}_{own}"
     return next((found for found in (joined, own, family) if is_published(found)), joined)
 

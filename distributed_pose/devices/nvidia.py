@@ -1,4 +1,4 @@
-"""NVIDIA's driver and cards, as far as they are known without loading a runtime."""
+"""Reads facts about NVIDIA's driver and cards without loading a runtime."""
 
 import ctypes
 import os
@@ -11,7 +11,7 @@ from distributed_pose.errors import first_line
 
 _UNKNOWN = "NVIDIA GPU"
 _NAME_BYTES = 256
-# Values of CUdevice_attribute: major and minor.
+# Values of CUdevice_attribute for the major and minor version of the compute capability.
 _COMPUTE_CAPABILITY = (75, 76)
 _CUDA_FAILURE = re.compile(r"CUDA failure \d+: [^;\n]+")
 _MODULE_VERSION = Path("/sys/module/nvidia/version")
@@ -19,14 +19,14 @@ _MODULE_VERSION = Path("/sys/module/nvidia/version")
 
 @dataclass(frozen=True)
 class EngineShapes:
-    """Which input shapes a TensorRT engine takes.
+    """The input shapes that a TensorRT engine accepts.
 
     Attributes:
-        name: of the input.
-        least: fewest images in a batch.
-        most: most images in a batch, for which it is made fastest.
-        height: in pixels.
-        width: in pixels.
+        name: name of the input.
+        least: smallest number of images in a batch.
+        most: largest number of images in a batch, for which the engine is optimized.
+        height: height of the input in pixels.
+        width: width of the input in pixels.
     """
 
     name: str
@@ -41,10 +41,11 @@ class EngineShapes:
 
 
 def cuda_device_name(index: int) -> str:
-    """Returns the name of a CUDA device, or a general one where the driver does not tell.
+    """Returns the name of a CUDA device, or a generic name if the driver does not report one.
 
     Args:
-        index: among those that the process sees; the driver heeds CUDA_VISIBLE_DEVICES.
+        index: index of the device among those that the process sees. The driver applies
+            CUDA_VISIBLE_DEVICES.
 
     Source: CUDA Driver API, `cuDeviceGetName`.
     """
@@ -56,10 +57,10 @@ def cuda_device_name(index: int) -> str:
 
 
 def cuda_device_facts(index: int) -> str:
-    """Returns what of a CUDA device an engine depends on: name, compute capability and driver.
+    """Returns the facts that an engine depends on: device name, compute capability and driver.
 
     Args:
-        index: among those that the process sees.
+        index: index of the device among those that the process sees.
 
     Source: CUDA Driver API, `cuDeviceGetAttribute`.
     """
@@ -76,20 +77,26 @@ def cuda_device_facts(index: int) -> str:
 
 
 def _driver_device(index: int) -> tuple[ctypes.CDLL | None, ctypes.c_int]:
-    """Returns the driver and its handle of a device; None where there is no such device."""
+    """Returns the driver's library and its handle of a device.
+
+    The library is None if there is no driver or no such device.
+
+    Args:
+        index: index of the device among those that the process sees.
+    """
     device = ctypes.c_int()
     try:
         driver = ctypes.CDLL("libcuda.so.1")
-        # Each returns 0 if it succeeds.
+        # Each function returns 0 if it succeeds.
         failed = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), index)
-    # The library of CUDA's toolkit for building without a driver has no such functions.
+    # The stub library of CUDA's toolkit, for builds without a driver, lacks these functions.
     except (OSError, AttributeError):
         return None, device
     return (None if failed else driver), device
 
 
 def driver_versions() -> dict[str, str]:
-    """Returns the version of the driver and of the CUDA that it has; where they are known.
+    """Returns the versions of the driver and of the CUDA that it supports, as far as known.
 
     Source: CUDA Driver API, `cuDriverGetVersion`; the kernel's parameters of the module `nvidia`.
     """
@@ -104,9 +111,9 @@ def driver_versions() -> dict[str, str]:
 
 
 def runtime_reason(error: BaseException) -> str:
-    """Returns what an exception of ONNX Runtime says, in one line.
+    """Returns the message of an exception of ONNX Runtime, in one line.
 
-    Where CUDA has failed, the place in the runtime's source is left out, with all its template
+    For a CUDA failure, the location in the runtime's source is left out, including its template
     parameters.
     """
     failure = _CUDA_FAILURE.search(str(error))
@@ -114,8 +121,9 @@ def runtime_reason(error: BaseException) -> str:
 
 
 def forbid_tf32() -> None:
-    """Has float32 be float32 in this process: TensorRT takes TF32 for it unless it is told here.
+    """Forbids TensorRT to compute float32 in TF32 in this process, as it does by default.
 
-    ONNX Runtime has no option for it. TensorRT reads the variable when it is first used.
+    ONNX Runtime has no option for it. TensorRT reads the environment variable when it is first
+    used.
     """
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"

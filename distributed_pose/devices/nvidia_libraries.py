@@ -1,6 +1,6 @@
-"""The shared libraries of ONNX Runtime's providers for NVIDIA cards: found, read and loaded.
+"""Finds, reads and loads the shared libraries of ONNX Runtime's providers for NVIDIA cards.
 
-Providers are called `cuda` and `tensorrt`, as in names of backends.
+Providers are called `cuda` and `tensorrt`, as in the names of backends.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ from distributed_pose.errors import SetupError
 
 _TENSORRT = "libnvinfer.so."
 
-# What a provider needs and does not list: the CUDA provider loads cuDNN at its first convolution,
-# and TensorRT's own libraries the driver.
+# Libraries that a provider needs but does not list: the CUDA provider loads cuDNN at its first
+# convolution, and TensorRT's own libraries load the driver.
 _LOADED_LATER = {"cuda": ("libcudnn.so.9",), "tensorrt": ("libcuda.so.1",)}
 
 _VERSIONED = re.compile(r"(lib\w+)\.so\.(\d+)")
@@ -36,18 +36,21 @@ _DRIVER = (
 
 
 def preload_libraries(variant: str) -> None:
-    """Loads CUDA, and TensorRT for `tensorrt`, from Python packages where they are installed so.
+    """Loads CUDA, and TensorRT for `tensorrt`, if they are installed as Python packages.
 
-    Providers find them afterwards by their names.
+    Providers then find the loaded libraries by their names.
+
+    Args:
+        variant: name of the provider, `cuda` or `tensorrt`.
     """
     import onnxruntime
 
-    # It prints what it cannot load, and standard output belongs to the command's answer.
+    # The function prints what it cannot load, but standard output is for the command's results.
     if preload := getattr(onnxruntime, "preload_dlls", None):
         with contextlib.redirect_stdout(io.StringIO()):
             preload()
     if variant == "tensorrt":
-        # A broken package is the same as a missing one: the provider then says what is missing.
+        # A broken package is treated like a missing one: the provider reports what is missing.
         with contextlib.suppress(ImportError, OSError, RuntimeError):
             importlib.import_module("tensorrt_libs")
 
@@ -62,12 +65,12 @@ def provider_library(variant: str) -> Path | None:
 
 
 def needed_libraries(library: Path) -> tuple[str, ...]:
-    """Returns the names of the shared libraries that a library says it needs.
+    """Returns the names of the shared libraries that a library lists as needed.
 
     Raises:
         ValueError: if the file is not a shared library.
     """
-    # Machines without cards load this module, too.
+    # Machines without cards import this module, too, and do not need the parser.
     from elftools.common.exceptions import ELFError
     from elftools.elf.dynamic import DynamicSection
     from elftools.elf.elffile import ELFFile
@@ -77,16 +80,17 @@ def needed_libraries(library: Path) -> tuple[str, ...]:
             sections = ELFFile(file).iter_sections("SHT_DYNAMIC")
             dynamic = (section for section in sections if isinstance(section, DynamicSection))
             tags = [tag for section in dynamic for tag in section.iter_tags("DT_NEEDED")]
-            # The attribute is set by the tag's name, which its type does not tell.
+            # The attribute is named after the tag, which its type does not declare.
             return tuple(tag.needed for tag in tags)  # type: ignore[attr-defined]
     except ELFError as error:
         raise ValueError(f"{library} is not a shared library: {error}") from None
 
 
 def missing_libraries(variant: str) -> Iterator[Lack]:
-    """Yields what a provider lacks; libraries that are there stay loaded in this process.
+    """Yields the libraries that a provider lacks.
 
-    The provider itself is left to ONNX Runtime, which must be ready when it is loaded.
+    Available libraries stay loaded in this process. The provider itself is not loaded, because
+    ONNX Runtime must be ready when that happens.
     """
     library = provider_library(variant)
     if library is None:
@@ -100,14 +104,14 @@ def missing_libraries(variant: str) -> Iterator[Lack]:
 
 
 def unloadable_provider(variant: str) -> Iterator[Lack]:
-    """Yields the provider, if it cannot be loaded though all libraries that it needs are there.
+    """Yields the provider if it cannot be loaded although all libraries that it needs are found.
 
-    One of them then lacks a function. The process is of no use for sessions afterwards.
+    One of the libraries then lacks a function. The process cannot be used for sessions afterwards.
     """
     library = provider_library(variant)
     if library is None:
         return
-    # What a provider expects of ONNX Runtime.
+    # A provider uses functions of this library, which ONNX Runtime loads before the provider.
     host = library.with_name("libonnxruntime_providers_shared.so")
     if host.is_file():
         ctypes.CDLL(str(host), mode=ctypes.RTLD_GLOBAL)
@@ -119,7 +123,7 @@ def require_provider(variant: str) -> None:
     """Checks that a provider can be loaded, and leaves its libraries loaded in this process.
 
     Raises:
-        SetupError: if it cannot; names all that is missing.
+        SetupError: if the provider cannot be loaded; the message names all that is missing.
     """
     if lacks := tuple(missing_libraries(variant)):
         raise SetupError(f"onnxruntime:{variant} lacks {listed(lacks)}", mends(lacks))
@@ -129,8 +133,8 @@ def require_provider(variant: str) -> None:
 def loaded_tensorrt_version() -> str:
     """Returns the version of the TensorRT that the provider loads, such as `10.13.2`.
 
-    It is asked of the library itself, whichever package or folder it comes from. Empty if there is
-    none.
+    The library itself reports its version, whichever package or folder it comes from. The result is
+    empty if there is no such library.
 
     Source: NvInferRuntime.h, `getInferLibVersion` and `NV_TENSORRT_VERSION`.
     """
@@ -144,7 +148,7 @@ def loaded_tensorrt_version() -> str:
         number = int(ctypes.CDLL(name).getInferLibVersion())
     except (OSError, AttributeError):
         return ""
-    # Until version 9 thousands counted the major version, since then ten thousands.
+    # Up to version 9, the major version is counted in thousands; from 10 on, in ten thousands.
     scale = 10_000 if number >= 10_000 else 1_000
     return f"{number // scale}.{number % scale // 100}.{number % 100}" if number else ""
 
@@ -162,14 +166,21 @@ def _load_error(name: str | Path) -> str:
 
 
 def _other_version(name: str) -> str:
-    """Returns which other major version of a library is there, such as `libnvinfer.so.11`."""
+    """Returns another major version of a library that can be loaded; empty if there is none.
+
+    An example is `libnvinfer.so.11` in place of `libnvinfer.so.10`.
+    """
     match = _VERSIONED.match(name)
     others = [f"{match[1]}.so.{major}" for major in _OTHER_MAJORS] if match else []
     return next((other for other in others if other != name and _loads(other)), "")
 
 
 def _old_driver(names: list[str]) -> Iterator[Lack]:
-    """Yields the driver, if it is older than the CUDA that the provider needs."""
+    """Yields the driver if it is older than the CUDA that the provider needs.
+
+    Args:
+        names: names of the libraries that the provider needs.
+    """
     driver = driver_versions().get("cuda-driver", "")
     runtimes = (_CUDA_RUNTIME.match(name) for name in names)
     major = max((int(match[1]) for match in runtimes if match), default=0)

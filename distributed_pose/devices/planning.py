@@ -1,4 +1,4 @@
-"""Which devices a run uses: requests such as `npu:*` or `cpu:2` laid out over the nodes."""
+"""Plans the devices of a run from requests such as `npu:*` or `cpu:2`, across the nodes."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -15,10 +15,10 @@ class Accelerator:
     """A card or chip of a node.
 
     Attributes:
-        kind: `npu` or `cuda`.
-        device_id: by which the node knows it.
-        model: its maker's name of it; empty where nobody tells.
-        card: number of the card that it is one of several chips on; empty where that is unknown.
+        kind: kind of the device, `npu` or `cuda`.
+        device_id: id of the device on its node.
+        model: model name of the device; empty if unknown.
+        card: number of the card that has the chip; empty where that is unknown.
     """
 
     kind: str
@@ -32,11 +32,11 @@ class Node:
     """A machine that workers can be placed on.
 
     Attributes:
-        address: as the cluster knows it; empty for this machine without a cluster.
-        node_id: the cluster's identifier; empty likewise.
-        cpus: CPUs that may be reserved.
-        object_store_bytes: room for shards and maps; 0 without a cluster.
-        accelerators: in the order of their numbers.
+        address: address of the node in the cluster; empty for this machine without a cluster.
+        node_id: id of the node in the cluster; empty for this machine without a cluster.
+        cpus: number of CPUs that may be reserved.
+        object_store_bytes: size of the store for shards and maps in flight; 0 without a cluster.
+        accelerators: accelerators of the node, in the order of their numbers.
     """
 
     address: str
@@ -54,25 +54,25 @@ def plan_devices(
     cpus: int | None = None,
     workers: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[DevicePlan, ...]:
-    """Returns the devices of a run, one worker each unless more are asked for.
+    """Returns the plans of a run's workers, one per device unless more are requested.
 
-    `auto` is every accelerator of a kind that may be used, or one CPU worker on every node where
-    there is none. `cpu` is one worker and `cpu:N` are N workers, dealt over the nodes in turn;
-    `npu:*` and `cuda:*` are all devices of a kind, `npu:3` is that of number 3, counted over the
-    nodes in order.
+    `auto` selects every accelerator of a usable kind or, if there is none, one CPU worker on every
+    node. `cpu` is one worker; `cpu:N` are N workers, assigned to the nodes in turn. `npu:*` and
+    `cuda:*` select all devices of a kind. `npu:3` selects the device with number 3, counted across
+    the nodes in order.
 
-    The workers of a node share its CPUs: one each for those that feed an accelerator, the rest
-    for those that are CPU devices.
+    The workers of a node share its CPUs. Each worker that feeds an accelerator gets one CPU, and
+    the CPU workers share the rest.
 
     Args:
-        requests: as checked by the configuration.
-        nodes: at least one.
-        auto_kinds: of accelerators, for `auto`.
-        cpus: CPUs of each CPU worker; None for its share of what its node has.
-        workers: of each accelerator, by kind.
+        requests: requests for devices, as checked by the configuration.
+        nodes: nodes to place workers on; at least one.
+        auto_kinds: kinds of accelerators that `auto` may use.
+        cpus: number of CPUs per CPU worker; None for the worker's share of the node's CPUs.
+        workers: number of workers per accelerator, by kind; 1 for kinds that are not named.
 
     Raises:
-        SetupError: if a device is not there, or a node has too few CPUs for a CPU worker.
+        SetupError: if a device is not available, or a node has too few CPUs for a CPU worker.
     """
     found = list(_accelerators(nodes))
     if tuple(requests) == ("auto",):
@@ -108,7 +108,7 @@ def _accelerators(nodes: Sequence[Node]) -> Iterator[tuple[DevicePlan, Node]]:
 def _shared(
     plan: DevicePlan, node: Node, workers: Mapping[str, int]
 ) -> Iterator[tuple[DevicePlan, Node]]:
-    """Yields a plan for each worker of a device."""
+    """Yields a plan for each worker of a device, with the worker's share of the device."""
     count = workers.get(plan.kind, 1)
     for number in range(count):
         name = f"{plan.name}.{number}" if number else plan.name

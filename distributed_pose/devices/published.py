@@ -1,7 +1,9 @@
 """The figures that the vendor's guides publish, none of which was measured by this system.
 
-All are compute-only figures at 368x640. Source: Huawei's ModelZoo guides to the offline inference
-of Lightweight OpenPose with PyTorch, section 6, read in November 2026.
+All are compute-only figures at 368x640.
+
+Source: Huawei's ModelZoo guides to the offline inference of Lightweight OpenPose with PyTorch,
+section 6, read in November 2026.
 """
 
 from collections.abc import Mapping
