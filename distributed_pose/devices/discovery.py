@@ -9,6 +9,7 @@ import re
 import subprocess
 from collections.abc import Iterable, Sequence
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 
 from distributed_pose.devices.kinds import CUDA, KINDS, NPU, accelerators
@@ -121,8 +122,7 @@ def list_npus() -> list[Accelerator]:
 def _listed(kind: str) -> list[str] | None:
     """Returns the names in the variable that restricts the visible devices of a kind.
 
-    Returns None if the variable is not set. CUDA and CANN stop at the first name that is not the
-    name of a device.
+    Returns None if the variable is not set.
     """
     value = os.environ.get(KINDS[kind].variable)
     if value is None:
@@ -151,7 +151,10 @@ def _npu_ids(value: str) -> list[str]:
 
 
 def _visible(devices: Sequence[Accelerator]) -> Iterable[Accelerator]:
-    """Returns the devices that the environment leaves visible, in the order of its variable."""
+    """Returns the devices that the environment leaves visible, in the order of its variable.
+
+    As for CUDA, those behind a name that is not the name of a device are hidden.
+    """
     if not devices or (listed := _listed(devices[0].kind)) is None:
         return devices
     by_id = {device.device_id: device for device in devices}
@@ -162,7 +165,7 @@ def _visible(devices: Sequence[Accelerator]) -> Iterable[Accelerator]:
             ", ".join(unknown),
             ", ".join(by_id),
         )
-    return [by_id[name] for name in listed if name in by_id]
+    return [by_id[name] for name in takewhile(by_id.__contains__, listed)]
 
 
 def _output(command: Sequence[str]) -> list[str]:

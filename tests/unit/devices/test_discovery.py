@@ -200,6 +200,17 @@ def test_beginnings_of_uuids_and_instances_of_cards_are_found_by_the_names_given
 
 
 @pytest.mark.parametrize(
+    ("visible", "ids"), [("1,0", ["1", "0"]), ("1,7,0", ["1"]), ("1,-1,0", ["1"]), ("-1,1", [])]
+)
+def test_cards_behind_a_name_that_is_no_card_are_hidden_as_from_cuda(
+    tools: Path, monkeypatch: pytest.MonkeyPatch, visible: str, ids: list[str]
+) -> None:
+    tool(tools, "nvidia-smi", "0, GPU-a, A\n1, GPU-b, A\n")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [device.device_id for device in local_accelerators()] == ids
+
+
+@pytest.mark.parametrize(
     ("visible", "is_told"), [("GPU-x", True), ("0,MIG-no", True), ("-1", False), ("", False)]
 )
 def test_a_name_that_stands_for_no_device_is_told(
