@@ -1,1 +1,1 @@
-"""Benchmarks as commands: what the host and the whole pipeline cost."""
+"""Benchmarks behind commands: costs of the host, the devices and the whole pipeline."""

@@ -1,7 +1,7 @@
-"""What a number of devices needs of its hosts, and what they then run together.
+"""Estimates the throughput of a number of devices on given hosts.
 
 The model has two parts: devices that each keep a share of their compute-only rate, and hosts that
-can do so many images a second on a core. The slower part decides.
+process a fixed number of images per second and core. The slower part decides.
 """
 
 from collections.abc import Sequence
@@ -18,29 +18,32 @@ from distributed_pose.evaluation import Progress, evaluate, open_engine
 from distributed_pose.files.json_records import Figure, Positive
 from distributed_pose.report.run_report import RunReport
 
-# Of the host's ceiling: what one device is given to do, since hosts are seldom idle.
+# The device of the third run has this share of the host's ceiling as its rate, since hosts are
+# seldom idle.
 _EASY = 0.5
 
-# A rate that no host can feed.
+# No host can feed a device at this rate, in images per second.
 _ENDLESS = 1e5
 
-# Seconds of each run, about: starting and ending take tenths of one.
+# Each run takes about this many seconds, since starting and ending take tenths of one.
 _CALIBRATION_S = 12.0
 
 
 @dataclass(frozen=True)
 class HostCosts:
-    """What an image costs a host, as measured on one.
+    """The costs per image of a host, as measured on one machine.
 
     Attributes:
-        cores: of the machine that it was measured on.
-        ceiling_images_per_s: with devices that take no time, all cores at work.
-        device_share: of its compute-only rate that a device keeps where the host is not busy.
-        cpu_us: processor time an image by role, with all cores at work.
-        object_store_bytes: of shards and maps an image.
-        gather: `maps` or `poses`.
-        read: `driver` or `worker`.
-        batch_size: of the devices.
+        cores: number of cores of the measured machine.
+        ceiling_images_per_s: images per second with devices that take no time and all cores at
+            work.
+        device_share: share of its compute-only rate that a device keeps while the host is not
+            busy.
+        cpu_us: processor time per image in microseconds, by role, with all cores at work.
+        object_store_bytes: bytes of shards and maps per image in the object store.
+        gather: result of the workers, `maps` or `poses`.
+        read: process that reads the images, `driver` or `worker`.
+        batch_size: batch size of the devices.
     """
 
     cores: Positive
@@ -55,12 +58,12 @@ class HostCosts:
 
 @dataclass(frozen=True)
 class DeviceGroup:
-    """Devices alike.
+    """A number of equal devices.
 
     Attributes:
-        name: of the kind of card.
-        count: how many.
-        images_per_s: compute only, of one.
+        name: name of the card.
+        count: number of devices.
+        images_per_s: compute-only images per second of one device.
     """
 
     name: str
@@ -70,16 +73,16 @@ class DeviceGroup:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What devices and hosts run together.
+    """The estimated throughput of devices and hosts together.
 
     Attributes:
-        images_per_s: wall clock.
-        hours: for all images.
-        devices_images_per_s: what the devices could do.
-        limits_images_per_s: by resource, what it allows.
-        bound_by: the resource that decides.
-        cores_needed: for the devices never to wait.
-        object_store_bytes_per_s: at that rate.
+        images_per_s: images per second by wall clock.
+        hours: time for all images.
+        devices_images_per_s: images per second that the devices allow.
+        limits_images_per_s: images per second that each resource allows, by name of the resource.
+        bound_by: name of the resource with the lowest limit.
+        cores_needed: number of cores with which the devices never wait for the host.
+        object_store_bytes_per_s: bytes per second through the object store at `images_per_s`.
     """
 
     images_per_s: float
@@ -92,10 +95,13 @@ class Capacity:
 
 
 def published_rate(name: str) -> float:
-    """Returns the images/s of a published card at its best batch size, or the number that it is.
+    """Returns the images/s of a published card at its best batch size, or a rate given as text.
+
+    Args:
+        name: name of a published card, or a number of images per second.
 
     Raises:
-        ConfigError: if it is neither.
+        ConfigError: if the name is neither a published card nor a valid rate.
     """
     if name in PUBLISHED:
         return max(rate for _, rate in PUBLISHED[name].rates)
@@ -109,14 +115,15 @@ def published_rate(name: str) -> float:
 
 
 def measure_host_costs(config: RunConfig, on_progress: Progress) -> HostCosts:
-    """Returns what an image costs this host, by runs with simulated devices.
+    """Returns the costs per image of this host, measured by runs with simulated devices.
 
     Args:
-        config: of data, profile, batch size, `gather`, `data.read` and reducers.
-        on_progress: called after each run.
+        config: configuration that gives data, profile, batch size, `gather`, `data.read` and
+            reducers.
+        on_progress: callback that is called after each run.
     """
     steps = 3
-    # Held on to, since Ray would else be started for each run.
+    # An open engine keeps Ray alive. Otherwise each run would start it.
     with open_engine(config):
         probe = _run(config, _ENDLESS, "cpu:2", repeat=4)
         on_progress(steps, 1)
@@ -143,14 +150,14 @@ def measure_host_costs(config: RunConfig, on_progress: Progress) -> HostCosts:
 def capacity(
     costs: HostCosts, groups: Sequence[DeviceGroup], images: float, *, hosts: int, cores: int
 ) -> Capacity:
-    """Returns what devices run together on hosts.
+    """Returns the estimated throughput of devices on hosts.
 
     Args:
-        costs: of an image.
-        groups: devices.
-        images: how many are to be run.
-        hosts: over which the devices are spread evenly.
-        cores: of each.
+        costs: measured costs per image.
+        groups: groups of equal devices.
+        images: number of images of the run.
+        hosts: number of hosts; the devices are spread over them evenly.
+        cores: number of cores of each host.
     """
     # The rates of the groups add up, since devices pull work.
     devices = costs.device_share * sum(group.count * group.images_per_s for group in groups)
@@ -158,7 +165,7 @@ def capacity(
     limits = {
         "devices": devices,
         "host CPUs": a_core * hosts * cores,
-        # One process, whose Python runs one thread at a time.
+        # The driver is one process, whose Python runs one thread at a time.
         "the driver's process": 1e6 / max(costs.cpu_us.get("driver", 0.0), 1e-3),
     }
     bound_by = min(limits, key=lambda name: limits[name])
@@ -175,10 +182,14 @@ def capacity(
 
 
 def measured(config: RunConfig, groups: Sequence[DeviceGroup]) -> float:
-    """Returns the wall-clock images/s of a run with such devices, simulated, on this machine.
+    """Returns the wall-clock images/s of a run with simulated devices on this machine.
+
+    Args:
+        config: configuration of the run.
+        groups: devices to simulate, one group of equal devices.
 
     Raises:
-        ConfigError: if there are devices of several kinds, since CPU workers are all alike.
+        ConfigError: if there is not exactly one group, since all CPU workers are alike.
     """
     if len(groups) != 1:
         raise ConfigError("--check: one kind of devices at a time can be simulated here")
@@ -199,6 +210,6 @@ def _run(config: RunConfig, rate: float, devices: str, repeat: int) -> RunReport
 
 
 def _repeat(probe: RunReport, rate: float) -> int:
-    """Returns how often the dataset is gone through in a run that is long enough to measure."""
+    """Returns the number of repetitions of the dataset in a run that is long enough to measure."""
     dataset = probe.num_images / probe.data.repeat
     return max(1, round(rate * _CALIBRATION_S / dataset))

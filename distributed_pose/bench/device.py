@@ -1,4 +1,4 @@
-"""How long batches of each size take on each device, compute only, and which size is best."""
+"""Measures the compute-only time of batches of each size on each device, and the best size."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,17 +24,17 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DeviceSweep:
-    """One device.
+    """The figures of one device for each batch size.
 
     Attributes:
-        name: such as `npu:0`.
-        description: the device's own name.
-        node: address of its node.
-        backend: that ran the model.
-        precision: that the compiled model computes in.
-        profile: which decides on the size of the inputs.
-        batches: figures by batch size, ascending.
-        best_batch_size: the one with the most images a second, compute only.
+        name: name of the device, such as `npu:0`.
+        description: name that the device reports.
+        node: address of the node of the device.
+        backend: backend that ran the model.
+        precision: precision that the compiled model computes in.
+        profile: preprocessing profile, which determines the size of the inputs.
+        batches: figures for each batch size, in ascending order.
+        best_batch_size: batch size with the most images per second, compute only.
     """
 
     name: str
@@ -52,26 +52,25 @@ def bench_device(
 ) -> tuple[DeviceSweep, ...]:
     """Returns the sweep of each device of a configuration, one device at a time.
 
-    The model is compiled and loaded anew for each batch size, so that each is measured as a run
-    with that `batch_size` has it.
+    The model is compiled and loaded again for each batch size, so that the figures are those of a
+    run with that `batch_size`. The first size that fails and all larger sizes are skipped with a
+    warning.
 
     Args:
-        config: of model, backend and devices.
-        batch_sizes: to measure.
-        least_s: how long each is measured.
-        on_progress: called after each batch size of each device.
-
-    Sizes from the first on that cannot be run are left out, with a warning.
+        config: configuration that gives model, backend and devices.
+        batch_sizes: batch sizes to measure.
+        least_s: least time for which each batch size is measured, in seconds.
+        on_progress: callback that is called after each batch size.
 
     Raises:
-        SetupError: if a device cannot run the model with the smallest.
+        SetupError: if a device cannot run the model with the smallest batch size.
     """
     check_computes(config)
     devices: dict[str, DeviceReady] = {}
     sweeps: dict[str, dict[int, Sweep]] = {}
     sizes = sorted(set(batch_sizes))
     with ExitStack() as stack:
-        # Holds on to Ray, which would else be started for each size.
+        # An open engine keeps Ray alive. Otherwise each batch size would start it.
         stack.enter_context(open_engine(config))
         for done, size in enumerate(sizes):
             try:
@@ -82,7 +81,7 @@ def bench_device(
             except PoseEvalError as error:
                 if not devices:
                     raise
-                # As a rule for want of memory, of which larger ones need more.
+                # The usual reason is too little memory, and larger batches need more of it.
                 _LOG.warning("batches of %d and more are left out: %s", size, error)
                 break
             on_progress(len(sizes), done + 1)
@@ -97,7 +96,7 @@ def _sweep(config: RunConfig, size: int, least_s: float) -> Iterator[tuple[Devic
 
 
 def _with_batch_size(config: RunConfig, size: int) -> RunConfig:
-    # Also where a kind of device has its own.
+    # A kind of devices can have a batch size of its own, which would take precedence.
     own = {kind: getattr(config, kind).model_copy(update={"batch_size": None}) for kind in KINDS}
     return config.model_copy(update={"batch_size": size, **own})
 
@@ -105,7 +104,8 @@ def _with_batch_size(config: RunConfig, size: int) -> RunConfig:
 def _with_backends(config: RunConfig, devices: Iterable[DeviceReady]) -> RunConfig:
     """Returns a configuration that names the backend of each kind of devices.
 
-    `auto` could take another one for a size that does not fit, and its figures would be mixed.
+    With `auto`, a batch size that does not fit could select another backend, and the figures of two
+    backends would be mixed.
     """
     backends: dict[str, set[str]] = {}
     for device in devices:

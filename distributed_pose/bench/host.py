@@ -1,6 +1,7 @@
-"""What an image costs the host: processor time of every stage off the device, on one core.
+"""Measures the processor time per image of each stage on the host, on one core.
 
-Poses are checked before any time is told: the plain decoder must find the same in the same maps.
+Poses are checked before any time is reported: the plain decoder must find the same poses in the
+same maps.
 """
 
 import importlib
@@ -37,7 +38,7 @@ STAGES = ("read", "decode_jpeg", "preprocess", "check", "transfer", *DECODE_STAG
 
 @dataclass(frozen=True)
 class Cost:
-    """Processor time an image, in microseconds."""
+    """Processor time per image, in microseconds."""
 
     median_us: float
     p90_us: float
@@ -45,18 +46,18 @@ class Cost:
 
 @dataclass(frozen=True)
 class HostReport:
-    """What an image costs.
+    """The costs per image on the host.
 
     Attributes:
-        processor: whose time it is.
-        profile: of preprocessing.
-        num_images: images measured, each several times.
-        poses: found in them.
-        stages: cost by stage.
-        decode: of peaks, limbs and assembly together.
-        host: of all stages together.
-        plain_decode: of the plain decoder on the same maps.
-        speedup: median over the images of plain decoder over decoder.
+        processor: name of the measured processor.
+        profile: name of the preprocessing profile.
+        num_images: number of measured images.
+        poses: number of poses in all images.
+        stages: cost of each stage, by name.
+        decode: cost of peaks, limbs and assembly together.
+        host: cost of all stages together.
+        plain_decode: cost of the plain decoder on the same maps.
+        speedup: time of the plain decoder divided by that of the decoder, median over the images.
     """
 
     processor: str
@@ -71,21 +72,22 @@ class HostReport:
 
 
 def bench_host(config: RunConfig, repeat: int, on_progress: Progress) -> HostReport:
-    """Returns what the images of a configuration cost on this machine.
+    """Returns the costs per image of a configuration on this machine.
 
     Args:
-        config: data, model, backend and profile; its engine and devices do not matter.
-        repeat: measurements of each image; their median counts.
-        on_progress: called after each image.
+        config: configuration that gives data, model, backend and profile; its engine and devices
+            are ignored.
+        repeat: number of measurements per image, of which the median counts.
+        on_progress: callback that is called after each image.
 
     Raises:
-        ExecutionError: if an image cannot be read, or the decoder's poses are not those of the
-            plain one.
+        ExecutionError: if an image cannot be read, or if the poses of the decoder and the plain
+            decoder differ.
     """
     inputs = read_inputs(config)
     images = inputs.index.images
     maps = _infer(config, inputs)
-    # As in the actors of a run.
+    # The actors of a run have the same settings.
     cv2.setNumThreads(1)
     keep_freed_memory()
     bench = _HostBench(config, inputs.images)
@@ -97,7 +99,7 @@ def bench_host(config: RunConfig, repeat: int, on_progress: Progress) -> HostRep
 
 
 def _infer(config: RunConfig, inputs: RunInputs) -> dict[int, ImageMaps]:
-    """Returns the maps of each image by its id."""
+    """Returns the maps of each image, by image id."""
     (plan,) = plan_devices(("cpu",), [Node("", "", num_cpus())])
     deployment = deploy_here(config, plan, inputs.model.format)
     order = deployment.order
@@ -123,12 +125,12 @@ class _HostBench:
         self._images = images
         self._decoder = Decoder(thread_time_ns)
         self._decoder.warm_up()
-        # By name: the plain decoder is a part of no run.
+        # The plain decoder is not part of any run, so it is imported by name.
         self._plain_decode = importlib.import_module("distributed_pose.pose.reference").plain_decode
         self._costs_ns: dict[str, list[float]] = {stage: [] for stage in (*STAGES, "plain")}
 
     def measure(self, image: ImageRecord, maps: ImageMaps, repeat: int) -> int:
-        """Measures one image and returns how many poses it has."""
+        """Measures one image and returns its number of poses."""
         number = self._check(image, maps)
         runs = [self._run(image, maps) for _ in range(repeat)]
         for stage, cost_ns in zip(STAGES, np.median(runs, axis=0), strict=True):
@@ -187,7 +189,7 @@ class _HostBench:
 
 
 def _through_store(batch: pa.RecordBatch) -> ImageMaps:
-    """Returns maps that went the way of Ray's object store: pickled, and copied once."""
+    """Returns maps after the steps of Ray's object store: they are pickled, and copied once."""
     buffers: list[pickle.PickleBuffer] = []
     pickled = pickle.dumps(batch, protocol=5, buffer_callback=buffers.append)
     stored = [bytes(buffer.raw()) for buffer in buffers]

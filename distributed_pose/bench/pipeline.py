@@ -1,4 +1,4 @@
-"""What the whole run keeps of the compiled model's speed on the same cores.
+"""Compares whole runs with the speed of the compiled model alone on the same cores.
 
 Legend: N images, H and W size in input pixels, 3 the channels blue, green, red.
 """
@@ -29,9 +29,9 @@ from distributed_pose.vision.headers import UndecodableImageError
 from distributed_pose.vision.preprocess import preprocess
 from distributed_pose.vision.profiles import PROFILES
 
-# Inputs of the bare model, used again and again: their content does not change its time.
+# The bare model runs the same few inputs repeatedly, since their content does not change its time.
 _BARE_BATCHES = 4
-# The bare model runs before and after each whole run, over this part of its images.
+# The bare model runs before and after each whole run, on this share of the number of images.
 _BARE_SHARE = 0.25
 
 
@@ -40,17 +40,18 @@ class PipelineReport:
     """Whole runs beside the bare model.
 
     Attributes:
-        processor: its name.
-        cores: that both have.
-        precision: that the model computes in.
-        batch_size: of both.
-        num_images: of a whole run.
-        ap: of the whole run; None where nothing is labelled.
-        bare_images_per_s: of each pair, compute only, mean of before and after.
-        whole_images_per_s: of each pair, wall clock.
-        ratio: median of whole over bare.
-        compute_ms: execution per image within the whole run, in milliseconds.
-        other_ms: time per image of each other stage.
+        processor: name of the processor.
+        cores: number of cores that both the bare model and the whole run have.
+        precision: precision that the model computes in.
+        batch_size: batch size of both the bare model and the whole run.
+        num_images: number of images of a whole run.
+        ap: COCO AP of the last whole run; None if nothing is labelled.
+        bare_images_per_s: compute-only images per second of the bare model for each pair, mean of
+            the measurements before and after the whole run.
+        whole_images_per_s: wall-clock images per second of the whole run of each pair.
+        ratio: rate of the whole run divided by that of the bare model, median over the pairs.
+        compute_ms: execution time per image within the whole run, in milliseconds.
+        other_ms: time per image of each other stage, in milliseconds.
         outside_compute_share: share of the wall time in which the model was not executed.
     """
 
@@ -72,12 +73,13 @@ def bench_pipeline(config: RunConfig, repeat: int, on_progress: Progress) -> Pip
     """Returns the share of the bare model's speed that whole runs reach.
 
     Args:
-        config: of the run; one CPU worker is compared with the model on all cores.
-        repeat: pairs of bare and whole.
-        on_progress: called as the whole runs go on.
+        config: configuration of the run; one CPU worker is compared with the model on all cores.
+        repeat: number of pairs of a bare and a whole run.
+        on_progress: callback that is called during the whole runs.
 
     Raises:
-        ExecutionError: if an image cannot be read: figures of a partial run are none.
+        ConfigError: if the batch size is `auto`.
+        ExecutionError: if an image cannot be read, since a partial run has no valid figures.
     """
     check_computes(config)
     config = config.model_copy(update={"devices": ("cpu",)})
@@ -132,7 +134,7 @@ def _batches(config: RunConfig, inputs: RunInputs) -> list[InputBatch]:
             except UndecodableImageError as error:
                 raise ExecutionError(str(error), image_ids=(record.image_id,)) from None
             rows.append((record.image_id, *preprocess(image_HW3, profile)))
-        # Of one shape, as the compiled model takes them.
+        # The compiled model needs inputs of one shape.
         shape = rows[0][1].shape
         ids, arrays, geometries = zip(*(row for row in rows if row[1].shape == shape), strict=True)
         batches.append(InputBatch(ids, geometries, np.stack(arrays)))
@@ -165,6 +167,6 @@ def _report(config: RunConfig, bare: list[float], reports: list[RunReport]) -> P
         median(w / b for w, b in zip(whole, bare, strict=True)),
         stage_ms.pop("compute"),
         stage_ms,
-        # Only replayed maps have none.
+        # The share is None only for replayed maps.
         last.throughput.outside_compute_share or 0.0,
     )

@@ -5,7 +5,7 @@ from io import BytesIO
 
 from matplotlib.figure import Figure
 
-# Colour-blind safe, after Okabe and Ito.
+# Colour-blind readers can distinguish these colours, which are after Okabe and Ito.
 _MEASURED, _IDEAL, _SPREAD = "#0072b2", "#999999", "#56b4e9"
 
 _SIZE_INCHES = (7.0, 4.6)
@@ -18,7 +18,9 @@ def scaling_plots(
     medians: Sequence[float],
     title: str,
 ) -> Mapping[str, bytes]:
-    """Returns a plot of images/s over the number of devices as files, by suffix `png` and `svg`.
+    """Returns the content of files with a plot of images/s by number of devices, by suffix.
+
+    The suffixes are `png` and `svg`.
 
     Args:
         counts: numbers of devices, ascending.
@@ -26,7 +28,7 @@ def scaling_plots(
         medians: median of the rates, for each count.
         title: title of the plot.
     """
-    # Without pyplot, which keeps figures in memory and looks for a display.
+    # pyplot is not used, because it keeps figures in memory and looks for a display.
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
     axes = figure.add_subplot()
     ideal = [medians[0] * count / counts[0] for count in counts]

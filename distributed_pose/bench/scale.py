@@ -1,4 +1,4 @@
-"""How throughput grows with the number of devices, and what stops it."""
+"""Measures how throughput grows with the number of devices, and names what limits it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from distributed_pose.errors import ConfigError, ExecutionError
 from distributed_pose.evaluation import Progress, evaluate, open_engine
 from distributed_pose.report.run_report import RunReport
 
-# What a count of devices is called to scale with.
+# A number of devices scales well from this efficiency on.
 GOOD_EFFICIENCY = 0.95
 
-# A host is called saturated from here on: the rest is lost between its processes.
+# A host is saturated from this busy share on, since the rest is lost between its processes.
 _BUSY = 0.85
 
 _ROLES = {**dict.fromkeys(KINDS, "workers"), "reducer": "reducers"}
@@ -24,23 +24,26 @@ _ROLES = {**dict.fromkeys(KINDS, "workers"), "reducer": "reducers"}
 
 @dataclass(frozen=True)
 class ScalePoint:
-    """One count of devices; figures are medians of its runs.
+    """The figures for one number of devices.
+
+    `wall_images_per_s` and what follows from it are medians of the runs. All other figures are
+    those of the run in the middle by its rate.
 
     Attributes:
-        devices: how many.
-        images: of each run.
-        runs_images_per_s: wall clock, of each run.
-        wall_images_per_s: wall clock.
-        compute_images_per_s: compute only, sum of the devices.
-        speed_up: over the least count.
-        efficiency: speed-up over the ratio of the counts.
-        straggler_share: see `Throughput`.
-        host_busy_share: processor time of all processes over that of the host.
-        cpu_us: processor time an image by role: driver, workers, reducers, ray.
-        stage_us: elapsed time an image by stage, as measured in the processes.
-        object_store_bytes: of shards and maps an image.
-        ap: of the run, by name.
-        bound_by: what limits it; `devices` where it scales.
+        devices: number of devices.
+        images: number of images of each run.
+        runs_images_per_s: wall-clock images per second of each run.
+        wall_images_per_s: median of the wall-clock images per second of the runs.
+        compute_images_per_s: compute-only images per second, sum over the devices.
+        speed_up: wall-clock rate divided by that of the smallest number of devices.
+        efficiency: speed-up divided by the ratio of the numbers of devices.
+        straggler_share: share of the devices' wall time that `Throughput.straggler_share` defines.
+        host_busy_share: processor time of all processes as a share of the host's processor time.
+        cpu_us: processor time per image in microseconds, by role: driver, workers, reducers, ray.
+        stage_us: elapsed time per image in microseconds, by stage, as the processes measure it.
+        object_store_bytes: bytes of shards and maps per image in the object store.
+        ap: COCO figures of the run, by name.
+        bound_by: limit of the throughput; `devices` if the throughput scales well.
     """
 
     devices: int
@@ -61,17 +64,18 @@ class ScalePoint:
 
 @dataclass(frozen=True)
 class ScaleReport:
-    """A scaling experiment.
+    """The figures of a scaling experiment.
 
     Attributes:
-        scaling: `strong`, the same images for any count, or `weak`, the same images a device.
-        backend: that ran the model.
-        description: the devices' own name.
-        gather: `maps` or `poses`.
-        read: `driver` or `worker`.
-        batch_size: of the devices.
-        cores: processors of the host or cluster.
-        points: ascending by count.
+        scaling: `strong` for the same images with any number of devices, or `weak` for the same
+            number of images per device.
+        backend: backend that ran the model.
+        description: name that the devices report.
+        gather: result of the workers, `maps` or `poses`.
+        read: process that reads the images, `driver` or `worker`.
+        batch_size: batch size of the devices.
+        cores: number of processors of the host or cluster.
+        points: figures for each number of devices, in ascending order.
     """
 
     scaling: str
@@ -92,16 +96,17 @@ def run_scaling(
     *,
     weak: bool = False,
 ) -> ScaleReport:
-    """Returns wall-clock throughput by the number of devices.
+    """Returns the throughput for each number of devices.
 
-    Runs of all counts alternate, so that a machine that slows down slows all of them.
+    Runs with different numbers of devices alternate, so that a machine that slows down affects all
+    numbers equally.
 
     Args:
-        config: of the run; its first kind of devices is what there is more and more of.
-        counts: of devices.
-        repeat: runs of each count.
-        on_progress: called after each run.
-        weak: whether the dataset grows with the count: it is repeated once a device.
+        config: configuration of the runs; the number of devices of its first kind is varied.
+        counts: numbers of devices.
+        repeat: number of runs for each number of devices.
+        on_progress: callback that is called after each run.
+        weak: whether the dataset grows with the number of devices, by one repetition per device.
 
     Raises:
         ConfigError: if there are fewer devices than the largest count, or no model to run.
@@ -111,7 +116,7 @@ def run_scaling(
     chosen = sorted(set(counts))
     settings = {count: _with_devices(config, count, weak=weak) for count in chosen}
     reports: dict[int, list[RunReport]] = {count: [] for count in chosen}
-    # Held on to, since Ray would else be started for each run.
+    # An open engine keeps Ray alive. Otherwise each run would start it.
     with open_engine(config):
         for turn in range(repeat):
             for done, count in enumerate(chosen):
@@ -133,7 +138,10 @@ def run_scaling(
 
 
 def cpu_us(report: RunReport) -> dict[str, float]:
-    """Returns the processor time an image by role: driver, workers, reducers, ray."""
+    """Returns the processor time per image in microseconds, by role.
+
+    The roles are driver, workers, reducers and ray.
+    """
     found = dict.fromkeys(("driver", "workers", "reducers", "ray"), 0.0)
     for name, used_s in report.host_use.cpu_s.items():
         role = _ROLES.get(name.partition(":")[0], name)
@@ -179,7 +187,7 @@ def _point(count: int, runs: Sequence[RunReport], base: Sequence[RunReport]) -> 
     base_rate = median(run.throughput.wall_images_per_s for run in base)
     speed_up = median(rates) / base_rate
     efficiency = speed_up * len(base[0].devices) / count
-    # Of the run in the middle, whose figures go together.
+    # The figures below belong together, so they are all those of the run in the middle by its rate.
     run = sorted(runs, key=lambda one: one.throughput.wall_images_per_s)[len(runs) // 2]
     used, images = run.host_use, max(1, run.host_use.images)
     busy = sum(used.cpu_s.values()) / (run.throughput.wall_s * max(1, used.cores))

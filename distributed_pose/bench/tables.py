@@ -1,4 +1,4 @@
-"""Benchmarks as tables for the terminal."""
+"""Renders the results of benchmarks as tables for the terminal."""
 
 from rich import box
 from rich.table import Table
@@ -11,7 +11,7 @@ from distributed_pose.bench.scale import ScaleReport
 
 
 def host_table(report: HostReport) -> Table:
-    """Returns the cost of each stage, their sum, and the plain decoder beside the decoder."""
+    """Returns a table of the cost of each stage, their sum, and both decoders."""
     table = Table(title="Processor time an image, one core, microseconds", box=box.SIMPLE_HEAD)
     table.add_column("stage")
     table.add_column("median", justify="right")
@@ -32,7 +32,7 @@ def host_table(report: HostReport) -> Table:
 
 
 def pipeline_table(report: PipelineReport) -> Table:
-    """Returns whole runs beside the bare model, and where the rest goes."""
+    """Returns a table that compares whole runs with the bare model, with the time of each stage."""
     table = Table(title="Whole run and bare model, same cores", box=box.SIMPLE_HEAD)
     table.add_column("")
     table.add_column("images/s", justify="right")
@@ -55,7 +55,7 @@ def pipeline_table(report: PipelineReport) -> Table:
 
 
 def device_bench_table(sweep: DeviceSweep) -> Table:
-    """Returns the latencies and rates of a device by batch size."""
+    """Returns a table of the latencies and rates of a device by batch size."""
     title = f"{sweep.name} {sweep.description}: execution in ms, compute only, and with copies"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("batch", "min", "mean", "median", "p90", "p99", "max", "count", "images/s"):
@@ -82,7 +82,7 @@ def device_bench_table(sweep: DeviceSweep) -> Table:
 
 
 def scale_table(report: ScaleReport) -> Table:
-    """Returns a scaling experiment, a row for each count of devices."""
+    """Returns a table of a scaling experiment, with a row for each number of devices."""
     title = f"{report.scaling.title()} scaling, images/s by wall clock"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in ("devices", "images/s", "speed-up", "efficiency", "tail", "host", "AP"):
@@ -109,7 +109,7 @@ def scale_table(report: ScaleReport) -> Table:
 
 
 def scale_costs_table(report: ScaleReport) -> Table:
-    """Returns what an image costs the host, a column for each count of devices."""
+    """Returns a table of the host's costs per image, with a column for each number of devices."""
     table = Table(title="Host, microseconds an image", box=box.SIMPLE_HEAD)
     table.add_column("devices")
     for point in report.points:
@@ -129,7 +129,7 @@ def scale_costs_table(report: ScaleReport) -> Table:
 
 
 def capacity_table(found: Capacity, costs: HostCosts) -> Table:
-    """Returns what devices and hosts run together."""
+    """Returns a table of the estimated throughput of devices and hosts."""
     table = Table(title="Capacity", box=box.SIMPLE_HEAD, show_header=False)
     table.add_column()
     table.add_column(justify="right")

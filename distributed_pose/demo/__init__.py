@@ -1,1 +1,1 @@
-"""The embedded default: its data and its model."""
+"""The demo that runs use by default: rendered images and a trained model."""

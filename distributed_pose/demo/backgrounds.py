@@ -1,4 +1,4 @@
-"""What stands behind and in front of the people, and the light that falls on everything.
+"""Draws the background, the objects in front of people, and the light.
 
 Legend: images are uint8 [H, W, 3], BGR.
 """
@@ -18,7 +18,7 @@ _NOISE_SIGMA = 4.0
 
 
 def draw_background(generator: np.random.Generator, height: int, width: int) -> Image:
-    """Returns a new image with clouds of colour, a texture, a ground and objects."""
+    """Returns a new image with clouds of colour, and at random a ground, a texture and objects."""
     image_HW3 = _clouds(generator, height, width)
     if generator.random() < 0.6:
         _draw_ground(generator, image_HW3)
@@ -30,7 +30,7 @@ def draw_background(generator: np.random.Generator, height: int, width: int) -> 
 
 
 def draw_occluder(generator: np.random.Generator, canvas: Canvas, person: Box) -> None:
-    """Paints a board, a pole or a bush over a part of a person's box."""
+    """Paints a board, a pole or a bush over a part of a person's box, in place."""
     x, y, width, height = person
     colour = random_colour(generator, saturation=(30, 200), value=(50, 200))
     centre_x = x + width * generator.uniform(0, 1)
@@ -48,7 +48,7 @@ def draw_occluder(generator: np.random.Generator, canvas: Canvas, person: Box) -
 
 
 def light(generator: np.random.Generator, image_HW3: Image) -> Image:
-    """Returns the image under uneven light, a little blurred and noisy as from a camera."""
+    """Returns the image under uneven light, with the noise and sometimes the blur of a camera."""
     height, width = image_HW3.shape[:2]
     coarse = generator.uniform(0.72, 1.18, (2, 3)).astype(np.float32)
     gain_HW = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -86,7 +86,7 @@ def _draw_ground(generator: np.random.Generator, image_HW3: Image) -> None:
 
 
 def _draw_texture(generator: np.random.Generator, image_HW3: Image) -> None:
-    """Lays stripes, tiles or bricks over a part of the image that reaches its upper edge."""
+    """Paints stripes, tiles or bricks over a part of the image that reaches its upper edge."""
     height, width = image_HW3.shape[:2]
     bottom = int(height * generator.uniform(0.3, 1.0))
     period = int(generator.integers(14, 60))
@@ -102,7 +102,7 @@ def _draw_texture(generator: np.random.Generator, image_HW3: Image) -> None:
 
 
 def _draw_object(generator: np.random.Generator, image_HW3: Image) -> None:
-    """Paints a ball, a box, a rod or a flat piece: shapes that also occur in figures."""
+    """Paints a ball, a box, a rod or a flat piece, which are shapes that also occur in figures."""
     height, width = image_HW3.shape[:2]
     x, y = generator.uniform(0, width), generator.uniform(0, height)
     size = min(height, width) * generator.uniform(0.03, 0.16)

@@ -18,9 +18,9 @@ from distributed_pose.pose.skeleton import COCO_KEYPOINTS
 
 DEFAULT_NUM_IMAGES = 64
 DEFAULT_SEED = 0
-# Seeds from here on are kept for training.
+# Seeds from this one on are reserved for training.
 FIRST_TRAINING_SEED = 1_000_000
-# Changes whenever a seed would give other pictures.
+# This number is increased whenever the pictures of a seed change.
 RENDERER_VERSION = 1
 
 JPEG_QUALITY = 90
@@ -39,7 +39,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class DemoDataset:
-    """Where a demo dataset lies.
+    """The paths of a demo dataset.
 
     Attributes:
         images: folder of the JPEG files.
@@ -61,10 +61,12 @@ def write_dataset(
     Image k depends on the seed and on k only: a larger dataset begins with the smaller one.
 
     Args:
-        folder: created where missing; a dataset of this function that is there is replaced.
+        folder: output folder, which is created if it is missing; an existing demo dataset in it is
+            replaced.
         num_images: number of images, at least 1.
-        seed: below `FIRST_TRAINING_SEED`, so that no image was seen in training.
-        progress: called with the number of images written so far, after each.
+        seed: seed below `FIRST_TRAINING_SEED`, so that no image was seen in training.
+        progress: callback that is called after each image with the number of images written so
+            far.
 
     Raises:
         ConfigError: if the number or the seed is out of range.
@@ -96,7 +98,7 @@ def encode_jpeg(image_HW3: npt.NDArray[np.uint8]) -> bytes:
 
 
 def person_box(person: Person) -> tuple[float, float, float, float]:
-    """Returns x, y, width, height of what is seen of a person, in image pixels."""
+    """Returns x, y, width, height of the visible part of a person, in image pixels."""
     x, y, width, height = cv2.boundingRect(person.mask_HW.astype(np.uint8))
     return float(x), float(y), float(width), float(height)
 
@@ -109,7 +111,7 @@ def _check(num_images: int, seed: int) -> None:
 
 
 def _check_owner(dataset: DemoDataset) -> None:
-    """Checks that nothing is replaced but a dataset like this one."""
+    """Checks that only a demo dataset would be replaced."""
     if not any(dataset.images.iterdir()) and not os.path.lexists(dataset.annotations):
         return
     try:

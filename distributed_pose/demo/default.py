@@ -1,4 +1,4 @@
-"""What a run uses that names neither data nor model."""
+"""Provides the data and the model of runs that name neither."""
 
 import os
 import tempfile
@@ -17,10 +17,10 @@ from distributed_pose.demo.dataset import (
 from distributed_pose.errors import SetupError
 from distributed_pose.files.local import user_cache_folder
 
-# One line of a terminal.
+# The note fits on one line of a terminal.
 NOTE = "Demo: rendered people. For COCO set data.images, data.annotations, model.path."
 
-# Beginning of the names of the demo's folders in the cache.
+# The names of the demo's folders in the cache begin with this prefix.
 FOLDER_PREFIX = f"renderer-{RENDERER_VERSION}-seed-"
 
 WEIGHTS = Path(__file__).with_name("lightweight_openpose_demo.onnx")
@@ -28,7 +28,14 @@ WEIGHTS = Path(__file__).with_name("lightweight_openpose_demo.onnx")
 
 @dataclass(frozen=True)
 class Demo:
-    """The demo's inputs, as paths, and what to tell the user."""
+    """The paths of the demo's inputs, and a note for the user.
+
+    Attributes:
+        images: folder of the images.
+        annotations: COCO keypoint annotation file.
+        model: file of the model.
+        note: line that reports show to the user.
+    """
 
     images: Path
     annotations: Path
@@ -38,6 +45,9 @@ class Demo:
 
 def prepare_demo(num_images: int = DEFAULT_NUM_IMAGES) -> Demo:
     """Returns the demo; its images are rendered on first use and kept in the user's cache.
+
+    Args:
+        num_images: number of images.
 
     Raises:
         SetupError: if the cache cannot be written.
@@ -70,7 +80,8 @@ def _render(cache: Path, folder: Path, num_images: int) -> None:
         whole = Path(temporary) / "whole"
         write_dataset(whole, num_images)
         with in_use(whole):
-            # Renamed when it is whole, so that two first runs at once do no harm.
+            # The folder is renamed when it is complete, so that two first runs at the same time do
+            # not disturb each other.
             whole.rename(folder)
             hold(folder)
     make_room()

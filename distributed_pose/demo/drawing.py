@@ -1,4 +1,4 @@
-"""Draws figures: every part of a body is the convex hull of a few discs, painted by depth."""
+"""Draws figures. Each body part is the convex hull of a few discs, painted in order of depth."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from distributed_pose.demo.figures import HEAD_RADIUS, SIDES, Figure
 from distributed_pose.demo.wardrobe import Colour, Outfit, shaded
 from distributed_pose.pose.skeleton import COCO_KEYPOINTS
 
-# Owner codes are OWNERS_PER_PERSON * (person + 1) + part; 0 is background.
+# The owner code of a pixel is OWNERS_PER_PERSON * (person + 1) + part. 0 is the background.
 OWNERS_PER_PERSON = 32
 OCCLUDER = -1
 _PARTS = (
@@ -23,7 +23,7 @@ _PARTS = (
     ),
 )
 _PART_CODES = {name: code for code, name in enumerate(_PARTS)}
-# The parts on which a keypoint lies, without side.
+# Each keypoint can lie on these body parts. Names are without the side.
 _CARRIERS = {
     "shoulder": ("torso", "arm"),
     "elbow": ("arm", "forearm"),
@@ -34,7 +34,7 @@ _CARRIERS = {
 }
 _SHARED_PARTS = ("torso", "neck", "head")
 
-# Radii and other lengths in units of body height.
+# Radii and other lengths are in units of body height.
 _SHOULDER_R, _HIP_R, _NECK_R = 0.045, 0.056, 0.034
 _ARM_R, _ELBOW_R, _WRIST_R, _HAND_R = 0.038, 0.031, 0.025, 0.032
 _THIGH_R, _KNEE_R, _ANKLE_R, _TOE_R = 0.055, 0.042, 0.031, 0.027
@@ -49,11 +49,11 @@ Disc = tuple[float, float, float]  # x, y, radius in image pixels
 
 @dataclass(frozen=True)
 class Canvas:
-    """An image and, for every pixel, whose body part is seen there.
+    """An image, and the visible body part of each of its pixels.
 
     Attributes:
-        image_HW3: uint8, BGR.
-        owners_HW: int16, owner codes.
+        image_HW3: image, uint8 [H, W, 3], BGR.
+        owners_HW: owner codes of the pixels, int16 [H, W].
     """
 
     image_HW3: npt.NDArray[np.uint8]
@@ -70,7 +70,14 @@ class _Part:
 
 
 def draw_figure(canvas: Canvas, figure: Figure, outfit: Outfit, person: int) -> None:
-    """Paints a figure over what the canvas shows; `person` numbers the owners of the pixels."""
+    """Paints a figure over the content of a canvas.
+
+    Args:
+        canvas: image and owner codes, which are changed in place.
+        figure: figure to draw, in image pixels.
+        outfit: clothes and colours of the figure.
+        person: number of the person in the owner codes.
+    """
     parts = [*_torso(figure, outfit), *_arms(figure, outfit), *_legs(figure, outfit)]
     parts += _head(figure, outfit)
     outline_px = max(1.0, _OUTLINE * figure.height_px)
@@ -83,17 +90,17 @@ def draw_figure(canvas: Canvas, figure: Figure, outfit: Outfit, person: int) -> 
 
 
 def fill_discs(image_HW3: npt.NDArray[np.uint8], discs: list[Disc], colour: Colour) -> None:
-    """Paints the convex hull of discs on an image."""
+    """Paints the convex hull of discs (in image pixels) on an image, in place."""
     cv2.fillConvexPoly(image_HW3, _hull(discs), colour, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
 def visible_keypoints(canvas: Canvas, figure: Figure, person: int) -> npt.NDArray[np.float64]:
-    """Returns float64 [17, 3]: x, y and COCO visibility of a drawn figure.
+    """Returns the keypoints of a drawn figure: float64 [17, 3], x, y and COCO visibility.
 
-    The frame is COCO's: image pixels, the centre of the first pixel at (0.5, 0.5).
+    The frame is COCO's: image pixels, with the centre of the first pixel at (0.5, 0.5).
 
-    Points of the face that the head itself hides, and points outside of the image, are not
-    labelled (0, 0, 0); points behind something else have visibility 1.
+    Points of the face that the head itself hides and points outside of the image are not labelled
+    (0, 0, 0). Points behind something else have visibility 1.
     """
     coco_17x3 = np.zeros((len(COCO_KEYPOINTS), 3))
     height, width = canvas.owners_HW.shape
@@ -114,7 +121,10 @@ def _is_body(name: str) -> bool:
 
 
 def _turn_limit(figure: Figure, name: str) -> float:
-    """Returns how far in front of the head's centre a point of the face is labelled, in pixels."""
+    """Returns the depth above which a point of the face is labelled.
+
+    The depth is in pixels towards the viewer, measured from the centre of the head.
+    """
     radii = -0.45 if name.endswith("ear") else 0.12
     return radii * HEAD_RADIUS * figure.height_px
 
@@ -139,7 +149,7 @@ def _hull(discs: tuple[Disc, ...] | list[Disc]) -> npt.NDArray[np.int32]:
 
 
 def _discs(figure: Figure, *joints: tuple[str, float]) -> tuple[Disc, ...]:
-    """Returns discs at joints, their radii given in body heights."""
+    """Returns discs in image pixels at joints, from radii in body heights."""
     positions = [(figure.joint(name), radius * figure.height_px) for name, radius in joints]
     return tuple((float(at[0]), float(at[1]), radius) for at, radius in positions)
 

@@ -1,4 +1,4 @@
-"""Articulated figures: a pose in space, seen by a camera, as joints in image pixels.
+"""Samples articulated figures: poses in space, seen by a camera, as joints in image pixels.
 
 Body frame: x to the person's left, y up, z forward, origin between the hips, unit the height of a
 standing person. Camera frame: x right, y down, depth towards the viewer; yaw 0 faces the viewer
@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 _T = TypeVar("_T")
 _Ranges = tuple[tuple[float, float], ...]
 
-# Points that carry clothes or the head but are no COCO keypoints.
+# Clothes and the head are drawn at these points, which are not COCO keypoints.
 _EXTRA_JOINTS = (
     *("head", "mouth", "crown", "nape", "collar", "chest", "navel", "waist", "back"),
     *("left_hand", "right_hand", "left_toe", "right_toe"),
@@ -35,7 +35,7 @@ _THIGH, _SHIN, _FOOT = 0.235, 0.225, 0.085
 _HEAD_Y = 0.425
 _CAMERA_PITCH = 12.0
 
-# Azimuth (towards the person's left), elevation, and distance in head radii of points of the head.
+# Points of the head have azimuth (towards the person's left), elevation and distance in head radii.
 _HEAD_POINTS = {
     "nose": (0, -6, 1.1),
     "left_eye": (27, 10, 1.0),
@@ -54,7 +54,8 @@ _TORSO_POINTS = {
     "back": (0.0, 0.21, -0.07),
 }
 
-# Ranges of (upper arm abduction, upper arm flexion, forearm abduction, forearm flexion), weighted.
+# Each pose of an arm has a weight, and the ranges of upper arm abduction, upper arm flexion,
+# forearm abduction and forearm flexion.
 _ARM_POSES: tuple[tuple[float, _Ranges], ...] = (
     (0.45, ((8, 30), (-20, 25), (0, 28), (0, 50))),
     (0.10, ((42, 60), (-12, 8), (-52, -32), (5, 25))),
@@ -62,14 +63,16 @@ _ARM_POSES: tuple[tuple[float, _Ranges], ...] = (
     (0.14, ((60, 100), (-10, 10), (40, 165), (-10, 20))),
     (0.16, ((12, 35), (5, 45), (-25, 25), (60, 125))),
 )
-# Ranges of (abduction, thigh flexion, knee bend) of the leg in front and of the other, weighted.
+# Each pose of the legs has a weight, and the ranges of abduction, thigh flexion and knee bend, for
+# the leg in front and for the other leg.
 _LEG_POSES: tuple[tuple[float, tuple[_Ranges, _Ranges]], ...] = (
     (0.58, (((3, 12), (-6, 8), (0, 8)), ((3, 12), (-6, 8), (0, 8)))),
     (0.20, (((2, 8), (12, 35), (2, 25)), ((2, 8), (-28, -8), (5, 40)))),
     (0.14, (((14, 32), (-5, 10), (0, 12)), ((5, 30), (-5, 10), (0, 20)))),
     (0.08, (((8, 30), (50, 85), (60, 95)), ((8, 30), (50, 85), (60, 95)))),
 )
-# Yaw of people: towards the viewer, away, and the two profiles, with mean and spread.
+# People face the viewer, away, or to either side. Each direction has a weight, and the mean and the
+# spread of the yaw.
 _FACINGS = ((0.60, 0.0, 24.0), (0.20, 180.0, 20.0), (0.10, 90.0, 14.0), (0.10, -90.0, 14.0))
 
 
@@ -78,8 +81,9 @@ class Figure:
     """A posed person in the image.
 
     Attributes:
-        joints_Jx3: x, y in image pixels and depth towards the viewer in pixels, as in `JOINTS`.
-        height_px: height that the person has when standing upright.
+        joints_Jx3: float64 [J, 3], x and y in image pixels and depth towards the viewer in pixels,
+            in the order of `JOINTS`.
+        height_px: height of the person when standing upright, in image pixels.
         yaw: direction of the chest, in degrees.
         head_yaw: direction of the face, in degrees.
     """
@@ -95,7 +99,7 @@ class Figure:
         return position
 
     def moved(self, x_px: float, y_px: float) -> "Figure":
-        """Returns the same figure, shifted in the image."""
+        """Returns the figure shifted by image pixels."""
         joints_Jx3 = self.joints_Jx3 + np.array([x_px, y_px, 0.0])
         return Figure(joints_Jx3, self.height_px, self.yaw, self.head_yaw)
 
@@ -105,7 +109,12 @@ class Figure:
 
 
 def sample_figure(generator: np.random.Generator, height_px: float) -> Figure:
-    """Returns a figure in a random pose, with the middle of its hips at the image's origin."""
+    """Returns a figure in a random pose, with the middle of its hips at the image's origin.
+
+    Args:
+        generator: source of randomness.
+        height_px: height of the person when standing upright, in image pixels.
+    """
     yaw = _sample_yaw(generator)
     head_turn = float(np.clip(generator.normal(0, 14), -35, 35))
     body_Jx3 = _body_joints(generator, head_turn)
@@ -180,7 +189,7 @@ def _choose(generator: np.random.Generator, weighted: Sequence[tuple[float, _T]]
 
 
 def _limb(side: float, abduction: float, flexion: float) -> Floats:
-    """Returns the unit vector of a limb that hangs down when both angles are 0."""
+    """Returns the unit vector of a limb in the body frame; it hangs down if both angles are 0."""
     out, forward = np.radians(abduction), np.radians(flexion)
     down = np.cos(out)
     return np.array([side * np.sin(out), -down * np.cos(forward), down * np.sin(forward)])

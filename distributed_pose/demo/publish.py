@@ -2,8 +2,9 @@
 
     python -m distributed_pose.demo.publish --run DIR --date YYYY-MM-DD
 
-The averaged weights are rounded to half precision, scored on the demo dataset as they then are, and
-written as an ONNX file that any runtime runs, under the tensor names of the published checkpoint.
+The averaged weights are rounded to half precision, and the rounded weights are scored on the demo
+dataset and written as an ONNX file that any runtime runs, under the tensor names of the published
+checkpoint.
 """
 
 import argparse
@@ -41,7 +42,7 @@ PROFILE = "modelzoo"
 
 
 def weights_of(state: Mapping[str, torch.Tensor]) -> Weights:
-    """Returns the tensors of a state dict that are weights, as arrays."""
+    """Returns the floating-point tensors of a state dict as float32 arrays, by name."""
     floats = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
     return {name: tensor.detach().float().numpy() for name, tensor in floats.items()}
 
@@ -51,7 +52,12 @@ def demo_figures(
 ) -> dict[str, float]:
     """Returns the COCO keypoint figures of a checkpoint's weights on a demo dataset.
 
-    They are those of profile `modelzoo`, computed by PyTorch in f32.
+    The figures are for the profile `modelzoo`, and PyTorch computes them in f32.
+
+    Args:
+        content: content of a checkpoint.
+        num_images: number of images in the demo dataset.
+        seed: seed of the demo dataset.
     """
     network = network_of(load_checkpoint(content, "the demo's weights").weights, 1)
     with tempfile.TemporaryDirectory() as folder:
@@ -65,13 +71,13 @@ def demo_figures(
 def publish(
     run: Path, weights: Path, date: str, num_images: int = DEFAULT_NUM_IMAGES
 ) -> dict[str, Any]:
-    """Returns the card of the weights that it writes, with the card beside them as `.json`.
+    """Writes the weights of a training run and their card, and returns the card.
 
     Args:
-        run: folder of a training run.
-        weights: file to write.
-        date: day of the training.
-        num_images: size of the demo dataset that the weights are scored on.
+        run: folder of the training run.
+        weights: path of the weights to write; the card has the same name with the suffix `.json`.
+        date: day of the training, as ISO 8601.
+        num_images: number of images in the demo dataset that the weights are scored on.
     """
     checkpoint = torch.load(run / CHECKPOINT, weights_only=True)
     content = write_checkpoint(weights_of(checkpoint["averaged"]))
@@ -88,7 +94,7 @@ def publish(
 def _detect(
     network: LightweightOpenPose, record: dict[str, Any], images: Path
 ) -> list[dict[str, Any]]:
-    """Returns the detections in an image in COCO's format, the best first."""
+    """Returns the detections in an image in COCO's format, in descending order of score."""
     encoded = (images / record["file_name"]).read_bytes()
     image_HW3, _ = decode_image(encoded, record["height"], record["width"])
     input_3HW, geometry = preprocess(image_HW3, PROFILES[PROFILE])
@@ -133,7 +139,7 @@ def _card(
 
 
 def main() -> None:
-    """Publishes as the command line says."""
+    """Publishes weights with the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--run", type=Path, required=True, help="folder of a training run")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="file to write")

@@ -1,6 +1,6 @@
-"""Training samples: crops of rendered scenes with targets and the mask of what is known.
+"""Makes training samples: crops of rendered scenes, with targets and masks of labelled areas.
 
-Source of the scale: profile `modelzoo`, so that people have the size that they have in evaluation.
+Source of the scale: profile `modelzoo`, so that people have the same size as in evaluation.
 
 Legend: N samples, S side of a crop in network input pixels, s side of the output grid, K heatmap
 channels, C PAF channels.
@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float32]
 
 _SCALE_JITTER = (0.8, 1.25)
 _BRIGHTNESS, _CONTRAST = (-20.0, 20.0), (0.8, 1.2)
-# The level that normalises to 0.
+# This level becomes 0 by the normalisation.
 _GREY = 128
 # Unlabelled people are masked with this margin, as a share of their box.
 _MASK_MARGIN = 0.1
@@ -35,13 +35,14 @@ _AIM_SPREAD = 0.25
 
 @dataclass(frozen=True)
 class CropPlan:
-    """How samples are cut.
+    """The sizes and numbers of crops and batches.
 
     Attributes:
         side_px: side of a crop in network input pixels, a multiple of 8.
-        crops_per_scene: crops taken from each rendered picture.
-        batch_size: samples in a batch.
-        shuffled: samples among which a batch draws, so that crops of one picture are parted.
+        crops_per_scene: number of crops from each rendered picture.
+        batch_size: number of samples in a batch.
+        shuffled: least number of samples that remain in the pool after a batch is drawn from it, so
+            that crops of one picture end up in different batches.
     """
 
     side_px: int = 256
@@ -54,9 +55,15 @@ Sample = tuple[Floats, Floats, Floats]
 
 
 class SceneCrops(IterableDataset[tuple[torch.Tensor, ...]]):
-    """Endless batches: images [N, 3, S, S], targets [N, K + C, s, s], masks [N, 1, s, s].
+    """Yields batches without end.
 
-    Pictures follow one another from `first_scene` on, so that a resumed run sees new ones.
+    A batch is float32 images [N, 3, S, S], targets [N, K + C, s, s] and masks [N, 1, s, s].
+
+    Args:
+        plan: sizes and numbers of crops and batches.
+        seed: seed of the pictures and crops.
+        first_scene: index of the first picture. Later pictures follow in order, so that a resumed
+            run gets new ones.
     """
 
     def __init__(self, plan: CropPlan, seed: int, first_scene: int = 0) -> None:
@@ -83,12 +90,12 @@ class SceneCrops(IterableDataset[tuple[torch.Tensor, ...]]):
 
 
 def loader(crops_dataset: SceneCrops) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Returns an iterator whose batches are rendered ahead in one process of their own."""
+    """Returns an iterator over batches that a separate process renders ahead."""
     return iter(DataLoader(crops_dataset, batch_size=None, num_workers=1, prefetch_factor=8))
 
 
 def crops(generator: np.random.Generator, scene: Scene, plan: CropPlan) -> list[Sample]:
-    """Returns samples of a scene, each a tuple of input, target and mask."""
+    """Returns samples of a scene; each is a tuple of input, target and mask."""
     coded = np.frombuffer(encode_jpeg(scene.image_HW3), np.uint8)
     image_HW3 = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
     return [_crop(generator, image_HW3, scene, plan) for _ in range(plan.crops_per_scene)]
@@ -117,7 +124,7 @@ def _relit(
 
 
 def _cut(image_HW3: npt.NDArray[np.uint8], scale: float, corner_px: Floats, side_px: int) -> Floats:
-    """Returns a crop of the scaled image as the network's input; 0 outside of the image."""
+    """Returns a crop of the scaled image as a network input; it is 0 outside of the image."""
     offset_x, offset_y = 0.5 * scale - 0.5 - corner_px
     placing = np.array([[scale, 0, offset_x], [0, scale, offset_y]])
     crop_SS3 = cv2.warpAffine(
@@ -130,7 +137,7 @@ def _cut(image_HW3: npt.NDArray[np.uint8], scale: float, corner_px: Floats, side
 def _to_input(
     keypoints_17x3: npt.NDArray[np.float64], scale: float, corner_px: Floats
 ) -> npt.NDArray[np.float64]:
-    """Returns keypoints in crop pixels, from COCO's frame where a pixel's centre is at 0.5."""
+    """Returns keypoints in crop pixels from COCO's frame, where a pixel's centre is at 0.5."""
     moved_17x3 = keypoints_17x3.copy()
     moved_17x3[:, :2] = keypoints_17x3[:, :2] * scale - 0.5 - corner_px
     return moved_17x3
@@ -152,7 +159,10 @@ def _mask(scene: Scene, scale: float, corner_px: Floats, grid: tuple[int, int]) 
 
 
 def _corner(generator: np.random.Generator, scene: Scene, scale: float, side_px: int) -> Floats:
-    """Returns x, y of the crop's corner in the scaled image, in input pixels; mostly at people."""
+    """Returns x, y of the crop's corner in the scaled image, in input pixels.
+
+    Most crops are aimed at a person.
+    """
     size_px = np.array(scene.image_HW3.shape[1::-1]) * scale
     spare = size_px - side_px
     if scene.people and generator.random() < _AIM_CHANCE:

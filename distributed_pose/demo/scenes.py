@@ -1,4 +1,4 @@
-"""Composes pictures of people: how many, how large, where, and what is known of each of them."""
+"""Composes pictures of people: their number, sizes, positions and annotations."""
 
 from dataclasses import dataclass
 
@@ -17,31 +17,32 @@ from distributed_pose.demo.figures import HEAD_RADIUS, Figure, sample_figure
 from distributed_pose.demo.wardrobe import sample_outfit
 from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
 
-# (height, width) in pixels, as they occur in COCO, with the share of each.
+# These sizes, (height, width) in pixels, occur in COCO. Each has its share of the pictures.
 _SIZES_HW = (
     *(((480, 640), 0.40), ((640, 480), 0.14), ((427, 640), 0.14), ((640, 427), 0.08)),
     *(((375, 500), 0.08), ((500, 333), 0.05), ((333, 500), 0.05), ((612, 612), 0.03)),
     *(((361, 640), 0.03),),
 )
-# Chance of 0, 1, 2, ... people of full size.
+# These are the probabilities of 0, 1, 2, ... people of full size.
 _COUNTS = (0.07, 0.43, 0.28, 0.15, 0.07)
-# Range of a person's height by the number of people, as shares of the image height.
+# The height of a person has a range for each number of people, in shares of the image height.
 _HEIGHTS = ((0.55, 0.92), (0.55, 0.92), (0.48, 0.85), (0.42, 0.72), (0.38, 0.62))
 _CROWD_CHANCE, _UNLABELLED_CHANCE, _OCCLUDER_CHANCE = 0.04, 0.08, 0.14
 _CROWD_HEIGHT, _UNLABELLED_HEIGHT = (0.14, 0.2), (0.13, 0.18)
-# Placement: tries for each person, and the share of a box that others may cover.
+# Each person is placed in at most so many tries, until other boxes cover less than this share.
 _TRIES, _MAX_COVER = 12, 0.22
 _MIN_VISIBLE_PX = 40
 
 
 @dataclass(frozen=True)
 class Person:
-    """What the annotations say about a person, or about a crowd as a whole.
+    """The annotation of a person, or of a crowd as a whole.
 
     Attributes:
-        keypoints_17x3: float64, x, y in image pixels and COCO visibility; all 0 if unlabelled.
-        mask_HW: bool, the pixels where the person is seen.
-        crowd: stands for a group of people.
+        keypoints_17x3: float64 [17, 3], x and y in image pixels in COCO's frame, and COCO
+            visibility; all 0 if unlabelled.
+        mask_HW: bool [H, W], true at the pixels where the person is visible.
+        crowd: whether the annotation is for a group of people.
     """
 
     keypoints_17x3: npt.NDArray[np.float64]
@@ -51,7 +52,12 @@ class Person:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and its people: uint8 [H, W, 3], BGR."""
+    """A picture and its people.
+
+    Attributes:
+        image_HW3: picture, uint8 [H, W, 3], BGR.
+        people: annotations of the visible people and crowds.
+    """
 
     image_HW3: npt.NDArray[np.uint8]
     people: tuple[Person, ...]
@@ -79,7 +85,7 @@ def _sample_size(generator: np.random.Generator) -> tuple[int, int]:
 
 
 def _large_figures(generator: np.random.Generator, height: int, width: int) -> list[Figure]:
-    """Returns the labelled people, the farthest (smallest) first."""
+    """Returns the labelled people in ascending order of size, so that the farthest is first."""
     count = int(generator.choice(len(_COUNTS), p=_COUNTS))
     limit_px = min(height, 1.25 * width)
     heights = sorted(generator.uniform(*_HEIGHTS[count], size=count) * limit_px)
@@ -94,7 +100,7 @@ def _large_figures(generator: np.random.Generator, height: int, width: int) -> l
 
 
 def _small_figures(generator: np.random.Generator, height: int, width: int) -> list[Figure]:
-    """Returns a crowd of several figures, or a single unlabelled one, or nobody."""
+    """Returns a crowd of several figures, a single unlabelled figure, or none."""
     chance = generator.random()
     if chance < _CROWD_CHANCE:
         count, shares = int(generator.integers(6, 11)), _CROWD_HEIGHT
@@ -112,7 +118,7 @@ def _small_figures(generator: np.random.Generator, height: int, width: int) -> l
 
 
 def _place(generator: np.random.Generator, figure: Figure, height: int, width: int) -> Figure:
-    """Returns the figure at a random place: inside the image, or cut off at an edge."""
+    """Returns the figure at a random position inside the image or cut off at an edge."""
     x, y, box_width, box_height = _box(figure)
     slack = 0.0 if generator.random() < 0.85 else 0.3
     low_x, high_x = -x - slack * box_width, width - x - (1 - slack) * box_width
@@ -124,7 +130,7 @@ def _place(generator: np.random.Generator, figure: Figure, height: int, width: i
 
 
 def _box(figure: Figure) -> tuple[float, float, float, float]:
-    """Returns x, y, width, height of the whole figure, also where it leaves the image."""
+    """Returns x, y, width, height of the whole figure in pixels, including parts off the image."""
     margin = 0.7 * HEAD_RADIUS * figure.height_px
     low = figure.joints_Jx3[:, :2].min(axis=0) - margin
     size = figure.joints_Jx3[:, :2].max(axis=0) + margin - low

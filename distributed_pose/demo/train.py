@@ -4,8 +4,8 @@
 
 The learning rate follows the share of the time budget that is spent, so that a run ends on time on
 a busy machine. The same command continues an interrupted run from its last checkpoint. On a machine
-with other work, `OMP_WAIT_POLICY=passive` in the environment keeps threads that wait for each other
-from taking the time of those that compute.
+with other work, `OMP_WAIT_POLICY=passive` in the environment prevents waiting threads from taking
+processor time from computing threads.
 
 Source of the losses: Cao et al., "OpenPose", arXiv:1812.08008, section 3.2.
 """
@@ -46,14 +46,14 @@ Batch = tuple[torch.Tensor, ...]
 
 @dataclass(frozen=True)
 class Options:
-    """How to train.
+    """The options of a training run.
 
     Attributes:
-        minutes: time of training over all of its parts.
+        minutes: training time in minutes, summed over all sessions of the run.
         rate: highest learning rate.
-        seed: of the initial weights and of the pictures.
-        threads: of PyTorch.
-        plan: how samples are cut.
+        seed: seed of the initial weights and of the pictures.
+        threads: number of threads of PyTorch.
+        plan: sizes and numbers of crops and batches.
     """
 
     minutes: float = 75.0
@@ -65,16 +65,24 @@ class Options:
 
 @dataclass
 class Progress:
-    """How far a run has come."""
+    """The progress of a training run.
+
+    Attributes:
+        step: number of steps taken.
+        seconds: training time so far, in seconds.
+    """
 
     step: int = 0
     seconds: float = 0.0
 
 
 class Trainer:
-    """Owns the network, its averaged copy and the optimiser, and takes steps.
+    """Owns the network, its averaged copy and the optimiser, and takes training steps.
 
-    The averaged copy is what is evaluated and published.
+    The averaged copy is evaluated and published.
+
+    Args:
+        options: options of the training run.
     """
 
     def __init__(self, options: Options) -> None:
@@ -82,7 +90,7 @@ class Trainer:
         self.options = options
         self.progress = Progress()
         self.network = LightweightOpenPose()
-        # mypy does not know the keyword.
+        # mypy does not know this keyword of `to`.
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         _initialise(self.network)
         self.averaged = copy.deepcopy(self.network).eval()
@@ -91,7 +99,7 @@ class Trainer:
         )
 
     def step(self, batch: Batch) -> float:
-        """Returns the loss of a batch, after learning from it."""
+        """Takes a step with a batch, and returns the loss of the batch before the step."""
         started = time.monotonic()
         self._set_rate()
         loss = self._loss(batch)
@@ -105,7 +113,7 @@ class Trainer:
         return float(loss.detach())
 
     def state(self) -> dict[str, Any]:
-        """Returns all that `load_state` needs to continue."""
+        """Returns the state that `load_state` continues from."""
         return {
             "network": self.network.state_dict(),
             "averaged": self.averaged.state_dict(),
@@ -115,7 +123,7 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continues where a state was taken."""
+        """Continues from the result of `state`."""
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
         self._optimiser.load_state_dict(state["optimiser"])
@@ -138,7 +146,7 @@ class Trainer:
 
     @torch.no_grad()
     def _average(self) -> None:
-        # A short memory at first, so that the random start is forgotten.
+        # The average has a short memory at first, so that it forgets the random initial weights.
         decay = min(_MAX_AVERAGING, (1 + self.progress.step) / (10 + self.progress.step))
         ours, theirs = self.averaged.state_dict(), self.network.state_dict()
         for name, value in theirs.items():
@@ -151,12 +159,12 @@ class Trainer:
 def stage_losses(
     outputs: tuple[torch.Tensor, ...], targets_NMss: torch.Tensor, mask_N1ss: torch.Tensor
 ) -> torch.Tensor:
-    """Returns the squared errors of both stages' maps, summed over maps, a mean over cells.
+    """Returns the squared errors of all stages, summed over maps and averaged over known cells.
 
     Args:
-        outputs: heatmaps and PAFs of each stage, as the network gives them.
-        targets_NMss: float32, heatmaps and then PAFs.
-        mask_N1ss: float32, 1 where the targets are known.
+        outputs: heatmaps and PAFs of each stage, in the order of the network's outputs.
+        targets_NMss: float32 [N, M, s, s], the target heatmaps followed by the target PAFs.
+        mask_N1ss: float32 [N, 1, s, s], 1 where the targets are known and 0 elsewhere.
     """
     targets = (targets_NMss[:, :NUM_HEATMAPS], targets_NMss[:, NUM_HEATMAPS:])
     losses = [
@@ -167,7 +175,12 @@ def stage_losses(
 
 
 def train(options: Options, folder: Path) -> Trainer:
-    """Returns the trainer after its time is used up; `folder` gets checkpoints."""
+    """Trains until the time is used up, and returns the trainer.
+
+    Args:
+        options: options of the training run.
+        folder: folder of the checkpoint; training continues from an existing one.
+    """
     torch.set_num_threads(options.threads)
     trainer = Trainer(options)
     checkpoint = folder / CHECKPOINT
@@ -182,7 +195,7 @@ def train(options: Options, folder: Path) -> Trainer:
 
 
 def save(trainer: Trainer, path: Path) -> None:
-    """Writes a checkpoint, whole or not at all."""
+    """Writes a checkpoint atomically."""
     stream = io.BytesIO()
     torch.save(trainer.state(), stream)
     write_atomically(path, stream.getvalue())
@@ -250,7 +263,7 @@ def _options() -> tuple[Options, Path]:
 
 
 def main() -> None:
-    """Trains as the command line says."""
+    """Trains with the options of the command line."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options, folder = _options()
     train(options, folder)

@@ -1,4 +1,4 @@
-"""Colours and clothes of the figures."""
+"""Samples the colours and clothes of the figures."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ PRINTS = ("plain", "stripes", "badge", "buttons")
 
 @dataclass(frozen=True)
 class Outfit:
-    """What a figure wears; colours are BGR."""
+    """The clothes and colours of a figure; colours are BGR."""
 
     skin: Colour
     hair: Colour

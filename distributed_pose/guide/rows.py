@@ -1,4 +1,4 @@
-"""Rows of the results table: images per second of a device, a run or a published guide."""
+"""Collects the rows of the results table: images per second of devices, runs and guides."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,8 @@ from distributed_pose.devices.published import PUBLISHED
 from distributed_pose.files.json_records import AveragePrecision, Figure, Positive
 from distributed_pose.report.run_figures import DeviceFigures, RunFigures
 
-# Devices per card, by names beyond those of the guides; 710 is an earlier name of the 310P.
+# The number of devices per card is known for these patterns, which match more names than the guides
+# use. 710 is an earlier name of the 310P.
 _CHIPS_A_CARD = (
     (re.compile(r"(Ascend ?)?310", re.IGNORECASE), 4),
     (re.compile(r"(Ascend ?)?(310P\d?|710)", re.IGNORECASE), 1),
@@ -18,13 +19,13 @@ _CHIPS_A_CARD = (
 )
 
 
-# Backends that run no model, so that their times are not those of a device.
+# These backends run no model, so their times are not those of a device.
 _FAKES = {"oracle", "simulated"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A throughput figure and its conditions.
+    """A throughput figure and the conditions that it was obtained under.
 
     Attributes:
         device: name of the device, or the names of all devices if they differ.
@@ -54,12 +55,12 @@ class Row:
 
     @property
     def per_device(self) -> float | None:
-        """Images per second of one device; None if the devices differ."""
+        """The images per second of one device; None if the devices differ."""
         return self.total_images_per_s / self.devices if self.is_uniform else None
 
     @property
     def per_card(self) -> float | None:
-        """Images per second of one card; None if unknown."""
+        """The images per second of one card; None if unknown."""
         if self.per_device is None or self.devices_per_card is None:
             return None
         return self.per_device * self.devices_per_card

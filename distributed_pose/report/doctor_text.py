@@ -1,4 +1,4 @@
-"""What `doctor` prints: a line for each backend of each device, in 80 columns."""
+"""Renders the output of `doctor`: a line for each backend of each device, in 80 columns."""
 
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ _DEVICES_SHOWN = 4
 
 
 class _Notes:
-    """Numbers of the ways to mend what is missing, as they come."""
+    """Numbers the fixes for missing components, in order of their first use."""
 
     def __init__(self) -> None:
         self._lacks: dict[str, dict[Lack, None]] = {}
@@ -33,11 +33,12 @@ class _Notes:
 
 
 def doctor_lines(survey: Survey, features: Mapping[str, Sequence[Lack]]) -> Iterator[str]:
-    """Yields the lines of a survey: devices, features of this machine, and how to mend.
+    """Yields the lines of a survey: devices, features of this machine, and fixes.
 
     Args:
-        survey: of this machine or cluster.
-        features: what this machine lacks of what is used beside backends, by name.
+        survey: survey of this machine or of a cluster.
+        features: missing components of each feature beside the backends, by name of the feature;
+            empty for a feature that is ready.
     """
     notes = _Notes()
     for devices in _alike(survey.devices):
@@ -58,7 +59,12 @@ def doctor_lines(survey: Survey, features: Mapping[str, Sequence[Lack]]) -> Iter
 
 
 def doctor_record(survey: Survey, features: Mapping[str, Sequence[Lack]]) -> dict[str, Any]:
-    """Returns the same in plain values, as `--json` prints it."""
+    """Returns a survey and the features in plain values, as `--json` prints them.
+
+    Args:
+        survey: survey of this machine or of a cluster.
+        features: missing components of each feature beside the backends, by name of the feature.
+    """
     return {
         "ready": survey.is_ready,
         "devices": [_device_record(device, survey.model_format) for device in survey.devices],
@@ -87,7 +93,7 @@ def _plain(lacks: Iterable[Lack]) -> list[dict[str, str]]:
 
 
 def _alike(devices: Sequence[DeviceSurvey]) -> Iterator[list[DeviceSurvey]]:
-    """Yields devices of one node and kind together, whose answers are the same."""
+    """Yields groups of successive devices that have the same node, kind and survey results."""
     yield from (list(found) for _, found in groupby(devices, _alike_key))
 
 
@@ -122,7 +128,10 @@ def _line(name: str, text: str, mark: str = " ") -> str:
 
 
 def _lacking(lacks: Sequence[Lack], notes: _Notes) -> str:
-    """Returns what is missing, each with the number of its note, or numbers where room ends."""
+    """Returns the missing components with the numbers of their notes, as far as they fit.
+
+    Components that do not fit on the line are shown by their numbers alone.
+    """
     numbers = [f"[{notes.number(lack)}]" for lack in lacks]
     room = _WIDTH - _NAME_WIDTH - len(" * lacks ")
     for named in range(len(lacks), 0, -1):
@@ -136,7 +145,7 @@ def _lacking(lacks: Sequence[Lack], notes: _Notes) -> str:
 
 
 def _others(numbers: Sequence[str], named: int) -> list[str]:
-    """Returns the numbers that none of those in front of a position has."""
+    """Returns the numbers from a position on that do not occur before it."""
     return [number for number in numbers[named:] if number not in numbers[:named]]
 
 

@@ -1,4 +1,4 @@
-"""What other commands read back from a run's `report.json`; the rest of it may differ."""
+"""Reads the figures of a run from its `report.json`, and ignores all other fields."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _STAGES = tuple(stage for stage in STAGES if stage != "score")
 
 @dataclass(frozen=True)
 class DeviceFigures:
-    """A device; see `run_report.DeviceReport`."""
+    """The figures of one device, a part of `run_report.DeviceReport`."""
 
     description: str
     backend: str
@@ -32,7 +32,7 @@ class DeviceFigures:
 
 @dataclass(frozen=True)
 class Rates:
-    """Throughput of all devices; see `run_report.Throughput`."""
+    """The throughput of all devices, a part of `run_report.Throughput`."""
 
     wall_images_per_s: Figure
     wall_s: Figure
@@ -41,7 +41,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class StageTimes:
-    """Times of one stage, in nanoseconds; see `metrics.throughput.StageFigures`."""
+    """The times of one stage in nanoseconds, a part of `metrics.throughput.StageFigures`."""
 
     count: Count
     total_ns: Count
@@ -53,7 +53,7 @@ class StageTimes:
 
 @dataclass(frozen=True)
 class RunFigures:
-    """The figures of a run; see `run_report.RunReport`."""
+    """The figures of a run, a part of `run_report.RunReport`."""
 
     num_images: Count
     partial_by_choice: bool
@@ -64,10 +64,13 @@ class RunFigures:
 
 
 def read_run_figures(content: str) -> RunFigures:
-    """Returns the figures in the content of a `report.json`.
+    """Returns the figures of a run.
+
+    Args:
+        content: text of a `report.json`.
 
     Raises:
-        ValueError: if one that is needed is missing or cannot be; names it.
+        ValueError: if a required field is missing or invalid; the message names the field.
     """
     run = read_record(RunFigures, content)
     if missing := [stage for stage in _STAGES if stage not in run.stages]:

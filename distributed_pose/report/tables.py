@@ -1,4 +1,4 @@
-"""A report as tables for the terminal."""
+"""Renders reports as tables for the terminal."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ _WORTH_TELLING_S = 0.1
 
 
 def run_tables(report: RunReport) -> Iterator[RenderableType]:
-    """Yields what a user wants to see after a run; an incomplete one has no AP."""
+    """Yields the tables and lines of a run's report; an incomplete run has no AP."""
     if report.note:
         yield from report.note.splitlines()
     yield from report.data.notes
@@ -37,10 +37,11 @@ def run_tables(report: RunReport) -> Iterator[RenderableType]:
 
 
 def device_table(devices: Sequence[tuple[DevicePlan, KindSettings, str]]) -> Table:
-    """Returns the devices that a run would use, and what it would use them with.
+    """Returns a table of the devices that a run would use, with their settings.
 
     Args:
-        devices: each with its settings, and the backend that it takes; empty for none.
+        devices: plan and settings of each device, and the name of its backend, which is empty if
+            no backend can start.
     """
     columns = ("device", "model", "node", "id", "threads", "backend", "precision", "batch")
     caption = _cards([plan for plan, *_ in devices])
@@ -65,7 +66,10 @@ def _model(plan: DevicePlan) -> str:
 
 
 def _cards(plans: Sequence[DevicePlan]) -> str | None:
-    """Returns how many chips share cards, since figures are published per chip and per card."""
+    """Returns a caption with the numbers of chips and cards; None if no card is known.
+
+    The numbers are shown because figures are published per chip and per card.
+    """
     chips = Counter((plan.node, plan.card) for plan in plans if plan.card)
     if not chips:
         return None
@@ -73,11 +77,11 @@ def _cards(plans: Sequence[DevicePlan]) -> str | None:
 
 
 def ap_table(figures: Mapping[str, float], title: str, caption: str) -> Table:
-    """Returns the COCO figures by name."""
+    """Returns a table of COCO figures by name."""
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in figures:
         table.add_column(name, justify="right")
-    # COCO's -1 says that no person of that size is labelled.
+    # COCO reports -1 if no person of a size is labelled.
     table.add_row(*("n/a" if value == -1 else f"{value:.3f}" for value in figures.values()))
     return table
 
@@ -118,7 +122,7 @@ def _failures(report: RunReport) -> Table:
 
 
 def _faults(report: RunReport) -> Iterator[str]:
-    """Yields a line for each device and reducer that failed on the way."""
+    """Yields a line for each device and reducer that failed during the run."""
     for name, reasons in report.faults.reasons.items():
         times = "once" if len(reasons) == 1 else f"{len(reasons)} times"
         outcome = "was taken out" if name in report.faults.taken_out else "recovered"
@@ -126,7 +130,7 @@ def _faults(report: RunReport) -> Iterator[str]:
 
 
 def _passed_over(report: RunReport) -> Iterator[str]:
-    """Yields a line for each backend that would have been better, and could not be used."""
+    """Yields a line for each better backend that could not be used."""
     lines = (
         (f"backend {d.backend}, since {line}") for d in report.devices for line in d.passed_over
     )
@@ -161,7 +165,7 @@ def _throughput(report: RunReport) -> Table:
     table.caption = f"{figures.wall_s:.1f} s of work"
     if report.sessions > 1:
         table.caption += f" in {report.sessions} sessions"
-    # A run that was done before has started no device now.
+    # A resumed run without pending images starts no device, so it has neither warm-up nor peaks.
     if peaks := report.memory.peak_rss_bytes.values():
         table.caption += f", {report.warmup_s:.1f} s of warm-up before it"
         if report.compile_s >= _WORTH_TELLING_S:
@@ -180,7 +184,7 @@ def _rate(value: float | None) -> str:
 
 def _device_name(device: DeviceReport, report: RunReport) -> str:
     name = f"{device.name} {device.description}"
-    # Otherwise it stands beside the AP.
+    # Backend and precision are shown beside the AP unless the devices differ in them.
     is_mixed = "+" in report.backend or "+" in report.precision
     return f"{name} · {device.backend} {device.precision}" if is_mixed else name
 

@@ -1,12 +1,12 @@
-"""Preprocessing profiles: how an image is scaled and padded into a network input.
+"""Defines the preprocessing profiles, which scale and pad an image into a network input.
 
-A profile is part of what an accuracy figure means, so it is named in every report.
+An accuracy figure depends on the profile, so every report names it.
 
-Source: `modelzoo` is the vendor's offline-inference guide (fixed shape, what NPUs run), `upstream`
-is the validation script (val.py) of the reference implementation, which normalises and resizes in
-double because NumPy promotes its float32 image at the subtraction of the mean. `uint8` is
-`modelzoo` with the image kept in bytes up to the network, which then normalises by itself, as NPUs
-with AIPP do.
+Source: `modelzoo` follows the vendor's offline-inference guide (fixed shape, as NPUs run it).
+`upstream` follows the validation script (val.py) of the reference implementation, which normalises
+and resizes in double because NumPy promotes its float32 image at the subtraction of the mean.
+`uint8` is `modelzoo` with the image kept in bytes up to the network, which then normalises by
+itself, as NPUs with AIPP do.
 """
 
 from collections.abc import Mapping
@@ -21,20 +21,20 @@ from distributed_pose.records import Geometry
 STRIDE = 8
 BASE_HEIGHT = 368
 
-# The byte that is 0 after normalisation, `(x - 128) / 256`.
+# This byte becomes 0 by the normalisation `(x - 128) / 256`.
 MEAN_BYTE = 128
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Scale and canvas of a profile; sizes in input pixels.
+    """A preprocessing profile: scale, canvas and arithmetic. Sizes are in input pixels.
 
     Attributes:
-        name: the name in configurations and reports.
-        interpolation: OpenCV's constant for the resize.
-        fixed_width: width of the canvas; None where it follows the image.
+        name: name of the profile in configurations and reports.
+        interpolation: OpenCV's constant for the interpolation of the resize.
+        fixed_width: width of the canvas in input pixels; None if it follows the image.
         arithmetic: type that the image is normalised and resized in; uint8 for bytes that are
-            resized and fed to the network as they are.
+            resized and passed to the network without normalisation.
     """
 
     name: str
@@ -44,17 +44,17 @@ class Profile:
 
     @property
     def on_bytes(self) -> bool:
-        """Whether bytes are resized and fed to the network, and not normalised floats."""
+        """Whether the network input is made of resized bytes instead of normalised floats."""
         return self.arithmetic is np.uint8
 
     @property
     def input_dtype(self) -> type[np.float32 | np.uint8]:
-        """Type of the values of a network input."""
+        """The type of the values of a network input."""
         return np.uint8 if self.on_bytes else np.float32
 
     @property
     def padding(self) -> int:
-        """The value around the image in a network input."""
+        """The value of the pixels around the image in a network input."""
         return MEAN_BYTE if self.on_bytes else 0
 
     def scale(self, height: int, width: int) -> float:
@@ -68,19 +68,22 @@ class Profile:
         return (3, *self.canvas(resized_width))
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """Returns height and width of the resized image, which is at least a pixel."""
+        """Returns height and width of the resized image in input pixels, each at least 1."""
         scale = self.scale(height, width)
         return max(1, round(height * scale)), max(1, round(width * scale))
 
     def canvas(self, resized_width: int) -> tuple[int, int]:
-        """Returns height and width of the network input for a resized image."""
+        """Returns height and width of the network input for the width of a resized image."""
         if self.fixed_width is not None:
             return BASE_HEIGHT, self.fixed_width
         width = max(resized_width, BASE_HEIGHT)
         return BASE_HEIGHT, -(-width // STRIDE) * STRIDE
 
     def geometry(self, height: int, width: int) -> Geometry:
-        """Returns how an image lies in its input: centred, the smaller half at the top and left."""
+        """Returns the position of an image in its network input.
+
+        The image is centred. If the padding is odd, the smaller half is at the top and left.
+        """
         resized_height, resized_width = self.resized(height, width)
         canvas_height, canvas_width = self.canvas(resized_width)
         top, left = (canvas_height - resized_height) // 2, (canvas_width - resized_width) // 2
@@ -89,7 +92,7 @@ class Profile:
 
     @property
     def nominal_input(self) -> tuple[int, int]:
-        """Height and width of a typical network input, for warm-up."""
+        """The height and width of a typical network input, for warm-up."""
         return self.canvas(self.fixed_width or 656)
 
 
