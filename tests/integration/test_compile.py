@@ -261,7 +261,8 @@ def test_npus_give_the_processors_poses_and_the_model_is_compiled_once(
     )
     assert len(found) == len(expected) > 0
     for one, other in zip(found, expected, strict=True):
-        assert one["keypoints"] == pytest.approx(other["keypoints"])
+        # Half precision may move a peak to the next pixel.
+        assert one["keypoints"] == pytest.approx(other["keypoints"], abs=1.0)
     assert [line.count("--input_shape=data:2,") for line in lines(npus)[before:]] == [1]
     assert ("--insert_op_conf" in lines(npus)[-1]) is (profile == "uint8")
     assert {(d.backend, d.precision, d.description) for d in report.devices} == {
