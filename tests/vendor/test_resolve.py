@@ -110,7 +110,6 @@ def test_numpy_1_and_its_opencv_are_for_cann(usual: dict[str, dict[str, str]], n
         ("numpy<1.20", "cpu", "3.11", "numpy"),
         # What the documentation says of NPU hosts with a newer Python.
         ("", "cann", "3.13", "numpy"),
-        ("", "cpu", "3.10", "Python"),
     ],
 )
 def test_what_has_no_solution_is_an_error_that_says_why(
