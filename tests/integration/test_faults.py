@@ -161,7 +161,9 @@ SLOW = pytest.mark.slow
         pytest.param("reducers", "maps", faults.other_type_once, "with tuple", marks=SLOW),
         ("reducers", "maps", faults.answer_again, "grouped images"),
         pytest.param("reducers", "maps", faults.people_elsewhere, "not given", marks=SLOW),
-        pytest.param("reducers", "maps", faults.garbage_once, "detections that cannot be read", marks=SLOW),
+        pytest.param(
+            "reducers", "maps", faults.garbage_once, "detections that cannot be read", marks=SLOW
+        ),
         pytest.param("reducers", "maps", faults.not_finite_once, "not finite", marks=SLOW),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from distributed_pose.backends.base import Backend, InputBatch, NetworkOutput
+from distributed_pose.backends.base import Backend, Inference, InputBatch
 from distributed_pose.data.shards import detected_images, pack_detections, unpack_images
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.records import DeviceReady, WorkerSpec
@@ -143,23 +143,28 @@ class SoakedWorker(FaultyWorker):
 
     def start(self, spec: WorkerSpec, model: bytes) -> DeviceReady:
         ready = super().start(spec, model)
-        worker = cast("Any", self._worker)
-        worker._backend = _Moody(worker._backend)
+        pipeline = cast("Any", self._worker)._queue._pipeline
+        pipeline.backend = _Moody(pipeline.backend)
         return ready
 
 
-class _Moody:
+class _Moody(Backend):
     """A backend with a NaN now and then."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self.precision, self.description = backend.precision, backend.description
+        self.slots = backend.slots
 
-    def infer(self, batch: InputBatch) -> NetworkOutput:
-        maps = self._backend.infer(batch)
+    def submit(self, batch: InputBatch) -> None:
+        self._backend.submit(batch)
+
+    def collect(self) -> Inference:
+        answer = self._backend.collect()
         if _STATE.is_not_finite:
             _STATE.is_not_finite = False
-            maps.heatmaps_NKHW[-1, 3, 7, 11] = nan
-        return maps
+            answer.maps.heatmaps_NKHW[-1, 3, 7, 11] = nan
+        return answer
 
     def close(self) -> None:
         self._backend.close()
