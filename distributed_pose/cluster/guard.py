@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 from distributed_pose.cluster.address import head_answers
 from distributed_pose.errors import ExecutionError
+from distributed_pose.packages import is_installed
 
 _LOG = logging.getLogger(__name__)
 
@@ -67,13 +68,21 @@ class Watch:
         while not self._ended.wait(_LOOK_EVERY_S):
             now = monotonic()
             node_at = now if _accepts(self._cluster.node) else node_at
-            head_at = now if head_answers(self._cluster.head) else head_at
+            head_at = now if _head_answers(self._cluster.head) else head_at
             if now - node_at > _NODE_PATIENCE_S:
                 self.loss = "the Ray of this machine has ended"
             elif now - head_at > _HEAD_PATIENCE_S:
                 self.loss = f"the head of the Ray cluster, {self._cluster.head}, does not answer"
             if self.loss:
                 return
+
+
+def _head_answers(head: str) -> bool:
+    # A local Ray runs without the package of gRPC, and then only the head's port can be asked.
+    if is_installed("grpc"):
+        return head_answers(head)
+    host, _, port = head.rpartition(":")
+    return _accepts((host, int(port)))
 
 
 def _accepts(address: tuple[str, int]) -> bool:
