@@ -6,20 +6,20 @@ from distributed_pose.errors import SetupError
 
 
 def is_installed(module: str) -> bool:
-    """Returns whether a top-level module can be imported; nothing is loaded for it."""
+    """Returns whether a top-level module can be imported, without loading it."""
     return find_spec(module) is not None
 
 
 def require(module: str, *, extra: str, purpose: str) -> None:
-    """Checks that an optional package is there, without loading it.
+    """Checks that an optional package is installed, without loading it.
 
     Args:
-        module: that it is imported as.
-        extra: of this package that installs it.
-        purpose: what it is needed for, as the subject of the message.
+        module: name of the package in imports.
+        extra: extra of `distributed-pose` that installs the package.
+        purpose: purpose of the package, as the subject of the message.
 
     Raises:
-        SetupError: if it is not installed; names the command that installs it.
+        SetupError: if the package is missing; names the command that installs it.
     """
     if not is_installed(module):
         raise missing(module, extra=extra, purpose=purpose)
@@ -31,5 +31,5 @@ def missing(module: str, *, extra: str, purpose: str) -> SetupError:
 
 
 def install_hint(*extras: str) -> str:
-    """Returns the command that installs any one of some extras into an environment of ours."""
+    """Returns the command that installs one of the named extras."""
     return " or ".join(f"pip install 'distributed-pose[{extra}]'" for extra in extras)
