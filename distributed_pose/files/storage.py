@@ -214,8 +214,8 @@ def _check_answers(filesystem: Any, path: str, *, is_strict: bool) -> None:
     """Asks what is behind a URI whether a path exists, and waits for any answer.
 
     Args:
-        filesystem: of the URI.
-        path: on it.
+        filesystem: filesystem of the URI.
+        path: path on the filesystem.
         is_strict: whether every error counts. Azure's filesystem without credentials ends the
             process when a file is opened, and raises here.
 
