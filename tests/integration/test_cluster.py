@@ -200,6 +200,19 @@ def test_an_address_without_a_cluster_is_a_setup_error(
 
 
 @pytest.mark.slow
+def test_several_workers_share_each_card_and_answer_as_one(people: Dataset, tmp_path: Path) -> None:
+    config = people.config(engine="ray", devices="cuda:*", cuda={"workers_per_device": 2})
+    with two_nodes(npus=0, cpus=2, gpus=1):
+        report = evaluate(config, tmp_path / "shared")
+    assert [(device.name, device.id, device.physical_id) for device in report.devices] == [
+        (f"cuda:{card}{worker}", card, "0") for card in range(2) for worker in ("", ".1")
+    ]
+    evaluate(people.config(), tmp_path / "inline")
+    first, second = ((tmp_path / n / "detections.json").read_bytes() for n in ("shared", "inline"))
+    assert first == second
+
+
+@pytest.mark.slow
 def test_each_actor_has_its_own_device_where_ray_is_told_to_hide_none(
     stage: Stage, crowd: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

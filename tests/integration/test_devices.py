@@ -126,19 +126,6 @@ def test_a_device_that_is_not_there_is_a_setup_error_that_lists_what_is(people: 
         evaluate(people.config(engine="ray", devices="npu:4"))
 
 
-@pytest.mark.slow
-def test_several_workers_share_each_card_and_answer_as_one(people: Dataset, tmp_path: Path) -> None:
-    config = people.config(engine="ray", devices="cuda:*", cuda={"workers_per_device": 2})
-    with two_nodes(npus=0, cpus=2, gpus=1):
-        report = evaluate(config, tmp_path / "shared")
-    assert [(device.name, device.id, device.physical_id) for device in report.devices] == [
-        (f"cuda:{card}{worker}", card, "0") for card in range(2) for worker in ("", ".1")
-    ]
-    evaluate(people.config(), tmp_path / "inline")
-    first, second = ((tmp_path / n / "detections.json").read_bytes() for n in ("shared", "inline"))
-    assert first == second
-
-
 @pytest.mark.usefixtures("npus")
 def test_each_node_is_asked_which_backends_can_run_its_devices(people: Dataset) -> None:
     found = survey_all(people.config(backend="auto", engine="ray"))
