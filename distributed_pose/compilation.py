@@ -216,13 +216,13 @@ def _check_owner(path: Path) -> None:
     if not os.path.lexists(path) and not os.path.lexists(card):
         return
     try:
-        told = json.loads(read_regular(card, MAX_CARD_BYTES))["sha256"]
-        is_own = told == sha256_hex(read_regular(path, MAX_MODEL_BYTES))
+        stated = json.loads(read_regular(card, MAX_CARD_BYTES))["sha256"]
+        is_own = stated == sha256_hex(read_regular(path, MAX_MODEL_BYTES))
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         is_own = False
     if not is_own:
         raise SetupError(
-            f"{path} or {card.name} is there already, and no artifact with its card",
+            f"{path} or {card.name} already exists and is not an artifact with its card",
             "choose another --output, or remove them",
         )
 

@@ -152,7 +152,9 @@ class AscendBackend(Backend):
         try:
             self._held.give_back()
         except AclError as error:
-            raise ExecutionError(f"the NPU was not left clean: {error}", error.hint) from None
+            raise ExecutionError(
+                f"the NPU's resources are not all released: {error}", error.hint
+            ) from None
 
     def _take_device(self, index: int) -> None:
         initialise()

@@ -1,4 +1,4 @@
-"""The parts that backends on CUDA devices share, whichever runtime they use.
+"""The parts that backends on CUDA devices share, for any runtime.
 
 Array legend: N images, H and W network input size in pixels.
 """

@@ -1,4 +1,4 @@
-"""The inputs and outputs of an `.om` (a model compiled for Ascend), whichever runtime loads it.
+"""The inputs and outputs of an `.om` (a model compiled for Ascend), for any runtime.
 
 Array legend: N images, H and W network input size in pixels, 3 the channels blue, green, red.
 """
@@ -30,7 +30,7 @@ class OmInput:
     """The image input of an `.om`, which has one image size and one or a few batch sizes.
 
     Attributes:
-        port: input with shape [None, 3, H, W], whatever the layout in memory.
+        port: input with shape [None, 3, H, W], also if the layout in memory is [N, H, W, 3].
         channels_last: whether the layout in memory is [N, H, W, 3], as with AIPP.
         batch_sizes: batch sizes that the model was compiled for, ascending.
     """
@@ -66,7 +66,7 @@ class OmInput:
             raise SetupError(error.message, self._hint(batch)) from None
 
     def chunks(self, images: int) -> list[Chunk]:
-        """Splits a batch into chunks of the largest size, and a last one of the least that fits."""
+        """Splits a batch into chunks of the largest size; the last has the smallest that fits."""
         largest = self.batch_sizes[-1]
         starts = range(0, images, largest)
         parts = [(start, min(start + largest, images)) for start in starts]

@@ -1,4 +1,4 @@
-"""Finds what a machine lacks to compile for an Ascend chip with CANN, or to run on one.
+"""Finds the missing requirements to compile for an Ascend chip with CANN, or to run on one.
 
 The compiler calls the first `python3` in PATH, whose packages must be older than those of this
 program.
@@ -139,7 +139,7 @@ def _chip_lack(cann: Cann, soc: str) -> Lack | None:
     if is_known:
         return None
     known = ", ".join(cann.chips[:8]) + ", ..." * (len(cann.chips) > 8)
-    found = str(cann) + (f", which knows {known}" if known else "")
+    found = str(cann) + (f", which supports {known}" if known else "")
     is_old = cann.version and cann.number < first
     newer = f"install CANN {first[0]}.{first[1]} or newer" if is_old else "install another CANN"
     return Lack(f"a compiler for {soc}", found, f"{newer}, or correct npu.soc")

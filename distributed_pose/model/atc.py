@@ -203,7 +203,7 @@ def run_atc(order: AtcOrder, onnx: bytes) -> tuple[bytes, AtcRun]:
         onnx: serialised ONNX with a float32 input, even if the order uses AIPP.
 
     Raises:
-        SetupError: if CANN or something that it needs is not installed, or the compiler fails or
+        SetupError: if CANN or one of its requirements is not installed, or the compiler fails or
             does not write exactly one model.
     """
     cann = find_cann()
@@ -231,7 +231,7 @@ def toolchain_version() -> str:
 
 
 def _run(command: list[str], folder: Path, environment: Mapping[str, str]) -> None:
-    # The compiler is looked up in the PATH of CANN's environment, whatever this process's PATH is.
+    # The compiler is looked up in the PATH of CANN's environment, and not in this process's.
     program = shutil.which(command[0], path=environment["PATH"]) or command[0]
     try:
         answer = subprocess.run(  # noqa: S603 - a list of arguments, through no shell
@@ -246,7 +246,7 @@ def _run(command: list[str], folder: Path, environment: Mapping[str, str]) -> No
     except OSError as error:
         raise SetupError(
             f"atc, the Ascend compiler, cannot be run: {error.strerror}",
-            "see that CANN's toolkit is installed for this machine's processor",
+            "check that CANN's toolkit is installed for this machine's processor",
         ) from None
     if answer.returncode:
         raise SetupError(
@@ -267,7 +267,7 @@ def _result(folder: Path, command: list[str]) -> bytes:
     files = sorted(folder.glob("*.om"))
     if len(files) != 1:
         raise SetupError(
-            f"atc said that it succeeded and wrote {len(files)} .om files",
+            f"atc reported success but wrote {len(files)} .om files",
             f"the command was {shlex.join(command)}",
         )
     return files[0].read_bytes()

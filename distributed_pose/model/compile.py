@@ -109,7 +109,7 @@ def cache_name(
 def _key_parts(
     source: ModelSource, order: CompileSpec, maker: Compiler, calibration: Calibration | None
 ) -> dict[str, Any]:
-    # An artifact that takes any batch size is the same whichever sizes the order lists.
+    # An artifact that takes any batch size does not depend on the sizes that the order lists.
     sizes = order.batch_sizes if maker.needs_device else ()
     # The driver identifies an engine's GPU, since other sources of its name differ.
     is_engine = order.backend == "onnxruntime:tensorrt"

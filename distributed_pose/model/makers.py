@@ -104,7 +104,7 @@ def atc_order(input_name: str, order: CompileSpec) -> "AtcOrder":
     height, width = fixed_input(order.profile)
     if not order.target:
         raise ConfigError(
-            "npu.soc is not set, and the node does not tell which chip it has",
+            "npu.soc is not set, and the node does not report its chip",
             "set npu.soc=310P3 (see `npu-smi info`), or start the node with "
             "`ray start --labels soc=310P3`",
         )
@@ -146,7 +146,7 @@ def _make_int8(
     if is_quantised(parse(content)):
         return CompilerOutput(content, _onnx_version())
     if calibration is None:
-        raise SetupError("int8 needs images to calibrate with", "set data.images")
+        raise SetupError("int8 needs images for calibration", "set data.images")
     # Imported only here, because it loads a runtime and a statistics library.
     from distributed_pose.model.quantise import quantise
 

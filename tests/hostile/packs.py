@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distributed_pose.data.sources import PACKED
+from distributed_pose.data.packed_images import PACKED
 from tests.hostile.cases import HOSTILE_NAMES, SIZE, Case, annotations, damaged, dataset_settings
 from tests.image_files import encode, picture
 

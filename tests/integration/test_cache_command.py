@@ -106,9 +106,9 @@ def test_a_missing_cache_is_an_empty_one(
 @pytest.mark.parametrize(
     ("options", "limit", "told"),
     [
-        (["--all"], "5GB", "--all goes with --prune"),
-        ([], "plenty", f"{LIMIT_VARIABLE}=plenty is no size (set it to a size such as 500MB"),
-        (["--prune"], "-5GB", f"{LIMIT_VARIABLE}=-5GB is no size"),
+        (["--all"], "5GB", "--all requires --prune"),
+        ([], "plenty", f"{LIMIT_VARIABLE}=plenty is not a size (set it to a size such as 500MB"),
+        (["--prune"], "-5GB", f"{LIMIT_VARIABLE}=-5GB is not a size"),
     ],
 )
 def test_wrong_usage_is_one_line_with_exit_code_2(

@@ -170,7 +170,7 @@ def test_a_library_has_no_command_to_show(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (["--for", "tpu"], "no such target.*known: ascend310, .*tensorrt"),
-        (["--for", "ascendx"], "x is no Ascend chip"),
+        (["--for", "ascendx"], "x is not an Ascend chip"),
         (["--for", "cuda", "--precision", "int8"], "precision: int8 is not available"),
         (["--for", "onnxruntime", "--precision", "int8"], "none is converted for it"),
         (["--for", "onnxruntime", "--precision", "f16"], "none is converted for it"),

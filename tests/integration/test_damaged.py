@@ -127,7 +127,7 @@ def test_the_terminal_says_how_many_and_the_first_of_them(
     assert code == 0
     text = " ".join(out.split())
     first = f"{names[0][1]} ({REASON})"
-    assert f"3 images are damaged and used all the same: {first}" in text
+    assert f"3 images are damaged and evaluated nevertheless: {first}" in text
     assert "libjpeg" not in err
     assert "Corrupt" not in err
     code, out, err = run("evaluate", *(f"--set={key}" for key in [*keys, "data.damaged=fail"]))
@@ -145,7 +145,9 @@ def test_the_guides_preprocessing_names_damaged_images(
     assert code == 0
     assert "12 images" in out
     (line,) = caplog.messages
-    assert line.startswith(f"3 images are damaged and used all the same: {names[0][1]} ({REASON})")
+    assert line.startswith(
+        f"3 images are damaged and evaluated nevertheless: {names[0][1]} ({REASON})"
+    )
 
 
 def test_damaged_images_in_packed_shards_are_named(

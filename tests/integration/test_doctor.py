@@ -61,7 +61,7 @@ def test_this_machine_can_run_a_model_on_its_processor(run: Run) -> None:
     _, out, _ = run("doctor", "--set", "devices=cpu")
     answer = Answer(out)
     assert answer.taken == ["openvino"]
-    assert answer.backends["openvino"] == "ready, taken"
+    assert answer.backends["openvino"] == "ready, used"
     assert answer.backends["onnxruntime:cpu"] == "ready"
     assert answer.backends["torch:cpu"] == "ready, for checkpoints (.pth) alone"
     assert answer.backends["clusters"] == "ready"
@@ -76,7 +76,7 @@ class TestNpuHost:
         assert answer.taken == ["openvino"]
         assert answer.backends["ascend"] == "lacks CANN [1]"
         assert "0 of 1 devices can run a model" in answer.output
-        assert "cpu:0: processor, this machine, used where there is no accelerator" in answer.output
+        assert "cpu:0: processor, this machine, used only without an accelerator" in answer.output
 
     def test_whose_cann_is_not_in_the_environment_is_told_the_script_to_source(
         self, ask: Ask, host: Host
@@ -205,7 +205,7 @@ class TestGpuHost:
         host.torch("2.13.0", "12.8")
         answer = ask(code=0)
         assert answer.taken == ["torch:cuda", "openvino"]
-        assert answer.backends["torch:cuda"] == "ready, taken, for checkpoints (.pth) alone"
+        assert answer.backends["torch:cuda"] == "ready, used, for checkpoints (.pth) alone"
 
     def test_that_has_pytorch_alone_has_nothing_for_an_onnx_model(
         self, ask: Ask, host: Host

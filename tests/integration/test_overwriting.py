@@ -273,7 +273,7 @@ def test_an_artifact_does_not_replace_another_file(run: Run, inputs: Path) -> No
     card.write_text("mine")
     code, _, err = run(*command)
     assert code == 3
-    assert "is there already, and no artifact with its card" in err
+    assert "already exists and is not an artifact with its card" in err
     assert card.read_text() == "mine"
 
 

@@ -179,7 +179,7 @@ def test_an_export_has_the_outputs_of_all_stages_or_of_the_last(
 
 
 def test_an_onnx_file_is_not_exported(direct: Path, tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match=r"three\.onnx is no checkpoint"):
+    with pytest.raises(SetupError, match=r"three\.onnx is not a checkpoint"):
         command("export", direct, tmp_path / "again.onnx")
 
 

@@ -35,7 +35,7 @@ def test_a_store_that_says_nothing_is_an_error_within_a_minute(
         )
     assert answer.returncode == 3
     assert answer.stderr.startswith(f"error: cannot open {scheme}://***@bucket")
-    assert "no answer within 20 s (see data.annotations)" in answer.stderr
+    assert "no answer within 20 s (check data.annotations)" in answer.stderr
     assert time.monotonic() - start < 60
 
 

@@ -194,5 +194,5 @@ def test_a_job_that_is_cut_short_reports_what_is_done_and_how_to_go_on(
     code, log = slurm.finish(job)
     assert code == "4:0", log
     assert "error: stopped, " in log
-    assert "go on with: " in log
+    assert "resume with: " in log
     assert not json.loads((tmp_path / "run" / "report.json").read_text())["complete"]

@@ -146,7 +146,7 @@ def cycle(kind: str, name: str, position: int | None) -> list[str]:
     assert all(isinstance(error, PoseEvalError) for error in errors), where
     assert bool(errors) == (position is not None), where
     # Calls without a code answer 0, no name or -1.
-    told = (str(fake.INJECTED), "it answered nothing", "not known: -1")
+    told = (str(fake.INJECTED), "it returned nothing", "not known: -1")
     assert all(any(text in str(error) for text in told) for error in errors), where
     assert fake.violations == [], where
     if name == "fail_at":

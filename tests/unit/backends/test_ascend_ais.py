@@ -160,7 +160,7 @@ def test_batch_sizes_are_read_from_the_file_or_else_tried(fake: ModuleType) -> N
     assert fake.calls.count("set_dynamic_batchsize") == 1 + 4 + 1
     assert fake.batches == [4, 4]
     fake.release = 2023
-    with pytest.raises(SetupError, match=r"neither the \.om nor this ais_bench tells the sizes"):
+    with pytest.raises(SetupError, match=r"neither the \.om nor this ais_bench reports the sizes"):
         opened(om(network(), (1, 2, 4), command=""))
 
 

@@ -155,7 +155,7 @@ def test_an_engine_tells_its_precision_by_its_label() -> None:
 
 
 def test_what_is_no_onnx_is_refused() -> None:
-    with pytest.raises(SetupError, match="no valid ONNX"):
+    with pytest.raises(SetupError, match="not valid ONNX"):
         parse(b"no model")
 
 

@@ -170,7 +170,7 @@ def test_a_limit_that_is_none_removes_nothing_and_is_told(
     monkeypatch.setenv(LIMIT_VARIABLE, "plenty")
     make_room()
     assert entry.exists()
-    assert f"{LIMIT_VARIABLE}=plenty is no size" in caplog.text
+    assert f"{LIMIT_VARIABLE}=plenty is not a size" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 PRELUDE = """
 import os, signal, sys, time
-from distributed_pose.cli.supervise import run_supervised, tell_output
+from distributed_pose.cli.supervise import run_supervised, report_output
 
 def main():
 """
@@ -67,12 +67,12 @@ def test_a_run_that_ends_without_a_word_is_summed_up_by_the_same_command(tmp_pat
 if "--sum-up" in sys.argv:
     print(sys.argv[1:])
     sys.exit(4)
-tell_output("runs/x y")
+report_output("runs/x y")
 os.kill(os.getpid(), signal.SIGKILL)
 """
     code, out, err = run(body, "evaluate", "--restart", folder=tmp_path)
     assert (code, err) == (4, "")
-    reason = "SIGKILL, as when memory runs out"
+    reason = "SIGKILL, which happens when memory runs out"
     assert out == f"{['evaluate', '--output', 'runs/x y', '--sum-up', reason]}\n"
 
 

@@ -150,7 +150,7 @@ def test_a_bare_state_dict_of_one_stage_has_nothing_to_tell(weights: State) -> N
 @pytest.mark.parametrize(
     ("form", "unused", "note"),
     [
-        ("DataParallel", (), "the prefix module. was taken off all names"),
+        ("DataParallel", (), "the prefix module. was removed from all names"),
         ("twice DataParallel", (), "the prefix module.module. was"),
         ("another key", ("optimizer", "epoch"), "those under model_state_dict"),
         ("average in its own key", ("ema",), "copies of the network not used: ema."),
@@ -465,7 +465,7 @@ def test_a_tensor_that_claims_more_than_the_file_holds_is_refused(
     else:
         changed = replaced_number(content, 1009, claimed)
     text = refusal(changed)
-    assert "is damaged or cut off" in text or "more memory than there is" in text
+    assert "is damaged or cut off" in text or "more memory than is available" in text
 
 
 @pytest.mark.parametrize(

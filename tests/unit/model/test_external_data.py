@@ -194,7 +194,7 @@ def test_a_location_outside_the_models_folder_is_refused(
 ) -> None:
     place(path)
     # Until Python 3.12 a circle of links has no path, from 3.13 on it has one that cannot be read.
-    why = "no file in the model's folder" + "|levels of symbolic links" * (place is in_a_circle)
+    why = "not a file in the model's folder" + "|levels of symbolic links" * (place is in_a_circle)
     expected = rf"model.onnx: tensor 'heatmaps\.weight' lies in .*({why})"
     with pytest.raises(SetupError, match=expected):
         load_source(path)
@@ -228,9 +228,9 @@ def make_device(path: Path) -> None:
     [
         (remove, f"{DATA}, which cannot be read: No such file"),
         (shorten, rf"is bytes \d+ to \d+ of .*{DATA}, which has \d+"),
-        (make_pipe, f"{DATA}, which is no regular file"),
-        (make_folder, f"{DATA}, which is no regular file"),
-        (make_device, "no file in the model's folder"),
+        (make_pipe, f"{DATA}, which is not a regular file"),
+        (make_folder, f"{DATA}, which is not a regular file"),
+        (make_device, "not a file in the model's folder"),
     ],
 )
 def test_a_file_that_does_not_hold_the_weights_is_named(
@@ -245,12 +245,12 @@ def test_a_file_that_does_not_hold_the_weights_is_named(
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"offset": "-1"}, "offset '-1', which is no count"),
-        ({"offset": "9" * 40}, "offset '9+', which is no count"),
-        ({"offset": "٣"}, "which is no count"),
+        ({"offset": "-1"}, "offset '-1', which is not a number"),
+        ({"offset": "9" * 40}, "offset '9+', which is not a number"),
+        ({"offset": "٣"}, "which is not a number"),
         ({"offset": str(10**15)}, r"is bytes 10+ to \d+ of"),
         ({"length": "1"}, r"has '1' bytes .*, and its shape and type take 14592"),
-        ({"length": "all"}, "length 'all', which is no count"),
+        ({"length": "all"}, "length 'all', which is not a number"),
     ],
 )
 def test_offsets_and_lengths_out_of_range_are_refused(

@@ -132,10 +132,10 @@ BYTES = port("data", "n", 3, "h", "w", dtype=TensorProto.UINT8)
             model((helper.make_node("Constant", [], ["maps"], value=KERNEL),), ()),
             "0 inputs",
         ),
-        (model((CONV_FLOATS,)), "no valid ONNX: .*floats"),
-        (model()[:-50], "no valid ONNX"),
-        (b"no model", "no valid ONNX"),
-        (b"", "no valid ONNX"),
+        (model((CONV_FLOATS,)), "not valid ONNX: .*floats"),
+        (model()[:-50], "not valid ONNX"),
+        (b"no model", "not valid ONNX"),
+        (b"", "not valid ONNX"),
     ],
 )
 def test_a_model_without_one_float_image_is_refused(content: bytes, message: str) -> None:

@@ -77,7 +77,7 @@ def tar() -> bytes:
     ("content", "told"),
     [
         (b"", "is empty"),
-        (b"weights", "is no model file of a known format"),
+        (b"weights", "is not a model file of a known format"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
             "a Git LFS pointer.*lfs pull",
@@ -111,14 +111,16 @@ def test_a_file_of_a_terabyte_is_not_read(tmp_path: Path, start: bytes) -> None:
     path = tmp_path / "a.pth"
     path.write_bytes(start)
     os.truncate(path, 2**40)
-    with pytest.raises(SetupError, match=r"a\.pth(: it has 1099511627776 bytes| is no model file)"):
+    with pytest.raises(
+        SetupError, match=r"a\.pth(: it has 1099511627776 bytes| is not a model file)"
+    ):
         load_source(path)
 
 
 def test_stages_of_what_is_no_checkpoint_are_a_config_error(tmp_path: Path) -> None:
     path = save_constant_model(tmp_path / "a.onnx")
     assert load_source(path).refinement_stages is None
-    told = r"model\.refinement_stages=2 is for checkpoints, and .*a\.onnx is none"
+    told = r"model\.refinement_stages=2 applies only to checkpoints, and .*a\.onnx is not one"
     with pytest.raises(ConfigError, match=told):
         load_source(path, 2)
 

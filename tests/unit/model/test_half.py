@@ -143,5 +143,5 @@ def test_a_network_whose_intermediate_values_are_out_of_range_is_refused(
 
 @pytest.mark.parametrize("content", [b"", b"no model"])
 def test_what_is_no_model_is_refused(content: bytes) -> None:
-    with pytest.raises(SetupError, match="no valid ONNX"):
+    with pytest.raises(SetupError, match="not valid ONNX"):
         to_half(content)

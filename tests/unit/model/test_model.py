@@ -341,7 +341,7 @@ def test_a_checkpoint_is_exported_once_and_kept_by_content(
     [
         ("missing.onnx", "cannot read .*missing.onnx"),
         ("missing.pth", "cannot read .*missing.pth"),
-        ("model.txt", "model.txt is no model file .*ONNX file, a checkpoint .*or an .om"),
+        ("model.txt", "model.txt is not a model file .*ONNX file, a checkpoint .*or an .om"),
     ],
 )
 def test_what_is_no_model_file_is_named(tmp_path: Path, name: str, message: str) -> None:

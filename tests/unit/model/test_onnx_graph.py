@@ -26,7 +26,9 @@ def port(name: str, *shape: int | str, dtype: int = TensorProto.FLOAT) -> ValueI
 @pytest.mark.parametrize("content", [b"", b"no model", b"\xff\xff", model()[:-2] + b"\xff"])
 @pytest.mark.parametrize("read", [parse, parse_checked, ports, input_ports])
 def test_what_is_no_onnx_has_one_message(content: bytes, read: Callable[[bytes], object]) -> None:
-    with pytest.raises(SetupError, match=r"the model is no valid ONNX: .*see model.path") as caught:
+    with pytest.raises(
+        SetupError, match=r"the model is not valid ONNX: .*check model.path"
+    ) as caught:
         read(content)
     assert "\n" not in str(caught.value)
 
