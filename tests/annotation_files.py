@@ -1,4 +1,4 @@
-"""COCO keypoint files for tests: a good one, the traits that tools give them, and pycocotools."""
+"""COCO keypoint files for tests: a valid one, the variants that tools write, and pycocotools."""
 
 import contextlib
 import copy

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: the shared reference data, and a small dataset made on the spot."""
+"""Fixtures of all tests: the shared reference data, and a small rendered dataset."""
 
 import atexit
 import json

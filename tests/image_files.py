@@ -1,4 +1,4 @@
-"""Image files of every kind, small and made by hand where OpenCV writes none such."""
+"""Small image files of every kind, composed by hand where OpenCV cannot write them."""
 
 import struct
 import zlib

@@ -1,4 +1,4 @@
-"""A small network that can be quantised, and what its tests need."""
+"""A small network that can be quantised, and helpers of its tests."""
 
 from importlib.util import find_spec
 

@@ -1,4 +1,4 @@
-"""A small S3: enough of the protocol for pyarrow, in memory, for tests alone."""
+"""An S3 server in memory, with the part of the protocol that pyarrow uses."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What only a card can show; skipped where there is none."""
+"""Backends on a real NVIDIA card; skipped on machines without one."""
 
 from time import perf_counter_ns
 
@@ -100,7 +100,7 @@ def difference(found: NetworkOutput, wanted: NetworkOutput) -> float:
 
 
 @pytest.mark.parametrize(("name", "precision"), EVERY)
-def test_maps_are_those_of_the_cpu_within_the_precision_that_is_told(
+def test_maps_equal_those_of_the_cpu_within_the_reported_precision(
     models: dict[str, bytes], name: str, precision: str
 ) -> None:
     backend = opened(models, name, precision)
@@ -115,7 +115,7 @@ def test_maps_are_those_of_the_cpu_within_the_precision_that_is_told(
 
 
 @pytest.mark.parametrize(("name", "precision"), EVERY)
-def test_a_batch_is_answered_alike_at_its_first_and_at_later_times(
+def test_a_batch_gets_the_same_answer_at_its_first_and_at_later_runs(
     models: dict[str, bytes], name: str, precision: str
 ) -> None:
     backend = opened(models, name, precision)
@@ -131,7 +131,7 @@ def test_a_batch_is_answered_alike_at_its_first_and_at_later_times(
 
 
 @pytest.mark.parametrize(("name", "precision"), EVERY)
-def test_a_card_is_told_by_its_name_and_freed_twice(
+def test_a_backend_reports_the_cards_name_and_can_be_closed_twice(
     models: dict[str, bytes], name: str, precision: str
 ) -> None:
     backend = opened(models, name, precision)
@@ -167,7 +167,7 @@ def test_bytes_are_normalised_on_the_card(models: dict[str, bytes], name: str) -
     assert difference(found, wanted) < TOLERANCES["f16"]
 
 
-def test_a_card_that_is_not_there_is_a_setup_error(models: dict[str, bytes]) -> None:
+def test_a_missing_card_is_a_setup_error(models: dict[str, bytes]) -> None:
     if not torch.cuda.is_available():
         pytest.skip(f"PyTorch {torch.__version__} finds no CUDA device")
     options = BackendOptions(index=torch.cuda.device_count())
@@ -226,7 +226,7 @@ def test_starting_a_batch_does_not_wait_for_its_execution(
 
 
 @pytest.mark.parametrize(("name", "precision"), EVERY)
-def test_nothing_is_tuned_once_a_size_is_prepared(
+def test_nothing_is_tuned_after_a_size_is_prepared(
     models: dict[str, bytes], name: str, precision: str
 ) -> None:
     backend = opened(models, name, precision)
@@ -247,7 +247,7 @@ def test_sweeps_free_the_memory_of_earlier_sizes(models: dict[str, bytes]) -> No
     assert torch.cuda.memory_reserved() < before * 1.5
 
 
-def test_pytorch_answers_in_the_halves_that_it_computes(models: dict[str, bytes]) -> None:
+def test_pytorch_returns_half_precision_if_it_computes_in_it(models: dict[str, bytes]) -> None:
     found = opened(models, "torch:cuda", "f16").infer(batch(1))
     assert {array.dtype for array in found} == {np.dtype(np.float16)}
 
@@ -268,14 +268,14 @@ def test_each_size_of_a_sweep_has_an_engine_in_the_artifact(models: dict[str, by
         assert difference(backend.infer(batch(count)), wanted) < TOLERANCES["f16"]
 
 
-def test_an_engines_key_knows_card_driver_and_tensorrt() -> None:
+def test_the_key_of_an_engine_depends_on_card_driver_and_tensorrt() -> None:
     assert "compute capability" in cuda_device_facts(0)
     assert "cuda-driver" in cuda_device_facts(0)
     if can_load("onnxruntime:tensorrt"):
         assert loaded_tensorrt_version().startswith("10.")
 
 
-def test_two_backends_on_one_card_answer_as_one(models: dict[str, bytes]) -> None:
+def test_two_backends_on_one_card_return_the_answers_of_one(models: dict[str, bytes]) -> None:
     first, second = (opened(models, "torch:cuda", "f16") for _ in range(2))
     for backend in (first, second):
         backend.prepare(batch(BATCH_SIZE))

@@ -1,4 +1,4 @@
-"""What tests of the Ascend paths share: a network, its `.om`, and stand-ins to be imported."""
+"""Shared by the tests of the Ascend paths: a network, its `.om`, and fakes to be imported."""
 
 import importlib
 import os

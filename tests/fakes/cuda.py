@@ -1,4 +1,4 @@
-"""CUDA's driver library, in so far as the package calls it, on a clock of its own.
+"""A fake of CUDA's driver library with the functions that the package calls.
 
 Memory of the device is memory of the host, and work is done as soon as it is submitted. What takes
 time is recorded: each stream does one thing after another, and so do the engine that copies in, the

@@ -1,4 +1,4 @@
-"""The `.om` of the fakes: what the real one says of itself, then the ONNX that it was made from.
+"""The `.om` of the fakes: a description as in a real one, followed by its ONNX model.
 
 It begins as the real one does: a header of 256 bytes and attributes in protobuf's encoding, among
 them the compiler's command line. It is computed by ONNX Runtime in single precision; where it is

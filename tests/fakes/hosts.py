@@ -1,4 +1,4 @@
-"""Machines with cards, as far as files, tools, libraries and variables make them."""
+"""Emulates machines with cards by files, tools, libraries and variables."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Shared libraries that stand in for a vendor's: compiled here, with the names that count."""
+"""Compiles fakes of vendors' shared libraries, with the symbols that the package looks up."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""PyTorch's CUDA, in so far as the package calls it, on memory and kernels of the processor.
+"""A fake of PyTorch's CUDA with the functions that the package calls, on the CPU.
 
 What a graph replays is told to it by the test, since a capture does not see it here.
 """

@@ -1,4 +1,4 @@
-"""The command `cache`."""
+"""The command `cache` shows the contents of the cache and frees it."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def contents(run: Run, *arguments: str) -> dict[str, Any]:
     return found
 
 
-def test_it_shows_what_there_is_and_changes_nothing(run: Run, cache: Path) -> None:
+def test_it_shows_the_contents_and_changes_nothing(run: Run, cache: Path) -> None:
     entry = add("one")
     (cache / "models" / "0123456789abcdef").mkdir()
     before = sorted(cache.rglob("*"))
@@ -71,7 +71,7 @@ def test_json_has_folder_limit_and_each_kind(run: Run, cache: Path) -> None:
     }
 
 
-def test_pruning_frees_what_is_over_the_limit_and_all_frees_the_rest(
+def test_prune_removes_entries_over_the_limit_and_all_removes_the_rest(
     run: Run, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = add("old", age_s=60), add("new")
@@ -85,7 +85,7 @@ def test_pruning_frees_what_is_over_the_limit_and_all_frees_the_rest(
     assert list((cache / "models").iterdir()) == []
 
 
-def test_what_is_in_use_stays_and_is_shown(run: Run) -> None:
+def test_entries_in_use_are_kept_and_shown(run: Run) -> None:
     entry = add("used")
     with in_use(entry):
         found = contents(run, "--prune", "--all")

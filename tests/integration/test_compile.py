@@ -1,4 +1,4 @@
-"""From a model to artifacts, and from artifacts to runs, with stand-ins for what vendors ship."""
+"""Models are compiled to artifacts and run, with fakes of the vendors' tools."""
 
 import json
 import os
@@ -137,7 +137,7 @@ def test_precision_and_profile_are_those_of_the_configuration_unless_given(
     assert "--fp16" in command(*start, "tensorrt", *options, "--precision", "f16")
 
 
-def test_an_engine_for_several_sizes_takes_single_images_too(
+def test_an_engine_for_several_sizes_also_takes_single_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -160,7 +160,7 @@ def test_a_checkpoint_is_exported_before_the_vendors_command(
     assert "--model=a/b.onnx" in told[-1]
 
 
-def test_a_library_has_no_command_to_show(tmp_path: Path) -> None:
+def test_a_target_that_a_library_compiles_has_no_command_to_print(tmp_path: Path) -> None:
     path = save_constant_model(tmp_path / "M.onnx")
     with pytest.raises(ConfigError, match="openvino is compiled by a library"):
         command("compile", path, "--for", "openvino", "--dry-run")
@@ -180,7 +180,7 @@ def test_a_library_has_no_command_to_show(tmp_path: Path) -> None:
         (["--for", "tensorrt", "--profile", "uint8", "--dry-run"], "normalises by itself"),
     ],
 )
-def test_what_cannot_be_compiled_is_a_config_error(
+def test_a_target_that_cannot_be_compiled_for_is_a_config_error(
     tmp_path: Path, options: list[str], message: str
 ) -> None:
     path = save_constant_model(tmp_path / "M.onnx")
@@ -199,7 +199,7 @@ def test_without_the_vendors_compiler_the_error_names_it(
         command("compile", path, "--for", "ascend310p3")
 
 
-def test_data_that_is_named_by_half_is_not_replaced_by_the_demos(tmp_path: Path) -> None:
+def test_data_without_annotations_is_not_completed_by_the_demo(tmp_path: Path) -> None:
     path = save_constant_model(tmp_path / "M.onnx")
     options = ["--for", "openvino", "--precision", "int8", "--set", f"data.images={tmp_path}"]
     with pytest.raises(ConfigError, match=r"data\.annotations is not set"):
@@ -209,7 +209,7 @@ def test_data_that_is_named_by_half_is_not_replaced_by_the_demos(tmp_path: Path)
 @pytest.mark.slow
 @needs_nncf
 @needs_int8
-def test_an_image_that_is_broken_counts_for_int8_and_float_alike(
+def test_a_broken_image_counts_equally_for_int8_and_float(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -224,7 +224,7 @@ def test_an_image_that_is_broken_counts_for_int8_and_float_alike(
     assert "images 3, f32 " in told
 
 
-def test_an_artifact_is_made_once_and_its_card_tells_how(
+def test_an_artifact_is_made_once_and_its_card_describes_how(
     model: Path, cann: Path, tmp_path: Path
 ) -> None:
     before = len(lines(cann))
@@ -247,7 +247,7 @@ def test_an_artifact_is_made_once_and_its_card_tells_how(
 
 
 @pytest.mark.parametrize("profile", ["modelzoo", pytest.param("uint8", marks=pytest.mark.slow)])
-def test_npus_give_the_processors_poses_and_the_model_is_compiled_once(
+def test_npus_return_the_poses_of_the_cpu_and_the_model_is_compiled_once(
     people: Dataset, model: Path, npus: Path, tmp_path: Path, profile: str
 ) -> None:
     before = len(lines(npus))
@@ -273,7 +273,7 @@ def test_npus_give_the_processors_poses_and_the_model_is_compiled_once(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("npus")
-def test_an_om_is_run_as_it_is(people: Dataset, model: Path, tmp_path: Path) -> None:
+def test_an_om_is_run_unchanged(people: Dataset, model: Path, tmp_path: Path) -> None:
     command("compile", model, "--for", "ascend310p3", "--batch", 4, "--output", tmp_path)
     (path,) = tmp_path.glob("*.om")
     values = {"model": {"path": path}, "data": IMAGES, "batch_size": 4, "engine": "ray"}
@@ -285,7 +285,7 @@ def test_an_om_is_run_as_it_is(people: Dataset, model: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("npus")
-def test_a_chip_that_the_compiler_cannot_serve_is_a_setup_error_that_names_the_device(
+def test_a_chip_that_the_compiler_does_not_support_is_a_setup_error_that_names_the_device(
     people: Dataset, model: Path
 ) -> None:
     values = {"model": {"path": model}, "data": IMAGES, "engine": "ray", "devices": "npu:*"}
@@ -296,7 +296,7 @@ def test_a_chip_that_the_compiler_cannot_serve_is_a_setup_error_that_names_the_d
 
 
 @pytest.mark.slow
-def test_pytorch_gives_the_poses_of_onnx_runtime(people: Dataset, tmp_path: Path) -> None:
+def test_pytorch_returns_the_poses_of_onnx_runtime(people: Dataset, tmp_path: Path) -> None:
     values = {"model": {"path": WEIGHTS}, "data": {"limit": 2}, "batch_size": 2}
     for name in ("torch", "onnxruntime"):
         evaluate(people.config(**{**values, "backend": name}), tmp_path / name)
@@ -309,13 +309,13 @@ def test_pytorch_gives_the_poses_of_onnx_runtime(people: Dataset, tmp_path: Path
         assert one["keypoints"] == pytest.approx(other["keypoints"], abs=1)
 
 
-def test_pytorch_runs_checkpoints_alone(people: Dataset, tmp_path: Path) -> None:
+def test_pytorch_runs_only_checkpoints(people: Dataset, tmp_path: Path) -> None:
     path = save_constant_model(tmp_path / "model.onnx")
     with pytest.raises(SetupError, match=r"runs checkpoints .*model\.onnx is ONNX"):
         evaluate(people.config(backend="torch", model={"path": path}))
 
 
-def test_a_damaged_artifact_of_the_cache_is_made_anew(
+def test_a_damaged_artifact_in_the_cache_is_made_again(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

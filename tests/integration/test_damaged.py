@@ -91,7 +91,7 @@ def preprocessed(images: Path, bins: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("gather", ["maps", "poses"])
-def test_damaged_images_are_failures_where_they_are_to_be(
+def test_damaged_images_are_failures_if_so_configured(
     damaged: Dataset, names: list[tuple[int, str]], gather: str
 ) -> None:
     report = evaluate(damaged.config(data={"damaged": "fail"}, gather=gather))
@@ -102,7 +102,7 @@ def test_damaged_images_are_failures_where_they_are_to_be(
     assert not report.damaged
 
 
-def test_a_resumed_run_names_what_the_first_session_found(
+def test_a_resumed_run_names_the_damaged_images_of_the_first_session(
     damaged: Dataset, names: list[tuple[int, str]], tmp_path: Path
 ) -> None:
     missing = damaged.images / damaged.records()[5].file_name
@@ -118,7 +118,7 @@ def test_a_resumed_run_names_what_the_first_session_found(
     assert [(one.image_id, one.file_name) for one in report.damaged] == names
 
 
-def test_the_terminal_says_how_many_and_the_first_of_them(
+def test_the_terminal_shows_the_number_and_the_first_of_them(
     damaged: Dataset, names: list[tuple[int, str]], run: Run
 ) -> None:
     keys = [f"data.images={damaged.images}", f"data.annotations={damaged.annotations}"]

@@ -1,4 +1,4 @@
-"""The programs in `examples/` run as they are."""
+"""The programs in `examples/` run unchanged."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`auto` goes on to the next backend that can start, and says why the better one could not."""
+"""`auto` uses the next backend that can start, and reports why the better one could not."""
 
 import importlib
 import json
@@ -37,7 +37,7 @@ def on_npu(people: Dataset, host: Host, backend: str) -> RunConfig:
 
 
 class TestOfAnNpu:
-    def test_whose_runtime_refuses_the_model_takes_the_next_and_reports_why(
+    def test_whose_runtime_refuses_the_model_uses_the_next_and_reports_why(
         self,
         people: Dataset,
         npu_host: Host,
@@ -58,7 +58,7 @@ class TestOfAnNpu:
         Terminal().print(*run_tables(report))
         assert "backend ascend-ais, since ascend cannot start" in capsys.readouterr().out
 
-    def test_that_is_to_have_a_backend_by_its_name_fails_with_it(
+    def test_with_a_named_backend_fails_if_the_backend_does(
         self, people: Dataset, npu_host: Host
     ) -> None:
         importlib.import_module("acl.fake").soc = "Ascend310"

@@ -72,7 +72,7 @@ def test_the_ap_is_that_of_the_run(run: Run, people: Dataset, outputs: dict[str,
     assert " ".join(f"{value:.3f}" for value in report.ap.values()) in " ".join(out.split())
 
 
-def test_halves_are_read_as_what_they_are(
+def test_half_precision_outputs_are_read_as_half_precision(
     run: Run, people: Dataset, outputs: dict[str, Outputs], tmp_path: Path
 ) -> None:
     evaluate(people.config(maps_dtype="f16"), tmp_path / "halves")
@@ -82,7 +82,7 @@ def test_halves_are_read_as_what_they_are(
     assert Path("found.json").read_bytes() == halves
 
 
-def test_outputs_of_another_order_are_told_by_their_sizes(
+def test_outputs_in_another_order_are_recognised_by_their_sizes(
     run: Run, people: Dataset, outputs: dict[str, Outputs], expected: bytes
 ) -> None:
     turned = {name: arrays[::-1] for name, arrays in outputs.items()}
@@ -91,7 +91,7 @@ def test_outputs_of_another_order_are_told_by_their_sizes(
     assert Path("found.json").read_bytes() == expected
 
 
-def test_a_pad_file_of_some_images_scores_those_and_says_so(
+def test_a_pad_file_of_some_images_scores_only_those_and_says_so(
     run: Run, people: Dataset, outputs: dict[str, Outputs]
 ) -> None:
     pads = write_pads(Path("pad.txt"), people)

@@ -138,15 +138,13 @@ def test_ids_of_text_are_those_of_detections_failures_and_pictures(
     assert failure["image_id"] == truth["images"][0]["id"]
 
 
-def test_a_run_on_ids_of_text_goes_on_where_it_ended(
-    own: Callable[..., Dataset], tmp_path: Path
-) -> None:
+def test_a_run_on_text_ids_can_be_resumed(own: Callable[..., Dataset], tmp_path: Path) -> None:
     config = own(name_by_text).config(gather="poses")
     first, again = (evaluate(config, tmp_path / "run") for _ in range(2))
     assert (first.ap, again.sessions) == (again.ap, 1)
 
 
-def test_a_packed_dataset_has_the_ids_names_and_figures_of_its_own(
+def test_a_packed_dataset_has_the_ids_names_and_figures_of_its_source(
     run: Run, own: Callable[..., Dataset]
 ) -> None:
     def change(content: Content) -> None:
@@ -255,7 +253,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "exit_code", "ap", "said"), CASES)
-def test_cases_from_public_reports_end_right(
+def test_cases_from_public_reports_have_the_expected_result(
     run: Run, shared: Path, name: str, exit_code: int, ap: float | None, said: str
 ) -> None:
     builder = [sys.executable, "-B", str(shared / "cases" / f"{name}.py"), "case"]

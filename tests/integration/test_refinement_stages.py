@@ -73,7 +73,7 @@ def command(*arguments: object) -> tuple[str, str]:
     return answer.stdout, answer.stderr
 
 
-def test_one_stage_of_three_is_the_network_of_one_and_three_are_that_of_three(
+def test_one_stage_of_three_gives_the_network_of_one_stage_and_three_that_of_three(
     people: Dataset, published: Path, direct: Path, tmp_path: Path
 ) -> None:
     one = detections(people, tmp_path / "1", {"path": published})
@@ -84,7 +84,7 @@ def test_one_stage_of_three_is_the_network_of_one_and_three_are_that_of_three(
     assert one != three
 
 
-def test_what_is_left_out_is_one_line_and_in_the_report(
+def test_unused_stages_are_named_in_one_line_and_in_the_report(
     run: Run, people: Dataset, published: Path, tmp_path: Path
 ) -> None:
     keys = {
@@ -126,7 +126,7 @@ def test_artifacts_in_the_cache_differ_by_the_number_of_stages(
     assert len(names) == 3
 
 
-def test_the_card_of_an_artifact_tells_the_stages_of_its_checkpoint(published: Path) -> None:
+def test_the_card_of_an_artifact_has_the_stages_of_its_checkpoint(published: Path) -> None:
     order = CompileSpec("onnxruntime:cpu", "f32", "modelzoo")
     card = compile_model(portable(load_source(published, 2), order), order).card
     assert card["source"]["refinement_stages"] == 2
@@ -137,7 +137,7 @@ def test_the_card_of_an_artifact_tells_the_stages_of_its_checkpoint(published: P
 
 
 @pytest.mark.parametrize("backend", ["oracle", "simulated:t4"])
-def test_stages_of_what_runs_no_model_are_a_config_error(people: Dataset, backend: str) -> None:
+def test_stages_without_a_checkpoint_are_a_config_error(people: Dataset, backend: str) -> None:
     config = people.config(backend=backend, model={"refinement_stages": 2})
     with pytest.raises(ConfigError, match=r"refinement_stages=2 is for checkpoints, and the gro"):
         evaluate(config)

@@ -179,7 +179,7 @@ def test_a_job_evaluates_on_both_nodes(slurm: Slurm, tmp_path: Path, people: Dat
 
 
 @pytest.mark.parametrize("options", [["--signal=TERM", "--batch"], []])
-def test_a_job_that_is_cut_short_reports_what_is_done_and_how_to_go_on(
+def test_a_job_that_is_cut_short_reports_its_results_and_the_command_that_resumes_it(
     slurm: Slurm, tmp_path: Path, crowd: Dataset, options: list[str]
 ) -> None:
     config = write_config(

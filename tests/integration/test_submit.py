@@ -1,4 +1,4 @@
-"""Jobs on clusters of their own, submitted as users submit them."""
+"""Jobs are submitted to clusters of the test, as users submit them."""
 
 import json
 import os
@@ -148,7 +148,7 @@ def one_host() -> Iterator[Machine]:
         yield machine
 
 
-def test_the_demo_is_submitted_and_its_report_is_here(one_host: Machine, tmp_path: Path) -> None:
+def test_the_demo_is_submitted_and_its_report_is_fetched(one_host: Machine, tmp_path: Path) -> None:
     code, told = one_host.submit(tmp_path, LOCAL, "--", *RUN)
     assert code == 0, told
     (report,) = tmp_path.glob("runs/pose-*/report.json")
@@ -174,7 +174,7 @@ def test_results_behind_a_uri_are_fetched(one_host: Machine, tmp_path: Path) -> 
         ("data: {images: /nowhere, annotations: /nowhere.json}\n", 3, "/nowhere is not a folder"),
     ],
 )
-def test_a_job_that_cannot_begin_ends_with_its_own_exit_code(
+def test_a_job_that_cannot_start_ends_with_its_own_exit_code(
     one_host: Machine, tmp_path: Path, text: str, code: int, message: str
 ) -> None:
     config = tmp_path / "wrong.yaml"
@@ -210,7 +210,7 @@ def test_a_run_that_fails_ends_with_exit_code_4(
     assert "try the failed images again" in told
 
 
-def test_a_stopped_job_is_no_success(one_host: Machine, tmp_path: Path) -> None:
+def test_a_stopped_job_does_not_exit_with_0(one_host: Machine, tmp_path: Path) -> None:
     config = tmp_path / "long.yaml"
     config.write_text("backend: simulated\nsimulated: {rate: 1.0}\ndata: {repeat: 100}\n")
     process = one_host.popen(LAUNCH / "submit.sh", config, cwd=tmp_path)

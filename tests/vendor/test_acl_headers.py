@@ -89,7 +89,7 @@ def calls() -> Iterator[set[str]]:
         yield set(fake.calls) | {"get_recent_err_msg", "finalize"}
 
 
-def test_every_call_is_a_function_of_the_headers_with_these_parameters_and_answers(
+def test_every_call_has_the_parameters_and_results_of_a_function_in_the_headers(
     functions: Mapping[str, Function], calls: set[str]
 ) -> None:
     acl = importlib.import_module("acl")
@@ -106,13 +106,13 @@ def test_every_call_is_a_function_of_the_headers_with_these_parameters_and_answe
 
 
 @pytest.mark.parametrize("call", ["rt.memcpy_asynch", "mdl.load_from_memory", "rt.elapsed_time"])
-def test_a_misspelt_call_is_none_of_the_headers(
+def test_a_misspelt_call_is_not_in_the_headers(
     functions: Mapping[str, Function], call: str
 ) -> None:
     assert c_name(call) not in functions
 
 
-def test_constants_are_those_of_the_headers(headers: str) -> None:
+def test_constants_have_the_values_of_the_headers(headers: str) -> None:
     with stand_ins():
         acl_calls = importlib.import_module("distributed_pose.backends.acl_calls")
         ascend = importlib.import_module("distributed_pose.backends.ascend")
@@ -133,7 +133,7 @@ def test_constants_are_those_of_the_headers(headers: str) -> None:
     assert _codes(headers)["ACL_ERROR_REPEAT_INITIALIZE"] == acl_calls._REPEATED_INIT
 
 
-def test_every_code_that_is_explained_is_one_of_the_headers(headers: str) -> None:
+def test_every_explained_code_is_in_the_headers(headers: str) -> None:
     with stand_ins():
         known = importlib.import_module("distributed_pose.backends.acl_calls")._CODES
         stated = importlib.import_module("acl.fake").INJECTED

@@ -42,7 +42,7 @@ def options(msit: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=str)
-def test_every_option_of_atc_is_in_the_vendors_list_with_a_value_that_it_names(
+def test_every_option_of_atc_is_in_the_vendors_list_with_an_allowed_value(
     order: AtcOrder, options: dict[str, str]
 ) -> None:
     command = atc_command(order, Path("M.onnx"), Path("M"))
@@ -53,7 +53,7 @@ def test_every_option_of_atc_is_in_the_vendors_list_with_a_value_that_it_names(
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_the_mode_that_onnx_runtime_passes_on_to_cann_is_one_of_atcs(
+def test_the_mode_that_onnx_runtime_passes_to_cann_is_one_of_atc(
     options: dict[str, str], *, half: bool
 ) -> None:
     told = {"--precision_mode": cann_options(0, half=half)["precision_mode"]}
@@ -69,7 +69,7 @@ def test_the_mode_that_onnx_runtime_passes_on_to_cann_is_one_of_atcs(
         ("--framework", "6"),
     ],
 )
-def test_a_misspelt_option_or_value_is_found(
+def test_a_misspelt_option_or_value_is_detected(
     option: str, value: str, options: dict[str, str]
 ) -> None:
     assert wrong({option: value}, options) == [option]
@@ -93,7 +93,7 @@ def ais_bench() -> Iterator[ModuleType]:
 
 
 @pytest.mark.parametrize("release", [2023, 2024])
-def test_the_stand_in_takes_a_session_as_msit_calls_it(
+def test_the_fake_accepts_a_session_as_msit_calls_it(
     msit: Path, ais_bench: ModuleType, release: int
 ) -> None:
     ais_bench.release = release

@@ -203,7 +203,7 @@ def test_our_backend_runs_a_model_and_times_its_execution_alone(
         ("Ascend910B4-1", "the compiled model has precision hf32, not f32"),
     ],
 )
-def test_float32_is_refused_where_the_provider_would_compute_it_in_hf32(
+def test_float32_is_refused_if_the_provider_would_compute_it_in_hf32(
     python: Path, libraries: Path, small_model: Path, soc: str, told: str
 ) -> None:
     assert told in run(python, libraries, _BACKEND, str(small_model), "f32", soc=soc).stdout
@@ -215,7 +215,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", TOLD)
-def test_every_option_is_read_as_it_was_meant(
+def test_every_option_is_parsed_with_its_value(
     name: str, python: Path, libraries: Path, model: Path
 ) -> None:
     read = json.loads(answer(python, libraries, model, TOLD[name]))

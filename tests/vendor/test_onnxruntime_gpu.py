@@ -1,4 +1,4 @@
-"""What we tell ONNX Runtime's providers for NVIDIA cards, read by their own parsers."""
+"""Our options for ONNX Runtime's providers of NVIDIA cards are read by their own parsers."""
 
 import json
 import os
@@ -162,14 +162,14 @@ def test_the_runtime_knows_the_keys_of_sessions_and_runs(runtime: Runtime, key: 
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_backend_gets_as_far_as_the_device_and_says_in_a_line_what_is_wrong_with_it(
+def test_a_backend_fails_only_at_the_missing_device_with_a_message_of_one_line(
     runtime: Runtime, variant: str
 ) -> None:
     said = runtime.run("-c", _OPENING, variant, str(runtime.model))
     assert said == f"SetupError ONNX Runtime cannot load the model: CUDA failure 100: {NO_DEVICE}\n"
 
 
-def test_making_an_engine_gets_as_far_as_the_device_too(runtime: Runtime) -> None:
+def test_building_an_engine_fails_only_at_the_missing_device(runtime: Runtime) -> None:
     said = runtime.run("-c", _BUILDING, str(runtime.model))
     failure = f"CUDA failure 100: {NO_DEVICE}"
     assert said == f"SetupError TensorRT cannot make an engine of the model: {failure}\n"
@@ -177,12 +177,12 @@ def test_making_an_engine_gets_as_far_as_the_device_too(runtime: Runtime) -> Non
 
 class TestProbing:
     @pytest.mark.parametrize("variant", VARIANTS)
-    def test_a_provider_whose_needs_are_there_lacks_nothing(
+    def test_a_provider_whose_libraries_are_installed_lacks_nothing(
         self, runtime: Runtime, variant: str
     ) -> None:
         assert json.loads(self.probed(runtime, variant)) == []
 
-    def test_the_libraries_that_the_package_needs_are_missing_without_them(
+    def test_the_libraries_that_the_package_needs_are_reported_as_missing(
         self, runtime: Runtime, tmp_path: Path
     ) -> None:
         probed = self.probed(runtime, "tensorrt", LD_LIBRARY_PATH=str(tmp_path))

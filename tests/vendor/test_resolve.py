@@ -91,7 +91,7 @@ def test_a_targets_constraints_resolve_to_wheels(
         ("ascend", {"numpy"}, {"torch", "openvino", *RUNTIMES}),
     ],
 )
-def test_a_target_has_its_runtime_and_nothing_of_the_others(
+def test_a_target_has_only_its_own_runtime(
     usual: dict[str, dict[str, str]], name: str, present: set[str], absent: set[str]
 ) -> None:
     assert present <= usual[name].keys()
@@ -112,7 +112,7 @@ def test_numpy_1_and_its_opencv_are_for_cann(usual: dict[str, dict[str, str]], n
         ("", "cann", "3.13", "numpy"),
     ],
 )
-def test_what_has_no_solution_is_an_error_that_says_why(
+def test_requirements_without_a_solution_are_an_error_with_the_reason(
     tmp_path: Path, pins: str, extra: str, python: str, reason: str
 ) -> None:
     (tmp_path / "c.txt").write_text(f"{pins}\n")

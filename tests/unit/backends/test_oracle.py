@@ -1,3 +1,5 @@
+"""The oracle draws maps that are decoded to the labelled people, and nobody else."""
+
 import json
 from typing import Any
 
@@ -47,7 +49,7 @@ def test_its_maps_are_decoded_to_the_labelled_people() -> None:
 @pytest.mark.parametrize(
     "other", [person(8), person(7, iscrowd=1), person(7, num_keypoints=0, keypoints=[0] * 51)]
 )
-def test_other_images_crowds_and_people_without_keypoints_are_nobody(
+def test_crowds_unlabelled_people_and_people_of_other_images_are_not_drawn(
     other: dict[str, Any],
 ) -> None:
     maps = oracle(other).infer(InputBatch((7,), (GEOMETRY,), INPUTS_N3HW))

@@ -1,3 +1,5 @@
+"""The devices of a run are planned across nodes, numbered, and given shares of the CPUs."""
+
 import pytest
 
 from distributed_pose import SetupError

@@ -1,4 +1,4 @@
-"""How many processors a process may use, container limits included."""
+"""The number of usable processors respects the limits of containers."""
 
 import math
 import os
@@ -41,7 +41,7 @@ def limit(folder: Path, membership: str, files: dict[str, str]) -> float:
         ("0::/\n", {"cpu.max": "nonsense"}, math.inf),
     ],
 )
-def test_the_tightest_quota_counts(
+def test_the_smallest_quota_applies(
     tmp_path: Path, membership: str, files: dict[str, str], expected: float
 ) -> None:
     assert limit(tmp_path, membership, files) == expected

@@ -1,4 +1,4 @@
-"""Chips in tables of `npu-smi`, drawn as public logs of its versions have them."""
+"""Chips are read from tables of `npu-smi`, as public logs of its versions have them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,7 +98,7 @@ def davinci(folder: Path, *numbers: int) -> None:
         (folder / "dev" / f"davinci{number}").touch()
 
 
-def test_the_four_chips_of_a_310_card_are_known_to_share_it(tools: Path) -> None:
+def test_the_four_chips_of_a_310_card_have_its_number(tools: Path) -> None:
     npu_smi(tools, table("23.0.0", ATLAS_300I))
     davinci(tools, *range(8))
     assert npu_chips()[5] == Chip("1", "1", 5, "310")
@@ -107,7 +107,7 @@ def test_the_four_chips_of_a_310_card_are_known_to_share_it(tools: Path) -> None
     ]
 
 
-def test_the_two_chips_of_a_duo_card_are_known_by_its_number_from_the_slot(tools: Path) -> None:
+def test_the_two_chips_of_a_duo_card_have_the_number_of_its_slot(tools: Path) -> None:
     chips = [
         (card, "310P3", str(n), str(i), "0000:01:00.0")
         for i, (card, n) in enumerate([("1", 0), ("1", 1), ("2", 0), ("2", 1)])
@@ -117,12 +117,12 @@ def test_the_two_chips_of_a_duo_card_are_known_by_its_number_from_the_slot(tools
     assert [d.card for d in local_accelerators()] == ["1", "1", "2", "2"]
 
 
-def test_a_single_chip_without_a_bus_is_found(tools: Path) -> None:
+def test_a_chip_without_a_bus_id_is_found(tools: Path) -> None:
     npu_smi(tools, table("21.0.3.1", [("0", "310", "0", "0", "NA")]))
     assert npu_chips() == [Chip("0", "0", 0, "310")]
 
 
-def test_chips_of_910b_have_their_full_name_and_no_number_but_the_cards(tools: Path) -> None:
+def test_chips_of_910b_have_their_full_name_and_only_a_card_number(tools: Path) -> None:
     chips = [(str(c), "910B4-1", "0", "", f"0000:C{c}:00.0") for c in range(3)]
     npu_smi(tools, table("24.1.1", chips, tells=""))
     davinci(tools, 0, 1, 2)
@@ -144,7 +144,7 @@ def test_chips_of_910b_have_their_full_name_and_no_number_but_the_cards(tools: P
         ("960X", {"Chip_Name": "NA", "NPU_Name": "-"}, "960X"),
     ],
 )
-def test_a_family_in_the_table_is_made_a_chips_name_by_its_board(
+def test_the_board_completes_the_name_of_a_family_in_the_table(
     tools: Path, shown: str, fields: dict[str, str], name: str
 ) -> None:
     npu_smi(tools, table("25.2.1", [("0", shown, "0", "0", "0000:9D:00.0")]), board(**fields))
@@ -153,7 +153,7 @@ def test_a_family_in_the_table_is_made_a_chips_name_by_its_board(
     assert (tools / "calls").read_text().splitlines()[-1] == "info -t board -i 0 -c 0"
 
 
-def test_the_board_is_asked_once_for_all_chips_of_a_name(tools: Path) -> None:
+def test_the_board_is_read_once_for_all_chips_of_a_name(tools: Path) -> None:
     npu_smi(
         tools, table("25.2.1", A3, tells="Phy-ID"), board(Chip_Name="Ascend910", NPU_Name="9392")
     )
@@ -161,13 +161,15 @@ def test_the_board_is_asked_once_for_all_chips_of_a_name(tools: Path) -> None:
     assert (tools / "calls").read_text().count("board") == 1
 
 
-def test_in_a_container_with_the_hosts_table_chips_are_found_by_their_files(tools: Path) -> None:
+def test_in_a_container_with_the_hosts_table_the_device_files_determine_the_chips(
+    tools: Path,
+) -> None:
     npu_smi(tools, table("23.0.0", ATLAS_300I))
     davinci(tools, 3, 6)
     assert [(d.device_id, d.card) for d in local_accelerators()] == [("0", "0"), ("1", "1")]
 
 
-def test_files_that_the_table_does_not_know_are_of_the_kind_that_it_lists(tools: Path) -> None:
+def test_device_files_missing_from_the_table_have_the_name_that_it_lists(tools: Path) -> None:
     npu_smi(tools, table("23.0.0", ATLAS_300I[:1]))
     davinci(tools, 4, 5)
     assert [(d.model, d.card) for d in local_accelerators()] == [("310", "")] * 2

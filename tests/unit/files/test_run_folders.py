@@ -34,7 +34,7 @@ def test_each_run_without_a_name_gets_a_new_folder(
     ]
 
 
-def test_the_link_latest_leads_to_the_last_folder_even_after_a_move(tmp_path: Path) -> None:
+def test_the_link_latest_points_to_the_last_folder_even_after_a_move(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     for name in ("first", "second"):
         point_latest_at(runs / name)

@@ -1,4 +1,4 @@
-"""The Ascend compiler: its exact commands, and what is made of its answers."""
+"""The Ascend compiler is called with exact commands, and its results are checked."""
 
 import importlib
 import shlex
@@ -88,20 +88,20 @@ def test_the_commands_are_those_of_the_guide(order: AtcOrder, command: str) -> N
 
 
 @pytest.mark.parametrize("soc", ["910B1", "910B4-1", "910_9392", "950PR_9579"])
-def test_float32_is_no_hf32_on_chips_that_have_that(soc: str) -> None:
+def test_float32_is_not_computed_in_hf32_on_chips_that_have_it(soc: str) -> None:
     wanted = "[ByOpType]\nConv2D=enable_float_32_execution\n"
     assert AtcOrder(soc, precision="f32").files == {"no_hf32.ini": wanted}
     assert AtcOrder(soc, precision="f16").files == {}
 
 
-def test_the_command_of_a_run_can_be_given_to_a_shell() -> None:
+def test_the_command_of_a_run_works_in_a_shell() -> None:
     order = AtcOrder("310", input_name="the input")
     command = atc_command(order, Path("a model.onnx"), Path("M"))
     assert shlex.split(shlex.join(command)) == command
     assert "'--model=a model.onnx'" in shlex.join(command)
 
 
-def test_aipp_takes_128_away_divides_by_256_and_leaves_the_channels_in_their_order() -> None:
+def test_aipp_subtracts_128_divides_by_256_and_keeps_the_order_of_channels() -> None:
     assert aipp_text() == AIPP_TEXT
 
 
@@ -123,25 +123,25 @@ def test_aipp_takes_128_away_divides_by_256_and_leaves_the_channels_in_their_ord
         ("950pr_9579", "Ascend950PR_9579"),
     ],
 )
-def test_a_chip_can_be_named_with_or_without_its_makers_name(name: str, soc: str) -> None:
+def test_a_chip_can_be_named_with_or_without_its_prefix(name: str, soc: str) -> None:
     assert soc_version(name) == AtcOrder(name).soc_version == soc
 
 
 @pytest.mark.parametrize("name", ["", "T4", "Ascend", "310P3 --debug_dir=x", "Ascend 310"])
-def test_what_is_no_chip_is_a_config_error(name: str) -> None:
+def test_a_name_that_is_not_a_chip_is_a_config_error(name: str) -> None:
     with pytest.raises(ConfigError, match="is not an Ascend chip"):
         AtcOrder(name)
 
 
 @pytest.mark.parametrize("soc", ["310", "310P3", "310P3Vir01", "710", "910A", "910ProB", "910B"])
-def test_single_precision_is_refused_where_convolutions_lack_it(soc: str) -> None:
+def test_single_precision_is_refused_on_chips_whose_convolutions_lack_it(soc: str) -> None:
     with pytest.raises(SetupError, match=f"convolutions of Ascend{soc} are f16 only"):
         AtcOrder(soc, precision="f32")
     AtcOrder(soc, precision="auto")
 
 
 @pytest.mark.parametrize("soc", ["310B1", "910B4", "910_9391"])
-def test_single_precision_is_kept_where_convolutions_have_it(soc: str) -> None:
+def test_single_precision_is_kept_on_chips_whose_convolutions_have_it(soc: str) -> None:
     command = atc_command(AtcOrder(soc, precision="f32"), Path("M.onnx"), Path("M"))
     assert "--precision_mode=must_keep_origin_dtype" in command
 
@@ -194,7 +194,9 @@ class TestRun:
         ],
     )
     @pytest.mark.parametrize("backend", ["ascend", "ascend-ais"])
-    def test_makes_what_the_backends_run(self, order: AtcOrder, kind: str, backend: str) -> None:
+    def test_makes_a_model_that_the_backends_run(
+        self, order: AtcOrder, kind: str, backend: str
+    ) -> None:
         content, _ = run_atc(order, network())
         images = batch(5, kind)
         with stand_ins():
@@ -202,7 +204,7 @@ class TestRun:
             assert_equal(device.infer(images), expected(images))
             device.close()
 
-    def test_says_what_was_run(self) -> None:
+    def test_records_the_command(self) -> None:
         order = replace(ORDER, batch_sizes=(1, 2), dynamic_batch=True, aipp=True)
         _, run = run_atc(order, network())
         assert run.command == (
@@ -213,7 +215,7 @@ class TestRun:
         assert 0 < run.seconds < 60
         assert run.toolchain == "8.0.0"
 
-    def test_the_same_model_is_the_same_file(self) -> None:
+    def test_the_same_model_gives_the_same_file(self) -> None:
         assert run_atc(ORDER, network())[0] == run_atc(ORDER, network())[0]
 
     @pytest.mark.parametrize(
@@ -234,14 +236,14 @@ class TestRun:
 @pytest.mark.parametrize(
     ("version", "opset"), [("5.1.RC2", 9), ("5.1.RC2", 13), ("8.0.0", 11), ("8.0.0", 18)]
 )
-def test_every_opset_that_the_compilers_reference_names_is_compiled(
+def test_every_opset_in_the_compilers_reference_is_compiled(
     version: str, opset: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_cann(monkeypatch, install_cann(tmp_path / "cann", version, python="9 1.21.6"))
     assert run_atc(ORDER, network(opset=opset))[1].toolchain == version
 
 
-def test_an_opset_that_the_compiler_does_not_know_is_its_error(
+def test_an_unknown_opset_is_the_compilers_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_cann(monkeypatch, install_cann(tmp_path / "cann", "5.1.RC2", python="9 1.21.6"))
@@ -249,7 +251,7 @@ def test_an_opset_that_the_compiler_does_not_know_is_its_error(
         run_atc(ORDER, network(opset=17))
 
 
-def test_float32_is_compiled_and_told_as_such_where_it_could_be_hf32(
+def test_float32_is_compiled_and_reported_as_such_on_chips_with_hf32(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_cann(monkeypatch, install_cann(tmp_path / "cann"))
@@ -276,7 +278,7 @@ def test_a_compiler_that_does_not_write_one_model_is_an_error(
         run_atc(ORDER, network())
 
 
-def test_a_model_that_is_named_after_the_host_too_is_found(
+def test_a_model_with_the_hosts_name_in_its_file_name_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other(tmp_path, "printf compiled > model_bs4_linux_aarch64.om", monkeypatch)
@@ -294,7 +296,7 @@ def test_a_model_that_is_named_after_the_host_too_is_found(
         ("exit 4", "code 4: it printed nothing"),
     ],
 )
-def test_the_last_errors_are_shown_or_else_the_last_lines(
+def test_the_last_errors_are_shown_or_otherwise_the_last_lines(
     lines: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other(tmp_path, lines, monkeypatch)
@@ -316,7 +318,7 @@ def test_the_last_errors_are_shown_or_else_the_last_lines(
         ("--op_precision_mode=other.ini", "is no file"),
     ],
 )
-def test_the_stand_in_refuses_what_the_compiler_refuses(
+def test_the_fake_refuses_what_the_compiler_refuses(
     changed: str, problem: str, tmp_path: Path
 ) -> None:
     (tmp_path / "model.onnx").write_bytes(network())

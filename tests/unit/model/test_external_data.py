@@ -1,3 +1,5 @@
+"""Weights beside an ONNX file are read from the model's folder, or refused by name."""
+
 import os
 import tracemalloc
 from collections.abc import Callable
@@ -54,13 +56,13 @@ def test_weights_are_found_beside_the_model_from_any_working_directory(
     assert first_output(content) == 0.25
 
 
-def test_a_model_that_holds_its_weights_is_its_file(tmp_path: Path) -> None:
+def test_a_model_that_contains_its_weights_is_returned_unchanged(tmp_path: Path) -> None:
     path = save_constant_model(tmp_path / "model.onnx")
     source = load_source(path)
     assert (source.content, source.sha256) == (path.read_bytes(), sha256_hex(path.read_bytes()))
 
 
-def test_the_identity_is_of_graph_and_weights(path: Path, tmp_path: Path) -> None:
+def test_the_digest_depends_on_graph_and_weights(path: Path, tmp_path: Path) -> None:
     before = load_source(path)
     moved = tmp_path / "moved"
     path.parent.rename(moved)
@@ -96,7 +98,7 @@ def everywhere(value: float) -> ModelProto:
     return helper.make_model(graph, functions=[function])
 
 
-def test_tensors_count_wherever_they_are(tmp_path: Path) -> None:
+def test_tensors_in_any_part_of_the_graph_are_read(tmp_path: Path) -> None:
     model = everywhere(0.5)
     expected = model.SerializeToString()
     data = bytearray()
@@ -273,7 +275,7 @@ def test_tensors_without_a_size_in_bytes_are_refused(
         load_source(tmp_path / "m.onnx")
 
 
-def test_more_than_a_model_can_hold_is_refused_before_it_is_read(tmp_path: Path) -> None:
+def test_weights_over_the_limit_are_refused_before_they_are_read(tmp_path: Path) -> None:
     tensors = [TensorProto(name=f"w{n}", dims=[2**28], data_type=1) for n in range(2)]
     for tensor in tensors:
         tensor.data_location = TensorProto.EXTERNAL
