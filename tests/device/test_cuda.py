@@ -32,8 +32,8 @@ from tests.checkpoints import exported, network_in
 HEIGHT, WIDTH = 368, 640
 BATCH_SIZE = 4
 
-# Largest difference of maps of order one: float32 sums in another order, and half precision's 11
-# bits over about 60 layers.
+# Largest difference of maps, whose values are about one: float32 sums in another order, and half
+# precision with 11 bits over about 60 layers.
 TOLERANCES = {"f32": 1e-4, "f16": 0.02}
 
 PROVIDERS = {
@@ -94,7 +94,7 @@ def batch(count: int, height: int = HEIGHT, width: int = WIDTH) -> InputBatch:
 
 
 def difference(found: NetworkOutput, wanted: NetworkOutput) -> float:
-    # Halves are compared as floats.
+    # Half-precision values are compared as float32.
     pairs = zip(found, wanted, strict=True)
     return max(float(np.abs(np.float32(a) - np.float32(b)).max()) for a, b in pairs)
 
@@ -110,7 +110,7 @@ def test_maps_equal_those_of_the_cpu_within_the_reported_precision(
         found = check_maps(backend.infer(batch(count)), batch(count))
         found_difference = difference(found, reference.infer(batch(count)))
         assert found_difference < TOLERANCES[precision]
-        # Half precision, or TF32 under the name of float32, would show.
+        # Half precision, or TF32 in place of float32, would differ more.
         assert (found_difference > TOLERANCES["f32"]) == (precision == "f16")
 
 
@@ -176,7 +176,7 @@ def test_a_missing_card_is_a_setup_error(models: dict[str, bytes]) -> None:
 
 
 def steady(backend: Backend, count: int, batches: int) -> tuple[float, list[DeviceTimes]]:
-    """Returns the seconds that batches take with all slots filled, and the times of each."""
+    """Returns the seconds of batches with all slots in use, and the times of each."""
     given, times, under_way = batch(count), [], 0
     start = perf_counter_ns()
     for _ in range(batches):
@@ -201,7 +201,7 @@ def test_execution_is_timed_on_the_card_and_overlaps_with_copies(
     print(f"{name} {precision}: {seconds=:.3f} {compute_s=:.3f} {copies_s=:.3f}")  # noqa: T201
     assert min(time.compute_ns for time in times) > 0
     assert min(min(time.copy_in_ns, time.copy_out_ns) for time in times) > 0
-    # The longer of the two, rather than both one after the other.
+    # The time is the longer of the two and not their sum.
     assert compute_s <= seconds * 1.02
     assert seconds < 0.8 * (compute_s + copies_s) or seconds < 1.1 * max(compute_s, copies_s)
 
@@ -220,7 +220,7 @@ def test_starting_a_batch_does_not_wait_for_its_execution(
         backend.submit(given)
         submitted_ns = perf_counter_ns() - start
         times = backend.collect().times
-        # What is left beside packing the inputs.
+        # The remaining time beside the packing of the inputs.
         shares.append((submitted_ns - times.copy_in_ns) / times.compute_ns)
     assert np.median(shares) < 0.8
 

@@ -23,13 +23,13 @@ GOOD = good_files()
 
 @dataclass
 class Folder:
-    """A folder of images with the annotations that go with it."""
+    """A folder of images with their annotations."""
 
     path: Path
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def list(self, name: str, height: int, width: int) -> Path:
-        """Lists an image and returns the path at which its file is to be."""
+        """Adds an image to the annotations and returns the path for its file."""
         self.sizes[name] = height, width
         path = self.path / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,10 +54,10 @@ class Folder:
 
 
 def person(image: dict[str, Any]) -> dict[str, Any]:
-    """Returns somebody whose place depends on the image."""
+    """Returns a person whose position depends on the image."""
     number, height, width = image["id"], image["height"], image["width"]
     middle = width * (0.4 + number % 7 / 30)
-    # A spiral, on which the keypoints lie well apart.
+    # The keypoints lie well apart on a spiral.
     points = [
         [
             middle + (9 + n) * math.cos(0.9 * n) * width / 104,
@@ -138,7 +138,7 @@ def write_unreadable(folder: Folder) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     folder = Folder(tmp_path_factory.mktemp("damaged"))
-    # In turns, so that good and bad ones meet in a batch.
+    # Alternating, so that a batch has good and bad images.
     parts: list[Folder] = []
     for write in (write_good, write_truncated, write_others, write_unreadable):
         part = Folder(folder.path)

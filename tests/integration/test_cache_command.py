@@ -15,7 +15,7 @@ from tests.conftest import Run
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the user's cache is, which nobody has made yet."""
+    """The path of the user's cache, which does not exist yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "distributed_pose"
 
@@ -104,7 +104,7 @@ def test_a_missing_cache_is_an_empty_one(
 
 
 @pytest.mark.parametrize(
-    ("options", "limit", "told"),
+    ("options", "limit", "message"),
     [
         (["--all"], "5GB", "--all requires --prune"),
         ([], "plenty", f"{LIMIT_VARIABLE}=plenty is not a size (set it to a size such as 500MB"),
@@ -112,12 +112,12 @@ def test_a_missing_cache_is_an_empty_one(
     ],
 )
 def test_wrong_usage_is_one_line_with_exit_code_2(
-    run: Run, monkeypatch: pytest.MonkeyPatch, options: list[str], limit: str, told: str
+    run: Run, monkeypatch: pytest.MonkeyPatch, options: list[str], limit: str, message: str
 ) -> None:
     monkeypatch.setenv(LIMIT_VARIABLE, limit)
     code, out, err = run("cache", *options)
     assert (code, out) == (2, "")
-    assert err.startswith(f"error: {told}")
+    assert err.startswith(f"error: {message}")
     assert err.count("\n") == 1
 
 

@@ -39,7 +39,7 @@ def settings(dataset: Dataset, **values: Any) -> list[str]:
 
 @pytest.fixture
 def copied(people: Dataset, tmp_path: Path) -> Dataset:
-    """A dataset that a test may break."""
+    """A dataset that a test may damage."""
     shutil.copytree(people.images, tmp_path / "copied")
     annotations = Path(shutil.copy(people.annotations, tmp_path / "copied.json"))
     return Dataset(tmp_path / "copied", annotations)

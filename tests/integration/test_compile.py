@@ -25,11 +25,11 @@ from tests.fakes.ascend import FOLDER, install_cann
 from tests.int8_models import needs_int8, needs_nncf, small_network
 from tests.tiny_models import save_constant_model
 
-# Few, since the demo's network takes a tenth of a second for each.
+# Only a few, since the demo's network takes a tenth of a second per image.
 IMAGES = {"limit": 5}
 
 
-# Of the guide, but for the batch and the chip.
+# The guide's command except for batch and chip.
 ATC = (
     "atc --framework=5 --model=M.onnx --output=M_bs{} --input_format=NCHW "
     "--input_shape=data:{},3,368,640 --log=error"
@@ -47,10 +47,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cann(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The file in which each run of a stand-in for CANN's compiler is a line."""
+    """The file with a line for each run of the fake of CANN's compiler."""
     folder = tmp_path_factory.mktemp("cann")
     installed = install_cann(folder / "Ascend")
-    # The decoder's compiled code is not what is tested, and takes long to make.
+    # The compiled decoder is not tested here, and compiling it takes long.
     kept = Path(platformdirs.user_cache_dir("distributed_pose")) / "kernels"
     kept.mkdir(parents=True, exist_ok=True)
     (folder / "cache" / "distributed_pose").mkdir(parents=True)
@@ -58,7 +58,7 @@ def cann(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ASCEND_TOOLKIT_HOME", str(installed.home))
         patch.setenv("PATH", str(installed.python), prepend=os.pathsep)
-        # Where `acl` and `ais_bench` are.
+        # The folder of the fakes of `acl` and `ais_bench`.
         patch.setenv("PYTHONPATH", str(FOLDER), prepend=os.pathsep)
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         yield installed.log
@@ -66,7 +66,7 @@ def cann(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def npus(cann: Path) -> Iterator[Path]:
-    """Two nodes with an NPU each, and CANN."""
+    """Two nodes with one NPU each, and CANN."""
     with two_nodes(npus=1, cpus=1):
         yield cann
 
@@ -101,14 +101,14 @@ def test_the_vendors_commands_are_those_of_the_guide(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     save_constant_model(Path("M.onnx"))
-    told = command("compile", "M.onnx", "--for", *options, "--dry-run").splitlines()
+    printed = command("compile", "M.onnx", "--for", *options, "--dry-run").splitlines()
     if options[0].startswith("ascend"):
-        assert told[0].startswith("unset PYTHONPATH PYTHONHOME")
+        assert printed[0].startswith("unset PYTHONPATH PYTHONHOME")
         assert re.fullmatch(
-            r"source /\S+/ascend-toolkit/set_env\.sh(  # CANN 5\.1 or newer)?", told[1]
+            r"source /\S+/ascend-toolkit/set_env\.sh(  # CANN 5\.1 or newer)?", printed[1]
         )
-        told = told[2:]
-    assert told == expected
+        printed = printed[2:]
+    assert printed == expected
 
 
 def test_the_guides_aipp_text_comes_before_the_command(
@@ -116,8 +116,8 @@ def test_the_guides_aipp_text_comes_before_the_command(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     save_constant_model(Path("M.onnx"))
-    told = command("compile", "M.onnx", "--for", "ascend310", "--profile", "uint8", "--dry-run")
-    text, _, last = told.partition("\nEND\n")
+    printed = command("compile", "M.onnx", "--for", "ascend310", "--profile", "uint8", "--dry-run")
+    text, _, last = printed.partition("\nEND\n")
     assert "\ncat > aipp.cfg <<'END'\naipp_op {\n" in text
     assert text.count(": 0.00390625") == text.count("mean_chn_") == 3
     assert last.endswith("--soc_version=Ascend310 --insert_op_conf=aipp.cfg\n")
@@ -142,11 +142,11 @@ def test_an_engine_for_several_sizes_also_takes_single_images(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     save_constant_model(Path("M.onnx"))
-    told = command(
+    printed = command(
         "compile", "M.onnx", "--for", "tensorrt", "--batch", "4,8", "--dynamic-batch", "--dry-run"
     )
-    assert "--minShapes=data:1x3x368x640" in told
-    assert "--maxShapes=data:8x3x368x640" in told
+    assert "--minShapes=data:1x3x368x640" in printed
+    assert "--maxShapes=data:8x3x368x640" in printed
 
 
 def test_a_checkpoint_is_exported_before_the_vendors_command(
@@ -155,9 +155,9 @@ def test_a_checkpoint_is_exported_before_the_vendors_command(
     monkeypatch.chdir(tmp_path)
     Path("a").mkdir()
     shutil.copy(WEIGHTS, "a/b.pth")
-    told = command("compile", "a/b.pth", "--for", "ascend310", "--dry-run").splitlines()
-    assert told[0] == "distributed-pose export a/b.pth a/b.onnx"
-    assert "--model=a/b.onnx" in told[-1]
+    printed = command("compile", "a/b.pth", "--for", "ascend310", "--dry-run").splitlines()
+    assert printed[0] == "distributed-pose export a/b.pth a/b.onnx"
+    assert "--model=a/b.onnx" in printed[-1]
 
 
 def test_a_target_that_a_library_compiles_has_no_command_to_print(tmp_path: Path) -> None:
@@ -220,8 +220,8 @@ def test_a_broken_image_counts_equally_for_int8_and_float(
     data = {"data.images": written.images, "data.annotations": written.annotations}
     keys = [w for key, value in data.items() for w in ("--set", f"{key}={value}")]
     options = ["--for", "openvino", "--precision", "int8", "--set", "engine=inline", *keys]
-    told = command("compile", model, *options, "--output", tmp_path / "out")
-    assert "images 3, f32 " in told
+    printed = command("compile", model, *options, "--output", tmp_path / "out")
+    assert "images 3, f32 " in printed
 
 
 def test_an_artifact_is_made_once_and_its_card_describes_how(

@@ -20,7 +20,7 @@ REASON = "Corrupt JPEG data: premature end of data segment"
 
 
 def cut(path: Path) -> None:
-    """Ends a JPEG in the middle of its data, as if that were its end."""
+    """Puts an end marker into the middle of the data of a JPEG."""
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2] + b"\xff\xd9")
 
@@ -70,7 +70,7 @@ def test_damaged_images_are_evaluated_and_named(
 def test_damaged_images_are_evaluated_as_opencv_decodes_them(
     damaged: Dataset, tmp_path: Path
 ) -> None:
-    # Maps that depend on every pixel: those of the demo's network.
+    # The maps of the demo's network depend on every pixel.
     same = tmp_path / "images"
     same.mkdir()
     for record in damaged.records():

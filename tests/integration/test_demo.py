@@ -15,7 +15,8 @@ from tests.requirements import skip_without_bf16
 CARD = json.loads(WEIGHTS.with_suffix(".json").read_text())
 CARD_AP = CARD["held_out"]["AP"]
 
-# To the card's AP, which is PyTorch's at float32; bf16 is compared with f32 on one backend.
+# Largest difference from the AP of the card, which PyTorch computed in float32; bf16 is compared
+# with f32 on one backend.
 F32_TOLERANCE = 0.005
 BF16_TOLERANCE = 0.02
 

@@ -24,17 +24,17 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
 
 
 class Answer:
-    """What `doctor` has printed."""
+    """The output of `doctor`."""
 
     def __init__(self, output: str) -> None:
         self.output = output
         self.backends = dict(re.findall(r"^ [ *] (\S+) +(\S.*)$", output, re.MULTILINE))
         self.taken = re.findall(r"^ \* (\S+)", output, re.MULTILINE)
-        # But for the paths of these machines.
+        # The outputs are equal except for the paths of these machines.
         assert max(len(line) for line in output.splitlines() if "/host/" not in line) <= 80
 
     def mend(self, what: str) -> str:
-        """Returns the note of something that is missing, in one line."""
+        """Returns the note on a missing component, in one line."""
         notes = re.split(r"^(?=\[\d+\] )", self.output.partition("\n[1]")[2], flags=re.MULTILINE)
         (note,) = (note for note in notes if what in " ".join(note.split()))
         return " ".join(note.split())
@@ -46,7 +46,7 @@ def ask(run: Run) -> "Ask":
 
 
 class Ask:
-    """Runs `doctor`, and checks how it ends."""
+    """Runs `doctor`, and checks its exit code."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -85,7 +85,7 @@ class TestNpuHost:
         assert answer.backends["ascend"] == "lacks the Python module acl [1]"
         note = answer.mend("the Python module acl")
         assert f"source {script} before starting" in note
-        # The same mends what another backend lacks.
+        # The same fix applies to another backend.
         assert "libascendcl.so" in note
 
     def test_with_cann_uses_pyacl(self, ask: Ask, host: Host) -> None:

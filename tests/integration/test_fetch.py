@@ -40,19 +40,19 @@ KEYPOINTS = "annotations/person_keypoints_val2017.json"
 
 @dataclass
 class Site:
-    """A web server and how it behaves.
+    """A web server with configurable behaviour.
 
     Attributes:
-        url: where it listens.
+        url: address of the server.
         files: content by path.
-        drops: bytes after which it hangs up, one for each request; afterwards it sends all.
-        statuses: error statuses, one for each request; afterwards it answers.
-        always_drops: hang up after so many bytes, every time.
-        resumes: honour `Range`.
-        range_shift: send from so many bytes before the place asked for.
-        tells_length: send `Content-Length`.
-        content_type: of all files.
-        ranges: the `Range` of every request so far.
+        drops: number of bytes after which it hangs up, one per request; later requests get all.
+        statuses: error statuses, one per request; later requests get the file.
+        always_drops: number of bytes after which it hangs up in every request.
+        resumes: whether it honours `Range`.
+        range_shift: number of bytes before the requested position at which it starts.
+        sends_length: whether it sends `Content-Length`.
+        content_type: content type of all files.
+        ranges: the `Range` headers of all requests so far.
     """
 
     url: str
@@ -62,12 +62,12 @@ class Site:
     always_drops: int | None = None
     resumes: bool = True
     range_shift: int = 0
-    tells_length: bool = True
+    sends_length: bool = True
     content_type: str = "application/octet-stream"
     ranges: list[str | None] = field(default_factory=list)
 
     def offer(self, name: str, content: bytes, **values: Any) -> Download:
-        """Returns the source of a file that it serves from now on, digest included."""
+        """Serves a file from now on, and returns its source with its digest."""
         self.files[f"/{name}"] = content
         known = {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         return Download(f"{self.url}/{name}", name, **(known | {"retry_wait_s": 0.001} | values))
@@ -92,12 +92,12 @@ class Site:
         self, request: BaseHTTPRequestHandler, status: int, headers: dict[str, str], body: bytes
     ) -> None:
         request.send_response(status)
-        length = {"Content-Length": str(len(body))} if self.tells_length else {}
+        length = {"Content-Length": str(len(body))} if self.sends_length else {}
         for name, value in ({"Content-Type": self.content_type} | length | headers).items():
             request.send_header(name, value)
         request.end_headers()
         most = self.drops.pop(0) if self.drops else self.always_drops
-        # A client that has seen enough hangs up.
+        # A client that refuses the response hangs up.
         with suppress(ConnectionError):
             request.wfile.write(body[:most])
 
@@ -123,14 +123,14 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 @pytest.fixture
 def closed_url() -> str:
-    """An address at which nobody listens."""
+    """An address without a server."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
 def part_of(folder: Path, content: bytes) -> Path:
-    """Returns what an earlier download left."""
+    """Returns the partial file of an earlier download."""
     part = folder / "model.pth.part"
     part.write_bytes(content)
     return part
@@ -162,7 +162,7 @@ def test_a_broken_download_resumes_where_it_stopped(site: Site, tmp_path: Path) 
     starts = [int(asked.removeprefix("bytes=")[:-1]) if asked else 0 for asked in site.ranges]
     assert path.read_bytes() == CONTENT
     assert starts[0] == 0
-    # What breaks in the middle of a chunk is asked for again, and no more than that.
+    # Only the chunk in which the connection breaks is requested again.
     for previous, start, most in zip(starts[:-1], starts[1:], sent, strict=True):
         assert previous + most - 100_000 < start <= previous + most
 
@@ -269,12 +269,12 @@ def test_wrong_content_is_removed_and_both_digests_are_named(site: Site, tmp_pat
     assert not [*tmp_path.iterdir()]
 
 
-@pytest.mark.parametrize("tells_length", [True, False])
+@pytest.mark.parametrize("sends_length", [True, False])
 @pytest.mark.parametrize("length", [999_000, 1_001_000])
 def test_a_wrong_length_is_refused(
-    site: Site, tmp_path: Path, length: int, tells_length: bool
+    site: Site, tmp_path: Path, length: int, sends_length: bool
 ) -> None:
-    site.tells_length = tells_length
+    site.sends_length = sends_length
     source = site.offer("model.pth", CONTENT, size_bytes=length)
     message = failure(source, tmp_path)
     assert source.url in message
@@ -283,14 +283,14 @@ def test_a_wrong_length_is_refused(
 
 
 def test_a_break_is_detected_by_the_published_length_alone(site: Site, tmp_path: Path) -> None:
-    site.tells_length, site.drops = False, [400_000]
+    site.sends_length, site.drops = False, [400_000]
     (path,) = download([site.offer("model.pth", CONTENT)], tmp_path)
     assert path.read_bytes() == CONTENT
     assert site.ranges == [None, "bytes=400000-"]
 
 
 def test_a_response_without_end_is_stopped(site: Site, tmp_path: Path) -> None:
-    site.tells_length = False
+    site.sends_length = False
     seen: list[int] = []
     source = site.offer("model.pth", CONTENT * 10, size_bytes=1_000_000)
     with pytest.raises(SetupError, match="expected 1000000 bytes, found more"):
@@ -360,7 +360,7 @@ def zipped(members: dict[str, bytes], links: tuple[str, ...] = ()) -> bytes:
 
 @pytest.fixture
 def coco(site: Site, people: Dataset) -> tuple[Download, Download]:
-    """A small dataset in two archives laid out like those of COCO, other members among them."""
+    """A small dataset in two archives with the layout of COCO, including other members."""
     images = {f"val2017/{path.name}": path.read_bytes() for path in people.images.iterdir()}
     labels = {KEYPOINTS: people.annotations.read_bytes(), "annotations/captions.json": b"{}"}
     archives = zipped({"val2017/": b"", "val2017/read.me": b"", **images}), zipped(labels)
@@ -406,7 +406,7 @@ def test_a_second_call_restores_damaged_files_and_keeps_the_others(
 
 
 def refusal(archive: bytes, folder: Path, most_bytes: int = 10**6) -> str:
-    """Returns the error of an archive of which `val2017/*.jpg` is wanted."""
+    """Returns the error of an archive from which `val2017/*.jpg` is to be extracted."""
     path = folder / "val2017.zip"
     path.write_bytes(archive)
     source = Download("http://127.0.0.1/val2017.zip", path.name, members=("val2017/*.jpg",))
@@ -484,7 +484,7 @@ def test_the_command_prints_the_options_for_an_evaluation(tmp_path: Path) -> Non
 def test_the_command_without_a_network_names_a_remedy(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As a proxy, the server is asked for every address, and has none of them.
+    # As a proxy, the server gets requests for all addresses, and has none of them.
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.setenv(name, site.url)
     answer = CliRunner().invoke(fetch, ["coco-val2017", str(tmp_path)])

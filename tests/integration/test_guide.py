@@ -20,7 +20,7 @@ from tests.result_folders import (
     write_results,
 )
 
-# Suffix, number of the first output, and how many there are.
+# Suffix, number of the first output, and number of outputs.
 FORMS = [
     (suffix, first, count) for suffix in (".bin", ".txt") for first in (0, 1) for count in (2, 4)
 ]
@@ -243,7 +243,7 @@ def test_real_images_through_the_whole_chain_have_the_reference_ap(
     for suffix, first, count in forms:
         stages = outputs if count == 2 else with_first_stage(outputs)
         folder = Path(f"results{suffix}{first}{count}")
-        # As `cann-benchmark` writes them, the values in text have six digits.
+        # `cann-benchmark` writes values in text with six digits.
         write_results(folder, stages, suffix, first, digits=6)
         assert score(run, coco_mini, folder, Path("pad.txt"))[0] == 0
         found = json.loads(Path("found.json").read_text())
@@ -251,7 +251,7 @@ def test_real_images_through_the_whole_chain_have_the_reference_ap(
 
 
 def infer(model: Path, bins: Path) -> dict[str, Outputs]:
-    """Returns what any ONNX runtime makes of the files, image by image."""
+    """Returns the outputs of an ONNX runtime for the files, image by image."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     outputs = {}
     for path in sorted(bins.glob("*.bin")):

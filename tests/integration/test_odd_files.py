@@ -20,7 +20,7 @@ _REPLAY = f"{_DATA} --set backend=recorded --set model.path={{odd}}"
 _SCORE = "guide postprocess --detections-save-path out.json"
 _ENTRY = f"ledger/{'0' * 64}.arrow"
 
-# Where the odd file lies in the folder `odd`, and the command that reads it.
+# The path of the odd file in the folder `odd`, and the command that reads it.
 READERS = {
     "config": ("a.yaml", "evaluate --config {odd}/a.yaml"),
     "images": ("a", "evaluate --set data.images={odd}/a --set data.annotations={people}"),
@@ -59,10 +59,10 @@ READERS = {
     "result of a run": ("report.json", f"evaluate {_DATA} --set backend=oracle --output {{odd}}"),
 }
 
-# What may be left out, so that a link to nothing is as good as none, or what no run made.
+# Optional files, for which a broken link counts as missing, or files that are not of a run.
 _OPTIONAL = {"card", "pads of a recording", "dump", "entry of a ledger"}
 
-# Files that are found by listing their folder, which does not list what is no file.
+# These files are found by listing their folder, and only regular files are listed.
 _LISTED = {"maps", "images of the guide", "entry of a ledger"}
 
 _MOST_BYTES = 600 * 2**20
@@ -86,7 +86,7 @@ def a_folder(path: Path) -> None:
 
 def a_socket(path: Path) -> None:
     here = Path.cwd()
-    os.chdir(path.parent)  # The path of a socket has 107 bytes at most.
+    os.chdir(path.parent)  # The path of a socket has at most 107 bytes.
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path.name)
     os.chdir(here)
@@ -94,7 +94,7 @@ def a_socket(path: Path) -> None:
 
 def a_sparse_file(path: Path) -> None:
     with path.open("wb") as stream:
-        # A checkpoint of the legacy format begins so; nothing else looks at the first bytes.
+        # A legacy checkpoint begins in this way; other readers ignore the first bytes.
         if path.suffix == ".pth":
             stream.write(b"\x80\x02\x8a\x0a")
         stream.truncate(3 * 2**30)
@@ -128,14 +128,14 @@ def recorded(people: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def watched() -> Iterator[None]:
-    """Ends what waits, and fails what takes more memory than a small file is worth."""
+    """Ends commands that wait, and fails if one takes more memory than a small file needs."""
 
     def end(_number: int, _frame: FrameType | None) -> None:
         raise AssertionError("it waits")
 
     before = signal.signal(signal.SIGALRM, end)
     signal.alarm(60)
-    # Forgets the most memory that the process had.
+    # Resets the peak memory of the process.
     Path("/proc/self/clear_refs").write_text("5")
     start = _memory("VmRSS")
     yield
@@ -150,7 +150,7 @@ def _memory(field: str) -> int:
 
 
 def message_of_one_line(err: str) -> str:
-    """Returns the last message, which a run's notes may come before."""
+    """Returns the last message on stderr, after the notes of a run."""
     lines = [line for line in err.splitlines() if line.strip()]
     assert "Traceback" not in err
     assert lines, "nothing is said"

@@ -88,7 +88,7 @@ def test_an_input_that_has_the_name_of_a_result_is_not_replaced(
     run: Run, people: Dataset, tmp_path: Path, name: str, form: str
 ) -> None:
     folder = tmp_path / "x"
-    # Also where the names are a run's own.
+    # This also holds for the file names of a run.
     assert run(*arguments(people), "--output", str(folder))[0] == 0
     shutil.copy(people.annotations, folder / name)
     before = state(folder)
@@ -144,7 +144,7 @@ def test_restart_deletes_nothing_behind_a_link(run: Run, people: Dataset, tmp_pa
     (tmp_path / "x" / "ledger").rename(tmp_path / "elsewhere")
     (tmp_path / "x" / "ledger").symlink_to(tmp_path / "elsewhere")
     before = state(tmp_path / "elsewhere")
-    # Behind the link a run is resumed, and nothing is deleted.
+    # The run behind the link is resumed, and nothing is deleted.
     assert run(*command)[0] == 0
     code, _, err = run(*command, "--restart")
     assert code == 3
@@ -248,7 +248,7 @@ def test_a_picture_does_not_replace_an_image_of_its_run(
     assert code == 2
     assert "would be overwritten" in err
     assert image.read_bytes() == before
-    # Its own picture it replaces.
+    # The command replaces its own picture.
     for _ in range(2):
         assert run("picture", "x", "x/poses.jpg")[0] == 0
 

@@ -20,7 +20,7 @@ Content = dict[str, Any]
 
 @pytest.fixture
 def own(people: Dataset, tmp_path: Path) -> Callable[[Callable[[Content], object]], Dataset]:
-    """Gives the rendered images with an annotation file that is changed."""
+    """Returns the rendered images with a changed annotation file."""
 
     def change(edit: Callable[[Content], object]) -> Dataset:
         content = json.loads(people.annotations.read_text())
@@ -39,13 +39,13 @@ def options(dataset: Dataset, *sets: str) -> list[str]:
 
 
 def unlabel(content: Content) -> None:
-    """Makes a file like COCO's image_info_test-dev2017.json."""
+    """Removes the annotations, as in COCO's image_info_test-dev2017.json."""
     del content["annotations"]
     content["categories"] = [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}]
 
 
 def name_by_text(content: Content) -> None:
-    """Gives images and category ids of text, and no annotation an id that is a number."""
+    """Gives images, categories and annotations text ids."""
     for image in content["images"]:
         image["id"] = f"image {image['id']:04d}"
     for one in content["annotations"]:
@@ -63,7 +63,7 @@ def test_a_file_without_annotations_gives_detections_and_exit_code_0(
     assert "Nothing to score" in out
     assert (report["ap"], report["complete"], report["num_images"]) == (None, True, 12)
     assert report["unscored"] == f"{dataset.annotations} has no annotations"
-    # The oracle draws the labelled people, of whom there are none.
+    # The oracle draws only labelled people, and the file has none.
     assert json.loads(Path("run/detections.json").read_text()) == []
 
 
@@ -239,7 +239,7 @@ def test_the_guides_postprocessing_reads_the_same_annotation_files(
     assert guide(run, own(doubled), "--category", "1")[0] == 0
 
 
-# Inputs from public reports: exit code, AP, and what the terminal says.
+# Inputs from public reports: exit code, AP, and text on the terminal.
 CASES = [
     ("ann_17_other_keypoints", 3, None, "'head_bottom' in place of 'left_eye'"),
     ("ann_63bit_ids_repeat", 0, 1.0, "counted 3 times"),

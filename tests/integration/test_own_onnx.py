@@ -29,7 +29,7 @@ RIGHT, WRONG = 0.25, 0.5
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A model with its weights beside it, in a folder of its own."""
+    """A model with its weights in a file beside it."""
     return save_external_model(tmp_path / "right" / "model.onnx", RIGHT)
 
 
@@ -123,14 +123,14 @@ def test_a_fixed_size_other_than_the_profiles_is_refused_before_a_device_starts(
     settings = [f"--set={key}={value}" for key, value in keys.items()]
     chosen = [f"--set=profile={profile}"] if command[0] != "compile" else []
     code, _, err = run(*command, *(settings if command[0] != "compile" else ()), *chosen)
-    told = " ".join(err.split())
+    message = " ".join(err.split())
     assert code == 3
-    assert "M.onnx takes inputs of 256x456 (height x width)" in told
+    assert "M.onnx takes inputs of 256x456 (height x width)" in message
     assert (
         f"profile {profile} makes {'368 by any width' if profile == 'upstream' else '368x640'}"
-        in told
+        in message
     )
-    assert "[device" not in told
+    assert "[device" not in message
     assert not ray.is_initialized()
 
 
@@ -151,7 +151,7 @@ NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 
 @contextmanager
 def a_node_that_sees(other: Path, at: Path, cluster: Cluster) -> Iterator[None]:
-    """Joins a node to a cluster that finds the files of another folder in the place of one."""
+    """Adds a node to a cluster that sees the files of another folder in place of one."""
     start = (
         *(Path(sys.executable).with_name("ray"), "start", f"--address={cluster.address}"),
         *("--num-cpus=1", "--object-store-memory=100000000", "--block"),

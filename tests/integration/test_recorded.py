@@ -31,7 +31,7 @@ from tests.result_folders import (
 
 
 class StoppingEngine(InlineEngine):
-    """Is stopped after four shards."""
+    """An engine that is stopped after four shards."""
 
     def run(self, shards: Iterable[Shard], num_images: int = 0) -> Iterator[ShardResult]:
         for number, result in enumerate(super().run(shards, num_images)):
@@ -50,7 +50,7 @@ def dumped(people: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def maps(dumped: Path, tmp_path: Path) -> Path:
-    """Maps that a test may break."""
+    """Maps that a test may damage."""
     return Path(shutil.copytree(dumped, tmp_path / "maps"))
 
 

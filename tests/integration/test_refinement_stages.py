@@ -24,7 +24,7 @@ from tests.checkpoints import demo_state, saved, snapshot, three_stages
 from tests.conftest import Dataset, Run
 from tests.fakes.ascend import install_cann
 
-# Few, since the network takes a tenth of a second for each.
+# Only a few, since the network takes a tenth of a second per image.
 IMAGES = {"limit": 2}
 
 LATER = ["refinement_stages.1", "refinement_stages.2"]
@@ -32,12 +32,12 @@ LATER = ["refinement_stages.1", "refinement_stages.2"]
 
 @pytest.fixture(scope="module", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of its own, since legacy files are new models each time they are written."""
+    """A separate cache, since legacy files are new models each time they are written."""
     folder = tmp_path_factory.mktemp("cache")
     kernels = Path(platformdirs.user_cache_dir("distributed_pose")) / "kernels"
     kernels.mkdir(parents=True, exist_ok=True)
     (folder / "distributed_pose").mkdir()
-    # The decoder's compiled code is not what is tested, and takes long to make.
+    # The compiled decoder is not tested here, and compiling it takes long.
     (folder / "distributed_pose" / "kernels").symlink_to(kernels)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
@@ -46,7 +46,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the reference's train.py saves, in the legacy format, of the demo's weights."""
+    """A legacy file of the demo's weights, as the reference's train.py saves it."""
     path = tmp_path_factory.mktemp("published") / "checkpoint_iter_370000.pth.tar"
     path.write_bytes(saved(snapshot(three_stages(demo_state())), zipped=False))
     return path
@@ -210,7 +210,7 @@ def test_commands_for_another_machine_have_the_stages_and_fitting_names(
 
 @pytest.fixture
 def cann(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for CANN's compiler."""
+    """A fake of CANN's compiler."""
     installed = install_cann(tmp_path / "Ascend")
     monkeypatch.setenv("ASCEND_TOOLKIT_HOME", str(installed.home))
     monkeypatch.setenv("PATH", str(installed.python), prepend=os.pathsep)

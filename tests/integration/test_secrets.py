@@ -18,7 +18,7 @@ _TOLD = (KEY, SECRET, SECRET.replace("/", "%2F"), SECRET.replace("/", "%2F").rep
 
 @pytest.fixture
 def store(people: Dataset) -> Iterator[ObjectStore]:
-    """A store with a dataset in it, which is opened with credentials."""
+    """A store with a dataset, which is opened with credentials."""
     with object_store() as store:
         for path in people.images.iterdir():
             store.objects[f"bucket/data/images/{path.name}"] = path.read_bytes()

@@ -18,7 +18,7 @@ from tests.conftest import Dataset
 def test_a_store_that_does_not_answer_is_an_error_within_a_minute(
     scheme: str, people: Dataset, tmp_path: Path
 ) -> None:
-    # Connections are taken, and that is all.
+    # The server accepts connections and never answers.
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         user = {"s3": "key:secret", "gs": "anonymous"}[scheme]

@@ -62,8 +62,8 @@ class Slurm:
     """A cluster of two nodes.
 
     Attributes:
-        folder: for its files, and those of jobs.
-        environment: in which its commands reach it.
+        folder: folder of its files and of those of jobs.
+        environment: environment variables with which its commands reach it.
     """
 
     folder: Path
@@ -88,7 +88,7 @@ class Slurm:
 
     def finish(self, job: str) -> tuple[str, str]:
         """Returns exit code and log of a job, once it has ended."""
-        # A job whose processes end is in the queue, and one that waits for its nodes.
+        # The queue also lists a job whose processes are ending, and one that waits for its nodes.
         deadline_at = time.monotonic() + 400
         while job in self.command("squeue", "--noheader", "--format=%i").split():
             assert time.monotonic() < deadline_at
@@ -148,17 +148,17 @@ def slurm() -> Iterator[Slurm]:
         with daemons(environment):
             for _ in range(60):
                 time.sleep(1)
-                told = subprocess.run(
+                state = subprocess.run(
                     ["sinfo", "--noheader", "--format=%D %t"],
                     env=environment,
                     capture_output=True,
                     text=True,
                     check=False,
                 ).stdout
-                if told.strip() == "2 idle":
+                if state.strip() == "2 idle":
                     break
             else:
-                pytest.skip(f"no Slurm of two nodes starts here: {told}")
+                pytest.skip(f"no Slurm of two nodes starts here: {state}")
             yield cluster
 
 

@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).parents[2]
 LAUNCH = REPOSITORY / "launch"
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
 DOCKERFILE = LAUNCH / "Dockerfile"
-# Where each manifest's image comes from, as TARGET of the Dockerfile.
+# The target of the Dockerfile that makes the image of each manifest.
 TARGETS = {"kuberay-gpu.yaml": "gpu", "kuberay-npu.yaml": "ascend"}
 MANIFESTS = sorted(LAUNCH.glob("kuberay-*.yaml"))
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
@@ -47,7 +47,7 @@ def test_scripts_pass_shellcheck(script: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "arguments", "told"),
+    ("script", "arguments", "message"),
     [
         ("submit.sh", [], "usage: launch/submit.sh CONFIG.yaml"),
         ("submit.sh", ["--help"], "usage: launch/submit.sh CONFIG.yaml"),
@@ -58,16 +58,16 @@ def test_scripts_pass_shellcheck(script: Path) -> None:
     ],
 )
 def test_wrong_usage_exits_with_2_and_a_message(
-    script: str, arguments: list[str], told: str
+    script: str, arguments: list[str], message: str
 ) -> None:
     answer = run("bash", LAUNCH / script, *arguments)
     assert answer.returncode == 2
-    assert told in answer.stderr
+    assert message in answer.stderr
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> Path:
-    """A folder of commands in which `ray` notes how it is called, with its authentication mode."""
+    """A folder of commands in which `ray` records its arguments and its authentication mode."""
     command(
         tmp_path,
         "ray",
@@ -129,7 +129,7 @@ def test_the_users_authentication_mode_is_kept(host: Path) -> None:
 
 
 def slurm(host: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs the batch script on two nodes of a Slurm that runs everything here."""
+    """Runs the batch script on a fake Slurm of two nodes that runs everything on this machine."""
     command(host, "scontrol", "echo first; echo second")
     command(
         host,
@@ -161,7 +161,7 @@ def test_a_slurm_job_evaluates_on_its_cluster_with_a_token_and_its_cpus(host: Pa
 
 
 @pytest.mark.parametrize(
-    ("variables", "told"),
+    ("variables", "message"),
     [
         ({"NODES": "0"}, "1 nodes are not there after 1 s"),
         ({"NODES": "1"}, "2 nodes are not there after 1 s"),
@@ -169,11 +169,11 @@ def test_a_slurm_job_evaluates_on_its_cluster_with_a_token_and_its_cpus(host: Pa
     ],
 )
 def test_a_slurm_job_whose_cluster_does_not_start_ends_with_the_reason(
-    host: Path, variables: dict[str, str], told: str
+    host: Path, variables: dict[str, str], message: str
 ) -> None:
     answer = slurm(host, **variables)
     assert answer.returncode == 3
-    assert told in answer.stderr
+    assert message in answer.stderr
     assert ("port is taken" in answer.stderr) is ("RAY_FAILS" in variables)
     assert not (host / "ran").exists()
 
@@ -224,7 +224,7 @@ def test_the_pods_of_a_manifest_mount_their_volumes_data_and_shared_memory(
         mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         assert mounted.keys() == {volume["name"] for volume in pod["volumes"]}
         assert (mounted["data"], mounted["shm"]) == ("/data", "/dev/shm")
-        # Whole devices and cores: what is asked for is what there is.
+        # Devices and cores are whole: requests equal limits.
         assert container["resources"]["requests"] == container["resources"]["limits"]
 
 
@@ -243,7 +243,7 @@ def version() -> str:
 
 
 def stages() -> dict[str, str]:
-    """Returns the base of each stage of the Dockerfile, by the stage's name."""
+    """Returns the base image of each stage of the Dockerfile, by the name of the stage."""
     found = re.findall(r"^FROM (\S+)(?: AS (\S+))?$", DOCKERFILE.read_text(), re.MULTILINE)
     return {name or "last": base for base, name in found}
 

@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def remove(monkeypatch: pytest.MonkeyPatch, modules: Iterable[str]) -> None:
-    """Makes modules ones that cannot be imported, as where they are not installed."""
+    """Makes modules fail to import, as if they were not installed."""
     for module in modules:
         monkeypatch.setitem(sys.modules, module, None)
 
@@ -79,7 +79,7 @@ def test_a_missing_package_is_a_backend_that_cannot_start(monkeypatch: pytest.Mo
 
 @pytest.fixture
 def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file of torch.save that no cache knows."""
+    """A file of torch.save that is not in the cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = tmp_path / "a.pth"
     path.write_bytes(saved(demo_state()))

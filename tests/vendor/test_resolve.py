@@ -26,11 +26,11 @@ CASES = [
     for platform in target.platforms
 ]
 
-# Of the distributions that install the package `onnxruntime`.
+# The distributions that install the package `onnxruntime`.
 RUNTIMES = {"onnxruntime", "onnxruntime-gpu", "onnxruntime-cann"}
 
 
-# Resolving is waiting for the index.
+# Resolving mostly waits for the index, so that threads shorten it.
 THREADS = 8
 
 Answers = dict[tuple[Target, str, str], dict[str, str]]
@@ -75,7 +75,7 @@ def test_a_targets_constraints_resolve_to_wheels(
     pinned = dict(re.findall(r"^([^#=\s]+)==(\S+)", constraints.read_text(), re.MULTILINE))
     assert {"ray", "numba", "onnx"} < found.keys()
     assert len(RUNTIMES & found.keys()) <= 1
-    # What only other Pythons or platforms need is free.
+    # Packages that only other Pythons or platforms need are not compared.
     assert {name: found[name] for name in found if name in pinned} == {
         name: version for name, version in pinned.items() if name in found
     }
@@ -108,7 +108,7 @@ def test_numpy_1_and_its_opencv_are_for_cann(usual: dict[str, dict[str, str]], n
     ("pins", "extra", "python", "reason"),
     [
         ("numpy<1.20", "cpu", "3.11", "numpy"),
-        # What the documentation says of NPU hosts with a newer Python.
+        # The documentation states this for NPU hosts with a newer Python.
         ("", "cann", "3.13", "numpy"),
     ],
 )

@@ -42,7 +42,7 @@ TOLERANCE = 2e-3
 
 @pytest.fixture(autouse=True)
 def fake() -> Iterator[ModuleType]:
-    """What the stand-in knows; every test must leave it clean."""
+    """The state of the fake; every test must release all resources and violate no rule."""
     with stand_ins():
         state = importlib.import_module("acl.fake")
         yield state
@@ -67,7 +67,7 @@ def batch(count: int, kind: str = "static 1", seed: int = 0, width: int = WIDTH)
 
 
 def expected(images: InputBatch, outputs: tuple[str, str] = ("heatmaps", "pafs")) -> NetworkOutput:
-    """Returns what ONNX Runtime makes of the same network and images."""
+    """Returns the maps of ONNX Runtime for the same network and images."""
     inputs = images.inputs_N3HW
     if inputs.dtype == np.uint8:
         inputs = (inputs - np.float32(128)) / 256
@@ -120,7 +120,8 @@ class TestEveryKindOfModel:
     ) -> None:
         calls = cycle(kind, "fail_at", None)
         assert len(calls) > 50
-        # Of the kind that has all there is, every call; of others, first and last of a name.
+        # Every call fails once for the kind that makes all calls; for the others, only the
+        # first and the last call of each name.
         ends = {call: position for position, call in enumerate(calls)}
         known = {*ends.values(), *(calls.index(call) for call in ends)}
         for position in range(len(calls)) if kind == "dynamic aipp" else sorted(known):
@@ -129,7 +130,7 @@ class TestEveryKindOfModel:
 
 
 def cycle(kind: str, name: str, position: int | None) -> list[str]:
-    """Returns the calls of opening, inferring and closing, of which one or the rest fails."""
+    """Returns the calls of opening, inferring and closing, of which one or all later ones fail."""
     fake = importlib.import_module("acl.fake")
     importlib.import_module("distributed_pose.backends.acl_calls").initialise.cache_clear()
     fake.new_process()
@@ -145,12 +146,12 @@ def cycle(kind: str, name: str, position: int | None) -> list[str]:
     where = f"{failed}, call {position} of {len(fake.calls)}: {errors}"
     assert all(isinstance(error, PoseEvalError) for error in errors), where
     assert bool(errors) == (position is not None), where
-    # Calls without a code answer 0, no name or -1.
-    told = (str(fake.INJECTED), "it returned nothing", "not known: -1")
-    assert all(any(text in str(error) for text in told) for error in errors), where
+    # Calls without a code return 0, no name or -1.
+    messages = (str(fake.INJECTED), "it returned nothing", "not known: -1")
+    assert all(any(text in str(error) for text in messages) for error in errors), where
     assert fake.violations == [], where
     if name == "fail_at":
-        # What refuses to be given back is left, and nothing else.
+        # Only resources whose release fails are left.
         assert left <= {"default context"}, where
         assert sum(fake.leaks().values()) <= 1, where
         gives_back = ("free", "destroy", "unload", "reset")
@@ -188,7 +189,7 @@ def test_works_again_after_a_batch_that_failed(kind: str, fake: ModuleType) -> N
 
 def each_failure(fake: ModuleType, action: Callable[[], Any]) -> Iterator[ExecutionError]:
     """Yields the error of an action whose first call fails, then its second, and so on."""
-    # How many calls it makes depends on what was run before.
+    # The number of calls depends on the earlier batches.
     for position in itertools.count():
         fake.fail_at = len(fake.calls) + position
         try:
@@ -224,11 +225,11 @@ class TestOverlap:
         fake.execute_ms, fake.copy_ms = 4.5, {"in": 1.0, "out": 0.5}
         backend = opened(compiled("dynamic"))
         answers = run_overlapped(backend, [batch(4, seed=seed) for seed in range(40)])
-        # The first copy in and the last one out have no execution beside them.
+        # No execution overlaps with the first copy in and the last copy out.
         assert fake.host_ms == pytest.approx(1.0 + 40 * 4.5 + 2 * 0.5)
         times = answers[-1].times
         assert times.compute_ns == pytest.approx(4.5e6, rel=1e-3)
-        # Packing on the host is a part of them.
+        # They include packing on the host.
         assert 1.0e6 <= times.copy_in_ns < 100e6
         assert 1.0e6 <= times.copy_out_ns < 100e6
 
@@ -264,7 +265,7 @@ class TestOverlap:
 
 
 def run_overlapped(backend: Backend, batches: list[InputBatch]) -> list[Inference]:
-    """Returns the answers, of which as many as there are slots are under way."""
+    """Returns the answers of batches that run with all slots in flight."""
     answers = []
     for position, images in enumerate(batches):
         if position >= backend.slots:
@@ -373,7 +374,7 @@ FULL = "--op_precision_mode=no_hf32.ini"
 
 
 @pytest.mark.parametrize(
-    ("soc", "options", "asked", "told"),
+    ("soc", "options", "asked", "precision"),
     [
         ("Ascend310P3", "", "auto", "f16"),
         ("Ascend310P3", "", "f16", "f16"),
@@ -385,12 +386,12 @@ FULL = "--op_precision_mode=no_hf32.ini"
     ],
 )
 def test_reports_its_chip_and_the_precision_of_the_file(
-    soc: str, options: str | None, asked: str, told: str, fake: ModuleType
+    soc: str, options: str | None, asked: str, precision: str, fake: ModuleType
 ) -> None:
     fake.soc = soc
-    told_nothing = {"command": ""} if options is None else {"options": options}
-    backend = opened(om(network(), soc=soc, **told_nothing), asked)
-    assert (backend.description, backend.precision) == (soc, told)
+    fields = {"command": ""} if options is None else {"options": options}
+    backend = opened(om(network(), soc=soc, **fields), asked)
+    assert (backend.description, backend.precision) == (soc, precision)
 
 
 @pytest.mark.parametrize(

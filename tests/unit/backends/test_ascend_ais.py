@@ -79,7 +79,7 @@ def cycle(kind: str, position: int | None) -> list[str]:
         failed = fake.calls[position] if position is not None else "none"
         where = f"{failed}, call {position}: {errors}"
         assert all(isinstance(error, PoseEvalError) for error in errors), where
-        # One that is refused when batch sizes are tried is taken for one that the model lacks.
+        # A size that fails while sizes are tried out counts as one that the model does not have.
         assert errors or failed in {"none", "set_dynamic_batchsize"}, where
         assert fake.open_sessions == (failed == "free_resource"), where
         return list(fake.calls)
@@ -107,7 +107,7 @@ def test_a_dynamic_batch_runs_in_the_smallest_sizes_that_fit(fake: ModuleType) -
 
 @pytest.mark.parametrize("asked", ["auto", "f16"])
 @pytest.mark.parametrize(
-    ("command", "described", "told"),
+    ("command", "described", "precision"),
     [
         ("atc --soc_version=Ascend310P3", "Ascend310P3", "f16"),
         ("atc --soc_version Ascend310P3 --precision_mode_v2 fp16", "Ascend310P3", "f16"),
@@ -115,10 +115,10 @@ def test_a_dynamic_batch_runs_in_the_smallest_sizes_that_fit(fake: ModuleType) -
     ],
 )
 def test_reports_the_chip_and_precision_of_the_file(
-    asked: str, command: str, described: str, told: str
+    asked: str, command: str, described: str, precision: str
 ) -> None:
     backend = opened(om(network(), command=command), asked, index=1)
-    assert (backend.description, backend.precision) == (described, told)
+    assert (backend.description, backend.precision) == (described, precision)
 
 
 def test_a_file_of_another_precision_than_requested_is_refused(fake: ModuleType) -> None:

@@ -47,12 +47,12 @@ from tests.tiny_models import save_constant_model
 
 RUNTIMES = ("onnxruntime:cpu", "openvino")
 
-# Backends of devices that every machine has; the others have tests of their own.
+# These backends run on every machine; the others have separate tests.
 HERE = [name for name, entry in BACKENDS.items() if "cpu" in entry.kinds]
 
 
 def model(order: tuple[str, str] = ("heatmaps", "pafs")) -> bytes:
-    """Returns a network of one strided layer with random weights, outputs in the given order."""
+    """Returns a network of one strided layer with random weights and outputs in the given order."""
     generator = np.random.default_rng(0)
     channels = {"heatmaps": 19, "pafs": 38}
     weights = [
@@ -80,7 +80,7 @@ RECORDING = {"folder": "nowhere", "names": {}, "missing": [], "precision": "f32"
 
 @cache
 def content_of(name: str) -> bytes:
-    """Returns what a backend of this machine's processor loads."""
+    """Returns the artifact that a CPU backend loads."""
     if BACKENDS[name].replays:
         return json.dumps({**RECORDING, "layout": asdict(LAYOUT)}).encode()
     if not BACKENDS[name].runs_model:
@@ -465,14 +465,14 @@ def test_an_answer_is_finite_if_each_of_its_values_is(
 ) -> None:
     heatmaps, pafs = np.zeros((1, 19, 4, 6), dtype), np.zeros((1, 38, 4, 6), dtype)
     pafs.reshape(-1)[at] = np.array([bits], np.uint32).view(dtype)[0]
-    # As a backend may give them: channels last, or a view of something larger.
+    # A backend may return channels last, or a view of a larger array.
     maps = NetworkOutput(heatmaps, np.asfortranarray(pafs))
     with nullcontext() if np.isfinite(pafs).all() else pytest.raises(ExecutionError):
         assert check_maps(maps, batch(1)) is maps
 
 
 def test_a_model_that_fails_on_a_batch_is_an_execution_error() -> None:
-    # Its layer of 8x8 cannot be laid over a smaller image.
+    # The kernel of 8x8 is larger than the image.
     with pytest.raises(ExecutionError, match="cannot run the model") as caught:
         opened("onnxruntime:cpu").infer(batch(1, 4, 4))
     assert caught.value.image_ids == (0,)

@@ -38,7 +38,7 @@ def batch(count: int, height: int = 32, width: int = 48, seed: int = 0) -> Input
 
 
 class TimedProgram(SessionProgram):
-    """A program whose execution takes the fake's time."""
+    """A program whose execution takes time on the clock of the fake."""
 
     def __init__(
         self, models: dict[int, bytes], library: FakeLibcuda, driver: CudaDriver, stream: int
@@ -63,7 +63,7 @@ class TimedProgram(SessionProgram):
 
 
 class Card:
-    """A backend on a fake card, with what it is made of."""
+    """A backend on a fake card, with its driver and program."""
 
     def __init__(
         self, content: bytes | dict[int, bytes], library: FakeLibcuda | None = None
@@ -139,7 +139,7 @@ def test_answers_come_in_order_without_races_for_any_timing_of_calls(
     prepared: int,
 ) -> None:
     card = Card(content, FakeLibcuda(milliseconds[0], milliseconds[1]))
-    # One batch warms the card up.
+    # The first batch warms the card up.
     card.program.execution_ms = 500.0
     if prepared:
         card.backend.prepare(batch(prepared))
@@ -147,7 +147,7 @@ def test_answers_come_in_order_without_races_for_any_timing_of_calls(
     under_way: deque[InputBatch] = deque()
     for number, step in enumerate(steps):
         if isinstance(step, int) and len(under_way) < card.backend.slots:
-            # Sizes of inputs differ as well.
+            # The input sizes differ, too.
             under_way.append(batch(step, 32 + 8 * (step % 2), seed=number))
             card.backend.submit(under_way[-1])
         elif under_way:
@@ -262,7 +262,7 @@ class TestFailing:
     ) -> None:
         card.backend.submit(batch(1))
         card.library.failing[call] = fakes.ILLEGAL_ADDRESS
-        # `infer` submits, and collects the batch before.
+        # `infer` submits a batch, and collects the earlier one.
         with pytest.raises(
             ExecutionError, match=f"ONNX Runtime cannot run the model: {call}: CUDA_ERROR_ILLEGAL"
         ):

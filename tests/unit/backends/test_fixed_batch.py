@@ -7,7 +7,7 @@ from distributed_pose.backends.fixed_batch import Array, run_in_batches
 
 
 class Model:
-    """Doubles and negates batches of one size, and keeps what it was given."""
+    """Doubles and negates batches of one size, and keeps its inputs."""
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size

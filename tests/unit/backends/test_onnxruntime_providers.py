@@ -31,7 +31,7 @@ DEVICES = ("cuda", "tensorrt", "cann")
 
 
 def engine() -> ModelProto:
-    """Returns what a provider leaves of a compiled model."""
+    """Returns ONNX that contains an engine, as a provider writes it."""
     ports = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", channels, "h", "w"])
         for name, channels in {"data": 3, "heatmaps": 19, "pafs": 38}.items()
@@ -93,7 +93,7 @@ def test_a_run_in_device_memory_answers_as_a_plain_run_and_times_its_steps(
         for found, wanted in zip(answers[count], plain.run(outputs, {name: inputs}), strict=True):
             np.testing.assert_array_equal(found, wanted)
         assert run.times_ns.min() > 0
-    # Later runs leave earlier answers as they were.
+    # Later runs do not change earlier answers.
     wanted = plain.run(outputs, {name: batch(1).inputs_N3HW})
     np.testing.assert_array_equal(answers[1][0], wanted[0])
 

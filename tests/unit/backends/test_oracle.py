@@ -15,7 +15,8 @@ from distributed_pose.records import Geometry
 GEOMETRY = Geometry(160, 240, 8, 16, 40, 64)
 INPUTS_N3HW = np.zeros((1, 3, 368, 560), np.float32)
 
-# By COCO's number. A keypoint midway between two pixels has two equal maxima, which are no peak.
+# Keys are COCO's keypoint numbers. A keypoint midway between two pixels has two equal maxima, and
+# neither is a peak.
 SHOULDERS_AND_ARMS = {
     5: (140.3, 40.3),
     6: (100.3, 40.3),

@@ -103,7 +103,7 @@ def test_floats_of_any_width_batch_and_dynamic_size_fit_every_profile(
 
 
 @pytest.mark.parametrize(
-    ("profile", "size", "told"),
+    ("profile", "size", "sizes"),
     [
         ("modelzoo", (256, 456), ("256x456", "368x640")),
         ("modelzoo", (None, 656), ("?x656", "368x640")),
@@ -113,11 +113,11 @@ def test_floats_of_any_width_batch_and_dynamic_size_fit_every_profile(
     ],
 )
 def test_a_fixed_size_other_than_the_profiles_is_refused_with_both_sizes(
-    profile: str, size: tuple[int | None, int | None], told: tuple[str, str]
+    profile: str, size: tuple[int | None, int | None], sizes: tuple[str, str]
 ) -> None:
     with pytest.raises(SetupError, match=r"M.onnx takes inputs of") as caught:
         check_profile(image(None, 3, *size), PROFILES[profile], "M.onnx")
-    assert all(text in str(caught.value) for text in (*told, f"profile {profile}"))
+    assert all(text in str(caught.value) for text in (*sizes, f"profile {profile}"))
 
 
 def test_the_profiles_own_size_fits() -> None:

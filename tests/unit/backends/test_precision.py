@@ -41,7 +41,7 @@ class Reader(CalibrationDataReader):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network in the forms that ONNX Runtime's own tools make of it."""
+    """A network in the forms that ONNX Runtime's tools convert it to."""
     made = tmp_path_factory.mktemp("converted")
     exact = made / "exact.onnx"
     exact.write_bytes(small_network())
@@ -66,7 +66,7 @@ def opened(folder: Path, name: str, backend: str, precision: str = "auto") -> Ba
 
 
 def runs_half() -> bool:
-    """Returns whether ONNX Runtime has kernels of half precision for this processor."""
+    """Returns whether ONNX Runtime has half-precision kernels for this processor."""
     return platform.machine() in {"aarch64", "arm64"}
 
 
@@ -89,7 +89,7 @@ def test_half_precision_on_a_processor_without_it_is_float32(folder: Path) -> No
 
 
 def test_a_runtime_that_fuses_dequantisation_computes_those_layers_in_int8(folder: Path) -> None:
-    # As TensorRT would.
+    # TensorRT fuses them in this way.
     assert precision_of(parse((folder / "qdq.onnx").read_bytes()), fuses=True) == "int8"
     assert precision_of(parse((folder / "part.onnx").read_bytes()), fuses=True) == "mixed"
 
@@ -98,7 +98,7 @@ def test_a_runtime_that_fuses_dequantisation_computes_those_layers_in_int8(folde
 def test_openvino_reports_the_precision_of_its_kernels(folder: Path) -> None:
     assert opened(folder, "qdq", OPENVINO).precision == "int8"
     assert opened(folder, "part", OPENVINO).precision == "mixed"
-    # It has no dynamic quantisation of convolutions.
+    # OpenVINO does not support dynamic quantisation of convolutions.
     assert opened(folder, "dynamic", OPENVINO).precision == "f32"
     assert opened(folder, "half", OPENVINO, "f32").precision == "f32"
 

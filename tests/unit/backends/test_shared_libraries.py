@@ -13,7 +13,7 @@ from distributed_pose.devices.lacks import Lack
 from distributed_pose.devices.nvidia_libraries import needed_libraries
 from tests.fakes.libraries import build_library
 
-# No machine has CUDA 97, so that libraries of this one do not count.
+# No machine has CUDA 97, so that its real libraries do not match.
 CUDA = ("libcuda.so.1", "libcudart.so.97", "libcublas.so.97")
 NVIDIA = (*CUDA, "libcudnn.so.9", "libnvinfer.so.10")
 
@@ -22,7 +22,7 @@ Probe = Callable[[str, Sequence[str]], tuple[Lack, ...]]
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of libraries, with providers that need them beside them."""
+    """A folder of libraries, and of providers that need them."""
     folder = tmp_path_factory.mktemp("libraries")
     libraries = [build_library(folder / name) for name in NVIDIA]
     build_library(folder / "libnvinfer.so.11")
@@ -33,7 +33,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def host(compiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for libraries that are found, of a machine that has ONNX Runtime's."""
+    """The library folder of a machine with ONNX Runtime's libraries."""
     capi = tmp_path / "packages" / "onnxruntime" / "capi"
     capi.mkdir(parents=True)
     (capi.parent / "__init__.py").touch()
@@ -49,7 +49,7 @@ def host(compiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 @pytest.fixture
 def probe(host: Path, compiled: Path) -> Probe:
-    """Returns what a provider lacks where there are these libraries."""
+    """Returns the missing requirements of a provider on a machine with these libraries."""
 
     def probed(variant: str, there: Sequence[str]) -> tuple[Lack, ...]:
         for name in there:
@@ -191,7 +191,7 @@ def test_an_engine_depends_on_the_cards_name_compute_capability_and_driver(host:
 
 
 def printed(call: str) -> str:
-    """Returns what a call gives in a process of its own, which reads the libraries' folder."""
+    """Returns the result of a call in a separate process with the libraries' folder in its path."""
     rooms = ("nvidia", "nvidia_libraries")
     imports = "".join(f"from distributed_pose.devices.{room} import *; " for room in rooms)
     code = f"{imports}print({call})"

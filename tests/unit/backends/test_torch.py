@@ -165,7 +165,7 @@ def test_a_program_with_other_outputs_is_refused_and_they_are_listed() -> None:
 
 
 def test_a_batch_on_which_the_program_fails_is_an_execution_error() -> None:
-    # Its layer of 8x8 cannot be laid over a smaller image.
+    # The kernel of 8x8 is larger than the image.
     with pytest.raises(ExecutionError, match="PyTorch cannot run the model") as caught:
         TorchBackend(other_program(19), CPU).infer(batch(1, 4, 4))
     assert caught.value.image_ids == (0,)

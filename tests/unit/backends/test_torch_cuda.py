@@ -31,7 +31,7 @@ def batch(count: int, height: int = 32, width: int = 48, seed: int = 0) -> Input
 
 
 class HostProgram(TorchProgram):
-    """A program on the fake card, whose memory is the host's."""
+    """A program on the fake card, whose memory is that of the host."""
 
     def __init__(self, content: bytes, library: FakeLibcuda, stream: int) -> None:
         model = load_model(content, "auto", CPU, {"f32": torch.float32})
@@ -73,7 +73,7 @@ class HostProgram(TorchProgram):
 
 
 class Card:
-    """A backend on a fake card, with what it is made of."""
+    """A backend on a fake card, with its driver and program."""
 
     def __init__(self, content: bytes) -> None:
         self.content = content

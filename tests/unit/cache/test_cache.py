@@ -32,19 +32,19 @@ from distributed_pose.demo.default import prepare_demo
 from distributed_pose.files.local import sha256_hex, user_cache_folder
 from distributed_pose.model.artifacts import Artifact, cache_key, keep, load_cached
 
-# Runs a statement, says that it did, and stays until its stdin is closed.
+# Runs a statement, prints a line, and waits until its stdin is closed.
 STAYS = "import sys; {}; print('ready', flush=True); sys.stdin.read()"
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's cache folder, which is empty."""
+    """The user's cache folder, empty at first."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return user_cache_folder()
 
 
 def add(folder: Path, size_bytes: int, age_s: float) -> Path:
-    """Returns the folder of an entry that was used so many seconds ago."""
+    """Returns the folder of a new entry whose last use was a number of seconds ago."""
     folder.mkdir(parents=True)
     (folder / "content").write_bytes(bytes(size_bytes))
     (folder / ".used").touch()

@@ -18,7 +18,7 @@ def main():
 
 
 def start(body: str, *arguments: str, folder: Path) -> subprocess.Popen[str]:
-    """Starts a script whose command has this body."""
+    """Starts a script with the given body of its command."""
     script = folder / "script.py"
     lines = "".join(f"    {line}\n" for line in body.strip().splitlines())
     script.write_text(f"{PRELUDE}{lines}\nrun_supervised(main)\n")

@@ -31,7 +31,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def cann(home: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCann:
-    """An installation in the user's home, of which the environment says nothing."""
+    """An installation in the user's home that the environment does not name."""
     found = install_cann(home / "Ascend")
     monkeypatch.setenv("PATH", found.path)
     return found
@@ -233,16 +233,16 @@ class TestLacks:
         self, version: str, python: str, problem: str, home: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         found = install_cann(home / "Ascend", version, python=python)
-        # The shell alone, since a machine's own Python may fit.
+        # Only the shell is in PATH, because the Python of this machine may fit.
         (home / "bin").mkdir()
         (home / "bin" / "bash").symlink_to("/bin/bash")
         (home / "bin" / "env").symlink_to("/usr/bin/env")
         monkeypatch.setenv("PATH", f"{found.python}{os.pathsep}{home}/bin")
-        told = lacks()
-        assert bool(told) is bool(problem)
-        if told:
-            assert f"{found.python}/python3: {problem}" in told[0].found
-            assert "numpy<" in told[0].mend
+        lacking = lacks()
+        assert bool(lacking) is bool(problem)
+        if lacking:
+            assert f"{found.python}/python3: {problem}" in lacking[0].found
+            assert "numpy<" in lacking[0].mend
 
     @pytest.mark.usefixtures("cann")
     def test_of_an_invalid_chip_name_are_a_config_error(self) -> None:

@@ -16,7 +16,7 @@ from distributed_pose.devices.discovery import (
 from distributed_pose.devices.kinds import KINDS, accelerators
 from distributed_pose.devices.planning import Accelerator
 
-# As the vendor's tool prints it: two lines a chip, the first of which names the card's.
+# The vendor's tool prints two lines per chip, the first of which has the number of the card.
 TABLE_310P3 = """\
 +------------------------------------------------------------------------------------------------+
 | npu-smi 23.0.0                   Version: 23.0.0                                               |
@@ -37,7 +37,7 @@ VARIABLES = [KINDS[kind].variable for kind in accelerators()]
 
 @pytest.fixture
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that has the only tools there are, beside `dev`, which has the only devices."""
+    """The only folder in PATH, beside the folder `dev` with the only device files."""
     (tmp_path / "dev").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(discovery, "_DEV", tmp_path / "dev")
@@ -213,7 +213,7 @@ def test_cards_listed_after_an_unknown_name_are_hidden_as_cuda_hides_them(
 
 
 @pytest.mark.parametrize(
-    ("visible", "is_told"), [("GPU-x", True), ("0,MIG-no", True), ("-1", False), ("", False)]
+    ("visible", "is_logged"), [("GPU-x", True), ("0,MIG-no", True), ("-1", False), ("", False)]
 )
 def test_a_name_without_a_device_is_logged(
     tools: Path,
@@ -221,16 +221,16 @@ def test_a_name_without_a_device_is_logged(
     caplog: pytest.LogCaptureFixture,
     visible: str,
     *,
-    is_told: bool,
+    is_logged: bool,
 ) -> None:
     tool(tools, "nvidia-smi", "0, GPU-a, A\n")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     local_accelerators()
-    assert ("which is not a device of this machine" in caplog.text) is is_told
+    assert ("which is not a device of this machine" in caplog.text) is is_logged
 
 
 @pytest.mark.parametrize(
-    ("visible", "is_told"), [("0,2", False), ("", False), ("2,0", True), ("0, 2", True)]
+    ("visible", "is_logged"), [("0,2", False), ("", False), ("2,0", True), ("0, 2", True)]
 )
 def test_a_list_of_npus_that_cann_reads_differently_is_logged(
     tools: Path,
@@ -238,12 +238,12 @@ def test_a_list_of_npus_that_cann_reads_differently_is_logged(
     caplog: pytest.LogCaptureFixture,
     visible: str,
     *,
-    is_told: bool,
+    is_logged: bool,
 ) -> None:
     davinci(tools, "davinci0", "davinci1", "davinci2")
     monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", visible)
     local_accelerators()
-    assert ("CANN reads ascending ids" in caplog.text) is is_told
+    assert ("CANN reads ascending ids" in caplog.text) is is_logged
 
 
 @pytest.mark.parametrize("name", ["310", "310P3", "310B4", "910B4-1", "910_9392", "910ProB"])

@@ -18,21 +18,21 @@ VARIABLES = [KINDS[kind].variable for kind in accelerators()]
 
 
 def table(
-    version: str, chips: Sequence[tuple[str, str, str, str, str]], *, tells: str = "Device"
+    version: str, chips: Sequence[tuple[str, str, str, str, str]], *, column: str = "Device"
 ) -> str:
-    """Returns what `npu-smi info` prints.
+    """Returns the output of `npu-smi info`.
 
     Args:
-        version: of the tool.
-        chips: card, name, chip, device number or nothing, and bus of each.
-        tells: what the second column of a chip's second line is.
+        version: version of the tool.
+        chips: card, name, chip number, device number or an empty text, and bus id of each chip.
+        column: heading of the second column of a chip's second line.
     """
     rule = f"+{'-' * 27}+{'-' * 15}+{'-' * 52}+"
     thick = rule.replace("-", "=")
     lines = [f"+{'-' * 96}+", f"| {f'npu-smi {version}':<35}Version: {version:<{_WIDE}}|", rule]
     lines += [
         f"| {'NPU   Name':<26}| Health        | {'Power(W)    Temp(C)':<{_WIDE}}|",
-        f"| {f'Chip  {tells}':<26}| Bus-Id        | {'AICore(%)   Memory-Usage(MB)':<{_WIDE}}|",
+        f"| {f'Chip  {column}':<26}| Bus-Id        | {'AICore(%)   Memory-Usage(MB)':<{_WIDE}}|",
         thick,
     ]
     for card, name, chip, number, bus in chips:
@@ -41,7 +41,7 @@ def table(
             f"| {f'{chip:<6}{number}':<26}| {bus:<14}| {'0           577  / 7759':<{_WIDE}}|",
             thick,
         ]
-    # The processes, whose lines begin with card and chip as well.
+    # The lines of the processes begin with card and chip, too.
     lines += [
         f"| {'NPU     Chip':<26}| Process id    | {'Process name':<{_WIDE}}|",
         thick,
@@ -53,9 +53,9 @@ def table(
 
 
 def board(**fields: str) -> str:
-    """Returns what `npu-smi info -t board` prints of a chip, names with blanks for `_`."""
-    told = {"NPU_ID": "0", "Chip_ID": "0", "Chip_Type": "Ascend", **fields}
-    return "".join(f"\t{key.replace('_', ' '):<31}: {value}\n" for key, value in told.items())
+    """Returns the output of `npu-smi info -t board` for a chip; `_` in names becomes a blank."""
+    values = {"NPU_ID": "0", "Chip_ID": "0", "Chip_Type": "Ascend", **fields}
+    return "".join(f"\t{key.replace('_', ' '):<31}: {value}\n" for key, value in values.items())
 
 
 ATLAS_300I = [
@@ -70,7 +70,7 @@ A3 = [
 
 @pytest.fixture
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that alone is in the path, beside `dev`, which has the only devices."""
+    """The only folder in PATH, beside the folder `dev` with the only device files."""
     (tmp_path / "dev").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(discovery, "_DEV", tmp_path / "dev")
@@ -79,9 +79,9 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def npu_smi(folder: Path, info: str, told: str = "") -> None:
-    """Puts a tool into a folder that prints a table, and a board where it is asked for one."""
-    for name, text in (("info", info), ("board", told)):
+def npu_smi(folder: Path, info: str, board_text: str = "") -> None:
+    """Puts a tool into a folder that prints a table or, with `-t board`, a board."""
+    for name, text in (("info", info), ("board", board_text)):
         (folder / f"{name}.txt").write_text(text)
     show = 'while IFS= read -r line; do echo "$line"; done'
     script = (
@@ -124,7 +124,7 @@ def test_a_chip_without_a_bus_id_is_found(tools: Path) -> None:
 
 def test_chips_of_910b_have_their_full_name_and_only_a_card_number(tools: Path) -> None:
     chips = [(str(c), "910B4-1", "0", "", f"0000:C{c}:00.0") for c in range(3)]
-    npu_smi(tools, table("24.1.1", chips, tells=""))
+    npu_smi(tools, table("24.1.1", chips, column=""))
     davinci(tools, 0, 1, 2)
     assert [chip.physical for chip in npu_chips()] == [0, 1, 2]
     assert local_accelerators()[2] == Accelerator("npu", "2", "910B4-1", "2")
@@ -155,7 +155,7 @@ def test_the_board_completes_the_name_of_a_family_in_the_table(
 
 def test_the_board_is_read_once_for_all_chips_of_a_name(tools: Path) -> None:
     npu_smi(
-        tools, table("25.2.1", A3, tells="Phy-ID"), board(Chip_Name="Ascend910", NPU_Name="9392")
+        tools, table("25.2.1", A3, column="Phy-ID"), board(Chip_Name="Ascend910", NPU_Name="9392")
     )
     assert [chip.name for chip in npu_chips()] == ["910_9392"] * 4
     assert (tools / "calls").read_text().count("board") == 1

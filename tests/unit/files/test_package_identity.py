@@ -30,7 +30,7 @@ def test_the_digest_depends_on_the_requested_files() -> None:
 
 
 def test_an_installed_copy_has_the_digest_of_the_checkout(tmp_path: Path) -> None:
-    # As in a wheel, links of the checkout are files.
+    # Links of the checkout become files, as in a wheel.
     shutil.copytree(Path(distributed_pose.__file__).parent, tmp_path / "distributed_pose")
     code = (
         "from distributed_pose.files.package_identity import package_identity as i; "

@@ -169,7 +169,7 @@ ORDER = AtcOrder("310P3", (4,), height=HEIGHT, width=WIDTH)
 
 
 def start_cann(monkeypatch: pytest.MonkeyPatch, cann: FakeCann) -> FakeCann:
-    """Makes an installation the one of this process, as where its home alone was told."""
+    """Makes an installation that of this process, as if only its home folder were set."""
     for name in ("ASCEND_HOME_PATH", "PYTHONPATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ASCEND_TOOLKIT_HOME", str(cann.home))
@@ -265,7 +265,7 @@ def test_float32_is_compiled_and_reported_as_such_on_chips_with_hf32(
 
 
 def other(folder: Path, lines: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts another compiler in the place of the stand-in."""
+    """Replaces the fake by another compiler."""
     start_cann(monkeypatch, install_cann(folder / "other", compiler=lines))
 
 
@@ -286,7 +286,7 @@ def test_a_model_with_the_hosts_name_in_its_file_name_is_found(
 
 
 @pytest.mark.parametrize(
-    ("lines", "told"),
+    ("lines", "message"),
     [
         (
             "for n in 0 1 2 3; do echo [ERROR] GE $n >&2; done; echo bye; exit 1",
@@ -297,10 +297,10 @@ def test_a_model_with_the_hosts_name_in_its_file_name_is_found(
     ],
 )
 def test_the_last_errors_are_shown_or_otherwise_the_last_lines(
-    lines: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lines: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other(tmp_path, lines, monkeypatch)
-    with pytest.raises(SetupError, match=told):
+    with pytest.raises(SetupError, match=message):
         run_atc(ORDER, network())
 
 
@@ -327,7 +327,7 @@ def test_the_fake_refuses_what_the_compiler_refuses(
     command = atc_command(order, Path("model.onnx"), Path("out"))
     name = changed.partition("=")[0]
     command = [part for part in command if not part.startswith(f"{name}=")]
-    # The stand-in itself, in this program's Python.
+    # The fake itself runs in this program's Python.
     answer = subprocess.run(
         [sys.executable, FOLDER / "atc", *command[1:], changed],
         cwd=tmp_path,

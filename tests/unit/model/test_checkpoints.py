@@ -56,7 +56,7 @@ def cast(state: State, dtype: torch.dtype) -> State:
 
 
 def strided(state: State) -> State:
-    """Returns the same values, of which no two are neighbours in memory."""
+    """Returns the same values, not contiguous in memory."""
     return {name: torch.stack([t, t], -1)[..., 0] for name, t in state.items()}
 
 
@@ -258,8 +258,8 @@ OTHERS: dict[str, tuple[Callable[[State], object], str]] = {
 
 @pytest.mark.parametrize("case", OTHERS)
 def test_another_network_or_a_part_of_the_network_is_refused(weights: State, case: str) -> None:
-    change, told = OTHERS[case]
-    assert told in refusal(saved(change(weights)))
+    change, message = OTHERS[case]
+    assert message in refusal(saved(change(weights)))
 
 
 def test_names_in_a_refusal_are_short_and_printable(weights: State) -> None:
@@ -362,7 +362,7 @@ def legacy(pickled: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("pickled", "told"),
+    ("pickled", "message"),
     [
         (
             b"\x80\x02cos\x1b[31m\nsystem\x1b]0;x\x07\n)R.",
@@ -378,9 +378,9 @@ def legacy(pickled: bytes) -> bytes:
         (b"\x80\x04\x95" + b"\xff" * 8 + b"}.", "pickle protocol"),
     ],
 )
-def test_hostile_pickles_are_refused_in_one_line(pickled: bytes, told: str) -> None:
+def test_hostile_pickles_are_refused_in_one_line(pickled: bytes, message: str) -> None:
     text = refusal(legacy(pickled))
-    assert told in text
+    assert message in text
 
 
 def test_attributes_that_hide_methods_of_containers_change_nothing(weights: State) -> None:
@@ -422,7 +422,7 @@ def program() -> bytes:
 
 @pytest.mark.filterwarnings("ignore:.*")
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (script, "is a TorchScript program"),
         (program, "is a program of torch.export"),
@@ -443,9 +443,9 @@ def program() -> bytes:
     ],
 )
 def test_archives_that_are_not_checkpoints_are_refused_by_their_kind(
-    content: Callable[[], bytes], told: str
+    content: Callable[[], bytes], message: str
 ) -> None:
-    assert told in refusal(content())
+    assert message in refusal(content())
 
 
 def replaced_number(content: bytes, number: int, by: int) -> bytes:

@@ -31,9 +31,9 @@ def change(path: Path, **entries: str) -> None:
     """Overwrites entries of the first external tensor."""
     model = onnx.load(path, load_external_data=False)
     tensor = model.graph.initializer[0]
-    told = {entry.key: entry.value for entry in tensor.external_data} | entries
+    entries_by_key = {entry.key: entry.value for entry in tensor.external_data} | entries
     del tensor.external_data[:]
-    for key, value in told.items():
+    for key, value in entries_by_key.items():
         tensor.external_data.add(key=key, value=value)
     path.write_bytes(model.SerializeToString())
 
@@ -78,7 +78,7 @@ def test_the_digest_depends_on_graph_and_weights(path: Path, tmp_path: Path) -> 
 
 
 def everywhere(value: float) -> ModelProto:
-    """Returns a model with a tensor in every kind of place that one can be in."""
+    """Returns a model with tensors in all parts of a model that can have one."""
 
     def tensor(name: str) -> TensorProto:
         return numpy_helper.from_array(np.full(3, value, np.float32), name)
@@ -132,7 +132,7 @@ def test_values_of_any_width_are_read(tmp_path: Path, kind: str) -> None:
 
 
 def test_links_are_followed_within_the_folders_of_the_model(path: Path, tmp_path: Path) -> None:
-    # As a cache of downloads has them: links by name, files by content.
+    # Download caches have links by name to files by content.
     (tmp_path / "snapshot").mkdir()
     expected = load_source(path)
     for name in (path.name, DATA):
@@ -195,7 +195,7 @@ def test_a_location_outside_the_models_folder_is_refused(
     path: Path, place: Callable[[Path], None]
 ) -> None:
     place(path)
-    # Until Python 3.12 a circle of links has no path, from 3.13 on it has one that cannot be read.
+    # A loop of links has no path up to Python 3.12; from 3.13 on it has one that cannot be read.
     why = "not a file in the model's folder" + "|levels of symbolic links" * (place is in_a_circle)
     expected = rf"model.onnx: tensor 'heatmaps\.weight' lies in .*({why})"
     with pytest.raises(SetupError, match=expected):

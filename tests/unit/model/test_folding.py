@@ -23,7 +23,7 @@ OUTPUT = port("maps", "n", 2, "h", "w")
 KERNEL = numpy_helper.from_array(
     np.random.default_rng(0).standard_normal((2, 3, 3, 3)).astype(np.float32), "kernel"
 )
-# Its zero padding is grey, so bytes that are not centred show at the border.
+# The zero padding means grey, so bytes that are not centred would differ at the border.
 CONV = helper.make_node("Conv", ["data", "kernel"], ["maps"], "conv", pads=[1, 1, 1, 1])
 
 

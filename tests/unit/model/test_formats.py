@@ -74,7 +74,7 @@ def tar() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", "is empty"),
         (b"weights", "is not a model file of a known format"),
@@ -88,18 +88,22 @@ def tar() -> bytes:
     ],
 )
 def test_a_file_that_is_not_a_model_is_refused_with_its_kind(
-    tmp_path: Path, content: bytes, told: str
+    tmp_path: Path, content: bytes, message: str
 ) -> None:
     (tmp_path / "a.pth.tar").write_bytes(content)
-    with pytest.raises(SetupError, match=rf"a\.pth\.tar.*{told}"):
+    with pytest.raises(SetupError, match=rf"a\.pth\.tar.*{message}"):
         load_source(tmp_path / "a.pth.tar")
 
 
 def test_a_path_that_is_not_a_regular_file_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.pth")
     (tmp_path / "folder.pth").mkdir()
-    for name, told in (("pipe", "not a regular file"), ("folder", "a folder"), ("none", "No such")):
-        with pytest.raises(SetupError, match=rf"{name}\.pth.*{told}") as caught:
+    for name, message in (
+        ("pipe", "not a regular file"),
+        ("folder", "a folder"),
+        ("none", "No such"),
+    ):
+        with pytest.raises(SetupError, match=rf"{name}\.pth.*{message}") as caught:
             load_source(tmp_path / f"{name}.pth")
         assert "model.path" in caught.value.hint
     with pytest.raises(SetupError, match="/dev/zero: it is not a regular file but a device"):
@@ -120,8 +124,8 @@ def test_a_file_of_a_terabyte_is_not_read(tmp_path: Path, start: bytes) -> None:
 def test_stages_for_a_model_that_is_not_a_checkpoint_are_a_config_error(tmp_path: Path) -> None:
     path = save_constant_model(tmp_path / "a.onnx")
     assert load_source(path).refinement_stages is None
-    told = r"model\.refinement_stages=2 applies only to checkpoints, and .*a\.onnx is not one"
-    with pytest.raises(ConfigError, match=told):
+    message = r"model\.refinement_stages=2 applies only to checkpoints, and .*a\.onnx is not one"
+    with pytest.raises(ConfigError, match=message):
         load_source(path, 2)
 
 

@@ -66,7 +66,7 @@ def test_outputs_in_half_precision_are_the_same_values_rounded_to_it(demo: bytes
     assert list(wide) == list(narrow)
     for name, output in narrow.items():
         assert output.dtype == np.float16
-        # Processors without kernels of half precision compute in single.
+        # Processors without half-precision kernels compute in float32.
         np.testing.assert_array_equal(output, wide[name].astype(np.float16))
 
 
@@ -129,7 +129,7 @@ def test_a_constant_out_of_range_is_named(tiny: ModelProto) -> None:
 def test_a_network_whose_intermediate_values_are_out_of_range_is_refused(
     tiny: ModelProto,
 ) -> None:
-    # Up by 2 ** 30 and down again, which float32 does without a trace.
+    # Multiplies by 2 ** 30 and divides again, which is exact in float32.
     for name, factor in (("up", 2.0**15), ("down", 2.0**-15)):
         tensor = numpy_helper.from_array(np.float32(factor), name)
         tiny.graph.initializer.append(tensor)

@@ -29,7 +29,7 @@ from tests.tiny_models import save_constant_model
 
 TOLERANCE = 1e-4
 
-# Of about 60 layers, relative to the largest value of the maps.
+# The rounding of about 60 layers, relative to the largest value of the maps.
 FLOAT32_ROUNDING = 1e-5
 
 
@@ -39,7 +39,7 @@ def network() -> LightweightOpenPose:
 
 
 def made_network(refinement_stages: int) -> LightweightOpenPose:
-    """Returns a network whose every tensor is its own, batch statistics too."""
+    """Returns a network with distinct values in all tensors, including batch statistics."""
     torch.manual_seed(0)
     made = LightweightOpenPose(refinement_stages)
     for module in made.modules():
@@ -241,7 +241,7 @@ def test_the_export_has_only_operators_that_vendors_compilers_take(exported: byt
     assert {tensor.data_type for tensor in model.graph.initializer} == {TensorProto.FLOAT}
     # Older compilers refuse newer versions of the format.
     assert model.ir_version == 6
-    # The inference of shapes agrees with the declared ones.
+    # Shape inference agrees with the declared shapes.
     onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
 
 

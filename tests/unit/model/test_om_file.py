@@ -68,9 +68,9 @@ def test_a_model_with_the_vendors_quantised_operators_is_int8() -> None:
 
 @pytest.mark.parametrize("command", ["", "atc --model=M.onnx"])
 def test_facts_that_the_file_does_not_state_are_unknown(command: str) -> None:
-    told = content(command=command)
-    assert compiled_soc(told) == ""
-    assert compiled_precision(told, SINGLE) == ("f16" if command else "unknown")
+    stated = content(command=command)
+    assert compiled_soc(stated) == ""
+    assert compiled_precision(stated, SINGLE) == ("f16" if command else "unknown")
 
 
 @given(cut=st.integers(0, 400), junk=st.binary(max_size=40))

@@ -39,7 +39,7 @@ def test_a_network_is_within_the_bounds(model: onnx.ModelProto) -> None:
 def test_sizes_that_are_computed_from_the_inputs_shape_are_within_the_bounds(
     model: onnx.ModelProto,
 ) -> None:
-    # As exporters write a resize to twice the size of a dynamic input.
+    # Exporters write a resize to twice the size of a dynamic input in this way.
     constants = {"rows": [2, 3], "two": [2, 2], "images": [0, 1], "scales": np.float32([])}
     nodes = [
         node("Shape", ["data"], "shape"),

@@ -72,7 +72,7 @@ def test_types_have_the_names_of_numpy(kind: int, dtype: str) -> None:
 
 
 def damaged(content: bytes, random: Random) -> bytes:
-    """Returns content in which bytes are changed, lost and added."""
+    """Returns content with changed, removed and added bytes."""
     given = bytearray(content)
     for _ in range(random.choice((1, 1, 2, 5, 20))):
         at = random.randrange(len(given))

@@ -69,7 +69,7 @@ def test_operators_on_integers_are_int8(dtype: object, kind: str, inputs: list[s
         ("x.floats", np.float32, True, "int8"),
         ("x.floats", np.float32, False, "f32"),
         ("x.floats", np.float16, False, "f16"),
-        # Of a layer whose image is no integer, only the weights are stored in fewer bits.
+        # If the image of a layer is not an integer, its weights are only stored in fewer bits.
         ("x", np.float32, True, "f32"),
     ],
 )

@@ -19,7 +19,7 @@ from tests.int8_models import batch_of, needs_int8, needs_nncf, random_inputs, s
 
 pytestmark = needs_nncf
 
-# Of the maps' root mean square. A network of other weights is off by more than 1.
+# Relative to the root mean square of the maps. Another network differs by more than 1.
 TOLERANCE = 0.05
 
 
@@ -90,7 +90,7 @@ def test_every_input_counts(network: bytes) -> None:
 
 
 def test_it_prints_nothing_and_sends_no_telemetry() -> None:
-    # In a process without pytest, which NNCF takes for a reason not to report.
+    # Runs in a process without pytest, under which NNCF does not send telemetry.
     code = (
         "import sys, numpy\n"
         "from distributed_pose.model.quantise import quantise\n"

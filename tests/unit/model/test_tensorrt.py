@@ -100,12 +100,12 @@ def test_an_engine_for_a_part_of_the_model_is_refused() -> None:
         labelled_engine(wrapping("EPContext", "Relu"), "f16")
 
 
-@pytest.mark.parametrize(("half", "told"), [(True, "True"), (False, "False")])
-def test_the_provider_gets_the_options_of_the_engine_and_its_file(*, half: bool, told: str) -> None:
+@pytest.mark.parametrize(("half", "text"), [(True, "True"), (False, "False")])
+def test_the_provider_gets_the_options_of_the_engine_and_its_file(*, half: bool, text: str) -> None:
     shapes, file = EngineShapes("data", 1, 8, 368, 640), Path("/engines/8.onnx")
     assert building_options(2, half=half, shapes=shapes, file=file) == {
         "device_id": "2",
-        "trt_fp16_enable": told,
+        "trt_fp16_enable": text,
         "trt_profile_min_shapes": "data:1x3x368x640",
         "trt_profile_opt_shapes": "data:8x3x368x640",
         "trt_profile_max_shapes": "data:8x3x368x640",

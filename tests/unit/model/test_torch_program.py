@@ -15,7 +15,7 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module")
 def network() -> LightweightOpenPose:
-    """A network whose every tensor is its own, batch statistics too."""
+    """A network with distinct values in all tensors, including batch statistics."""
     torch.manual_seed(0)
     made = LightweightOpenPose()
     for module in made.modules():
