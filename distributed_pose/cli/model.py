@@ -94,16 +94,18 @@ def compile_(  # noqa: PLR0913 - one argument per option
     keys = [f"{key}={value}" for key, value in given.items() if value]
     settings = load_config(config, [*(overrides or ()), *keys])
     sizes = batch_sizes(batch)
-    from distributed_pose.compilation import commands_for, compile_for, orders_for
+    from distributed_pose.compilation import commands_for, compile_for, compile_specs
     from distributed_pose.run.inputs import load_model
 
-    orders = orders_for(target, settings.precision, settings.profile, sizes, dynamic=dynamic_batch)
+    specs = compile_specs(
+        target, settings.precision, settings.profile, sizes, dynamic=dynamic_batch
+    )
     source = load_model(model, settings.profile, settings.model.refinement_stages)
     _print_notes(source.notes)
     if dry_run:
-        print_text(f"{commands_for(source, orders)}\n")
+        print_text(f"{commands_for(source, specs)}\n")
         return
-    for compiled in compile_for(source, orders, settings, output):
+    for compiled in compile_for(source, specs, settings, output):
         _print_compiled(compiled)
 
 

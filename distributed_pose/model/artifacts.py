@@ -24,7 +24,7 @@ from distributed_pose.files.local import (
 from distributed_pose.model.external_data import self_contained
 from distributed_pose.model.formats import HEAD_BYTES, format_of
 
-# The prefix of every name in the cache. It is raised when the same order gives another artifact, so
+# The prefix of every name in the cache. It is raised when a specification gives another artifact, so
 # that artifacts of earlier versions are no longer found.
 CACHE_VERSION = "v5-"
 

@@ -163,8 +163,8 @@ def test_a_slurm_job_evaluates_on_its_cluster_with_a_token_and_its_cpus(host: Pa
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"NODES": "0"}, "1 nodes are not there after 1 s"),
-        ({"NODES": "1"}, "2 nodes are not there after 1 s"),
+        ({"NODES": "0"}, "1 nodes have not joined after 1 s"),
+        ({"NODES": "1"}, "2 nodes have not joined after 1 s"),
         ({"NODES": "0", "RAY_FAILS": "yes", "START_TIMEOUT_S": "60"}, "a Ray process ended"),
     ],
 )

@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 from distributed_pose.backends.providers import cann_options
-from distributed_pose.model.atc import AtcOrder, atc_command
+from distributed_pose.model.atc import AtcSpec, atc_command
 from tests.fakes.ascend import stand_ins
 from tests.vendor.wheels import unpacked_sources
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.vendor
 SOURCES = "msit==8.2.0"
 
 ORDERS = [
-    AtcOrder(soc, (1, 4) if dynamic else (4,), dynamic, precision, aipp=aipp)
+    AtcSpec(soc, (1, 4) if dynamic else (4,), dynamic, precision, aipp=aipp)
     for soc, precision in (("310P3", "auto"), ("910B4-1", "f32"), ("310B1", "f32"))
     for dynamic, aipp in product((False, True), repeat=2)
 ]
@@ -41,11 +41,11 @@ def options(msit: Path) -> dict[str, str]:
     return {option["name"]: option["desc"] for option in table["atc_args"]}
 
 
-@pytest.mark.parametrize("order", ORDERS, ids=str)
+@pytest.mark.parametrize("spec", ORDERS, ids=str)
 def test_every_option_of_atc_is_in_the_vendors_list_with_an_allowed_value(
-    order: AtcOrder, options: dict[str, str]
+    spec: AtcSpec, options: dict[str, str]
 ) -> None:
-    command = atc_command(order, Path("M.onnx"), Path("M"))
+    command = atc_command(spec, Path("M.onnx"), Path("M"))
     given = dict(argument.split("=", 1) for argument in command[1:])
     assert wrong(given, options) == []
     required = {"--model", "--framework", "--output", "--soc_version"}

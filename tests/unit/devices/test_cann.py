@@ -14,10 +14,10 @@ from distributed_pose.devices.cann_lacks import (
     compiler_lacks,
     runtime_lacks,
 )
-from distributed_pose.model.atc import AtcOrder, preparation, run_atc, toolchain_version
+from distributed_pose.model.atc import AtcSpec, preparation, run_atc, toolchain_version
 from tests.fakes.ascend import CHIPS, HEIGHT, WIDTH, FakeCann, install_cann, network, stand_ins
 
-ORDER = AtcOrder("310P3", height=HEIGHT, width=WIDTH)
+SPEC = AtcSpec("310P3", height=HEIGHT, width=WIDTH)
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +123,7 @@ class TestEnvironment:
         monkeypatch.setenv("PYTHONPATH", "/ours")
         monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
         monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
-        content, run = run_atc(ORDER, network())
+        content, run = run_atc(SPEC, network())
         assert content.startswith(b"IMOD")
         assert run.toolchain == "8.0.0"
         assert len(cann.log.read_text().splitlines()) == 1
@@ -146,14 +146,14 @@ class TestEnvironment:
     ) -> None:
         monkeypatch.setenv("ASCEND_TOOLKIT_HOME", str(cann.home))
         monkeypatch.setenv("PYTHONPATH", f"{cann.home}/python/site-packages:/ours")
-        assert run_atc(ORDER, network())[0].startswith(b"IMOD")
+        assert run_atc(SPEC, network())[0].startswith(b"IMOD")
 
     def test_the_shell_lines_reproduce_it(self, cann: FakeCann) -> None:
-        first, second, *files = preparation(AtcOrder("910B4", precision="f32", aipp=True))
+        first, second, *files = preparation(AtcSpec("910B4", precision="f32", aipp=True))
         assert first.startswith("unset PYTHONPATH PYTHONHOME")
         script = f"source {cann.root}/ascend-toolkit/set_env.sh"
         assert second == f"{script}  # CANN 6.3 or newer"
-        assert preparation(AtcOrder("310"))[1] == script
+        assert preparation(AtcSpec("310"))[1] == script
         assert [line.split()[2] for line in files] == ["aipp.cfg", "no_hf32.ini"]
 
 
@@ -167,7 +167,7 @@ class TestLacks:
         assert lack.what == "CANN"
         assert "--dry-run" in lack.mend
         with pytest.raises(SetupError, match=r"atc cannot compile: CANN is missing.*--dry-run"):
-            run_atc(ORDER, network())
+            run_atc(SPEC, network())
 
     def test_name_the_compiler_if_only_the_runtime_is_installed(self, cann: FakeCann) -> None:
         (cann.home / "bin" / "atc").unlink()

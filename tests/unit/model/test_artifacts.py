@@ -61,9 +61,9 @@ def input_type(content: bytes) -> int:
 def test_artifacts_of_a_vendors_compiler_are_made_on_the_node_of_the_compiler(
     source: ModelSource, backend: str, *, expected: bool
 ) -> None:
-    order = CompileSpec(backend, "auto", "modelzoo")
-    assert needs_device(source, order) is expected
-    assert not needs_device(replace(source, format="om"), order)
+    spec = CompileSpec(backend, "auto", "modelzoo")
+    assert needs_device(source, spec) is expected
+    assert not needs_device(replace(source, format="om"), spec)
 
 
 def test_an_onnx_file_is_run_unchanged_and_not_cached(source: ModelSource) -> None:
@@ -188,9 +188,9 @@ def test_a_card_and_a_cache_name_do_not_depend_on_which_of_equal_devices_made_th
 def test_annotations_and_compiled_models_pass_through() -> None:
     for kind in ("truth", "om"):
         source = ModelSource(b"content", kind, sha256_hex(b"content"), "a.file")
-        order = replace(OM, backend="oracle" if kind == "truth" else "ascend")
-        assert portable(source, order) is source
-        assert compile_model(source, order).content == b"content"
+        spec = replace(OM, backend="oracle" if kind == "truth" else "ascend")
+        assert portable(source, spec) is source
+        assert compile_model(source, spec).content == b"content"
 
 
 def test_a_compiled_model_runs_only_on_ascend() -> None:
