@@ -112,32 +112,32 @@ class AclError(Exception):
         super().__init__(f"acl.{call} failed{answered}: {words}{recent}")
 
 
-class Taken:
-    """The resources taken from the device and the host, which are released in reverse order."""
+class Resources:
+    """The resources of the device and the host that a backend holds; released in reverse order."""
 
     def __init__(self) -> None:
         self._calls: list[tuple[str, tuple[int, ...]]] = []
 
-    def give_back_by(self, call: str, *arguments: int) -> None:
+    def release_by(self, call: str, *arguments: int) -> None:
         """Records a call that releases a resource."""
         self._calls.append((call, arguments))
 
-    def take(self, call: str, *arguments: Any, back: str) -> int:
-        """Makes a call that takes a resource, and returns the resource's handle or address.
+    def acquire(self, call: str, *arguments: Any, release: str) -> int:
+        """Makes a call that allocates a resource, and returns the resource's handle or address.
 
         Args:
             call: name of the call without `acl.`.
             arguments: arguments of the call.
-            back: name of the call that releases the resource by its handle or address.
+            release: name of the call that releases the resource by its handle or address.
 
         Raises:
-            AclError: if the call fails; no resource was taken.
+            AclError: if the call fails; no resource was allocated.
         """
         handle: int = call_value(call, *arguments)
-        self.give_back_by(back, handle)
+        self.release_by(release, handle)
         return handle
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Releases all resources; a second call releases nothing.
 
         Raises:

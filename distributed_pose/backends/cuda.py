@@ -84,7 +84,7 @@ class CudaBackend(Backend):
         self._batches.append(_Batch(batch.image_ids, len(starts)))
         try:
             for start in starts:
-                if pipeline.num_under_way == SLOTS:
+                if pipeline.num_in_flight == SLOTS:
                     self._take(pipeline)
                 pipeline.submit(inputs_N3HW[start : start + size])
         except Exception as error:  # noqa: BLE001

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_pose.backends.base import InputBatch
-from distributed_pose.backends.ports import check_fits, check_input, fed_as, select_outputs
+from distributed_pose.backends.ports import batch_dtype, check_fits, check_input, select_outputs
 from distributed_pose.errors import SetupError
 from distributed_pose.records import ModelPort
 
@@ -96,7 +96,7 @@ class OmInput:
         return next(size for size in self.batch_sizes if size >= images)
 
     def _hint(self, batch: InputBatch) -> str:
-        if batch.inputs_N3HW.dtype.name != fed_as(self.port.dtype):
+        if batch.inputs_N3HW.dtype.name != batch_dtype(self.port.dtype):
             return "an .om has one type of input: compile it for the profile of the run"
         return (
             "an .om has one size of input: compile it for that, and set profile=modelzoo or uint8"

@@ -105,7 +105,7 @@ def check_profile(inputs: Sequence[ModelPort], profile: "Profile", path: str) ->
         )
 
 
-def fed_as(dtype: str) -> str:
+def batch_dtype(dtype: str) -> str:
     """Returns the type of the batches for an input of a type, by NumPy's names."""
     return _FED_AS.get(dtype, dtype)
 
@@ -121,7 +121,7 @@ def check_fits(model_input: ModelPort, batch: InputBatch) -> None:
     """
     found = batch.inputs_N3HW.shape
     dtype = batch.inputs_N3HW.dtype.name
-    if fed_as(model_input.dtype) != dtype:
+    if batch_dtype(model_input.dtype) != dtype:
         raise SetupError(
             f"the model's input {model_input.name} is {model_input.dtype}, the profile's {dtype}",
             "export it with a float32 input, which every profile can feed",

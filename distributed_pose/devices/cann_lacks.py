@@ -167,11 +167,11 @@ def _pythons(cann: Cann) -> Iterator[_Python]:
     needs = python_needs(cann)
     for folder in dict.fromkeys(cann.environment.get("PATH", "").split(os.pathsep)):
         if folder and (path := shutil.which("python3", path=folder)):
-            yield _Python(path, _problem(_told(path, tuple(cann.environment.items())), needs))
+            yield _Python(path, _problem(_probed(path, tuple(cann.environment.items())), needs))
 
 
 @cache
-def _told(path: str, environment: tuple[tuple[str, str], ...]) -> list[str]:
+def _probed(path: str, environment: tuple[tuple[str, str], ...]) -> list[str]:
     """Returns the words that the probe prints in a Python; empty if the probe fails.
 
     The result is cached, because it is needed for each model that is compiled.

@@ -24,8 +24,8 @@ from distributed_pose.files.local import (
 from distributed_pose.model.external_data import self_contained
 from distributed_pose.model.formats import HEAD_BYTES, format_of
 
-# The prefix of every name in the cache. It is raised when a specification gives another artifact, so
-# that artifacts of earlier versions are no longer found.
+# The prefix of every name in the cache. It is raised when a specification gives another artifact,
+# so that artifacts of earlier versions are not found any more.
 CACHE_VERSION = "v5-"
 
 # A snapshot of three stages with the state of its optimizer takes 84 MiB.

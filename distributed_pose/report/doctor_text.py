@@ -41,7 +41,7 @@ def doctor_lines(survey: Survey, features: Mapping[str, Sequence[Lack]]) -> Iter
             empty for a feature that is ready.
     """
     notes = _Notes()
-    for devices in _alike(survey.devices):
+    for devices in _equal_devices(survey.devices):
         yield from _wrapped(_heading(devices), "  ")
         for ready in devices[0].backends:
             yield _backend_line(ready, devices[0].takes, survey.model_format, notes)
@@ -92,12 +92,12 @@ def _plain(lacks: Iterable[Lack]) -> list[dict[str, str]]:
     return [lack._asdict() for lack in lacks]
 
 
-def _alike(devices: Sequence[DeviceSurvey]) -> Iterator[list[DeviceSurvey]]:
+def _equal_devices(devices: Sequence[DeviceSurvey]) -> Iterator[list[DeviceSurvey]]:
     """Yields groups of successive devices that have the same node, kind and survey results."""
-    yield from (list(found) for _, found in groupby(devices, _alike_key))
+    yield from (list(found) for _, found in groupby(devices, _equality_key))
 
 
-def _alike_key(device: DeviceSurvey) -> tuple[object, ...]:
+def _equality_key(device: DeviceSurvey) -> tuple[object, ...]:
     plan = device.plan
     return plan.kind, plan.node_id, plan.model, device.backends, device.takes, device.is_spare
 

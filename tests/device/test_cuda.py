@@ -177,15 +177,15 @@ def test_a_missing_card_is_a_setup_error(models: dict[str, bytes]) -> None:
 
 def steady(backend: Backend, count: int, batches: int) -> tuple[float, list[DeviceTimes]]:
     """Returns the seconds of batches with all slots in use, and the times of each."""
-    given, times, under_way = batch(count), [], 0
+    given, times, in_flight = batch(count), [], 0
     start = perf_counter_ns()
     for _ in range(batches):
-        if under_way == backend.slots:
+        if in_flight == backend.slots:
             times.append(backend.collect().times)
-            under_way -= 1
+            in_flight -= 1
         backend.submit(given)
-        under_way += 1
-    times += [backend.collect().times for _ in range(under_way)]
+        in_flight += 1
+    times += [backend.collect().times for _ in range(in_flight)]
     return (perf_counter_ns() - start) / 1e9, times
 
 

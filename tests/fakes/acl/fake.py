@@ -188,7 +188,7 @@ def free_memory(address: int, kind: str) -> None:
     memory = remove(address, kind)
     # Devices of other threads may continue.
     if any(stream.pending for stream in streams() if stream.context == memory.context):
-        violations.append(f"{kind} freed while work is under way")
+        violations.append(f"{kind} freed while work is in flight")
     ctypes.memset(address, UNWRITTEN, memory.size)
     _freed.append(memory.block)
 

@@ -73,7 +73,7 @@ def create_stream() -> int:
 @api("code")
 def destroy_stream(stream: int) -> None:
     if find(stream, "stream").pending:
-        fake.violations.append("stream destroyed with work under way")
+        fake.violations.append("stream destroyed with work in flight")
     remove(stream, "stream")
 
 

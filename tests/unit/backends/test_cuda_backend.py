@@ -112,14 +112,14 @@ def test_answers_as_the_model_does_for_any_sequence_of_shapes(card: Card, conten
 def test_copies_and_execution_overlap_and_compute_is_the_execution_alone(card: Card) -> None:
     card.backend.prepare(batch(4))
     start_ms, times = card.library.host_ms, []
-    under_way = 0
+    in_flight = 0
     for number in range(40):
-        if under_way == card.backend.slots:
+        if in_flight == card.backend.slots:
             times.append(card.backend.collect().times)
-            under_way -= 1
+            in_flight -= 1
         card.backend.submit(batch(4, seed=number))
-        under_way += 1
-    times += [card.backend.collect().times for _ in range(under_way)]
+        in_flight += 1
+    times += [card.backend.collect().times for _ in range(in_flight)]
     elapsed_ms = card.library.host_ms - start_ms
     assert {time.compute_ns for time in times} == {4_500_000}
     assert all(time.copy_in_ns >= 1_000_000 <= time.copy_out_ns for time in times)
@@ -144,14 +144,14 @@ def test_answers_come_in_order_without_races_for_any_timing_of_calls(
     if prepared:
         card.backend.prepare(batch(prepared))
     card.program.execution_ms = milliseconds[2]
-    under_way: deque[InputBatch] = deque()
+    in_flight: deque[InputBatch] = deque()
     for number, step in enumerate(steps):
-        if isinstance(step, int) and len(under_way) < card.backend.slots:
+        if isinstance(step, int) and len(in_flight) < card.backend.slots:
             # The input sizes differ, too.
-            under_way.append(batch(step, 32 + 8 * (step % 2), seed=number))
-            card.backend.submit(under_way[-1])
-        elif under_way:
-            wanted = expected(content, under_way.popleft())
+            in_flight.append(batch(step, 32 + 8 * (step % 2), seed=number))
+            card.backend.submit(in_flight[-1])
+        elif in_flight:
+            wanted = expected(content, in_flight.popleft())
             for one, other in zip(card.backend.collect().maps, wanted, strict=True):
                 np.testing.assert_allclose(one, other, atol=1e-6)
     assert card.library.races == []
