@@ -28,7 +28,7 @@ from distributed_pose.evaluation import Progress
 from distributed_pose.model.compile import compile_model, portable
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.records import DECODE_STAGES, ImageRecord
-from distributed_pose.run.inputs import RunInputs, calibration, read_inputs
+from distributed_pose.run.inputs import RunInputs, read_inputs
 from distributed_pose.vision.decode import decode_image
 from distributed_pose.vision.preprocess import preprocess
 from distributed_pose.vision.profiles import PROFILES
@@ -86,7 +86,7 @@ def bench_host(config: RunConfig, repeat: int, on_progress: Progress) -> HostRep
     """
     inputs = read_inputs(config)
     images = inputs.index.images
-    maps = _infer(config, inputs)
+    maps = _infer(inputs)
     # The actors of a run have the same settings.
     cv2.setNumThreads(1)
     keep_freed_memory()
@@ -98,12 +98,12 @@ def bench_host(config: RunConfig, repeat: int, on_progress: Progress) -> HostRep
     return bench.report(found)
 
 
-def _infer(config: RunConfig, inputs: RunInputs) -> dict[int, ImageMaps]:
+def _infer(inputs: RunInputs) -> dict[int, ImageMaps]:
     """Returns the maps of each image, by image id."""
     (plan,) = plan_devices(("cpu",), [Node("", "", num_cpus())])
-    deployment = deploy_here(config, plan, inputs.model.format)
+    deployment = deploy_here(inputs.selection, plan, inputs.model.format)
     order = deployment.order
-    model = compile_model(portable(inputs.model, order), order, calibration(config, inputs))
+    model = compile_model(portable(inputs.model, order), order, inputs.calibration)
     worker = Worker(replace(deployment.spec, gather="maps"), model.content)
     shard_size = worker.start().shard_size
     maps = {}

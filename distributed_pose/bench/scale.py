@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import chain
 from statistics import median
 
-from distributed_pose.backends.selection import check_computes
+from distributed_pose.backends.selection import check_computes, select
 from distributed_pose.cluster.planned import planned_devices
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.devices.kinds import KINDS
@@ -112,7 +112,7 @@ def run_scaling(
         ConfigError: if there are fewer devices than the largest count, or no model to run.
         ExecutionError: if images have no result, or AP differs between runs of the same images.
     """
-    check_computes(config)
+    check_computes(select(config))
     chosen = sorted(set(counts))
     settings = {count: _with_devices(config, count, weak=weak) for count in chosen}
     reports: dict[int, list[RunReport]] = {count: [] for count in chosen}

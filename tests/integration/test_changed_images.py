@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from distributed_pose import RunConfig, SetupError
+from distributed_pose.backends.selection import select
 from distributed_pose.data.packing import pack_dataset
 from distributed_pose.data.shards import no_detections
 from distributed_pose.data.sources import open_images
@@ -153,17 +154,19 @@ def ledger_of(*devices: DeviceReady) -> Ledger:
 
 
 def test_a_run_goes_on_in_the_precisions_that_it_has_alone(people: Dataset) -> None:
-    config = people.config()
-    check_precisions(Ledger([]), [ready("cpu", "bf16")], config)
-    check_precisions(ledger_of(ready("cpu", "bf16")), [ready("cuda", "bf16")], config)
+    selection = select(people.config())
+    check_precisions(Ledger([]), [ready("cpu", "bf16")], selection)
+    check_precisions(ledger_of(ready("cpu", "bf16")), [ready("cuda", "bf16")], selection)
     both = ledger_of(ready("cpu", "bf16"), ready("cuda", "f16"))
-    check_precisions(both, [ready("cuda", "f16")], config)
+    check_precisions(both, [ready("cuda", "f16")], selection)
     with pytest.raises(SetupError, match=r"bf16 \(b on cpu:0\).*f16 \(b on npu:0\).*set precision"):
-        check_precisions(ledger_of(ready("cpu", "bf16")), [ready("npu", "f16")], config)
+        check_precisions(ledger_of(ready("cpu", "bf16")), [ready("npu", "f16")], selection)
 
 
 def test_precisions_that_are_set_for_each_kind_may_differ(people: Dataset) -> None:
-    config = people.config(cpu={"precision": "f32"}, cuda={"precision": "f16"}, backend="auto")
-    check_precisions(ledger_of(ready("cpu", "f32")), [ready("cuda", "f16")], config)
+    selection = select(
+        people.config(cpu={"precision": "f32"}, cuda={"precision": "f16"}, backend="auto")
+    )
+    check_precisions(ledger_of(ready("cpu", "f32")), [ready("cuda", "f16")], selection)
     with pytest.raises(SetupError):
-        check_precisions(ledger_of(ready("cpu", "f32")), [ready("npu", "f16")], config)
+        check_precisions(ledger_of(ready("cpu", "f32")), [ready("npu", "f16")], selection)
