@@ -99,7 +99,12 @@ def orders_for(
     name, kind = ("ascend", "npu") if chip else TARGETS[target]
     backend = resolve_backend(name, kind, precision)
     soc = soc_version(chip[1]) if chip else ""
-    order = CompileSpec(backend, resolve_precision(backend, precision), profile, target=soc)
+    order = CompileSpec(
+        backend=backend,
+        precision=resolve_precision(backend, precision),
+        profile=profile,
+        target=soc,
+    )
     if not chip or dynamic:
         return [replace(order, batch_sizes=tuple(sorted(batch_sizes)))]
     return [replace(order, batch_sizes=(size,)) for size in batch_sizes]

@@ -1,8 +1,8 @@
 """Evaluates a model on a dataset: the whole flow of a run, up to detections and report."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from math import gcd
 from pathlib import Path
 from time import perf_counter_ns
@@ -120,7 +120,7 @@ def _evaluate_in(
     ledger = Ledger(inputs.index.images)
     parts = fingerprint(config, inputs)
     files = LedgerFiles(own.folder, parts) if own else None
-    dump = _dump(config, inputs, parts)
+    dump = _dump(config.dump_maps, inputs, parts)
     if dump:
         dump.check_owner(restart=restart)
     if files and own:
@@ -133,27 +133,33 @@ def _evaluate_in(
     progress = _reporter(ledger, len(inputs.index.images), on_progress)
     facts = SessionFacts()
     if ledger.open_images:
-        try:
+        with _reported_if_it_fails(own, engine, config, inputs, ledger):
             facts = _run_session(engine, inputs, ledger, files, progress)
-        except (ExecutionError, KeyboardInterrupt):
-            if own and ledger.num_settled:
-                # The other measurements of a session that failed are not complete.
-                facts = SessionFacts(engine=EngineFacts(faults=engine.facts().faults))
-                # The error that ended the run is more useful than one of writing the report.
-                with suppress(ExecutionError):
-                    _write(own, config, inputs, ledger, facts, is_stopped=True)
-            raise
-    if own:
-        report = _write(own, config, inputs, ledger, facts)
-    else:
-        report = summarise(config, inputs, ledger, ledger.detections, facts)
+    report = _write(own, config, inputs, ledger, facts)
     if dump:
         dump.finish(ledger.encoded_bytes, report.backend, report.precision)
     return report
 
 
+@contextmanager
+def _reported_if_it_fails(
+    own: RunFiles | None, engine: Engine, config: RunConfig, inputs: RunInputs, ledger: Ledger
+) -> Iterator[None]:
+    """Writes the report of the results so far if the block fails or is stopped."""
+    try:
+        yield
+    except (ExecutionError, KeyboardInterrupt):
+        if own and ledger.num_settled:
+            # The other measurements of a session that failed are not complete.
+            facts = SessionFacts(engine=EngineFacts(faults=engine.facts().faults))
+            # The error that ended the run is more useful than one of writing the report.
+            with suppress(ExecutionError):
+                _write(own, config, inputs, ledger, facts, is_stopped=True)
+        raise
+
+
 def _write(
-    own: RunFiles,
+    own: RunFiles | None,
     config: RunConfig,
     inputs: RunInputs,
     ledger: Ledger,
@@ -161,19 +167,19 @@ def _write(
     *,
     is_stopped: bool = False,
 ) -> RunReport:
-    """Writes the files of a run, and returns its report."""
+    """Writes the files of a run, if it has a folder, and returns its report."""
     detections = ledger.detections
     report = summarise(config, inputs, ledger, detections, facts, is_stopped=is_stopped)
-    listed = inputs.index.as_listed(detections)
-    write_run(own.folder, report, listed, config.model_dump(mode="json"), own.config_name)
+    if own:
+        listed = inputs.index.as_listed(detections)
+        write_run(own.folder, report, listed, config.model_dump(mode="json"), own.config_name)
     return report
 
 
-def _dump(config: RunConfig, inputs: RunInputs, parts: Mapping[str, str]) -> MapsDump | None:
-    folder = config.dump_maps
+def _dump(folder: Path | None, inputs: RunInputs, parts: Mapping[str, str]) -> MapsDump | None:
     if folder is None:
         return None
-    if config.model.path and is_same_file(config.model.path, folder):
+    if inputs.model_path and is_same_file(inputs.model_path, folder):
         raise ConfigError(f"dump_maps is model.path, {folder}", "choose another --dump-maps")
     return MapsDump(folder, inputs.index.images, parts)
 
@@ -227,11 +233,7 @@ def _run_session(
         stack.enter_context(engine)
         # The handlers are set again, because Ray sets its own.
         stack.enter_context(stopped_by_signals())
-        selection = inputs.selection
-        ready = engine.start(selection, inputs.model, inputs.calibration, inputs.images_to_read)
-        check_precisions(ledger, ready, selection)
-        for line in differences(ready):
-            _LOG.warning("%s", line)
+        ready = _start(engine, inputs, ledger)
         pending = ledger.open_images
         stamps = image_stamps(pending, inputs.images) if files else {}
         begun = perf_counter_ns()
@@ -239,13 +241,26 @@ def _run_session(
         devices = {device.plan.name: device for device in ready}
         progress()
         for result in engine.run(_workload(inputs, pending, ready)):
-            elapsed_ns = perf_counter_ns() - begun
-            known = stamped(result, stamps)
-            new = ledger.accept(LedgerEntry(session, elapsed_ns, devices[result.device], known))
-            if new and files:
+            entry = LedgerEntry(
+                session=session,
+                elapsed_ns=perf_counter_ns() - begun,
+                device=devices[result.device],
+                result=stamped(result, stamps),
+            )
+            if (new := ledger.accept(entry)) and files:
                 files.add(new)
             progress()
         return SessionFacts(warmup_ns=begun - started, engine=engine.facts())
+
+
+def _start(engine: Engine, inputs: RunInputs, ledger: Ledger) -> tuple[DeviceReady, ...]:
+    """Returns the ready devices, in precisions that go with the results so far."""
+    selection = inputs.selection
+    ready = engine.start(selection, inputs.model, inputs.calibration, inputs.images_to_read)
+    check_precisions(ledger, ready, selection)
+    for line in differences(ready):
+        _LOG.warning("%s", line)
+    return ready
 
 
 def _workload(

@@ -22,7 +22,7 @@ from distributed_pose.run.inputs import read_model
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DeviceSweep:
     """The figures of one device for each batch size.
 
@@ -121,15 +121,15 @@ def _with_backends(config: RunConfig, devices: Iterable[DeviceReady]) -> RunConf
 
 def _figures(config: RunConfig, device: DeviceReady, sweeps: dict[int, Sweep]) -> DeviceSweep:
     return DeviceSweep(
-        device.plan.name,
-        device.description,
-        device.plan.node,
-        device.backend,
-        device.precision,
-        config.profile,
-        tuple(
+        name=device.plan.name,
+        description=device.description,
+        node=device.plan.node,
+        backend=device.backend,
+        precision=device.precision,
+        profile=config.profile,
+        batches=tuple(
             latency_figures(size, sweep.compute_ns, sweep.latencies_ns, sweep.wall_ns)
             for size, sweep in sweeps.items()
         ),
-        best_batch_size({size: sweep.compute_ns for size, sweep in sweeps.items()}),
+        best_batch_size=best_batch_size({size: sweep.compute_ns for size, sweep in sweeps.items()}),
     )

@@ -36,7 +36,7 @@ from distributed_pose.vision.profiles import PROFILES
 STAGES = ("read", "decode_jpeg", "preprocess", "check", "transfer", *DECODE_STAGES)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
     """Processor time per image, in microseconds."""
 
@@ -44,7 +44,7 @@ class Cost:
     p90_us: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class HostReport:
     """The costs per image on the host.
 
@@ -176,15 +176,15 @@ class _HostBench:
         decode = np.sum([costs[stage] for stage in DECODE_STAGES], axis=0)
         host = np.sum([costs[stage] for stage in STAGES], axis=0)
         return HostReport(
-            cpu_name(),
-            self._profile.name,
-            len(costs["plain"]),
-            poses,
-            {stage: _cost(costs[stage]) for stage in STAGES},
-            _cost(decode),
-            _cost(host),
-            _cost(costs["plain"]),
-            float(np.median(costs["plain"] / decode)),
+            processor=cpu_name(),
+            profile=self._profile.name,
+            num_images=len(costs["plain"]),
+            poses=poses,
+            stages={stage: _cost(costs[stage]) for stage in STAGES},
+            decode=_cost(decode),
+            host=_cost(host),
+            plain_decode=_cost(costs["plain"]),
+            speedup=float(np.median(costs["plain"] / decode)),
         )
 
 
@@ -198,4 +198,4 @@ def _through_store(batch: pa.RecordBatch) -> ImageMaps:
 
 def _cost(ns: npt.NDArray[np.float64]) -> Cost:
     median, p90 = np.percentile(ns / 1e3, (50, 90))
-    return Cost(float(median), float(p90))
+    return Cost(median_us=float(median), p90_us=float(p90))

@@ -35,7 +35,7 @@ _BARE_BATCHES = 4
 _BARE_SHARE = 0.25
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PipelineReport:
     """Whole runs beside the bare model.
 
@@ -52,7 +52,8 @@ class PipelineReport:
         ratio: rate of the whole run divided by that of the bare model, median over the pairs.
         compute_ms: execution time per image within the whole run, in milliseconds.
         other_ms: time per image of each other stage, in milliseconds.
-        outside_compute_share: share of the wall time in which the model was not executed.
+        outside_compute_share: share of the wall time in which the model was not executed; None if
+            it is unknown.
     """
 
     processor: str
@@ -66,7 +67,7 @@ class PipelineReport:
     ratio: float
     compute_ms: float
     other_ms: Mapping[str, float]
-    outside_compute_share: float
+    outside_compute_share: float | None
 
 
 def bench_pipeline(config: RunConfig, repeat: int, on_progress: Progress) -> PipelineReport:
@@ -154,17 +155,16 @@ def _report(batch_size: int, bare: list[float], reports: list[RunReport]) -> Pip
         stage: figures.total_ns / 1e6 / last.num_images for stage, figures in last.stages.items()
     }
     return PipelineReport(
-        cpu_name(),
-        num_cpus(),
-        last.precision,
-        batch_size,
-        last.num_images,
-        ap,
-        tuple(bare),
-        tuple(whole),
-        median(w / b for w, b in zip(whole, bare, strict=True)),
-        stage_ms.pop("compute"),
-        stage_ms,
-        # The share is None only for replayed maps.
-        last.throughput.outside_compute_share or 0.0,
+        processor=cpu_name(),
+        cores=num_cpus(),
+        precision=last.precision,
+        batch_size=batch_size,
+        num_images=last.num_images,
+        ap=ap,
+        bare_images_per_s=tuple(bare),
+        whole_images_per_s=tuple(whole),
+        ratio=median(w / b for w, b in zip(whole, bare, strict=True)),
+        compute_ms=stage_ms.pop("compute"),
+        other_ms=stage_ms,
+        outside_compute_share=last.throughput.outside_compute_share,
     )

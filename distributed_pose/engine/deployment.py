@@ -112,13 +112,13 @@ def plan_deployment(
         settings.precision if is_compiled else resolve_precision(backend, settings.precision)
     )
     spec = WorkerSpec(
-        plan,
-        backend,
-        precision,
-        selection.profile,
-        settings.batch_sizes,
-        selection.maps_dtype,
-        selection.gather,
+        plan=plan,
+        backend=backend,
+        precision=precision,
+        profile=selection.profile,
+        batch_sizes=settings.batch_sizes,
+        maps_dtype=selection.maps_dtype,
+        gather=selection.gather,
         images=images,
         simulation=selection.simulation,
         dump_folder=selection.dump_folder,
@@ -126,7 +126,14 @@ def plan_deployment(
     )
     target = _target(selection, plan, backend)
     return Deployment(
-        spec, CompileSpec(backend, precision, selection.profile, settings.batch_sizes, target)
+        spec,
+        CompileSpec(
+            backend=backend,
+            precision=precision,
+            profile=selection.profile,
+            batch_sizes=settings.batch_sizes,
+            target=target,
+        ),
     )
 
 

@@ -18,7 +18,7 @@ from distributed_pose.records import STAGES
 _STAGES = tuple(stage for stage in STAGES if stage != "score")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DeviceFigures:
     """The figures of one device, a part of `run_report.DeviceReport`."""
 

@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,7 +55,8 @@ class RunInputs:
         model: the user's model, a recording, or the ground truth.
         calibration: calibration data for int8; None if no device computes in int8.
         note: sentences that the user must know before any figure; empty if there are none.
-        files: files that no output may overwrite, by configuration key or option.
+        model_path: configured path of the model; None if none is configured.
+        config_file: file that the configuration was read from; None if there is none.
     """
 
     selection: Selection
@@ -66,7 +67,17 @@ class RunInputs:
     model: ModelSource
     calibration: Calibration | None
     note: str
-    files: Mapping[str, Path | Location | None]
+    model_path: Path | None
+    config_file: Path | None = None
+
+    @property
+    def files(self) -> dict[str, Path | Location | None]:
+        """Files that no output may overwrite, by configuration key or option."""
+        return {
+            "--config": self.config_file,
+            "data.annotations": self.annotations,
+            "model.path": self.model_path,
+        }
 
 
 def read_inputs(config: RunConfig, config_file: Path | None = None) -> RunInputs:
@@ -86,23 +97,23 @@ def read_inputs(config: RunConfig, config_file: Path | None = None) -> RunInputs
 def _read_inputs(
     config: RunConfig, selection: Selection, config_file: Path | None = None
 ) -> RunInputs:
-    given = config.model.path
+    model_path = config.model.path
     config, note = _with_demo(config, selection.source)
     index, source, annotations = _read_dataset(config)
     model = _model(config, selection.source, index, annotations)
     if config.data.repeat > 1:
         note = f"{note} Each image is counted {config.data.repeat} times.".strip()
-    location = annotations.absolute()
     return RunInputs(
         selection=selection,
         index=index,
         images=source,
         images_to_read=_images_to_read(index, source) if config.data.read == "worker" else None,
-        annotations=location,
+        annotations=annotations.absolute(),
         model=model,
         calibration=_calibration(selection, index, source, model),
         note="\n".join(filter(None, (note, *model.notes))),
-        files={"--config": config_file, "data.annotations": location, "model.path": given},
+        model_path=model_path,
+        config_file=config_file,
     )
 
 

@@ -59,20 +59,20 @@ def summarise(
         ledger: results and failures of the images.
         detections: detections of the ledger in COCO results format, with the ledger's image ids.
         facts: facts of the last session.
-        is_stopped: whether the run ended before its last image. If so, images without a result or
-            recorded failure do not count as failures.
+        is_stopped: whether the run ended early. Images without a result or recorded failure then do
+            not count as failures.
     """
+    index = inputs.index
     failures = ledger.recorded_failures if is_stopped else ledger.failures
     unscored = _unscored(len(failures), config.allow_failures, inputs)
     if is_stopped:
-        total = len(inputs.index.images)
-        unscored = f"the run ended with {ledger.num_settled} of {total} images done"
+        unscored = f"the run ended with {ledger.num_settled} of {len(index.images)} images done"
     outcome = _Outcome(
         is_complete=not failures and not is_stopped,
         num_detections=len(detections),
-        failures=_named(inputs.index, failures),
+        failures=_named(index, failures),
         unscored=unscored,
-        score=None if unscored else _score(inputs.index, detections),
+        score=None if unscored else _score(index, detections),
     )
     return _report(config, inputs, ledger, facts, outcome)
 
@@ -186,7 +186,9 @@ def _unscored(num_failures: int, num_allowed: int, inputs: RunInputs) -> str:
 
 def _named(index: CocoIndex, images: Iterable[Failure | Damage]) -> tuple[NamedImage, ...]:
     return tuple(
-        NamedImage(index.listed_id(image.image_id), image.file_name, image.reason)
+        NamedImage(
+            image_id=index.listed_id(image.image_id), file_name=image.file_name, reason=image.reason
+        )
         for image in images
     )
 
@@ -196,43 +198,50 @@ def _joined(values: Iterable[str]) -> str:
 
 
 def _throughput(devices: Sequence[DeviceFigures], ledger: Ledger, *, computed: bool) -> Throughput:
-    wall_rate = images_per_s(sum(figures.images for figures in devices), ledger.wall_ns)
-    if not computed:
-        return Throughput(wall_rate, {}, ledger.wall_ns / _NS, None, ledger.straggler_share)
-    compute: dict[str, float] = {}
-    for figures in devices:
-        rate = images_per_s(figures.images, figures.compute_ns)
-        # A device that changed between sessions has several figures, of which the last one counts.
-        compute[figures.device.plan.name] = rate
+    images = sum(figures.images for figures in devices)
+    return Throughput(
+        wall_images_per_s=images_per_s(images, ledger.wall_ns),
+        compute_images_per_s=_compute_rates(devices) if computed else {},
+        wall_s=ledger.wall_ns / _NS,
+        outside_compute_share=_outside_compute_share(devices) if computed else None,
+        straggler_share=ledger.straggler_share,
+    )
+
+
+def _compute_rates(devices: Sequence[DeviceFigures]) -> dict[str, float]:
+    """Returns the compute-only images per second by device name, and in `total`."""
+    # A device that changed between sessions has several figures, of which the last one counts.
+    rates = {
+        figures.device.plan.name: images_per_s(figures.images, figures.compute_ns)
+        for figures in devices
+    }
+    return {**rates, "total": sum(rates.values())}
+
+
+def _outside_compute_share(devices: Sequence[DeviceFigures]) -> float:
     busy_ns = sum(figures.compute_ns for figures in devices)
     device_ns = sum(figures.wall_ns for figures in devices)
-    return Throughput(
-        wall_rate,
-        {**compute, "total": sum(compute.values())},
-        ledger.wall_ns / _NS,
-        1 - busy_ns / device_ns if device_ns else 0.0,
-        ledger.straggler_share,
-    )
+    return 1 - busy_ns / device_ns if device_ns else 0.0
 
 
 def _device(figures: DeviceFigures, *, computed: bool) -> DeviceReport:
     device = figures.device
     busy_share = figures.compute_ns / figures.wall_ns if figures.wall_ns else 0.0
     return DeviceReport(
-        device.plan.name,
-        device.plan.kind,
-        device.plan.number,
-        device.plan.device_id,
-        device.plan.node,
-        device.description,
-        device.backend,
-        device.precision,
-        device.plan.threads,
-        device.batch_size,
-        figures.images,
-        busy_share if computed else None,
-        images_per_s(figures.images, figures.compute_ns) if computed else None,
-        device.host,
-        dict(device.versions),
-        device.passed_over,
+        name=device.plan.name,
+        kind=device.plan.kind,
+        id=device.plan.number,
+        physical_id=device.plan.device_id,
+        node=device.plan.node,
+        description=device.description,
+        backend=device.backend,
+        precision=device.precision,
+        threads=device.plan.threads,
+        batch_size=device.batch_size,
+        images=figures.images,
+        busy_share=busy_share if computed else None,
+        compute_images_per_s=images_per_s(figures.images, figures.compute_ns) if computed else None,
+        host=device.host,
+        versions=dict(device.versions),
+        passed_over=device.passed_over,
     )

@@ -141,14 +141,26 @@ def test_a_restart_leaves_nothing_of_the_run_before(mine: Dataset, tmp_path: Pat
 
 
 def ready(kind: str, precision: str) -> DeviceReady:
-    return DeviceReady(DevicePlan(f"{kind}:0", kind, "", "", 1.0), "b", precision, "d", 1, 0)
+    return DeviceReady(
+        plan=DevicePlan(name=f"{kind}:0", kind=kind, node="", node_id="", cpus=1.0),
+        backend="b",
+        precision=precision,
+        description="d",
+        batch_size=1,
+        warmup_ns=0,
+    )
 
 
 def ledger_of(*devices: DeviceReady) -> Ledger:
     ledger = Ledger([ImageRecord(number, f"{number}.jpg", 4, 6) for number in range(9)])
     for number, device in enumerate(devices):
-        result = ShardResult(device.plan.name, (number,), no_detections(), encoded_bytes=(1,))
-        ledger.accept(LedgerEntry("first", 1, device, result))
+        result = ShardResult(
+            device=device.plan.name,
+            image_ids=(number,),
+            detections=no_detections(),
+            encoded_bytes=(1,),
+        )
+        ledger.accept(LedgerEntry(session="first", elapsed_ns=1, device=device, result=result))
     ledger.begin("first", [ready("npu", "f16")])
     return ledger
 

@@ -18,7 +18,15 @@ CUDNN = Lack("libcudnn.so.9", "", "pip install 'onnxruntime-gpu[cuda,cudnn]'")
 
 def site(number: int, name: str = "auto", **lacks: Lack) -> Site:
     """Returns a GPU on a node of its own, whose backends lack what is said of their variants."""
-    plan = DevicePlan(f"cuda:{number}", "cuda", f"10.0.0.{number}", f"n{number}", 1, "0", "T4")
+    plan = DevicePlan(
+        name=f"cuda:{number}",
+        kind="cuda",
+        node=f"10.0.0.{number}",
+        node_id=f"n{number}",
+        cpus=1,
+        device_id="0",
+        model="T4",
+    )
     backends = (
         Readiness(backend, (lack,) if (lack := lacks.get(backend.replace(":", "_"))) else ())
         for backend in candidates(name, "cuda")
@@ -146,7 +154,9 @@ def test_what_compiles_for_one_size_is_not_chosen_for_inputs_of_any_width() -> N
 
 
 def test_a_compiled_model_needs_no_compiler() -> None:
-    plan = DevicePlan("npu:0", "npu", "", "", 1, "0", "310P3")
+    plan = DevicePlan(
+        name="npu:0", kind="npu", node="", node_id="", cpus=1, device_id="0", model="310P3"
+    )
     atc = Lack("atc", "", "source set_env.sh")
     backends = (Readiness("ascend", (), (atc,)), Readiness("onnxruntime:cann"))
     selection = select(parse_config({"devices": "npu:*"}))

@@ -15,9 +15,19 @@ from distributed_pose.engine.deployment import (
 )
 from distributed_pose.records import DevicePlan
 
-NPU = DevicePlan("npu:3", "npu", "10.0.0.1", "a", 1, "3", "310P3")
-GPU = DevicePlan("cuda:1", "cuda", "10.0.0.1", "a", 1, "1", "Tesla T4")
-CPU = DevicePlan("cpu:1", "cpu", "10.0.0.1", "a", 4)
+NPU = DevicePlan(
+    name="npu:3", kind="npu", node="10.0.0.1", node_id="a", cpus=1, device_id="3", model="310P3"
+)
+GPU = DevicePlan(
+    name="cuda:1",
+    kind="cuda",
+    node="10.0.0.1",
+    node_id="a",
+    cpus=1,
+    device_id="1",
+    model="Tesla T4",
+)
+CPU = DevicePlan(name="cpu:1", kind="cpu", node="10.0.0.1", node_id="a", cpus=4)
 
 
 def selected(**values: object) -> Selection:
