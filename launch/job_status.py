@@ -27,7 +27,9 @@ def main(job_id: str) -> int:
             info = client.get_job_info(job_id)
         except (ConnectionError, RuntimeError) as error:
             if time.monotonic() > lost_at + _PATIENCE_S:
-                sys.stderr.write(f"error: the cluster does not report the status of job {job_id}: {error}\n")
+                sys.stderr.write(
+                    f"error: the cluster does not report the status of job {job_id}: {error}\n"
+                )
                 return _LOST
         else:
             lost_at = time.monotonic()
