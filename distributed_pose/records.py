@@ -147,6 +147,23 @@ class CompileSpec:
     index: int = field(default=0, compare=False)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimulatedHost:
+    """Simulated cores of a node, which stand in for real ones in some stages.
+
+    Attributes:
+        cores: number of simulated cores per node.
+        decode_s: seconds to decode an image.
+        preprocess_s: seconds to preprocess an image.
+        group_s: seconds to group the maps of an image into people.
+    """
+
+    cores: int
+    decode_s: float = 0.0
+    preprocess_s: float = 0.0
+    group_s: float = 0.0
+
+
 @dataclass(frozen=True)
 class Simulation:
     """How a simulated device differs from the published one that it stands for.
@@ -158,6 +175,7 @@ class Simulation:
         copy_in_s: seconds per image to copy its input to the device.
         copy_out_s: seconds per image to copy its maps from the device.
         slots: number of batches that the device has under way at once.
+        host: simulated cores of its node; None where the stages on the host are real.
     """
 
     images_per_s: float = 0.0
@@ -166,6 +184,7 @@ class Simulation:
     copy_in_s: float = 0.0
     copy_out_s: float = 0.0
     slots: int = 2
+    host: SimulatedHost | None = None
 
 
 @dataclass(frozen=True)
@@ -202,6 +221,8 @@ class WorkerSpec:
         simulation: settings of a simulated device.
         dump_folder: folder that the worker writes the maps to; empty for none.
         damaged: `keep` or `fail`, treatment of damaged images that still decode.
+        feeders: number of images that the worker prepares at once; 0 for as many as the rate of the
+            device asks for.
     """
 
     plan: DevicePlan
@@ -217,6 +238,7 @@ class WorkerSpec:
     simulation: Simulation = field(default_factory=Simulation)
     dump_folder: str = ""
     damaged: str = "keep"
+    feeders: int = 0
 
 
 @dataclass(frozen=True)
@@ -238,6 +260,11 @@ class DeviceReady:
         versions: name and version of the driver, runtime and libraries that the worker found.
         passed_over: one line per backend that `auto` prefers and the device could not take, with
             the reason.
+        compute_ns: nanoseconds that the device executed the last warm-up batch.
+        feeders: number of images that its worker prepares at once.
+        feeder_processes: number of processes that prepare images for its worker; 0 where the worker
+            prepares them itself.
+        batches_in_flight: number of batches that its worker prepares, runs or groups at once.
     """
 
     plan: DevicePlan
@@ -252,6 +279,15 @@ class DeviceReady:
     host: str = ""
     versions: tuple[tuple[str, str], ...] = ()
     passed_over: tuple[str, ...] = ()
+    compute_ns: int = 0
+    feeders: int = 1
+    feeder_processes: int = 0
+    batches_in_flight: int = 2
+
+    @property
+    def images_per_s(self) -> float:
+        """Compute-only images per second of the last warm-up batch; 0 if it was not timed."""
+        return self.batch_size * 1e9 / self.compute_ns if self.compute_ns else 0.0
 
 
 @dataclass(frozen=True)

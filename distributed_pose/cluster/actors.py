@@ -17,14 +17,15 @@ from distributed_pose.data.shards import unpack_images
 from distributed_pose.devices.discovery import hide_accelerators, show_only
 from distributed_pose.devices.host import keep_freed_memory, peak_rss_bytes
 from distributed_pose.devices.kinds import KINDS
-from distributed_pose.engine.dispatch import MAX_IN_FLIGHT
+from distributed_pose.engine.feeding import MAX_BATCHES
+from distributed_pose.engine.host_stages import host_stages
 from distributed_pose.engine.reducer import Reducer, Reduction
 from distributed_pose.engine.trials import Sweep
 from distributed_pose.engine.worker import Worker, WorkerReport
 from distributed_pose.files.package_identity import PackageIdentity, package_identity
 from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.compile import compile_model
-from distributed_pose.records import CompileSpec, DevicePlan, DeviceReady, WorkerSpec
+from distributed_pose.records import CompileSpec, DevicePlan, DeviceReady, SimulatedHost, WorkerSpec
 
 # The concurrency group has its own thread, so that an actor answers questions while it is at work.
 _ASIDE = "aside"
@@ -125,9 +126,9 @@ class _WorkerActor(_Actor):
 class _ReducerActor(_Actor):
     """A reducer in an actor's process."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: SimulatedHost | None = None) -> None:
         super().__init__()
-        self._reducer = Reducer()
+        self._reducer = Reducer(host_stages(host))
 
     def start(self) -> ReducerReady:
         self._reducer.warm_up()
@@ -159,7 +160,7 @@ def create_worker(plan: DevicePlan, backends: Sequence[str], soc: str) -> tuple[
         soc: name of the Ascend chip; empty for other devices, and where it is not known.
     """
     reserved = reservation(plan)
-    actor = _remote(max_concurrency=MAX_IN_FLIGHT)(_WorkerActor).options(
+    actor = _remote(max_concurrency=MAX_BATCHES)(_WorkerActor).options(
         num_cpus=reserved.pop("CPU", 0),
         num_gpus=reserved.pop("GPU", 0),
         resources=reserved,
@@ -169,10 +170,13 @@ def create_worker(plan: DevicePlan, backends: Sequence[str], soc: str) -> tuple[
     return handle, handle.place.remote(tuple(backends), soc)
 
 
-def create_reducer() -> tuple[Any, Any]:
+def create_reducer(host: SimulatedHost | None = None) -> tuple[Any, Any]:
     """Starts a reducer on any node; it reserves no CPU and uses what the workers leave idle.
 
     Returns the actor's handle, and a reference to a `ReducerReady`.
+
+    Args:
+        host: simulated cores that group the maps; None where real ones do.
     """
-    handle: Any = _remote(num_cpus=0)(_ReducerActor).remote()
+    handle: Any = _remote(num_cpus=0)(_ReducerActor).remote(host)
     return handle, handle.start.remote()

@@ -73,7 +73,7 @@ class RayEngine:
         self._waiting: list[Call] = []
         self._transit = InFlightBudget(config, room_bytes=0)
         self._shard_sizes: dict[str, int] = {}
-        self._slots: dict[str, int] = {}
+        self._ready: Sequence[DeviceReady] = ()
         self._batches_a_call: dict[str, int] = {}
         self._in_flight: dict[str, int] = {}
         self._progress_at = 0.0
@@ -90,7 +90,7 @@ class RayEngine:
     ) -> tuple[DeviceReady, ...]:
         ready = self._guard.call(self._fleet.start, model, calibration, images)
         self._shard_sizes = {device.plan.name: device.shard_size for device in ready}
-        self._slots = {device.plan.name: device.slots for device in ready}
+        self._ready = ready
         self._batches_a_call = {device.plan.name: batches_per_call(device) for device in ready}
         room_bytes = min(node.object_store_bytes for node in self._guard.call(live_nodes))
         self._transit = InFlightBudget(self._config, room_bytes, max(self._shard_sizes.values()))
@@ -110,8 +110,8 @@ class RayEngine:
     def _results(self, shards: Iterable[Shard], num_images: int) -> Iterator[ShardResult]:
         batches = self._batches_a_call if num_images else {}
         self._in_flight = {
-            name: calls_in_flight(slots, batches.get(name, 1))
-            for name, slots in self._slots.items()
+            device.plan.name: calls_in_flight(device, batches.get(device.plan.name, 1))
+            for device in self._ready
         }
         # Shards that only list their images take no time to read, so no thread reads them ahead.
         source = iter(shards) if num_images else read_ahead(shards)

@@ -159,8 +159,9 @@ class ActorPool:
 
     def _launch(self) -> None:
         self.workers = [self._new_worker(plan) for plan in self.devices()]
+        create = partial(create_reducer, self._config.simulated.host.simulation)
         self.reducers = [
-            Actor(f"reducer:{index}", create_reducer, Health(self._config.deadline_s))
+            Actor(f"reducer:{index}", create, Health(self._config.deadline_s))
             for index in range(self._config.reducers if self._config.gather == "maps" else 0)
         ]
         # All actors are launched at once, so that devices load and warm up in parallel.

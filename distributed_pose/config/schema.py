@@ -20,7 +20,7 @@ from pydantic_core import core_schema
 
 from distributed_pose.config.messages import short_repr
 from distributed_pose.locations import Location, redacted
-from distributed_pose.records import Simulation
+from distributed_pose.records import SimulatedHost, Simulation
 
 ProfileName = Literal["modelzoo", "upstream", "uint8"]
 BackendName = Literal[
@@ -64,6 +64,15 @@ def _check_batch_size(value: object) -> object:
 
 # Images in a batch; `auto` is the best one of a sweep on the device.
 BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_check_batch_size)]
+
+
+def _check_feeders(value: object) -> object:
+    if value == "auto" or (type(value) is int and 1 <= value <= 256):
+        return value
+    raise ValueError(f"must be a count from 1 to 256, or 'auto', not {short_repr(value)}")
+
+
+Feeders = Annotated[int | Literal["auto"], BeforeValidator(_check_feeders)]
 
 # No cluster has more devices of a kind than five digits count.
 _DEVICE = re.compile(r"cpu(:[1-9][0-9]{0,4})?|(cuda|npu):(\*|0|[1-9][0-9]{0,4})")
@@ -228,6 +237,39 @@ class NpuConfig(KindConfig):
     """Chip to compile for, such as `310P3`; by default the one that the node reports."""
 
 
+class SimulatedHostConfig(_Section):
+    """Simulated cores of each node, which prepare and group the images of simulated devices.
+
+    A stage waits for its time instead of using a core of the machine, so that fast devices can be
+    fed on a machine with few cores. Dispatch, transfer, answers and ledger are real.
+    """
+
+    cores: Annotated[int, Field(strict=True, ge=1, le=1024)] | None = None
+    """Number of simulated cores per node: as many simulated stages run at once. None runs the
+    stages on the real cores."""
+
+    decode_ms: Annotated[float, Field(strict=True, ge=0, le=6e4)] = 2.5
+    """Milliseconds that a simulated core takes to decode an image."""
+
+    preprocess_ms: Annotated[float, Field(strict=True, ge=0, le=6e4)] = 1.4
+    """Milliseconds that a simulated core takes to preprocess an image."""
+
+    group_ms: Annotated[float, Field(strict=True, ge=0, le=6e4)] = 0.5
+    """Milliseconds that a simulated core takes to group the maps of an image into people."""
+
+    @property
+    def simulation(self) -> SimulatedHost | None:
+        """The simulated host with its times in seconds; None if its stages are real."""
+        if self.cores is None:
+            return None
+        return SimulatedHost(
+            cores=self.cores,
+            decode_s=self.decode_ms / 1e3,
+            preprocess_s=self.preprocess_ms / 1e3,
+            group_s=self.group_ms / 1e3,
+        )
+
+
 class SimulatedConfig(_Section):
     """Simulated devices, which answer from the ground truth in the time of a published card."""
 
@@ -251,6 +293,8 @@ class SimulatedConfig(_Section):
     """Number of batches that a simulated device has under way at once. With 2 or more it copies one
     batch while it executes another."""
 
+    host: SimulatedHostConfig = SimulatedHostConfig()
+
     @property
     def simulation(self) -> Simulation:
         """The same in seconds, as it travels to the devices."""
@@ -261,6 +305,7 @@ class SimulatedConfig(_Section):
             copy_in_s=self.copy_in_ms / 1e3,
             copy_out_s=self.copy_out_ms / 1e3,
             slots=self.slots,
+            host=self.host.simulation,
         )
 
 
@@ -299,6 +344,10 @@ class RunConfig(_Section):
     cuda: CudaConfig = CudaConfig()
     npu: NpuConfig = NpuConfig()
     simulated: SimulatedConfig = SimulatedConfig()
+
+    feeders: Feeders = "auto"
+    """Number of images that each worker prepares at once. `auto` is as many as the rate of its
+    device asks for, measured in the warm-up."""
 
     reducers: _Count = 1
     """Number of reducer processes that group maps into people."""

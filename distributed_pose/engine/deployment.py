@@ -126,6 +126,7 @@ def plan_deployment(
         simulation=config.simulated.simulation,
         dump_folder=dump_folder,
         damaged=config.data.damaged,
+        feeders=0 if config.feeders == "auto" else config.feeders,
     )
     target = _target(config, plan, backend)
     return Deployment(spec, CompileSpec(backend, precision, config.profile, sizes, target))

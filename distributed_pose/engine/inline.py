@@ -15,6 +15,7 @@ from distributed_pose.engine.base import starting
 from distributed_pose.engine.choice import Choice, examine_here, tell
 from distributed_pose.engine.deployment import Deployment, local_devices, on_this_machine
 from distributed_pose.engine.health import Health, collect_faults, none_left
+from distributed_pose.engine.host_stages import host_stages
 from distributed_pose.engine.reducer import Reducer, Reduction
 from distributed_pose.engine.results import (
     check_reduction,
@@ -67,7 +68,7 @@ class InlineEngine:
     def __init__(self, config: RunConfig) -> None:
         self._config = config
         self._devices: list[_Device] = []
-        self._reducer = Reducer()
+        self._reducer = Reducer(host_stages(config.simulated.host.simulation))
         self._shard_sizes: dict[str, int] = {}
         self._compile_s = 0.0
         self._cpu_before_s = 0.0
