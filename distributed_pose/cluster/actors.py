@@ -2,20 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from time import process_time
 from typing import Any, cast
 
-import cv2
 import pyarrow as pa
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distributed_pose.backends.readiness import Readiness, examine
-from distributed_pose.cluster.diagnosis import describe_threads
+from distributed_pose.cluster.feeders import FeederProcesses
+from distributed_pose.cluster.process import ASIDE, ActorProcess, remote
 from distributed_pose.data.shards import unpack_images
 from distributed_pose.devices.discovery import hide_accelerators, show_only
-from distributed_pose.devices.host import keep_freed_memory, peak_rss_bytes
 from distributed_pose.devices.kinds import KINDS
 from distributed_pose.engine.feeding import MAX_BATCHES
 from distributed_pose.engine.host_stages import host_stages
@@ -27,33 +25,8 @@ from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.compile import compile_model
 from distributed_pose.records import CompileSpec, DevicePlan, DeviceReady, SimulatedHost, WorkerSpec
 
-# The concurrency group has its own thread, so that an actor answers questions while it is at work.
-_ASIDE = "aside"
-_remote = partial(ray.remote, concurrency_groups={_ASIDE: 1}, max_restarts=0)
-
 # Creates an actor and returns its handle and a reference to its first call.
 Create = Callable[[], tuple[Any, Any]]
-
-
-class _Actor:
-    """A process of the run, which answers questions while it is at work."""
-
-    def __init__(self) -> None:
-        # The reserved CPUs are for the model, and OpenCV would use all CPUs of the machine.
-        cv2.setNumThreads(1)
-        keep_freed_memory()
-
-    @ray.method(concurrency_group=_ASIDE)
-    def peak_rss_bytes(self) -> int:
-        return peak_rss_bytes()
-
-    @ray.method(concurrency_group=_ASIDE)
-    def cpu_s(self) -> float:
-        return process_time()
-
-    @ray.method(concurrency_group=_ASIDE)
-    def doing(self) -> str:
-        return describe_threads()
 
 
 @dataclass(frozen=True)
@@ -82,13 +55,14 @@ class ReducerReady:
     package: PackageIdentity
 
 
-class _WorkerActor(_Actor):
+class _WorkerActor(ActorProcess):
     """A worker in an actor's process, pinned to a device by Ray."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
         self._kind = kind
         self._worker: Worker | None = None
+        self._feeders: FeederProcesses | None = None
         ids = ray.get_runtime_context().get_accelerator_ids()
         self._device_id = next(iter(ids.get(KINDS[kind].resource, [])), "")
         # Ray leaves all devices visible to actors that reserve none, and to all actors where
@@ -106,10 +80,18 @@ class _WorkerActor(_Actor):
         return compile_model(model, order).content
 
     def start(self, spec: WorkerSpec, model: bytes) -> DeviceReady:
-        self._worker = Worker(spec, model)
+        self._worker = Worker(spec, model, self._spread)
         groups = spec.gather == "poses"
         self._answer = self._worker.infer_and_group if groups else self._worker.infer
         return self._worker.start()
+
+    def _spread(self, spec: WorkerSpec, processes: int, feeders: int) -> FeederProcesses:
+        self._feeders = FeederProcesses(spec, processes, feeders)
+        return self._feeders
+
+    @ray.method(concurrency_group=ASIDE)
+    def cpu_s(self) -> float:
+        return process_time() + (self._feeders.cpu_s() if self._feeders else 0.0)
 
     def process(self, images: pa.RecordBatch | bytes) -> tuple[Any, WorkerReport]:
         return self._answer(unpack_images(images))
@@ -123,7 +105,7 @@ class _WorkerActor(_Actor):
             self._worker.close()
 
 
-class _ReducerActor(_Actor):
+class _ReducerActor(ActorProcess):
     """A reducer in an actor's process."""
 
     def __init__(self, host: SimulatedHost | None = None) -> None:
@@ -160,7 +142,7 @@ def create_worker(plan: DevicePlan, backends: Sequence[str], soc: str) -> tuple[
         soc: name of the Ascend chip; empty for other devices, and where it is not known.
     """
     reserved = reservation(plan)
-    actor = _remote(max_concurrency=MAX_BATCHES)(_WorkerActor).options(
+    actor = remote(max_concurrency=MAX_BATCHES)(_WorkerActor).options(
         num_cpus=reserved.pop("CPU", 0),
         num_gpus=reserved.pop("GPU", 0),
         resources=reserved,
@@ -178,5 +160,5 @@ def create_reducer(host: SimulatedHost | None = None) -> tuple[Any, Any]:
     Args:
         host: simulated cores that group the maps; None where real ones do.
     """
-    handle: Any = _remote(num_cpus=0)(_ReducerActor).remote(host)
+    handle: Any = remote(num_cpus=0)(_ReducerActor).remote(host)
     return handle, handle.start.remote()
