@@ -23,7 +23,7 @@ from distributed_pose.files.local import is_same_file
 from distributed_pose.files.storage import Folder
 from distributed_pose.locations import Location
 from distributed_pose.recordings.dump import MapsDump
-from distributed_pose.records import DeviceReady, EngineFacts, ImageRecord, ImagesToRead
+from distributed_pose.records import DataFlow, DeviceReady, EngineFacts, ImageRecord, ImagesToRead
 from distributed_pose.report.run_report import RunReport, write_run
 from distributed_pose.run.files import RunFiles
 from distributed_pose.run.fingerprint import fingerprint
@@ -245,7 +245,7 @@ def _run_session(
         stack.enter_context(engine)
         # The handlers are set again, because Ray sets its own.
         stack.enter_context(stopped_by_signals())
-        images = _images_to_read(inputs) if config.data.read == "worker" else None
+        images = _images_to_read(config, inputs) if config.data.read != "driver" else None
         ready = engine.start(inputs.model, calibration(config, inputs), images)
         check_precisions(ledger, ready, config)
         for line in differences(ready):
@@ -256,7 +256,7 @@ def _run_session(
         ledger.begin(session, ready)
         devices = {device.plan.name: device for device in ready}
         progress()
-        for result in engine.run(_workload(config, inputs, pending, ready)):
+        for result in engine.run(_workload(engine.flow(), inputs, pending, ready)):
             elapsed_ns = perf_counter_ns() - begun
             known = stamped(result, stamps)
             new = ledger.accept(LedgerEntry(session, elapsed_ns, devices[result.device], known))
@@ -267,22 +267,23 @@ def _run_session(
 
 
 def _workload(
-    config: RunConfig,
+    flow: DataFlow,
     inputs: RunInputs,
     images: Sequence[ImageRecord],
     devices: Sequence[DeviceReady],
 ) -> Workload:
     # Every device's batch is a multiple of this size; shards are joined to fill a batch.
     size = gcd(*(device.shard_size for device in devices))
-    is_listed = config.data.read == "worker"
+    is_listed = flow.read == "worker"
     shards = list_shards(images, size) if is_listed else read_shards(images, inputs.images, size)
     return Workload(shards=shards, num_images=len(images), is_listed=is_listed)
 
 
-def _images_to_read(inputs: RunInputs) -> ImagesToRead:
+def _images_to_read(config: RunConfig, inputs: RunInputs) -> ImagesToRead:
     names = (image.file_name for image in inputs.index.images[:_SAMPLES])
     found = (name for name in names if inputs.images.size(name) is not None)
-    return ImagesToRead(inputs.images.location, next(found, ""))
+    is_required = config.data.read == "worker"
+    return ImagesToRead(inputs.images.location, next(found, ""), is_required=is_required)
 
 
 @contextmanager

@@ -195,10 +195,12 @@ class ImagesToRead:
         location: location of the images, a path or a URI.
         sample: file name of an image that the driver sees and each worker must be able to read;
             empty if the driver sees none.
+        is_required: whether a worker that cannot read them cannot be used.
     """
 
     location: Location
     sample: str = ""
+    is_required: bool = True
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,7 @@ class WorkerSpec:
         batch_sizes: largest number of images in a batch; of several, a sweep on the device finds
             the best.
         maps_dtype: `f32` or `f16`, type of the maps before they are grouped.
-        gather: `maps` or `poses`, which the worker returns.
+        gather: `maps` or `poses`, which the worker returns; `auto` until the devices are ready.
         index: index of the device among those of its kind that the worker's process sees.
         best_batch_size: batch size that an earlier process of the device found to be the best; 0 if
             none did.
@@ -265,6 +267,7 @@ class DeviceReady:
         feeder_processes: number of processes that prepare images for its worker; 0 where the worker
             prepares them itself.
         batches_in_flight: number of batches that its worker prepares, runs or groups at once.
+        reads_images: whether its worker can read the images itself.
     """
 
     plan: DevicePlan
@@ -283,6 +286,7 @@ class DeviceReady:
     feeders: int = 1
     feeder_processes: int = 0
     batches_in_flight: int = 2
+    reads_images: bool = False
 
     @property
     def images_per_s(self) -> float:
@@ -367,6 +371,21 @@ class Faults:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DataFlow:
+    """How images and maps flow between the processes of a run.
+
+    Attributes:
+        gather: `maps` if reducers group the maps, or `poses` if workers do.
+        read: `driver` or `worker`, which reads the images.
+        reducers: number of reducers; 0 where workers group.
+    """
+
+    gather: str = "maps"
+    read: str = "driver"
+    reducers: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EngineFacts:
     """What an engine has measured in one session; see `Engine.facts`.
 
@@ -375,6 +394,7 @@ class EngineFacts:
         memory: memory that the processes of the session used.
         faults: faults of the devices and reducers.
         host_use: host resources that the processes used while the devices ran.
+        flow: how images and maps flowed between the processes; None if no device was ready.
     """
 
     compile_s: float = 0.0
@@ -383,3 +403,4 @@ class EngineFacts:
     )
     faults: Faults = field(default_factory=Faults)
     host_use: HostUse = field(default_factory=HostUse)
+    flow: DataFlow | None = None

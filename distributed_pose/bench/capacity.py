@@ -141,8 +141,8 @@ def measure_host_costs(config: RunConfig, on_progress: Progress) -> HostCosts:
         easy.throughput.wall_images_per_s / compute,
         cpu_us(full),
         full.host_use.object_store_bytes / full.host_use.images,
-        config.gather,
-        config.data.read,
+        full.gather,
+        full.read,
         easy.devices[0].batch_size,
     )
 

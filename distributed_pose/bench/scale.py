@@ -130,7 +130,7 @@ def run_scaling(
         first.backend,
         first.devices[0].description,
         first.gather,
-        config.data.read,
+        first.read,
         first.devices[0].batch_size,
         first.host_use.cores,
         tuple(points),

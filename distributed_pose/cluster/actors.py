@@ -81,9 +81,17 @@ class _WorkerActor(ActorProcess):
 
     def start(self, spec: WorkerSpec, model: bytes) -> DeviceReady:
         self._worker = Worker(spec, model, self._spread)
-        groups = spec.gather == "poses"
-        self._answer = self._worker.infer_and_group if groups else self._worker.infer
-        return self._worker.start()
+        ready = self._worker.start()
+        self.direct(spec.gather)
+        return ready
+
+    def direct(self, gather: str) -> None:
+        """Sets what the worker answers with: `maps` or `poses`."""
+        worker = cast("Worker", self._worker)
+        self._answer: Callable[[pa.RecordBatch], tuple[Any, WorkerReport]] = worker.infer
+        if gather == "poses":
+            worker.warm_up_grouping()
+            self._answer = worker.infer_and_group
 
     def _spread(self, spec: WorkerSpec, processes: int, feeders: int) -> FeederProcesses:
         self._feeders = FeederProcesses(spec, processes, feeders)
@@ -160,5 +168,7 @@ def create_reducer(host: SimulatedHost | None = None) -> tuple[Any, Any]:
     Args:
         host: simulated cores that group the maps; None where real ones do.
     """
-    handle: Any = remote(num_cpus=0)(_ReducerActor).remote(host)
+    # Reducers are spread over the nodes, because they take the processors that are idle there.
+    options = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
+    handle: Any = remote(**options)(_ReducerActor).remote(host)
     return handle, handle.start.remote()

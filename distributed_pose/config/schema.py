@@ -46,9 +46,9 @@ BackendName = Literal[
 ]
 Precision = Literal["auto", "f32", "bf16", "f16", "int8"]
 EngineName = Literal["ray", "inline"]
-Gather = Literal["maps", "poses"]
+Gather = Literal["auto", "maps", "poses"]
 MapsDtype = Literal["f32", "f16"]
-Reader = Literal["driver", "worker"]
+Reader = Literal["auto", "driver", "worker"]
 Damaged = Literal["keep", "fail"]
 
 
@@ -66,13 +66,15 @@ def _check_batch_size(value: object) -> object:
 BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_check_batch_size)]
 
 
-def _check_feeders(value: object) -> object:
+def _check_processes(value: object) -> object:
     if value == "auto" or (type(value) is int and 1 <= value <= 256):
         return value
     raise ValueError(f"must be a count from 1 to 256, or 'auto', not {short_repr(value)}")
 
 
-Feeders = Annotated[int | Literal["auto"], BeforeValidator(_check_feeders)]
+# Threads of a worker, or processes of a run.
+Feeders = Annotated[int | Literal["auto"], BeforeValidator(_check_processes)]
+Reducers = Annotated[int | Literal["auto"], BeforeValidator(_check_processes)]
 
 # No cluster has more devices of a kind than five digits count.
 _DEVICE = re.compile(r"cpu(:[1-9][0-9]{0,4})?|(cuda|npu):(\*|0|[1-9][0-9]{0,4})")
@@ -180,9 +182,11 @@ class DataConfig(_Section):
     """Number of times that the images are evaluated, each time under other ids. It makes long
     throughput runs out of few images."""
 
-    read: Reader = "driver"
+    read: Reader = "auto"
     """Process that reads the image files. `driver` reads and sends them, so that only its node
-    needs the images; `worker` sends names alone, and every node must see the images."""
+    needs the images; `worker` sends names alone, and every node must see the images. `auto` is
+    `worker` if the devices are too fast for the driver and all workers can read the images: from an
+    object store, or on the driver's own machine."""
 
     damaged: Damaged = "keep"
     """Treatment of image files that are damaged and still decode. `keep` evaluates them and names
@@ -349,16 +353,18 @@ class RunConfig(_Section):
     """Number of images that each worker prepares at once. `auto` is as many as the rate of its
     device asks for, measured in the warm-up."""
 
-    reducers: _Count = 1
-    """Number of reducer processes that group maps into people."""
+    reducers: Reducers = "auto"
+    """Number of reducer processes that group maps into people. `auto` is as many as the rates of
+    the devices ask for, and no more than the cluster has CPUs."""
 
     engine: EngineName = "ray"
     """Where workers and reducers run: `ray` in processes of their own on one or many nodes,
     `inline` in the process of the command."""
 
-    gather: Gather = "maps"
+    gather: Gather = "auto"
     """What workers return: `maps`, which reducers group into people, or `poses`, which the worker
-    groups itself. The detections are the same."""
+    groups itself. The detections are the same. `auto` is `maps` unless the devices are so fast that
+    the transfer of the maps would slow them down."""
 
     maps_dtype: MapsDtype = "f32"
     """Type of the values in heatmaps and PAFs between worker and reducer."""

@@ -6,9 +6,11 @@ Images are identified by the file names of the annotation file.
 import errno
 import os
 import re
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
@@ -172,7 +174,8 @@ class PackedImages:
         self.location = location.absolute()
         self._filesystem = filesystem
         self._parts = parts
-        self._group = lru_cache(_KEPT_GROUPS)(self._read_group)
+        self._cached_group = lru_cache(_KEPT_GROUPS)(self._read_group)
+        self._turns: dict[tuple[str, int], Lock] = defaultdict(Lock)
 
     def read(self, name: str) -> bytes:
         place = self._place(name)
@@ -222,6 +225,11 @@ class PackedImages:
                         if name is not None and size is not None
                     }
         return places
+
+    def _group(self, part: str, group: int) -> Any:
+        # Threads that need the same group wait until one of them has read it.
+        with self._turns[part, group]:
+            return self._cached_group(part, group)
 
     def _read_group(self, part: str, group: int) -> Any:
         with _opened(self._filesystem, part) as file:

@@ -131,6 +131,11 @@ class Preparation:
             _add_batch(found, inputs_N3HW, group, outcomes)
         return found
 
+    @property
+    def has_source(self) -> bool:
+        """Whether shards may list their images by name only."""
+        return self._source is not None
+
     def read(self, name: str) -> None:
         """Reads an image that shards could list, to measure how long it takes."""
         if self._source:

@@ -100,7 +100,7 @@ def local_preparation(spec: WorkerSpec) -> Preparation:
     return Preparation(
         PROFILES[spec.profile],
         host_stages(spec.simulation.host),
-        _open_images(spec.images, spec.plan) if spec.images else None,
+        _source(spec),
         fails_damaged=spec.damaged == "fail",
     )
 
@@ -175,6 +175,10 @@ class Worker:
         """
         grouped, reports = self._run(images, self._reducer.group)
         return joined(chain.from_iterable(grouped)), _joined(reports)
+
+    def warm_up_grouping(self) -> None:
+        """Compiles or loads the code of `infer_and_group`, so that no shard waits for it."""
+        self._reducer.warm_up()
 
     def sweep(self, batch_size: int, least_s: float) -> Sweep:
         """Measures batches of one size and returns their times.
@@ -260,8 +264,6 @@ class Worker:
         compute_ns = trials.compute_ns(batch)
         batch_ns = perf_counter_ns() - batch_start
         feeding = self._feed(own, 1e9 * self._batch_size / max(1, compute_ns))
-        if spec.gather == "poses":
-            self._reducer.warm_up()
         return DeviceReady(
             spec.plan,
             spec.backend,
@@ -278,6 +280,7 @@ class Worker:
             feeders=feeding.feeders,
             feeder_processes=feeding.processes,
             batches_in_flight=feeding.batches,
+            reads_images=own.has_source,
         )
 
     def _feed(self, own: Preparation, images_per_s: float) -> Feeding:
@@ -372,6 +375,18 @@ def _joined(reports: Sequence[WorkerReport]) -> WorkerReport:
         damaged=tuple(chain.from_iterable(report.damaged for report in reports)),
         digests=tuple(chain.from_iterable(report.digests for report in reports)),
     )
+
+
+def _source(spec: WorkerSpec) -> ImageSource | None:
+    """Returns the images that a worker reads; None if it reads none, or need not and cannot."""
+    if spec.images is None:
+        return None
+    try:
+        return _open_images(spec.images, spec.plan)
+    except SetupError:
+        if spec.images.is_required:
+            raise
+        return None
 
 
 def _open_images(images: ImagesToRead, plan: DevicePlan) -> ImageSource:

@@ -175,7 +175,10 @@ class RunReport:
         precision: precision of all devices, joined by `+` where they differ.
         backend: backend of all devices, joined by `+` where they differ.
         engine: `ray` or `inline`.
-        gather: `maps` or `poses`, which the workers returned.
+        gather: `maps` or `poses`, which the workers returned; `auto` in a resumed run that had
+            nothing left to evaluate.
+        read: `driver` or `worker`, which read the images; `auto` as for `gather`.
+        reducers: number of reducers; 0 where the workers grouped their maps.
         data: dataset of the run.
         model: model of the run.
         throughput: throughput by wall clock and compute only.
@@ -206,6 +209,8 @@ class RunReport:
     backend: str
     engine: str
     gather: str
+    read: str
+    reducers: int
     data: DataReport
     model: ModelReport
     throughput: Throughput

@@ -62,7 +62,7 @@ def summarise(
         is_stopped: whether the run ended before its last image. If so, images without a result or
             recorded failure do not count as failures.
     """
-    index = inputs.index
+    index, flow = inputs.index, facts.engine.flow
     failures = _named(index, ledger.recorded_failures if is_stopped else ledger.failures)
     durations = ledger.durations
     unscored = _unscored(len(failures), config, inputs)
@@ -94,7 +94,9 @@ def summarise(
         precision=_joined(figures.device.precision for figures in devices),
         backend=_joined(figures.device.backend for figures in devices),
         engine=config.engine,
-        gather=config.gather,
+        gather=flow.gather if flow else config.gather,
+        read=flow.read if flow else config.data.read,
+        reducers=flow.reducers if flow else 0,
         data=DataReport(
             images=str(inputs.images.location),
             annotations=str(inputs.annotations),
