@@ -282,11 +282,12 @@ class DeviceReady:
     host: str = ""
     versions: tuple[tuple[str, str], ...] = ()
     passed_over: tuple[str, ...] = ()
-    compute_ns: int = 0
-    feeders: int = 1
-    feeder_processes: int = 0
-    batches_in_flight: int = 2
-    reads_images: bool = False
+    # These differ between sessions, in which the device is the same.
+    compute_ns: int = field(default=0, compare=False)
+    feeders: int = field(default=1, compare=False)
+    feeder_processes: int = field(default=0, compare=False)
+    batches_in_flight: int = field(default=2, compare=False)
+    reads_images: bool = field(default=False, compare=False)
 
     @property
     def images_per_s(self) -> float:

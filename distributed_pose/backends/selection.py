@@ -24,6 +24,12 @@ def check_backends(config: RunConfig) -> None:
             f"backends {', '.join(sorted(names))} cannot be in one run: some answer from the "
             "annotations or a recording, and not from the model"
         )
+    if config.simulated.host.cores and not all(_is_simulated(name) for name in names):
+        raise ConfigError(
+            f"simulated.host: backend {', '.join(sorted(names))} needs the pixels of the images, "
+            "which simulated cores do not make",
+            "set backend=simulated, or leave simulated.host.cores out",
+        )
 
 
 def runs_model(config: RunConfig) -> bool:
@@ -75,6 +81,10 @@ def _kinds(config: RunConfig) -> Iterator[str]:
 
 def _runs_model(backend: str) -> bool:
     return backend == "auto" or all(found.runs_model for found in entries(backend))
+
+
+def _is_simulated(backend: str) -> bool:
+    return backend.partition(":")[0] == "simulated"
 
 
 def _replays(backend: str) -> bool:

@@ -6,7 +6,7 @@ Relative paths are relative to the working directory of the command.
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     GetPydanticSchema,
+    model_validator,
 )
 from pydantic_core import core_schema
 
@@ -260,6 +261,12 @@ class SimulatedHostConfig(_Section):
 
     group_ms: Annotated[float, Field(strict=True, ge=0, le=6e4)] = 0.5
     """Milliseconds that a simulated core takes to group the maps of an image into people."""
+
+    @model_validator(mode="after")
+    def _check_cores(self) -> Self:
+        if self.cores is None and self.model_fields_set:
+            raise ValueError("the times need the number of cores; set simulated.host.cores")
+        return self
 
     @property
     def simulation(self) -> SimulatedHost | None:

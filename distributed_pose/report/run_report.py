@@ -111,6 +111,9 @@ class DeviceReport:
         versions: versions of the driver, runtime and libraries that its worker found, by name.
         passed_over: one line per backend that `auto` prefers and the device could not take, with
             the reason.
+        feeders: number of images that its worker prepared at once.
+        feeder_processes: number of processes that prepared images for its worker; 0 where the
+            worker prepared them itself.
     """
 
     name: str
@@ -129,6 +132,8 @@ class DeviceReport:
     host: str
     versions: Mapping[str, str]
     passed_over: tuple[str, ...] = ()
+    feeders: int = 1
+    feeder_processes: int = 0
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def read_inputs(config: RunConfig) -> RunInputs:
     model = _model(config, index, annotations)
     if config.data.repeat > 1:
         note = f"{note} Each image is counted {config.data.repeat} times.".strip()
-    note = "\n".join(filter(None, (note, *model.notes)))
+    note = "\n".join(filter(None, (note, _host_note(config), *model.notes)))
     return RunInputs(index, source, annotations.absolute(), model, note)
 
 
@@ -90,6 +90,18 @@ def read_dataset(config: RunConfig) -> tuple[CocoIndex, ImageSource, Location]:
     index = load_index(annotations, config.data.limit, config.data.category, source)
     _check_count(len(index.images), config.data.repeat)
     return repeated(index, config.data.repeat), source, annotations
+
+
+def _host_note(config: RunConfig) -> str:
+    """Returns a sentence about simulated cores; empty if the host does its work itself."""
+    host = config.simulated.host
+    if host.cores is None:
+        return ""
+    return (
+        f"Simulated host: decoding, preprocessing and grouping wait {host.decode_ms:g}, "
+        f"{host.preprocess_ms:g} and {host.group_ms:g} ms per image on {host.cores} simulated "
+        "cores per node instead of computing; rates are not those of this machine."
+    )
 
 
 def _check_count(images: int, repeat: int) -> None:

@@ -182,4 +182,6 @@ def _device(figures: DeviceFigures, *, computed: bool) -> DeviceReport:
         device.host,
         dict(device.versions),
         device.passed_over,
+        device.feeders,
+        device.feeder_processes,
     )
