@@ -38,7 +38,7 @@ class Feeding:
 
 
 def plan_feeding(
-    images_per_s: float, prepare_s: float, slots: int, feeders: int = 0, *, spreads: bool = False
+    images_per_s: float, prepare_s: float, slots: int, feeders: int = 0, max_processes: int = 0
 ) -> Feeding:
     """Returns how a device of a rate is fed.
 
@@ -50,12 +50,12 @@ def plan_feeding(
         prepare_s: seconds to prepare a typical image, including the time to read it.
         slots: number of batches that the device has in flight at once.
         feeders: number of feeders that the user has fixed; 0 for as many as the rate asks for.
-        spreads: whether other processes can prepare images for the worker.
+        max_processes: number of other processes that can prepare images for the worker.
     """
     feeders = feeders or max(1, min(_MAX_FEEDERS, ceil(_MARGIN * images_per_s * prepare_s)))
     processes = 0
-    if spreads and images_per_s > _PROCESS_RATE:
-        processes = min(feeders, ceil(images_per_s / _PROCESS_RATE))
+    if images_per_s > _PROCESS_RATE:
+        processes = min(feeders, max_processes, ceil(images_per_s / _PROCESS_RATE))
     # While the last images of a batch are prepared, other feeders begin the next batch.
     prepared = min(feeders, 2 * max(1, processes))
     grouped = int(_GROUP_S * images_per_s + 0.9)

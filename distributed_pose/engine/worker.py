@@ -27,6 +27,7 @@ from distributed_pose.backends.base import (
 from distributed_pose.backends.registry import open_backend
 from distributed_pose.data.shards import ImageMaps, pack_maps, read_image
 from distributed_pose.data.sources import ImageSource, open_images
+from distributed_pose.devices.host import num_cpus
 from distributed_pose.engine.device_queue import DeviceQueue
 from distributed_pose.engine.feeding import Feeding, plan_feeding
 from distributed_pose.engine.host_stages import host_stages
@@ -297,7 +298,7 @@ class Worker:
             preparation_s(own, sample),
             self._slots,
             spec.feeders,
-            spreads=self._spread is not None,
+            self._max_processes(),
         )
         if self._spread and feeding.processes:
             each = -(-feeding.feeders // feeding.processes)
@@ -306,6 +307,15 @@ class Worker:
             own.feed(feeding.feeders)
         self._threads = ThreadPoolExecutor(feeding.batches, f"{spec.plan.name} batch")
         return feeding
+
+    def _max_processes(self) -> int:
+        """Returns how many processes can prepare images for the worker."""
+        spec = self._spec
+        is_simulated = spec.backend.startswith("simulated")
+        # A device that computes on the host leaves no processors to further processes.
+        if self._spread is None or (spec.plan.kind == "cpu" and not is_simulated):
+            return 0
+        return spec.simulation.host.cores if spec.simulation.host else num_cpus()
 
     def _open_backend(self) -> Backend:
         spec = self._spec

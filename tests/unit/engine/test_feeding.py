@@ -23,7 +23,7 @@ PREPARE_S = st.floats(1e-4, 0.1)
 def test_the_feeders_prepare_as_many_images_as_the_device_infers(
     rate: float, prepare_s: float, slots: int
 ) -> None:
-    feeding = plan_feeding(rate, prepare_s, slots, spreads=True)
+    feeding = plan_feeding(rate, prepare_s, slots, max_processes=16)
     assert feeding.feeders >= min(64, ceil(rate * prepare_s))
     assert slots + 1 <= feeding.batches <= MAX_BATCHES
     assert feeding.processes <= feeding.feeders
@@ -35,14 +35,14 @@ def test_the_feeders_prepare_as_many_images_as_the_device_infers(
 def test_fast_devices_have_more_feeders_and_the_fastest_have_processes(
     rate: float, feeders: int, processes: int
 ) -> None:
-    feeding = plan_feeding(rate, 0.004, 2, spreads=True)
+    feeding = plan_feeding(rate, 0.004, 2, max_processes=16)
     assert (feeding.feeders, feeding.processes) == (feeders, processes)
     assert plan_feeding(rate, 0.004, 2).processes == 0
 
 
 @given(RATES, PREPARE_S, st.integers(1, 256))
 def test_a_fixed_number_of_feeders_is_kept(rate: float, prepare_s: float, fixed: int) -> None:
-    assert plan_feeding(rate, prepare_s, 1, fixed, spreads=True).feeders == fixed
+    assert plan_feeding(rate, prepare_s, 1, fixed, max_processes=16).feeders == fixed
 
 
 def test_a_slow_device_prepares_one_batch_beside_those_on_the_device() -> None:
