@@ -14,7 +14,6 @@ from distributed_pose.cluster import actors, feeders
 from distributed_pose.data.shards import unpack_images
 from distributed_pose.engine.preparation import Prepared
 from distributed_pose.records import DeviceReady, WorkerSpec
-from distributed_pose.report.run_report import RunReport
 from tests.conftest import Dataset
 
 KILLING_ID = 7
@@ -92,7 +91,7 @@ def test_an_image_that_kills_feeders_is_the_only_one_without_a_result(
     people: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(actors, "_WorkerActor", WorkerWithDyingFeeders)
-    report: RunReport = evaluate(
+    report = evaluate(
         config_of(people, 1, engine="ray", devices="cpu:1", allow_failures=1), tmp_path
     )
     assert [failure.image_id for failure in report.failures] == [KILLING_ID]
