@@ -71,7 +71,7 @@ class Damage:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DevicePlan:
     """A device, or a share of one, that gets one worker.
 
@@ -124,7 +124,7 @@ class ModelPort:
     dtype: str = "float32"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CompileSpec:
     """The key facts of an artifact that is to be compiled.
 
@@ -164,7 +164,7 @@ class SimulatedHost:
     group_s: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Simulation:
     """How a simulated device differs from the published one that it stands for.
 
@@ -203,7 +203,7 @@ class ImagesToRead:
     is_required: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerSpec:
     """All settings of a worker; it travels by value into its constructor.
 
@@ -243,7 +243,7 @@ class WorkerSpec:
     feeders: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DeviceReady:
     """A device whose worker has loaded and warmed up its model.
 
@@ -295,7 +295,7 @@ class DeviceReady:
         return self.batch_size * 1e9 / self.compute_ns if self.compute_ns else 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ShardResult:
     """The result of one shard.
 

@@ -23,7 +23,7 @@ class ForeignMapsError(ExecutionError):
     """Maps of other images than the expected ones, which is a fault of their worker."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Reduction:
     """The detections of one shard.
 
@@ -131,4 +131,5 @@ def joined(parts: Iterable[Grouped]) -> Reduction:
         Poses(*(np.concatenate(part) for part in zip(*poses, strict=True))),
     )
     by_stage = zip(DECODE_STAGES, np.concatenate(durations).T.tolist(), strict=True)
-    return Reduction(tuple(grouped), detections, {stage: tuple(ns) for stage, ns in by_stage})
+    durations_ns = {stage: tuple(ns) for stage, ns in by_stage}
+    return Reduction(image_ids=tuple(grouped), detections=detections, durations=durations_ns)

@@ -1,3 +1,5 @@
+"""The number and size of the calls to a device follow from its slots and its rate."""
+
 from dataclasses import replace
 
 import pytest
@@ -5,8 +7,10 @@ import pytest
 from distributed_pose.engine.dispatch import IN_FLIGHT, batches_per_call, calls_in_flight
 from distributed_pose.records import DevicePlan, DeviceReady
 
-PLAN = DevicePlan("cpu:0", "cpu", "", "", 1.0)
-DEVICE = DeviceReady(PLAN, "oracle", "f32", "CPU", 1, 0)
+PLAN = DevicePlan(name="cpu:0", kind="cpu", node="", node_id="", cpus=1.0)
+DEVICE = DeviceReady(
+    plan=PLAN, backend="oracle", precision="f32", description="CPU", batch_size=1, warmup_ns=0
+)
 
 
 def test_a_device_gets_a_call_for_each_batch_that_its_worker_has_at_once() -> None:

@@ -54,15 +54,15 @@ def test_reads_with_latency_have_more_feeders() -> None:
 
 
 def devices(count: int, rate: float, host: str = "", *, reads: bool = True) -> list[DeviceReady]:
-    plan = DevicePlan("cpu:0", "cpu", "", "", 1.0)
+    plan = DevicePlan(name="cpu:0", kind="cpu", node="", node_id="", cpus=1.0)
     compute_ns = round(8e9 / rate)
     ready = DeviceReady(
-        plan,
-        "simulated",
-        "f32",
-        "",
-        8,
-        0,
+        plan=plan,
+        backend="simulated",
+        precision="f32",
+        description="",
+        batch_size=8,
+        warmup_ns=0,
         host=host or gethostname(),
         compute_ns=compute_ns,
         reads_images=reads,

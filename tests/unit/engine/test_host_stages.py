@@ -96,14 +96,17 @@ def test_simulated_grouping_finds_the_poses_of_the_real_one_in_its_time(
     mirrored = (array[..., ::-1].copy() for array in maps)
     cores = SimulatedCores(2, tmp_path)
     decoder = SimulatedStages(SimulatedHost(cores=2, group_s=0.01), cores).decoder()
+    taken_s = 0.0
     for heatmaps_NKHW, pafs_NPHW in (maps, maps, mirrored):
         expected = Decoder().decode_batch(heatmaps_NKHW, pafs_NPHW, batch.geometries)
         start = perf_counter()
         found = decoder.decode_batch(heatmaps_NKHW, pafs_NPHW, batch.geometries)
-        assert perf_counter() - start >= 12 * 0.01 - 0.001
+        taken_s += perf_counter() - start
         assert np.array_equal(found.counts_N, expected.counts_N)
         assert np.array_equal(found.poses.keypoints_P51, expected.poses.keypoints_P51)
         assert np.array_equal(found.poses.scores_P, expected.poses.scores_P)
+    # A batch that took too long shortens the next one.
+    assert taken_s >= 3 * 12 * 0.01 - 0.001
     cores.close()
 
 

@@ -1,3 +1,5 @@
+"""The task queue joins shards to tasks, and hands out every image and every retry once."""
+
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -471,8 +473,14 @@ class PoisonedEngine(InlineEngine):
         if self._poisonous & {*ids(shard)}:
             raise RuntimeError("the device was killed")
         done = tuple(ids(shard))
-        report = WorkerReport(done, (1,) * len(done), (), {}, digests=("",) * len(done))
-        return report, Reduction(done, no_detections(), {})
+        report = WorkerReport(
+            image_ids=done,
+            encoded_bytes=(1,) * len(done),
+            failures=(),
+            durations={},
+            digests=("",) * len(done),
+        )
+        return report, Reduction(image_ids=done, detections=no_detections(), durations={})
 
 
 def check_that_only_these_fail(poisonous: set[int], shards: list[Shard]) -> None:
