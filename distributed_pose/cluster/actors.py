@@ -19,7 +19,8 @@ from distributed_pose.engine.feeding import MAX_BATCHES
 from distributed_pose.engine.host_stages import host_stages
 from distributed_pose.engine.reducer import Reducer, Reduction
 from distributed_pose.engine.trials import Sweep
-from distributed_pose.engine.worker import Worker, WorkerReport
+from distributed_pose.engine.worker import Worker
+from distributed_pose.engine.worker_report import WorkerReport
 from distributed_pose.files.package_identity import PackageIdentity, package_identity
 from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.compile import compile_model

@@ -11,8 +11,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distributed_pose.cluster.process import ActorProcess, remote
 from distributed_pose.data.shards import pack_images, unpack_images
+from distributed_pose.engine.node_images import local_preparation
 from distributed_pose.engine.preparation import Prepared
-from distributed_pose.engine.worker import local_preparation
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.records import WorkerSpec
 

@@ -29,7 +29,8 @@ from distributed_pose.engine.results import (
 from distributed_pose.engine.settling import out_of_line, settle
 from distributed_pose.engine.task_queue import Task, TaskQueue
 from distributed_pose.engine.trials import Sweep
-from distributed_pose.engine.worker import Worker, WorkerReport
+from distributed_pose.engine.worker import Worker
+from distributed_pose.engine.worker_report import WorkerReport
 from distributed_pose.errors import BackendError
 from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.compile import compile_model, portable

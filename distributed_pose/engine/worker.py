@@ -4,10 +4,10 @@ Array legend: N images, H and W size in pixels, 3 the channels blue, green, red.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from socket import gethostname
 from time import perf_counter_ns
@@ -25,28 +25,23 @@ from distributed_pose.backends.base import (
     check_maps,
 )
 from distributed_pose.backends.registry import open_backend
-from distributed_pose.data.shards import ImageMaps, pack_maps, read_image
-from distributed_pose.data.sources import ImageSource, open_images
+from distributed_pose.data.shards import ImageMaps, pack_maps
 from distributed_pose.devices.host import num_cpus
 from distributed_pose.engine.device_queue import DeviceQueue
 from distributed_pose.engine.feeding import Feeding, plan_feeding
 from distributed_pose.engine.host_stages import host_stages
+from distributed_pose.engine.node_images import local_preparation
 from distributed_pose.engine.node_versions import versions
-from distributed_pose.engine.preparation import Preparation, Prepared, Preparing
+from distributed_pose.engine.preparation import Preparation, Preparing
 from distributed_pose.engine.reducer import Reducer, Reduction, joined
-from distributed_pose.engine.trials import NO_IMAGE, Sweep, Trials, preparation_s
+from distributed_pose.engine.trials import Sweep, Trials, preparation_s
+from distributed_pose.engine.worker_report import WorkerReport, joined_reports, report_of
 from distributed_pose.errors import BackendError, PoseEvalError, SetupError
 from distributed_pose.recordings.pads import output_name
 from distributed_pose.recordings.recording import Recording
 from distributed_pose.records import (
     DEVICE_STAGES,
-    Damage,
-    DevicePlan,
     DeviceReady,
-    Durations,
-    Failure,
-    ImageRecord,
-    ImagesToRead,
     WorkerSpec,
 )
 from distributed_pose.vision.profiles import PROFILES
@@ -56,54 +51,10 @@ from distributed_pose.vision.profiles import PROFILES
 _DTYPES: dict[str, type[np.float16] | None] = {"f32": None, "f16": np.float16}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WorkerReport:
-    """The report of a worker to the driver about one shard.
-
-    Attributes:
-        image_ids: ids of the images that have maps.
-        encoded_bytes: file size in bytes of each image in `image_ids`.
-        failures: images that could not be decoded, or not be read if the worker reads them.
-        durations: durations in nanoseconds by stage. `decode_jpeg` and `preprocess` have one per
-            image, and so has `read` if the worker reads; `copy_in`, `compute`, `copy_out` and
-            `check` have one per batch.
-        pack_ns: time in nanoseconds to pack the maps into Arrow record batches.
-        maps_bytes: size in bytes of the Arrow record batches of maps.
-        damaged: images that have maps although their file is damaged.
-        digests: digest of the encoded bytes of each image in `image_ids`.
-    """
-
-    image_ids: tuple[int, ...]
-    encoded_bytes: tuple[int, ...]
-    failures: tuple[Failure, ...]
-    durations: Durations
-    pack_ns: int = 0
-    maps_bytes: int = 0
-    damaged: tuple[Damage, ...] = ()
-    digests: tuple[str, ...] = ()
-
-
 _T = TypeVar("_T")
 
 # Makes the processes that prepare images for a worker: their number, and the feeders of each.
 Spread = Callable[[WorkerSpec, int, int], Preparing]
-
-
-def local_preparation(spec: WorkerSpec) -> Preparation:
-    """Returns the preparation of a worker's images in the threads of this process.
-
-    Args:
-        spec: specification of the worker.
-
-    Raises:
-        SetupError: if the worker reads the images and its node does not have them.
-    """
-    return Preparation(
-        PROFILES[spec.profile],
-        host_stages(spec.simulation.host),
-        _source(spec),
-        fails_damaged=spec.damaged == "fail",
-    )
 
 
 class Worker:
@@ -160,7 +111,7 @@ class Worker:
         maps, reports = self._run(images, _packed)
         packed = [batch for batch, _ in chain.from_iterable(maps)]
         return packed, replace(
-            _joined(reports),
+            joined_reports(reports),
             pack_ns=sum(pack_ns for _, pack_ns in chain.from_iterable(maps)),
             maps_bytes=sum(batch.nbytes for batch in packed),
         )
@@ -175,7 +126,7 @@ class Worker:
             ExecutionError: if the device fails or returns invalid maps.
         """
         grouped, reports = self._run(images, self._reducer.group)
-        return joined(chain.from_iterable(grouped)), _joined(reports)
+        return joined(chain.from_iterable(grouped)), joined_reports(reports)
 
     def warm_up_grouping(self) -> None:
         """Compiles or loads the code of `infer_and_group`, so that no shard waits for it."""
@@ -248,7 +199,7 @@ class Worker:
         converted = [_image_maps(batch, answer, dtype) for batch, answer in batches]
         if self._dump:
             _write_maps(self._dump, images, converted)
-        return [finish(batch) for batch in converted], _report(prepared, durations)
+        return [finish(batch) for batch in converted], report_of(prepared, durations)
 
     def _start(self, own: Preparation) -> DeviceReady:
         start = perf_counter_ns()
@@ -358,64 +309,6 @@ def _checked(
     for stage, time_ns in zip(DEVICE_STAGES, answer.times.by_stage, strict=True):
         durations[stage].append(time_ns)
     return maps
-
-
-def _report(prepared: Prepared, durations: Mapping[str, Sequence[int]]) -> WorkerReport:
-    image_ids = tuple(image_id for batch in prepared.batches for image_id in batch.image_ids)
-    return WorkerReport(
-        image_ids=image_ids,
-        encoded_bytes=tuple(prepared.encoded_bytes[image_id] for image_id in image_ids),
-        failures=tuple(prepared.failures),
-        durations={stage: tuple(times_ns) for stage, times_ns in durations.items()},
-        damaged=tuple(prepared.damaged),
-        digests=tuple(prepared.digests[image_id] for image_id in image_ids),
-    )
-
-
-def _joined(reports: Sequence[WorkerReport]) -> WorkerReport:
-    durations: dict[str, tuple[int, ...]] = defaultdict(tuple)
-    for report in reports:
-        for stage, times_ns in report.durations.items():
-            durations[stage] += times_ns
-    return WorkerReport(
-        image_ids=tuple(chain.from_iterable(report.image_ids for report in reports)),
-        encoded_bytes=tuple(chain.from_iterable(report.encoded_bytes for report in reports)),
-        failures=tuple(chain.from_iterable(report.failures for report in reports)),
-        durations=dict(durations),
-        damaged=tuple(chain.from_iterable(report.damaged for report in reports)),
-        digests=tuple(chain.from_iterable(report.digests for report in reports)),
-    )
-
-
-def _source(spec: WorkerSpec) -> ImageSource | None:
-    """Returns the images that a worker reads; None if it reads none, or need not and cannot."""
-    if spec.images is None:
-        return None
-    try:
-        return _open_images(spec.images, spec.plan)
-    except SetupError:
-        if spec.images.is_required:
-            raise
-        return None
-
-
-def _open_images(images: ImagesToRead, plan: DevicePlan) -> ImageSource:
-    """Returns the source of the images that a worker reads.
-
-    Raises:
-        SetupError: if the node of the worker does not have the images.
-    """
-    where = f"on node {plan.node}: " if plan.node else ""
-    hint = "all nodes must see the images in the same place, or set data.read=driver"
-    try:
-        source = open_images(images.location)
-    except SetupError as error:
-        raise SetupError(f"{where}{error.message}", hint, device=plan.name) from None
-    if images.sample:
-        answer = read_image(ImageRecord(NO_IMAGE, images.sample, 0, 0), source)
-        if isinstance(answer, Failure):
-            raise SetupError(f"{where}{answer.reason}", hint, device=plan.name)
-    return source
 
 
 def _packed(maps: ImageMaps) -> tuple[pa.RecordBatch, int]:
