@@ -137,7 +137,7 @@ def _evaluate_in(
             own.clear()
         own.claim()
     if dump:
-        dump.begin(ledger.encoded_bytes, restart=restart)
+        dump.begin(ledger.evaluated_ids, restart=restart)
     progress = _reporter(ledger, len(inputs.index.images), on_progress)
     facts = SessionFacts()
     if ledger.open_images:
@@ -155,7 +155,7 @@ def _evaluate_in(
     else:
         report = summarise(config, inputs, ledger, ledger.detections, facts)
     if dump:
-        dump.finish(ledger.encoded_bytes, report.backend, report.precision)
+        dump.finish(ledger.evaluated_ids, report.backend, report.precision)
     return report
 
 

@@ -78,19 +78,17 @@ class CocoIndex:
         """Returns the id that the annotation file gives an image."""
         return self.listed_ids.get(image_id, image_id)
 
-    def as_listed(self, detections: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Returns detections with the image and category ids of the annotation file.
+    def as_listed(self, detections: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yields detections with the image and category ids of the annotation file.
 
         Any COCO tool can score them against the user's annotation file.
         """
-        return [
-            {
+        for detection in detections:
+            yield {
                 **detection,
                 "image_id": self.listed_id(detection["image_id"]),
                 "category_id": self.category_id,
             }
-            for detection in detections
-        ]
 
 
 def load_index(

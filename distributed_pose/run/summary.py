@@ -1,6 +1,6 @@
 """Makes the report of a run from its ledger."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter_ns
 from typing import Any
@@ -49,7 +49,7 @@ def summarise(
     config: RunConfig,
     inputs: RunInputs,
     ledger: Ledger,
-    detections: Sequence[Mapping[str, Any]],
+    detections: Collection[Mapping[str, Any]],
     facts: SessionFacts,
     *,
     is_stopped: bool = False,
@@ -84,7 +84,7 @@ def summarise(
     computed = not replays(config)
     if not computed:
         for stage in DEVICE_STAGES:
-            durations[stage].clear()
+            del durations[stage][:]
     return RunReport(
         note=inputs.note,
         complete=not failures and not is_stopped,
