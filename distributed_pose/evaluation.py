@@ -3,7 +3,7 @@
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from math import gcd
@@ -23,7 +23,13 @@ from distributed_pose.files.local import is_same_file
 from distributed_pose.files.storage import Folder
 from distributed_pose.locations import Location
 from distributed_pose.recordings.dump import MapsDump
-from distributed_pose.records import DeviceReady, EngineFacts, ImageRecord, ImagesToRead
+from distributed_pose.records import (
+    DeviceReady,
+    EngineFacts,
+    ImageRecord,
+    ImagesToRead,
+    ShardResult,
+)
 from distributed_pose.report.run_report import RunReport, write_run
 from distributed_pose.run.files import RunFiles
 from distributed_pose.run.fingerprint import fingerprint
@@ -237,7 +243,6 @@ def _run_session(
     progress: Callable[[], None],
 ) -> SessionFacts:
     """Evaluates the pending images; results so far are kept however the session ends."""
-    session = uuid4().hex
     started = perf_counter_ns()
     with ExitStack() as stack:
         if files:
@@ -253,17 +258,39 @@ def _run_session(
         pending = ledger.open_images
         stamps = image_stamps(pending, inputs.images) if files else {}
         begun = perf_counter_ns()
-        ledger.begin(session, ready)
-        devices = {device.plan.name: device for device in ready}
         progress()
-        for result in engine.run(_workload(config, inputs, pending, ready)):
-            elapsed_ns = perf_counter_ns() - begun
-            known = stamped(result, stamps)
-            new = ledger.accept(LedgerEntry(session, elapsed_ns, devices[result.device], known))
-            if new and files:
-                files.add(new)
+        results = engine.run(_workload(config, inputs, pending, ready))
+        for _ in record_results(results, ledger, ready, stamps, files):
             progress()
         return SessionFacts(warmup_ns=begun - started, engine=engine.facts())
+
+
+def record_results(
+    results: Iterable[ShardResult],
+    ledger: Ledger,
+    devices: Sequence[DeviceReady],
+    stamps: Mapping[int, str],
+    files: LedgerFiles | None,
+) -> Iterator[ShardResult]:
+    """Records the results of a session that begins now, and yields each of them afterwards.
+
+    Args:
+        results: results as they come.
+        ledger: ledger of the run.
+        devices: devices of the session.
+        stamps: stamps of the images by image id.
+        files: files of the ledger; None writes none.
+    """
+    session, begun = uuid4().hex, perf_counter_ns()
+    ledger.begin(session, devices)
+    by_name = {device.plan.name: device for device in devices}
+    for result in results:
+        elapsed_ns = perf_counter_ns() - begun
+        known = stamped(result, stamps)
+        new = ledger.accept(LedgerEntry(session, elapsed_ns, by_name[result.device], known))
+        if new and files:
+            files.add(new)
+        yield result
 
 
 def _workload(

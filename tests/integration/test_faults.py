@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from distributed_pose import ExecutionError, RunConfig
-from distributed_pose.cluster import engine as ray_engine
+from distributed_pose.cluster import loop
 from distributed_pose.cluster.engine import RayEngine
 from distributed_pose.engine.base import Workload
 from distributed_pose.evaluation import evaluate, evaluate_on
@@ -92,7 +92,7 @@ def test_a_run_that_does_not_go_on_ends_with_what_its_actors_do(
     stage: Stage, crowd: Dataset, tmp_path: Path
 ) -> None:
     stage.workers(faults.hang)
-    stage.monkeypatch.setattr(ray_engine, "_STALL_FACTOR", 0.1)
+    stage.monkeypatch.setattr(loop, "_STALL_FACTOR", 0.1)
     with pytest.raises(ExecutionError, match=r"no result for \d+ s: cpu:0 .*reducer:0 is idle"):
         evaluate(on_ray(crowd, deadline_s=QUICK_S), tmp_path)
 
