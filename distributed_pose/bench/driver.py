@@ -28,7 +28,7 @@ from distributed_pose.engine.health import Health
 from distributed_pose.engine.reducer import Reduction
 from distributed_pose.engine.task_queue import TaskQueue
 from distributed_pose.engine.worker import WorkerReport
-from distributed_pose.evaluation import record_results
+from distributed_pose.evaluation import Progress, record_results
 from distributed_pose.files.storage import Folder
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.records import DevicePlan, DeviceReady, ImageRecord, ShardResult
@@ -68,19 +68,23 @@ class DriverCost:
     ledger_files: int
 
 
-def bench_driver(devices: Sequence[int], images: int, batch_size: int) -> list[DriverCost]:
+def bench_driver(
+    devices: Sequence[int], images: int, batch_size: int, on_progress: Progress
+) -> list[DriverCost]:
     """Returns the costs of runs with several numbers of devices, each in a process of its own.
 
     Args:
         devices: numbers of devices.
         images: number of images of each run.
         batch_size: number of images per batch and per call.
+        on_progress: called after each run.
     """
     costs = []
     for number in devices:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=context) as process:
             costs.append(process.submit(_measure, number, images, batch_size).result())
+        on_progress(len(devices), len(costs))
     return costs
 
 

@@ -26,6 +26,7 @@ _LIBRARIES = (
     "openvino",
     "numpy",
     "pycocotools",
+    "hotcoco",
     "ray",
 )
 
@@ -193,6 +194,8 @@ class RunReport:
         host_use: processor time and object-store traffic of the timed phase in the last session.
         devices: the devices, in the order of their names.
         versions: versions of the libraries in the driver, by name.
+        scorer: library that computed `ap`, with its version and how it was checked; empty where
+            `ap` is null.
     """
 
     note: str
@@ -222,6 +225,7 @@ class RunReport:
     host_use: HostUse
     devices: tuple[DeviceReport, ...]
     versions: Mapping[str, str]
+    scorer: str = ""
 
     @property
     def is_usable(self) -> bool:

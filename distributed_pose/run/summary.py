@@ -8,7 +8,7 @@ from typing import Any
 from distributed_pose.backends.selection import replays
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.coco import CocoIndex
-from distributed_pose.metrics.coco_ap import coco_ap
+from distributed_pose.metrics.scoring import score
 from distributed_pose.metrics.throughput import images_per_s, stage_figures
 from distributed_pose.records import DEVICE_STAGES, Damage, EngineFacts, Failure
 from distributed_pose.report.run_report import (
@@ -68,11 +68,11 @@ def summarise(
     unscored = _unscored(len(failures), config, inputs)
     if is_stopped:
         unscored = f"the run ended with {ledger.num_settled} of {len(index.images)} images done"
-    ap = None
+    found = None
     if not unscored:
         start = perf_counter_ns()
         image_ids = [image.image_id for image in index.images]
-        ap = coco_ap(index.ground_truth, detections, image_ids)
+        found = score(index.ground_truth, detections, image_ids)
         durations["score"].append(perf_counter_ns() - start)
     devices = ledger.devices
     computed = not replays(config)
@@ -88,7 +88,7 @@ def summarise(
         failures=failures,
         damaged=_named(index, ledger.damaged),
         failures_allowed=config.allow_failures,
-        ap=ap,
+        ap=found.figures if found else None,
         unscored=unscored,
         profile=config.profile,
         precision=_joined(figures.device.precision for figures in devices),
@@ -119,6 +119,7 @@ def summarise(
         host_use=facts.engine.host_use,
         devices=tuple(_device(figures, computed=computed) for figures in devices),
         versions=library_versions(),
+        scorer=found.scorer if found else "",
     )
 
 
