@@ -7,13 +7,13 @@ Source: hotcoco's StreamingEval with iouType "keypoints".
 
 import contextlib
 import io
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
 from distributed_pose.metrics.coco_ap import FIGURES, PERSON_CATEGORY
+from distributed_pose.metrics.ground_truth import People, PeopleByImage
 
 # Images that are scored at once; their people and detections take some megabytes.
 _IMAGES_AT_ONCE = 4096
@@ -22,29 +22,28 @@ _Row = Mapping[str, Any]
 
 
 def fast_ap(
-    ground_truth: Mapping[str, Any], detections: Iterable[_Row], image_ids: Sequence[int]
+    people: People, detections: Iterable[_Row], image_ids: Sequence[int]
 ) -> dict[str, float]:
     """Returns the ten COCO keypoint figures by name, over the given images.
 
     Args:
-        ground_truth: see `coco_ap`.
+        people: people of the images, and of others, which do not count.
         detections: see `coco_ap`.
         image_ids: ids of the images to score.
     """
     from hotcoco import StreamingEval
 
     ids = sorted(image_ids)
-    people = defaultdict[int, list[_Row]](list)
-    for person in ground_truth["annotations"]:
-        people[person["image_id"]].append(person)
+    labelled = PeopleByImage(people)
     evaluation = StreamingEval([{"id": PERSON_CATEGORY, "name": "person"}], "keypoints")
     found = _ById(detections)
     for start in range(0, len(ids), _IMAGES_AT_ONCE):
         # Ids can be negative here, but not in hotcoco. Numbers in their order keep that of ties.
-        numbers = {one: number for number, one in enumerate(ids[start:][:_IMAGES_AT_ONCE], start)}
-        truth = (_person(row, n) for one, n in numbers.items() for row in people.get(one, ()))
+        part = ids[start : start + _IMAGES_AT_ONCE]
+        numbers = {image_id: number for number, image_id in enumerate(part, start)}
+        truth = [_person(row, numbers[row["image_id"]]) for row in labelled.rows(part)]
         rows = [{**row, "image_id": numbers[row["image_id"]]} for row in found.rows(numbers)]
-        evaluation.update([{"id": number} for number in numbers.values()], [*truth], rows)
+        evaluation.update([{"id": number} for number in numbers.values()], truth, rows)
     result = evaluation.finalize()
     with contextlib.redirect_stdout(io.StringIO()):
         result.accumulate()

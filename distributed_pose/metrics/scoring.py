@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from distributed_pose.metrics.coco_ap import coco_ap
+from distributed_pose.metrics.coco_ap import PERSON_CATEGORY, coco_ap
 from distributed_pose.metrics.fast_ap import fast_ap
+from distributed_pose.metrics.ground_truth import People
 from distributed_pose.packages import is_installed
 
 _LOG = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class Score:
 
 
 def score(
-    ground_truth: Mapping[str, Any],
+    people: People,
     detections: Collection[Mapping[str, Any]],
     image_ids: Sequence[int],
     fast_from: int = FAST_FROM,
@@ -47,41 +48,49 @@ def score(
     """Returns the figures of detections, which are the same whichever library computes them.
 
     Args:
-        ground_truth: see `coco_ap`.
+        people: people of the images, and of others, which do not count.
         detections: see `coco_ap`.
         image_ids: ids of the images to score.
         fast_from: number of images from which on the faster library is used.
     """
     reference = f"pycocotools {version('pycocotools')}"
     if len(image_ids) < fast_from:
-        return Score(figures=coco_ap(ground_truth, detections, image_ids), scorer=reference)
+        return Score(figures=_reference_ap(people, detections, image_ids), scorer=reference)
     sample = sorted(image_ids)[:: max(1, len(image_ids) // _SAMPLE)]
-    if reason := _unusable(ground_truth, detections, sample):
+    if reason := _unusable(people, detections, sample):
         _LOG.warning("Scoring %s images takes minutes, because %s", f"{len(image_ids):,}", reason)
-        figures = coco_ap(ground_truth, detections, image_ids)
+        figures = _reference_ap(people, detections, image_ids)
         return Score(figures=figures, scorer=f"{reference}, because {reason}")
     return Score(
-        figures=fast_ap(ground_truth, detections, image_ids),
+        figures=fast_ap(people, detections, image_ids),
         scorer=f"{_LIBRARY} {version(_LIBRARY)}, equal to {reference} on {len(sample)} images",
     )
 
 
 def _unusable(
-    ground_truth: Mapping[str, Any],
-    detections: Collection[Mapping[str, Any]],
-    sample: Sequence[int],
+    people: People, detections: Collection[Mapping[str, Any]], sample: Sequence[int]
 ) -> str:
     """Returns why the faster library must not score; empty if it agrees on a sample of images."""
     if not is_installed(_LIBRARY):
         return f"{_LIBRARY} is not installed"
     wanted = set(sample)
     rows = [row for row in detections if row["image_id"] in wanted]
-    people = [one for one in ground_truth["annotations"] if one["image_id"] in wanted]
-    images = [image for image in ground_truth["images"] if image["id"] in wanted]
-    part = {**ground_truth, "images": images, "annotations": people}
+    some = people.of_images(sample)
     try:
-        is_equal = fast_ap(part, rows, sample) == coco_ap(part, rows, sample)
+        is_equal = fast_ap(some, rows, sample) == _reference_ap(some, rows, sample)
     # Whatever it is, the reference scores instead.
     except Exception as error:  # noqa: BLE001
         return f"{_LIBRARY} fails: {' '.join(str(error).split())}"
     return "" if is_equal else f"{_LIBRARY} differs from pycocotools on {len(sample)} images"
+
+
+def _reference_ap(
+    people: People, detections: Collection[Mapping[str, Any]], image_ids: Sequence[int]
+) -> dict[str, float]:
+    """Returns the ten figures by pycocotools."""
+    ground_truth = {
+        "images": [{"id": image_id} for image_id in image_ids],
+        "annotations": [*people.rows()],
+        "categories": [{"id": PERSON_CATEGORY, "name": "person"}],
+    }
+    return coco_ap(ground_truth, detections, image_ids)

@@ -32,8 +32,8 @@ from distributed_pose.vision.profiles import PROFILES
 # Enough for the ranges of values, and at most a minute of inference.
 _CALIBRATION_IMAGES = 64
 
-# A repeated image takes a kilobyte of the driver's memory.
-_MAX_REPEATED = 1_000_000
+# A repeated image takes half a kilobyte of the driver's memory, and one with a result a kilobyte more.
+_MAX_REPEATED = 10_000_000
 
 _REPLAYED = "Recorded maps: no model ran, so that there is no compute-only throughput."
 

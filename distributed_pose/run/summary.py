@@ -72,7 +72,7 @@ def summarise(
     if not unscored:
         start = perf_counter_ns()
         image_ids = [image.image_id for image in index.images]
-        found = score(index.ground_truth, detections, image_ids)
+        found = score(index.people, detections, image_ids)
         durations["score"].append(perf_counter_ns() - start)
     devices = ledger.devices
     computed = not replays(config)

@@ -9,6 +9,7 @@ import pytest
 
 from distributed_pose.metrics.coco_ap import coco_ap, coco_results
 from distributed_pose.metrics.fast_ap import fast_ap
+from distributed_pose.metrics.ground_truth import people_of
 from distributed_pose.metrics.scoring import score
 
 # Ids that no library takes as they are, and of which one is in a later group than its neighbours.
@@ -62,7 +63,10 @@ def test_a_large_run_is_scored_by_the_faster_library_with_the_same_figures(
 ) -> None:
     expected = coco_ap(ground_truth, detections, IDS)
     assert 0.1 < expected["AP"] < 0.9
-    large, small = (score(ground_truth, detections, IDS, limit) for limit in (100, 10_000))
+    large, small = (
+        score(people_of(ground_truth["annotations"]), detections, IDS, limit)
+        for limit in (100, 10_000)
+    )
     assert large.figures == small.figures == expected
     assert large.scorer.startswith("hotcoco ")
     assert "equal to pycocotools" in large.scorer
@@ -74,19 +78,21 @@ def test_only_the_given_images_count_in_either_library(
     ground_truth: dict[str, Any], detections: list[dict[str, Any]]
 ) -> None:
     part = IDS[::3]
-    assert fast_ap(ground_truth, detections, part) == coco_ap(ground_truth, detections, part)
+    assert fast_ap(people_of(ground_truth["annotations"]), detections, part) == coco_ap(
+        ground_truth, detections, part
+    )
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_runs_without_detections_have_the_same_figures_in_either_library(number: int) -> None:
     few = truth([1, 2])
     rows = found(few)[:number]
-    assert fast_ap(few, rows, [1, 2]) == coco_ap(few, rows, [1, 2])
+    assert fast_ap(people_of(few["annotations"]), rows, [1, 2]) == coco_ap(few, rows, [1, 2])
 
 
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     few = truth([1, 2])
-    fast_ap(few, found(few), [1, 2])
+    fast_ap(people_of(few["annotations"]), found(few), [1, 2])
     assert capfd.readouterr().out == ""
 
 
@@ -133,7 +139,7 @@ def test_pycocotools_scores_where_the_faster_library_is_of_no_use(
     monkeypatch.setattr("distributed_pose.metrics.scoring.is_installed", lambda _: bool(kind))
     few = truth([*range(20)])
     rows = found(few)
-    scored = score(few, rows, [*range(20)], fast_from=10)
+    scored = score(people_of(few["annotations"]), rows, [*range(20)], fast_from=10)
     assert scored.figures == coco_ap(few, rows, [*range(20)])
     assert scored.scorer.endswith(f", because {reason}")
     assert reason in caplog.text
