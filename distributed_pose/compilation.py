@@ -30,7 +30,7 @@ from distributed_pose.model.makers import atc_order, fixed_input
 from distributed_pose.model.onnx_graph import image_input, parse
 from distributed_pose.model.onnx_precision import is_quantised
 from distributed_pose.records import CompileSpec
-from distributed_pose.run.inputs import calibration, read_inputs
+from distributed_pose.run.inputs import read_inputs
 from distributed_pose.vision.profiles import PROFILES
 
 # Backend and kind of device by target; targets such as `ascend310` and `ascend310p3` come in
@@ -99,7 +99,12 @@ def orders_for(
     name, kind = ("ascend", "npu") if chip else TARGETS[target]
     backend = resolve_backend(name, kind, precision)
     soc = soc_version(chip[1]) if chip else ""
-    order = CompileSpec(backend, resolve_precision(backend, precision), profile, target=soc)
+    order = CompileSpec(
+        backend=backend,
+        precision=resolve_precision(backend, precision),
+        profile=profile,
+        target=soc,
+    )
     if not chip or dynamic:
         return [replace(order, batch_sizes=tuple(sorted(batch_sizes)))]
     return [replace(order, batch_sizes=(size,)) for size in batch_sizes]
@@ -164,7 +169,7 @@ def compile_for(
         if order.precision == "int8":
             _check_exact(source)
             run = _with_data(config, model, order)
-            ranges = calibration(run, read_inputs(run))
+            ranges = read_inputs(run).calibration
         made_of = portable(source, order)
         artifact = compile_model(made_of, order, ranges)
         key = cache_name(made_of, order, ranges)

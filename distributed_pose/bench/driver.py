@@ -8,7 +8,7 @@ usual size. Their own time is taken off, and Ray's own time per call is not part
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter, process_time, thread_time
@@ -31,7 +31,13 @@ from distributed_pose.engine.worker import WorkerReport
 from distributed_pose.evaluation import Progress, record_results
 from distributed_pose.files.storage import Folder
 from distributed_pose.pose.assemble import Poses
-from distributed_pose.records import DevicePlan, DeviceReady, ImageRecord, ShardResult
+from distributed_pose.records import (
+    DECODE_STAGES,
+    DevicePlan,
+    DeviceReady,
+    ImageRecord,
+    ShardResult,
+)
 from distributed_pose.run.ledger import Ledger
 from distributed_pose.run.ledger_files import LedgerFiles
 
@@ -140,9 +146,18 @@ def _results(
 
 
 def _ready(number: int, batch_size: int) -> DeviceReady:
-    plan = DevicePlan(f"cuda:{number}", "cuda", "10.0.0.1", "a-node", 2.0)
-    return replace(
-        DeviceReady(plan, "stub", "f16", "stub", batch_size, 0), shard_size=batch_size, slots=2
+    plan = DevicePlan(
+        name=f"cuda:{number}", kind="cuda", node="10.0.0.1", node_id="a-node", cpus=2.0
+    )
+    return DeviceReady(
+        plan=plan,
+        backend="stub",
+        precision="f16",
+        description="stub",
+        batch_size=batch_size,
+        warmup_ns=0,
+        shard_size=batch_size,
+        slots=2,
     )
 
 
@@ -222,17 +237,22 @@ def _answer(packed: bytes) -> tuple[Reduction, WorkerReport]:
     keypoints = random.integers(0, 640, (_PEOPLE_PER_IMAGE * number, 51)) + 0.5
     poses = Poses(keypoints.astype(np.float64), random.random(len(keypoints)))
     times = tuple(random.integers(10**5, 10**7, number).tolist())
-    per_batch = {"copy_in": times[:1], "compute": times[:1], "copy_out": times[:1]}
     report = WorkerReport(
-        ids,
-        times,
-        (),
-        {"read": times, "decode_jpeg": times, "preprocess": times, **per_batch, "check": times[:1]},
+        image_ids=ids,
+        encoded_bytes=times,
+        failures=(),
+        durations={
+            **dict.fromkeys(("read", "decode_jpeg", "preprocess"), times),
+            **dict.fromkeys(("copy_in", "compute", "copy_out", "check"), times[:1]),
+        },
         digests=tuple(f"{image_id:016x}" for image_id in ids),
     )
-    detections = pack_detections(np.repeat(ids_N, _PEOPLE_PER_IMAGE), poses)
-    per_image = {"peaks": times, "limbs": times, "assemble": times}
-    return Reduction(ids, detections, per_image), report
+    reduction = Reduction(
+        image_ids=ids,
+        detections=pack_detections(np.repeat(ids_N, _PEOPLE_PER_IMAGE), poses),
+        durations=dict.fromkeys(DECODE_STAGES, times),
+    )
+    return reduction, report
 
 
 def _resident_bytes() -> int:

@@ -55,21 +55,25 @@ class CocoIndex:
 
     Attributes:
         images: images to evaluate, in ascending order of id, including those without people.
-        people: people of these images, with all values that COCOeval reads.
+        listed: all images that have ground truth, including those that a limit excludes.
+        people: people of all of these, with all values that COCOeval reads.
         num_images_listed: number of images that the annotation file lists.
         is_labelled: whether the file has annotations; without them no AP can be computed.
         category_id: id of the person's category in the file.
         listed_ids: image ids of the file by our image ids, where they differ.
         notes: sentences about content that was ignored, replaced or assumed.
+        sha256: SHA-256 of the annotation file.
     """
 
     images: tuple[ImageRecord, ...]
+    listed: tuple[ImageRecord, ...]
     people: People
     num_images_listed: int
     is_labelled: bool = True
     category_id: ListedId = PERSON_CATEGORY
     listed_ids: Mapping[int, ListedId] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    sha256: str = ""
 
     @property
     def is_partial(self) -> bool:
@@ -90,7 +94,7 @@ class CocoIndex:
                     "height": image.height,
                     "width": image.width,
                 }
-                for image in self.images
+                for image in self.listed
             ],
             "annotations": [*self.people.rows()],
             "categories": [
@@ -137,7 +141,8 @@ def load_index(
     location = Location(annotations)
     try:
         with _without_collector():
-            return _index(read_annotation_file(location), limit, category, source)
+            content, sha256 = read_annotation_file(location)
+            return replace(_index(content, limit, category, source), sha256=sha256)
     except InvalidEntryError as error:
         hint = error.hint or "data.annotations must be a COCO person-keypoint annotation file"
         raise SetupError(f"{location}: {error}", hint) from None
@@ -151,7 +156,8 @@ def repeated(index: CocoIndex, times: int) -> CocoIndex:
     if times == 1:
         return index
     first = np.array([image.image_id for image in index.images], np.int64)
-    places = np.searchsorted(first, index.people.image_ids_N)
+    people = index.people.of_images(first)
+    places = np.searchsorted(first, people.image_ids_N)
     new_ids = _unused_ids(first.tolist(), (times - 1) * len(first))
     ids = [first]
     images, listed_ids = list(index.images), dict(index.listed_ids)
@@ -161,10 +167,12 @@ def repeated(index: CocoIndex, times: int) -> CocoIndex:
             images.append(replace(image, image_id=image_id))
             if index.listed_ids:
                 listed_ids[image_id] = f"{index.listed_id(image.image_id)}#{turn}"
+    all_images = tuple(images)
     return replace(
         index,
-        images=tuple(images),
-        people=index.people.repeated([some[places] for some in ids]),
+        images=all_images,
+        listed=all_images,
+        people=people.repeated([some[places] for some in ids]),
         num_images_listed=times * index.num_images_listed,
         listed_ids=listed_ids,
     )
@@ -210,7 +218,8 @@ def _index(
     people = people_of(_people(content, category, ours, notes) if is_labelled and category else [])
     return CocoIndex(
         images=images[:limit],
-        people=people.of_images([image.image_id for image in images[:limit]]),
+        listed=images,
+        people=people,
         num_images_listed=len(images),
         is_labelled=is_labelled,
         category_id=category.id if category else PERSON_CATEGORY,

@@ -59,9 +59,9 @@ class People:
                 row = dict(zip(_COLUMNS.values(), values, strict=True))
                 yield {**row, "id": number, "category_id": PERSON_CATEGORY}
 
-    def of_images(self, image_ids: Sequence[int]) -> "People":
+    def of_images(self, image_ids: npt.ArrayLike) -> "People":
         """Returns the people of some images."""
-        is_kept = np.isin(self.image_ids_N, np.array(image_ids, np.int64))
+        is_kept = np.isin(self.image_ids_N, np.asarray(image_ids, np.int64))
         return People(**{name: getattr(self, name)[is_kept] for name in _COLUMNS})
 
     def repeated(self, image_ids: Sequence[npt.NDArray[np.int64]]) -> "People":

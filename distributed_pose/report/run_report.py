@@ -36,7 +36,7 @@ _DAMAGED_SHOWN = 3
 _ROWS_PER_PART = 2048
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DataReport:
     """The dataset of a run.
 
@@ -56,7 +56,7 @@ class DataReport:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelReport:
     """The model of a run.
 
@@ -77,7 +77,7 @@ class ModelReport:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class NamedImage:
     """An image that the report names, with the reason.
 
@@ -92,7 +92,7 @@ class NamedImage:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DeviceReport:
     """One device, or one worker of a device that has several.
 
@@ -136,7 +136,7 @@ class DeviceReport:
     passed_over: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Throughput:
     """The two throughputs of a run, and what lies between them.
 
@@ -159,7 +159,7 @@ class Throughput:
     straggler_share: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunReport:
     """The report of a run.
 

@@ -24,7 +24,7 @@ from distributed_pose.records import (
 _UNKNOWN = -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LedgerEntry:
     """The result of a shard, with the session, time and device that the figures of the run need.
 
@@ -41,7 +41,7 @@ class LedgerEntry:
     result: ShardResult
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DeviceFigures:
     """The work of a device in all sessions of a run.
 
@@ -232,7 +232,10 @@ class Ledger:
                     compute_ns + share.compute_ns,
                     wall_ns + session.wall_ns,
                 )
-        figures = [DeviceFigures(device, *total) for device, total in totals.items()]
+        figures = [
+            DeviceFigures(device=device, images=images, compute_ns=compute_ns, wall_ns=wall_ns)
+            for device, (images, compute_ns, wall_ns) in totals.items()
+        ]
         return sorted(figures, key=lambda f: (_natural(f.device.plan.name), repr(f.device)))
 
     def _is_evaluated(self, image_id: int) -> bool:

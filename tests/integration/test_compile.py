@@ -39,7 +39,7 @@ ATC = (
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's network as ONNX."""
-    order = CompileSpec("onnxruntime:cpu", "auto", "modelzoo")
+    order = CompileSpec(backend="onnxruntime:cpu", precision="auto", profile="modelzoo")
     path = tmp_path_factory.mktemp("model") / "demo.onnx"
     path.write_bytes(portable(load_source(WEIGHTS), order).content)
     return path

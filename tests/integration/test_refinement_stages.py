@@ -119,7 +119,11 @@ def test_artifacts_in_the_cache_differ_by_the_number_of_stages(
     published: Path, backend: str
 ) -> None:
     order = CompileSpec(
-        backend, "f16" if backend != "torch:cpu" else "f32", "modelzoo", (1,), "Ascend310"
+        backend=backend,
+        precision="f16" if backend != "torch:cpu" else "f32",
+        profile="modelzoo",
+        batch_sizes=(1,),
+        target="Ascend310",
     )
     sources = [load_source(published, stages) for stages in (1, 2, 3)]
     names = {cache_name(portable(source, order), order) for source in sources}
@@ -127,7 +131,7 @@ def test_artifacts_in_the_cache_differ_by_the_number_of_stages(
 
 
 def test_the_card_of_an_artifact_tells_the_stages_of_its_checkpoint(published: Path) -> None:
-    order = CompileSpec("onnxruntime:cpu", "f32", "modelzoo")
+    order = CompileSpec(backend="onnxruntime:cpu", precision="f32", profile="modelzoo")
     card = compile_model(portable(load_source(published, 2), order), order).card
     assert card["source"]["refinement_stages"] == 2
     assert [port["name"] for port in card["outputs"]] == [

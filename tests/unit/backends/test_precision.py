@@ -138,7 +138,7 @@ def test_half_precision_answers_nearly_as_float32(folder: Path, backend: str) ->
 
 
 def test_int8_is_not_compiled_from_a_quantised_model(folder: Path) -> None:
-    order = CompileSpec("openvino", "int8", "modelzoo")
+    order = CompileSpec(backend="openvino", precision="int8", profile="modelzoo")
     with pytest.raises(SetupError, match=r"qdq.onnx is quantised already .*precision=auto"):
         compile_for(load_source(folder / "qdq.onnx"), [order], RunConfig(), None)
 
@@ -159,5 +159,5 @@ def test_a_quantised_model_is_not_converted_again(
     source = load_source(folder / f"{name}.onnx")
     assert is_quantised(parse(source.content))
     ranges = Calibration(lambda: iter(()), "no images", 0)
-    order = CompileSpec(backend, precision, "modelzoo")
+    order = CompileSpec(backend=backend, precision=precision, profile="modelzoo")
     assert compile_model(source, order, ranges).content == source.content

@@ -71,7 +71,7 @@ def test_the_identity_is_of_graph_and_weights(path: Path, tmp_path: Path) -> Non
     after = load_source(path)
     assert path.read_bytes() == graph
     assert (after.sha256, after.content) != (before.sha256, before.content)
-    order = CompileSpec("onnxruntime:cuda", "f16", "modelzoo")
+    order = CompileSpec(backend="onnxruntime:cuda", precision="f16", profile="modelzoo")
     assert cache_name(after, order) != cache_name(before, order)
 
 

@@ -310,7 +310,9 @@ def test_an_opset_that_cannot_be_written_is_a_config_error(weights: Weights, ops
 
 
 def onnx_of(path: Path) -> bytes:
-    return portable(load_source(path), CompileSpec("openvino", "auto", "modelzoo")).content
+    return portable(
+        load_source(path), CompileSpec(backend="openvino", precision="auto", profile="modelzoo")
+    ).content
 
 
 def test_an_onnx_file_is_taken_as_it_is(tmp_path: Path) -> None:
