@@ -1,5 +1,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
+from statistics import median
+from time import thread_time_ns
 
 import numpy as np
 import pytest
@@ -326,3 +328,18 @@ def test_the_part_of_a_result_that_is_kept_names_its_own_damaged_images_alone() 
     kept = ledger.accept(entry(damaged(2, 3, among=(2, 3))))
     assert kept is not None
     assert [one.image_id for one in kept.result.damaged] == [3]
+
+
+def test_the_work_per_result_does_not_grow_with_the_number_of_images() -> None:
+    def median_ns(number: int) -> float:
+        ledger = Ledger([ImageRecord(i, f"{i}.jpg", 4, 6) for i in range(number)])
+        times = []
+        for image_id in range(200):
+            one = entry(result(image_id))
+            start = thread_time_ns()
+            ledger.accept(one)
+            assert ledger.num_settled == image_id + 1
+            times.append(thread_time_ns() - start)
+        return median(times)
+
+    assert median_ns(200_000) < 10 * median_ns(200)
