@@ -28,7 +28,7 @@ STAGES = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageRecord:
     """An image of the dataset, as its annotation file describes it; sizes in pixels."""
 

@@ -1,5 +1,6 @@
 """A budget for the bytes of shards and maps in flight in the object store."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,7 +65,7 @@ class InFlightBudget:
 
     def reserve(self, shard: Shard) -> Reservation:
         """Reserves the bytes of a shard that is sent to a worker."""
-        load = Reservation(self._bytes(shard), shard.images.nbytes)
+        load = Reservation(self._bytes(shard), shard.image_bytes)
         self._promised += load.reserved_bytes
         self._add(load.used_bytes)
         return load
@@ -85,12 +86,12 @@ class InFlightBudget:
         self.peak_bytes = max(self.peak_bytes, self._there)
 
     def _bytes(self, shard: Shard) -> int:
-        encoded: int = shard.images.nbytes
         if not self._gathers_maps:
-            return encoded
+            return shard.image_bytes
         columns = (shard.images.column(name).to_pylist() for name in ("height", "width"))
-        shapes = [self._profile.input_shape(*size)[1:] for size in zip(*columns, strict=True)]
-        return encoded + sum(self._maps_bytes(*shape) for shape in shapes)
+        sizes = Counter(zip(*columns, strict=True))
+        shapes = [(self._profile.input_shape(*size)[1:], number) for size, number in sizes.items()]
+        return shard.image_bytes + sum(number * self._maps_bytes(*one) for one, number in shapes)
 
     def _maps_bytes(self, height: int, width: int) -> int:
         cells = (height // STRIDE) * (width // STRIDE)

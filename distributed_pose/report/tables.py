@@ -96,6 +96,8 @@ def _ap(report: RunReport) -> Table:
         f"{report.backend} · {report.precision} · profile {report.profile} · "
         f"{report.num_detections} detections"
     )
+    if report.scorer and not report.scorer.startswith("pycocotools"):
+        caption += f" · scored by {report.scorer}"
     return ap_table(report.ap or {}, title, caption)
 
 

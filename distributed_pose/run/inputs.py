@@ -32,8 +32,8 @@ from distributed_pose.vision.profiles import PROFILES
 # Enough for the ranges of values, and at most a minute of inference.
 _CALIBRATION_IMAGES = 64
 
-# A repeated image takes a kilobyte of the driver's memory.
-_MAX_REPEATED = 1_000_000
+# A repeated image takes half a kilobyte of the driver's memory, and its result a kilobyte.
+_MAX_REPEATED = 10_000_000
 
 # This many images are searched for one that the driver can see, as a sample for the workers.
 _SAMPLES = 16
