@@ -52,14 +52,18 @@ class Detections(Collection[dict[str, Any]]):
 
     Args:
         chunks: the detections in the order of their arrival.
+        only: ids of the images whose detections count; None for all.
     """
 
-    def __init__(self, chunks: Sequence[_Chunk]) -> None:
+    def __init__(self, chunks: Sequence[_Chunk], only: npt.ArrayLike | None = None) -> None:
         self._chunks = chunks
         self._ends = np.cumsum([len(chunk.scores_P) for chunk in chunks], dtype=np.int64)
         self._image_ids = _joined([chunk.image_ids_P for chunk in chunks], np.int64)
         self._scores = _joined([chunk.scores_P for chunk in chunks], np.float64)
         self._order = np.lexsort((-self._scores, self._image_ids))
+        if only is not None:
+            is_wanted = np.isin(self._image_ids[self._order], np.asarray(only, np.int64))
+            self._order = self._order[is_wanted]
         self._sort_ties()
 
     def __len__(self) -> int:
@@ -76,6 +80,10 @@ class Detections(Collection[dict[str, Any]]):
                     "keypoints": keypoints,
                     "score": score,
                 }
+
+    def of_images(self, image_ids: npt.ArrayLike) -> "Detections":
+        """Returns the detections in some images, without making rows of the others."""
+        return Detections(self._chunks, image_ids)
 
     def __contains__(self, row: object) -> bool:
         return any(one == row for one in self)

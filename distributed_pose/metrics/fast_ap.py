@@ -41,7 +41,11 @@ def fast_ap(
         # Ids can be negative here, but not in hotcoco. Numbers in their order keep that of ties.
         part = ids[start : start + _IMAGES_AT_ONCE]
         numbers = {image_id: number for number, image_id in enumerate(part, start)}
-        truth = [_person(row, numbers[row["image_id"]]) for row in labelled.rows(part)]
+        truth = [*labelled.rows(part)]
+        for person in truth:
+            person["image_id"] = numbers[person["image_id"]]
+            # It only matters whether the number is 0, and hotcoco reads integers only.
+            person["num_keypoints"] = int(person["num_keypoints"] != 0)
         rows = [{**row, "image_id": numbers[row["image_id"]]} for row in found.rows(numbers)]
         evaluation.update([{"id": number} for number in numbers.values()], truth, rows)
     result = evaluation.finalize()
@@ -69,9 +73,3 @@ class _ById:
             if self._ahead[0] in wanted:
                 yield from self._ahead[1]
             self._ahead = next(self._groups, None)
-
-
-def _person(person: _Row, number: int) -> dict[str, Any]:
-    # It only matters whether the number of keypoints is 0, and hotcoco reads integers only.
-    has_keypoints = int(person["num_keypoints"] != 0)
-    return {**person, "image_id": number, "num_keypoints": has_keypoints}

@@ -5,11 +5,11 @@ the last bit in a fiftieth of the time, which each run checks on a sample of its
 """
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, Protocol
 
 from distributed_pose.metrics.coco_ap import PERSON_CATEGORY, coco_ap
 from distributed_pose.metrics.fast_ap import fast_ap
@@ -25,6 +25,19 @@ FAST_FROM = 20_000
 _SAMPLE = 2000
 
 _LIBRARY = "hotcoco"
+
+
+class DetectionsByImage(Protocol):
+    """Detections in COCO's results format and in canonical order; see `data.detections`."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]: ...
+
+    def __contains__(self, row: object, /) -> bool: ...
+
+    def of_images(self, image_ids: Sequence[int]) -> Collection[Mapping[str, Any]]:
+        """Returns the detections in some images."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +57,7 @@ class Score:
 
 def score(
     people: People,
-    detections: Collection[Mapping[str, Any]],
+    detections: DetectionsByImage,
     image_ids: Sequence[int],
     fast_from: int = FAST_FROM,
 ) -> Score:
@@ -63,7 +76,7 @@ def score(
 
 def _scored(
     people: People,
-    detections: Collection[Mapping[str, Any]],
+    detections: DetectionsByImage,
     image_ids: Sequence[int],
     fast_from: int,
 ) -> tuple[dict[str, float], str]:
@@ -78,15 +91,11 @@ def _scored(
     return fast_ap(people, detections, image_ids), f"{_LIBRARY} {version(_LIBRARY)}, {checked}"
 
 
-def _unusable(
-    people: People, detections: Collection[Mapping[str, Any]], sample: Sequence[int]
-) -> str:
+def _unusable(people: People, detections: DetectionsByImage, sample: Sequence[int]) -> str:
     """Returns why the faster library must not score; empty if it agrees on a sample of images."""
     if not is_installed(_LIBRARY):
         return f"{_LIBRARY} is not installed"
-    wanted = set(sample)
-    rows = [row for row in detections if row["image_id"] in wanted]
-    some = people.of_images(sample)
+    rows, some = detections.of_images(sample), people.of_images(sample)
     try:
         is_equal = fast_ap(some, rows, sample) == _reference_ap(some, rows, sample)
     # Whatever it is, the reference scores instead.

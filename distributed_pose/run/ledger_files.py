@@ -9,8 +9,8 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from queue import Empty, Full, Queue
-from threading import Event, Thread
+from itertools import accumulate
+from threading import Condition, Event, Thread
 from typing import Self
 
 from distributed_pose.errors import ExecutionError, SetupError
@@ -33,16 +33,17 @@ _SUFFIX = ".arrow"
 _ENTRY = re.compile(rf"{_FOLDER}/[0-9a-f]{{64}}{re.escape(_SUFFIX)}")
 _UNFINISHED = re.compile(rf"{_FOLDER}/{re.escape(PARTIAL_PREFIX)}[0-9a-f]{{16}}")
 
-# A shard has at most some thousand images, and an image some kilobytes of detections.
-_MAX_FILE_BYTES = 2**30
-_MAX_FILE_ENTRIES = 1024
+# A file has about twice the size of its detections, and a shard's are at most some megabytes.
+_MAX_READ_BYTES = 2**28
+_MAX_DETECTION_BYTES = 2**25
 
 # A killed driver loses the results of this many seconds and of the time to write them, which is far
 # less than two seconds. Opening and naming a file takes half a millisecond.
 _EVERY_S = 0.1
 
-# Enough for a second of the fastest run; then the run waits for the disk or object store.
-_MAX_QUEUED = 2048
+# Images that wait to be written: a second of the fastest run. With more of them, the run waits for
+# the disk or object store.
+_MAX_WAITING = 20_000
 
 # Object stores answer in tens of milliseconds, so several files are read at once.
 _READERS = 4
@@ -63,7 +64,9 @@ class LedgerFiles:
     def __init__(self, folder: Folder, fingerprint: Mapping[str, str]) -> None:
         self._folder = folder
         self._fingerprint = dict(fingerprint)
-        self._queue: Queue[LedgerEntry | None] = Queue(_MAX_QUEUED)
+        self._changed = Condition()
+        self._waiting: list[LedgerEntry] = []
+        self._num_waiting = 0
         self._thread: Thread | None = None
         self._is_ending = Event()
         self._error: Exception | None = None
@@ -104,18 +107,24 @@ class LedgerFiles:
             ExecutionError: if this or an earlier entry could not be written.
         """
         self._check()
-        self._put(entry)
+        with self._changed:
+            if not self._changed.wait_for(self._has_room, _DEADLINE_S):
+                raise self._too_slow()
+            self._waiting.append(entry)
+            self._num_waiting += len(entry.result.image_ids)
+            self._changed.notify_all()
 
     def __enter__(self) -> Self:
         # An executor's thread would keep the process from ending while a write hangs.
-        self._thread = Thread(target=self._write_queued, name="ledger files", daemon=True)
+        self._thread = Thread(target=self._write_added, name="ledger files", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             self._is_ending.set()
-            self._put(None)
+            with self._changed:
+                self._changed.notify_all()
             if self._thread:
                 self._thread.join(_DEADLINE_S)
                 if self._thread.is_alive():
@@ -126,11 +135,8 @@ class LedgerFiles:
             if kind is None:
                 raise
 
-    def _put(self, entry: LedgerEntry | None) -> None:
-        try:
-            self._queue.put(entry, timeout=_DEADLINE_S)
-        except Full:
-            raise self._too_slow() from None
+    def _has_room(self) -> bool:
+        return self._num_waiting < _MAX_WAITING or self._error is not None
 
     def _too_slow(self) -> ExecutionError:
         return ExecutionError(
@@ -141,12 +147,10 @@ class LedgerFiles:
         if self._error:
             raise self._error
 
-    def _write_queued(self) -> None:
-        is_last = False
-        while not is_last:
-            entries, is_last = self._taken()
-            # After an error the queue is emptied, so that nobody waits for room in it.
-            if entries and self._error is None:
+    def _write_added(self) -> None:
+        while entries := self._taken():
+            # After an error entries are dropped, so that nobody waits for room.
+            if self._error is None:
                 try:
                     self._write(entries)
                 # Raised again in the thread that adds entries.
@@ -154,19 +158,16 @@ class LedgerFiles:
                     self._error = error
             self._is_ending.wait(_EVERY_S)
 
-    def _taken(self) -> tuple[list[LedgerEntry], bool]:
-        """Returns the queued entries, at least one unless the queue has ended, and if it has."""
-        entries: list[LedgerEntry] = []
-        item = self._queue.get()
-        while item is not None:
-            entries.append(item)
-            if len(entries) >= _MAX_FILE_ENTRIES:
-                return entries, False
-            try:
-                item = self._queue.get_nowait()
-            except Empty:
-                return entries, False
-        return entries, True
+    def _taken(self) -> list[LedgerEntry]:
+        """Returns the entries of the next file once there are any; none if the run has ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._is_ending.is_set())
+            sizes = accumulate(len(entry.result.detections) for entry in self._waiting)
+            number = 1 + sum(size < _MAX_DETECTION_BYTES for size in sizes)
+            entries, self._waiting = self._waiting[:number], self._waiting[number:]
+            self._num_waiting -= sum(len(entry.result.image_ids) for entry in entries)
+            self._changed.notify_all()
+        return entries
 
     def _write(self, entries: Sequence[LedgerEntry]) -> None:
         content = pack_entries(entries, self._fingerprint)
@@ -187,7 +188,7 @@ class LedgerFiles:
 
     def _read(self, name: str) -> bytes:
         try:
-            return self._folder.read(name, _MAX_FILE_BYTES)
+            return self._folder.read(name, _MAX_READ_BYTES)
         except OSError as error:
             reason = self._folder.location.cleaned(one_line(error))
             raise SetupError(f"cannot read {self._folder.at(name)}: {reason}") from None

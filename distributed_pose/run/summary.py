@@ -1,11 +1,11 @@
 """Makes the report of a run from its ledger."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.coco import CocoIndex
+from distributed_pose.data.detections import Detections
 from distributed_pose.metrics.scoring import Score, score
 from distributed_pose.metrics.throughput import StageFigures, images_per_s, stage_figures
 from distributed_pose.model.artifacts import ModelSource
@@ -42,7 +42,7 @@ def summarise(
     config: RunConfig,
     inputs: RunInputs,
     ledger: Ledger,
-    detections: Collection[Mapping[str, Any]],
+    detections: Detections,
     facts: SessionFacts,
     *,
     is_stopped: bool = False,
@@ -154,7 +154,7 @@ def _model(model: ModelSource) -> ModelReport:
     )
 
 
-def _score(index: CocoIndex, detections: Collection[Mapping[str, Any]]) -> Score:
+def _score(index: CocoIndex, detections: Detections) -> Score:
     return score(index.people, detections, [image.image_id for image in index.images])
 
 

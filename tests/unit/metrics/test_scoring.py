@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distributed_pose.metrics.coco_ap import coco_ap, coco_results
+from distributed_pose.data.detections import Detections, DetectionsStore
+from distributed_pose.data.shards import pack_detections
+from distributed_pose.metrics.coco_ap import coco_ap
 from distributed_pose.metrics.fast_ap import fast_ap
 from distributed_pose.metrics.ground_truth import people_of
 from distributed_pose.metrics.scoring import score
+from distributed_pose.pose.assemble import Poses
 
 # Ids that no library takes as they are, and of which one is in a later group than its neighbours.
 IDS = [-(2**63), -5, 0, *range(7, 9000, 2), 2**63 - 1]
@@ -37,15 +40,17 @@ def truth(ids: list[int]) -> dict[str, Any]:
     return {"images": images, "annotations": people, "categories": [{"id": 1, "name": "person"}]}
 
 
-def found(ground_truth: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns detections beside the people, with many tied scores."""
+def found(ground_truth: dict[str, Any], share: float = 0.8) -> Detections:
+    """Returns detections beside some of the people, with many tied scores."""
     rng = np.random.default_rng(1)
-    rows = []
-    for person in ground_truth["annotations"]:
-        keypoints = np.array(person["keypoints"], np.float64) + rng.normal(0, 2, 51).round()
-        score = float(rng.integers(1, 6))
-        rows.append({**person, "keypoints": keypoints.tolist(), "score": score})
-    return coco_results(row for row in rows if rng.random() < 0.8)
+    people = [one for one in ground_truth["annotations"] if rng.random() < share]
+    exact = np.array([one["keypoints"] for one in people], np.float64).reshape(-1, 51)
+    keypoints = exact + rng.normal(0, 2, exact.shape).round()
+    scores = rng.integers(1, 6, len(people)).astype(np.float64)
+    store = DetectionsStore()
+    ids = np.array([one["image_id"] for one in people], np.int64)
+    store.add(pack_detections(ids, Poses(keypoints, scores)))
+    return store.in_canonical_order()
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +59,12 @@ def ground_truth() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def detections(ground_truth: dict[str, Any]) -> list[dict[str, Any]]:
+def detections(ground_truth: dict[str, Any]) -> Detections:
     return found(ground_truth)
 
 
 def test_a_large_run_is_scored_by_the_faster_library_with_the_same_figures(
-    ground_truth: dict[str, Any], detections: list[dict[str, Any]]
+    ground_truth: dict[str, Any], detections: Detections
 ) -> None:
     expected = coco_ap(ground_truth, detections, IDS)
     assert 0.1 < expected["AP"] < 0.9
@@ -75,7 +80,7 @@ def test_a_large_run_is_scored_by_the_faster_library_with_the_same_figures(
 
 
 def test_only_the_given_images_count_in_either_library(
-    ground_truth: dict[str, Any], detections: list[dict[str, Any]]
+    ground_truth: dict[str, Any], detections: Detections
 ) -> None:
     part = IDS[::3]
     assert fast_ap(people_of(ground_truth["annotations"]), detections, part) == coco_ap(
@@ -83,10 +88,10 @@ def test_only_the_given_images_count_in_either_library(
     )
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_runs_without_detections_have_the_same_figures_in_either_library(number: int) -> None:
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_runs_without_detections_have_the_same_figures_in_either_library(share: float) -> None:
     few = truth([1, 2])
-    rows = found(few)[:number]
+    rows = found(few, share)
     assert fast_ap(people_of(few["annotations"]), rows, [1, 2]) == coco_ap(few, rows, [1, 2])
 
 

@@ -256,6 +256,15 @@ def test_results_that_come_together_share_a_file_and_a_result_alone_is_written_a
     assert [one.result.image_ids for one in load(folder)] == [(i,) for i in range(1, 300)]
 
 
+def test_a_file_has_a_limit_and_the_rest_goes_to_the_next_one(
+    folder: Folder, ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_files, "_MAX_DETECTION_BYTES", 3000)
+    keep(folder, *(entry(number) for number in range(1, 30)))
+    assert 5 <= len([*ledger.iterdir()]) <= 29
+    assert [one.result.image_ids for one in load(folder)] == [(i,) for i in range(1, 30)]
+
+
 def test_a_file_has_the_name_of_its_content(folder: Folder, ledger: Path) -> None:
     keep(folder, entry(1))
     (path,) = ledger.iterdir()
@@ -584,7 +593,7 @@ def test_a_store_that_hangs_is_an_error_when_too_much_waits_for_it(
 ) -> None:
     monkeypatch.setattr(Folder, "write", lambda *_, **__: release.wait(5.0))
     monkeypatch.setattr(ledger_files, "_DEADLINE_S", 0.2)
-    monkeypatch.setattr(ledger_files, "_MAX_QUEUED", 2)
+    monkeypatch.setattr(ledger_files, "_MAX_WAITING", 2)
     results = Results(20)
     with pytest.raises(ExecutionError, match="takes over"):
         keep_all(folder, results)
