@@ -143,7 +143,9 @@ def test_the_card_of_an_artifact_has_the_stages_of_its_checkpoint(published: Pat
 @pytest.mark.parametrize("backend", ["oracle", "simulated:t4"])
 def test_stages_without_a_checkpoint_are_a_config_error(people: Dataset, backend: str) -> None:
     config = people.config(backend=backend, model={"refinement_stages": 2})
-    with pytest.raises(ConfigError, match=r"refinement_stages=2 is for checkpoints, and the gro"):
+    with pytest.raises(
+        ConfigError, match=r"refinement_stages=2 applies only to checkpoints, and the gro"
+    ):
         evaluate(config)
 
 

@@ -208,7 +208,7 @@ LAUGHS = "a: &a [x, x]\n" + "".join(
         ("base: &a {limit: 3}\ndata: {<<: *a}", "has no aliases"),
         ("batch_size: !!timestamp soon", "is not YAML"),
         ("batch_size: !!int ''", "is not YAML"),
-        ("batch_size: !!bool maybe", "not what its tag says"),
+        ("batch_size: !!bool maybe", "not have the type of its tag"),
         ("batch_size: 0x" + "f" * 5000, "a count from 1"),
         ("batch_size: " + "9" * 5000, "a count from 1.* not inf"),
         ("batch_size: " + "1:" * 50_000 + "1", "a count from 1"),
