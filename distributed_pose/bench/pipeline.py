@@ -10,15 +10,17 @@ from statistics import mean, median
 
 import numpy as np
 
-from distributed_pose.backends.base import BackendOptions, InputBatch
+from distributed_pose.backends.base import Backend, BackendOptions, InputBatch
 from distributed_pose.backends.registry import open_backend
-from distributed_pose.backends.selection import check_computes
 from distributed_pose.config.schema import RunConfig
+from distributed_pose.config.selection import check_computes
 from distributed_pose.data.shards import image_rows, read_shards
 from distributed_pose.devices.host import cpu_name, num_cpus
+from distributed_pose.devices.kinds import CPU
 from distributed_pose.devices.planning import Node, plan_devices
-from distributed_pose.engine.choice import deploy_here
-from distributed_pose.errors import ConfigError, ExecutionError
+from distributed_pose.engine.deployment import Deployment
+from distributed_pose.engine.single_device import start_here
+from distributed_pose.errors import BackendError, ConfigError, ExecutionError, PoseEvalError
 from distributed_pose.evaluation import Progress, evaluate_on, open_engine
 from distributed_pose.metrics.throughput import images_per_s
 from distributed_pose.model.compile import compile_model, portable
@@ -82,7 +84,7 @@ def bench_pipeline(config: RunConfig, repeat: int, on_progress: Progress) -> Pip
         ExecutionError: if an image cannot be read, since a partial run has no valid figures.
     """
     check_computes(config)
-    config = config.model_copy(update={"devices": ("cpu",)})
+    config = config.model_copy(update={"devices": (CPU,)})
     inputs = read_inputs(config)
     images = max(1, round(len(inputs.index.images) * _BARE_SHARE))
     bare, reports = [], []
@@ -100,16 +102,21 @@ def bench_pipeline(config: RunConfig, repeat: int, on_progress: Progress) -> Pip
 def _bare_images_per_s(
     config: RunConfig, inputs: RunInputs, batches: list[InputBatch], images: int
 ) -> float:
-    (plan,) = plan_devices(("cpu",), [Node("", "", num_cpus())])
-    deployment = deploy_here(config, plan, inputs.model.format)
-    spec, order = deployment.spec, deployment.order
-    model = compile_model(portable(inputs.model, order), order, calibration(config, inputs))
-    options = BackendOptions(
-        spec.precision, num_cpus(), _batch_size(config), simulation=spec.simulation
-    )
-    backend = open_backend(spec.backend, model.content, options)
-    for batch in batches:
-        backend.infer(batch)
+    (plan,) = plan_devices((CPU,), [Node("", "", num_cpus())])
+    ranges = calibration(config, inputs)
+
+    def start(deployment: Deployment) -> Backend:
+        spec, order = deployment.spec, deployment.order
+        model = compile_model(portable(inputs.model, order), order, ranges)
+        options = BackendOptions(
+            spec.precision, num_cpus(), _batch_size(config), simulation=spec.simulation
+        )
+        backend = open_backend(spec.backend, model.content, options)
+        for batch in batches:
+            _warm_up(backend, batch)
+        return backend
+
+    backend = start_here(config, plan, inputs.model.format, start)
     done = compute_ns = 0
     while done < images:
         for batch in batches:
@@ -118,6 +125,19 @@ def _bare_images_per_s(
             done += len(batch.image_ids)
     backend.close()
     return images_per_s(done, compute_ns)
+
+
+def _warm_up(backend: Backend, batch: InputBatch) -> None:
+    """Infers a batch before any measurement.
+
+    Raises:
+        BackendError: if the backend cannot, so that another one may be started.
+    """
+    try:
+        backend.infer(batch)
+    except PoseEvalError as error:
+        backend.close()
+        raise BackendError(error.message, error.hint) from None
 
 
 def _batches(config: RunConfig, inputs: RunInputs) -> list[InputBatch]:
@@ -142,7 +162,7 @@ def _batches(config: RunConfig, inputs: RunInputs) -> list[InputBatch]:
 
 
 def _batch_size(config: RunConfig) -> int:
-    size = config.on("cpu").batch_size
+    size = config.on(CPU).batch_size
     if size == "auto":
         raise ConfigError("the bare model and the run need the same batch_size", "set a number")
     return size

@@ -1,8 +1,8 @@
 """Plans the devices that a run would use, on this machine or on the cluster that it would join."""
 
-from distributed_pose.backends.selection import check_backends
 from distributed_pose.cluster.address import check_cluster, cluster_address
 from distributed_pose.config.schema import RunConfig
+from distributed_pose.config.selection import check_backends
 from distributed_pose.engine.deployment import local_devices
 from distributed_pose.records import DevicePlan
 

@@ -6,11 +6,12 @@ from distributed_pose.backends.needs import Module
 from distributed_pose.backends.readiness import DeviceSurvey, NodeSurvey, Survey
 from distributed_pose.backends.registry import candidates
 from distributed_pose.backends.requirements import lacks
-from distributed_pose.backends.selection import auto_kinds, check_backends, runs_model, runs_on
 from distributed_pose.cluster.address import check_cluster, cluster_address
 from distributed_pose.config.schema import RunConfig
+from distributed_pose.config.selection import auto_kinds, check_backends, runs_model, runs_on
 from distributed_pose.devices.discovery import local_accelerators
 from distributed_pose.devices.host import num_cpus
+from distributed_pose.devices.kinds import CPU
 from distributed_pose.devices.lacks import Lack
 from distributed_pose.devices.planning import Node, plan_devices
 from distributed_pose.engine.choice import Choice, Site
@@ -86,8 +87,8 @@ def every_device(config: RunConfig, nodes: Sequence[Node]) -> tuple[DevicePlan, 
         found = {device.kind for node in nodes for device in node.accelerators}
         requests = [f"{kind}:*" for kind in auto_kinds(config) if kind in found]
         with_cpus = sum(node.cpus >= 1 for node in nodes)
-        if with_cpus and runs_on(config.on("cpu").backend, "cpu"):
-            requests.append(f"cpu:{with_cpus}")
+        if with_cpus and runs_on(config.on(CPU).backend, CPU):
+            requests.append(f"{CPU}:{with_cpus}")
     return plan_devices(requests, nodes, cpus=config.cpu.cpus)
 
 
@@ -109,14 +110,14 @@ def _summed_up(
         ]
         chosen = zip(sites, choice.choose(sites), strict=True)
         takes |= {site.plan.name: backend for site, backend in chosen}
-    has_spares = config.devices == ("auto",) and any(plan.kind != "cpu" for plan in plans)
+    has_spares = config.devices == ("auto",) and any(plan.kind != CPU for plan in plans)
     return Survey(
         tuple(
             DeviceSurvey(
                 plan,
                 backends[plan.name],
                 takes[plan.name],
-                is_spare=has_spares and plan.kind == "cpu",
+                is_spare=has_spares and plan.kind == CPU,
             )
             for plan in plans
         ),

@@ -6,7 +6,7 @@ Relative paths are relative to the working directory of the command.
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -14,42 +14,54 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     GetPydanticSchema,
+    create_model,
 )
-from pydantic_core import core_schema
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
+from distributed_pose.backends.registry import backend_names
 from distributed_pose.config.messages import short_repr
+from distributed_pose.devices.kinds import CPU, CUDA, KINDS, NPU
 from distributed_pose.locations import Location, redacted
 from distributed_pose.records import Simulation
 
 ProfileName = Literal["modelzoo", "upstream", "uint8"]
-BackendName = Literal[
-    "auto",
-    "openvino",
-    "onnxruntime",
-    "onnxruntime:cpu",
-    "onnxruntime:cuda",
-    "onnxruntime:tensorrt",
-    "onnxruntime:cann",
-    "torch",
-    "torch:cpu",
-    "torch:cuda",
-    "ascend",
-    "ascend-ais",
-    "recorded",
-    "oracle",
-    "simulated",
-    "simulated:ascend310",
-    "simulated:ascend310p3",
-    "simulated:ascend710",
-    "simulated:t4",
-]
 Precision = Literal["auto", "f32", "bf16", "f16", "int8"]
 EngineName = Literal["ray", "inline"]
 Gather = Literal["maps", "poses"]
 MapsDtype = Literal["f32", "f16"]
 Reader = Literal["driver", "worker"]
 Damaged = Literal["keep", "fail"]
+
+
+class _RegisteredBackend:
+    """Makes pydantic accept the names of the registry, and report them as those of a Literal."""
+
+    def __get_pydantic_core_schema__(
+        self, _source: object, _handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(
+            _check_backend, core_schema.str_schema()
+        )
+
+    def __get_pydantic_json_schema__(
+        self, _schema: CoreSchema, _handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"type": "string", "enum": list(backend_names())}
+
+
+def _check_backend(value: object) -> object:
+    names = backend_names()
+    if value in names:
+        return value
+    *most, last = (f"'{name}'" for name in names)
+    raise PydanticKnownError("literal_error", {"expected": f"{', '.join(most)} or {last}"})
+
+
+BackendName = Annotated[str, _RegisteredBackend()]
 
 
 # A count of images, workers or the like; strict, so that `true` and "8" are not numbers.
@@ -65,8 +77,13 @@ def _check_batch_size(value: object) -> object:
 # Images in a batch; `auto` is the best one of a sweep on the device.
 BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_check_batch_size)]
 
+# The kinds that a configuration names by number; all others than CPUs.
+_NUMBERED = tuple(sorted(kind for kind in KINDS if kind != CPU))
+
 # No cluster has more devices of a kind than five digits count.
-_DEVICE = re.compile(r"cpu(:[1-9][0-9]{0,4})?|(cuda|npu):(\*|0|[1-9][0-9]{0,4})")
+_DEVICE = re.compile(
+    rf"{CPU}(:[1-9][0-9]{{0,4}})?|({'|'.join(_NUMBERED)}):(\*|0|[1-9][0-9]{{0,4}})"
+)
 
 
 def _as_list(value: object) -> object:
@@ -81,10 +98,14 @@ def _check_devices(devices: tuple[str, ...]) -> tuple[str, ...]:
     for device in devices:
         if not _DEVICE.fullmatch(device):
             raise ValueError(
-                f"'{device}' is no device: use 'auto', 'cpu' or 'cpu:N' (N workers), 'cuda:*' or "
-                "'npu:*' (all of a kind), 'cuda:N' or 'npu:N' (the one of that number)"
+                f"'{device}' is no device: use 'auto', 'cpu' or 'cpu:N' (N workers), "
+                f"{_of_each('*')} (all of a kind), {_of_each('N')} (the one of that number)"
             )
     return devices
+
+
+def _of_each(number: str) -> str:
+    return " or ".join(f"'{kind}:{number}'" for kind in _NUMBERED)
 
 
 def _check_category(value: object) -> object:
@@ -264,7 +285,18 @@ class SimulatedConfig(_Section):
         )
 
 
-class RunConfig(_Section):
+if TYPE_CHECKING:
+    _RegisteredKinds = _Section
+else:
+    # A section for each kind of device that has no keys of its own.
+    _RegisteredKinds = create_model(
+        "_RegisteredKinds",
+        __base__=_Section,
+        **{kind: (KindConfig, KindConfig()) for kind in KINDS if kind not in {CPU, CUDA, NPU}},
+    )
+
+
+class RunConfig(_RegisteredKinds):
     """One evaluation run. Every key has a default."""
 
     data: DataConfig = DataConfig()
@@ -326,9 +358,14 @@ class RunConfig(_Section):
     """Seconds that a batch may take in addition to ten times the slowest of the last 64 batches of
     its device."""
 
+    def section(self, kind: str) -> KindConfig:
+        """Returns the settings of a kind of device alone."""
+        section: KindConfig = getattr(self, kind)
+        return section
+
     def on(self, kind: str) -> "KindSettings":
-        """Returns what holds on devices of a kind: `cpu`, `cuda` or `npu`."""
-        own: KindConfig = getattr(self, kind)
+        """Returns what holds on devices of a kind."""
+        own = self.section(kind)
         return KindSettings(
             own.backend or self.backend,
             own.precision or self.precision,

@@ -8,16 +8,18 @@ from distributed_pose.backends.readiness import Readiness, examine
 from distributed_pose.backends.registry import (
     BACKENDS,
     candidates,
+    compile_spec,
     entry,
     resolve_precision,
 )
-from distributed_pose.backends.selection import auto_kinds
-from distributed_pose.config.schema import RunConfig
-from distributed_pose.devices.ascend import soc_version
+from distributed_pose.config.schema import CudaConfig, NpuConfig, RunConfig
+from distributed_pose.config.selection import auto_kinds
 from distributed_pose.devices.discovery import local_accelerators
 from distributed_pose.devices.host import num_cpus
+from distributed_pose.devices.kinds import KINDS
 from distributed_pose.devices.planning import Accelerator, Node, plan_devices
 from distributed_pose.errors import ConfigError
+from distributed_pose.packages import load
 from distributed_pose.records import CompileSpec, DevicePlan, WorkerSpec
 
 _LOG = logging.getLogger(__name__)
@@ -128,13 +130,13 @@ def plan_deployment(
         damaged=config.data.damaged,
     )
     target = _target(config, plan, backend)
-    return Deployment(spec, CompileSpec(backend, precision, config.profile, sizes, target))
+    return Deployment(spec, compile_spec(backend, precision, config.profile, sizes, target))
 
 
 def on_this_machine(deployment: Deployment) -> Deployment:
     """Returns a deployment for a process that sees all devices of its machine."""
     plan = deployment.spec.plan
-    index = 0 if plan.kind == "cpu" else plan.number
+    index = plan.number if KINDS[plan.kind].is_accelerator else 0
     order = replace(deployment.order, index=index)
     return replace(deployment, spec=replace(deployment.spec, index=index), order=order)
 
@@ -164,22 +166,50 @@ def _has_fixed_inputs(profile: str) -> bool:
 
 
 def chip_of(config: RunConfig, plan: DevicePlan) -> str:
-    """Returns the full name of a device's Ascend chip; empty if unknown or for other kinds."""
+    """Returns the name of a device's chip for compilers.
+
+    The name is empty if the chip is unknown, and for kinds whose artifacts are bound to no chip.
+    """
     try:
-        return soc_version(config.npu.soc or plan.model) if plan.kind == "npu" else ""
+        return _chip_name(plan.kind, _configured_chip(config, plan) or plan.model)
+    # A node can report the name of a family of chips.
     except ConfigError:
         return ""
 
 
+def lacks_chip(backend: str, config: RunConfig, plan: DevicePlan, model_format: str) -> bool:
+    """Returns whether a backend would compile for a chip that neither user nor node names."""
+    is_needed = entry(backend).bound_to == "chip" and model_format != "om"
+    return is_needed and not (_configured_chip(config, plan) or chip_of(config, plan))
+
+
+def _configured_chip(config: RunConfig, plan: DevicePlan) -> str:
+    section = config.section(plan.kind)
+    return (section.soc or "") if isinstance(section, NpuConfig) else ""
+
+
+def _chip_name(kind: str, model: str) -> str:
+    namer = KINDS[kind].chip_namer
+    name: str = load(namer)(model) if namer and model else ""
+    return name
+
+
 def workers_per_device(config: RunConfig) -> dict[str, int]:
     """Returns the number of workers per device, for each kind that may have several."""
-    return {"cuda": config.cuda.workers_per_device}
+    sections = {kind: config.section(kind) for kind in KINDS}
+    return {
+        kind: section.workers_per_device
+        for kind, section in sections.items()
+        if isinstance(section, CudaConfig)
+    }
 
 
 def _target(config: RunConfig, plan: DevicePlan, backend: str) -> str:
     """Returns the chip or GPU that an artifact is bound to; empty for portable artifacts."""
-    if backend.startswith("ascend"):
-        name = config.npu.soc or plan.model
-        return soc_version(name) if name else ""
+    bound_to = entry(backend).bound_to
+    if bound_to == "chip":
+        # Only here a wrong name of the user's is an error.
+        configured = _configured_chip(config, plan)
+        return _chip_name(plan.kind, configured) or chip_of(config, plan)
     # Two cards of unknown model may differ, so each one gets an artifact of its own.
-    return (plan.model or plan.name) if backend == "onnxruntime:tensorrt" else ""
+    return (plan.model or plan.name) if bound_to == "device" else ""

@@ -13,7 +13,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from distributed_pose.devices.nvidia import cuda_device_facts
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.files.json_records import Count, Figure, Positive, read_record
 from distributed_pose.files.local import sha256_hex
@@ -52,19 +51,18 @@ def needs_device(source: ModelSource, order: CompileSpec) -> bool:
 def portable(source: ModelSource, order: CompileSpec) -> ModelSource:
     """Returns a model in the form that is sent to the place where an order is carried out.
 
-    A checkpoint is exported to ONNX, except for backends that load checkpoints.
+    A checkpoint is exported to ONNX, except for backends that take checkpoints alone.
 
     Raises:
         SetupError: if the backend cannot run a model of this format, or a checkpoint cannot be
             exported.
     """
-    is_ascend = order.backend in {"ascend", "ascend-ais"}
-    if source.format == "om" and not is_ascend:
+    if source.format == "om" and "om" not in order.model_formats:
         raise SetupError(
             f"{source.path} is compiled for Ascend, and backend {order.backend} cannot run it",
             "give the ONNX file or checkpoint that it was made of",
         )
-    if source.format != "pth" or order.backend.startswith("torch"):
+    if source.format != "pth" or "onnx" not in order.model_formats:
         return source
     return replace(source, content=_exported(source), format="onnx")
 
@@ -111,9 +109,7 @@ def _key_parts(
 ) -> dict[str, Any]:
     # An artifact that takes any batch size is the same whichever sizes the order lists.
     sizes = order.batch_sizes if maker.needs_device else ()
-    # The driver identifies an engine's GPU, since other sources of its name differ.
-    is_engine = order.backend == "onnxruntime:tensorrt"
-    target = cuda_device_facts(order.index) if is_engine else order.target
+    target = maker.device_facts(order.index) if maker.device_facts else order.target
     return {
         "source": sha256_hex(source.content),
         "refinement_stages": source.refinement_stages,
@@ -159,7 +155,8 @@ def _made_from(source: ModelSource) -> dict[str, Any]:
 
 def _facts(order: CompileSpec) -> dict[str, Any]:
     """Returns the fields of an order that determine its artifact."""
-    return {key: value for key, value in asdict(order).items() if key != "index"}
+    others = {"index", "compiler", "model_formats"}
+    return {key: value for key, value in asdict(order).items() if key not in others}
 
 
 def _keep_if_possible(key: str, artifact: Artifact) -> None:

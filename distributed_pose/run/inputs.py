@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import numpy.typing as npt
 
 from distributed_pose.backends.ports import check_profile
-from distributed_pose.backends.selection import check_backends, replays, runs_model
 from distributed_pose.config.schema import RunConfig
+from distributed_pose.config.selection import check_backends, replays, runs_model
 from distributed_pose.data.coco import CocoIndex, load_index, repeated
 from distributed_pose.data.shards import image_rows, read_shards
 from distributed_pose.data.sources import ImageSource, open_images

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from time import perf_counter_ns
 from typing import Any
 
-from distributed_pose.backends.selection import replays
 from distributed_pose.config.schema import RunConfig
+from distributed_pose.config.selection import replays
 from distributed_pose.data.coco import CocoIndex
 from distributed_pose.metrics.coco_ap import coco_ap
 from distributed_pose.metrics.throughput import images_per_s, stage_figures

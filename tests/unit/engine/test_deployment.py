@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from distributed_pose import ConfigError, RunConfig, parse_config
-from distributed_pose.backends.selection import auto_kinds, check_backends, runs_model
+from distributed_pose.config.selection import auto_kinds, check_backends, runs_model
 from distributed_pose.devices.planning import Accelerator
 from distributed_pose.engine.deployment import (
     Deployment,

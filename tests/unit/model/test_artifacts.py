@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto
 
 from distributed_pose import ConfigError, SetupError
+from distributed_pose.backends.registry import compile_spec
 from distributed_pose.files.local import sha256_hex
 from distributed_pose.model.artifacts import (
     Artifact,
@@ -22,12 +23,11 @@ from distributed_pose.model.artifacts import (
 )
 from distributed_pose.model.compile import cache_name, compile_model, needs_device, portable
 from distributed_pose.model.makers import Calibration, fixed_input
-from distributed_pose.records import CompileSpec
 from tests.tiny_models import save_constant_model
 
-CPU = CompileSpec("onnxruntime:cpu", "f32", "modelzoo")
-HALF = CompileSpec("onnxruntime:cuda", "f16", "modelzoo")
-OM = CompileSpec("ascend", "f16", "modelzoo", (1,), "Ascend310P3")
+CPU = compile_spec("onnxruntime:cpu", "f32", "modelzoo")
+HALF = compile_spec("onnxruntime:cuda", "f16", "modelzoo")
+OM = compile_spec("ascend", "f16", "modelzoo", (1,), "Ascend310P3")
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ def input_type(content: bytes) -> int:
 def test_what_a_vendors_compiler_makes_is_made_where_that_is(
     source: ModelSource, backend: str, *, expected: bool
 ) -> None:
-    order = CompileSpec(backend, "auto", "modelzoo")
+    order = compile_spec(backend, "auto", "modelzoo")
     assert needs_device(source, order) is expected
     assert not needs_device(replace(source, format="om"), order)
 
@@ -105,7 +105,7 @@ def test_names_in_the_cache_differ_with_all_that_an_artifact_depends_on(
 ) -> None:
     other = replace(source, content=source.content + b"x")
     calibration = Calibration(list, "some images", 3)
-    int8 = CompileSpec("openvino", "int8", "modelzoo")
+    int8 = compile_spec("openvino", "int8", "modelzoo")
     names = [
         cache_name(source, OM),
         cache_name(other, OM),
@@ -199,7 +199,7 @@ def test_a_compiled_model_is_for_ascend_alone() -> None:
 
 def test_int8_without_images_is_a_setup_error(source: ModelSource) -> None:
     with pytest.raises(SetupError, match=r"int8 needs images .*data\.images"):
-        compile_model(source, CompileSpec("openvino", "int8", "modelzoo"))
+        compile_model(source, compile_spec("openvino", "int8", "modelzoo"))
 
 
 def test_a_chip_that_nobody_names_is_a_config_error(source: ModelSource) -> None:

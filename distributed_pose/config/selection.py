@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from distributed_pose.backends.registry import entries, resolve_backend
+from distributed_pose.backends.registry import candidates, entries, owners, resolve_backend
 from distributed_pose.config.schema import RunConfig
-from distributed_pose.devices.kinds import KINDS, accelerators
+from distributed_pose.devices.kinds import CPU, KINDS, accelerators
 from distributed_pose.errors import ConfigError
 
 
@@ -53,6 +53,17 @@ def runs_on(backend: str, kind: str) -> bool:
     return backend == "auto" or any(kind in found.kinds for found in entries(backend))
 
 
+def foreign_code(config: RunConfig) -> str:
+    """Returns the other distributions whose backends or kinds a run can use; empty for none.
+
+    Each is preceded by a comma, as in `, tvm-pose 1.2`.
+    """
+    found = {
+        owner for kind in KINDS for owner in owners(candidates(config.on(kind).backend, kind), kind)
+    }
+    return "".join(f", {name} {version}" for name, version in sorted(found))
+
+
 def auto_kinds(config: RunConfig) -> tuple[str, ...]:
     """Returns the kinds of accelerators that `devices: auto` uses.
 
@@ -68,9 +79,9 @@ def _kinds(config: RunConfig) -> Iterator[str]:
     if config.devices != ("auto",):
         yield from sorted({request.partition(":")[0] for request in config.devices})
     elif config.backend == "auto":
-        yield "cpu"
+        yield CPU
     else:
-        yield next(kind for kind in KINDS if runs_on(config.backend, kind))
+        yield next((kind for kind in KINDS if runs_on(config.backend, kind)), CPU)
 
 
 def _runs_model(backend: str) -> bool:
