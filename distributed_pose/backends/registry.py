@@ -92,7 +92,7 @@ def candidates(name: str, kind: str) -> tuple[str, ...]:
         return (name,)
     variants = _variants(name)
     # If no variant runs on this kind of device, one of them stands for the name in messages.
-    return tuple(key for key in variants if kind in BACKENDS[key].kinds) or variants[:1] or (name,)
+    return tuple(key for key in variants if BACKENDS[key].runs_on(kind)) or variants[:1] or (name,)
 
 
 def owners(names: Iterable[str], kind: str) -> set[tuple[str, str]]:
@@ -125,7 +125,7 @@ def resolve_backend(name: str, kind: str, precision: str) -> str:
             f"no backend runs on devices of kind {kind}", "install a package that registers one"
         )
     chosen = entry(resolved)
-    if kind not in chosen.kinds:
+    if not chosen.runs_on(kind):
         raise ConfigError(
             f"backend {name} does not run on devices of kind {kind}",
             f"set {kind}.backend, or choose devices of kind {' or '.join(chosen.kinds)}",
@@ -192,4 +192,4 @@ def _variants(name: str) -> tuple[str, ...]:
 
 
 def _is_real(found: BackendSpec, kind: str) -> bool:
-    return found.runs_model and kind in found.kinds
+    return found.runs_model and found.runs_on(kind)

@@ -14,7 +14,7 @@ class BackendSpec:
 
     Attributes:
         factory: location of the backend's `base.BackendFactory`.
-        kinds: kinds of devices that the backend runs on.
+        kinds: kinds of devices that the backend runs on; empty for all kinds.
         precisions: precisions that a configuration can request; whether a device supports one is
             known only on that device.
         default: precision that `auto` stands for; `auto` itself where the device decides.
@@ -53,6 +53,10 @@ class BackendSpec:
     compiler_needs: tuple[Need, ...] = ()
     distributions: tuple[str, ...] = ()
     versions: str = ""
+
+    def runs_on(self, kind: str) -> bool:
+        """Returns whether the backend runs on devices of a kind."""
+        return not self.kinds or kind in self.kinds
 
     @property
     def is_fake(self) -> bool:

@@ -167,12 +167,10 @@ BACKENDS: Mapping[str, BackendSpec] = MappingProxyType(
             runs_model=False,
             replays=True,
         ),
-        "oracle": BackendSpec(
-            f"{_ROOM}.oracle:OracleBackend", (CPU, CUDA, NPU), ("f32",), runs_model=False
-        ),
+        "oracle": BackendSpec(f"{_ROOM}.oracle:OracleBackend", (), ("f32",), runs_model=False),
         "simulated": BackendSpec(
             f"{_ROOM}.simulated:SimulatedBackend",
-            (CPU, CUDA, NPU),
+            (),
             ("f32",),
             variants=tuple(sorted(PUBLISHED)),
             runs_model=False,

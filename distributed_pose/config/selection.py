@@ -50,7 +50,7 @@ def check_computes(config: RunConfig) -> None:
 
 def runs_on(backend: str, kind: str) -> bool:
     """Returns whether a configured backend runs on devices of a kind."""
-    return backend == "auto" or any(kind in found.kinds for found in entries(backend))
+    return backend == "auto" or any(found.runs_on(kind) for found in entries(backend))
 
 
 def foreign_code(config: RunConfig) -> str:

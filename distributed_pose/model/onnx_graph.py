@@ -85,6 +85,15 @@ def input_ports(content: bytes, name: str = "the model") -> list[ModelPort]:
     return [_model_port(port) for port in _inputs(parse(content, name))]
 
 
+def output_ports(content: bytes) -> list[ModelPort]:
+    """Returns the outputs of serialised ONNX.
+
+    Raises:
+        SetupError: if `parse` refuses the content.
+    """
+    return [_model_port(port) for port in parse(content).graph.output]
+
+
 def ports(content: bytes) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Returns the inputs and the outputs of serialised ONNX for a card.
 

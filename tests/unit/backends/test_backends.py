@@ -46,7 +46,7 @@ from tests.tiny_models import save_constant_model
 RUNTIMES = ("onnxruntime:cpu", "openvino")
 
 # Backends of devices that every machine has; the others have tests of their own.
-HERE = [name for name, entry in BACKENDS.items() if "cpu" in entry.kinds]
+HERE = [name for name, entry in BACKENDS.items() if entry.runs_on("cpu")]
 
 
 def model(order: tuple[str, str] = ("heatmaps", "pafs")) -> bytes:
@@ -278,7 +278,7 @@ def test_a_precision_that_a_backend_lacks_is_a_config_error(name: str, precision
 def test_auto_is_half_precision_on_cards_and_the_devices_choice_on_processors() -> None:
     defaults = {name: resolve_precision(name, "auto") for name in BACKENDS}
     assert {name for name, precision in defaults.items() if precision == "f16"} == {
-        name for name, entry in BACKENDS.items() if "cpu" not in entry.kinds
+        name for name, entry in BACKENDS.items() if not entry.runs_on("cpu")
     }
     assert resolve_precision("torch:cuda", "f32") == "f32"
 
