@@ -16,6 +16,7 @@ from distributed_pose.backends.registry import (
     entry,
     resolve_backend,
     resolve_precision,
+    targets,
 )
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.devices.kinds import CPU, KINDS
@@ -108,10 +109,9 @@ def _backend_for(target: str) -> tuple[str, str]:
         chip = "(.+)" if found.bound_to == "chip" else "()"
         if match := re.fullmatch(re.escape(found.target) + chip, target, re.IGNORECASE):
             return name, match[1]
-    known = [found.target for found in offered.values() if found.bound_to != "chip"]
     raise ConfigError(
         f"--for {target}: there is no such target",
-        f"known: {', '.join(('ascend310', 'ascend310p3', *known))}",
+        f"known: {', '.join(targets(offered))}, such as ascend310p3",
     )
 
 

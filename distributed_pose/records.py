@@ -9,6 +9,15 @@ from distributed_pose.locations import Location
 # run, because percentiles of merged runs cannot be had from percentiles of their parts.
 Durations = Mapping[str, tuple[int, ...]]
 
+# Side of a cell of heatmaps and PAFs in input pixels.
+STRIDE = 8
+
+# A network takes `(byte - MEAN_BYTE) / BYTE_RANGE` of each pixel's channels.
+MEAN_BYTE, BYTE_RANGE = 128, 256
+
+# NumPy's name of the floating-point types that a configuration names.
+FLOATS = {"f32": "float32", "f16": "float16"}
+
 # The parts of a batch's time on its device, in order.
 DEVICE_STAGES = ("copy_in", "compute", "copy_out")
 

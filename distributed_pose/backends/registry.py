@@ -45,6 +45,17 @@ def backend_names() -> tuple[str, ...]:
     return (AUTO, *_names(BACKENDS.working()))
 
 
+def targets(backends: Mapping[str, BackendSpec]) -> tuple[str, ...]:
+    """Returns the targets of `compile --for`; those that end in `SOC` end in the name of a chip.
+
+    Args:
+        backends: backends by name.
+    """
+    offered = [found for found in backends.values() if found.target]
+    plain = [found.target for found in offered if found.bound_to != "chip"]
+    return (*plain, *(f"{found.target}SOC" for found in offered if found.bound_to == "chip"))
+
+
 def entry(name: str) -> BackendSpec:
     """Returns the entry of a resolved name, or of the name without its variant for a fake.
 

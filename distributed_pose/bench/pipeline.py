@@ -26,9 +26,8 @@ from distributed_pose.metrics.throughput import images_per_s
 from distributed_pose.model.compile import compile_model, portable
 from distributed_pose.report.run_report import RunReport
 from distributed_pose.run.inputs import RunInputs, calibration, read_inputs
-from distributed_pose.vision.decode import decode_image
 from distributed_pose.vision.headers import UndecodableImageError
-from distributed_pose.vision.preprocess import preprocess
+from distributed_pose.vision.preprocess import network_input
 from distributed_pose.vision.profiles import PROFILES
 
 # The bare model runs the same few inputs repeatedly, since their content does not change its time.
@@ -150,10 +149,9 @@ def _batches(config: RunConfig, inputs: RunInputs) -> list[InputBatch]:
         rows = []
         for record, encoded in image_rows(shard.images):
             try:
-                image_HW3, _ = decode_image(encoded, record.height, record.width)
+                rows.append((record.image_id, *network_input(encoded, record, profile)))
             except UndecodableImageError as error:
                 raise ExecutionError(str(error), image_ids=(record.image_id,)) from None
-            rows.append((record.image_id, *preprocess(image_HW3, profile)))
         # The compiled model needs inputs of one shape.
         shape = rows[0][1].shape
         ids, arrays, geometries = zip(*(row for row in rows if row[1].shape == shape), strict=True)

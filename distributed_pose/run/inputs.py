@@ -24,9 +24,8 @@ from distributed_pose.model.makers import Calibration
 from distributed_pose.model.onnx_bounds import check_bounds
 from distributed_pose.model.onnx_graph import input_ports
 from distributed_pose.recordings.manifest import describe_recording
-from distributed_pose.vision.decode import decode_image
 from distributed_pose.vision.headers import UndecodableImageError
-from distributed_pose.vision.preprocess import preprocess
+from distributed_pose.vision.preprocess import network_input
 from distributed_pose.vision.profiles import PROFILES
 
 # Enough for the ranges of values, and at most a minute of inference.
@@ -151,10 +150,10 @@ def calibration(config: RunConfig, inputs: RunInputs) -> Calibration | None:
         for shard in read_shards(images, inputs.images, 1):
             for record, encoded in image_rows(shard.images):
                 try:
-                    image_HW3, _ = decode_image(encoded, record.height, record.width)
+                    input_3HW, _ = network_input(encoded, record, profile)
                 except UndecodableImageError:
                     continue
-                yield preprocess(image_HW3, profile)[0][None]
+                yield input_3HW[None]
 
     sizes = [(image.image_id, inputs.images.size(image.file_name)) for image in images]
     digest = short_digest(repr((inputs.model.sha256, config.profile, sizes)).encode())

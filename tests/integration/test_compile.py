@@ -169,7 +169,7 @@ def test_a_library_has_no_command_to_show(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--for", "tpu"], "no such target.*known: ascend310, .*tensorrt"),
+        (["--for", "tpu"], "no such target.*known: .*tensorrt, .*ascendSOC, such as ascend310p3"),
         (["--for", "ascendx"], "x is no Ascend chip"),
         (["--for", "cuda", "--precision", "int8"], "precision: int8 is not available"),
         (["--for", "onnxruntime", "--precision", "int8"], "none is converted for it"),

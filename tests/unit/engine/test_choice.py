@@ -166,7 +166,7 @@ UNKNOWN_CHIPS = ["", "Ascend", "davinci"]
 
 
 @pytest.mark.parametrize("model", UNKNOWN_CHIPS)
-def test_a_chip_that_nobody_names_leaves_the_backends_that_compile_for_none(model: str) -> None:
+def test_an_unknown_chip_leaves_the_backends_that_compile_for_none(model: str) -> None:
     run = Choice(parse_config({"devices": "npu:*"}), "onnx")
     (found,) = run.deployments([npu(model, "ascend", "ascend-ais", "onnxruntime:cann")]).values()
     assert found.spec.backend == "onnxruntime:cann"
