@@ -167,11 +167,11 @@ def compile_spec(
     """Returns the order for the artifact of a resolved backend; see `CompileSpec`."""
     found = entry(backend)
     return CompileSpec(
-        backend,
-        precision,
-        profile,
-        batch_sizes,
-        target,
+        backend=backend,
+        precision=precision,
+        profile=profile,
+        batch_sizes=batch_sizes,
+        target=target,
         compiler=found.compiler,
         model_formats=found.model_formats,
     )
