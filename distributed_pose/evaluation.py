@@ -14,8 +14,8 @@ from uuid import uuid4
 
 from distributed_pose.cluster.address import check_cluster
 from distributed_pose.config.schema import RunConfig
-from distributed_pose.data.shards import Shard, list_shards, read_shards
-from distributed_pose.engine.base import Engine
+from distributed_pose.data.shards import list_shards, read_shards
+from distributed_pose.engine.base import Engine, Workload
 from distributed_pose.engine.inline import InlineEngine
 from distributed_pose.engine.node_versions import differences
 from distributed_pose.errors import ConfigError, ExecutionError
@@ -23,7 +23,7 @@ from distributed_pose.files.local import is_same_file
 from distributed_pose.files.storage import Folder
 from distributed_pose.locations import Location
 from distributed_pose.recordings.dump import MapsDump
-from distributed_pose.records import DeviceReady, ImageRecord, ImagesToRead
+from distributed_pose.records import DeviceReady, EngineFacts, ImageRecord, ImagesToRead
 from distributed_pose.report.run_report import RunReport, write_run
 from distributed_pose.run.files import RunFiles
 from distributed_pose.run.fingerprint import fingerprint
@@ -145,7 +145,8 @@ def _evaluate_in(
             facts = _run_session(engine, config, inputs, ledger, files, progress)
         except (ExecutionError, KeyboardInterrupt):
             if own and ledger.num_settled:
-                facts = SessionFacts(faults=engine.faults())
+                # The other measurements of a session that failed are not complete.
+                facts = SessionFacts(engine=EngineFacts(faults=engine.facts().faults))
                 # The error that ended the run is more useful than one of writing the report.
                 with suppress(ExecutionError):
                     _write(own, config, inputs, ledger, facts, is_stopped=True)
@@ -255,32 +256,27 @@ def _run_session(
         ledger.begin(session, ready)
         devices = {device.plan.name: device for device in ready}
         progress()
-        shards = _shards(config, inputs, pending, ready)
-        # Shards without images and answers without maps are small, so a call may have several.
-        is_short = config.data.read == "worker" and config.gather == "poses"
-        for result in engine.run(shards, len(pending) if is_short else 0):
+        for result in engine.run(_workload(config, inputs, pending, ready)):
             elapsed_ns = perf_counter_ns() - begun
             known = stamped(result, stamps)
             new = ledger.accept(LedgerEntry(session, elapsed_ns, devices[result.device], known))
             if new and files:
                 files.add(new)
             progress()
-        use = replace(engine.host_use(), images=len(pending))
-        warmup_ns = begun - started
-        return SessionFacts(warmup_ns, engine.compile_s(), engine.memory(), engine.faults(), use)
+        return SessionFacts(warmup_ns=begun - started, engine=engine.facts())
 
 
-def _shards(
+def _workload(
     config: RunConfig,
     inputs: RunInputs,
     images: Sequence[ImageRecord],
     devices: Sequence[DeviceReady],
-) -> Iterator[Shard]:
+) -> Workload:
     # Every device's batch is a multiple of this size; shards are joined to fill a batch.
     size = gcd(*(device.shard_size for device in devices))
-    if config.data.read == "worker":
-        return list_shards(images, size)
-    return read_shards(images, inputs.images, size)
+    is_listed = config.data.read == "worker"
+    shards = list_shards(images, size) if is_listed else read_shards(images, inputs.images, size)
+    return Workload(shards=shards, num_images=len(images), is_listed=is_listed)
 
 
 def _images_to_read(inputs: RunInputs) -> ImagesToRead:

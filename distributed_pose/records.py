@@ -297,7 +297,7 @@ class ShardResult:
     stamps: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
     """Memory that a run took.
 
@@ -312,7 +312,7 @@ class Memory:
     peak_object_store_bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class HostUse:
     """Work of the hosts while the devices ran.
 
@@ -331,7 +331,7 @@ class HostUse:
     images: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Faults:
     """Faults of the actors of a run, which the run recovered from.
 
@@ -342,3 +342,22 @@ class Faults:
 
     reasons: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     taken_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineFacts:
+    """What an engine has measured in one session; see `Engine.facts`.
+
+    Attributes:
+        compile_s: seconds of the warm-up in which the model was compiled for the devices.
+        memory: memory that the processes of the session used.
+        faults: faults of the devices and reducers.
+        host_use: host resources that the processes used while the devices ran.
+    """
+
+    compile_s: float = 0.0
+    memory: Memory = field(
+        default_factory=lambda: Memory(peak_rss_bytes={}, peak_object_store_bytes=0)
+    )
+    faults: Faults = field(default_factory=Faults)
+    host_use: HostUse = field(default_factory=HostUse)

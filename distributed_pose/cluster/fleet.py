@@ -109,13 +109,13 @@ class ActorPool:
         See `Engine.start`.
         """
         self._launch()
-        choice = Choice(self._config, model.format)
+        choice = Choice(self._config, model.format, images)
         ready = None
         while ready is None:
             try:
                 self._await_starts()
                 self._deployments = choice.deployments(map(_site, self.workers))
-                self._begin(model, calibration, images)
+                self._begin(model, calibration)
                 self._await_starts()
                 ready = tuple(map(self._ready, self.workers))
             except BackendError as error:
@@ -185,15 +185,13 @@ class ActorPool:
                 self.workers[index] = self._new_worker(worker.plan)
                 self.workers[index].launch()
 
-    def _begin(
-        self, model: ModelSource, calibration: Calibration | None, images: ImagesToRead | None
-    ) -> None:
+    def _begin(self, model: ModelSource, calibration: Calibration | None) -> None:
         """Makes the artifacts of the workers that have not begun to load, and starts loading."""
         idle = [worker for worker in self.workers if worker.name not in self._deployed]
         orders = {worker.name: self._deployments[worker.name].order for worker in idle}
         artifacts = self._compile(model, idle, orders, calibration)
         for worker in idle:
-            spec = replace(self._deployments[worker.name].spec, images=images)
+            spec = self._deployments[worker.name].spec
             self._deployed[worker.name] = spec, artifacts[orders[worker.name]]
             worker.begin(*self._deployed[worker.name])
 

@@ -21,7 +21,7 @@ from distributed_pose.engine.deployment import (
     plan_deployment,
 )
 from distributed_pose.errors import BackendError, SetupError
-from distributed_pose.records import DevicePlan
+from distributed_pose.records import DevicePlan, ImagesToRead
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,11 +54,15 @@ class Choice:
     Args:
         config: configuration of the run.
         model_format: format of the user's model; empty for any.
+        images: images that the workers read; None if shards contain the images.
     """
 
-    def __init__(self, config: RunConfig, model_format: str) -> None:
+    def __init__(
+        self, config: RunConfig, model_format: str, images: ImagesToRead | None = None
+    ) -> None:
         self._config = config
         self._model_format = model_format
+        self._images = images
         # Errors of failed starts, by kind of device and by backend; the best backend comes first.
         self._failed: dict[str, dict[str, BackendError]] = defaultdict(dict)
 
@@ -86,7 +90,9 @@ class Choice:
             for site, backend in zip(alike, self.choose(alike), strict=True):
                 if not backend:
                     raise self._none_left(site)
-                deployment = plan_deployment(self._config, site.plan, backend, self._model_format)
+                deployment = plan_deployment(
+                    self._config, site.plan, backend, self._model_format, self._images
+                )
                 lines = tuple(self._passed_over(backend, site, alike))
                 chosen[site.plan.name] = replace(deployment, passed_over=lines)
         return chosen

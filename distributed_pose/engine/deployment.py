@@ -20,7 +20,7 @@ from distributed_pose.devices.kinds import KINDS
 from distributed_pose.devices.planning import Accelerator, Node, plan_devices
 from distributed_pose.errors import ConfigError
 from distributed_pose.packages import load
-from distributed_pose.records import CompileSpec, DevicePlan, WorkerSpec
+from distributed_pose.records import CompileSpec, DevicePlan, ImagesToRead, WorkerSpec
 
 _LOG = logging.getLogger(__name__)
 
@@ -98,7 +98,11 @@ def local_devices(config: RunConfig) -> tuple[DevicePlan, ...]:
 
 
 def plan_deployment(
-    config: RunConfig, plan: DevicePlan, backend: str, model_format: str = ""
+    config: RunConfig,
+    plan: DevicePlan,
+    backend: str,
+    model_format: str = "",
+    images: ImagesToRead | None = None,
 ) -> Deployment:
     """Returns the deployment of a device.
 
@@ -107,6 +111,7 @@ def plan_deployment(
         plan: the device.
         backend: full name of the backend that is chosen for the device.
         model_format: format of the user's model; empty for any that is compiled for the device.
+        images: images that the worker reads; None if shards contain the images.
     """
     settings = config.on(plan.kind)
     # The precision of a compiled model is read from the model, so it is not resolved here.
@@ -125,6 +130,7 @@ def plan_deployment(
         sizes,
         config.maps_dtype,
         config.gather,
+        images=images,
         simulation=config.simulated.simulation,
         dump_folder=dump_folder,
         damaged=config.data.damaged,

@@ -10,7 +10,7 @@ from distributed_pose.config.selection import replays
 from distributed_pose.data.coco import CocoIndex
 from distributed_pose.metrics.coco_ap import coco_ap
 from distributed_pose.metrics.throughput import images_per_s, stage_figures
-from distributed_pose.records import DEVICE_STAGES, Damage, Failure, Faults, HostUse, Memory
+from distributed_pose.records import DEVICE_STAGES, Damage, EngineFacts, Failure
 from distributed_pose.report.run_report import (
     DataReport,
     DeviceReport,
@@ -26,23 +26,17 @@ from distributed_pose.run.ledger import DeviceFigures, Ledger
 _NS = 1e9
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SessionFacts:
     """The facts of a session that the ledger does not have; the defaults if no image was pending.
 
     Attributes:
         warmup_ns: nanoseconds from the start of the session to the first dispatch.
-        compile_s: seconds of the warm-up in which the model was compiled for the devices.
-        memory: memory that the processes of the session used.
-        faults: faults of the devices and reducers.
-        host_use: host resources that the processes used while the devices ran.
+        engine: measurements of the engine.
     """
 
     warmup_ns: int = 0
-    compile_s: float = 0.0
-    memory: Memory = field(default_factory=lambda: Memory({}, 0))
-    faults: Faults = field(default_factory=Faults)
-    host_use: HostUse = field(default_factory=HostUse)
+    engine: EngineFacts = field(default_factory=EngineFacts)
 
 
 def summarise(
@@ -119,10 +113,10 @@ def summarise(
         stages=stage_figures(durations),
         sessions=ledger.num_sessions,
         warmup_s=facts.warmup_ns / _NS,
-        compile_s=facts.compile_s,
-        memory=facts.memory,
-        faults=facts.faults,
-        host_use=facts.host_use,
+        compile_s=facts.engine.compile_s,
+        memory=facts.engine.memory,
+        faults=facts.engine.faults,
+        host_use=facts.engine.host_use,
         devices=tuple(_device(figures, computed=computed) for figures in devices),
         versions=library_versions(),
     )

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import pytest
 from distributed_pose import ConfigError, ExecutionError, SetupError, parse_config
 from distributed_pose.bench.device import bench_device
 from distributed_pose.bench.pipeline import bench_pipeline
-from distributed_pose.data.shards import Shard
 from distributed_pose.demo.default import WEIGHTS
+from distributed_pose.engine.base import Workload
 from distributed_pose.engine.inline import InlineEngine
 from distributed_pose.evaluation import evaluate, evaluate_on
 from distributed_pose.guide.postprocess import postprocess
@@ -33,8 +33,8 @@ from tests.result_folders import (
 class StoppingEngine(InlineEngine):
     """Is stopped after four shards."""
 
-    def run(self, shards: Iterable[Shard], num_images: int = 0) -> Iterator[ShardResult]:
-        for number, result in enumerate(super().run(shards, num_images)):
+    def run(self, workload: Workload) -> Iterator[ShardResult]:
+        for number, result in enumerate(super().run(workload)):
             if number == 4:
                 raise ExecutionError("stopped")
             yield result

@@ -80,7 +80,8 @@ def test_the_median_is_of_the_last_64() -> None:
 def test_faults_are_collected_of_those_that_had_some() -> None:
     actors = {"cpu:0": faulty(), "cpu:1": faulty("x", "y"), "reducer:0": faulty(*"abcd")}
     assert collect_faults(actors) == Faults(
-        {"cpu:1": ("x", "y"), "reducer:0": ("a", "b", "c", "d")}, ("reducer:0",)
+        reasons={"cpu:1": ("x", "y"), "reducer:0": ("a", "b", "c", "d")},
+        taken_out=("reducer:0",),
     )
     assert collect_faults({}) == Faults()
 

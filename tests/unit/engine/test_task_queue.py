@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from distributed_pose.config.loading import parse_config
 from distributed_pose.data.shards import IMAGES, Shard, no_detections
 from distributed_pose.engine import task_queue as module
+from distributed_pose.engine.base import Workload
 from distributed_pose.engine.health import Health
 from distributed_pose.engine.inline import InlineEngine, _Device
 from distributed_pose.engine.reducer import Reduction
@@ -475,7 +476,9 @@ class PoisonedEngine(InlineEngine):
 
 
 def check_that_only_these_fail(poisonous: set[int], shards: list[Shard]) -> None:
-    results = [*PoisonedEngine(poisonous).run(shards)]
+    count = sum(len(ids(one)) for one in shards)
+    workload = Workload(shards=shards, num_images=count)
+    results = [*PoisonedEngine(poisonous).run(workload)]
     failures = [failure.image_id for result in results for failure in result.failures]
     assert sorted(failures) == sorted(poisonous)
     wanted = {image_id for one in shards for image_id in ids(one)} - poisonous
