@@ -24,7 +24,9 @@ from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from distributed_pose.backends.registry import backend_names
 from distributed_pose.config.messages import short_repr
+from distributed_pose.devices.ascend import soc_version
 from distributed_pose.devices.kinds import CPU, CUDA, KINDS, NPU
+from distributed_pose.errors import ConfigError
 from distributed_pose.locations import Location, redacted
 from distributed_pose.records import Simulation
 
@@ -242,10 +244,18 @@ class CudaConfig(KindConfig):
     where batches are too small to fill the card."""
 
 
+def _check_chip(name: str) -> str:
+    try:
+        soc_version(name)
+    except ConfigError as error:
+        raise ValueError(f"{short_repr(name)} is no Ascend chip: {error.hint}") from None
+    return name
+
+
 class NpuConfig(KindConfig):
     """Settings of Ascend NPUs."""
 
-    soc: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")] | None = None
+    soc: Annotated[str, AfterValidator(_check_chip)] | None = None
     """Chip to compile for, such as `310P3`; by default the one that the node reports."""
 
 

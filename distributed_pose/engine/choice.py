@@ -13,13 +13,7 @@ from distributed_pose.backends.readiness import Readiness, examine
 from distributed_pose.backends.registry import candidates, resolve_backend
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.devices.lacks import listed, mends
-from distributed_pose.engine.deployment import (
-    Deployment,
-    chip_of,
-    fits,
-    lacks_chip,
-    plan_deployment,
-)
+from distributed_pose.engine.deployment import Deployment, chip_of, fits, plan_deployment
 from distributed_pose.errors import BackendError, SetupError
 from distributed_pose.records import DevicePlan, ImagesToRead
 
@@ -134,13 +128,6 @@ class Choice:
         """Returns the reason why a backend cannot start on a device; empty if it may start."""
         if missing := ready.missing(self._model_format):
             return f"{ready.backend} lacks {listed(missing)}: {mends(missing)}"
-        # A backend that the user has named is started, and its error says how to name the chip.
-        is_one_of_several = len(site.backends) > 1
-        if is_one_of_several and lacks_chip(
-            ready.backend, self._config, site.plan, self._model_format
-        ):
-            kind = site.plan.kind
-            return f"{ready.backend} needs the name of the chip: set {kind}.soc, such as 310P3"
         failed = self._failed[site.plan.kind].get(ready.backend)
         return f"{ready.backend} cannot start: {failed.message}" if failed else ""
 

@@ -176,27 +176,13 @@ def chip_of(config: RunConfig, plan: DevicePlan) -> str:
 
     The name is empty if the chip is unknown, and for kinds whose artifacts are bound to no chip.
     """
+    section, namer = config.section(plan.kind), KINDS[plan.kind].chip_namer
+    configured = section.soc if isinstance(section, NpuConfig) else None
     try:
-        return _chip_name(plan.kind, _configured_chip(config, plan) or plan.model)
-    # A node can report the name of a family of chips.
+        name: str = load(namer)(configured or plan.model) if namer else ""
+    # A node can report the name of a family of chips, or none.
     except ConfigError:
         return ""
-
-
-def lacks_chip(backend: str, config: RunConfig, plan: DevicePlan, model_format: str) -> bool:
-    """Returns whether a backend would compile for a chip that neither user nor node names."""
-    is_needed = entry(backend).bound_to == "chip" and model_format != "om"
-    return is_needed and not (_configured_chip(config, plan) or chip_of(config, plan))
-
-
-def _configured_chip(config: RunConfig, plan: DevicePlan) -> str:
-    section = config.section(plan.kind)
-    return (section.soc or "") if isinstance(section, NpuConfig) else ""
-
-
-def _chip_name(kind: str, model: str) -> str:
-    namer = KINDS[kind].chip_namer
-    name: str = load(namer)(model) if namer and model else ""
     return name
 
 
@@ -214,8 +200,6 @@ def _target(config: RunConfig, plan: DevicePlan, backend: str) -> str:
     """Returns the chip or GPU that an artifact is bound to; empty for portable artifacts."""
     bound_to = entry(backend).bound_to
     if bound_to == "chip":
-        # Only here a wrong name of the user's is an error.
-        configured = _configured_chip(config, plan)
-        return _chip_name(plan.kind, configured) or chip_of(config, plan)
+        return chip_of(config, plan)
     # Two cards of unknown model may differ, so each one gets an artifact of its own.
     return (plan.model or plan.name) if bound_to == "device" else ""

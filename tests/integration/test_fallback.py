@@ -60,6 +60,17 @@ class TestOfAnNpu:
         Terminal().print(*run_tables(report))
         assert "backend ascend-ais, since ascend cannot start" in capsys.readouterr().out
 
+    @pytest.mark.parametrize("backend", ["auto", "ascend"])
+    def test_whose_chip_is_unknown_says_what_names_it(
+        self, people: Dataset, npu_host: Host, backend: str
+    ) -> None:
+        npu_host.tool("npu-smi", "no table")
+        with pytest.raises(SetupError, match=r"ascend lacks the name of the chip.*npu\.soc=310P3"):
+            evaluate(on_npu(people, npu_host, backend))
+        known = on_npu(people, npu_host, backend)
+        section = known.npu.model_copy(update={"soc": "310P3"})
+        assert evaluate(known.model_copy(update={"npu": section})).complete
+
     def test_that_is_to_have_a_backend_by_its_name_fails_with_it(
         self, people: Dataset, npu_host: Host
     ) -> None:
