@@ -38,7 +38,7 @@ from distributed_pose.model.onnx_graph import image_input, parse
 from distributed_pose.model.onnx_precision import is_quantised
 from distributed_pose.packages import load
 from distributed_pose.records import CompileSpec
-from distributed_pose.run.inputs import calibration, read_inputs
+from distributed_pose.run.inputs import read_inputs
 from distributed_pose.vision.profiles import PROFILES
 
 _DEFAULT_INPUT = "data"
@@ -177,7 +177,7 @@ def compile_for(
         if order.precision == "int8":
             _check_exact(source)
             run = _with_data(config, model, order)
-            ranges = calibration(run, read_inputs(run))
+            ranges = read_inputs(run).calibration
         made_of = portable(source, order)
         artifact = compile_model(made_of, order, ranges)
         key = cache_name(made_of, order, ranges)

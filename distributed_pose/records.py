@@ -80,7 +80,7 @@ class Damage:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DevicePlan:
     """A device, or a share of one, that gets one worker.
 
@@ -133,7 +133,7 @@ class ModelPort:
     dtype: str = "float32"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CompileSpec:
     """The key facts of an artifact that is to be compiled.
 
@@ -161,7 +161,7 @@ class CompileSpec:
     index: int = field(default=0, compare=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Simulation:
     """How a simulated device differs from the published one that it stands for.
 
@@ -196,7 +196,7 @@ class ImagesToRead:
     sample: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerSpec:
     """All settings of a worker; it travels by value into its constructor.
 
@@ -233,7 +233,7 @@ class WorkerSpec:
     damaged: str = "keep"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DeviceReady:
     """A device whose worker has loaded and warmed up its model.
 
@@ -268,7 +268,7 @@ class DeviceReady:
     passed_over: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ShardResult:
     """The result of one shard.
 

@@ -29,6 +29,7 @@ from distributed_pose.cluster.connection import (
 from distributed_pose.cluster.fleet import ActorPool
 from distributed_pose.cluster.guard import ClusterLostError, Guard, Watch
 from distributed_pose.config.schema import RunConfig
+from distributed_pose.config.selection import Selection
 from distributed_pose.data.read_ahead import read_ahead
 from distributed_pose.devices.host import peak_rss_bytes
 from distributed_pose.engine.base import Workload
@@ -80,16 +81,17 @@ class RayEngine:
         self._cpu_before_s: dict[str, float] = {}
         self._num_images = 0
 
-    def devices(self) -> tuple[DevicePlan, ...]:
-        return self._guard.call(self._fleet.devices)
+    def devices(self, selection: Selection) -> tuple[DevicePlan, ...]:
+        return self._guard.call(self._fleet.devices, selection)
 
     def start(
         self,
+        selection: Selection,
         model: ModelSource,
         calibration: Calibration | None = None,
         images: ImagesToRead | None = None,
     ) -> tuple[DeviceReady, ...]:
-        ready = self._guard.call(self._fleet.start, model, calibration, images)
+        ready = self._guard.call(self._fleet.start, selection, model, calibration, images)
         self._shard_sizes = {device.plan.name: device.shard_size for device in ready}
         self._slots = {device.plan.name: device.slots for device in ready}
         self._batches_a_call = {device.plan.name: batches_per_call(device) for device in ready}

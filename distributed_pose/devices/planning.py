@@ -93,14 +93,14 @@ def _accelerators(nodes: Sequence[Node]) -> Iterator[tuple[DevicePlan, Node]]:
             name = f"{device.kind}:{numbers[device.kind]}"
             numbers[device.kind] += 1
             plan = DevicePlan(
-                name,
-                device.kind,
-                node.address,
-                node.node_id,
-                0,
-                device.device_id,
-                device.model,
-                device.card,
+                name=name,
+                kind=device.kind,
+                node=node.address,
+                node_id=node.node_id,
+                cpus=0,
+                device_id=device.device_id,
+                model=device.model,
+                card=device.card,
             )
             yield plan, node
 
@@ -143,7 +143,12 @@ def _cpu_workers(count: int, nodes: Sequence[Node]) -> Iterator[tuple[DevicePlan
         raise SetupError("no node has a CPU for a CPU worker", "see `ray status`")
     for index in range(count):
         node = owners[index % len(owners)]
-        yield DevicePlan(f"{CPU}:{index}", CPU, node.address, node.node_id, 0), node
+        yield (
+            DevicePlan(
+                name=f"{CPU}:{index}", kind=CPU, node=node.address, node_id=node.node_id, cpus=0
+            ),
+            node,
+        )
 
 
 def _with_cpus(nodes: Sequence[Node]) -> list[Node]:

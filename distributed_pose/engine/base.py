@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
+from distributed_pose.config.selection import Selection
 from distributed_pose.data.shards import Shard
 from distributed_pose.engine.trials import Sweep
 from distributed_pose.errors import BackendError, SetupError
@@ -39,11 +40,12 @@ class Workload:
 class Engine(Protocol):
     """Runs shards on devices; as a context manager, it frees the devices at its exit."""
 
-    def devices(self) -> tuple[DevicePlan, ...]:
-        """Returns the devices that the run uses."""
+    def devices(self, selection: Selection) -> tuple[DevicePlan, ...]:
+        """Returns the devices that a run with this selection uses."""
 
     def start(
         self,
+        selection: Selection,
         model: ModelSource,
         calibration: Calibration | None = None,
         images: ImagesToRead | None = None,
@@ -53,12 +55,13 @@ class Engine(Protocol):
         Artifacts that are not in the cache are compiled, once for all devices that share them.
 
         Args:
+            selection: selection of the run.
             model: model of the user.
             calibration: calibration data for devices that compute in int8.
             images: location of the images that workers read; None if shards contain the images.
 
         Raises:
-            ConfigError: if a backend does not support the configured device kind or precision.
+            ConfigError: if a backend does not support the selected device kind or precision.
             SetupError: if a device cannot run the model, or its node cannot read the images.
         """
 

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from distributed_pose.config.schema import RunConfig
+from distributed_pose.config.selection import Selection
 from distributed_pose.data.shards import Shard
 from distributed_pose.devices.host import num_cpus, peak_rss_bytes
 from distributed_pose.engine.base import Workload, starting
@@ -73,17 +74,18 @@ class InlineEngine:
         self._cpu_before_s = 0.0
         self._num_images = 0
 
-    def devices(self) -> tuple[DevicePlan, ...]:
-        return local_devices(self._config)
+    def devices(self, selection: Selection) -> tuple[DevicePlan, ...]:
+        return local_devices(selection)
 
     def start(
         self,
+        selection: Selection,
         model: ModelSource,
         calibration: Calibration | None = None,
         images: ImagesToRead | None = None,
     ) -> tuple[DeviceReady, ...]:
-        choice = Choice(self._config, model.format, images)
-        sites = [examine_here(self._config, plan) for plan in self.devices()]
+        choice = Choice(selection, model.format, images)
+        sites = [examine_here(selection, plan) for plan in self.devices(selection)]
         ready = None
         while ready is None:
             deployments = choice.deployments(sites)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from distributed_pose.config.schema import RunConfig
+from distributed_pose.config.selection import Selection
 from distributed_pose.engine.base import starting
 from distributed_pose.engine.choice import Choice, examine_here, tell
 from distributed_pose.engine.deployment import Deployment
@@ -14,12 +14,12 @@ _T = TypeVar("_T")
 
 
 def start_here(
-    config: RunConfig, plan: DevicePlan, model_format: str, start: Callable[[Deployment], _T]
+    selection: Selection, plan: DevicePlan, model_format: str, start: Callable[[Deployment], _T]
 ) -> _T:
     """Starts a single device of this machine with the best backend that can start on it.
 
     Args:
-        config: configuration of the run.
+        selection: selection of the run.
         plan: the device.
         model_format: format of the user's model; empty for any.
         start: function that starts a deployment and returns the result of this function.
@@ -28,8 +28,8 @@ def start_here(
         ConfigError: if `Choice.deployments` raises it.
         SetupError: if no backend can start.
     """
-    choice = Choice(config, model_format)
-    site = examine_here(config, plan)
+    choice = Choice(selection, model_format)
+    site = examine_here(selection, plan)
     while True:
         deployment = choice.deployments([site])[plan.name]
         try:

@@ -31,7 +31,7 @@ _LIBRARIES = (
 _DAMAGED_SHOWN = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DataReport:
     """The dataset of a run.
 
@@ -51,7 +51,7 @@ class DataReport:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelReport:
     """The model of a run.
 
@@ -72,7 +72,7 @@ class ModelReport:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class NamedImage:
     """An image that the report names, with the reason.
 
@@ -87,7 +87,7 @@ class NamedImage:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DeviceReport:
     """One device, or one worker of a device that has several.
 
@@ -131,7 +131,7 @@ class DeviceReport:
     passed_over: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Throughput:
     """The two throughputs of a run, and what lies between them.
 
@@ -154,7 +154,7 @@ class Throughput:
     straggler_share: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunReport:
     """The report of a run.
 

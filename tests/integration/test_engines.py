@@ -207,7 +207,8 @@ def test_a_device_that_cannot_be_freed_hides_neither_the_result_nor_the_others(
         raise RuntimeError("the driver is gone")
 
     with engine:
-        engine.start(read_inputs(config).model)
+        inputs = read_inputs(config)
+        engine.start(inputs.selection, inputs.model)
         first, second = (device.worker for device in engine._devices)
         free = first.close
         first.close = refuse  # type: ignore[method-assign]

@@ -17,7 +17,7 @@ from typer.main import get_command
 
 from distributed_pose import load_config, parse_config
 from distributed_pose.cli.main import app
-from distributed_pose.config.selection import check_backends
+from distributed_pose.config.selection import select
 
 REPOSITORY = Path(__file__).parents[2]
 LAUNCH = REPOSITORY / "launch"
@@ -179,7 +179,7 @@ def test_a_slurm_job_whose_cluster_does_not_start_ends_and_says_why(
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
 def test_configurations_are_valid(path: Path) -> None:
     config = load_config(path)
-    check_backends(config)
+    select(config)
 
 
 def parts(manifest: Path) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def test_a_manifest_runs_a_command_and_a_configuration_of_ours(manifest: Path) -
     assert (python, module, package) == ("python", "-m", "distributed_pose")
     context = get_command(app).commands[command].make_context(command, options)  # type: ignore[attr-defined]
     config = parse_config(yaml.safe_load(mapped["data"]["config.yaml"]))
-    check_backends(config)
+    select(config)
     head = next(pods(job))
     (mount,) = (m for m in head["containers"][0]["volumeMounts"] if m["name"] == "config")
     assert context.params["config"] == Path(mount["mountPath"]) / "config.yaml"

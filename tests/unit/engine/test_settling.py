@@ -53,8 +53,14 @@ class ShortSightedEngine(InlineEngine):
         self.asked[device.name] += ids(shard)
         failures = tuple(refused(*[i for i in ids(shard) if i in self._unseen[device.name]]))
         done = tuple(i for i in ids(shard) if i not in self._unseen[device.name])
-        report = WorkerReport(done, (1,) * len(done), failures, {}, digests=("",) * len(done))
-        return report, Reduction(done, no_detections(), {})
+        report = WorkerReport(
+            image_ids=done,
+            encoded_bytes=(1,) * len(done),
+            failures=failures,
+            durations={},
+            digests=("",) * len(done),
+        )
+        return report, Reduction(image_ids=done, detections=no_detections(), durations={})
 
 
 def workload(count: int, size: int) -> Workload:

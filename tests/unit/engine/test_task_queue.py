@@ -471,8 +471,14 @@ class PoisonedEngine(InlineEngine):
         if self._poisonous & {*ids(shard)}:
             raise RuntimeError("the device was killed")
         done = tuple(ids(shard))
-        report = WorkerReport(done, (1,) * len(done), (), {}, digests=("",) * len(done))
-        return report, Reduction(done, no_detections(), {})
+        report = WorkerReport(
+            image_ids=done,
+            encoded_bytes=(1,) * len(done),
+            failures=(),
+            durations={},
+            digests=("",) * len(done),
+        )
+        return report, Reduction(image_ids=done, detections=no_detections(), durations={})
 
 
 def check_that_only_these_fail(poisonous: set[int], shards: list[Shard]) -> None:
