@@ -157,7 +157,7 @@ def test_a_compiled_model_needs_no_compiler() -> None:
 
 
 def test_a_chip_of_unknown_name_leaves_the_backends_that_compile_for_none() -> None:
-    plan = DevicePlan("npu:0", "npu", "", "", 1, "0", "")
+    plan = DevicePlan(name="npu:0", kind="npu", node="", node_id="", cpus=1, device_id="0")
     chip = Lack("the name of the chip", "", "set npu.soc=310P3")
     backends = (Readiness("ascend", (), (chip,)), Readiness("onnxruntime:cann"))
     run = Choice(parse_config({"devices": "npu:*"}), "onnx")
