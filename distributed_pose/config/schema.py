@@ -4,7 +4,6 @@ Relative paths are relative to the working directory of the command.
 """
 
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeVar
 
@@ -14,19 +13,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
     GetPydanticSchema,
     create_model,
 )
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticKnownError, core_schema
+from pydantic_core import core_schema
 
-from distributed_pose.backends.registry import backend_names
 from distributed_pose.config.messages import short_repr
-from distributed_pose.devices.ascend import soc_version
+from distributed_pose.config.names import BackendName, check_chip, check_devices
 from distributed_pose.devices.kinds import CPU, CUDA, KINDS, NPU
-from distributed_pose.errors import ConfigError
 from distributed_pose.locations import Location, redacted
 from distributed_pose.records import Simulation
 
@@ -37,33 +31,6 @@ Gather = Literal["maps", "poses"]
 MapsDtype = Literal["f32", "f16"]
 Reader = Literal["driver", "worker"]
 Damaged = Literal["keep", "fail"]
-
-
-class _RegisteredBackend:
-    """Makes pydantic accept the names of the registry, and report them as those of a Literal."""
-
-    def __get_pydantic_core_schema__(
-        self, _source: object, _handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(
-            _check_backend, core_schema.str_schema()
-        )
-
-    def __get_pydantic_json_schema__(
-        self, _schema: CoreSchema, _handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        return {"type": "string", "enum": list(backend_names())}
-
-
-def _check_backend(value: object) -> object:
-    names = backend_names()
-    if value in names:
-        return value
-    *most, last = (f"'{name}'" for name in names)
-    raise PydanticKnownError("literal_error", {"expected": f"{', '.join(most)} or {last}"})
-
-
-BackendName = Annotated[str, _RegisteredBackend()]
 
 
 # A count of images, workers or the like; strict, so that `true` and "8" are not numbers.
@@ -79,35 +46,9 @@ def _check_batch_size(value: object) -> object:
 # Images in a batch; `auto` is the best one of a sweep on the device.
 BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_check_batch_size)]
 
-# The kinds that a configuration names by number; all others than CPUs.
-_NUMBERED = tuple(sorted(kind for kind in KINDS if kind != CPU))
-
-# No cluster has more devices of a kind than five digits count.
-_DEVICE = re.compile(
-    rf"{CPU}(:[1-9][0-9]{{0,4}})?|({'|'.join(_NUMBERED)}):(\*|0|[1-9][0-9]{{0,4}})"
-)
-
 
 def _as_list(value: object) -> object:
     return (value,) if isinstance(value, str) else value
-
-
-def _check_devices(devices: tuple[str, ...]) -> tuple[str, ...]:
-    if not devices:
-        raise ValueError("needs at least one device, or 'auto'")
-    if devices == ("auto",):
-        return devices
-    for device in devices:
-        if not _DEVICE.fullmatch(device):
-            raise ValueError(
-                f"'{device}' is no device: use 'auto', 'cpu' or 'cpu:N' (N workers), "
-                f"{_of_each('*')} (all of a kind), {_of_each('N')} (the one of that number)"
-            )
-    return devices
-
-
-def _of_each(number: str) -> str:
-    return " or ".join(f"'{kind}:{number}'" for kind in _NUMBERED)
 
 
 def _check_category(value: object) -> object:
@@ -244,18 +185,10 @@ class CudaConfig(KindConfig):
     where batches are too small to fill the card."""
 
 
-def _check_chip(name: str) -> str:
-    try:
-        soc_version(name)
-    except ConfigError as error:
-        raise ValueError(f"{short_repr(name)} is no Ascend chip: {error.hint}") from None
-    return name
-
-
 class NpuConfig(KindConfig):
     """Settings of Ascend NPUs."""
 
-    soc: Annotated[str, AfterValidator(_check_chip)] | None = None
+    soc: Annotated[str, AfterValidator(check_chip)] | None = None
     """Chip to compile for, such as `310P3`; by default the one that the node reports."""
 
 
@@ -331,7 +264,7 @@ class RunConfig(_RegisteredKinds):
     the size with the highest throughput."""
 
     devices: Annotated[
-        tuple[str, ...], BeforeValidator(_as_list), AfterValidator(_check_devices)
+        tuple[str, ...], BeforeValidator(_as_list), AfterValidator(check_devices)
     ] = ("auto",)
     """Devices to use: `auto`, or a list such as `[npu:*, cuda:0, cpu:2]` of all devices of a kind,
     the device with a number (as `distributed-pose devices` counts them), or a number of CPU
