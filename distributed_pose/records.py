@@ -144,7 +144,7 @@ class CompileSpec:
         profile: preprocessing profile, which fixes type and size of the inputs.
         batch_sizes: batch sizes that the device must take; compilers of fixed shapes need them.
         target: chip or GPU that only this artifact runs on; empty for portable artifacts.
-        compiler: location of the `model.makers.Compiler` that makes the artifact; empty for a
+        compiler: location of the `model.makers.Compiler` of the artifact; empty for a
             backend that loads its source unchanged.
         model_formats: formats of a user's model that the backend takes.
         index: index of a device to compile on, among those that the process sees; any device of the

@@ -164,7 +164,7 @@ def compile_spec(
     batch_sizes: tuple[int, ...] = (1,),
     target: str = "",
 ) -> CompileSpec:
-    """Returns the order for the artifact of a resolved backend; see `CompileSpec`."""
+    """Returns the specification of the artifact of a resolved backend; see `CompileSpec`."""
     found = entry(backend)
     return CompileSpec(
         backend=backend,

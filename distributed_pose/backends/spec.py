@@ -18,7 +18,7 @@ class BackendSpec:
         precisions: precisions that a configuration can request; whether a device supports one is
             known only on that device.
         default: precision that `auto` stands for; `auto` itself where the device decides.
-        compiler: location of the `model.makers.Compiler` that makes the backend's artifacts; empty
+        compiler: location of the `model.makers.Compiler` of the backend's artifacts; empty
             if the backend loads its source unchanged.
         model_formats: formats of the user's model that the backend takes; a checkpoint (`pth`) is
             converted first for a backend that takes `onnx`, too.

@@ -50,7 +50,10 @@ _Log = Annotated[
 def show(
     *,
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="Output folder of a run, or a log or record.")
+        Path,
+        typer.Argument(
+            metavar="RUN", help="Output folder of a run, log of a tool, or record of a log."
+        ),
     ],
     form: Annotated[
         Form,
@@ -131,7 +134,7 @@ def table(
         bool, typer.Option("--markdown", help="Print the table as Markdown.")
     ] = False,
 ) -> None:
-    """Print runs, logs and the guide's published figures in one table (section 6)."""
+    """Print runs, logs and published figures in a table as in section 6 of the vendor guide."""
     from distributed_pose.guide.results_table import (
         results_json,
         results_markdown,

@@ -81,5 +81,5 @@ def check_chip(name: str) -> str:
     try:
         soc_version(name)
     except ConfigError as error:
-        raise ValueError(f"{short_repr(name)} is no Ascend chip: {error.hint}") from None
+        raise ValueError(f"{short_repr(name)} is not an Ascend chip: {error.hint}") from None
     return name

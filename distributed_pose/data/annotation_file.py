@@ -28,7 +28,7 @@ def read_annotation_file(location: Location) -> tuple[JsonObject, str]:
     Raises:
         SetupError: if the file cannot be read, or is not a JSON object.
     """
-    hint = f"see {_SETTING}"
+    hint = f"check {_SETTING}"
     try:
         encoded = read_location(location, _SETTING)
         # The parser itself detects the encoding of bytes.
@@ -49,7 +49,9 @@ def _unpacked(content: bytes, location: Location) -> bytes:
         with gzip.open(io.BytesIO(content)) as stream:
             unpacked: bytes = stream.read(_MAX_UNPACKED_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise SetupError(f"{location} is a damaged gzip file: {error}", f"see {_SETTING}") from None
+        raise SetupError(
+            f"{location} is a damaged gzip file: {error}", f"check {_SETTING}"
+        ) from None
     if len(unpacked) > _MAX_UNPACKED_BYTES:
         raise SetupError(
             f"{location} unpacks to over {_MAX_UNPACKED_BYTES} bytes",

@@ -124,9 +124,9 @@ def _selected(requests: Sequence[str], names: Sequence[str]) -> set[str]:
         of_kind = [name for name in names if name.startswith(f"{kind}:")]
         matching = of_kind if number == "*" else [name for name in of_kind if name == request]
         if not matching:
-            there = ", ".join(names) or "none but CPUs"
+            available = ", ".join(names) or "only CPUs"
             raise SetupError(
-                f"there is no device {request}: found {there}",
+                f"there is no device {request}: found {available}",
                 f"see `distributed-pose devices`; on a cluster, `ray status` lists {_resources()}",
             )
         selected.update(matching)

@@ -64,7 +64,7 @@ def invalid(name: str, reason: str) -> SetupError:
         name: name of the model.
         reason: one line that says why.
     """
-    return SetupError(f"{name} is no valid ONNX: {shown(reason, _MAX_SHOWN)}", "see model.path")
+    return SetupError(f"{name} is not valid ONNX: {shown(reason, _MAX_SHOWN)}", "check model.path")
 
 
 def image_inputs(model: ModelProto) -> list[ValueInfoProto]:
@@ -87,7 +87,7 @@ def image_input(model: ModelProto) -> ValueInfoProto:
         return inputs[0]
     found = ", ".join(f"{shown(port.name)} {_shape(port)}" for port in inputs) or "none"
     raise SetupError(
-        f"the model has {len(inputs)} inputs, not one image: {found}", "see model.path"
+        f"the model has {len(inputs)} inputs, not one image: {found}", "check model.path"
     )
 
 
@@ -203,7 +203,7 @@ def _check_messages(model: ModelProto, name: str) -> None:
         if count + len(pending) > _MAX_MESSAGES:
             raise SetupError(
                 f"{name} has over {_MAX_MESSAGES:,} nodes, attributes, values and the like",
-                "see model.path",
+                "check model.path",
             )
         # Listing a tensor's fields would copy its values.
         if isinstance(message, TensorProto):

@@ -80,5 +80,5 @@ def read_run_figures(content: str) -> RunFigures:
     if run.ap is not None and "AP" not in run.ap:
         raise ValueError("ap: AP is missing")
     if not run.devices:
-        raise ValueError("devices: there are none")
+        raise ValueError("devices: the list is empty")
     return run

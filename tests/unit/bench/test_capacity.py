@@ -1,3 +1,5 @@
+"""A capacity plan finds the bottleneck among devices, hosts and driver."""
+
 import pytest
 
 from distributed_pose import ConfigError

@@ -1,3 +1,5 @@
+"""A configuration becomes deployments of devices, or a configuration error."""
+
 from dataclasses import replace
 
 import pytest

@@ -1,3 +1,5 @@
+"""The number and size of the calls to a device follow from its slots and its rate."""
+
 import pytest
 
 from distributed_pose.config.loading import parse_config

@@ -1,3 +1,5 @@
+"""Workers report the versions of their libraries, and differences between nodes are logged."""
+
 import json
 import platform
 import socket

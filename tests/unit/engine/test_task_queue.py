@@ -1,3 +1,5 @@
+"""The task queue joins shards to tasks, and hands out every image and every retry once."""
+
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field

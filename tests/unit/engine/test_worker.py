@@ -1,3 +1,5 @@
+"""A worker decodes, preprocesses and infers images, and failures stay with their images."""
+
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The table of devices that a run would use."""
+"""The table of devices shows chips and cards that a run would use."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ def shown(plans: Sequence[DevicePlan]) -> str:
     return captured.get()
 
 
-def test_chips_are_shown_with_their_card_and_how_many_there_are_of_both() -> None:
+def test_chips_are_shown_with_their_card_and_the_numbers_of_both() -> None:
     plans = [
         DevicePlan(
             name=f"npu:{n}",
@@ -36,7 +36,7 @@ def test_chips_are_shown_with_their_card_and_how_many_there_are_of_both() -> Non
     assert "8 chips on 2 cards" in text
 
 
-def test_devices_without_a_known_card_have_no_word_of_one() -> None:
+def test_devices_without_a_known_card_are_shown_without_one() -> None:
     text = shown(
         [
             DevicePlan(

@@ -1,3 +1,5 @@
+"""The fingerprint of a run covers everything that its detections depend on, and nothing else."""
+
 import json
 import shutil
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""The ledger holds exactly one result or failure per image."""
+
 from collections.abc import Iterable
 from dataclasses import replace
 

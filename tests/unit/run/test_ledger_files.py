@@ -1,3 +1,5 @@
+"""The files of a ledger are read back unchanged, and damaged or foreign files are not used."""
+
 import json
 import logging
 import struct
