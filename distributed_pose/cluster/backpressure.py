@@ -8,7 +8,8 @@ import numpy as np
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.shards import Shard
 from distributed_pose.errors import SetupError
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
+from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
+from distributed_pose.records import FLOATS, STRIDE
 from distributed_pose.vision.profiles import PROFILES
 
 # Share of the smallest object store. Ray's own copies and other users of it need the rest.
@@ -43,9 +44,7 @@ class InFlightBudget:
     def __init__(self, config: RunConfig, room_bytes: int, shard_size: int = 1) -> None:
         self._profile = PROFILES[config.profile]
         self._gathers_maps = config.gather == "maps"
-        self._itemsize = np.dtype(
-            {"f32": np.float32, "f16": np.float16}[config.maps_dtype]
-        ).itemsize
+        self._itemsize = np.dtype(FLOATS[config.maps_dtype]).itemsize
         self._room = int(room_bytes * _SHARE) if room_bytes else 0
         self._promised = self._there = self.peak_bytes = self.total_bytes = 0
         height, width = self._profile.nominal_input

@@ -12,7 +12,6 @@ from typing import Self
 
 import ray
 
-from distributed_pose.backends.selection import Selection
 from distributed_pose.cluster.answers import RayAnswers
 from distributed_pose.cluster.backpressure import InFlightBudget
 from distributed_pose.cluster.calls import ask
@@ -27,6 +26,7 @@ from distributed_pose.cluster.fleet import ActorPool
 from distributed_pose.cluster.guard import ClusterLostError, Guard, Watch
 from distributed_pose.cluster.loop import DispatchLoop, DispatchSettings
 from distributed_pose.config.schema import RunConfig
+from distributed_pose.config.selection import Selection
 from distributed_pose.data.read_ahead import read_ahead
 from distributed_pose.devices.host import peak_rss_bytes
 from distributed_pose.engine.base import Workload

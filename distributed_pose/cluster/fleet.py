@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import ray
 
-from distributed_pose.backends.selection import Selection
 from distributed_pose.cluster.actors import (
     DeviceAssignment,
     create_reducer,
@@ -22,6 +21,7 @@ from distributed_pose.cluster.connection import is_alive, live_nodes
 from distributed_pose.cluster.placement import match_device
 from distributed_pose.cluster.reservations import shortage
 from distributed_pose.config.schema import RunConfig
+from distributed_pose.config.selection import Selection
 from distributed_pose.devices.planning import plan_devices
 from distributed_pose.engine.base import starting
 from distributed_pose.engine.choice import Choice, Site, tell

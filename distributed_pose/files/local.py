@@ -273,7 +273,7 @@ def writing(name: str) -> Iterator[None]:
 def one_line(error: BaseException) -> str:
     """Returns the message of an exception as one line."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return " ".join(text.split())
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _mode_to_keep(path: Path) -> int | None:

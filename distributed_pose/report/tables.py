@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from distributed_pose.config.schema import KindSettings
+from distributed_pose.devices.kinds import CPU
 from distributed_pose.records import DevicePlan
 from distributed_pose.report.run_report import DeviceReport, RunReport, damage_summary
 
@@ -61,7 +62,7 @@ def device_table(devices: Sequence[tuple[DevicePlan, KindSettings, str]]) -> Tab
 
 
 def _model(plan: DevicePlan) -> str:
-    model = plan.model or ("processor" if plan.kind == "cpu" else "unknown")
+    model = plan.model or ("processor" if plan.kind == CPU else "unknown")
     return f"{model}, card {plan.card}" if plan.card else model
 
 

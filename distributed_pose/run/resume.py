@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from distributed_pose.backends.selection import Selection
+from distributed_pose.config.selection import Selection
 from distributed_pose.data.shards import read_image
 from distributed_pose.data.sources import ImageSource
 from distributed_pose.errors import SetupError
