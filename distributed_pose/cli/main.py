@@ -18,6 +18,7 @@ from distributed_pose.cli.guide import guide
 from distributed_pose.cli.model import compile_, export, picture
 from distributed_pose.cli.report import report as report_commands
 from distributed_pose.cli.scale import plan, scale
+from distributed_pose.cli.score import score
 from distributed_pose.cli.terminal import (
     Terminal,
     guarded_streams,
@@ -121,6 +122,7 @@ app.command("devices")(devices)
 app.command("doctor")(doctor)
 app.command("export")(export)
 app.command("compile")(compile_)
+app.command("score")(score)
 app.command("picture")(picture)
 app.command("scale")(scale)
 app.command("plan")(plan)

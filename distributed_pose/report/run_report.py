@@ -4,17 +4,25 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import yaml
 
 from distributed_pose.data.entries import ListedId
-from distributed_pose.files.storage import Folder
+from distributed_pose.errors import SetupError
+from distributed_pose.files.json_records import read_record
+from distributed_pose.files.storage import Folder, read_location
+from distributed_pose.locations import Location
 from distributed_pose.metrics.throughput import StageFigures
+from distributed_pose.pose.scores import normalised_score
 from distributed_pose.records import Damage, Faults, HostUse, Memory
 
 # The files of a run.
 DETECTIONS, CONFIG, REPORT = "detections.json", "config.yaml", "report.json"
+
+# A report names every failed image, of which a run has at most a million.
+MAX_REPORT_BYTES = 2**28
 
 # Libraries whose version can change a figure.
 _LIBRARIES = (
@@ -29,6 +37,8 @@ _LIBRARIES = (
 )
 
 _DAMAGED_SHOWN = 3
+
+_RUN_HINT = "give the output folder of an evaluation"
 
 
 @dataclass(frozen=True)
@@ -229,6 +239,23 @@ class RunReport:
         """Returns the report as indented JSON."""
         return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
 
+    @classmethod
+    def load(cls, folder: Path | str | Location) -> Self:
+        """Returns the report in the output folder of a run.
+
+        Args:
+            folder: output folder of an evaluation, a path or a URI.
+
+        Raises:
+            SetupError: if the folder has no report, or the report of a version with other fields.
+        """
+        location = Location(folder).within(REPORT)
+        content = read_location(location, _RUN_HINT.removeprefix("give "), MAX_REPORT_BYTES)
+        try:
+            return read_record(cls, content)
+        except ValueError as error:
+            raise SetupError(f"{location} is not a report: {error}", _RUN_HINT) from None
+
 
 def damage_summary(damaged: Sequence[NamedImage | Damage]) -> str:
     """Returns a line about images whose file is damaged: how many, and the first of them."""
@@ -251,8 +278,12 @@ def library_versions() -> dict[str, str]:
 
 
 def detections_json(detections: Sequence[Mapping[str, Any]]) -> str:
-    """Returns COCO results as JSON, a line a detection."""
-    rows = ",\n".join(json.dumps(detection, allow_nan=False) for detection in detections)
+    """Returns COCO results as JSON, one line per detection, each with its normalised score."""
+    listed = (
+        {**detection, "score_normalised": normalised_score(detection["score"])}
+        for detection in detections
+    )
+    rows = ",\n".join(json.dumps(detection, allow_nan=False) for detection in listed)
     return f"[\n{rows}\n]\n" if rows else "[]\n"
 
 
