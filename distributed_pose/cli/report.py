@@ -1,4 +1,4 @@
-"""The `report` commands: runs in the format of other tools, their logs, and a table of both."""
+"""The `report` commands: stored runs as text or page, other tools' formats and logs."""
 
 from enum import Enum
 from pathlib import Path
@@ -12,7 +12,7 @@ from distributed_pose.errors import ConfigError
 
 
 class _Report(TyperGroup):
-    """Interprets a first argument that is not a command as `show RUN`: `report RUN --as guide`."""
+    """Interprets a first argument that is not a command as `show RUN`: `report RUN --html FILE`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in {*self.commands, *ctx.help_option_names}:
@@ -23,7 +23,7 @@ class _Report(TyperGroup):
 report = typer.Typer(
     name="report",
     cls=_Report,
-    help="Show figures of runs and of other tools' logs: `report RUN --as guide`, import, table.",
+    help="Show and explain stored runs, and compare logs: `report RUN --html FILE`, import, table.",
     no_args_is_help=True,
 )
 
@@ -50,17 +50,49 @@ _Log = Annotated[
 def show(
     *,
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="Output folder of a run, or a log or record.")
+        str,
+        typer.Argument(
+            metavar="RUN", help="Output folder of a run, a path or a URI; with --as also a log."
+        ),
     ],
     form: Annotated[
-        Form,
+        Form | None,
         typer.Option("--as", help="Format: the guide's perf file, or the summary of trtexec."),
-    ],
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write a page that explains the run."),
+    ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the report of the run and the analysis of its AP."),
+    ] = False,
 ) -> None:
-    """Print the figures of a run in the format of the guide's tools.
+    """Print a stored run as the terminal showed it, as a page, or in the format of other tools.
 
     The word `show` may be omitted.
     """
+    if sum((form is not None, html is not None, as_json)) > 1:
+        raise ConfigError("--as, --html and --json exclude each other", "give one of them")
+    before, _, name = run.rpartition("/")
+    folder = (before or ".") if name == "report.json" else run
+    if form:
+        _show_as(Path(run), form)
+    elif html:
+        _write_page(folder, html)
+    elif as_json:
+        from distributed_pose.report.run_json import run_json
+        from distributed_pose.report.stored_run import read_run
+
+        print_text(run_json(read_run(folder)))
+    else:
+        from distributed_pose.report.run_report import RunReport
+        from distributed_pose.report.tables import run_tables
+
+        Terminal().print(*run_tables(RunReport.load(folder)), sep="\n")
+
+
+def _show_as(run: Path, form: Form) -> None:
     from distributed_pose.guide.logs import perf_text, trtexec_text
     from distributed_pose.guide.sources import read_source
 
@@ -76,6 +108,22 @@ def show(
         raise ConfigError(f"{run} has no figures to print as {form.value}: {reason}")
     print_text(text)
     _print_notes(run, source.notes)
+
+
+def _write_page(run: str, page: Path) -> None:
+    from distributed_pose.files.local import check_not_input, write_atomically
+    from distributed_pose.packages import require
+    from distributed_pose.report.run_report import CONFIG, DETECTIONS, REPORT
+
+    names = (CONFIG, DETECTIONS, REPORT)
+    check_not_input(page, {f"{name} of the run": Path(run, name) for name in names})
+    require("matplotlib", extra="plots", purpose="the page of `report --html`")
+    from distributed_pose.report.page import run_page
+    from distributed_pose.report.stored_run import read_run
+    from distributed_pose.run.timeline import read_timeline
+
+    write_atomically(page, run_page(read_run(run), read_timeline(run)))
+    print_line(f"Written to {page}")
 
 
 @report.command("import")

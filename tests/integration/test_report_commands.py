@@ -224,5 +224,5 @@ def test_lines_that_a_log_does_not_have_are_a_usage_error(run: Run) -> None:
     assert "trtexec" in err
     assert run("report", "table")[0] == 2
     code, _, err = run("report", "tool.log")
-    assert code == 2
-    assert "Choose from: guide, trtexec (see `" in err
+    assert code == 3
+    assert "output folder of an evaluation" in err
