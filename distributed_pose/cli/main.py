@@ -10,6 +10,7 @@ from rich.text import Text
 from distributed_pose import __version__
 from distributed_pose.cli.bench import bench
 from distributed_pose.cli.cache import cache
+from distributed_pose.cli.compare import compare
 from distributed_pose.cli.config import config as config_commands
 from distributed_pose.cli.data import demo_data, fetch, pack
 from distributed_pose.cli.doctor import devices, doctor
@@ -122,6 +123,7 @@ app.command("devices")(devices)
 app.command("doctor")(doctor)
 app.command("export")(export)
 app.command("compile")(compile_)
+app.command("compare")(compare)
 app.command("score")(score)
 app.command("picture")(picture)
 app.command("scale")(scale)

@@ -7,8 +7,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from distributed_pose.cli.pages import check_page
 from distributed_pose.cli.terminal import Terminal, print_line, print_text
 from distributed_pose.errors import ConfigError
+from distributed_pose.files.local import write_atomically
 
 
 class _Report(TyperGroup):
@@ -111,13 +113,7 @@ def _show_as(run: Path, form: Form) -> None:
 
 
 def _write_page(run: str, page: Path) -> None:
-    from distributed_pose.files.local import check_not_input, write_atomically
-    from distributed_pose.packages import require
-    from distributed_pose.report.run_report import CONFIG, DETECTIONS, REPORT
-
-    names = (CONFIG, DETECTIONS, REPORT)
-    check_not_input(page, {f"{name} of the run": Path(run, name) for name in names})
-    require("matplotlib", extra="plots", purpose="the page of `report --html`")
+    check_page(page, [run])
     from distributed_pose.report.page import run_page
     from distributed_pose.report.stored_run import read_run
     from distributed_pose.run.timeline import read_timeline
@@ -147,7 +143,7 @@ def import_(
 
     Options complete the facts in the log, and take precedence over them.
     """
-    from distributed_pose.files.local import check_not_input, write_atomically
+    from distributed_pose.files.local import check_not_input
     from distributed_pose.guide.sources import LogFacts, read_source
 
     if output:

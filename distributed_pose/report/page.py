@@ -153,7 +153,7 @@ def _accuracy_rows(run: StoredRun, analysis: Analysis | None) -> dict[str, Any]:
             for one in analysis.keypoints
         ],
         "groups": [_group_row(one) for one in (*analysis.sizes, *analysis.crowding)],
-        "worst": thumbnails(run, analysis.images[:_WORST]),
+        "worst": thumbnails([run], analysis.images[:_WORST]),
     }
 
 

@@ -3,13 +3,14 @@
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 
-from distributed_pose.data.sources import ImageSource
 from distributed_pose.errors import SetupError, first_line
 from distributed_pose.report.analysis import ImageFigures
+from distributed_pose.report.comparison import ImageChange
 from distributed_pose.report.pictures import Image, draw_poses
 from distributed_pose.report.stored_run import StoredRun
 from distributed_pose.vision.decode import decode_unlisted_image
@@ -23,54 +24,54 @@ class Thumbnails:
     """An image of a run with its people.
 
     Attributes:
-        figures: errors in the image.
-        truth: picture of the labelled people as a data URI; empty if the image is not available.
-        found: picture of the detected people as a data URI; empty if the image is not available.
+        pictures: data URIs of the labelled people, and of the people that each run detected; empty
+            if the image is not available.
         reason: reason why there are no pictures; empty if there are.
     """
 
-    figures: ImageFigures
-    truth: str
-    found: str
-    reason: str
+    pictures: tuple[str, ...]
+    reason: str = ""
 
 
-def thumbnails(run: StoredRun, figures: Sequence[ImageFigures]) -> list[Thumbnails]:
-    """Returns pictures of images of a run, each with its labelled and its detected people.
+def thumbnails(
+    runs: Sequence[StoredRun], figures: Sequence[ImageFigures | ImageChange]
+) -> list[tuple[ImageFigures | ImageChange, Thumbnails]]:
+    """Returns images with pictures of the labelled people, and of those that each run detected.
 
     Args:
-        run: run with an analysis.
+        runs: runs over the same images, each with an analysis; images are those of the first.
         figures: images to draw.
     """
-    listed = {run.index.listed_id(image.image_id): image for image in run.index.images}
-    truth = _people(run.index.ground_truth["annotations"])
-    found = _people(run.detections)
+    run = runs[0]
+    own = {run.index.listed_id(image.image_id): image.image_id for image in run.index.images}
+    layers = [_people(run.index.ground_truth["annotations"])]
+    layers += [_people(each.detections) for each in runs]
     drawn = []
     for one in figures:
-        image_id = listed[one.image_id].image_id
-        try:
-            image_HW3 = _read(run.images, one.file_name)
-        except (SetupError, OSError, ValueError) as error:
-            drawn.append(Thumbnails(one, "", "", first_line(error)))
-            continue
-        left, right = (_uri(image_HW3, people.get(image_id, [])) for people in (truth, found))
-        drawn.append(Thumbnails(one, left, right, ""))
+        people = [layer.get(own[one.image_id], []) for layer in layers]
+        drawn.append((one, _thumbnails(run, one.file_name, people)))
     return drawn
 
 
-def _people(entries: Sequence[Mapping[str, object]]) -> dict[object, list[object]]:
-    people: dict[object, list[object]] = {}
+def _thumbnails(
+    run: StoredRun, name: str, layers: Sequence[Sequence[Sequence[float]]]
+) -> Thumbnails:
+    try:
+        image_HW3 = decode_unlisted_image(run.images.read(name)).image_HW3
+    except (SetupError, OSError, ValueError) as error:
+        return Thumbnails((), first_line(error))
+    return Thumbnails(tuple(_uri(image_HW3, people) for people in layers))
+
+
+def _people(entries: Sequence[Mapping[str, Any]]) -> dict[int, list[Sequence[float]]]:
+    people: dict[int, list[Sequence[float]]] = {}
     for one in entries:
         if not one.get("iscrowd") and one.get("num_keypoints", 1):
             people.setdefault(one["image_id"], []).append(one["keypoints"])
     return people
 
 
-def _read(images: ImageSource, name: str) -> Image:
-    return decode_unlisted_image(images.read(name)).image_HW3
-
-
-def _uri(image_HW3: Image, people: Sequence[object]) -> str:
+def _uri(image_HW3: Image, people: Sequence[Sequence[float]]) -> str:
     """Returns a small picture of an image with people, as a data URI."""
     height, width = image_HW3.shape[:2]
     scale = min(1.0, _MAX_SIDE_PX / max(height, width))

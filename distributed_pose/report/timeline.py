@@ -13,6 +13,9 @@ from distributed_pose.metrics.matches import Floats
 _NUM_BINS = 60
 _MS_PER_NS = 1e-6
 
+_MAX_SEGMENTS = 20
+_RESULTS_PER_SEGMENT = 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class SettledShard:
@@ -90,6 +93,25 @@ def timeline(shards: Sequence[SettledShard]) -> Timeline | None:
         },
         num_sessions=len(lengths_s),
     )
+
+
+def segment_rates(shards: Sequence[SettledShard]) -> list[float]:
+    """Returns the images per second of all devices in segments of a run's time.
+
+    There are as many segments as the shards allow, up to 20, each with three results on average.
+
+    Args:
+        shards: shards in the ledger of the run.
+    """
+    segments = min(_MAX_SEGMENTS, len(shards) // _RESULTS_PER_SEGMENT)
+    line = timeline(shards)
+    if line is None or segments < 1:
+        return []
+    reached = np.cumsum([0, *sum(line.images_per_s.values(), np.zeros(_NUM_BINS))])
+    edges = np.linspace(0, _NUM_BINS, segments + 1)
+    at_edges = np.interp(edges, np.arange(_NUM_BINS + 1), reached)
+    rates: list[float] = (np.diff(at_edges) * segments / _NUM_BINS).tolist()
+    return rates
 
 
 def _stage_ns(stage: str, shard: SettledShard) -> float:
