@@ -26,11 +26,11 @@ from distributed_pose.files.local import (
 from distributed_pose.locations import Location
 from distributed_pose.model.artifacts import Artifact, ModelSource, keep
 from distributed_pose.model.compile import cache_name, compile_model, portable
-from distributed_pose.model.makers import atc_order, fixed_input
+from distributed_pose.model.makers import atc_spec, fixed_input
 from distributed_pose.model.onnx_graph import image_input, parse
 from distributed_pose.model.onnx_precision import is_quantised
 from distributed_pose.records import CompileSpec
-from distributed_pose.run.inputs import calibration, read_inputs
+from distributed_pose.run.inputs import read_inputs
 from distributed_pose.vision.profiles import PROFILES
 
 # Backend and kind of device by target; targets such as `ascend310` and `ascend310p3` come in
@@ -68,10 +68,10 @@ class Compiled:
     artifact: Artifact
 
 
-def orders_for(
+def compile_specs(
     target: str, precision: str, profile: str, batch_sizes: Sequence[int], *, dynamic: bool
 ) -> list[CompileSpec]:
-    """Returns one order per artifact to compile.
+    """Returns one specification per artifact to compile.
 
     There is one artifact for all batch sizes, except that Ascend has one artifact per batch size
     unless `dynamic` is set.
@@ -99,21 +99,26 @@ def orders_for(
     name, kind = ("ascend", "npu") if chip else TARGETS[target]
     backend = resolve_backend(name, kind, precision)
     soc = soc_version(chip[1]) if chip else ""
-    order = CompileSpec(backend, resolve_precision(backend, precision), profile, target=soc)
+    spec = CompileSpec(
+        backend=backend,
+        precision=resolve_precision(backend, precision),
+        profile=profile,
+        target=soc,
+    )
     if not chip or dynamic:
-        return [replace(order, batch_sizes=tuple(sorted(batch_sizes)))]
-    return [replace(order, batch_sizes=(size,)) for size in batch_sizes]
+        return [replace(spec, batch_sizes=tuple(sorted(batch_sizes)))]
+    return [replace(spec, batch_sizes=(size,)) for size in batch_sizes]
 
 
-def commands_for(source: ModelSource, orders: Sequence[CompileSpec]) -> str:
+def commands_for(source: ModelSource, specs: Sequence[CompileSpec]) -> str:
     """Returns the shell lines that compile a model on a machine with the vendor's compiler.
 
     Args:
         source: ONNX file or checkpoint.
-        orders: specifications of the artifacts to compile.
+        specs: specifications of the artifacts to compile.
 
     Raises:
-        ConfigError: if a library compiles an order, without any command.
+        ConfigError: if a library compiles an artifact, without any command.
         SetupError: if the model is compiled already.
     """
     if source.format == "om":
@@ -127,17 +132,17 @@ def commands_for(source: ModelSource, orders: Sequence[CompileSpec]) -> str:
         lines.append(_export_line(source, onnx))
     preparation: list[str] = []
     commands = []
-    for order in orders:
-        if order.backend == "ascend":
-            preparation, command = _atc_lines(onnx, name, order)
+    for spec in specs:
+        if spec.backend == "ascend":
+            preparation, command = _atc_lines(onnx, name, spec)
         else:
-            command = _trtexec_line(onnx, name, order)
+            command = _trtexec_line(onnx, name, spec)
         commands.append(command)
     return "\n".join([*lines, *preparation, *commands])
 
 
 def compile_for(
-    source: ModelSource, orders: Sequence[CompileSpec], config: RunConfig, output: Path | None
+    source: ModelSource, specs: Sequence[CompileSpec], config: RunConfig, output: Path | None
 ) -> list[Compiled]:
     """Returns the artifacts of a model, compiled or from the cache.
 
@@ -145,7 +150,7 @@ def compile_for(
 
     Args:
         source: ONNX file or checkpoint.
-        orders: specifications of the artifacts to compile.
+        specs: specifications of the artifacts to compile.
         config: configuration whose data int8 is calibrated with and compared on; without any data,
             those of the demo are used.
         output: folder for copies of artifacts and cards; None leaves them in the cache.
@@ -156,24 +161,24 @@ def compile_for(
     """
     model = Path(source.path)
     if output:
-        for order in orders:
-            _check_owner(_path(model, order, output))
+        for spec in specs:
+            _check_owner(_path(model, spec, output))
     compiled = []
-    for order in orders:
+    for spec in specs:
         ranges, run = None, config
-        if order.precision == "int8":
+        if spec.precision == "int8":
             _check_exact(source)
-            run = _with_data(config, model, order)
-            ranges = calibration(run, read_inputs(run))
-        made_of = portable(source, order)
-        artifact = compile_model(made_of, order, ranges)
-        key = cache_name(made_of, order, ranges)
-        if order.precision == "int8" and "accuracy" not in artifact.card:
+            run = _with_data(config, model, spec)
+            ranges = read_inputs(run).calibration
+        made_of = portable(source, spec)
+        artifact = compile_model(made_of, spec, ranges)
+        key = cache_name(made_of, spec, ranges)
+        if spec.precision == "int8" and "accuracy" not in artifact.card:
             accuracy = _accuracy(run)
             if accuracy:
                 artifact = replace(artifact, card={**artifact.card, "accuracy": accuracy})
                 keep(key, artifact)
-        compiled.append(Compiled(_written(model, order, artifact, key, output), artifact))
+        compiled.append(Compiled(_written(model, spec, artifact, key, output), artifact))
     return compiled
 
 
@@ -185,24 +190,24 @@ def _check_exact(source: ModelSource) -> None:
 
 
 def _written(
-    model: Path, order: CompileSpec, artifact: Artifact, key: str, output: Path | None
+    model: Path, spec: CompileSpec, artifact: Artifact, key: str, output: Path | None
 ) -> Path:
     if output is None:
         return keep(key, artifact)
-    path = _path(model, order, output)
+    path = _path(model, spec, output)
     write_atomically(path, artifact.content)
     write_atomically(path.with_suffix(".json"), _card_text(artifact))
     return path
 
 
-def _path(model: Path, order: CompileSpec, output: Path) -> Path:
-    batches = "_".join(map(str, order.batch_sizes))
+def _path(model: Path, spec: CompileSpec, output: Path) -> Path:
+    batches = "_".join(map(str, spec.batch_sizes))
     # `model.quantise` and `model.engines` pack these artifacts as ZIP archives.
-    is_archive = order.precision == "int8" or (
-        order.backend == "onnxruntime:tensorrt" and len(order.batch_sizes) > 1
+    is_archive = spec.precision == "int8" or (
+        spec.backend == "onnxruntime:tensorrt" and len(spec.batch_sizes) > 1
     )
-    suffix = _SUFFIXES.get(order.backend, ".zip" if is_archive else ".onnx")
-    target = order.target or order.backend.replace(":", "_")
+    suffix = _SUFFIXES.get(spec.backend, ".zip" if is_archive else ".onnx")
+    target = spec.target or spec.backend.replace(":", "_")
     return output / f"{_stem(model)}_{target}_bs{batches}{suffix}"
 
 
@@ -216,13 +221,13 @@ def _check_owner(path: Path) -> None:
     if not os.path.lexists(path) and not os.path.lexists(card):
         return
     try:
-        told = json.loads(read_regular(card, MAX_CARD_BYTES))["sha256"]
-        is_own = told == sha256_hex(read_regular(path, MAX_MODEL_BYTES))
+        stated = json.loads(read_regular(card, MAX_CARD_BYTES))["sha256"]
+        is_own = stated == sha256_hex(read_regular(path, MAX_MODEL_BYTES))
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         is_own = False
     if not is_own:
         raise SetupError(
-            f"{path} or {card.name} is there already, and no artifact with its card",
+            f"{path} or {card.name} already exists and is not an artifact with its card",
             "choose another --output, or remove them",
         )
 
@@ -253,7 +258,7 @@ def _card_text(artifact: Artifact) -> str:
     return json.dumps(dict(artifact.card), indent=2) + "\n"
 
 
-def _with_data(config: RunConfig, model: Path, order: CompileSpec) -> RunConfig:
+def _with_data(config: RunConfig, model: Path, spec: CompileSpec) -> RunConfig:
     data = config.data
     if not (data.images or data.annotations):
         # The demo is imported by name, so that the package does not depend on its demo.
@@ -264,9 +269,9 @@ def _with_data(config: RunConfig, model: Path, order: CompileSpec) -> RunConfig:
     update: dict[str, Any] = {
         "data": data,
         "model": config.model.model_copy(update={"path": model}),
-        "backend": order.backend,
-        "precision": order.precision,
-        "profile": order.profile,
+        "backend": spec.backend,
+        "precision": spec.precision,
+        "profile": spec.profile,
         "engine": "inline",
         "devices": ("cpu",),
     }
@@ -286,32 +291,32 @@ def _accuracy(config: RunConfig) -> dict[str, Any]:
     return {"images": report.num_images, **figures}
 
 
-def _atc_lines(onnx: Path, name: str, order: CompileSpec) -> tuple[list[str], str]:
+def _atc_lines(onnx: Path, name: str, spec: CompileSpec) -> tuple[list[str], str]:
     """Returns the lines that prepare a shell for the ATC compiler, and the command line of ATC."""
     from distributed_pose.model.atc import atc_command, preparation
 
-    wanted = atc_order(name, order)
-    batches = "_".join(map(str, order.batch_sizes))
+    wanted = atc_spec(name, spec)
+    batches = "_".join(map(str, spec.batch_sizes))
     output = Path(f"{_stem(onnx)}_bs{batches}")
     return preparation(wanted), shlex.join(atc_command(wanted, onnx, output))
 
 
-def _trtexec_line(onnx: Path, name: str, order: CompileSpec) -> str:
-    if order.backend != "onnxruntime:tensorrt":
+def _trtexec_line(onnx: Path, name: str, spec: CompileSpec) -> str:
+    if spec.backend != "onnxruntime:tensorrt":
         raise ConfigError(
-            f"--dry-run: {order.backend} is compiled by a library, without any command",
+            f"--dry-run: {spec.backend} is compiled by a library, without any command",
             "leave --dry-run out",
         )
     from distributed_pose.model.tensorrt import trtexec_command
 
-    height, width = fixed_input(order.profile)
-    if PROFILES[order.profile].on_bytes:
+    height, width = fixed_input(spec.profile)
+    if PROFILES[spec.profile].on_bytes:
         raise ConfigError(
             "--dry-run: an engine on bytes is made of a model that normalises by itself",
             "leave --dry-run out, or set profile=modelzoo",
         )
     # As in a run, an engine for several batch sizes takes single images, too.
-    most = max(order.batch_sizes)
-    least = most if len(order.batch_sizes) == 1 else 1
+    most = max(spec.batch_sizes)
+    least = most if len(spec.batch_sizes) == 1 else 1
     shapes = EngineShapes(name, least, most, height, width)
-    return shlex.join(trtexec_command(onnx, shapes=shapes, precision=order.precision))
+    return shlex.join(trtexec_command(onnx, shapes=shapes, precision=spec.precision))

@@ -1,21 +1,17 @@
 """Evaluates a model on a dataset: the whole flow of a run, up to detections and report."""
 
 import logging
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import replace
 from math import gcd
 from pathlib import Path
 from time import perf_counter_ns
-from types import FrameType
 from uuid import uuid4
 
 from distributed_pose.cluster.address import check_cluster
 from distributed_pose.config.schema import RunConfig
-from distributed_pose.data.shards import Shard, list_shards, read_shards
-from distributed_pose.engine.base import Engine
+from distributed_pose.data.shards import list_shards, read_shards
+from distributed_pose.engine.base import Engine, Workload
 from distributed_pose.engine.inline import InlineEngine
 from distributed_pose.engine.node_versions import differences
 from distributed_pose.errors import ConfigError, ExecutionError
@@ -23,23 +19,19 @@ from distributed_pose.files.local import is_same_file
 from distributed_pose.files.storage import Folder
 from distributed_pose.locations import Location
 from distributed_pose.recordings.dump import MapsDump
-from distributed_pose.records import DeviceReady, ImageRecord, ImagesToRead
+from distributed_pose.records import DeviceReady, EngineFacts, ImageRecord
 from distributed_pose.report.run_report import RunReport, write_run
 from distributed_pose.run.files import RunFiles
 from distributed_pose.run.fingerprint import fingerprint
-from distributed_pose.run.inputs import RunInputs, calibration, read_inputs
+from distributed_pose.run.inputs import RunInputs, read_inputs
 from distributed_pose.run.ledger import Ledger, LedgerEntry
 from distributed_pose.run.ledger_files import LedgerFiles
 from distributed_pose.run.lock import RunLock
 from distributed_pose.run.resume import check_images, check_precisions, image_stamps, stamped
+from distributed_pose.run.signals import stopped_by_signals
 from distributed_pose.run.summary import SessionFacts, summarise
 
-_STOPPING = (signal.SIGTERM, signal.SIGHUP)
-
 _LOG = logging.getLogger(__name__)
-
-# This many images are searched for one that the driver can see, as a sample for the workers.
-_SAMPLES = 16
 
 # Called with the number of images of the run, and the number of settled ones.
 Progress = Callable[[int, int], None]
@@ -64,7 +56,7 @@ def evaluate(
         config_file: file that the configuration was read from, which is not overwritten.
     """
     with stopped_by_signals():
-        inputs = replace(read_inputs(config), config_file=config_file)
+        inputs = read_inputs(config, config_file)
         engine = open_engine(config)
         return evaluate_on(engine, config, inputs, output, on_progress, restart=restart)
 
@@ -79,8 +71,8 @@ def sum_up(
         output: folder of the run, a path or a URI.
         config_file: file that the configuration was read from, which is not overwritten.
     """
-    inputs = replace(read_inputs(config), config_file=config_file)
-    own = RunFiles(Folder(output), _input_files(config, inputs))
+    inputs = read_inputs(config, config_file)
+    own = RunFiles(Folder(output), inputs.files)
     ledger = Ledger(inputs.index.images)
     with RunLock(own.folder):
         files = LedgerFiles(own.folder, fingerprint(config, inputs))
@@ -110,7 +102,7 @@ def evaluate_on(
         restart: whether to delete the results that the folder has of an earlier run.
     """
     # This raises before anything is written if the folder has other files of these names.
-    own = RunFiles(Folder(output), _input_files(config, inputs)) if output else None
+    own = RunFiles(Folder(output), inputs.files) if output else None
     with RunLock(own.folder) if own else nullcontext():
         return _evaluate_in(own, engine, config, inputs, on_progress, restart=restart)
 
@@ -128,7 +120,7 @@ def _evaluate_in(
     ledger = Ledger(inputs.index.images)
     parts = fingerprint(config, inputs)
     files = LedgerFiles(own.folder, parts) if own else None
-    dump = _dump(config, inputs, parts)
+    dump = _dump(config.dump_maps, inputs, parts)
     if dump:
         dump.check_owner(restart=restart)
     if files and own:
@@ -141,26 +133,33 @@ def _evaluate_in(
     progress = _reporter(ledger, len(inputs.index.images), on_progress)
     facts = SessionFacts()
     if ledger.open_images:
-        try:
-            facts = _run_session(engine, config, inputs, ledger, files, progress)
-        except (ExecutionError, KeyboardInterrupt):
-            if own and ledger.num_settled:
-                facts = SessionFacts(faults=engine.faults())
-                # The error that ended the run is more useful than one of writing the report.
-                with suppress(ExecutionError):
-                    _write(own, config, inputs, ledger, facts, is_stopped=True)
-            raise
-    if own:
-        report = _write(own, config, inputs, ledger, facts)
-    else:
-        report = summarise(config, inputs, ledger, ledger.detections, facts)
+        with _reported_if_it_fails(own, engine, config, inputs, ledger):
+            facts = _run_session(engine, inputs, ledger, files, progress)
+    report = _write(own, config, inputs, ledger, facts)
     if dump:
         dump.finish(ledger.encoded_bytes, report.backend, report.precision)
     return report
 
 
+@contextmanager
+def _reported_if_it_fails(
+    own: RunFiles | None, engine: Engine, config: RunConfig, inputs: RunInputs, ledger: Ledger
+) -> Iterator[None]:
+    """Writes the report of the results so far if the block fails or is stopped."""
+    try:
+        yield
+    except (ExecutionError, KeyboardInterrupt):
+        if own and ledger.num_settled:
+            # The other measurements of a session that failed are not complete.
+            facts = SessionFacts(engine=EngineFacts(faults=engine.facts().faults))
+            # The error that ended the run is more useful than one of writing the report.
+            with suppress(ExecutionError):
+                _write(own, config, inputs, ledger, facts, is_stopped=True)
+        raise
+
+
 def _write(
-    own: RunFiles,
+    own: RunFiles | None,
     config: RunConfig,
     inputs: RunInputs,
     ledger: Ledger,
@@ -168,28 +167,19 @@ def _write(
     *,
     is_stopped: bool = False,
 ) -> RunReport:
-    """Writes the files of a run, and returns its report."""
+    """Writes the files of a run, if it has a folder, and returns its report."""
     detections = ledger.detections
     report = summarise(config, inputs, ledger, detections, facts, is_stopped=is_stopped)
-    listed = inputs.index.as_listed(detections)
-    write_run(own.folder, report, listed, config.model_dump(mode="json"), own.config_name)
+    if own:
+        listed = inputs.index.as_listed(detections)
+        write_run(own.folder, report, listed, config.model_dump(mode="json"), own.config_name)
     return report
 
 
-def _input_files(config: RunConfig, inputs: RunInputs) -> dict[str, Path | Location | None]:
-    """Returns the single files that a run reads, by configuration key or option."""
-    return {
-        "--config": inputs.config_file,
-        "data.annotations": inputs.annotations,
-        "model.path": config.model.path,
-    }
-
-
-def _dump(config: RunConfig, inputs: RunInputs, parts: Mapping[str, str]) -> MapsDump | None:
-    folder = config.dump_maps
+def _dump(folder: Path | None, inputs: RunInputs, parts: Mapping[str, str]) -> MapsDump | None:
     if folder is None:
         return None
-    if config.model.path and is_same_file(config.model.path, folder):
+    if inputs.model_path and is_same_file(inputs.model_path, folder):
         raise ConfigError(f"dump_maps is model.path, {folder}", "choose another --dump-maps")
     return MapsDump(folder, inputs.index.images, parts)
 
@@ -229,7 +219,6 @@ def _reporter(ledger: Ledger, total: int, on_progress: Progress | None) -> Calla
 
 def _run_session(
     engine: Engine,
-    config: RunConfig,
     inputs: RunInputs,
     ledger: Ledger,
     files: LedgerFiles | None,
@@ -244,70 +233,41 @@ def _run_session(
         stack.enter_context(engine)
         # The handlers are set again, because Ray sets its own.
         stack.enter_context(stopped_by_signals())
-        images = _images_to_read(inputs) if config.data.read == "worker" else None
-        ready = engine.start(inputs.model, calibration(config, inputs), images)
-        check_precisions(ledger, ready, config)
-        for line in differences(ready):
-            _LOG.warning("%s", line)
+        ready = _start(engine, inputs, ledger)
         pending = ledger.open_images
         stamps = image_stamps(pending, inputs.images) if files else {}
         begun = perf_counter_ns()
         ledger.begin(session, ready)
         devices = {device.plan.name: device for device in ready}
         progress()
-        shards = _shards(config, inputs, pending, ready)
-        # Shards without images and answers without maps are small, so a call may have several.
-        is_short = config.data.read == "worker" and config.gather == "poses"
-        for result in engine.run(shards, len(pending) if is_short else 0):
-            elapsed_ns = perf_counter_ns() - begun
-            known = stamped(result, stamps)
-            new = ledger.accept(LedgerEntry(session, elapsed_ns, devices[result.device], known))
-            if new and files:
+        for result in engine.run(_workload(inputs, pending, ready)):
+            entry = LedgerEntry(
+                session=session,
+                elapsed_ns=perf_counter_ns() - begun,
+                device=devices[result.device],
+                result=stamped(result, stamps),
+            )
+            if (new := ledger.accept(entry)) and files:
                 files.add(new)
             progress()
-        use = replace(engine.host_use(), images=len(pending))
-        warmup_ns = begun - started
-        return SessionFacts(warmup_ns, engine.compile_s(), engine.memory(), engine.faults(), use)
+        return SessionFacts(warmup_ns=begun - started, engine=engine.facts())
 
 
-def _shards(
-    config: RunConfig,
-    inputs: RunInputs,
-    images: Sequence[ImageRecord],
-    devices: Sequence[DeviceReady],
-) -> Iterator[Shard]:
+def _start(engine: Engine, inputs: RunInputs, ledger: Ledger) -> tuple[DeviceReady, ...]:
+    """Returns the ready devices, in precisions that go with the results so far."""
+    selection = inputs.selection
+    ready = engine.start(selection, inputs.model, inputs.calibration, inputs.images_to_read)
+    check_precisions(ledger, ready, selection)
+    for line in differences(ready):
+        _LOG.warning("%s", line)
+    return ready
+
+
+def _workload(
+    inputs: RunInputs, images: Sequence[ImageRecord], devices: Sequence[DeviceReady]
+) -> Workload:
     # Every device's batch is a multiple of this size; shards are joined to fill a batch.
     size = gcd(*(device.shard_size for device in devices))
-    if config.data.read == "worker":
-        return list_shards(images, size)
-    return read_shards(images, inputs.images, size)
-
-
-def _images_to_read(inputs: RunInputs) -> ImagesToRead:
-    names = (image.file_name for image in inputs.index.images[:_SAMPLES])
-    found = (name for name in names if inputs.images.size(name) is not None)
-    return ImagesToRead(inputs.images.location, next(found, ""))
-
-
-@contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """Makes SIGTERM and SIGHUP end a run as Ctrl-C does, with a report and free devices."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, _stop) for number in _STOPPING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            # A nested context leaves the handlers to the outer one.
-            if handler is not _stop:
-                signal.signal(number, handler)
-
-
-def _stop(number: int, _frame: FrameType | None) -> None:
-    # Further signals are ignored, because Slurm and systemd send one to all processes of a run, and
-    # the watching process passes it on.
-    for each in _STOPPING:
-        signal.signal(each, signal.SIG_IGN)
-    raise KeyboardInterrupt(signal.Signals(number).name)
+    is_listed = inputs.images_to_read is not None
+    shards = list_shards(images, size) if is_listed else read_shards(images, inputs.images, size)
+    return Workload(shards=shards, num_images=len(images), is_listed=is_listed)

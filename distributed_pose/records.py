@@ -71,7 +71,7 @@ class Damage:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DevicePlan:
     """A device, or a share of one, that gets one worker.
 
@@ -124,7 +124,7 @@ class ModelPort:
     dtype: str = "float32"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CompileSpec:
     """The key facts of an artifact that is to be compiled.
 
@@ -147,7 +147,7 @@ class CompileSpec:
     index: int = field(default=0, compare=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Simulation:
     """How a simulated device differs from the published one that it stands for.
 
@@ -182,7 +182,7 @@ class ImagesToRead:
     sample: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerSpec:
     """All settings of a worker; it travels by value into its constructor.
 
@@ -219,7 +219,7 @@ class WorkerSpec:
     damaged: str = "keep"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DeviceReady:
     """A device whose worker has loaded and warmed up its model.
 
@@ -254,7 +254,7 @@ class DeviceReady:
     passed_over: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ShardResult:
     """The result of one shard.
 
@@ -283,7 +283,7 @@ class ShardResult:
     stamps: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
     """Memory that a run took.
 
@@ -298,7 +298,7 @@ class Memory:
     peak_object_store_bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class HostUse:
     """Work of the hosts while the devices ran.
 
@@ -317,7 +317,7 @@ class HostUse:
     images: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Faults:
     """Faults of the actors of a run, which the run recovered from.
 
@@ -328,3 +328,22 @@ class Faults:
 
     reasons: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     taken_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineFacts:
+    """What an engine has measured in one session; see `Engine.facts`.
+
+    Attributes:
+        compile_s: seconds of the warm-up in which the model was compiled for the devices.
+        memory: memory that the processes of the session used.
+        faults: faults of the devices and reducers.
+        host_use: host resources that the processes used while the devices ran.
+    """
+
+    compile_s: float = 0.0
+    memory: Memory = field(
+        default_factory=lambda: Memory(peak_rss_bytes={}, peak_object_store_bytes=0)
+    )
+    faults: Faults = field(default_factory=Faults)
+    host_use: HostUse = field(default_factory=HostUse)

@@ -1,7 +1,7 @@
-"""Waits for a job of a Ray cluster, and exits as its entrypoint did.
+"""Waits for a job of a Ray cluster, and exits with the exit code of its entrypoint.
 
-The status is asked for, since the stream of a job's logs can end before the job, and
-`ray job submit` takes a stopped job for a good one.
+The status is polled, since the stream of a job's logs can end before the job, and `ray job submit`
+treats a stopped job as successful.
 """
 
 import sys
@@ -11,7 +11,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 _POLL_S = 1.0
 
-# A dashboard that is started anew, or a network that is gone for a while.
+# The dashboard may be restarted, or the network interrupted, for this long.
 _PATIENCE_S = 60.0
 
 _STOPPED = 4
@@ -19,7 +19,7 @@ _LOST = 1
 
 
 def main(job_id: str) -> int:
-    """Returns the exit code: the entrypoint's where there is one."""
+    """Returns the exit code of the entrypoint; 1 if it has none, and 4 if the job was stopped."""
     client = JobSubmissionClient()
     lost_at = time.monotonic()
     while True:
@@ -27,7 +27,9 @@ def main(job_id: str) -> int:
             info = client.get_job_info(job_id)
         except (ConnectionError, RuntimeError) as error:
             if time.monotonic() > lost_at + _PATIENCE_S:
-                sys.stderr.write(f"error: the cluster no longer tells of job {job_id}: {error}\n")
+                sys.stderr.write(
+                    f"error: the cluster does not report the status of job {job_id}: {error}\n"
+                )
                 return _LOST
         else:
             lost_at = time.monotonic()

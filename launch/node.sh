@@ -2,10 +2,10 @@
 # Starts Ray on a bare host, the head first and then every other one:
 #   launch/node.sh head [CHIP] [-- options of ray start …]
 #   launch/node.sh ADDRESS:PORT [CHIP] [-- options of ray start …]
-# CHIP is what `npu-smi info` shows on a host with Ascend NPUs, such as 310P3; Ray recognises NVIDIA
-# cards by itself. The cluster asks for the token in ~/.ray/auth_token, which the head makes if there
-# is none: copy it to the other hosts, and to the machines that submit jobs. RAY_AUTH_MODE=disabled
-# starts one without. Jobs from other machines need `-- --dashboard-host=0.0.0.0` at the head.
+# CHIP is the name that `npu-smi info` shows on a host with Ascend NPUs, such as 310P3; Ray recognises
+# NVIDIA cards itself. The cluster requires the token in ~/.ray/auth_token, which the head creates if
+# it is missing: copy it to the other hosts, and to the machines that submit jobs. With
+# RAY_AUTH_MODE=disabled the cluster requires none. Jobs from other machines need `-- --dashboard-host=0.0.0.0` at the head.
 set -euo pipefail
 
 place=${1-}
@@ -32,7 +32,7 @@ if [[ -z ${RAY_AUTH_MODE-} ]]; then
   if ray get-auth-token >/dev/null 2>&1; then
     export RAY_AUTH_MODE=token
   else
-    echo "no token is here: if the head asks for one, copy its ~/.ray/auth_token to this host" >&2
+    echo "this host has no token: if the head requires one, copy its ~/.ray/auth_token to this host" >&2
   fi
 fi
 exec ray start --address="$place" "${labels[@]}" "$@"

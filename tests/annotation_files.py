@@ -1,4 +1,4 @@
-"""COCO keypoint files for tests: a good one, the traits that tools give them, and pycocotools."""
+"""COCO keypoint files for tests: a valid one, the variants that tools write, and pycocotools."""
 
 import contextlib
 import copy
@@ -19,15 +19,15 @@ from distributed_pose.pose.skeleton import COCO_KEYPOINTS
 
 Content = dict[str, Any]
 
-# Changes a file, and in the same way the file that pycocotools is given in its place where it
-# cannot read the first, or is known to read it wrong.
+# Changes a file and, in the same way, the file that pycocotools gets in its place if pycocotools
+# cannot read the first, or reads it incorrectly.
 Trait = Callable[[st.DrawFn, Content, Content], object]
 
 HEIGHT, WIDTH = 60, 104
 
 
 def skeleton(left: int, visibility: int) -> list[float]:
-    """Returns the keypoints of somebody who stands on a 17-step spiral, well apart."""
+    """Returns the keypoints of a person, well apart on a spiral of 17 steps."""
     points = [
         [left + 20 + (9 + n) * math.cos(n * 0.9), 30 + (9 + n) * math.sin(n * 0.9), visibility]
         for n in range(17)
@@ -69,7 +69,7 @@ def valid() -> Content:
 def pycocotools_figures(
     path: Path, truth: Content, detections: Sequence[Content], category: object
 ) -> dict[str, float]:
-    """Returns what pycocotools says of files, which it reads in UTF-8 only."""
+    """Returns the figures of pycocotools for files, which it reads only in UTF-8."""
     path.write_text(json.dumps(truth))
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(path)
@@ -83,13 +83,13 @@ def pycocotools_figures(
 
 
 def someone(draw: st.DrawFn, *files: Content) -> tuple[Content, ...]:
-    """Returns the same person of each file; traits before may have left one without a field."""
+    """Returns the same person of both files; earlier changes may have removed a field from one."""
     index = draw(st.integers(0, len(valid()["annotations"]) - 1))
     return tuple(content["annotations"][index] for content in files)
 
 
 def respell(draw: st.DrawFn, one: Content, key: str, values: Sequence[object]) -> None:
-    """Writes a value as a tool may; `LEFT_OUT` leaves it out."""
+    """Replaces a value by a spelling of tools; `LEFT_OUT` removes it."""
     value = draw(st.sampled_from(values))
     if value is LEFT_OUT:
         one.pop(key, None)
@@ -134,7 +134,7 @@ def keypoint_count(draw: st.DrawFn, file: Content, plain: Content) -> None:
     other["num_keypoints"] = count
     respell(draw, one, "num_keypoints", [count, float(count), str(count), None, LEFT_OUT])
     if one.get("keypoints") is not None and draw(st.booleans()):
-        # It disagrees, and pycocotools only looks whether it is 0.
+        # The number is wrong, and pycocotools only checks whether it is 0.
         one["num_keypoints"] = other["num_keypoints"] = draw(st.sampled_from([0, 1, 17, True, 99]))
 
 
@@ -247,7 +247,7 @@ def other_category(_draw: st.DrawFn, file: Content, plain: Content) -> None:
 
 
 def unread(draw: st.DrawFn, file: Content, plain: Content) -> None:
-    """Changes what COCOeval does not read of somebody with labelled keypoints."""
+    """Changes fields of a person with labelled keypoints that COCOeval does not read."""
     one, other = someone(draw, file, plain)
     odd = [LEFT_OUT, None, [], "none", {"counts": [1], "size": [2, 3]}, [[[1]]]]
     respell(draw, one, "segmentation", odd)
@@ -285,7 +285,7 @@ TRAITS: tuple[Trait, ...] = (
 
 
 def encoded(draw: st.DrawFn, content: Content) -> bytes:
-    """Returns a file as a tool may write it; the last of equal keys counts."""
+    """Returns a file in a form of tools; the last of equal keys counts."""
     text = json.dumps(content, ensure_ascii=draw(st.booleans()))
     if draw(st.booleans()):
         text = text.replace("{", '{"images": [], "id": 5, ', 1)
@@ -297,7 +297,7 @@ def encoded(draw: st.DrawFn, content: Content) -> bytes:
 
 @st.composite
 def files_of_tools(draw: st.DrawFn) -> tuple[bytes, Content]:
-    """Draws a file as tools write them, and what pycocotools is to be given in its place."""
+    """Draws a file as tools write them, and the file for pycocotools in its place."""
     file = valid()
     file["annotations"] += [person(8, 3, area=500.0), person(11, 3, area=12000.0)]
     plain = copy.deepcopy(file)

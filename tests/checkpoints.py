@@ -48,14 +48,14 @@ def three_stages(state: Mapping[str, torch.Tensor]) -> State:
 
 
 def snapshot(state: Mapping[str, torch.Tensor], **beside: object) -> dict[str, object]:
-    """Returns what the reference's train.py saves."""
+    """Returns a snapshot as the reference's train.py saves it."""
     optimizer = {"state": {0: {"step": 5, "exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1}]}
     content = {"state_dict": state, "optimizer": optimizer, "scheduler": {"last_epoch": 3}}
     return {**content, "iter": 370000, "current_epoch": 250, **beside}
 
 
 def saved(content: object, *, zipped: bool = True, protocol: int = 2) -> bytes:
-    """Returns what `torch.save` writes, in the zip or the legacy format."""
+    """Returns a file of `torch.save`, in the zip or the legacy format."""
     stream = io.BytesIO()
     torch.save(content, stream, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
     return stream.getvalue()

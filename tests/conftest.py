@@ -1,4 +1,4 @@
-"""Fixtures of all tests: the shared reference data, and a small dataset made on the spot."""
+"""Fixtures of all tests: the shared reference data, and a small rendered dataset."""
 
 import atexit
 import json
@@ -23,17 +23,17 @@ from distributed_pose.records import ImageRecord
 if TYPE_CHECKING:
     from tests.faults import Stage
 
-# How long an example takes depends on what else the machine does.
+# The duration of an example depends on other work of the machine.
 settings.register_profile("any_speed", deadline=None)
 settings.load_profile("any_speed")
 
-# Clusters that others have on this machine are not for tests to join, nor theirs for others.
+# Tests neither join clusters of other users on this machine, nor offer theirs to them.
 os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="dp-")
 atexit.register(shutil.rmtree, os.environ["RAY_TMPDIR"], ignore_errors=True)
 
 _REPOSITORY = Path(__file__).parents[1]
 
-# Takes the arguments of the command and returns exit code, stdout and stderr.
+# A function from the arguments of the command to exit code, stdout and stderr.
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -54,7 +54,7 @@ class Dataset:
         return load_index(self.annotations).images
 
     def times(self, number: int, folder: Path) -> "Dataset":
-        """Returns a dataset that lists the same images so many times, under other ids."""
+        """Returns a dataset that lists the same images several times, under other ids."""
         content = json.loads(self.annotations.read_text())
         steps = {
             key: 1 + max(entry["id"] for entry in content[key]) for key in ("images", "annotations")
@@ -106,7 +106,7 @@ def crowd(people: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture(scope="session")
 def undisturbed(crowd: Dataset, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The `detections.json` of a run over the crowd in which nothing fails."""
+    """The `detections.json` of a run over the crowd without faults."""
     folder = tmp_path_factory.mktemp("undisturbed")
     assert evaluate(crowd.config(), folder).complete
     return (folder / "detections.json").read_bytes()
@@ -114,7 +114,7 @@ def undisturbed(crowd: Dataset, tmp_path_factory: pytest.TempPathFactory) -> byt
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Runs the command in this process, in a folder of its own."""
+    """Runs the command in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -130,8 +130,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Stage":
-    """What faults of actors are put on."""
-    # It imports Ray, which most tests do without.
+    """The place in which tests inject faults of actors."""
+    # The module imports Ray, which most tests do not need.
     from tests.faults import Scene, Stage
 
     (tmp_path / "scene").mkdir()
@@ -140,7 +140,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Stage":
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    """One local Ray for the tests of a module; runs find it and leave it running."""
+    """One local Ray for the tests of a module; runs join it and do not stop it."""
     import ray
 
     ray.init(

@@ -41,7 +41,7 @@ def scene(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def whole_jpegs() -> dict[str, bytes]:
-    """Returns undamaged files of many kinds by their name, of odd sizes."""
+    """Returns undamaged files of many kinds and odd sizes, by name."""
     files = {}
     for number, (sampling, factor) in enumerate(_SAMPLINGS.items()):
         image = scene(131 + 7 * number, 187 - 9 * number, number)
@@ -52,7 +52,7 @@ def whole_jpegs() -> dict[str, bytes]:
     for coding, options in _CODINGS.items():
         files[f"grey {coding}"] = _jpeg(scene(90, 121)[..., 0], *options)
     full = files["4:4:4 baseline"]
-    # The marker says that the components are red, green and blue.
+    # The marker states that the components are red, green and blue.
     files["red, green, blue"] = full[:2] + jpeg_segment(0xEE, b"Adobe\0\x64\0\0\0\0\0") + full[2:]
     files["with bytes after its end"] = full + b"a film \xff\xda and more"
     files["with a comment"] = full[:2] + jpeg_segment(0xFE, b"a comment") + full[2:]
@@ -64,7 +64,7 @@ def _jpeg(image: np.ndarray, *options: int) -> bytes:
 
 
 def damage(jpeg: bytes, random: np.random.Generator) -> bytes:
-    """Returns a file whose data is damaged in one of five ways, and which ends as a JPEG does."""
+    """Returns a file with the end marker of a JPEG and data that is damaged in one of five ways."""
     start, end = jpeg.index(b"\xff\xda") + 14, jpeg.rindex(_END)
     damaged = bytearray(jpeg)
     place = int(random.integers(start, end))

@@ -30,7 +30,7 @@ from tests.image_files import (
 
 _SIZE = 16000
 
-# What OpenCV can open and is refused by its name.
+# Formats that OpenCV can open, but that are refused by name.
 REFUSED = {
     "little-endian BigTIFF": "BigTIFF",
     "big-endian BigTIFF": "BigTIFF",
@@ -75,7 +75,7 @@ def _refused() -> dict[str, bytes]:
         "JPEG 2000 without boxes": b"\xff\x4f\xff\x51",
     }
     padded = {kind: content + bytes(100) for kind, content in files.items()}
-    # Of one colour, so that they are of a kilobyte; OpenCV takes 300 MB for them.
+    # One colour makes them small, a kilobyte each; OpenCV takes 300 MB for them.
     flat = np.zeros((4000, 4000, 3), np.uint8)
     writable = {"JPEG 2000": ".jp2", "AVIF": ".avif"}
     return padded | {
@@ -105,7 +105,7 @@ def _netpbm() -> dict[str, bytes]:
 
 
 def tiff_of(entries: list[tuple[int, int, int]], body: bytes = b"") -> bytes:
-    """Returns a little-endian TIFF of the entries (tag, type, value), each of one value."""
+    """Returns a little-endian TIFF with the entries (tag, type, value), each with one value."""
     directory = b"".join(
         struct.pack("<HHI", tag, kind, 1)
         + struct.pack("<HH" if kind == 3 else "<I", value, *[0] * (kind == 3))
@@ -228,9 +228,9 @@ def _webp_film(width: int, height: int, *, film: bool = True) -> bytes:
 
 
 def main(folder: Path) -> None:
-    """Prints what each file adds to the memory of the process at its peak, in MiB, and its seconds.
+    """Prints the peak memory that each file adds to the process, in MiB, and its seconds.
 
-    Linux alone can begin a new peak, and what `getrusage` says is also the parent's.
+    Only Linux can reset the peak, and the peak of `getrusage` includes that of the parent.
     """
     for content in good_files().values():
         decode_unlisted_image(content)

@@ -1,4 +1,4 @@
-"""Image files of every kind, small and made by hand where OpenCV writes none such."""
+"""Small image files of every kind, composed by hand where OpenCV cannot write them."""
 
 import struct
 import zlib
@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-# Small, and large enough for the decoder to find somebody.
+# Small, but large enough for the decoder to find a person.
 HEIGHT, WIDTH = 32, 48
 
-# Bytes that look like the start of a scan, as in films that telephones append to a picture.
+# Bytes that look like the start of a scan, as in videos that phones append to a picture.
 TRAILER = b"a film \xff\xda and more"
 
 
 def picture(height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> np.ndarray:
-    """Returns noise, of which no two pixels are alike."""
+    """Returns noise without equal pixels."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -29,7 +29,7 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(width: int, height: int, rows: bytes, colour_type: int, extra: bytes = b"") -> bytes:
-    """Returns a PNG of 8 bits a sample; `extra` goes before the pixels."""
+    """Returns a PNG of 8 bits per sample, with `extra` before the pixels."""
     header = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     first, *rest = (png_chunk(*chunk) for chunk in chunks)
@@ -43,7 +43,7 @@ def palette_png() -> bytes:
 
 
 def _exif(orientation: int) -> bytes:
-    """Returns a big-endian TIFF header and one entry: orientation, a short."""
+    """Returns a big-endian TIFF header with one entry, the orientation as a short."""
     return b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0" + bytes([orientation]) + bytes(6)
 
 
@@ -62,14 +62,14 @@ def turned_png(orientation: int) -> bytes:
 
 
 def jpeg_with_thumbnail() -> bytes:
-    """Returns a JPEG that has another in its header, of another size and whole."""
+    """Returns a JPEG with a complete JPEG of another size in its header."""
     jpeg = encode(".jpg")
     thumbnail = encode(".jpg", picture(20, 30))
     return jpeg[:2] + jpeg_segment(0xE1, b"Exif\0\0" + thumbnail) + jpeg[2:]
 
 
 def padded_jpeg() -> bytes:
-    """Returns a JPEG with bytes between its segments that libjpeg skips."""
+    """Returns a JPEG with bytes between its segments, which libjpeg skips."""
     jpeg = encode(".jpg")
     return jpeg[:2] + b"\xff\xff\xff" + jpeg[2:20] + b"junk\xff\0" + jpeg[20:]
 
@@ -77,13 +77,13 @@ def padded_jpeg() -> bytes:
 def cmyk_jpeg() -> bytes:
     """Returns a baseline JPEG of four components, as Adobe's programs write it.
 
-    Its blocks are of one colour each, so that no more than their means are to be encoded.
+    Each block has one colour, so that only the means are encoded.
     Source: ITU-T T.81, B.2 and F.1.2.1.
     """
     ones = jpeg_segment(0xDB, b"\0" + b"\x01" * 64)
     components = b"".join(bytes([number, 0x11, 0]) for number in range(1, 5))
     frame = jpeg_segment(0xC0, struct.pack(">BHHB", 8, HEIGHT, WIDTH, 4) + components)
-    # Twelve categories of mean in codes of 4 bits, and the end of a block in a code of 1.
+    # The twelve categories of means have codes of 4 bits, and the end of a block a code of 1 bit.
     means = jpeg_segment(0xC4, b"\0" + bytes([0, 0, 0, 12, *[0] * 12]) + bytes(range(12)))
     ends = jpeg_segment(0xC4, b"\x10" + bytes([1, *[0] * 15]) + b"\0")
     selectors = b"".join(bytes([number, 0]) for number in range(1, 5))
@@ -95,7 +95,7 @@ def cmyk_jpeg() -> bytes:
 
 
 def _mean_blocks(colours: Sequence[Sequence[int]]) -> bytes:
-    """Returns the entropy-coded blocks of pixels of the colours."""
+    """Returns the entropy-coded blocks of the colours."""
     bits, before = "", [0] * len(colours[0])
     for colour in colours:
         for component, value in enumerate(colour):
@@ -110,7 +110,7 @@ def _mean_blocks(colours: Sequence[Sequence[int]]) -> bytes:
 
 
 def bmp(*, old: bool = False, downwards: bool = False) -> bytes:
-    """Returns a BMP of 24 bits a pixel, with the header of 12 bytes or that of 40."""
+    """Returns a BMP of 24 bits per pixel, with a header of 12 or 40 bytes."""
     height = -HEIGHT if downwards else HEIGHT
     rows = picture() if downwards else picture()[::-1]
     header = struct.pack("<IHHHH", 12, WIDTH, HEIGHT, 1, 24)
@@ -122,7 +122,7 @@ def bmp(*, old: bool = False, downwards: bool = False) -> bytes:
 
 
 def tiff(order: str) -> bytes:
-    """Returns an uncompressed TIFF of one strip, its directory first; order `<` or `>`."""
+    """Returns an uncompressed TIFF of one strip after the directory; byte order `<` or `>`."""
     short, long = 3, 4
     start = 10 + 9 * 12 + 4
     pixels = picture()[..., ::-1].tobytes()
@@ -143,7 +143,7 @@ def tiff(order: str) -> bytes:
 
 
 def good_files() -> dict[str, bytes]:
-    """Returns files that are read, by kind; of those of the formats that OpenCV has."""
+    """Returns valid files by kind, in the formats that this OpenCV supports."""
     colours = picture()
     grey, alpha = colours[..., 0], np.dstack([colours, colours[..., 0]])
     deep = colours.astype(np.uint16) * 257
@@ -182,7 +182,7 @@ def good_files() -> dict[str, bytes]:
 
 
 def claiming(kind: str, size: int) -> bytes:
-    """Returns a small file whose header claims that many pixels in height and width."""
+    """Returns a small file whose header claims the given height and width in pixels."""
     return _CLAIMS[kind](size)
 
 

@@ -1,4 +1,4 @@
-"""A small network that can be quantised, and what its tests need."""
+"""A small network that can be quantised, and helpers of its tests."""
 
 from importlib.util import find_spec
 
@@ -17,7 +17,7 @@ needs_int8 = pytest.mark.skipif(
     reason="this processor has no native int8",
 )
 
-# Name, shape of the weights, stride. Most layers are depthwise, most weights are not.
+# Name, shape of the weights, and stride. Most layers are depthwise, but most weights are not.
 _BODY = (
     ("first", (32, 3, 8, 8), 8),
     *((f"depthwise{number}", (32, 1, 3, 3), 1) for number in range(3)),
@@ -27,7 +27,7 @@ _HEADS = (("heatmaps", (19, 32, 1, 1), 1), ("pafs", (38, 32, 1, 1), 1))
 
 
 def small_network(*, only_heads: bool = False, batch: int | str = "n") -> bytes:
-    """Returns ONNX of a few layers with random weights, stride 8."""
+    """Returns ONNX of a few layers with random weights and stride 8."""
     body = () if only_heads else _BODY
     weights, nodes, value = [], [], "data"
     generator = np.random.default_rng(0)
@@ -69,7 +69,7 @@ def random_inputs(count: int, height: int = 64, width: int = 96, seed: int = 0) 
 
 
 def batch_of(inputs_N3HW: np.ndarray) -> InputBatch:
-    """Returns a batch whose images are as large as their inputs."""
+    """Returns a batch whose images have the size of their inputs."""
     count, _, height, width = inputs_N3HW.shape
     geometry = Geometry(height, width, 0, 0, 0, 0)
     return InputBatch(tuple(range(count)), (geometry,) * count, inputs_N3HW)

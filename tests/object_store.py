@@ -1,4 +1,4 @@
-"""A small S3: enough of the protocol for pyarrow, in memory, for tests alone."""
+"""An S3 server in memory, with the part of the protocol that pyarrow uses."""
 
 import re
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ class ObjectStore(ThreadingHTTPServer):
 
     Attributes:
         objects: content by name.
-        modified: when objects were written, by name; lists tell it of these alone.
-        keys: access keys that requests were signed with.
+        modified: times at which objects were written, by name; only these are listed with a time.
+        keys: access keys with which requests were signed.
     """
 
     daemon_threads = True
@@ -81,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
         content = self._body()
         if "partNumber" in options:
             name = f"{name}#{options['partNumber'][0]}"
-        # A key that ends with a slash stands for a folder, which there is without it.
+        # A key that ends with a slash stands for a folder, which exists without it.
         if "/" in name and not name.endswith("/"):
             self.server.objects[name] = content
         self._answer(200, headers={"ETag": '"0"'})
@@ -97,8 +97,8 @@ class _Handler(BaseHTTPRequestHandler):
             )
             objects[name] = b"".join(objects.pop(part) for part in parts)
         what = "Complete" if "uploadId" in options else "Initiate"
-        told = f"<UploadId>1</UploadId><ETag>0</ETag></{what}MultipartUploadResult>"
-        self._answer(200, f"<{what}MultipartUploadResult>{told}".encode())
+        body = f"<UploadId>1</UploadId><ETag>0</ETag></{what}MultipartUploadResult>"
+        self._answer(200, f"<{what}MultipartUploadResult>{body}".encode())
 
     def do_DELETE(self) -> None:
         self.server.objects.pop(self._asked()[0], None)
@@ -117,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = b"".join(_chunks(self.rfile))
         else:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        # The SDK's own chunks, with checksums, within those of HTTP.
+        # The SDK sends chunks with checksums within the chunks of HTTP.
         is_packed = "aws-chunked" in self.headers.get("Content-Encoding", "")
         return b"".join(_chunks(BytesIO(body))) if is_packed else body
 

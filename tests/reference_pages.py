@@ -66,7 +66,7 @@ def command_line_page() -> str:
 
 
 def report_page() -> str:
-    """Returns the page of `report.json`: every field of the report and of what it holds."""
+    """Returns the page of `report.json`: every field of the report and of its records."""
     sections = [section for record in _records(RunReport) for section in _section(record)]
     return "\n".join(
         [

@@ -1,4 +1,4 @@
-"""Skips tests whose hardware is not there."""
+"""Skips tests whose hardware is missing."""
 
 import openvino
 import pytest

@@ -11,7 +11,7 @@ from distributed_pose.recordings.pads import output_name, pads_content
 from distributed_pose.vision.profiles import PROFILES
 from tests.conftest import Dataset
 
-# The four outputs of an image in the model's order, or the last two of them.
+# The four outputs of an image in the order of the model, or only the last two.
 Outputs = tuple[np.ndarray, ...]
 
 GRID = (46, 80)
@@ -25,15 +25,15 @@ def write_results(
     dtype: str = "<f4",
     digits: int = 9,
 ) -> Path:
-    """Returns a folder with a file for each output of each image.
+    """Writes a file for each output of each image, and returns the folder.
 
     Args:
-        folder: is made.
+        folder: new folder.
         outputs: arrays by name of the image.
         suffix: `.bin` or `.txt`.
         first: number of the first output.
-        dtype: of binary files.
-        digits: of values in text; 9 keep every float32, `cann-benchmark` writes 6.
+        dtype: type of the values in binary files.
+        digits: number of digits in text; 9 keep every float32, and `cann-benchmark` writes 6.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, arrays in outputs.items():
@@ -66,7 +66,7 @@ def oracle_outputs(dataset: Dataset, profile: str = "modelzoo") -> dict[str, Out
 
 
 def with_first_stage(outputs: Mapping[str, Outputs]) -> dict[str, Outputs]:
-    """Returns four outputs for two: those of a first stage that sees nobody come before."""
+    """Returns four outputs for two, with those of a first stage without people before them."""
     return {name: (*map(np.zeros_like, last), *last) for name, last in outputs.items()}
 
 

@@ -1,4 +1,4 @@
-"""The pages lead somewhere, and the README stays short."""
+"""Links between the pages are valid, and the README is short."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
-def test_links_between_pages_lead_to_a_file_and_a_heading(page: Path) -> None:
+def test_links_between_pages_point_to_a_file_and_a_heading(page: Path) -> None:
     broken = []
     for link in _LINK.findall(_FENCE.sub("", page.read_text())):
         if "://" in link:

@@ -1,4 +1,4 @@
-"""The rules of the house, by the tools that keep them."""
+"""The code passes the linters, the type checker and the rules for imports."""
 
 import subprocess
 import sys

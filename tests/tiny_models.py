@@ -19,8 +19,8 @@ def save_constant_model(
 ) -> Path:
     """Returns the path of a model with a stride of 8 whose every output is `value`.
 
-    With `mixing` the statistics of the whole batch are added to each of its images. With `most`,
-    batches of more images than that fail as for want of memory.
+    With `mixing`, the statistics of the whole batch are added to each of its images. With `most`,
+    batches of more images fail as if memory ran out.
     """
     outputs = {"heatmaps": heatmaps, "pafs": 38}
     weights, nodes = [], []
@@ -48,7 +48,7 @@ def save_constant_model(
             numpy_helper.from_array(np.array(0), "batch axis"),
             numpy_helper.from_array(np.array(1), "one"),
         ]
-        # No room has the number of one image too many.
+        # The table has no entry for one image too many.
         nodes[:0] = [
             helper.make_node("Shape", ["data"], ["shape"]),
             helper.make_node("Gather", ["shape", "batch axis"], ["count"]),
@@ -67,7 +67,7 @@ def save_constant_model(
 
 
 def save_external_model(path: Path, value: float = 0.0) -> Path:
-    """Returns the path of a constant model whose weights lie in `NAME.data` beside it."""
+    """Returns the path of a constant model whose weights are in `NAME.data` beside it."""
     path.parent.mkdir(exist_ok=True)
     model = onnx.load(save_constant_model(path, value))
     name = f"{path.name}.data"
@@ -88,5 +88,5 @@ def random_model(path: Path) -> bytes:
 
 
 def with_halves(content: bytes) -> bytes:
-    """Returns a model that takes and gives half precision, as other tools export them."""
+    """Returns a model with half-precision inputs and outputs, as other tools export it."""
     return bytes(convert_float_to_float16(onnx.load_model_from_string(content)).SerializeToString())

@@ -16,11 +16,11 @@ import acl  # type: ignore[import-not-found]
 _REPEATED_INIT = 100002
 _MESSAGE_CHARACTERS = 300
 
-_DEVICE_STUCK = "see npu-smi info for its health; a reset or a restart of the host helps"
+_DEVICE_STUCK = "check its health with npu-smi info; a reset or a restart of the host helps"
 _RECOMPILE = "compile it for this chip and with this version of CANN"
-_MEMORY = "lower batch_size, or end what else runs on the device"
-_INSTALLATION = "see that npu-smi info lists the device and that this user is of its group"
-_REPORT = "this is a fault of the program: report it with this message"
+_MEMORY = "lower batch_size, or end the other programs on the device"
+_INSTALLATION = "check that npu-smi info lists the device and that this user is in its group"
+_REPORT = "this is a bug of distributed-pose: report it with this message"
 
 _CODES: Mapping[int, tuple[str, str]] = MappingProxyType(
     {
@@ -33,10 +33,10 @@ _CODES: Mapping[int, tuple[str, str]] = MappingProxyType(
         100014: ("the model cannot be read", _RECOMPILE),
         100015: ("the model is cut short", _RECOMPILE),
         100016: ("the model lacks something that this version of CANN needs", _RECOMPILE),
-        100017: ("the input is not what the model takes", _REPORT),
-        100018: ("the output is not what the model gives", _REPORT),
+        100017: ("the input does not match the model", _REPORT),
+        100018: ("the output does not match the model", _REPORT),
         100019: ("the model has no dynamic batch", _REPORT),
-        100039: ("this library only compiles", "source the set_env.sh of CANN's runtime"),
+        100039: ("this library can only compile models", "source the set_env.sh of CANN's runtime"),
         107001: ("there is no such device", _INSTALLATION),
         107002: ("the thread has no context", _REPORT),
         107003: ("the stream is of another context", _REPORT),
@@ -45,7 +45,7 @@ _CODES: Mapping[int, tuple[str, str]] = MappingProxyType(
         107020: ("a task took too long", _DEVICE_STUCK),
         145003: ("there is no such model", _REPORT),
         145006: ("the model is cut short", _RECOMPILE),
-        145011: ("the input that tells the batch size is wrong", _REPORT),
+        145011: ("the input with the batch size is wrong", _REPORT),
         145013: ("the model was not compiled for this batch size", _RECOMPILE),
         200000: ("the host has no memory left", _MEMORY),
         200001: ("this chip cannot do it", _INSTALLATION),
@@ -106,38 +106,38 @@ class AclError(Exception):
     """
 
     def __init__(self, call: str, code: int | None = None) -> None:
-        words, self.hint = explain(code) if code is not None else ("it answered nothing", _REPORT)
+        words, self.hint = explain(code) if code is not None else ("it returned nothing", _REPORT)
         answered = "" if code is None else f" with code {code}"
         recent = _recent_message()
         super().__init__(f"acl.{call} failed{answered}: {words}{recent}")
 
 
-class Taken:
-    """The resources taken from the device and the host, which are released in reverse order."""
+class Resources:
+    """The resources of the device and the host that a backend holds; released in reverse order."""
 
     def __init__(self) -> None:
         self._calls: list[tuple[str, tuple[int, ...]]] = []
 
-    def give_back_by(self, call: str, *arguments: int) -> None:
+    def release_by(self, call: str, *arguments: int) -> None:
         """Records a call that releases a resource."""
         self._calls.append((call, arguments))
 
-    def take(self, call: str, *arguments: Any, back: str) -> int:
-        """Makes a call that takes a resource, and returns the resource's handle or address.
+    def acquire(self, call: str, *arguments: Any, release: str) -> int:
+        """Makes a call that allocates a resource, and returns the resource's handle or address.
 
         Args:
             call: name of the call without `acl.`.
             arguments: arguments of the call.
-            back: name of the call that releases the resource by its handle or address.
+            release: name of the call that releases the resource by its handle or address.
 
         Raises:
-            AclError: if the call fails; no resource was taken.
+            AclError: if the call fails; no resource was allocated.
         """
         handle: int = call_value(call, *arguments)
-        self.give_back_by(back, handle)
+        self.release_by(release, handle)
         return handle
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Releases all resources; a second call releases nothing.
 
         Raises:
@@ -224,6 +224,6 @@ def _function(call: str) -> Any:
 def _recent_message() -> str:
     """Returns the vendor's message about this thread's last failure, in parentheses; or nothing."""
     # Versions of CANN before 5.1 do not have the function.
-    tell = getattr(acl, "get_recent_err_msg", None)
-    text = " ".join(((tell() if tell else "") or "").split())
+    recent = getattr(acl, "get_recent_err_msg", None)
+    text = " ".join(((recent() if recent else "") or "").split())
     return f" ({text[:_MESSAGE_CHARACTERS]})" if text else ""

@@ -17,13 +17,13 @@ import numpy.typing as npt
 
 from distributed_pose.backends.acl_calls import (
     AclError,
-    Taken,
+    Resources,
     call_handle,
     call_value,
     check_call,
     initialise,
 )
-from distributed_pose.backends.ascend_model import Slot, load_model, take_slot
+from distributed_pose.backends.ascend_model import Slot, allocate_slot, load_model
 from distributed_pose.backends.base import (
     Backend,
     BackendOptions,
@@ -86,7 +86,7 @@ class AscendBackend(Backend):
     slots = 3
 
     def __init__(self, content: bytes, options: BackendOptions) -> None:
-        self._held = Taken()
+        self._resources = Resources()
         self._free: Iterator[Slot] = iter(())
         self._slots: tuple[Slot, ...] = ()
         self._answers: deque[_Answer] = deque()
@@ -98,22 +98,24 @@ class AscendBackend(Backend):
             self._take_device(options.index)
             self.description: str = call_handle("get_soc_name")
             check_precision_on(self.description, options.precision)
-            self._model = load_model(content, self._held)
+            self._model = load_model(content, self._resources)
             dtypes = [output.port.dtype for output in self._model.maps]
             self.precision = compiled_precision(content, dtypes)
             if self.precision != UNKNOWN:
                 check_precision(options.precision, self.precision)
-            self._slots = tuple(take_slot(self._model, self._held) for _ in range(self.slots))
+            self._slots = tuple(
+                allocate_slot(self._model, self._resources) for _ in range(self.slots)
+            )
             self._free = cycle(self._slots)
         # Also catches Ctrl-C, because the device's resources outlive the object.
         except BaseException as error:
             with suppress(AclError):
-                self._held.give_back()
+                self._resources.release()
             if isinstance(error, AclError):
                 raise SetupError(f"the NPU cannot run the model: {error}", error.hint) from None
             raise
         # This call runs first, because another backend of the thread may have set its own context.
-        self._held.give_back_by("rt.set_context", self._context)
+        self._resources.release_by("rt.set_context", self._context)
 
     def submit(self, batch: InputBatch) -> None:
         if not self._slots:
@@ -150,19 +152,21 @@ class AscendBackend(Backend):
         # The slots go before their memory is freed, because their arrays point into it.
         self._slots, self._free = (), iter(())
         try:
-            self._held.give_back()
+            self._resources.release()
         except AclError as error:
-            raise ExecutionError(f"the NPU was not left clean: {error}", error.hint) from None
+            raise ExecutionError(
+                f"the NPU's resources are not all released: {error}", error.hint
+            ) from None
 
     def _take_device(self, index: int) -> None:
         initialise()
         check_call("rt.set_device", index)
-        self._held.give_back_by("rt.reset_device", index)
-        take = self._held.take
-        self._context = take("rt.create_context", index, back="rt.destroy_context")
-        self._copies_in = take("rt.create_stream", back="rt.destroy_stream")
-        self._executions = take("rt.create_stream", back="rt.destroy_stream")
-        self._copies_out = take("rt.create_stream", back="rt.destroy_stream")
+        self._resources.release_by("rt.reset_device", index)
+        acquire = self._resources.acquire
+        self._context = acquire("rt.create_context", index, release="rt.destroy_context")
+        self._copies_in = acquire("rt.create_stream", release="rt.destroy_stream")
+        self._executions = acquire("rt.create_stream", release="rt.destroy_stream")
+        self._copies_out = acquire("rt.create_stream", release="rt.destroy_stream")
 
     @contextmanager
     def _failing(self, image_ids: tuple[int, ...]) -> Iterator[None]:

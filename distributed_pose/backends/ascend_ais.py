@@ -74,7 +74,8 @@ class AisBackend(Backend):
             if isinstance(error, Exception) and not isinstance(error, SetupError):
                 raise SetupError(
                     f"ais_bench cannot load the model: {first_line(error)}",
-                    "see that the .om was compiled for this chip, and npu-smi info for its health",
+                    "check that the .om was compiled for this chip, and the chip's health with "
+                    "npu-smi info",
                 ) from None
             raise
 
@@ -92,7 +93,7 @@ class AisBackend(Backend):
                 self._answers.clear()
                 raise ExecutionError(
                     f"ais_bench cannot run the batch: {first_line(error)}",
-                    "see npu-smi info for the device's health",
+                    "check the device's health with npu-smi info",
                     image_ids=batch.image_ids,
                 ) from None
         compute_ns, copy_in_ns, copy_out_ns = map(int, times_ns)
@@ -116,13 +117,14 @@ class AisBackend(Backend):
         self._outputs = [outputs[index] for index in self._indices]
 
     def _batch_sizes(self, content: bytes) -> list[int]:
-        """Returns the sizes of a dynamic batch, from the file or else by trying them."""
-        told = compile_options(content).get("dynamic_batch_size", "").strip("\"'").split(",")
-        if all(size.isdecimal() for size in told):
-            return sorted(int(size) for size in told)
+        """Returns the sizes of a dynamic batch, read from the file or else tried out."""
+        listed = compile_options(content).get("dynamic_batch_size", "")
+        sizes = listed.strip("\"'").split(",")
+        if all(size.isdecimal() for size in sizes):
+            return sorted(int(size) for size in sizes)
         if not hasattr(self._session, "get_max_dym_batchsize"):
             raise SetupError(
-                "neither the .om nor this ais_bench tells the sizes of its dynamic batch",
+                "neither the .om nor this ais_bench reports the sizes of its dynamic batch",
                 "install an ais_bench of 2024 or later, or compile the model with another CANN",
             )
         most = self._session.get_max_dym_batchsize()
@@ -169,7 +171,9 @@ class AisBackend(Backend):
         try:
             free()
         except Exception as error:  # noqa: BLE001 - see above
-            raise ExecutionError(f"the NPU was not left clean: {first_line(error)}") from None
+            raise ExecutionError(
+                f"the NPU's resources are not all released: {first_line(error)}"
+            ) from None
 
 
 def _session(content: bytes, index: int) -> Any:

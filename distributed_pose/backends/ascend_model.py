@@ -12,7 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from distributed_pose.backends.acl_calls import Taken, call_handle, call_raw, call_value, check_call
+from distributed_pose.backends.acl_calls import (
+    Resources,
+    call_handle,
+    call_raw,
+    call_value,
+    check_call,
+)
 from distributed_pose.backends.om import OmInput, image_input, map_outputs, om_port
 from distributed_pose.errors import SetupError
 from distributed_pose.records import ModelPort
@@ -93,12 +99,12 @@ class Slot:
     armed: set[int] = field(default_factory=set)
 
 
-def load_model(content: bytes, held: Taken) -> AscendModel:
+def load_model(content: bytes, resources: Resources) -> AscendModel:
     """Loads a model into the device's memory and returns it.
 
     Args:
         content: bytes of the `.om`.
-        held: record of the resources to release, to which those of the model are added.
+        resources: record of the resources to release, to which those of the model are added.
 
     Raises:
         AclError: if the model cannot be loaded.
@@ -108,9 +114,9 @@ def load_model(content: bytes, held: Taken) -> AscendModel:
     if not source.size:
         raise SetupError("the .om is empty", "compile it again")
     address = source.ctypes.data
-    handle = held.take("mdl.load_from_mem", address, source.size, back="mdl.unload")
+    handle = resources.acquire("mdl.load_from_mem", address, source.size, release="mdl.unload")
     description = call_handle("mdl.create_desc")
-    held.give_back_by("mdl.destroy_desc", description)
+    resources.release_by("mdl.destroy_desc", description)
     check_call("mdl.get_desc", description, handle)
     model = _described(handle, description)
     for tensor, shape in (
@@ -121,29 +127,33 @@ def load_model(content: bytes, held: Taken) -> AscendModel:
     return model
 
 
-def take_slot(model: AscendModel, held: Taken) -> Slot:
+def allocate_slot(model: AscendModel, resources: Resources) -> Slot:
     """Allocates a slot for a model and returns it.
 
     Raises:
         AclError: if the host or the device lacks the memory.
     """
-    inputs, outputs = _dataset(held), _dataset(held)
+    inputs, outputs = _dataset(resources), _dataset(resources)
     extra = (model.batch,) if model.batch else ()
     order = sorted((model.image, *extra), key=lambda tensor: tensor.index)
-    read = {tensor: _buffer(inputs, tensor.size_bytes, held) for tensor in order}
-    written = {tensor: _buffer(outputs, tensor.size_bytes, held) for tensor in model.outputs}
+    read = {tensor: _buffer(inputs, tensor.size_bytes, resources) for tensor in order}
+    written = {tensor: _buffer(outputs, tensor.size_bytes, resources) for tensor in model.outputs}
     heatmaps, pafs = model.maps
     return Slot(
         inputs,
         outputs,
         read[model.image],
         (written[heatmaps], written[pafs]),
-        _pinned(model, model.image, model.input.image_shape, held),
+        _pinned(model, model.image, model.input.image_shape, resources),
         (
-            _pinned(model, heatmaps, heatmaps.port.shape[1:], held),
-            _pinned(model, pafs, pafs.port.shape[1:], held),
+            _pinned(model, heatmaps, heatmaps.port.shape[1:], resources),
+            _pinned(model, pafs, pafs.port.shape[1:], resources),
         ),
-        Events(_event(held), _event(held), *((_event(held), _event(held)) for _ in range(3))),
+        Events(
+            _event(resources),
+            _event(resources),
+            *((_event(resources), _event(resources)) for _ in range(3)),
+        ),
     )
 
 
@@ -171,32 +181,32 @@ def _check_size(model: AscendModel, tensor: Tensor, shape: Sequence[int | None])
         )
 
 
-def _dataset(held: Taken) -> int:
+def _dataset(resources: Resources) -> int:
     dataset: int = call_handle("mdl.create_dataset")
-    held.give_back_by("mdl.destroy_dataset", dataset)
+    resources.release_by("mdl.destroy_dataset", dataset)
     return dataset
 
 
-def _buffer(dataset: int, size_bytes: int, held: Taken) -> int:
+def _buffer(dataset: int, size_bytes: int, resources: Resources) -> int:
     """Allocates memory on the device as the next buffer of a dataset, and returns its address."""
-    address = held.take("rt.malloc", size_bytes, _HUGE_PAGES_FIRST, back="rt.free")
+    address = resources.acquire("rt.malloc", size_bytes, _HUGE_PAGES_FIRST, release="rt.free")
     buffer = call_handle("create_data_buffer", address, size_bytes)
-    held.give_back_by("destroy_data_buffer", buffer)
+    resources.release_by("destroy_data_buffer", buffer)
     call_value("mdl.add_dataset_buffer", dataset, buffer)
     return address
 
 
-def _event(held: Taken) -> int:
-    return held.take("rt.create_event", back="rt.destroy_event")
+def _event(resources: Resources) -> int:
+    return resources.acquire("rt.create_event", release="rt.destroy_event")
 
 
 def _pinned(
-    model: AscendModel, tensor: Tensor, shape: Sequence[int | None], held: Taken
+    model: AscendModel, tensor: Tensor, shape: Sequence[int | None], resources: Resources
 ) -> npt.NDArray[Any]:
     """Allocates pinned memory of the host for the largest batch, and returns it as an array."""
     full = (model.input.batch_sizes[-1], *(n for n in shape if n))
     size = prod(full) * np.dtype(tensor.port.dtype).itemsize
-    address = held.take("rt.malloc_host", size, back="rt.free_host")
+    address = resources.acquire("rt.malloc_host", size, release="rt.free_host")
     memory = np.ctypeslib.as_array((ctypes.c_ubyte * size).from_address(address))
     return memory.view(tensor.port.dtype).reshape(full)
 

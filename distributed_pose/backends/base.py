@@ -227,7 +227,7 @@ def check_maps(maps: NetworkOutput, batch: InputBatch) -> NetworkOutput:
         expected = (images, channels, height // STRIDE, width // STRIDE)
         if array.shape != expected:
             raise ExecutionError(
-                f"the model answered {list(array.shape)} instead of {list(expected)}",
+                f"the model returned {list(array.shape)} instead of {list(expected)}",
                 image_ids=batch.image_ids,
             )
         if not _is_finite(array):

@@ -1,4 +1,4 @@
-"""The parts that backends on CUDA devices share, whichever runtime they use.
+"""The parts that backends on CUDA devices share, for any runtime.
 
 Array legend: N images, H and W network input size in pixels.
 """
@@ -84,7 +84,7 @@ class CudaBackend(Backend):
         self._batches.append(_Batch(batch.image_ids, len(starts)))
         try:
             for start in starts:
-                if pipeline.num_under_way == SLOTS:
+                if pipeline.num_in_flight == SLOTS:
                     self._take(pipeline)
                 pipeline.submit(inputs_N3HW[start : start + size])
         except Exception as error:  # noqa: BLE001

@@ -123,7 +123,7 @@ class CudaDriver:
             self._call("cuCtxSynchronize")
 
     def close(self, streams: list[int], events: list[int]) -> None:
-        """Releases streams, events and the device, whatever their state; ignores errors."""
+        """Releases streams, events and the device in any state; ignores errors."""
         for name, handles in (("cuEventDestroy_v2", events), ("cuStreamDestroy_v2", streams)):
             for handle in handles:
                 with suppress(CudaError):

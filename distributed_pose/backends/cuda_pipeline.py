@@ -102,7 +102,7 @@ class _Slot:
             buffer.free()
 
 
-class _UnderWay(NamedTuple):
+class _BatchInFlight(NamedTuple):
     slot: _Slot
     num_images: int
     pack_ns: int
@@ -124,15 +124,15 @@ class CudaPipeline:
         self._program = program
         self._dtype = np.dtype(program.input.dtype)
         self._slots = [_Slot(driver) for _ in range(SLOTS)]
-        self._under_way: deque[_UnderWay] = deque()
+        self._in_flight: deque[_BatchInFlight] = deque()
         self._next_slot = 0
         self._prepared: Shape = ()
         self._is_warm = False
 
     @property
-    def num_under_way(self) -> int:
+    def num_in_flight(self) -> int:
         """Number of batches that were submitted and not yet collected."""
-        return len(self._under_way)
+        return len(self._in_flight)
 
     def prepare(self, inputs_N3HW: Array) -> None:
         """Prepares for batches of a shape, and frees the preparation of earlier calls.
@@ -170,19 +170,19 @@ class CudaPipeline:
         device_outputs = self._program.run(number, device_input)
         driver.record(slot.compute[1], streams.compute)
         outputs = self._copy_out(slot, device_outputs)
-        self._under_way.append(_UnderWay(slot, len(inputs_N3HW), pack_ns, outputs))
+        self._in_flight.append(_BatchInFlight(slot, len(inputs_N3HW), pack_ns, outputs))
         self._next_slot = (number + 1) % SLOTS
 
     def collect(self) -> Answer:
         """Waits for the answer to the oldest batch in flight and returns it."""
-        slot, num_images, pack_ns, outputs = self._under_way[0]
+        slot, num_images, pack_ns, outputs = self._in_flight[0]
         driver = self._driver
         driver.synchronize(slot.copy_out[1])
         start = perf_counter_ns()
         # The outputs are copied, because the slot's next batch reuses its memory.
         answers = [np.array(output[:num_images]) for output in outputs]
         unpack_ns = perf_counter_ns() - start
-        self._under_way.popleft()
+        self._in_flight.popleft()
         times = DeviceTimes(
             driver.elapsed_ns(*slot.compute),
             pack_ns + driver.elapsed_ns(*slot.copy_in),
@@ -193,7 +193,7 @@ class CudaPipeline:
     def abandon(self) -> None:
         """Forgets all batches in flight, after the device has stopped using their memory."""
         self._driver.finish()
-        self._under_way.clear()
+        self._in_flight.clear()
 
     def close(self) -> None:
         """Frees the device."""

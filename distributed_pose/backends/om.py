@@ -1,4 +1,4 @@
-"""The inputs and outputs of an `.om` (a model compiled for Ascend), whichever runtime loads it.
+"""The inputs and outputs of an `.om` (a model compiled for Ascend), for any runtime.
 
 Array legend: N images, H and W network input size in pixels, 3 the channels blue, green, red.
 """
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_pose.backends.base import InputBatch
-from distributed_pose.backends.ports import check_fits, check_input, fed_as, select_outputs
+from distributed_pose.backends.ports import batch_dtype, check_fits, check_input, select_outputs
 from distributed_pose.errors import SetupError
 from distributed_pose.records import ModelPort
 
@@ -30,7 +30,7 @@ class OmInput:
     """The image input of an `.om`, which has one image size and one or a few batch sizes.
 
     Attributes:
-        port: input with shape [None, 3, H, W], whatever the layout in memory.
+        port: input with shape [None, 3, H, W], also if the layout in memory is [N, H, W, 3].
         channels_last: whether the layout in memory is [N, H, W, 3], as with AIPP.
         batch_sizes: batch sizes that the model was compiled for, ascending.
     """
@@ -66,7 +66,7 @@ class OmInput:
             raise SetupError(error.message, self._hint(batch)) from None
 
     def chunks(self, images: int) -> list[Chunk]:
-        """Splits a batch into chunks of the largest size, and a last one of the least that fits."""
+        """Splits a batch into chunks of the largest size; the last has the smallest that fits."""
         largest = self.batch_sizes[-1]
         starts = range(0, images, largest)
         parts = [(start, min(start + largest, images)) for start in starts]
@@ -96,7 +96,7 @@ class OmInput:
         return next(size for size in self.batch_sizes if size >= images)
 
     def _hint(self, batch: InputBatch) -> str:
-        if batch.inputs_N3HW.dtype.name != fed_as(self.port.dtype):
+        if batch.inputs_N3HW.dtype.name != batch_dtype(self.port.dtype):
             return "an .om has one type of input: compile it for the profile of the run"
         return (
             "an .om has one size of input: compile it for that, and set profile=modelzoo or uint8"

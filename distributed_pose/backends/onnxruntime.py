@@ -89,7 +89,7 @@ def _run(
 
 
 def read_session(
-    content: bytes, options: BackendOptions, provider: Provider, told: dict[str, str]
+    content: bytes, options: BackendOptions, provider: Provider, provider_options: dict[str, str]
 ) -> tuple[onnxruntime.InferenceSession, str]:
     """Returns a session and the precision of its optimised graph.
 
@@ -97,7 +97,7 @@ def read_session(
         content: serialised ONNX model.
         options: options of the backend.
         provider: provider to run on, which must leave the graph readable.
-        told: options of the provider.
+        provider_options: options of the provider.
 
     Raises:
         SetupError: if the provider cannot run the whole model.
@@ -105,7 +105,7 @@ def read_session(
     try:
         with tempfile.TemporaryDirectory(prefix="onnx-") as folder:
             file = Path(folder) / "optimised.onnx"
-            session = open_session(content, options, provider, told, file)
+            session = open_session(content, options, provider, provider_options, file)
             return session, precision_of(parse(file.read_bytes()), fuses=False)
     except OSError as error:
         raise SetupError(
@@ -118,7 +118,7 @@ def open_session(
     content: bytes,
     options: BackendOptions,
     provider: Provider,
-    told: dict[str, str],
+    provider_options: dict[str, str],
     optimised: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """Returns a session that runs on one provider alone.
@@ -127,7 +127,7 @@ def open_session(
         content: serialised ONNX model.
         options: options of the backend.
         provider: provider to run on.
-        told: options of the provider.
+        provider_options: options of the provider.
         optimised: file to write the optimised graph to; None for no file.
 
     Raises:
@@ -138,7 +138,7 @@ def open_session(
         session = onnxruntime.InferenceSession(
             content,
             _settings(options, optimised),
-            providers=[(provider.name, told)],
+            providers=[(provider.name, provider_options)],
             enable_fallback=0,
         )
     # The runtime's own exceptions have no common documented base class.

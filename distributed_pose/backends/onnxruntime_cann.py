@@ -48,8 +48,8 @@ class OnnxRuntimeCannBackend(Backend):
         self.description = soc or "Ascend NPU"
         self.precision = _precision(content, options, soc)
         check_precision(options.precision, self.precision)
-        told = cann_options(options.index, half=options.precision != "f32")
-        session = open_session(content, options, PROVIDERS[CANN], told)
+        provider_options = cann_options(options.index, half=options.precision != "f32")
+        session = open_session(content, options, PROVIDERS[CANN], provider_options)
         inputs = [port_of(node) for node in session.get_inputs()]
         outputs = select_outputs([port_of(node) for node in session.get_outputs()])
         check_input(inputs)

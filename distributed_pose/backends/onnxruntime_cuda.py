@@ -147,10 +147,10 @@ def _cuda_program(
     content: bytes, options: BackendOptions, driver: CudaDriver, stream: int
 ) -> SessionProgram:
     provider = PROVIDERS[options.variant]
-    told = cuda_options(options.index, stream)
+    provider_options = cuda_options(options.index, stream)
 
     def opened(model: bytes) -> tuple[Session, str]:
-        return read_session(model, options, provider, told)
+        return read_session(model, options, provider, provider_options)
 
     program = SessionProgram({options.batch_size: content}, opened, driver, ("cuda", options.index))
     check_precision(options.precision, program.precision)
@@ -171,10 +171,10 @@ def _tensorrt_program(
     if precision == "f32":
         forbid_tf32()
     provider = PROVIDERS[options.variant]
-    told = tensorrt_options(options.index, stream)
+    provider_options = tensorrt_options(options.index, stream)
 
     def opened(engine: bytes) -> tuple[Session, str]:
-        return open_session(engine, options, provider, told), precision
+        return open_session(engine, options, provider, provider_options), precision
 
     return SessionProgram(engines, opened, driver, ("cuda", options.index))
 

@@ -47,8 +47,8 @@ def select_outputs(outputs: Sequence[ModelPort]) -> tuple[str, str]:
     if any(_stage(port) is not None for port in pairs) or not _are_pairs(pairs):
         channels = NUM_HEATMAPS if len(heatmaps) > 1 else NUM_PAFS
         raise SetupError(
-            f"the model has more than one output of {channels} channels, and neither names nor "
-            f"order tell which is the last stage's: {_list(outputs)}",
+            f"the model has more than one output of {channels} channels, and neither their names "
+            f"nor their order show which is the last stage's: {_list(outputs)}",
             "name them as in stage_1_heatmaps and stage_1_pafs, or export the last stage alone",
         )
     return heatmaps[-1].name, pafs[-1].name
@@ -92,7 +92,7 @@ def check_profile(inputs: Sequence[ModelPort], profile: "Profile", path: str) ->
     if port.dtype == "uint8":
         raise SetupError(
             f"{path} takes uint8, and profiles feed models that take normalised floats",
-            "export it without its normalisation; profile=uint8 adds one of its own",
+            "export it without its normalisation; profile=uint8 adds its own",
         )
     height, width = port.shape[2:]
     wanted_height, wanted_width = profile.nominal_input[0], profile.fixed_width
@@ -105,7 +105,7 @@ def check_profile(inputs: Sequence[ModelPort], profile: "Profile", path: str) ->
         )
 
 
-def fed_as(dtype: str) -> str:
+def batch_dtype(dtype: str) -> str:
     """Returns the type of the batches for an input of a type, by NumPy's names."""
     return _FED_AS.get(dtype, dtype)
 
@@ -121,7 +121,7 @@ def check_fits(model_input: ModelPort, batch: InputBatch) -> None:
     """
     found = batch.inputs_N3HW.shape
     dtype = batch.inputs_N3HW.dtype.name
-    if fed_as(model_input.dtype) != dtype:
+    if batch_dtype(model_input.dtype) != dtype:
         raise SetupError(
             f"the model's input {model_input.name} is {model_input.dtype}, the profile's {dtype}",
             "export it with a float32 input, which every profile can feed",

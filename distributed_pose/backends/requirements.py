@@ -159,7 +159,7 @@ def _(need: CudaBuild) -> Iterable[Lack]:
         yield Lack("PyTorch built with CUDA", f"torch {_version('torch')}", need.mend)
         return
     error, driver = _asked("driver", _CUDA_DRIVER)
-    # A missing driver is reported by a need of its own.
+    # A missing driver is reported by a separate need.
     if not error and _major(driver) < _major(str(built_with)):
         what = f"driver for CUDA {_major(str(built_with))}"
         yield Lack(what, f"one for CUDA {driver}", "update NVIDIA's driver")

@@ -1,81 +1,181 @@
-"""Checks a configuration's backends and answers questions about them."""
+"""Resolves what a configuration selects for a run: where answers come from, devices, backends."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
-from distributed_pose.backends.registry import entries, resolve_backend
+from distributed_pose.backends.registry import candidates, entries, resolve_backend
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.devices.kinds import KINDS, accelerators
 from distributed_pose.errors import ConfigError
+from distributed_pose.records import Simulation
+
+# What the backends of a run answer from: the user's model, recorded maps, or the ground truth.
+Source = Literal["model", "recording", "truth"]
+
+# Batch sizes that a sweep measures.
+_SWEPT = (1, 2, 4, 8, 16, 32)
 
 
-def check_backends(config: RunConfig) -> None:
-    """Checks the backends of a configuration as far as possible before any device is known.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KindSelection:
+    """What a run uses on devices of one kind.
+
+    Attributes:
+        backend: configured name of the backend, which may be `auto` or lack its variant.
+        candidates: full names of the backends that the name can mean, best first.
+        precision: configured precision, which may be `auto`.
+        batch_sizes: largest number of images in a batch; of several, a sweep on the device finds
+            the best.
+    """
+
+    backend: str
+    candidates: tuple[str, ...]
+    precision: str
+    batch_sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """What a run uses, resolved once from its configuration.
+
+    Attributes:
+        source: what the backends of the run answer from.
+        kinds: backend, precision and batch sizes by kind of device.
+        devices: requested devices, or `auto` alone.
+        auto_kinds: kinds of accelerators that `devices: auto` uses.
+        cpus: number of CPUs of each CPU worker; None for its share of those of its node.
+        workers_per_device: number of workers per device, for each kind that may have several.
+        soc: name of the Ascend chip to compile for; empty for the one that a node reports.
+        profile: name of the preprocessing profile.
+        gather: `maps` or `poses`, which the workers return.
+        maps_dtype: `f32` or `f16`, type of the maps before they are grouped.
+        damaged: `keep` or `fail`, treatment of damaged images that still decode.
+        dump_folder: folder that the workers write the maps to; empty for none.
+        simulation: settings of simulated devices.
+    """
+
+    source: Source
+    kinds: Mapping[str, KindSelection]
+    devices: tuple[str, ...]
+    auto_kinds: tuple[str, ...]
+    cpus: int | None
+    workers_per_device: Mapping[str, int]
+    soc: str
+    profile: str
+    gather: str
+    maps_dtype: str
+    damaged: str
+    dump_folder: str
+    simulation: Simulation
+
+    @property
+    def runs_model(self) -> bool:
+        """Whether the run executes a model, and does not only replay or use the ground truth."""
+        return self.source == "model"
+
+    @property
+    def uses_int8(self) -> bool:
+        """Whether devices of some kind compute in int8, which needs calibration data."""
+        return any(kind.precision == "int8" for kind in self.kinds.values())
+
+    def runs_on(self, kind: str) -> bool:
+        """Returns whether the configured backend of a kind of device runs on it."""
+        return _runs_on(self.kinds[kind].backend, kind)
+
+
+def select(config: RunConfig) -> Selection:
+    """Returns what a configuration selects, checked as far as possible before devices are known.
 
     Raises:
         ConfigError: if a backend does not run on the requested devices or lacks the precision, or
             if some backends run the model while others answer from annotations or recorded maps.
     """
-    for kind in _kinds(config):
+    used = [*_used_kinds(config)]
+    for kind in used:
         settings = config.on(kind)
         resolve_backend(settings.backend, kind, settings.precision)
-    names = {config.on(kind).backend for kind in _kinds(config)}
-    if len({(_runs_model(name), _replays(name)) for name in names}) > 1:
-        raise ConfigError(
-            f"backends {', '.join(sorted(names))} cannot be in one run: some answer from the "
-            "annotations or a recording, and not from the model"
-        )
+    kinds = {kind: _kind_selection(config, kind) for kind in KINDS}
+    return Selection(
+        source=_source([kinds[kind].backend for kind in used]),
+        kinds=kinds,
+        devices=config.devices,
+        auto_kinds=tuple(kind for kind in accelerators() if _is_automatic(kinds[kind], kind)),
+        cpus=config.cpu.cpus,
+        workers_per_device={"cuda": config.cuda.workers_per_device},
+        soc=config.npu.soc or "",
+        profile=config.profile,
+        gather=config.gather,
+        maps_dtype=config.maps_dtype,
+        damaged=config.data.damaged,
+        # The path is absolute, because workers have other working directories.
+        dump_folder=str(config.dump_maps.absolute()) if config.dump_maps else "",
+        simulation=config.simulated.simulation,
+    )
 
 
-def runs_model(config: RunConfig) -> bool:
-    """Returns whether a run needs a model, and does not only replay or use the ground truth."""
-    return all(_runs_model(config.on(kind).backend) for kind in _kinds(config))
-
-
-def replays(config: RunConfig) -> bool:
-    """Returns whether a run answers from recorded maps."""
-    return all(_replays(config.on(kind).backend) for kind in _kinds(config))
-
-
-def check_computes(config: RunConfig) -> None:
-    """Checks that a configuration has something to measure.
+def check_computes(selection: Selection) -> None:
+    """Checks that a run has something to measure.
 
     Raises:
         ConfigError: if the run answers from recorded maps.
     """
-    if replays(config):
+    if selection.source == "recording":
         raise ConfigError(
             "backend recorded runs no model, and there is nothing to measure", "set backend"
         )
 
 
-def runs_on(backend: str, kind: str) -> bool:
-    """Returns whether a configured backend runs on devices of a kind."""
-    return backend == "auto" or any(kind in found.kinds for found in entries(backend))
+def _kind_selection(config: RunConfig, kind: str) -> KindSelection:
+    settings = config.on(kind)
+    size = settings.batch_size
+    return KindSelection(
+        backend=settings.backend,
+        candidates=candidates(settings.backend, kind),
+        precision=settings.precision,
+        batch_sizes=_SWEPT if size == "auto" else (size,),
+    )
 
 
-def auto_kinds(config: RunConfig) -> tuple[str, ...]:
-    """Returns the kinds of accelerators that `devices: auto` uses.
-
-    These are the kinds that their configured backend runs on. Fakes use no accelerators, since they
-    run no model.
-    """
-    names = {kind: config.on(kind).backend for kind in accelerators()}
-    return tuple(kind for kind, name in names.items() if _runs_model(name) and runs_on(name, kind))
-
-
-def _kinds(config: RunConfig) -> Iterator[str]:
+def _used_kinds(config: RunConfig) -> Iterator[str]:
     """Yields the kinds of devices that a run is known to use."""
     if config.devices != ("auto",):
         yield from sorted({request.partition(":")[0] for request in config.devices})
     elif config.backend == "auto":
         yield "cpu"
     else:
-        yield next(kind for kind in KINDS if runs_on(config.backend, kind))
+        yield next(kind for kind in KINDS if _runs_on(config.backend, kind))
 
 
-def _runs_model(backend: str) -> bool:
-    return backend == "auto" or all(found.runs_model for found in entries(backend))
+def _source(backends: list[str]) -> Source:
+    """Returns what backends answer from, which must be the same for all of them.
+
+    Raises:
+        ConfigError: if it differs.
+    """
+    sources = {_source_of(name) for name in backends}
+    if len(sources) > 1:
+        raise ConfigError(
+            f"backends {', '.join(sorted({*backends}))} cannot be in one run: some answer from the "
+            "annotations or a recording, and not from the model"
+        )
+    return sources.pop()
 
 
-def _replays(backend: str) -> bool:
-    return backend != "auto" and all(found.replays for found in entries(backend))
+def _source_of(backend: str) -> Source:
+    if backend == "auto" or all(found.runs_model for found in entries(backend)):
+        return "model"
+    return "recording" if all(found.replays for found in entries(backend)) else "truth"
+
+
+def _is_automatic(settings: KindSelection, kind: str) -> bool:
+    """Returns whether `devices: auto` uses the accelerators of a kind.
+
+    It does if their configured backend runs on them. Fakes use no accelerators, since they run no
+    model.
+    """
+    return _source_of(settings.backend) == "model" and _runs_on(settings.backend, kind)
+
+
+def _runs_on(backend: str, kind: str) -> bool:
+    return backend == "auto" or any(kind in found.kinds for found in entries(backend))

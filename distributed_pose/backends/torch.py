@@ -130,7 +130,7 @@ def _load(content: bytes) -> torch.export.ExportedProgram:
     try:
         # For other content, PyTorch's reader would try an older format and log tracebacks.
         if not zipfile.is_zipfile(io.BytesIO(content)):
-            raise ValueError("it is no program")  # noqa: TRY301
+            raise ValueError("it is not a program")  # noqa: TRY301
         return torch.export.load(io.BytesIO(content))
     # The reader raises exceptions of many types, depending on where the archive is broken.
     except Exception as error:  # noqa: BLE001

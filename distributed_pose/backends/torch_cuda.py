@@ -109,7 +109,7 @@ class TorchProgram:
         return _Captured(graph, outputs)
 
     def _forward(self, inputs_N3HW: torch.Tensor) -> list[torch.Tensor]:
-        assert self._model is not None  # noqa: S101 - the pipeline is gone before it is
+        assert self._model is not None  # noqa: S101 - the pipeline is closed before the model
         return self._model(inputs_N3HW)
 
     @contextmanager

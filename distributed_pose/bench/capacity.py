@@ -29,7 +29,7 @@ _ENDLESS = 1e5
 _CALIBRATION_S = 12.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class HostCosts:
     """The costs per image of a host, as measured on one machine.
 
@@ -56,7 +56,7 @@ class HostCosts:
     batch_size: Positive
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DeviceGroup:
     """A number of equal devices.
 
@@ -71,7 +71,7 @@ class DeviceGroup:
     images_per_s: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Capacity:
     """The estimated throughput of devices and hosts together.
 
@@ -136,14 +136,14 @@ def measure_host_costs(config: RunConfig, on_progress: Progress) -> HostCosts:
         on_progress(steps, 3)
     compute = easy.throughput.compute_images_per_s["total"]
     return HostCosts(
-        full.host_use.cores,
-        ceiling,
-        easy.throughput.wall_images_per_s / compute,
-        cpu_us(full),
-        full.host_use.object_store_bytes / full.host_use.images,
-        config.gather,
-        config.data.read,
-        easy.devices[0].batch_size,
+        cores=full.host_use.cores,
+        ceiling_images_per_s=ceiling,
+        device_share=easy.throughput.wall_images_per_s / compute,
+        cpu_us=cpu_us(full),
+        object_store_bytes=full.host_use.object_store_bytes / full.host_use.images,
+        gather=config.gather,
+        read=config.data.read,
+        batch_size=easy.devices[0].batch_size,
     )
 
 
@@ -171,13 +171,13 @@ def capacity(
     bound_by = min(limits, key=lambda name: limits[name])
     rate = limits[bound_by]
     return Capacity(
-        rate,
-        images / rate / 3600,
-        devices,
-        limits,
-        bound_by,
-        devices / a_core,
-        rate * costs.object_store_bytes,
+        images_per_s=rate,
+        hours=images / rate / 3600,
+        devices_images_per_s=devices,
+        limits_images_per_s=limits,
+        bound_by=bound_by,
+        cores_needed=devices / a_core,
+        object_store_bytes_per_s=rate * costs.object_store_bytes,
     )
 
 

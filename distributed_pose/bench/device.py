@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from distributed_pose.backends.selection import check_computes
+from distributed_pose.backends.selection import check_computes, select
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.devices.kinds import KINDS
 from distributed_pose.engine.trials import Sweep
@@ -22,7 +22,7 @@ from distributed_pose.run.inputs import read_model
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DeviceSweep:
     """The figures of one device for each batch size.
 
@@ -65,7 +65,7 @@ def bench_device(
     Raises:
         SetupError: if a device cannot run the model with the smallest batch size.
     """
-    check_computes(config)
+    check_computes(select(config))
     devices: dict[str, DeviceReady] = {}
     sweeps: dict[str, dict[int, Sweep]] = {}
     sizes = sorted(set(batch_sizes))
@@ -89,9 +89,10 @@ def bench_device(
 
 
 def _sweep(config: RunConfig, size: int, least_s: float) -> Iterator[tuple[DeviceReady, Sweep]]:
-    source, ranges = read_model(config)
+    selection = select(config)
+    source, calibration = read_model(config, selection)
     with open_engine(config) as engine:
-        for device in engine.start(source, ranges):
+        for device in engine.start(selection, source, calibration):
             yield device, engine.sweep(device.plan.name, size, least_s)
 
 
@@ -120,15 +121,15 @@ def _with_backends(config: RunConfig, devices: Iterable[DeviceReady]) -> RunConf
 
 def _figures(config: RunConfig, device: DeviceReady, sweeps: dict[int, Sweep]) -> DeviceSweep:
     return DeviceSweep(
-        device.plan.name,
-        device.description,
-        device.plan.node,
-        device.backend,
-        device.precision,
-        config.profile,
-        tuple(
+        name=device.plan.name,
+        description=device.description,
+        node=device.plan.node,
+        backend=device.backend,
+        precision=device.precision,
+        profile=config.profile,
+        batches=tuple(
             latency_figures(size, sweep.compute_ns, sweep.latencies_ns, sweep.wall_ns)
             for size, sweep in sweeps.items()
         ),
-        best_batch_size({size: sweep.compute_ns for size, sweep in sweeps.items()}),
+        best_batch_size=best_batch_size({size: sweep.compute_ns for size, sweep in sweeps.items()}),
     )

@@ -28,7 +28,7 @@ from distributed_pose.evaluation import Progress
 from distributed_pose.model.compile import compile_model, portable
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.records import DECODE_STAGES, ImageRecord
-from distributed_pose.run.inputs import RunInputs, calibration, read_inputs
+from distributed_pose.run.inputs import RunInputs, read_inputs
 from distributed_pose.vision.decode import decode_image
 from distributed_pose.vision.preprocess import preprocess
 from distributed_pose.vision.profiles import PROFILES
@@ -36,7 +36,7 @@ from distributed_pose.vision.profiles import PROFILES
 STAGES = ("read", "decode_jpeg", "preprocess", "check", "transfer", *DECODE_STAGES)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
     """Processor time per image, in microseconds."""
 
@@ -44,7 +44,7 @@ class Cost:
     p90_us: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class HostReport:
     """The costs per image on the host.
 
@@ -86,7 +86,7 @@ def bench_host(config: RunConfig, repeat: int, on_progress: Progress) -> HostRep
     """
     inputs = read_inputs(config)
     images = inputs.index.images
-    maps = _infer(config, inputs)
+    maps = _infer(inputs)
     # The actors of a run have the same settings.
     cv2.setNumThreads(1)
     keep_freed_memory()
@@ -98,12 +98,12 @@ def bench_host(config: RunConfig, repeat: int, on_progress: Progress) -> HostRep
     return bench.report(found)
 
 
-def _infer(config: RunConfig, inputs: RunInputs) -> dict[int, ImageMaps]:
+def _infer(inputs: RunInputs) -> dict[int, ImageMaps]:
     """Returns the maps of each image, by image id."""
     (plan,) = plan_devices(("cpu",), [Node("", "", num_cpus())])
-    deployment = deploy_here(config, plan, inputs.model.format)
+    deployment = deploy_here(inputs.selection, plan, inputs.model.format)
     order = deployment.order
-    model = compile_model(portable(inputs.model, order), order, calibration(config, inputs))
+    model = compile_model(portable(inputs.model, order), order, inputs.calibration)
     worker = Worker(replace(deployment.spec, gather="maps"), model.content)
     shard_size = worker.start().shard_size
     maps = {}
@@ -176,15 +176,15 @@ class _HostBench:
         decode = np.sum([costs[stage] for stage in DECODE_STAGES], axis=0)
         host = np.sum([costs[stage] for stage in STAGES], axis=0)
         return HostReport(
-            cpu_name(),
-            self._profile.name,
-            len(costs["plain"]),
-            poses,
-            {stage: _cost(costs[stage]) for stage in STAGES},
-            _cost(decode),
-            _cost(host),
-            _cost(costs["plain"]),
-            float(np.median(costs["plain"] / decode)),
+            processor=cpu_name(),
+            profile=self._profile.name,
+            num_images=len(costs["plain"]),
+            poses=poses,
+            stages={stage: _cost(costs[stage]) for stage in STAGES},
+            decode=_cost(decode),
+            host=_cost(host),
+            plain_decode=_cost(costs["plain"]),
+            speedup=float(np.median(costs["plain"] / decode)),
         )
 
 
@@ -198,4 +198,4 @@ def _through_store(batch: pa.RecordBatch) -> ImageMaps:
 
 def _cost(ns: npt.NDArray[np.float64]) -> Cost:
     median, p90 = np.percentile(ns / 1e3, (50, 90))
-    return Cost(float(median), float(p90))
+    return Cost(median_us=float(median), p90_us=float(p90))

@@ -12,7 +12,7 @@ import numpy as np
 
 from distributed_pose.backends.base import BackendOptions, InputBatch
 from distributed_pose.backends.registry import open_backend
-from distributed_pose.backends.selection import check_computes
+from distributed_pose.backends.selection import Selection, check_computes, select
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.shards import image_rows, read_shards
 from distributed_pose.devices.host import cpu_name, num_cpus
@@ -23,7 +23,7 @@ from distributed_pose.evaluation import Progress, evaluate_on, open_engine
 from distributed_pose.metrics.throughput import images_per_s
 from distributed_pose.model.compile import compile_model, portable
 from distributed_pose.report.run_report import RunReport
-from distributed_pose.run.inputs import RunInputs, calibration, read_inputs
+from distributed_pose.run.inputs import RunInputs, read_inputs
 from distributed_pose.vision.decode import decode_image
 from distributed_pose.vision.headers import UndecodableImageError
 from distributed_pose.vision.preprocess import preprocess
@@ -35,7 +35,7 @@ _BARE_BATCHES = 4
 _BARE_SHARE = 0.25
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PipelineReport:
     """Whole runs beside the bare model.
 
@@ -52,7 +52,8 @@ class PipelineReport:
         ratio: rate of the whole run divided by that of the bare model, median over the pairs.
         compute_ms: execution time per image within the whole run, in milliseconds.
         other_ms: time per image of each other stage, in milliseconds.
-        outside_compute_share: share of the wall time in which the model was not executed.
+        outside_compute_share: share of the wall time in which the model was not executed; None if
+            it is unknown.
     """
 
     processor: str
@@ -66,7 +67,7 @@ class PipelineReport:
     ratio: float
     compute_ms: float
     other_ms: Mapping[str, float]
-    outside_compute_share: float
+    outside_compute_share: float | None
 
 
 def bench_pipeline(config: RunConfig, repeat: int, on_progress: Progress) -> PipelineReport:
@@ -81,31 +82,29 @@ def bench_pipeline(config: RunConfig, repeat: int, on_progress: Progress) -> Pip
         ConfigError: if the batch size is `auto`.
         ExecutionError: if an image cannot be read, since a partial run has no valid figures.
     """
-    check_computes(config)
+    check_computes(select(config))
     config = config.model_copy(update={"devices": ("cpu",)})
     inputs = read_inputs(config)
     images = max(1, round(len(inputs.index.images) * _BARE_SHARE))
     bare, reports = [], []
-    batches = _batches(config, inputs)
+    batches = _batches(inputs)
     for _ in range(repeat):
-        before = _bare_images_per_s(config, inputs, batches, images)
+        before = _bare_images_per_s(inputs, batches, images)
         engine = open_engine(config)
         reports.append(evaluate_on(engine, config, inputs, on_progress=on_progress))
         if failures := reports[-1].failures:
             raise ExecutionError(failures[0].reason)
-        bare.append(mean((before, _bare_images_per_s(config, inputs, batches, images))))
-    return _report(config, bare, reports)
+        bare.append(mean((before, _bare_images_per_s(inputs, batches, images))))
+    return _report(_batch_size(inputs.selection), bare, reports)
 
 
-def _bare_images_per_s(
-    config: RunConfig, inputs: RunInputs, batches: list[InputBatch], images: int
-) -> float:
+def _bare_images_per_s(inputs: RunInputs, batches: list[InputBatch], images: int) -> float:
     (plan,) = plan_devices(("cpu",), [Node("", "", num_cpus())])
-    deployment = deploy_here(config, plan, inputs.model.format)
+    deployment = deploy_here(inputs.selection, plan, inputs.model.format)
     spec, order = deployment.spec, deployment.order
-    model = compile_model(portable(inputs.model, order), order, calibration(config, inputs))
+    model = compile_model(portable(inputs.model, order), order, inputs.calibration)
     options = BackendOptions(
-        spec.precision, num_cpus(), _batch_size(config), simulation=spec.simulation
+        spec.precision, num_cpus(), _batch_size(inputs.selection), simulation=spec.simulation
     )
     backend = open_backend(spec.backend, model.content, options)
     for batch in batches:
@@ -120,9 +119,9 @@ def _bare_images_per_s(
     return images_per_s(done, compute_ns)
 
 
-def _batches(config: RunConfig, inputs: RunInputs) -> list[InputBatch]:
-    shards = read_shards(inputs.index.images, inputs.images, _batch_size(config))
-    profile = PROFILES[config.profile]
+def _batches(inputs: RunInputs) -> list[InputBatch]:
+    shards = read_shards(inputs.index.images, inputs.images, _batch_size(inputs.selection))
+    profile = PROFILES[inputs.selection.profile]
     batches = []
     for shard in islice(shards, _BARE_BATCHES):
         if shard.failures:
@@ -141,14 +140,14 @@ def _batches(config: RunConfig, inputs: RunInputs) -> list[InputBatch]:
     return batches
 
 
-def _batch_size(config: RunConfig) -> int:
-    size = config.on("cpu").batch_size
-    if size == "auto":
+def _batch_size(selection: Selection) -> int:
+    sizes = selection.kinds["cpu"].batch_sizes
+    if len(sizes) > 1:
         raise ConfigError("the bare model and the run need the same batch_size", "set a number")
-    return size
+    return sizes[0]
 
 
-def _report(config: RunConfig, bare: list[float], reports: list[RunReport]) -> PipelineReport:
+def _report(batch_size: int, bare: list[float], reports: list[RunReport]) -> PipelineReport:
     whole = [report.throughput.wall_images_per_s for report in reports]
     last = reports[-1]
     ap = last.ap["AP"] if last.ap else None
@@ -156,17 +155,16 @@ def _report(config: RunConfig, bare: list[float], reports: list[RunReport]) -> P
         stage: figures.total_ns / 1e6 / last.num_images for stage, figures in last.stages.items()
     }
     return PipelineReport(
-        cpu_name(),
-        num_cpus(),
-        last.precision,
-        _batch_size(config),
-        last.num_images,
-        ap,
-        tuple(bare),
-        tuple(whole),
-        median(w / b for w, b in zip(whole, bare, strict=True)),
-        stage_ms.pop("compute"),
-        stage_ms,
-        # The share is None only for replayed maps.
-        last.throughput.outside_compute_share or 0.0,
+        processor=cpu_name(),
+        cores=num_cpus(),
+        precision=last.precision,
+        batch_size=batch_size,
+        num_images=last.num_images,
+        ap=ap,
+        bare_images_per_s=tuple(bare),
+        whole_images_per_s=tuple(whole),
+        ratio=median(w / b for w, b in zip(whole, bare, strict=True)),
+        compute_ms=stage_ms.pop("compute"),
+        other_ms=stage_ms,
+        outside_compute_share=last.throughput.outside_compute_share,
     )

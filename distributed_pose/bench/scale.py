@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import chain
 from statistics import median
 
-from distributed_pose.backends.selection import check_computes
+from distributed_pose.backends.selection import check_computes, select
 from distributed_pose.cluster.planned import planned_devices
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.devices.kinds import KINDS
@@ -22,7 +22,7 @@ _BUSY = 0.85
 _ROLES = {**dict.fromkeys(KINDS, "workers"), "reducer": "reducers"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ScalePoint:
     """The figures for one number of devices.
 
@@ -62,7 +62,7 @@ class ScalePoint:
     bound_by: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ScaleReport:
     """The figures of a scaling experiment.
 
@@ -112,7 +112,7 @@ def run_scaling(
         ConfigError: if there are fewer devices than the largest count, or no model to run.
         ExecutionError: if images have no result, or AP differs between runs of the same images.
     """
-    check_computes(config)
+    check_computes(select(config))
     chosen = sorted(set(counts))
     settings = {count: _with_devices(config, count, weak=weak) for count in chosen}
     reports: dict[int, list[RunReport]] = {count: [] for count in chosen}
@@ -126,14 +126,14 @@ def run_scaling(
     points = [_point(count, reports[count], reports[chosen[0]]) for count in chosen]
     first = reports[chosen[0]][0]
     return ScaleReport(
-        "weak" if weak else "strong",
-        first.backend,
-        first.devices[0].description,
-        first.gather,
-        config.data.read,
-        first.devices[0].batch_size,
-        first.host_use.cores,
-        tuple(points),
+        scaling="weak" if weak else "strong",
+        backend=first.backend,
+        description=first.devices[0].description,
+        gather=first.gather,
+        read=config.data.read,
+        batch_size=first.devices[0].batch_size,
+        cores=first.host_use.cores,
+        points=tuple(points),
     )
 
 
@@ -192,20 +192,20 @@ def _point(count: int, runs: Sequence[RunReport], base: Sequence[RunReport]) -> 
     used, images = run.host_use, max(1, run.host_use.images)
     busy = sum(used.cpu_s.values()) / (run.throughput.wall_s * max(1, used.cores))
     return ScalePoint(
-        count,
-        run.num_images,
-        rates,
-        median(rates),
-        run.throughput.compute_images_per_s["total"],
-        speed_up,
-        efficiency,
-        run.throughput.straggler_share,
-        busy,
-        cpu_us(run),
-        {name: stage.total_ns / 1e3 / images for name, stage in run.stages.items()},
-        used.object_store_bytes / images,
-        dict(run.ap or {}),
-        _bound_by(run, efficiency, busy),
+        devices=count,
+        images=run.num_images,
+        runs_images_per_s=rates,
+        wall_images_per_s=median(rates),
+        compute_images_per_s=run.throughput.compute_images_per_s["total"],
+        speed_up=speed_up,
+        efficiency=efficiency,
+        straggler_share=run.throughput.straggler_share,
+        host_busy_share=busy,
+        cpu_us=cpu_us(run),
+        stage_us={name: stage.total_ns / 1e3 / images for name, stage in run.stages.items()},
+        object_store_bytes=used.object_store_bytes / images,
+        ap=dict(run.ap or {}),
+        bound_by=_bound_by(run, efficiency, busy),
     )
 
 

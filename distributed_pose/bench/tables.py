@@ -46,7 +46,8 @@ def pipeline_table(report: PipelineReport) -> Table:
     table.add_row("execution within the run", "", f"{report.compute_ms:.1f}")
     for stage, ms in report.other_ms.items():
         table.add_row(stage, "", f"{ms:.2f}")
-    table.add_row("time outside execution", f"{report.outside_compute_share:.1%}", "")
+    share = report.outside_compute_share
+    table.add_row("time outside execution", "n/a" if share is None else f"{share:.1%}", "")
     table.caption = (
         f"{report.processor}, {report.cores} cores · {report.precision} · batch "
         f"{report.batch_size} · {report.num_images} images · AP {_figure(report.ap)}"

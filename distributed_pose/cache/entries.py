@@ -113,7 +113,7 @@ def limit_bytes() -> int:
         return int(TypeAdapter(ByteSize).validate_python(number_and_unit and text))
     except (ValidationError, OverflowError):
         raise ConfigError(
-            f"{LIMIT_VARIABLE}={text} is no size", "set it to a size such as 500MB or 10GB"
+            f"{LIMIT_VARIABLE}={text} is not a size", "set it to a size such as 500MB or 10GB"
         ) from None
 
 
@@ -160,7 +160,7 @@ def prune(entries: Iterable[CacheEntry], most_bytes: int) -> list[CacheEntry]:
 
 
 def _removes(entry: CacheEntry) -> bool:
-    """Removes an entry unless a process is using it, and returns whether it is gone.
+    """Removes an entry unless a process is using it, and returns whether it was removed.
 
     Raises:
         ExecutionError: if the entry cannot be removed.

@@ -82,7 +82,9 @@ def device(
     ] = "1,2,4,8,16,32",
     seconds: Annotated[
         float,
-        typer.Option(help="Minimum time to measure each batch size, in s.", min=0.0, max=3600.0),
+        typer.Option(
+            help="Minimum time to measure each batch size, in seconds.", min=0.0, max=3600.0
+        ),
     ] = 2.0,
     as_json: AsJson = False,
 ) -> None:

@@ -37,12 +37,13 @@ def cache(
         bool, typer.Option("--json", help="Print the contents alone, as JSON.")
     ] = False,
 ) -> None:
-    """Show what the cache of compiled kernels, models, engines and demo images holds, or free it.
+    """Show or free the cache of compiled kernels, models, engines and demo images.
 
-    Its limit is DISTRIBUTED_POSE_CACHE_LIMIT, 5GB by default; runs keep it by themselves.
+    The limit of its size is DISTRIBUTED_POSE_CACHE_LIMIT, 5GB by default. Runs remove the least
+    recently used entries over the limit.
     """
     if everything and not prune:
-        raise ConfigError("--all goes with --prune", "give both to remove all entries")
+        raise ConfigError("--all requires --prune", "give both to remove all entries")
     limit, folder = limit_bytes(), existing_cache()
     removed = []
     if prune and folder:
@@ -67,7 +68,7 @@ def _current_names() -> Mapping[str, str]:
 
 
 def _show(contents: CacheContents, *, pruned: bool) -> None:
-    folder = contents.folder or "no folder, as this user has no home (set XDG_CACHE_HOME to one)"
+    folder = contents.folder or "none, since this user has no home (set XDG_CACHE_HOME to a folder)"
     print_line(f"cache: {folder}")
     if contents.kinds:
         Terminal().print(_table(contents))

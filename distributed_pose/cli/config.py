@@ -58,7 +58,7 @@ def show(
 def example(
     *,
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="File name of the example.")
+        str | None, typer.Argument(metavar="NAME", help="File name of the example.")
     ] = None,
 ) -> None:
     """Print a shipped configuration, script or manifest; without a name, list all of them."""

@@ -29,12 +29,12 @@ def doctor(
     *,
     config: ConfigFile = None,
     overrides: Overrides = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the answers as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
     verbose: Verbose = False,
 ) -> None:
-    """Tell which backends can run each device, what each lacks, and how to mend it.
+    """Show the backends that can run each device, what the others lack, and how to install it.
 
-    Ends with 0 only if each device has a backend.
+    The exit code is 0 only if each device has a backend.
     """
     start_logging(verbose=verbose)
     settings = load_config(config, overrides or ())

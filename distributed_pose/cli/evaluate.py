@@ -3,100 +3,145 @@
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from distributed_pose.cli.options import AsJson, ConfigFile, Overrides, Verbose
 from distributed_pose.cli.progress import RunBar, run_progress
-from distributed_pose.cli.supervise import SUM_UP, tell_output
+from distributed_pose.cli.supervise import SUM_UP, report_output
 from distributed_pose.cli.terminal import Terminal, print_line, print_text, start_logging
 from distributed_pose.config.loading import load_config
+from distributed_pose.config.schema import RunConfig
 from distributed_pose.errors import ExecutionError
-from distributed_pose.files.local import new_run_folder, point_latest_at
+from distributed_pose.files.run_folders import new_run_folder, point_latest_at
 from distributed_pose.locations import Location, redacted
+
+if TYPE_CHECKING:
+    from distributed_pose.report.run_report import RunReport
 
 _NAME = "distributed-pose"
 
 _RUNS = Path("runs")
 
 
-def evaluate(  # noqa: PLR0913 - one argument an option
+_Output = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        metavar="DIR",
+        help="Folder of the run, a path or a URI. If it holds an interrupted run, that run is "
+        "resumed.",
+        show_default="a new folder in runs, to which the link runs/latest points",
+    ),
+]
+_Restart = Annotated[
+    bool,
+    typer.Option(
+        "--restart", help="Delete the results in the run's folder, and evaluate all images again."
+    ),
+]
+_AllowFailures = Annotated[
+    int | None,
+    typer.Option(
+        "--allow-failures",
+        metavar="N",
+        help="Number of images that may fail in a complete run; sets allow_failures.",
+    ),
+]
+_DumpMaps = Annotated[
+    str | None,
+    typer.Option(
+        "--dump-maps",
+        metavar="DIR",
+        help="Folder to write the maps of every image to; sets dump_maps.",
+    ),
+]
+_EndedBy = Annotated[str | None, typer.Option(SUM_UP, hidden=True)]
+
+
+def evaluate(  # noqa: PLR0913 - one argument per option
     *,
     config: ConfigFile = None,
     overrides: Overrides = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            metavar="DIR",
-            help="Folder of the run, a path or a URI. A run that was interrupted in it is resumed.",
-            show_default="a new folder in runs, which runs/latest leads to",
-        ),
-    ] = None,
-    restart: Annotated[
-        bool,
-        typer.Option(
-            "--restart", help="Delete the results of a run that the folder holds, and start again."
-        ),
-    ] = False,
-    allow_failures: Annotated[
-        int | None,
-        typer.Option(
-            "--allow-failures",
-            metavar="N",
-            help="Number of images that may fail in a complete run; sets allow_failures.",
-        ),
-    ] = None,
-    dump_maps: Annotated[
-        str | None,
-        typer.Option(
-            "--dump-maps",
-            metavar="DIR",
-            help="Folder to write the maps of every image to; sets dump_maps.",
-        ),
-    ] = None,
+    output: _Output = None,
+    restart: _Restart = False,
+    allow_failures: _AllowFailures = None,
+    dump_maps: _DumpMaps = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
-    ended_by: Annotated[str | None, typer.Option(SUM_UP, hidden=True)] = None,
+    ended_by: _EndedBy = None,
 ) -> None:
     """Evaluate COCO keypoints on all devices: AP, wall-clock and compute-only throughput."""
     start_logging(verbose=verbose)
-    if allow_failures is not None:
-        overrides = [*(overrides or ()), f"allow_failures={allow_failures}"]
-    if dump_maps is not None:
-        # YAML reads JSON, so a quoted name may contain any characters.
-        overrides = [*(overrides or ()), f"dump_maps={json.dumps(dump_maps)}"]
-    settings = load_config(config, overrides or ())
+    keys = [*(overrides or ()), *_short_forms(allow_failures, dump_maps)]
+    settings = load_config(config, keys)
     from distributed_pose.evaluation import evaluate as run
-    from distributed_pose.evaluation import sum_up
-    from distributed_pose.report.tables import run_tables
 
     folder = Location(output or new_run_folder(_RUNS))
-    tell_output(folder.plain)
-    again = _command(config, overrides or (), folder)
+    report_output(folder.plain)
+    resume_command = _command(config, keys, folder)
     if ended_by:
-        told = sum_up(settings, folder, config_file=config).unscored
-        raise ExecutionError(f"the process ended by {ended_by}; {told}", f"go on with: {again}")
-    own = None if output else folder
-    with _removed_if_empty(own), run_progress(shown=not as_json) as bar, _resumable(bar, again):
-
-        def on_progress(total: int, done: int) -> None:
-            if not output and bar.total is None:
-                point_latest_at(Path(folder.plain))
-            bar(total, done)
-
+        raise _end_of_process(settings, folder, config, ended_by, resume_command)
+    with (
+        _removed_if_empty(None if output else folder),
+        run_progress(shown=not as_json) as bar,
+        _resumable(bar, resume_command),
+    ):
+        on_progress = bar if output else _linking_latest(bar, folder)
         report = run(settings, folder, on_progress, restart=restart, config_file=config)
+    _show(report, folder, as_json=as_json)
+    if not report.is_usable:
+        print_line(f"try the failed images again: {resume_command}", err=True)
+        raise typer.Exit(ExecutionError.exit_code)
+
+
+def _short_forms(allow_failures: int | None, dump_maps: str | None) -> Iterator[str]:
+    """Yields the configuration keys that options of the command set, in the form of `--set`."""
+    if allow_failures is not None:
+        yield f"allow_failures={allow_failures}"
+    if dump_maps is not None:
+        # YAML reads JSON, so a quoted name may contain any characters.
+        yield f"dump_maps={json.dumps(dump_maps)}"
+
+
+def _end_of_process(
+    settings: RunConfig,
+    folder: Location,
+    config_file: Path | None,
+    ended_by: str,
+    resume_command: str,
+) -> ExecutionError:
+    """Sums up a run whose process has ended, and returns the error that describes its end."""
+    from distributed_pose.evaluation import sum_up
+
+    outcome = sum_up(settings, folder, config_file=config_file).unscored
+    return ExecutionError(
+        f"the process ended by {ended_by}; {outcome}", f"resume with: {resume_command}"
+    )
+
+
+def _linking_latest(bar: RunBar, folder: Location) -> Callable[[int, int], None]:
+    """Returns the progress of a run that also makes `runs/latest` point to it when it starts."""
+
+    def on_progress(total: int, done: int) -> None:
+        if bar.total is None:
+            point_latest_at(Path(folder.plain))
+        bar(total, done)
+
+    return on_progress
+
+
+def _show(report: "RunReport", folder: Location, *, as_json: bool) -> None:
     if as_json:
         print_text(report.to_json())
-    else:
-        Terminal().print(*run_tables(report), f"Written to {folder}", sep="\n")
-    if not report.is_usable:
-        print_line(f"try the failed images again: {again}", err=True)
-        raise typer.Exit(ExecutionError.exit_code)
+        return
+    from distributed_pose.report.tables import run_tables
+
+    Terminal().print(*run_tables(report), f"Written to {folder}", sep="\n")
 
 
 @contextmanager
@@ -116,12 +161,12 @@ def _removed_if_empty(folder: Location | None) -> Iterator[None]:
 
 
 @contextmanager
-def _resumable(bar: RunBar, again: str) -> Iterator[None]:
+def _resumable(bar: RunBar, resume_command: str) -> Iterator[None]:
     """Adds the command that resumes the run to the error of a run that is stopped or fails.
 
     Args:
         bar: progress of the run.
-        again: command that resumes the run.
+        resume_command: command that resumes the run.
 
     Raises:
         ExecutionError: if the run is stopped by the user or fails.
@@ -129,10 +174,10 @@ def _resumable(bar: RunBar, again: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        done = f"{bar.done} of {bar.total} images are done" if bar.total else "nothing is done yet"
-        raise ExecutionError(f"stopped, {done}", f"go on with: {again}") from None
+        done = f"{bar.done} of {bar.total} images are done" if bar.total else "no image is done yet"
+        raise ExecutionError(f"stopped, {done}", f"resume with: {resume_command}") from None
     except ExecutionError as error:
-        error.hint = "; ".join(filter(None, (error.hint, f"go on with: {again}")))
+        error.hint = "; ".join(filter(None, (error.hint, f"resume with: {resume_command}")))
         raise
 
 

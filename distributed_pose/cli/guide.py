@@ -63,7 +63,7 @@ def preprocess(
     ],
     pad_file: _Pads,
 ) -> None:
-    """Write the network input of each image as .bin, and pad.txt (step 3.2)."""
+    """Write the network input of each image as .bin, and pad.txt (step 3.2 of the guide)."""
     from distributed_pose.guide.preprocess import preprocess_folder
 
     start = perf_counter()
@@ -97,7 +97,7 @@ def info(
         ),
     ],
 ) -> None:
-    """Write the list of a folder's .bin files for cann-benchmark (step 3.3)."""
+    """Write the list of a folder's .bin files for cann-benchmark (step 3.3 of the guide)."""
     del kind  # It has only one value.
     from distributed_pose.guide.preprocess import write_info
 
@@ -114,7 +114,7 @@ def postprocess(
     output: _Detections,
     category: _Category = None,
 ) -> None:
-    """Decode the outputs of a benchmark tool on all CPUs, and print AP (step 5.5)."""
+    """Decode the outputs of a benchmark tool on all CPUs, and print AP (step 5.5 of the guide)."""
     from distributed_pose.files.local import check_not_input, write_atomically
     from distributed_pose.guide.postprocess import postprocess as run
     from distributed_pose.report.run_report import detections_json

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from distributed_pose.cli.terminal import print_line, print_text
 from distributed_pose.config.loading import load_config
 from distributed_pose.errors import SetupError
 from distributed_pose.files.local import check_not_input
+
+if TYPE_CHECKING:
+    from distributed_pose.compilation import Compiled
 
 
 def export(
@@ -35,8 +38,8 @@ def export(
     check_not_input(output, {"the checkpoint": checkpoint})
     source = load_source(checkpoint, refinement_stages)
     if source.format != "pth":
-        raise SetupError(f"{checkpoint} is no checkpoint", "give the checkpoint to export")
-    _tell(source.notes)
+        raise SetupError(f"{checkpoint} is not a checkpoint", "give the checkpoint to export")
+    _print_notes(source.notes)
     weights = load_checkpoint(source.content, source.path, refinement_stages).weights
     content = export_onnx(
         weights, refinement_stages=refinement_stages, opset=opset, last_stage=last_stage
@@ -45,67 +48,75 @@ def export(
     print_line(f"Written to {output}: {len(content) / 1e6:.1f} MB, opset {opset}")
 
 
-def compile_(  # noqa: PLR0913 - one argument an option
+_Target = Annotated[
+    str,
+    typer.Option(
+        "--for",
+        metavar="TARGET",
+        help="Device or runtime to compile for: ascend310, ascend310p3, ..., tensorrt, cuda, "
+        "torch, cann, openvino or onnxruntime.",
+    ),
+]
+_Batches = Annotated[str, typer.Option(help="Batch sizes to compile for, separated by commas.")]
+_DynamicBatch = Annotated[
+    bool, typer.Option("--dynamic-batch", help="Compile one .om for all batch sizes.")
+]
+_Precision = Annotated[str | None, typer.Option(help="Precision to compile for; sets precision.")]
+_Profile = Annotated[
+    str | None, typer.Option(help="Preprocessing profile of the inputs; sets profile.")
+]
+_ArtifactFolder = Annotated[
+    Path | None,
+    typer.Option("--output", metavar="DIR", help="Folder to copy the artifact and its card to."),
+]
+_DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the vendor's commands instead of running them.")
+]
+
+
+def compile_(  # noqa: PLR0913 - one argument per option
     *,
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="ONNX file or checkpoint to compile.")
     ],
-    target: Annotated[
-        str,
-        typer.Option(
-            "--for",
-            metavar="TARGET",
-            help="Device or runtime to compile for: ascend310, ascend310p3, ..., tensorrt, cuda, "
-            "torch, cann, openvino or onnxruntime.",
-        ),
-    ],
-    batch: Annotated[
-        str, typer.Option(help="Batch sizes to compile for, separated by commas.")
-    ] = "1",
-    dynamic_batch: Annotated[
-        bool, typer.Option("--dynamic-batch", help="Compile one .om for all batch sizes.")
-    ] = False,
-    precision: Annotated[
-        str | None,
-        typer.Option(help="Precision to compile for; sets precision."),
-    ] = None,
-    profile: Annotated[
-        str | None,
-        typer.Option(help="Preprocessing profile of the inputs; sets profile."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", metavar="DIR", help="Folder to copy the artifact and its card to."
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the vendor's commands instead of running them.")
-    ] = False,
+    target: _Target,
+    batch: _Batches = "1",
+    dynamic_batch: _DynamicBatch = False,
+    precision: _Precision = None,
+    profile: _Profile = None,
+    output: _ArtifactFolder = None,
+    dry_run: _DryRun = False,
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
-    """Compile a model for a device, once: the artifact and its card are kept by content."""
+    """Compile a model for a device; the cache keeps the artifact and its card."""
     given = {"precision": precision, "profile": profile}
     keys = [f"{key}={value}" for key, value in given.items() if value]
     settings = load_config(config, [*(overrides or ()), *keys])
     sizes = batch_sizes(batch)
-    from distributed_pose.compilation import commands_for, compile_for, orders_for
+    from distributed_pose.compilation import commands_for, compile_for, compile_specs
     from distributed_pose.run.inputs import load_model
 
-    orders = orders_for(target, settings.precision, settings.profile, sizes, dynamic=dynamic_batch)
+    specs = compile_specs(
+        target, settings.precision, settings.profile, sizes, dynamic=dynamic_batch
+    )
     source = load_model(model, settings.profile, settings.model.refinement_stages)
-    _tell(source.notes)
+    _print_notes(source.notes)
     if dry_run:
-        print_text(f"{commands_for(source, orders)}\n")
+        print_text(f"{commands_for(source, specs)}\n")
         return
-    for compiled in compile_for(source, orders, settings, output):
-        card = compiled.artifact.card
-        batches = ",".join(map(str, card["batch_sizes"]))
-        details = f"batch {batches}, {card['bytes'] / 1e6:.1f} MB, {card['seconds']:.1f} s"
-        print_line(f"{compiled.path}: {details}")
-        if accuracy := card.get("accuracy"):
-            print_line(", ".join(f"{name} {value}" for name, value in accuracy.items()))
+    for compiled in compile_for(source, specs, settings, output):
+        _print_compiled(compiled)
+
+
+def _print_compiled(compiled: "Compiled") -> None:
+    """Prints the artifact's path, batch sizes, size and time, and its accuracy if it is int8."""
+    card = compiled.artifact.card
+    batches = ",".join(map(str, card["batch_sizes"]))
+    details = f"batch {batches}, {card['bytes'] / 1e6:.1f} MB, {card['seconds']:.1f} s"
+    print_line(f"{compiled.path}: {details}")
+    if accuracy := card.get("accuracy"):
+        print_line(", ".join(f"{name} {value}" for name, value in accuracy.items()))
 
 
 def picture(
@@ -116,14 +127,14 @@ def picture(
         int, typer.Option(help="Largest number of images in the picture.", min=1, max=64)
     ] = 4,
 ) -> None:
-    """Draw the poses that a run found."""
+    """Draw the detected poses of a run on its images."""
     from distributed_pose.report.pictures import draw_run
 
     draw_run(run, output, images)
     print_line(f"Written to {output}")
 
 
-def _tell(notes: Iterable[str]) -> None:
+def _print_notes(notes: Iterable[str]) -> None:
     """Prints notes on a model to standard error, since programs may read the standard output."""
     for note in notes:
         print_line(note, err=True)

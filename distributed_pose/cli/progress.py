@@ -42,7 +42,9 @@ class RunBar:
         self.total, self.done = total, done
         elapsed_s, new = monotonic() - self._start, done - self._done_before
         rate = f"{new / elapsed_s:.1f} images/s" if new and elapsed_s else ""
-        self._bar.update(self._task, description="at work", total=total, completed=done, rate=rate)
+        self._bar.update(
+            self._task, description="evaluating", total=total, completed=done, rate=rate
+        )
 
 
 @contextmanager

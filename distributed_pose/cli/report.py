@@ -54,7 +54,8 @@ def show(
     run: Annotated[
         str,
         typer.Argument(
-            metavar="RUN", help="Output folder of a run, a path or a URI; with --as also a log."
+            metavar="RUN",
+            help="Output folder of a run, a path or a URI; with --as also a log or its record.",
         ),
     ],
     form: Annotated[
@@ -175,7 +176,7 @@ def table(
         bool, typer.Option("--markdown", help="Print the table as Markdown.")
     ] = False,
 ) -> None:
-    """Print runs, logs and the guide's published figures in one table (section 6)."""
+    """Print runs, logs and published figures in a table as in section 6 of the vendor guide."""
     from distributed_pose.guide.results_table import (
         results_json,
         results_markdown,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 _MAX_COUNT = 99999
+_MAX_IMAGES = 1e15
 
 _Counts = Annotated[str, typer.Option(help="Numbers of devices to measure, separated by commas.")]
 _Repeat = Annotated[int, typer.Option(help="Number of runs per number of devices.", min=1)]
@@ -48,7 +49,19 @@ _Groups = Annotated[
         "such as ascend310p3=8,t4=2 or 300=4."
     ),
 ]
-_Images = Annotated[float, typer.Option(help="Number of images to evaluate.", min=1, max=1e15)]
+
+
+def _checked_images(number: float) -> float:
+    # A range of the option's type would be shown as 1<=x<=1000000000000000.0 in its help.
+    if not 1 <= number <= _MAX_IMAGES:
+        raise typer.BadParameter(f"{number:g} is not in the range from 1 to 1e15.")
+    return number
+
+
+_Images = Annotated[
+    float,
+    typer.Option(callback=_checked_images, help="Number of images to evaluate, from 1 to 1e15."),
+]
 _Hosts = Annotated[
     int,
     typer.Option(help="Number of hosts that the devices are spread over.", min=1, max=_MAX_COUNT),
@@ -163,7 +176,9 @@ def _groups(text: str) -> "list[DeviceGroup]":
                 f"--devices {text}: expected NAME=COUNT or RATE=COUNT",
                 "such as ascend310p3=8 or 300=4",
             )
-        groups.append(DeviceGroup(match[1], int(match[2]), published_rate(match[1])))
+        groups.append(
+            DeviceGroup(name=match[1], count=int(match[2]), images_per_s=published_rate(match[1]))
+        )
     return groups
 
 

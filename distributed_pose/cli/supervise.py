@@ -1,6 +1,6 @@
-"""Runs the command in a child process, which the process that the user started watches.
+"""Runs the command in a child process, and watches it from the process that the user started.
 
-Ray ends the process of a driver whose node is gone, and vendors' libraries can crash; neither
+Ray ends the process of a driver whose node has died, and vendors' libraries can crash; neither
 prints a message. The watching process then reports what happened, and starts the command again to
 sum up the run.
 """
@@ -20,10 +20,10 @@ from distributed_pose.errors import ExecutionError
 # This option of Linux's `prctl` makes the kernel signal a process when its parent ends.
 _PR_SET_PDEATHSIG = 1
 
-_PASSED_ON = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-_LOOK_EVERY_S = 0.2
+_FORWARDED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+_POLL_S = 0.2
 
-# The command has printed its results by then, and only libraries that do not end are left.
+# After its exit code the command has printed its results, and only vendors' libraries still run.
 _TEARDOWN_S = 10.0
 
 # The hidden option of `evaluate` that sums up a run whose process has ended.
@@ -46,7 +46,7 @@ class _End(NamedTuple):
     status: int
 
 
-def tell_output(folder: str) -> None:
+def report_output(folder: str) -> None:
     """Reports the folder of a run to the watching process, if there is one.
 
     Args:
@@ -70,7 +70,7 @@ def run_supervised(main: Callable[[], NoReturn]) -> NoReturn:
     _fill_standard_streams()
     end = _watch(main)
     if end.code is None and end.output:
-        sys.argv = [*_words(end.output), SUM_UP, _reason(end.status)]
+        sys.argv = [*_resuming_words(end.output), SUM_UP, _reason(end.status)]
         end = _watch(main)
     if end.code is None:
         line = f"error: the process of the command ended by {_reason(end.status)}\n"
@@ -80,7 +80,7 @@ def run_supervised(main: Callable[[], NoReturn]) -> NoReturn:
     sys.exit(end.code)
 
 
-def _words(output: str) -> list[str]:
+def _resuming_words(output: str) -> list[str]:
     """Returns the words of this command, with the folder of its run and without `--restart`.
 
     Args:
@@ -92,17 +92,17 @@ def _words(output: str) -> list[str]:
 
 
 def _watch(main: Callable[[], NoReturn]) -> _End:
-    """Runs a command in a child process, passes signals on to it, and returns how it ended."""
+    """Runs a command in a child process, forwards signals to it, and returns how it ended."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     # Both processes would write the lines that are left in a buffer.
     _flush()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_PASSED_ON, signal.SIGCHLD})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_FORWARDED, signal.SIGCHLD})
     child = os.fork()
     if child == 0:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(reader)
-        _be_the_child(main, writer)
+        _run_child(main, writer)
     os.close(writer)
     try:
         return _wait(child, reader)
@@ -112,15 +112,15 @@ def _watch(main: Callable[[], NoReturn]) -> _End:
 
 
 def _wait(child: int, reader: int) -> _End:
-    told, deadline_at = b"", float("inf")
+    received, deadline_at = b"", float("inf")
     while True:
-        info = signal.sigtimedwait({*_PASSED_ON, signal.SIGCHLD}, _LOOK_EVERY_S)
-        # A terminal sends its signals to the child, too; only other signals are passed on.
-        if info and info.si_signo in _PASSED_ON and info.si_code <= 0:
+        info = signal.sigtimedwait({*_FORWARDED, signal.SIGCHLD}, _POLL_S)
+        # A terminal sends its signals to the child, too; only other signals are forwarded.
+        if info and info.si_signo in _FORWARDED and info.si_code <= 0:
             os.kill(child, info.si_signo)
         pid, status = os.waitpid(child, os.WNOHANG)
-        told += _read(reader)
-        lines = told.decode(errors="surrogateescape").splitlines()
+        received += _read(reader)
+        lines = received.decode(errors="surrogateescape").splitlines()
         codes = [int(line[5:]) for line in lines if line.startswith("exit ")]
         if pid:
             outputs = [line[7:] for line in lines if line.startswith("output ")]
@@ -138,7 +138,7 @@ def _read(reader: int) -> bytes:
         return b""
 
 
-def _be_the_child(main: Callable[[], NoReturn], writer: int) -> NoReturn:
+def _run_child(main: Callable[[], NoReturn], writer: int) -> NoReturn:
     global _channel  # noqa: PLW0603 - the one pipe of this process to the one that watches it
     _channel = writer
     _die_with_parent()
@@ -176,6 +176,8 @@ def _die_with_parent() -> None:
 
 def _reason(status: int) -> str:
     if not os.WIFSIGNALED(status):
-        return f"exit code {os.WEXITSTATUS(status)}, as when the Ray of its machine is gone"
+        return (
+            f"exit code {os.WEXITSTATUS(status)}, which happens when Ray on this machine has ended"
+        )
     name = signal.Signals(os.WTERMSIG(status)).name
-    return f"{name}, as when memory runs out" if name == "SIGKILL" else name
+    return f"{name}, which happens when memory runs out" if name == "SIGKILL" else name

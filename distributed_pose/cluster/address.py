@@ -73,6 +73,24 @@ def cluster_address() -> ClusterAddress | None:
     return None
 
 
+def joins_cluster(engine: str) -> bool:
+    """Returns whether an engine joins a cluster, which then has been checked.
+
+    Ray takes seconds to start, so questions about devices start it only if there is a cluster to
+    join.
+
+    Args:
+        engine: name of the engine, `ray` or `inline`.
+
+    Raises:
+        SetupError: if the cluster does not answer; see `check_cluster`.
+    """
+    if engine != "ray" or not cluster_address():
+        return False
+    check_cluster()
+    return True
+
+
 def check_cluster() -> None:
     """Checks that the cluster which a run would join answers, with `check_answers`.
 

@@ -9,13 +9,14 @@ dies is restarted, too.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic, process_time
 from types import TracebackType
 from typing import Any, Self
 
 import ray
 
+from distributed_pose.backends.selection import Selection
 from distributed_pose.cluster.answers import CallFailure, wait
 from distributed_pose.cluster.backpressure import InFlightBudget
 from distributed_pose.cluster.calls import Actor, Call, ask
@@ -30,8 +31,8 @@ from distributed_pose.cluster.fleet import ActorPool
 from distributed_pose.cluster.guard import ClusterLostError, Guard, Watch
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.read_ahead import read_ahead
-from distributed_pose.data.shards import Shard
 from distributed_pose.devices.host import peak_rss_bytes
+from distributed_pose.engine.base import Workload
 from distributed_pose.engine.dispatch import IN_FLIGHT, batches_per_call, calls_in_flight
 from distributed_pose.engine.health import Health, collect_faults, none_left
 from distributed_pose.engine.results import failed_result, shard_result
@@ -44,7 +45,7 @@ from distributed_pose.model.makers import Calibration
 from distributed_pose.records import (
     DevicePlan,
     DeviceReady,
-    Faults,
+    EngineFacts,
     HostUse,
     ImagesToRead,
     Memory,
@@ -78,17 +79,19 @@ class RayEngine:
         self._in_flight: dict[str, int] = {}
         self._progress_at = 0.0
         self._cpu_before_s: dict[str, float] = {}
+        self._num_images = 0
 
-    def devices(self) -> tuple[DevicePlan, ...]:
-        return self._guard.call(self._fleet.devices)
+    def devices(self, selection: Selection) -> tuple[DevicePlan, ...]:
+        return self._guard.call(self._fleet.devices, selection)
 
     def start(
         self,
+        selection: Selection,
         model: ModelSource,
         calibration: Calibration | None = None,
         images: ImagesToRead | None = None,
     ) -> tuple[DeviceReady, ...]:
-        ready = self._guard.call(self._fleet.start, model, calibration, images)
+        ready = self._guard.call(self._fleet.start, selection, model, calibration, images)
         self._shard_sizes = {device.plan.name: device.shard_size for device in ready}
         self._slots = {device.plan.name: device.slots for device in ready}
         self._batches_a_call = {device.plan.name: batches_per_call(device) for device in ready}
@@ -96,27 +99,28 @@ class RayEngine:
         self._transit = InFlightBudget(self._config, room_bytes, max(self._shard_sizes.values()))
         return ready
 
-    def compile_s(self) -> float:
-        return self._fleet.compile_s
-
     def sweep(self, device: str, batch_size: int, least_s: float) -> Sweep:
         return self._guard.call(self._fleet.sweep, device, batch_size, least_s)
 
-    def run(self, shards: Iterable[Shard], num_images: int = 0) -> Iterator[ShardResult]:
-        results = self._results(shards, num_images)
+    def run(self, workload: Workload) -> Iterator[ShardResult]:
+        results = self._results(workload)
         while result := self._guard.call(next, results, None):
             yield result
 
-    def _results(self, shards: Iterable[Shard], num_images: int) -> Iterator[ShardResult]:
-        batches = self._batches_a_call if num_images else {}
+    def _results(self, workload: Workload) -> Iterator[ShardResult]:
+        self._num_images = workload.num_images
+        # Shards without images and answers without maps are small, so a call may have several.
+        is_short = workload.is_listed and self._config.gather == "poses"
+        batches = self._batches_a_call if is_short else {}
         self._in_flight = {
             name: calls_in_flight(slots, batches.get(name, 1))
             for name, slots in self._slots.items()
         }
         # Shards that only list their images take no time to read, so no thread reads them ahead.
-        source = iter(shards) if num_images else read_ahead(shards)
+        shards = workload.shards
+        source = iter(shards) if workload.is_listed else read_ahead(shards)
         nodes = {worker.name: worker.node_id for worker in self._fleet.workers}
-        work = TaskQueue(source, self._shard_sizes, batches, num_images, nodes)
+        work = TaskQueue(source, self._shard_sizes, batches, workload.num_images, nodes)
         self._progress_at = monotonic()
         others_s = self._others_cpu_s()
         self._cpu_before_s = {"driver": process_time(), **others_s}
@@ -128,28 +132,38 @@ class RayEngine:
             self._check_progress()
             yield from self._next_event(work)
 
-    def memory(self) -> Memory:
-        peaks = self._guard.call(ask, self._fleet.actors, "peak_rss_bytes", _QUESTION_TIMEOUT_S)
-        return Memory({"driver": peak_rss_bytes(), **peaks}, self._transit.peak_bytes)
+    def facts(self) -> EngineFacts:
+        compile_s = self._fleet.compile_s
+        faults = collect_faults({actor.name: actor.health for actor in self._fleet.actors})
+        if self._fleet.is_stopped:
+            return EngineFacts(compile_s=compile_s, faults=faults)
+        return EngineFacts(
+            compile_s=compile_s,
+            host_use=self._guard.call(self._host_use),
+            memory=self._guard.call(self._memory),
+            faults=faults,
+        )
 
-    def host_use(self) -> HostUse:
-        return self._guard.call(self._host_use)
+    def _memory(self) -> Memory:
+        peaks = ask(self._fleet.actors, "peak_rss_bytes", _QUESTION_TIMEOUT_S)
+        return Memory(
+            peak_rss_bytes={"driver": peak_rss_bytes(), **peaks},
+            peak_object_store_bytes=self._transit.peak_bytes,
+        )
 
     def _host_use(self) -> HostUse:
         before, after = self._cpu_before_s, {"driver": process_time(), **self._others_cpu_s()}
         used = {name: after_s - before.get(name, 0.0) for name, after_s in after.items()}
         # The counter of a restarted process began at 0, so the difference can be negative.
         return HostUse(
-            {name: used_s if used_s >= 0 else after[name] for name, used_s in used.items()},
-            self._transit.total_bytes,
-            sum(node.cpus for node in live_nodes()),
+            cpu_s={name: used_s if used_s >= 0 else after[name] for name, used_s in used.items()},
+            object_store_bytes=self._transit.total_bytes,
+            cores=sum(node.cpus for node in live_nodes()),
+            images=self._num_images,
         )
 
     def _others_cpu_s(self) -> dict[str, float]:
         return {**ask(self._fleet.actors, "cpu_s", _QUESTION_TIMEOUT_S), "ray": ray_cpu_s()}
-
-    def faults(self) -> Faults:
-        return collect_faults({actor.name: actor.health for actor in self._fleet.actors})
 
     def __enter__(self) -> Self:
         if not ray.is_initialized():

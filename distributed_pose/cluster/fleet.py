@@ -9,8 +9,7 @@ from typing import Any, cast
 
 import ray
 
-from distributed_pose.backends.registry import candidates
-from distributed_pose.backends.selection import auto_kinds
+from distributed_pose.backends.selection import Selection
 from distributed_pose.cluster.actors import (
     DeviceAssignment,
     create_reducer,
@@ -26,7 +25,7 @@ from distributed_pose.config.schema import RunConfig
 from distributed_pose.devices.planning import plan_devices
 from distributed_pose.engine.base import starting
 from distributed_pose.engine.choice import Choice, Site, tell
-from distributed_pose.engine.deployment import Deployment, chip_of, usable_here, workers_per_device
+from distributed_pose.engine.deployment import Deployment, chip_of, usable_here
 from distributed_pose.engine.health import Health
 from distributed_pose.engine.trials import Sweep
 from distributed_pose.errors import BackendError, ExecutionError, PoseEvalError, SetupError
@@ -83,23 +82,24 @@ class ActorPool:
         """Times by which the starting actors must be ready, in seconds of the monotonic clock."""
         return [actor.start_deadline_at for actor in self.actors if actor.starting]
 
-    def devices(self) -> tuple[DevicePlan, ...]:
-        """Returns the devices that the run uses."""
+    def devices(self, selection: Selection) -> tuple[DevicePlan, ...]:
+        """Returns the devices that a run with this selection uses."""
         # The nodes are in a fixed order, so that a name means the same device in every run.
         nodes = live_nodes()
         here = [device for node in nodes for device in node.accelerators]
         # The software on other machines is not known until processes run there.
-        kinds = usable_here(self._config, here) if len(nodes) == 1 else auto_kinds(self._config)
+        kinds = usable_here(selection, here) if len(nodes) == 1 else selection.auto_kinds
         return plan_devices(
-            self._config.devices,
+            selection.devices,
             nodes,
             kinds,
-            cpus=self._config.cpu.cpus,
-            workers=workers_per_device(self._config),
+            cpus=selection.cpus,
+            workers=selection.workers_per_device,
         )
 
     def start(
         self,
+        selection: Selection,
         model: ModelSource,
         calibration: Calibration | None,
         images: ImagesToRead | None = None,
@@ -108,20 +108,20 @@ class ActorPool:
 
         See `Engine.start`.
         """
-        self._launch()
-        choice = Choice(self._config, model.format)
+        self._launch(selection)
+        choice = Choice(selection, model.format, images)
         ready = None
         while ready is None:
             try:
                 self._await_starts()
                 self._deployments = choice.deployments(map(_site, self.workers))
-                self._begin(model, calibration, images)
+                self._begin(model, calibration)
                 self._await_starts()
                 ready = tuple(map(self._ready, self.workers))
             except BackendError as error:
                 failed = self._deployments[str(error.device)]
                 choice.rule_out(error, failed)
-                self._relaunch(failed.spec.plan.kind)
+                self._relaunch(failed.spec.plan.kind, selection)
         tell(self._deployments.values())
         return ready
 
@@ -157,8 +157,8 @@ class ActorPool:
             actor.launch()
         return gone
 
-    def _launch(self) -> None:
-        self.workers = [self._new_worker(plan) for plan in self.devices()]
+    def _launch(self, selection: Selection) -> None:
+        self.workers = [self._new_worker(plan, selection) for plan in self.devices(selection)]
         self.reducers = [
             Actor(f"reducer:{index}", create_reducer, Health(self._config.deadline_s))
             for index in range(self._config.reducers if self._config.gather == "maps" else 0)
@@ -167,12 +167,12 @@ class ActorPool:
         for actor in self.actors:
             actor.launch()
 
-    def _new_worker(self, plan: DevicePlan) -> Actor:
-        backends = candidates(self._config.on(plan.kind).backend, plan.kind)
-        create = partial(create_worker, plan, backends, chip_of(self._config, plan))
+    def _new_worker(self, plan: DevicePlan, selection: Selection) -> Actor:
+        backends = selection.kinds[plan.kind].candidates
+        create = partial(create_worker, plan, backends, chip_of(selection, plan))
         return Actor(plan.name, create, Health(self._config.deadline_s), plan=plan)
 
-    def _relaunch(self, kind: str) -> None:
+    def _relaunch(self, kind: str, selection: Selection) -> None:
         """Restarts all devices of a kind with new processes, which load another backend.
 
         A vendor's libraries stay in the process that has loaded them, and the libraries of two
@@ -182,18 +182,16 @@ class ActorPool:
             if worker.plan and worker.plan.kind == kind:
                 worker.end()
                 self._deployed.pop(worker.name, None)
-                self.workers[index] = self._new_worker(worker.plan)
+                self.workers[index] = self._new_worker(worker.plan, selection)
                 self.workers[index].launch()
 
-    def _begin(
-        self, model: ModelSource, calibration: Calibration | None, images: ImagesToRead | None
-    ) -> None:
+    def _begin(self, model: ModelSource, calibration: Calibration | None) -> None:
         """Makes the artifacts of the workers that have not begun to load, and starts loading."""
         idle = [worker for worker in self.workers if worker.name not in self._deployed]
         orders = {worker.name: self._deployments[worker.name].order for worker in idle}
         artifacts = self._compile(model, idle, orders, calibration)
         for worker in idle:
-            spec = replace(self._deployments[worker.name].spec, images=images)
+            spec = self._deployments[worker.name].spec
             self._deployed[worker.name] = spec, artifacts[orders[worker.name]]
             worker.begin(*self._deployed[worker.name])
 

@@ -8,6 +8,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distributed_pose.backends.readiness import NodeSurvey
+from distributed_pose.backends.selection import Selection
 from distributed_pose.cluster.answers import CallFailure, fetch
 from distributed_pose.cluster.connection import live_nodes
 from distributed_pose.cluster.engine import RayEngine
@@ -24,12 +25,14 @@ _TIMEOUT_S = 180.0
 
 def survey_nodes(
     config: RunConfig,
-    choose: Callable[[RunConfig, Sequence[Node]], tuple[DevicePlan, ...]] | None,
+    selection: Selection,
+    choose: Callable[[Selection, Sequence[Node]], tuple[DevicePlan, ...]] | None,
 ) -> tuple[tuple[DevicePlan, ...], list[NodeSurvey]]:
     """Returns devices of a cluster, and the surveys of their nodes.
 
     Args:
         config: configuration of the run.
+        selection: selection of the run.
         choose: function that selects devices of the given nodes; None selects the devices that an
             evaluation would use.
 
@@ -37,11 +40,11 @@ def survey_nodes(
         SetupError: if a device is not available, or the cluster cannot be joined.
     """
     with RayEngine(config) as engine:
-        plans = choose(config, live_nodes()) if choose else engine.devices()
+        plans = choose(selection, live_nodes()) if choose else engine.devices(selection)
         by_node: dict[str, list[DevicePlan]] = defaultdict(list)
         for plan in plans:
             by_node[plan.node_id].append(plan)
-        calls = {_ask(node_id, on_node, config): on_node for node_id, on_node in by_node.items()}
+        calls = {_ask(node_id, on_node, selection): on_node for node_id, on_node in by_node.items()}
         # All nodes are asked at once, since each takes seconds.
         done, _ = ray.wait([*calls], num_returns=len(calls), timeout=_TIMEOUT_S)
         return plans, [_answer(call, calls[call], is_there=call in done) for call in calls]
@@ -49,15 +52,15 @@ def survey_nodes(
 
 @ray.remote(num_cpus=0, max_retries=0)
 def _examine(
-    address: str, plans: tuple[DevicePlan, ...], config: RunConfig
+    address: str, plans: tuple[DevicePlan, ...], selection: Selection
 ) -> tuple[PackageIdentity, NodeSurvey]:
-    return package_identity(), examine_node(address, plans, config)
+    return package_identity(), examine_node(address, plans, selection)
 
 
-def _ask(node_id: str, plans: Sequence[DevicePlan], config: RunConfig) -> Any:
+def _ask(node_id: str, plans: Sequence[DevicePlan], selection: Selection) -> Any:
     place = NodeAffinitySchedulingStrategy(node_id, soft=False)
     on_node = _examine.options(scheduling_strategy=place)
-    return on_node.remote(plans[0].node, tuple(plans), config)
+    return on_node.remote(plans[0].node, tuple(plans), selection)
 
 
 def _answer(call: Any, plans: Sequence[DevicePlan], *, is_there: bool) -> NodeSurvey:

@@ -1,13 +1,13 @@
 """Surveys which backends can run on the devices of this machine or cluster, and what they lack."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from distributed_pose.backends.needs import Module
 from distributed_pose.backends.readiness import DeviceSurvey, NodeSurvey, Survey
-from distributed_pose.backends.registry import candidates
 from distributed_pose.backends.requirements import lacks
-from distributed_pose.backends.selection import auto_kinds, check_backends, runs_model, runs_on
-from distributed_pose.cluster.address import check_cluster, cluster_address
+from distributed_pose.backends.selection import Selection, select
+from distributed_pose.cluster.address import joins_cluster
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.devices.discovery import local_accelerators
 from distributed_pose.devices.host import num_cpus
@@ -34,8 +34,6 @@ _FEATURES: Mapping[str, Module] = {
 def survey_devices(config: RunConfig) -> Survey:
     """Returns which backends can run on the devices that an evaluation would use.
 
-    Ray takes seconds to start, so it is started only where there is a cluster to join.
-
     Raises:
         ConfigError: if the configuration asks for something that a backend does not support.
         SetupError: if a device is not available, or the cluster or the model is unusable.
@@ -61,47 +59,47 @@ def missing_features() -> dict[str, tuple[Lack, ...]]:
 
 
 def _survey(config: RunConfig, *, all_devices: bool) -> Survey:
-    check_backends(config)
-    model_format = _model_format(config)
-    if config.engine == "ray" and cluster_address():
-        check_cluster()
+    selection = select(config)
+    model_format = _model_format(config.model.path) if selection.runs_model else ""
+    if joins_cluster(config.engine):
+        # Ray takes a second to import.
         from distributed_pose.cluster.ray_survey import survey_nodes
 
-        plans, nodes = survey_nodes(config, every_device if all_devices else None)
+        plans, nodes = survey_nodes(config, selection, every_device if all_devices else None)
     else:
         here = Node("", "", num_cpus(), accelerators=local_accelerators())
-        plans = every_device(config, [here]) if all_devices else local_devices(config)
-        nodes = [examine_node("", plans, config)]
-    return _summed_up(config, plans, nodes, model_format)
+        plans = every_device(selection, [here]) if all_devices else local_devices(selection)
+        nodes = [examine_node("", plans, selection)]
+    return _summed_up(selection, plans, nodes, model_format)
 
 
-def every_device(config: RunConfig, nodes: Sequence[Node]) -> tuple[DevicePlan, ...]:
+def every_device(selection: Selection, nodes: Sequence[Node]) -> tuple[DevicePlan, ...]:
     """Returns the devices of nodes that are configured or, for `auto`, that its backends run on.
 
     Raises:
         SetupError: if a configured device is not available.
     """
-    requests: Sequence[str] = config.devices
-    if config.devices == ("auto",):
+    requests: Sequence[str] = selection.devices
+    if selection.devices == ("auto",):
         found = {device.kind for node in nodes for device in node.accelerators}
-        requests = [f"{kind}:*" for kind in auto_kinds(config) if kind in found]
+        requests = [f"{kind}:*" for kind in selection.auto_kinds if kind in found]
         with_cpus = sum(node.cpus >= 1 for node in nodes)
-        if with_cpus and runs_on(config.on("cpu").backend, "cpu"):
+        if with_cpus and selection.runs_on("cpu"):
             requests.append(f"cpu:{with_cpus}")
-    return plan_devices(requests, nodes, cpus=config.cpu.cpus)
+    return plan_devices(requests, nodes, cpus=selection.cpus)
 
 
 def _summed_up(
-    config: RunConfig,
+    selection: Selection,
     plans: Sequence[DevicePlan],
     nodes: Sequence[NodeSurvey],
     model_format: str,
 ) -> Survey:
     backends = {name: found for node in nodes for name, found in node.backends.items()}
-    choice = Choice(config, model_format)
+    choice = Choice(selection, model_format)
     takes: dict[str, str] = {}
     for kind in {plan.kind for plan in plans}:
-        meant = candidates(config.on(kind).backend, kind)
+        meant = selection.kinds[kind].candidates
         sites = [
             Site(plan, tuple(ready for ready in backends[plan.name] if ready.backend in meant))
             for plan in plans
@@ -109,7 +107,7 @@ def _summed_up(
         ]
         chosen = zip(sites, choice.choose(sites), strict=True)
         takes |= {site.plan.name: backend for site, backend in chosen}
-    has_spares = config.devices == ("auto",) and any(plan.kind != "cpu" for plan in plans)
+    has_spares = selection.devices == ("auto",) and any(plan.kind != "cpu" for plan in plans)
     return Survey(
         tuple(
             DeviceSurvey(
@@ -125,14 +123,13 @@ def _summed_up(
     )
 
 
-def _model_format(config: RunConfig) -> str:
-    """Returns the format of the configured model; empty if no model is configured or run.
+def _model_format(path: Path | None) -> str:
+    """Returns the format of the configured model; empty if no model is configured.
 
     Raises:
         SetupError: if the file cannot be read.
     """
-    path = config.model.path
-    if path is None or not runs_model(config):
+    if path is None:
         return ""
     try:
         return format_of(read_head(path, HEAD_BYTES), str(path))

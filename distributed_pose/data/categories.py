@@ -89,7 +89,9 @@ def choose_category(
     chosen = _requested(categories, wanted) if wanted is not None else _detected(categories)
     _check_keypoints(chosen)
     if not chosen.keypoints:
-        notes.say(f"Category {chosen} names no keypoints; its 17 are taken for COCO's")
+        notes.say(
+            f"Category {chosen} does not name its keypoints; they are assumed to be COCO's 17"
+        )
     return chosen
 
 

@@ -59,6 +59,7 @@ class CocoIndex:
         category_id: id of the person's category in the file.
         listed_ids: image ids of the file by our image ids, where they differ.
         notes: sentences about content that was ignored, replaced or assumed.
+        sha256: SHA-256 of the annotation file.
     """
 
     images: tuple[ImageRecord, ...]
@@ -68,6 +69,7 @@ class CocoIndex:
     category_id: ListedId = PERSON_CATEGORY
     listed_ids: Mapping[int, ListedId] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    sha256: str = ""
 
     @property
     def is_partial(self) -> bool:
@@ -115,7 +117,8 @@ def load_index(
     location = Location(annotations)
     try:
         with _without_collector():
-            return _index(read_annotation_file(location), limit, category, source)
+            content, sha256 = read_annotation_file(location)
+            return replace(_index(content, limit, category, source), sha256=sha256)
     except InvalidEntryError as error:
         hint = error.hint or "data.annotations must be a COCO person-keypoint annotation file"
         raise SetupError(f"{location}: {error}", hint) from None

@@ -127,7 +127,7 @@ def _wanted(source: Download, archive: Path, members: list[_Member]) -> list[_Me
     for member in members:
         if fault := _danger(member):
             raise SetupError(
-                f"{archive}: member {member.filename!r} {fault}, nothing of it is extracted",
+                f"{archive}: member {member.filename!r} {fault}, so nothing was extracted",
                 f"download the archive again from {source.url}",
             )
     wanted = [member for pattern in source.members for member in _matching(members, pattern)]
@@ -147,7 +147,7 @@ def _danger(member: _Member) -> str:
     # Both kinds of paths, because an archive may have been written on another system.
     paths = PurePosixPath(member.filename), PureWindowsPath(member.filename)
     if any(path.anchor or ".." in path.parts for path in paths):
-        return "leaves the folder"
+        return "is outside the folder"
     # The upper 16 bits hold the file's Unix mode.
     return "is a symbolic link" if stat.S_ISLNK(member.external_attr >> 16) else ""
 

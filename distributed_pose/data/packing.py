@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distributed_pose.data.coco import CocoIndex
+from distributed_pose.data.packed_images import PACKED
 from distributed_pose.data.shards import read_image
-from distributed_pose.data.sources import PACKED, ImageSource
+from distributed_pose.data.sources import ImageSource
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.files.local import one_line
 from distributed_pose.files.storage import Folder, filesystem_of

@@ -169,7 +169,7 @@ def _box(values: object) -> list[Any]:
 
 
 def _keypoints(reading: Reading, num_keypoints: float | None) -> list[Any]:
-    """Returns 51 numbers: the file's own list if it is valid as it is."""
+    """Returns 51 numbers: the file's own list if it is valid without changes."""
     values = reading.entry.get("keypoints")
     if values is None and num_keypoints:
         raise reading.invalid(f"'num_keypoints' is {num_keypoints}, but 'keypoints' is missing")
@@ -209,7 +209,9 @@ def _check_keypoints(people: Sequence[_Person], notes: Notes) -> None:
     labelled_N17 = keypoints_N17x3[..., 2] > 0
     usable_N17 = (np.abs(keypoints_N17x3[..., :2]) <= _MAX_COORDINATE).all(axis=2)
     for index in np.flatnonzero((labelled_N17 & ~usable_N17).any(axis=1)).tolist():
-        raise _invalid(people[index], "'keypoints' has a labelled one at an impossible position")
+        raise _invalid(
+            people[index], "'keypoints' has a labelled keypoint at an impossible position"
+        )
     is_known_N17 = np.isin(keypoints_N17x3[..., 2], (0, 1, 2))
     notes.add(_ODD_VISIBILITY, int((~is_known_N17).any(axis=1).sum()))
     for index in np.flatnonzero(~(usable_N17 & is_known_N17).all(axis=1)).tolist():

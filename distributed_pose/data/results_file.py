@@ -30,7 +30,7 @@ _MAX_COORDINATE = 2**31
 
 _HINT = "give a file of COCO keypoint results and the annotation file of the same images"
 _OTHER_CATEGORY = "Detections of other categories are ignored"
-_LEFT_OUT = "Detections in images beyond --limit are ignored"
+_LEFT_OUT = "Detections in images that are not among the scored ones are ignored"
 
 
 def read_results(
@@ -70,7 +70,6 @@ def _entries(location: Location) -> list[Any]:
 
 def _rows(entries: Sequence[Any], index: CocoIndex, notes: Notes) -> list[dict[str, Any]]:
     ids = {index.listed_id(image.image_id): image.image_id for image in index.images}
-    listed: set[object] = {index.listed_id(one["id"]) for one in index.ground_truth["images"]}
     rows = []
     for position, entry in enumerate(entries):
         where = f"detections[{position}]"
@@ -81,11 +80,11 @@ def _rows(entries: Sequence[Any], index: CocoIndex, notes: Notes) -> list[dict[s
             notes.add(_OTHER_CATEGORY)
             continue
         image_id = reading.identifier("image_id")
-        if image_id not in listed:
-            raise reading.invalid(f"image {shown(image_id)} is not in the annotation file")
-        if image_id not in ids:
+        if image_id not in ids and index.is_partial:
             notes.add(_LEFT_OUT)
             continue
+        if image_id not in ids:
+            raise reading.invalid(f"image {shown(image_id)} is not in the annotation file")
         rows.append(_row(reading, ids, image_id))
     return rows
 

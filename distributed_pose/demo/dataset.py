@@ -121,7 +121,9 @@ def _check_owner(dataset: DemoDataset) -> None:
         is_demo = False
     if not is_demo:
         where = f"{dataset.images} or {dataset.annotations}"
-        raise SetupError(f"{where} is there already, and no demo dataset", "choose another folder")
+        raise SetupError(
+            f"{where} already exists and is not a demo dataset", "choose another folder"
+        )
 
 
 def _make_folder(folder: Path) -> None:

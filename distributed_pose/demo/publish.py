@@ -1,4 +1,4 @@
-"""Turns a training checkpoint into the weights that ship, with a card that says what they are.
+"""Turns a training checkpoint into the weights of the package, with a card that describes them.
 
     python -m distributed_pose.demo.publish --run DIR --date YYYY-MM-DD
 

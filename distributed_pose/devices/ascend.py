@@ -50,7 +50,7 @@ def soc_version(name: str) -> str:
     match = _NAME.fullmatch(name)
     if not match:
         raise ConfigError(
-            f"{name} is no Ascend chip",
+            f"{name} is not an Ascend chip",
             "name it as npu-smi info does, such as 310, 310P3 or 910B4-1",
         )
     chip = match[1]
@@ -64,11 +64,11 @@ def driver_soc_name() -> str:
     Source: `aclrtGetSocName` of CANN's `acl_base_rt.h`.
     """
     try:
-        tell = ctypes.CDLL("libascendcl.so").aclrtGetSocName
+        soc_name = ctypes.CDLL("libascendcl.so").aclrtGetSocName
     except (OSError, AttributeError):
         return ""
-    tell.restype = ctypes.c_char_p
-    return (tell() or b"").decode(errors="replace")
+    soc_name.restype = ctypes.c_char_p
+    return (soc_name() or b"").decode(errors="replace")
 
 
 def is_soc(name: str) -> bool:

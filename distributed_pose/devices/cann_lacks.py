@@ -1,4 +1,4 @@
-"""Finds what a machine lacks to compile for an Ascend chip with CANN, or to run on one.
+"""Finds the missing requirements to compile for an Ascend chip with CANN, or to run on one.
 
 The compiler calls the first `python3` in PATH, whose packages must be older than those of this
 program.
@@ -139,7 +139,7 @@ def _chip_lack(cann: Cann, soc: str) -> Lack | None:
     if is_known:
         return None
     known = ", ".join(cann.chips[:8]) + ", ..." * (len(cann.chips) > 8)
-    found = str(cann) + (f", which knows {known}" if known else "")
+    found = str(cann) + (f", which supports {known}" if known else "")
     is_old = cann.version and cann.number < first
     newer = f"install CANN {first[0]}.{first[1]} or newer" if is_old else "install another CANN"
     return Lack(f"a compiler for {soc}", found, f"{newer}, or correct npu.soc")
@@ -167,11 +167,11 @@ def _pythons(cann: Cann) -> Iterator[_Python]:
     needs = python_needs(cann)
     for folder in dict.fromkeys(cann.environment.get("PATH", "").split(os.pathsep)):
         if folder and (path := shutil.which("python3", path=folder)):
-            yield _Python(path, _problem(_told(path, tuple(cann.environment.items())), needs))
+            yield _Python(path, _problem(_probed(path, tuple(cann.environment.items())), needs))
 
 
 @cache
-def _told(path: str, environment: tuple[tuple[str, str], ...]) -> list[str]:
+def _probed(path: str, environment: tuple[tuple[str, str], ...]) -> list[str]:
     """Returns the words that the probe prints in a Python; empty if the probe fails.
 
     The result is cached, because it is needed for each model that is compiled.

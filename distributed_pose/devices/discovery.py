@@ -145,7 +145,7 @@ def _npu_ids(value: str) -> list[str]:
     ids = sorted(set(words), key=int)
     if words != ids or (read[0] if read else "") != value:
         taken = ",".join(ids) or "no device"
-        text = "%s=%s is taken as %s: CANN reads ascending ids with nothing but commas between them"
+        text = "%s=%s is read as %s: CANN reads ascending ids that only commas separate"
         _LOG.warning(text, KINDS[NPU].variable, shown(value), taken)
     return ids
 
@@ -160,7 +160,7 @@ def _visible(devices: Sequence[Accelerator]) -> Iterable[Accelerator]:
     by_id = {device.device_id: device for device in devices}
     if unknown := [name for name in listed if name not in by_id and name not in _NO_DEVICE]:
         _LOG.warning(
-            "%s names %s, which is none of this machine's devices: %s",
+            "%s names %s, which is not a device of this machine: %s",
             KINDS[devices[0].kind].variable,
             ", ".join(unknown),
             ", ".join(by_id),

@@ -26,7 +26,9 @@ _NVIDIA_MEND = (
     "install NVIDIA's driver, or load it: nvidia-smi must list the card; in a container, use "
     "NVIDIA's container runtime"
 )
-_ASCEND_MEND = "install the Ascend driver: npu-smi info must list the card, /dev have davinci0"
+_ASCEND_MEND = (
+    "install the Ascend driver: npu-smi info must list the card, and /dev/davinci0 must exist"
+)
 
 
 class _Tool(NamedTuple):

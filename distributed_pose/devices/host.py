@@ -65,7 +65,7 @@ def container_cpus(cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> 
 def _upwards(root: Path, path: str) -> Iterator[Path]:
     """Yields the folder of a group and its parent folders, up to the mount.
 
-    A container sees its own group at the mount, whatever its path on the host is.
+    A container sees its own group at the mount, and not at its path on the host.
 
     Args:
         root: folder at which the control groups are mounted.

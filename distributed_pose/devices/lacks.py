@@ -1,15 +1,16 @@
-"""Describes what a machine lacks, and how to install it."""
+"""Describes the missing requirements of a machine, and how to install them."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
 
 class Lack(NamedTuple):
-    """Something that is needed and missing.
+    """A requirement that is missing.
 
     Attributes:
         what: name of the missing item, such as `libcudnn.so.9`.
-        found: description of what was found instead, such as `numpy 2.4.6`; empty if nothing was.
+        found: description of the item found in its place, such as `numpy 2.4.6`; empty if there is
+            none.
         mend: command or setting that makes the item available.
     """
 

@@ -45,7 +45,7 @@ def preload_libraries(variant: str) -> None:
     """
     import onnxruntime
 
-    # The function prints what it cannot load, but standard output is for the command's results.
+    # The function prints the libraries that fail to load, but standard output is for results.
     if preload := getattr(onnxruntime, "preload_dlls", None):
         with contextlib.redirect_stdout(io.StringIO()):
             preload()
@@ -133,8 +133,8 @@ def require_provider(variant: str) -> None:
 def loaded_tensorrt_version() -> str:
     """Returns the version of the TensorRT that the provider loads, such as `10.13.2`.
 
-    The library itself reports its version, whichever package or folder it comes from. The result is
-    empty if there is no such library.
+    The library itself reports its version, so that its package and folder do not matter. The result
+    is empty if there is no such library.
 
     Source: NvInferRuntime.h, `getInferLibVersion` and `NV_TENSORRT_VERSION`.
     """

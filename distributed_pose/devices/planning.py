@@ -93,14 +93,14 @@ def _accelerators(nodes: Sequence[Node]) -> Iterator[tuple[DevicePlan, Node]]:
             name = f"{device.kind}:{numbers[device.kind]}"
             numbers[device.kind] += 1
             plan = DevicePlan(
-                name,
-                device.kind,
-                node.address,
-                node.node_id,
-                0,
-                device.device_id,
-                device.model,
-                device.card,
+                name=name,
+                kind=device.kind,
+                node=node.address,
+                node_id=node.node_id,
+                cpus=0,
+                device_id=device.device_id,
+                model=device.model,
+                card=device.card,
             )
             yield plan, node
 
@@ -124,9 +124,9 @@ def _selected(requests: Sequence[str], names: Sequence[str]) -> set[str]:
         of_kind = [name for name in names if name.startswith(f"{kind}:")]
         matching = of_kind if number == "*" else [name for name in of_kind if name == request]
         if not matching:
-            there = ", ".join(names) or "none but CPUs"
+            available = ", ".join(names) or "only CPUs"
             raise SetupError(
-                f"there is no device {request}: found {there}",
+                f"there is no device {request}: found {available}",
                 "see `distributed-pose devices`; on a cluster, `ray status` lists GPU and NPU",
             )
         selected.update(matching)
@@ -139,7 +139,12 @@ def _cpu_workers(count: int, nodes: Sequence[Node]) -> Iterator[tuple[DevicePlan
         raise SetupError("no node has a CPU for a CPU worker", "see `ray status`")
     for index in range(count):
         node = owners[index % len(owners)]
-        yield DevicePlan(f"cpu:{index}", "cpu", node.address, node.node_id, 0), node
+        yield (
+            DevicePlan(
+                name=f"cpu:{index}", kind="cpu", node=node.address, node_id=node.node_id, cpus=0
+            ),
+            node,
+        )
 
 
 def _with_cpus(nodes: Sequence[Node]) -> list[Node]:

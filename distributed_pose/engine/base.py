@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
+from distributed_pose.backends.selection import Selection
 from distributed_pose.data.shards import Shard
 from distributed_pose.engine.trials import Sweep
 from distributed_pose.errors import BackendError, SetupError
@@ -13,22 +15,37 @@ from distributed_pose.model.makers import Calibration
 from distributed_pose.records import (
     DevicePlan,
     DeviceReady,
-    Faults,
-    HostUse,
+    EngineFacts,
     ImagesToRead,
-    Memory,
     ShardResult,
 )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workload:
+    """The images that an engine evaluates.
+
+    Attributes:
+        shards: shards to evaluate; reading the next one may take time.
+        num_images: number of images in the shards.
+        is_listed: whether the shards have the names of their images only, so that they are small
+            and the workers read the files.
+    """
+
+    shards: Iterable[Shard]
+    num_images: int
+    is_listed: bool = False
 
 
 class Engine(Protocol):
     """Runs shards on devices; as a context manager, it frees the devices at its exit."""
 
-    def devices(self) -> tuple[DevicePlan, ...]:
-        """Returns the devices that the run uses."""
+    def devices(self, selection: Selection) -> tuple[DevicePlan, ...]:
+        """Returns the devices that a run with this selection uses."""
 
     def start(
         self,
+        selection: Selection,
         model: ModelSource,
         calibration: Calibration | None = None,
         images: ImagesToRead | None = None,
@@ -38,17 +55,15 @@ class Engine(Protocol):
         Artifacts that are not in the cache are compiled, once for all devices that share them.
 
         Args:
+            selection: selection of the run.
             model: model of the user.
             calibration: calibration data for devices that compute in int8.
             images: location of the images that workers read; None if shards contain the images.
 
         Raises:
-            ConfigError: if a backend does not support the configured device kind or precision.
+            ConfigError: if a backend does not support the selected device kind or precision.
             SetupError: if a device cannot run the model, or its node cannot read the images.
         """
-
-    def compile_s(self) -> float:
-        """Returns the seconds that `start` spent on compiling."""
 
     def sweep(self, device: str, batch_size: int, least_s: float) -> Sweep:
         """Measures batches of one size on a device and returns their times; see `Worker.sweep`.
@@ -59,29 +74,26 @@ class Engine(Protocol):
             least_s: shortest duration of the measurement in seconds.
         """
 
-    def run(self, shards: Iterable[Shard], num_images: int = 0) -> Iterator[ShardResult]:
-        """Yields the results of shards in the order in which they are completed.
+    def run(self, workload: Workload) -> Iterator[ShardResult]:
+        """Yields the results of a workload's shards in the order in which they are completed.
 
         A shard whose device fails is tried on another device. A device that keeps failing is
         excluded, and an image that keeps failing is a recorded failure. An image may have more than
         one result.
 
         Args:
-            shards: shards to evaluate.
-            num_images: number of images in the shards, if tasks may have several batches; else 0.
+            workload: shards to evaluate, with their number of images.
 
         Raises:
             ExecutionError: if no device is left, or the run makes no progress.
         """
 
-    def memory(self) -> Memory:
-        """Returns the memory that the run has used so far; its processes must still be alive."""
+    def facts(self) -> EngineFacts:
+        """Returns what the engine has measured so far.
 
-    def host_use(self) -> HostUse:
-        """Returns the host resources that the shards of `run` have used."""
-
-    def faults(self) -> Faults:
-        """Returns the faults that the engine has handled so far."""
+        Compile time and faults are available at any time, also after the run has failed. Memory and
+        host resources are those of living processes, so the engine must not have exited.
+        """
 
     def __enter__(self) -> Self: ...
 

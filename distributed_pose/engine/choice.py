@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from distributed_pose.backends.readiness import Readiness, examine
-from distributed_pose.backends.registry import candidates, resolve_backend
-from distributed_pose.config.schema import RunConfig
+from distributed_pose.backends.registry import resolve_backend
+from distributed_pose.backends.selection import Selection
 from distributed_pose.devices.lacks import listed, mends
 from distributed_pose.engine.deployment import Deployment, chip_of, fits, plan_deployment
 from distributed_pose.errors import BackendError, SetupError
-from distributed_pose.records import DevicePlan
+from distributed_pose.records import DevicePlan, ImagesToRead
 
 _LOG = logging.getLogger(__name__)
 
@@ -28,36 +28,39 @@ class Site:
 
     Attributes:
         plan: the device.
-        backends: readiness of each backend that the configuration allows for the device, best
-            first.
+        backends: readiness of each backend that the selection allows for the device, best first.
     """
 
     plan: DevicePlan
     backends: tuple[Readiness, ...]
 
 
-def examine_here(config: RunConfig, plan: DevicePlan) -> Site:
+def examine_here(selection: Selection, plan: DevicePlan) -> Site:
     """Returns a device of this machine with the readiness of its backends."""
-    names = candidates(config.on(plan.kind).backend, plan.kind)
-    return Site(plan, examine(names, chip_of(config, plan)))
+    names = selection.kinds[plan.kind].candidates
+    return Site(plan, examine(names, chip_of(selection, plan)))
 
 
-def deploy_here(config: RunConfig, plan: DevicePlan, model_format: str) -> Deployment:
+def deploy_here(selection: Selection, plan: DevicePlan, model_format: str) -> Deployment:
     """Returns the deployment of a single device of this machine; see `Choice.deployments`."""
-    return Choice(config, model_format).deployments([examine_here(config, plan)])[plan.name]
+    return Choice(selection, model_format).deployments([examine_here(selection, plan)])[plan.name]
 
 
 class Choice:
     """Chooses the backends of a run's devices.
 
     Args:
-        config: configuration of the run.
+        selection: selection of the run.
         model_format: format of the user's model; empty for any.
+        images: images that the workers read; None if shards contain the images.
     """
 
-    def __init__(self, config: RunConfig, model_format: str) -> None:
-        self._config = config
+    def __init__(
+        self, selection: Selection, model_format: str, images: ImagesToRead | None = None
+    ) -> None:
+        self._selection = selection
         self._model_format = model_format
+        self._images = images
         # Errors of failed starts, by kind of device and by backend; the best backend comes first.
         self._failed: dict[str, dict[str, BackendError]] = defaultdict(dict)
 
@@ -80,12 +83,14 @@ class Choice:
             by_kind[site.plan.kind].append(site)
         chosen = {}
         for kind, alike in by_kind.items():
-            settings = self._config.on(kind)
+            settings = self._selection.kinds[kind]
             resolve_backend(settings.backend, kind, settings.precision)
             for site, backend in zip(alike, self.choose(alike), strict=True):
                 if not backend:
                     raise self._none_left(site)
-                deployment = plan_deployment(self._config, site.plan, backend, self._model_format)
+                deployment = plan_deployment(
+                    self._selection, site.plan, backend, self._model_format, self._images
+                )
                 lines = tuple(self._passed_over(backend, site, alike))
                 chosen[site.plan.name] = replace(deployment, passed_over=lines)
         return chosen
@@ -101,7 +106,7 @@ class Choice:
             BackendError: if the user has named the backend.
         """
         plan = deployment.spec.plan
-        if len(candidates(self._config.on(plan.kind).backend, plan.kind)) == 1:
+        if len(self._selection.kinds[plan.kind].candidates) == 1:
             raise error
         self._failed[plan.kind][deployment.spec.backend] = error
 
@@ -121,7 +126,7 @@ class Choice:
         return [name for name in usable if self._fits(site, name)]
 
     def _fits(self, site: Site, backend: str) -> bool:
-        return fits(backend, self._config, site.plan.kind, self._model_format)
+        return fits(backend, self._selection, site.plan.kind, self._model_format)
 
     def _reason(self, site: Site, ready: Readiness) -> str:
         """Returns the reason why a backend cannot start on a device; empty if it may start."""

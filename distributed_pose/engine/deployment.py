@@ -5,29 +5,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from distributed_pose.backends.readiness import Readiness, examine
-from distributed_pose.backends.registry import (
-    BACKENDS,
-    candidates,
-    entry,
-    resolve_precision,
-)
-from distributed_pose.backends.selection import auto_kinds
-from distributed_pose.config.schema import RunConfig
+from distributed_pose.backends.registry import BACKENDS, entry, resolve_precision
+from distributed_pose.backends.selection import Selection
 from distributed_pose.devices.ascend import soc_version
 from distributed_pose.devices.discovery import local_accelerators
 from distributed_pose.devices.host import num_cpus
 from distributed_pose.devices.planning import Accelerator, Node, plan_devices
 from distributed_pose.errors import ConfigError
-from distributed_pose.records import CompileSpec, DevicePlan, WorkerSpec
+from distributed_pose.records import CompileSpec, DevicePlan, ImagesToRead, WorkerSpec
 
 _LOG = logging.getLogger(__name__)
 
 # The worker of each device has threads and some ten megabytes of buffers.
 _MAX_LOCAL_DEVICES = 256
-
-
-# Batch sizes that a sweep measures.
-SWEPT = (1, 2, 4, 8, 16, 32)
 
 
 @dataclass(frozen=True)
@@ -46,24 +36,25 @@ class Deployment:
     passed_over: tuple[str, ...] = ()
 
 
-def usable_here(config: RunConfig, accelerators: Iterable[Accelerator]) -> tuple[str, ...]:
+def usable_here(selection: Selection, accelerators: Iterable[Accelerator]) -> tuple[str, ...]:
     """Returns the kinds of devices that `devices: auto` takes on this machine.
 
     Kinds of available devices without an installed backend are left out, with a warning. If the
     configuration names a backend with its variant, or devices, an error reports it instead.
 
     Args:
-        config: configuration of the run.
+        selection: selection of the run.
         accelerators: accelerators of this machine.
     """
     kinds = []
     there = {device.kind for device in accelerators}
-    for kind in auto_kinds(config):
-        name = config.on(kind).backend
-        found = examine(candidates(name, kind)) if kind in there and name not in BACKENDS else ()
+    for kind in selection.auto_kinds:
+        settings = selection.kinds[kind]
+        is_open = kind in there and settings.backend not in BACKENDS
+        found = examine(settings.candidates) if is_open else ()
         if not found or any(not ready.lacks for ready in found):
             kinds.append(kind)
-        elif config.devices == ("auto",):
+        elif selection.devices == ("auto",):
             _LOG.warning(
                 "%s devices are left out: %s; see `distributed-pose doctor`", kind, reasons(found)
             )
@@ -75,7 +66,7 @@ def reasons(found: Iterable[Readiness]) -> str:
     return "; ".join(f"{ready.backend} lacks {ready.lacks[0].what}" for ready in found)
 
 
-def local_devices(config: RunConfig) -> tuple[DevicePlan, ...]:
+def local_devices(selection: Selection) -> tuple[DevicePlan, ...]:
     """Returns the devices of this machine that a run uses without a cluster.
 
     Raises:
@@ -83,9 +74,12 @@ def local_devices(config: RunConfig) -> tuple[DevicePlan, ...]:
         SetupError: if a configured device is not available.
     """
     here = Node("", "", num_cpus(), accelerators=local_accelerators())
-    kinds = usable_here(config, here.accelerators)
     planned = plan_devices(
-        config.devices, [here], kinds, cpus=config.cpu.cpus, workers=workers_per_device(config)
+        selection.devices,
+        [here],
+        usable_here(selection, here.accelerators),
+        cpus=selection.cpus,
+        workers=selection.workers_per_device,
     )
     if len(planned) > _MAX_LOCAL_DEVICES:
         raise ConfigError(
@@ -96,39 +90,51 @@ def local_devices(config: RunConfig) -> tuple[DevicePlan, ...]:
 
 
 def plan_deployment(
-    config: RunConfig, plan: DevicePlan, backend: str, model_format: str = ""
+    selection: Selection,
+    plan: DevicePlan,
+    backend: str,
+    model_format: str = "",
+    images: ImagesToRead | None = None,
 ) -> Deployment:
     """Returns the deployment of a device.
 
     Args:
-        config: configuration of the run.
+        selection: selection of the run.
         plan: the device.
         backend: full name of the backend that is chosen for the device.
         model_format: format of the user's model; empty for any that is compiled for the device.
+        images: images that the worker reads; None if shards contain the images.
     """
-    settings = config.on(plan.kind)
+    settings = selection.kinds[plan.kind]
     # The precision of a compiled model is read from the model, so it is not resolved here.
     is_compiled = model_format == "om"
     precision = (
         settings.precision if is_compiled else resolve_precision(backend, settings.precision)
     )
-    sizes = SWEPT if settings.batch_size == "auto" else (settings.batch_size,)
-    # The path is absolute, because workers have other working directories.
-    dump_folder = str(config.dump_maps.absolute()) if config.dump_maps else ""
     spec = WorkerSpec(
-        plan,
-        backend,
-        precision,
-        config.profile,
-        sizes,
-        config.maps_dtype,
-        config.gather,
-        simulation=config.simulated.simulation,
-        dump_folder=dump_folder,
-        damaged=config.data.damaged,
+        plan=plan,
+        backend=backend,
+        precision=precision,
+        profile=selection.profile,
+        batch_sizes=settings.batch_sizes,
+        maps_dtype=selection.maps_dtype,
+        gather=selection.gather,
+        images=images,
+        simulation=selection.simulation,
+        dump_folder=selection.dump_folder,
+        damaged=selection.damaged,
     )
-    target = _target(config, plan, backend)
-    return Deployment(spec, CompileSpec(backend, precision, config.profile, sizes, target))
+    target = _target(selection, plan, backend)
+    return Deployment(
+        spec,
+        CompileSpec(
+            backend=backend,
+            precision=precision,
+            profile=selection.profile,
+            batch_sizes=settings.batch_sizes,
+            target=target,
+        ),
+    )
 
 
 def on_this_machine(deployment: Deployment) -> Deployment:
@@ -139,19 +145,19 @@ def on_this_machine(deployment: Deployment) -> Deployment:
     return replace(deployment, spec=replace(deployment.spec, index=index), order=order)
 
 
-def fits(backend: str, config: RunConfig, kind: str, model_format: str) -> bool:
+def fits(backend: str, selection: Selection, kind: str, model_format: str) -> bool:
     """Returns whether `auto` may choose a backend for a profile, a precision and a model.
 
     Args:
         backend: name of the backend in the registry.
-        config: configuration of the run.
+        selection: selection of the run.
         kind: kind of the device.
         model_format: format of the user's model; empty for any.
     """
     found = entry(backend)
-    if found.fixed_shapes and not _has_fixed_inputs(config.profile):
+    if found.fixed_shapes and not _has_fixed_inputs(selection.profile):
         return False
-    if config.on(kind).precision not in {"auto", *found.precisions}:
+    if selection.kinds[kind].precision not in {"auto", *found.precisions}:
         return False
     return not (model_format and found.runs_model) or model_format in found.model_formats
 
@@ -163,23 +169,18 @@ def _has_fixed_inputs(profile: str) -> bool:
     return PROFILES[profile].fixed_width is not None
 
 
-def chip_of(config: RunConfig, plan: DevicePlan) -> str:
+def chip_of(selection: Selection, plan: DevicePlan) -> str:
     """Returns the full name of a device's Ascend chip; empty if unknown or for other kinds."""
     try:
-        return soc_version(config.npu.soc or plan.model) if plan.kind == "npu" else ""
+        return soc_version(selection.soc or plan.model) if plan.kind == "npu" else ""
     except ConfigError:
         return ""
 
 
-def workers_per_device(config: RunConfig) -> dict[str, int]:
-    """Returns the number of workers per device, for each kind that may have several."""
-    return {"cuda": config.cuda.workers_per_device}
-
-
-def _target(config: RunConfig, plan: DevicePlan, backend: str) -> str:
+def _target(selection: Selection, plan: DevicePlan, backend: str) -> str:
     """Returns the chip or GPU that an artifact is bound to; empty for portable artifacts."""
     if backend.startswith("ascend"):
-        name = config.npu.soc or plan.model
+        name = selection.soc or plan.model
         return soc_version(name) if name else ""
     # Two cards of unknown model may differ, so each one gets an artifact of its own.
     return (plan.model or plan.name) if backend == "onnxruntime:tensorrt" else ""

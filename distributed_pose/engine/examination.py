@@ -4,27 +4,27 @@ from collections.abc import Iterable
 
 from distributed_pose.backends.readiness import NodeSurvey, examine
 from distributed_pose.backends.registry import candidates
-from distributed_pose.config.schema import RunConfig
+from distributed_pose.backends.selection import Selection
 from distributed_pose.devices.driverless import driverless_cards
 from distributed_pose.engine.deployment import chip_of
 from distributed_pose.records import DevicePlan
 
 
-def examine_node(address: str, plans: Iterable[DevicePlan], config: RunConfig) -> NodeSurvey:
+def examine_node(address: str, plans: Iterable[DevicePlan], selection: Selection) -> NodeSurvey:
     """Returns the survey of the node that calls this function.
 
     Args:
         address: address of the node.
         plans: devices of the node.
-        config: configuration of the run.
+        selection: selection of the run.
     """
     backends = {
-        plan.name: examine(_names(config, plan.kind), chip_of(config, plan)) for plan in plans
+        plan.name: examine(_names(selection, plan.kind), chip_of(selection, plan)) for plan in plans
     }
     return NodeSurvey(address, backends, driverless_cards())
 
 
-def _names(config: RunConfig, kind: str) -> tuple[str, ...]:
+def _names(selection: Selection, kind: str) -> tuple[str, ...]:
     """Returns the backends to examine on devices of a kind, starting with the configured ones."""
-    configured = candidates(config.on(kind).backend, kind)
+    configured = selection.kinds[kind].candidates
     return tuple(dict.fromkeys((*configured, *candidates("auto", kind))))

@@ -99,8 +99,8 @@ class Health:
 def collect_faults(actors: Mapping[str, Health]) -> Faults:
     """Returns the faults of the actors of a run, by name, and the excluded actors."""
     return Faults(
-        {name: tuple(health.faults) for name, health in actors.items() if health.faults},
-        tuple(name for name, health in actors.items() if health.is_excluded),
+        reasons={name: tuple(health.faults) for name, health in actors.items() if health.faults},
+        taken_out=tuple(name for name, health in actors.items() if health.is_excluded),
     )
 
 

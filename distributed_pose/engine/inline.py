@@ -1,17 +1,18 @@
 """The engine without Ray, with workers and reducer in the process of the driver."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
 from time import perf_counter, process_time
 from types import TracebackType
 from typing import Self
 
+from distributed_pose.backends.selection import Selection
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.shards import Shard
 from distributed_pose.devices.host import num_cpus, peak_rss_bytes
-from distributed_pose.engine.base import starting
+from distributed_pose.engine.base import Workload, starting
 from distributed_pose.engine.choice import Choice, examine_here, tell
 from distributed_pose.engine.deployment import Deployment, local_devices, on_this_machine
 from distributed_pose.engine.health import Health, collect_faults, none_left
@@ -35,7 +36,7 @@ from distributed_pose.records import (
     CompileSpec,
     DevicePlan,
     DeviceReady,
-    Faults,
+    EngineFacts,
     HostUse,
     ImagesToRead,
     Memory,
@@ -71,23 +72,25 @@ class InlineEngine:
         self._shard_sizes: dict[str, int] = {}
         self._compile_s = 0.0
         self._cpu_before_s = 0.0
+        self._num_images = 0
 
-    def devices(self) -> tuple[DevicePlan, ...]:
-        return local_devices(self._config)
+    def devices(self, selection: Selection) -> tuple[DevicePlan, ...]:
+        return local_devices(selection)
 
     def start(
         self,
+        selection: Selection,
         model: ModelSource,
         calibration: Calibration | None = None,
         images: ImagesToRead | None = None,
     ) -> tuple[DeviceReady, ...]:
-        choice = Choice(self._config, model.format)
-        sites = [examine_here(self._config, plan) for plan in self.devices()]
+        choice = Choice(selection, model.format, images)
+        sites = [examine_here(selection, plan) for plan in self.devices(selection)]
         ready = None
         while ready is None:
             deployments = choice.deployments(sites)
             try:
-                ready = self._start(model, calibration, images, deployments)
+                ready = self._start(model, calibration, deployments)
             except BackendError as error:
                 self._close()
                 self._devices.clear()
@@ -101,21 +104,17 @@ class InlineEngine:
         self,
         model: ModelSource,
         calibration: Calibration | None,
-        images: ImagesToRead | None,
         deployments: Mapping[str, Deployment],
     ) -> tuple[DeviceReady, ...]:
         here = [on_this_machine(deployment) for deployment in deployments.values()]
         artifacts = self._compile(model, here, calibration)
         ready = []
         for deployment in here:
-            spec = replace(deployment.spec, images=images)
+            spec = deployment.spec
             worker = Worker(spec, artifacts[deployment.order])
             self._devices.append(_Device(spec.plan.name, worker, Health(self._config.deadline_s)))
             ready.append(replace(worker.start(), passed_over=deployment.passed_over))
         return tuple(ready)
-
-    def compile_s(self) -> float:
-        return self._compile_s
 
     def sweep(self, device: str, batch_size: int, least_s: float) -> Sweep:
         (worker,) = (found.worker for found in self._devices if found.name == device)
@@ -136,10 +135,11 @@ class InlineEngine:
         self._compile_s += perf_counter() - start
         return artifacts
 
-    def run(self, shards: Iterable[Shard], num_images: int = 0) -> Iterator[ShardResult]:
-        del num_images  # Tasks of several batches would not save any call here.
+    def run(self, workload: Workload) -> Iterator[ShardResult]:
+        self._num_images = workload.num_images
         self._cpu_before_s = process_time()
-        work = TaskQueue(iter(shards), self._shard_sizes)
+        # Tasks of several batches would not save any call here, so all have one.
+        work = TaskQueue(iter(workload.shards), self._shard_sizes)
         turns = cycle(self._devices)
         while work.is_left():
             usable = [device.name for device in self._devices if not device.health.is_excluded]
@@ -182,14 +182,17 @@ class InlineEngine:
         check_reduction(report, reduction)
         return report, reduction
 
-    def memory(self) -> Memory:
-        return Memory({"driver": peak_rss_bytes()}, 0)
-
-    def host_use(self) -> HostUse:
-        return HostUse({"driver": process_time() - self._cpu_before_s}, 0, num_cpus())
-
-    def faults(self) -> Faults:
-        return collect_faults(self._health())
+    def facts(self) -> EngineFacts:
+        return EngineFacts(
+            compile_s=self._compile_s,
+            memory=Memory(peak_rss_bytes={"driver": peak_rss_bytes()}, peak_object_store_bytes=0),
+            faults=collect_faults(self._health()),
+            host_use=HostUse(
+                cpu_s={"driver": process_time() - self._cpu_before_s},
+                cores=num_cpus(),
+                images=self._num_images,
+            ),
+        )
 
     def _health(self) -> dict[str, Health]:
         return {device.name: device.health for device in self._devices}

@@ -19,7 +19,7 @@ class ForeignMapsError(ExecutionError):
     """Maps of other images than the expected ones, which is a fault of their worker."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Reduction:
     """The detections of one shard.
 
@@ -94,4 +94,4 @@ class Reducer:
         )
         by_stage = zip(DECODE_STAGES, np.concatenate(durations).T.tolist(), strict=True)
         durations_ns = {stage: tuple(ns) for stage, ns in by_stage}
-        return Reduction(tuple(grouped), detections, durations_ns)
+        return Reduction(image_ids=tuple(grouped), detections=detections, durations=durations_ns)

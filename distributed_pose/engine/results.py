@@ -47,25 +47,25 @@ def shard_result(
         reduction: detections of the images that have maps.
     """
     return ShardResult(
-        device,
-        report.image_ids,
-        reduction.detections,
-        shard.failures + report.failures,
-        {
+        device=device,
+        image_ids=report.image_ids,
+        detections=reduction.detections,
+        failures=shard.failures + report.failures,
+        durations={
             "read": shard.read_ns,
             **report.durations,
             "transfer": (report.pack_ns + reduction.unpack_ns,) if report.pack_ns else (),
             **reduction.durations,
         },
-        report.encoded_bytes,
-        report.damaged,
-        report.digests,
+        encoded_bytes=report.encoded_bytes,
+        damaged=report.damaged,
+        digests=report.digests,
     )
 
 
 def failed_result(device: str, failures: tuple[Failure, ...]) -> ShardResult:
     """Returns a result that has only failures, of images that are not tried again."""
-    return ShardResult(device, (), no_detections(), failures)
+    return ShardResult(device=device, image_ids=(), detections=no_detections(), failures=failures)
 
 
 def describe(error: BaseException) -> str:

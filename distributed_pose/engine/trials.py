@@ -42,7 +42,7 @@ _QUICK_SWEEP_S = 0.5
 _LEAST_BATCHES = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Sweep:
     """The times of batches of one size, with as many in flight as the device has slots.
 
@@ -115,7 +115,7 @@ class Trials:
             while not is_enough and len(under_way) <= self._slots:
                 under_way.append(self._queue.submit(batch))
             times.append(under_way.popleft().result().times)
-        return Sweep(tuple(times), perf_counter_ns() - start)
+        return Sweep(times=tuple(times), wall_ns=perf_counter_ns() - start)
 
     def best_batch_size(self, sizes: Sequence[int]) -> int:
         """Returns the batch size with the most images per second, by execution time without copies.

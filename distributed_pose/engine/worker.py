@@ -52,7 +52,7 @@ from distributed_pose.vision.profiles import PROFILES
 _DTYPES: dict[str, type[np.float16] | None] = {"f32": None, "f16": np.float16}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerReport:
     """The report of a worker to the driver about one shard.
 
@@ -240,17 +240,17 @@ class Worker:
         if spec.gather == "poses":
             self._reducer.warm_up()
         return DeviceReady(
-            spec.plan,
-            spec.backend,
-            backend.precision,
-            backend.description,
-            self._batch_size,
-            perf_counter_ns() - start,
-            batch_ns,
-            self._shard_size,
-            self._slots,
-            gethostname(),
-            tuple(sorted(versions(spec.backend, spec.plan.kind).items())),
+            plan=spec.plan,
+            backend=spec.backend,
+            precision=backend.precision,
+            description=backend.description,
+            batch_size=self._batch_size,
+            warmup_ns=perf_counter_ns() - start,
+            batch_ns=batch_ns,
+            shard_size=self._shard_size,
+            slots=self._slots,
+            host=gethostname(),
+            versions=tuple(sorted(versions(spec.backend, spec.plan.kind).items())),
         )
 
     def _open_backend(self) -> Backend:
@@ -303,10 +303,10 @@ def _checked(
 def _report(prepared: Prepared, durations: Mapping[str, Sequence[int]]) -> WorkerReport:
     image_ids = tuple(image_id for batch in prepared.batches for image_id in batch.image_ids)
     return WorkerReport(
-        image_ids,
-        tuple(prepared.encoded_bytes[image_id] for image_id in image_ids),
-        tuple(prepared.failures),
-        {stage: tuple(times_ns) for stage, times_ns in durations.items()},
+        image_ids=image_ids,
+        encoded_bytes=tuple(prepared.encoded_bytes[image_id] for image_id in image_ids),
+        failures=tuple(prepared.failures),
+        durations={stage: tuple(times_ns) for stage, times_ns in durations.items()},
         damaged=tuple(prepared.damaged),
         digests=tuple(prepared.digests[image_id] for image_id in image_ids),
     )
@@ -318,10 +318,10 @@ def _joined(reports: Sequence[WorkerReport]) -> WorkerReport:
         for stage, times_ns in report.durations.items():
             durations[stage] += times_ns
     return WorkerReport(
-        tuple(chain.from_iterable(report.image_ids for report in reports)),
-        tuple(chain.from_iterable(report.encoded_bytes for report in reports)),
-        tuple(chain.from_iterable(report.failures for report in reports)),
-        dict(durations),
+        image_ids=tuple(chain.from_iterable(report.image_ids for report in reports)),
+        encoded_bytes=tuple(chain.from_iterable(report.encoded_bytes for report in reports)),
+        failures=tuple(chain.from_iterable(report.failures for report in reports)),
+        durations=dict(durations),
         damaged=tuple(chain.from_iterable(report.damaged for report in reports)),
         digests=tuple(chain.from_iterable(report.digests for report in reports)),
     )

@@ -1,4 +1,4 @@
-"""Which copy of this package a process runs, so that all processes of a run have one code."""
+"""Identifies the copy of this package that a process runs; all processes of a run need the same."""
 
 import hashlib
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[1]
 
-# Scripts that no process of a run imports. In a checkout the folder is a link, which patterns pass
-# over, and in an installed package it is none.
+# No process of a run imports these scripts. The folder is a link in a checkout, where patterns skip
+# it, and a real folder in an installed package.
 _LAUNCHERS = _PACKAGE / "launch"
 
 
@@ -18,9 +18,9 @@ class PackageIdentity:
     """The package that a process has imported.
 
     Attributes:
-        version: of its distribution; `unknown` for a bare copy of the source.
-        digest: of all its source files and their names, 16 hexadecimal digits.
-        path: of its folder on its own node.
+        version: version of the distribution; `unknown` for a copy of the source alone.
+        digest: digest of all source files and their names, 16 hexadecimal digits.
+        path: path of the package's folder on the process's node.
     """
 
     version: str
@@ -45,7 +45,7 @@ def source_digest(*patterns: str) -> str:
     """Returns a digest of source files of this package, 16 hexadecimal digits.
 
     Args:
-        patterns: of files, relative to the package.
+        patterns: patterns of the files, relative to the package.
     """
     digest = hashlib.sha256()
     found = {path for pattern in patterns for path in _PACKAGE.glob(pattern)}
@@ -59,7 +59,7 @@ def difference(other: object) -> str:
     """Returns how the package of another process differs from this one's; empty if it does not.
 
     Args:
-        other: what that process says it is; older versions do not say.
+        other: identity that the other process reports; older versions report another object.
     """
     mine = package_identity()
     if isinstance(other, PackageIdentity) and other.digest == mine.digest:

@@ -20,13 +20,13 @@ from distributed_pose.locations import Location
 # Twice the size of COCO's largest annotation file.
 MAX_DOCUMENT_BYTES = 2**30
 
-# How long requests to an object store are repeated.
+# Requests to an object store are repeated for this many seconds.
 _RETRY_S = 15
 
-# Seconds within which it has to give its first answer.
+# An object store must give its first answer within this many seconds.
 _ANSWER_S = 20
 
-# What the clients of S3 and Google say when they give up.
+# The messages of the clients of S3 and Google after the last repetition.
 _NO_ANSWER = ("NETWORK_CONNECTION", "Retry policy exhausted")
 
 
@@ -183,7 +183,7 @@ def filesystem_of(location: str | Location, setting: str) -> tuple[Any, str]:
 
     location = Location(location)
     if location.plain != location.plain.encode(errors="replace").decode():
-        raise SetupError(f"cannot open {location}: its name is not UTF-8", f"see {setting}")
+        raise SetupError(f"cannot open {location}: its name is not UTF-8", f"check {setting}")
     if not location.is_uri:
         return fs.LocalFileSystem(), str(Path(location.plain).absolute())
     if location.lacks_credentials:
@@ -198,7 +198,7 @@ def filesystem_of(location: str | Location, setting: str) -> tuple[Any, str]:
     # ImportError is raised for a scheme whose library is not installed.
     except (OSError, ValueError, ImportError, pa.ArrowException) as error:
         reason = location.cleaned(one_line(error))
-        raise SetupError(f"cannot open {location}: {reason}", f"see {setting}") from None
+        raise SetupError(f"cannot open {location}: {reason}", f"check {setting}") from None
     return filesystem, path
 
 
@@ -211,7 +211,7 @@ def _with_a_deadline(uri: str) -> str:
 
 
 def _check_answers(filesystem: Any, path: str, *, is_strict: bool) -> None:
-    """Asks what is behind a URI whether a path exists, and waits for any answer.
+    """Asks the store behind a URI whether a path exists, and waits for any answer.
 
     Args:
         filesystem: filesystem of the URI.
@@ -232,7 +232,7 @@ def _check_answers(filesystem: Any, path: str, *, is_strict: bool) -> None:
         else:
             answers.put(None)
 
-    # Clients try an address that drops all packets for minutes, and cannot be told otherwise.
+    # Clients retry an address that drops all packets for minutes, and have no option against it.
     Thread(target=ask, name="storage", daemon=True).start()
     try:
         error = answers.get(timeout=_ANSWER_S)
@@ -269,7 +269,7 @@ def read_location(
         return _read(filesystem, path, max_bytes)
     except (OSError, ValueError) as error:
         reason = location.cleaned(one_line(error))
-        raise SetupError(f"cannot read {location}: {reason}", f"see {setting}") from None
+        raise SetupError(f"cannot read {location}: {reason}", f"check {setting}") from None
 
 
 def _read(filesystem: Any, path: str, max_bytes: int) -> bytes:

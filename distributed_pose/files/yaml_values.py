@@ -67,6 +67,6 @@ def parse_yaml(text: str) -> Any:
     # Deep nesting raises no YAMLError.
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(str(error)) from None
-    # A tag that does not fit, such as `!!bool 5`, raises whichever error PyYAML runs into.
+    # A tag that does not fit, such as `!!bool 5`, raises one of many errors.
     except (LookupError, AttributeError, TypeError):
-        raise ValueError("a value is not what its tag says") from None
+        raise ValueError("a value does not have the type of its tag") from None

@@ -56,7 +56,7 @@ _TRTEXEC_BATCH = re.compile(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PerfFile:
     """The rows of a perf file.
 
@@ -72,7 +72,7 @@ class PerfFile:
         return all(set(keys) <= self.rows.get(name, {}).keys() for name, keys in _PERF_KEYS.items())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ComputeTimes:
     """Times to execute a batch in the model, in milliseconds.
 
@@ -91,7 +91,7 @@ class ComputeTimes:
     p99_ms: Figure | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrtexecLog:
     """The figures of a log of `trtexec`; only a complete log has device, precision and batch.
 
@@ -108,7 +108,7 @@ class TrtexecLog:
     batch: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AisLog:
     """The summary of `ais_bench` for one device.
 
@@ -138,7 +138,7 @@ def read_perf(text: str) -> PerfFile | None:
         _ROWS[match[1]]: {key: float(value) for key, value in _PERF_VALUE.findall(match[2])}
         for match in _PERF_ROW.finditer(text)
     }
-    perf = PerfFile(rows)
+    perf = PerfFile(rows=rows)
     return perf if perf.is_complete else None
 
 
@@ -165,10 +165,10 @@ def read_trtexec(text: str) -> TrtexecLog | None:
         pattern.search(text) for pattern in (_TRTEXEC_DEVICE, _TRTEXEC_PRECISION, _TRTEXEC_BATCH)
     )
     return TrtexecLog(
-        times,
-        device[1].strip() if device else "",
-        _precision(precision[1] if precision else "", text),
-        int(batch[1]) if batch else None,
+        times=times,
+        device=device[1].strip() if device else "",
+        precision=_precision(precision[1] if precision else "", text),
+        batch=int(batch[1]) if batch else None,
     )
 
 
@@ -177,7 +177,7 @@ def read_ais(text: str) -> list[AisLog]:
     times = [_times(match[1]) for match in _AIS.finditer(text)]
     rates = _AIS_RATE.findall(text)
     return [
-        AisLog(of_device, int(batch), float(rate))
+        AisLog(times=of_device, batch=int(batch), images_per_s=float(rate))
         for of_device, (batch, rate) in zip(times, rates, strict=False)
         if of_device
     ]
@@ -188,11 +188,11 @@ def _times(text: str) -> ComputeTimes | None:
     if not {"min", "max", "mean", "median"} <= values.keys() or values["mean"] <= 0:
         return None
     return ComputeTimes(
-        values["min"],
-        values["max"],
-        values["mean"],
-        values["median"],
-        values.get("percentile(99%)"),
+        min_ms=values["min"],
+        max_ms=values["max"],
+        mean_ms=values["mean"],
+        median_ms=values["median"],
+        p99_ms=values.get("percentile(99%)"),
     )
 
 

@@ -22,7 +22,7 @@ from distributed_pose.records import Geometry, ImageRecord
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Scored:
     """Detections and AP of the outputs of a benchmark tool.
 

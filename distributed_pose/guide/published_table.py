@@ -53,11 +53,11 @@ def _rows(cells: dict[str, str], source: str) -> list[Row]:
             chips = devices_per_card(device[1])
             rows.append(
                 Row(
-                    device[1],
-                    rate,
-                    "compute",
-                    "log",
-                    source,
+                    device=device[1],
+                    total_images_per_s=rate,
+                    clock="compute",
+                    origin="log",
+                    source=source,
                     devices=chips or 1,
                     devices_per_card=chips,
                     batch=int(batch[1]) if batch else None,

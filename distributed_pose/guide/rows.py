@@ -23,7 +23,7 @@ _CHIPS_A_CARD = (
 _FAKES = {"oracle", "simulated"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
     """A throughput figure and the conditions that it was obtained under.
 
@@ -75,11 +75,11 @@ def published_rows() -> list[Row]:
     """Returns the figures that the vendor's guides publish, one row per device and batch size."""
     return [
         Row(
-            device.name,
-            rate,
-            "compute",
-            "published",
-            device.how,
+            device=device.name,
+            total_images_per_s=rate,
+            clock="compute",
+            origin="published",
+            source=device.how,
             devices_per_card=device.devices_per_card,
             batch=batch,
             precision=device.precision,
@@ -124,17 +124,17 @@ def _measured(
     is_uniform = len({_kind(device) for device in devices}) == 1
     backends = {device.backend.partition(":")[0] for device in devices}
     return Row(
-        " + ".join(names),
-        total,
-        clock,
-        "simulated" if backends & _FAKES else "measured",
-        source,
-        len(devices),
-        is_uniform,
-        devices_per_card(names[0]) if is_uniform else None,
-        batches.pop() if len(batches) == 1 else None,
-        "+".join(sorted({device.precision for device in devices})),
-        ap,
+        device=" + ".join(names),
+        total_images_per_s=total,
+        clock=clock,
+        origin="simulated" if backends & _FAKES else "measured",
+        source=source,
+        devices=len(devices),
+        is_uniform=is_uniform,
+        devices_per_card=devices_per_card(names[0]) if is_uniform else None,
+        batch=batches.pop() if len(batches) == 1 else None,
+        precision="+".join(sorted({device.precision for device in devices})),
+        ap=ap,
     )
 
 

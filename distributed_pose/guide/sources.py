@@ -171,11 +171,11 @@ def _row(
     path: Path, facts: LogFacts, clock: Literal["wall", "compute"], rate: float, batch: int | None
 ) -> Row:
     return Row(
-        facts.device or _UNKNOWN,
-        rate,
-        clock,
-        "log",
-        path.name,
+        device=facts.device or _UNKNOWN,
+        total_images_per_s=rate,
+        clock=clock,
+        origin="log",
+        source=path.name,
         devices_per_card=devices_per_card(facts.device),
         batch=batch,
         precision=facts.precision,
@@ -235,7 +235,7 @@ def _run_perf(run: RunFigures) -> PerfFile | None:
     wall = run.throughput.wall_images_per_s
     compute = run.throughput.compute_images_per_s["total"]
     return PerfFile(
-        {
+        rows={
             "e2e": {"throughputRate": wall, "latency": run.throughput.wall_s * 1e3},
             "data read": stage("read"),
             "preprocess": stage("decode_jpeg", "preprocess"),
@@ -254,6 +254,10 @@ def _run_times(run: RunFigures) -> ComputeTimes | None:
     stage = run.stages["compute"]
     if not stage.count:
         return None
-    mean_ns = stage.total_ns / stage.count
-    times_ns = (stage.min_ns, stage.max_ns, mean_ns, stage.p50_ns, stage.p99_ns)
-    return ComputeTimes(*(time_ns / 1e6 for time_ns in times_ns))
+    return ComputeTimes(
+        min_ms=stage.min_ns / 1e6,
+        max_ms=stage.max_ns / 1e6,
+        mean_ms=stage.total_ns / stage.count / 1e6,
+        median_ms=stage.p50_ns / 1e6,
+        p99_ms=stage.p99_ns / 1e6,
+    )

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import hotcoco
 import numpy as np
 import numpy.typing as npt
 
@@ -110,6 +109,9 @@ def _evaluated(
 
     Images, people and detections are numbered from 1 for hotcoco.
     """
+    # It has wheels for two processors, and only an analysis needs it.
+    import hotcoco
+
     truth = {
         "images": [{"id": position + 1} for position in positions.values()],
         "annotations": [

@@ -17,12 +17,12 @@ _NS = 1e9
 _AS_GOOD = 0.98
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StageFigures:
     """Durations of one stage, in nanoseconds.
 
-    The stages `copy_in`, `compute`, `copy_out`, `check` and `transfer` have one duration per batch,
-    `score` has one per run, and all other stages have one per image.
+    The stages `copy_in`, `compute`, `copy_out` and `check` have one duration per batch, `transfer`
+    has one per shard, `score` has one per run, and all other stages have one per image.
 
     Attributes:
         count: number of durations.
@@ -43,7 +43,7 @@ class StageFigures:
     max_ns: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LatencyFigures:
     """Times of batches of one size, and the throughput that follows from them.
 
@@ -146,8 +146,16 @@ def images_per_s(images: int, duration_ns: int) -> float:
 
 def _figures(durations_ns: list[int]) -> StageFigures:
     if not durations_ns:
-        return StageFigures(0, 0, 0, 0, 0, 0, 0)
+        return StageFigures(count=0, total_ns=0, p50_ns=0, p90_ns=0, p99_ns=0, min_ns=0, max_ns=0)
     percentiles = np.percentile(durations_ns, (50, 90, 99)).tolist()
     p50, p90, p99 = map(round, percentiles)
     count, total_ns = len(durations_ns), sum(durations_ns)
-    return StageFigures(count, total_ns, p50, p90, p99, min(durations_ns), max(durations_ns))
+    return StageFigures(
+        count=count,
+        total_ns=total_ns,
+        p50_ns=p50,
+        p90_ns=p90,
+        p99_ns=p99,
+        min_ns=min(durations_ns),
+        max_ns=max(durations_ns),
+    )

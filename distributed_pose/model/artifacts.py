@@ -24,8 +24,8 @@ from distributed_pose.files.local import (
 from distributed_pose.model.external_data import self_contained
 from distributed_pose.model.formats import HEAD_BYTES, format_of
 
-# The prefix of every name in the cache. It is raised when the same order gives another artifact, so
-# that artifacts of earlier versions are no longer found.
+# The prefix of every name in the cache. It is raised when a specification gives another artifact,
+# so that artifacts of earlier versions are not found any more.
 CACHE_VERSION = "v5-"
 
 # A snapshot of three stages with the state of its optimizer takes 84 MiB.
@@ -88,7 +88,7 @@ def load_source(path: Path, refinement_stages: int = 1) -> ModelSource:
     A checkpoint is checked against the network, and described by its notes.
 
     Args:
-        path: path of the file. Its ending decides only where the content does not.
+        path: path of the file. Its suffix decides only if the content does not show the format.
         refinement_stages: number of refinement stages that the network of a checkpoint gets.
 
     Raises:
@@ -118,8 +118,9 @@ def check_stages(refinement_stages: int, path: str) -> None:
     """
     if refinement_stages != 1:
         raise ConfigError(
-            f"model.refinement_stages={refinement_stages} is for checkpoints, and {path} is none",
-            "leave it out, or give the checkpoint that the model was made of",
+            f"model.refinement_stages={refinement_stages} applies only to checkpoints, and {path} "
+            "is not one",
+            "leave it out, or give the checkpoint that the model was made from",
         )
 
 
@@ -130,7 +131,7 @@ def _read(path: Path) -> tuple[bytes, str]:
         limit = _MAX_CHECKPOINT_BYTES if kind == "pth" else MAX_MODEL_BYTES
         return read_regular(path, limit), kind
     except OSError as error:
-        raise SetupError(f"cannot read {path}: {error.strerror}", "see model.path") from None
+        raise SetupError(f"cannot read {path}: {error.strerror}", "check model.path") from None
 
 
 def _described(source: ModelSource, refinement_stages: int) -> ModelSource:

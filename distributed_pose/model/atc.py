@@ -38,7 +38,7 @@ _SHOWN_LINES = 3
 
 
 @dataclass(frozen=True)
-class AtcOrder:
+class AtcSpec:
     """The settings for compiling a model with ATC.
 
     Attributes:
@@ -105,7 +105,7 @@ class AtcRun:
     """A finished run of the compiler.
 
     Attributes:
-        command: command for a shell in a folder that has the model and the order's files.
+        command: command for a shell in a folder that has the model and `AtcSpec.files`.
         seconds: time that the command took, in seconds.
         toolchain: version of CANN; empty if unknown.
     """
@@ -115,51 +115,51 @@ class AtcRun:
     toolchain: str
 
 
-def atc_command(order: AtcOrder, model: Path, output: Path) -> list[str]:
+def atc_command(spec: AtcSpec, model: Path, output: Path) -> list[str]:
     """Returns the compiler's command line as a list of arguments, with the program first.
 
-    `shlex.join` makes a shell command of it. The working directory must contain the order's files.
+    `shlex.join` makes a shell command of it. The working directory must contain `spec.files`.
 
     Args:
-        order: settings for the compiler.
+        spec: settings for the compiler.
         model: path of an ONNX file with a float32 input.
         output: path of the compiled model, without the ending `.om`, which the compiler adds.
     """
-    batch = -1 if order.dynamic_batch else order.batch_sizes[0]
-    shape = f"{batch},3,{order.height},{order.width}"
+    batch = -1 if spec.dynamic_batch else spec.batch_sizes[0]
+    shape = f"{batch},3,{spec.height},{spec.width}"
     command = [
         "atc",
         f"--framework={_ONNX}",
         f"--model={model}",
         f"--output={output}",
         "--input_format=NCHW",
-        f"--input_shape={order.input_name}:{shape}",
+        f"--input_shape={spec.input_name}:{shape}",
         "--log=error",
-        f"--soc_version={order.soc_version}",
+        f"--soc_version={spec.soc_version}",
     ]
-    if order.dynamic_batch:
-        command.append(f"--dynamic_batch_size={','.join(map(str, order.batch_sizes))}")
-    files = order.files
+    if spec.dynamic_batch:
+        command.append(f"--dynamic_batch_size={','.join(map(str, spec.batch_sizes))}")
+    files = spec.files
     if AIPP_FILE in files:
         command.append(f"--insert_op_conf={AIPP_FILE}")
     # Half precision is the compiler's default, so it needs no option, as in the guide.
-    if order.precision == "f32":
+    if spec.precision == "f32":
         command.append("--precision_mode=must_keep_origin_dtype")
     if FULL_F32_FILE in files:
         command.append(f"--op_precision_mode={FULL_F32_FILE}")
     return command
 
 
-def preparation(order: AtcOrder) -> list[str]:
+def preparation(spec: AtcSpec) -> list[str]:
     """Returns the shell lines to run before `atc_command`, on this machine or another.
 
-    They unset the variables of this program's Python, set CANN's environment and write the order's
-    files.
+    They unset the variables of this program's Python, set CANN's environment and write
+    `spec.files`.
     """
     cann = find_cann()
     script = (cann and cann.script) or _USUAL_SCRIPT
-    files = [f"cat > {name} <<'END'\n{text}END" for name, text in order.files.items()]
-    major, minor = first_version(order.soc_version)
+    files = [f"cat > {name} <<'END'\n{text}END" for name, text in spec.files.items()]
+    major, minor = first_version(spec.soc_version)
     version = f"  # CANN {major}.{minor} or newer" if major else ""
     return [
         "unset PYTHONPATH PYTHONHOME  # the first python3 of PATH must be one for CANN",
@@ -195,28 +195,28 @@ def aipp_text(height: int = 368, width: int = 640) -> str:
     return f"aipp_op {{\n{lines}}}\n"
 
 
-def run_atc(order: AtcOrder, onnx: bytes) -> tuple[bytes, AtcRun]:
+def run_atc(spec: AtcSpec, onnx: bytes) -> tuple[bytes, AtcRun]:
     """Compiles a model, and returns the content of the `.om` and a record of the run.
 
     Args:
-        order: settings for the compiler.
-        onnx: serialised ONNX with a float32 input, even if the order uses AIPP.
+        spec: settings for the compiler.
+        onnx: serialised ONNX with a float32 input, even if `spec` uses AIPP.
 
     Raises:
-        SetupError: if CANN or something that it needs is not installed, or the compiler fails or
+        SetupError: if CANN or one of its requirements is not installed, or the compiler fails or
             does not write exactly one model.
     """
     cann = find_cann()
-    lacks = compiler_lacks(cann, order.soc)
+    lacks = compiler_lacks(cann, spec.soc)
     if lacks or cann is None:
         what, found, mend = lacks[0]
         raise SetupError(f"atc cannot compile: {what} is missing; found: {found}", mend)
     with tempfile.TemporaryDirectory(prefix="atc-") as name:
         folder = Path(name)
         (folder / _MODEL_FILE).write_bytes(onnx)
-        for file, text in order.files.items():
+        for file, text in spec.files.items():
             (folder / file).write_text(text)
-        command = atc_command(order, Path(_MODEL_FILE), Path(order.output_name))
+        command = atc_command(spec, Path(_MODEL_FILE), Path(spec.output_name))
         start = perf_counter()
         _run(command, folder, compiler_environment(cann))
         seconds = perf_counter() - start
@@ -231,7 +231,7 @@ def toolchain_version() -> str:
 
 
 def _run(command: list[str], folder: Path, environment: Mapping[str, str]) -> None:
-    # The compiler is looked up in the PATH of CANN's environment, whatever this process's PATH is.
+    # The compiler is looked up in the PATH of CANN's environment, and not in this process's.
     program = shutil.which(command[0], path=environment["PATH"]) or command[0]
     try:
         answer = subprocess.run(  # noqa: S603 - a list of arguments, through no shell
@@ -246,7 +246,7 @@ def _run(command: list[str], folder: Path, environment: Mapping[str, str]) -> No
     except OSError as error:
         raise SetupError(
             f"atc, the Ascend compiler, cannot be run: {error.strerror}",
-            "see that CANN's toolkit is installed for this machine's processor",
+            "check that CANN's toolkit is installed for this machine's processor",
         ) from None
     if answer.returncode:
         raise SetupError(
@@ -267,7 +267,7 @@ def _result(folder: Path, command: list[str]) -> bytes:
     files = sorted(folder.glob("*.om"))
     if len(files) != 1:
         raise SetupError(
-            f"atc said that it succeeded and wrote {len(files)} .om files",
+            f"atc reported success but wrote {len(files)} .om files",
             f"the command was {shlex.join(command)}",
         )
     return files[0].read_bytes()

@@ -103,9 +103,11 @@ def _check_same(expected: Mapping[str, tuple[int, ...]], found: StateDict, path:
             f"{name} is {tensors[name].kind}" for name in present if name not in plain
         ],
     }
-    told = [f"{len(names)} {what}: {listed(names)}" for what, names in problems.items() if names]
-    if told:
-        raise SetupError(f"{path} is not Lightweight OpenPose: {'; '.join(told)}", _HINT)
+    differences = [
+        f"{len(names)} {what}: {listed(names)}" for what, names in problems.items() if names
+    ]
+    if differences:
+        raise SetupError(f"{path} is not Lightweight OpenPose: {'; '.join(differences)}", _HINT)
 
 
 def _check_values(weights: Weights, path: str) -> None:
@@ -141,7 +143,7 @@ def _notes(found: StateDict, refinement_stages: int) -> tuple[str, ...]:
         notes.append(f"Checkpoint: the weights are those under {shown(found.key)}.")
     if found.prefix:
         prefix = shown(found.prefix)
-        notes.append(f"Checkpoint: the prefix {prefix} was taken off all names.")
+        notes.append(f"Checkpoint: the prefix {prefix} was removed from all names.")
     if found.copies:
         notes.append(f"Checkpoint: other copies of the network not used: {listed(found.copies)}.")
     return tuple(notes)

@@ -44,13 +44,13 @@ class _Card:
     accuracy: dict[str, float | int | str] | None = None
 
 
-def needs_device(source: ModelSource, order: CompileSpec) -> bool:
-    """Returns whether an order must be carried out where its device or compiler is installed."""
-    return source.format != "om" and compiler_for(order).needs_device
+def needs_device(source: ModelSource, spec: CompileSpec) -> bool:
+    """Returns whether a model must be compiled where its device or compiler is installed."""
+    return source.format != "om" and compiler_for(spec).needs_device
 
 
-def portable(source: ModelSource, order: CompileSpec) -> ModelSource:
-    """Returns a model in the form that is sent to the place where an order is carried out.
+def portable(source: ModelSource, spec: CompileSpec) -> ModelSource:
+    """Returns a model in the form that is sent to the node that compiles it.
 
     A checkpoint is exported to ONNX, except for backends that load checkpoints.
 
@@ -58,78 +58,78 @@ def portable(source: ModelSource, order: CompileSpec) -> ModelSource:
         SetupError: if the backend cannot run a model of this format, or a checkpoint cannot be
             exported.
     """
-    is_ascend = order.backend in {"ascend", "ascend-ais"}
+    is_ascend = spec.backend in {"ascend", "ascend-ais"}
     if source.format == "om" and not is_ascend:
         raise SetupError(
-            f"{source.path} is compiled for Ascend, and backend {order.backend} cannot run it",
+            f"{source.path} is compiled for Ascend, and backend {spec.backend} cannot run it",
             "give the ONNX file or checkpoint that it was made of",
         )
-    if source.format != "pth" or order.backend.startswith("torch"):
+    if source.format != "pth" or spec.backend.startswith("torch"):
         return source
     return replace(source, content=_exported(source), format="onnx")
 
 
 def compile_model(
-    source: ModelSource, order: CompileSpec, calibration: Calibration | None = None
+    source: ModelSource, spec: CompileSpec, calibration: Calibration | None = None
 ) -> Artifact:
     """Returns an artifact, from the cache if it is kept there.
 
     Args:
         source: model, as `portable` returns it.
-        order: order for the artifact.
+        spec: specification of the artifact.
         calibration: inputs for int8 calibration; None if there are none.
 
     Raises:
         ConfigError: if the profile's inputs have no fixed size and the device needs one.
         SetupError: if the compiler is missing or refuses the model.
     """
-    maker = compiler_for(order)
+    compiler = compiler_for(spec)
     is_ready = source.format in {"om", "truth", "recording"}
-    if is_ready or not maker.is_kept:
-        make = passthrough if is_ready else maker.make
-        return _artifact(source, order, make(source, order, calibration), 0.0)
-    key = cache_name(source, order, calibration)
+    if is_ready or not compiler.is_kept:
+        make = passthrough if is_ready else compiler.make
+        return _artifact(source, spec, make(source, spec, calibration), 0.0)
+    key = cache_name(source, spec, calibration)
     cached = load_cached(key)
     if cached and _is_card(cached.card):
         return cached
     start = perf_counter()
-    made = maker.make(source, order, calibration)
-    artifact = _artifact(source, order, made, perf_counter() - start)
+    made = compiler.make(source, spec, calibration)
+    artifact = _artifact(source, spec, made, perf_counter() - start)
     _keep_if_possible(key, artifact)
     return artifact
 
 
 def cache_name(
-    source: ModelSource, order: CompileSpec, calibration: Calibration | None = None
+    source: ModelSource, spec: CompileSpec, calibration: Calibration | None = None
 ) -> str:
     """Returns the name that an artifact has in the cache, whether or not it is kept there."""
-    return cache_key(_key_parts(source, order, compiler_for(order), calibration))
+    return cache_key(_key_parts(source, spec, compiler_for(spec), calibration))
 
 
 def _key_parts(
-    source: ModelSource, order: CompileSpec, maker: Compiler, calibration: Calibration | None
+    source: ModelSource, spec: CompileSpec, compiler: Compiler, calibration: Calibration | None
 ) -> dict[str, Any]:
-    # An artifact that takes any batch size is the same whichever sizes the order lists.
-    sizes = order.batch_sizes if maker.needs_device else ()
+    # An artifact that takes any batch size does not depend on `spec.batch_sizes`.
+    sizes = spec.batch_sizes if compiler.needs_device else ()
     # The driver identifies an engine's GPU, since other sources of its name differ.
-    is_engine = order.backend == "onnxruntime:tensorrt"
-    target = cuda_device_facts(order.index) if is_engine else order.target
+    is_engine = spec.backend == "onnxruntime:tensorrt"
+    target = cuda_device_facts(spec.index) if is_engine else spec.target
     return {
         "source": sha256_hex(source.content),
         "refinement_stages": source.refinement_stages,
-        "order": _facts(replace(order, batch_sizes=sizes, target=target)),
-        "toolchain": maker.toolchain(),
-        "calibration": calibration.digest if calibration and order.precision == "int8" else "",
+        "order": _facts(replace(spec, batch_sizes=sizes, target=target)),
+        "toolchain": compiler.toolchain(),
+        "calibration": calibration.digest if calibration and spec.precision == "int8" else "",
     }
 
 
 def _artifact(
-    source: ModelSource, order: CompileSpec, made: CompilerOutput, seconds: float
+    source: ModelSource, spec: CompileSpec, made: CompilerOutput, seconds: float
 ) -> Artifact:
     inputs, outputs = ports(source.content) if source.format == "onnx" else ([], [])
     card = {
-        **_facts(order),
-        "batch_sizes": list(order.batch_sizes),
+        **_facts(spec),
+        "batch_sizes": list(spec.batch_sizes),
         "inputs": inputs,
         "outputs": outputs,
         "toolchain": made.toolchain,
@@ -157,9 +157,9 @@ def _made_from(source: ModelSource) -> dict[str, Any]:
     return facts if stages is None else {**facts, "refinement_stages": stages}
 
 
-def _facts(order: CompileSpec) -> dict[str, Any]:
-    """Returns the fields of an order that determine its artifact."""
-    return {key: value for key, value in asdict(order).items() if key != "index"}
+def _facts(spec: CompileSpec) -> dict[str, Any]:
+    """Returns the fields of a specification that determine its artifact."""
+    return {key: value for key, value in asdict(spec).items() if key != "index"}
 
 
 def _keep_if_possible(key: str, artifact: Artifact) -> None:

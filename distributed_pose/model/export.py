@@ -54,7 +54,10 @@ def export_onnx(
         ConfigError: if the opset is not supported.
     """
     if opset not in OPSETS:
-        raise ConfigError(f"opset {opset} is not in {OPSETS[0]} to {OPSETS[-1]}", "see --opset")
+        raise ConfigError(
+            f"opset {opset} is not in {OPSETS[0]} to {OPSETS[-1]}",
+            "choose one of these with --opset",
+        )
     names = output_names(refinement_stages)
     graph = _Graph([], [])
     for step in network_steps(refinement_stages):

@@ -117,7 +117,7 @@ def _located(path: Path, name: str, location: str) -> Path:
     """
     relative = Path(location)
     outside = SetupError(
-        f"{name} lies in {shortened(location)!r}, which is no file in the model's folder", _HINT
+        f"{name} lies in {shortened(location)!r}, which is not a file in the model's folder", _HINT
     )
     if not location or relative.is_absolute() or ".." in relative.parts:
         raise outside
@@ -142,7 +142,7 @@ def _checked_file(name: str, path: Path) -> _File:
     file = _File(path, status.st_size)
     # Opening a pipe may wait forever, and reading a device may never end.
     if not S_ISREG(status.st_mode):
-        raise SetupError(f"{name} lies in {file.name}, which is no regular file", _HINT)
+        raise SetupError(f"{name} lies in {file.name}, which is not a regular file", _HINT)
     return file
 
 
@@ -189,7 +189,7 @@ def _number(name: str, key: str, text: str) -> int:
     if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS:
         return int(text)
     raise SetupError(
-        f"{name} has external data of {key} {shortened(text)!r}, which is no count of bytes",
+        f"{name} has external data of {key} {shortened(text)!r}, which is not a number of bytes",
         "export the model again",
     )
 

@@ -77,8 +77,8 @@ def _unknown(head: bytes, name: str) -> SetupError:
         return SetupError(f"{name} is empty", _HINT)
     for start, what, hint in _MISTAKEN:
         if head.lstrip().startswith(start):
-            return SetupError(f"{name} is no model: it is {what}", hint)
+            return SetupError(f"{name} is not a model: it is {what}", hint)
     offset, magic = _TAR_MAGIC
     if head[offset:].startswith(magic):
-        return SetupError(f"{name} is no model: it is a tar archive", "unpack it with tar -x")
-    return SetupError(f"{name} is no model file of a known format", _HINT)
+        return SetupError(f"{name} is not a model: it is a tar archive", "unpack it with tar -x")
+    return SetupError(f"{name} is not a model file of a known format", _HINT)

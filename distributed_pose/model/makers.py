@@ -1,6 +1,6 @@
-"""One maker per backend, which turns a portable model into the artifact that the backend loads.
+"""Turns a portable model into the artifact that a backend loads, by one compiler per backend.
 
-Each maker calls a compiler or a library and reports its version.
+Each calls a vendor's compiler or a library and reports its version.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -20,7 +20,7 @@ from distributed_pose.records import CompileSpec
 from distributed_pose.vision.profiles import PROFILES
 
 if TYPE_CHECKING:
-    from distributed_pose.model.atc import AtcOrder
+    from distributed_pose.model.atc import AtcSpec
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Calibration:
     """Network inputs from which int8 takes the ranges of values.
 
     Attributes:
-        inputs: function that returns arrays [1, 3, H, W] as the order's profile makes them.
+        inputs: function that returns arrays [1, 3, H, W] as the profile makes them.
         digest: digest that identifies the images of the inputs.
         num_images: number of images.
     """
@@ -40,7 +40,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class CompilerOutput:
-    """The output of a maker.
+    """The output of a compiler.
 
     Attributes:
         content: artifact that the backend loads.
@@ -55,10 +55,10 @@ class CompilerOutput:
 
 @dataclass(frozen=True)
 class Compiler:
-    """The maker of a backend's artifacts.
+    """The compiler of a backend's artifacts.
 
     Attributes:
-        make: function that makes an artifact from a model, an order and the inputs for int8
+        make: function that makes an artifact from a model, a specification and the inputs for int8
             calibration.
         toolchain: function that returns the versions of all further software that an artifact
             depends on.
@@ -88,41 +88,41 @@ def fixed_input(profile: str) -> tuple[int, int]:
     return PROFILES[profile].nominal_input
 
 
-def atc_order(input_name: str, order: CompileSpec) -> "AtcOrder":
-    """Returns the settings with which the Ascend compiler carries out an order.
+def atc_spec(input_name: str, spec: CompileSpec) -> "AtcSpec":
+    """Returns the settings of the Ascend compiler for an artifact.
 
     Args:
         input_name: name of the model's image input.
-        order: order for an artifact of Ascend.
+        spec: specification of an artifact for Ascend.
 
     Raises:
         ConfigError: if the chip is unknown or invalid, or the profile has no fixed size.
         SetupError: if the chip lacks the precision.
     """
-    from distributed_pose.model.atc import AtcOrder
+    from distributed_pose.model.atc import AtcSpec
 
-    height, width = fixed_input(order.profile)
-    if not order.target:
+    height, width = fixed_input(spec.profile)
+    if not spec.target:
         raise ConfigError(
-            "npu.soc is not set, and the node does not tell which chip it has",
+            "npu.soc is not set, and the node does not report its chip",
             "set npu.soc=310P3 (see `npu-smi info`), or start the node with "
             "`ray start --labels soc=310P3`",
         )
-    return AtcOrder(
-        order.target,
-        order.batch_sizes,
-        dynamic_batch=len(order.batch_sizes) > 1,
-        precision=order.precision,
+    return AtcSpec(
+        spec.target,
+        spec.batch_sizes,
+        dynamic_batch=len(spec.batch_sizes) > 1,
+        precision=spec.precision,
         input_name=input_name,
         height=height,
         width=width,
         # The chip's own preprocessing normalises bytes, and the model stays as it is.
-        aipp=PROFILES[order.profile].on_bytes,
+        aipp=PROFILES[spec.profile].on_bytes,
     )
 
 
-def _folded(source: ModelSource, order: CompileSpec) -> bytes:
-    folds = PROFILES[order.profile].on_bytes
+def _folded(source: ModelSource, spec: CompileSpec) -> bytes:
+    folds = PROFILES[spec.profile].on_bytes
     return fold_normalisation(source.content) if folds else source.content
 
 
@@ -134,19 +134,19 @@ def passthrough(
 
 
 def _make_onnx(
-    source: ModelSource, order: CompileSpec, _calibration: Calibration | None
+    source: ModelSource, spec: CompileSpec, _calibration: Calibration | None
 ) -> CompilerOutput:
-    return CompilerOutput(_folded(source, order), _onnx_version())
+    return CompilerOutput(_folded(source, spec), _onnx_version())
 
 
 def _make_int8(
-    source: ModelSource, order: CompileSpec, calibration: Calibration | None
+    source: ModelSource, spec: CompileSpec, calibration: Calibration | None
 ) -> CompilerOutput:
-    content = _folded(source, order)
+    content = _folded(source, spec)
     if is_quantised(parse(content)):
         return CompilerOutput(content, _onnx_version())
     if calibration is None:
-        raise SetupError("int8 needs images to calibrate with", "set data.images")
+        raise SetupError("int8 needs images for calibration", "set data.images")
     # Imported only here, because it loads a runtime and a statistics library.
     from distributed_pose.model.quantise import quantise
 
@@ -154,14 +154,14 @@ def _make_int8(
 
 
 def _make_half(
-    source: ModelSource, order: CompileSpec, _calibration: Calibration | None
+    source: ModelSource, spec: CompileSpec, _calibration: Calibration | None
 ) -> CompilerOutput:
-    return CompilerOutput(_halved(_folded(source, order), order), _half_version())
+    return CompilerOutput(_halved(_folded(source, spec), spec), _half_version())
 
 
-def _halved(content: bytes, order: CompileSpec) -> bytes:
-    """Returns a model in half precision if the order asks for it, and a quantised one unchanged."""
-    if order.precision != "f16":
+def _halved(content: bytes, spec: CompileSpec) -> bytes:
+    """Returns a model in half precision if `spec` requests it, and a quantised one unchanged."""
+    if spec.precision != "f16":
         return content
     model = parse(content)
     if is_quantised(model) or precision_of(model, fuses=True) == "f16":
@@ -173,43 +173,43 @@ def _halved(content: bytes, order: CompileSpec) -> bytes:
 
 
 def _make_tensorrt(
-    source: ModelSource, order: CompileSpec, _calibration: Calibration | None
+    source: ModelSource, spec: CompileSpec, _calibration: Calibration | None
 ) -> CompilerOutput:
-    require("onnxruntime", extra="tensorrt", purpose=f"backend {order.backend}")
+    require("onnxruntime", extra="tensorrt", purpose=f"backend {spec.backend}")
     from distributed_pose.model import tensorrt
 
-    height, width = fixed_input(order.profile)
+    height, width = fixed_input(spec.profile)
     content = tensorrt.build_engines(
-        _halved(_folded(source, order), order),
-        batch_sizes=order.batch_sizes,
+        _halved(_folded(source, spec), spec),
+        batch_sizes=spec.batch_sizes,
         height=height,
         width=width,
-        precision=order.precision,
-        index=order.index,
+        precision=spec.precision,
+        index=spec.index,
     )
     return CompilerOutput(content, _tensorrt_version())
 
 
 def _make_om(
-    source: ModelSource, order: CompileSpec, _calibration: Calibration | None
+    source: ModelSource, spec: CompileSpec, _calibration: Calibration | None
 ) -> CompilerOutput:
     from distributed_pose.model import atc
 
     name = image_input(parse(source.content)).name
-    content, ran = atc.run_atc(atc_order(name, order), source.content)
+    content, ran = atc.run_atc(atc_spec(name, spec), source.content)
     return CompilerOutput(content, ran.toolchain, ran.command)
 
 
 def _make_torch(
-    source: ModelSource, order: CompileSpec, _calibration: Calibration | None
+    source: ModelSource, spec: CompileSpec, _calibration: Calibration | None
 ) -> CompilerOutput:
     if source.format != "pth":
         raise SetupError(
-            f"backend {order.backend} runs checkpoints of Lightweight OpenPose, and "
+            f"backend {spec.backend} runs checkpoints of Lightweight OpenPose, and "
             f"{source.path} is {source.format.upper()}",
             "give its checkpoint, or choose another backend such as onnxruntime",
         )
-    require("torch", extra="torch", purpose=f"backend {order.backend}")
+    require("torch", extra="torch", purpose=f"backend {spec.backend}")
     from distributed_pose.model.checkpoint import load_checkpoint
     from distributed_pose.model.network import network_of
     from distributed_pose.model.torch_program import export_program
@@ -217,7 +217,7 @@ def _make_torch(
     stages = source.refinement_stages or 1
     weights = load_checkpoint(source.content, source.path, stages).weights
     network = network_of(weights, stages)
-    on_bytes = PROFILES[order.profile].on_bytes
+    on_bytes = PROFILES[spec.profile].on_bytes
     return CompilerOutput(export_program(network, on_bytes=on_bytes), _torch_version())
 
 
@@ -258,7 +258,7 @@ def _tensorrt_version() -> str:
     return toolkit_version()
 
 
-_MAKERS: Mapping[str, Compiler] = {
+_COMPILERS: Mapping[str, Compiler] = {
     "openvino": Compiler(_make_onnx, _onnx_version, is_kept=False),
     "openvino int8": Compiler(_make_int8, _int8_version),
     "onnxruntime:cpu": Compiler(_make_onnx, _onnx_version, is_kept=False),
@@ -275,7 +275,7 @@ _MAKERS: Mapping[str, Compiler] = {
 _NONE = Compiler(passthrough, lambda: "", is_kept=False)
 
 
-def compiler_for(order: CompileSpec) -> Compiler:
-    """Returns the maker that carries out an order."""
-    special = _MAKERS.get(f"{order.backend} {order.precision}")
-    return special or _MAKERS.get(order.backend, _NONE)
+def compiler_for(spec: CompileSpec) -> Compiler:
+    """Returns the compiler of an artifact."""
+    special = _COMPILERS.get(f"{spec.backend} {spec.precision}")
+    return special or _COMPILERS.get(spec.backend, _NONE)

@@ -159,7 +159,7 @@ def _with_shapes(model: ModelProto, name: str) -> ModelProto:
     # The C++ code raises more exceptions than it documents.
     except Exception as error:  # noqa: BLE001
         reason = shown(str(error).strip().partition("\n")[0])
-        raise SetupError(f"{name} is no valid ONNX: {reason}", "see model.path") from None
+        raise SetupError(f"{name} is not valid ONNX: {reason}", "check model.path") from None
 
 
 def _bare(model: ModelProto) -> ModelProto:

@@ -68,7 +68,7 @@ def image_input(model: ModelProto) -> ValueInfoProto:
         return inputs[0]
     found = ", ".join(f"{shown(port.name)} {_shape(port)}" for port in inputs) or "none"
     raise SetupError(
-        f"the model has {len(inputs)} inputs, not one image: {found}", "see model.path"
+        f"the model has {len(inputs)} inputs, not one image: {found}", "check model.path"
     )
 
 
@@ -181,7 +181,7 @@ def _check_messages(model: ModelProto, name: str) -> None:
         if count + len(pending) > _MAX_MESSAGES:
             raise SetupError(
                 f"{name} has over {_MAX_MESSAGES:,} nodes, attributes, values and the like",
-                "see model.path",
+                "check model.path",
             )
         # Listing a tensor's fields would copy its values.
         if isinstance(message, TensorProto):
@@ -200,4 +200,4 @@ def _check_messages(model: ModelProto, name: str) -> None:
 
 def _invalid(name: str, reason: str) -> SetupError:
     line = shown(reason.strip().partition("\n")[0], 200)
-    return SetupError(f"{name} is no valid ONNX: {line}", "see model.path")
+    return SetupError(f"{name} is not valid ONNX: {line}", "check model.path")

@@ -129,13 +129,13 @@ class _Layers:
 
     def _type_made(self, node: NodeProto) -> int | None:
         """Returns the type in which a node passes weights on; None if it keeps their type."""
-        told = {attribute.name: int(attribute.i) for attribute in node.attribute}
+        values = {attribute.name: int(attribute.i) for attribute in node.attribute}
         if node.op_type == "Cast":
-            return told.get("to")
+            return values.get("to")
         if node.op_type == "DequantizeLinear":
             scales = [self._tensors[name] for name in node.input[1:2] if name in self._tensors]
             kind = scales[0].data_type if scales else TensorProto.FLOAT
-            return told.get("output_dtype") or int(kind)
+            return values.get("output_dtype") or int(kind)
         return int(TensorProto.INT8) if node.op_type == "QuantizeLinear" else None
 
 

@@ -54,7 +54,9 @@ def quantise(content: bytes, calibration: Iterable[npt.NDArray[np.float32 | np.u
     _require_packages()
     images = [image_3HW[None] for batch_N3HW in calibration for image_3HW in batch_N3HW]
     if not images:
-        raise SetupError("int8 needs images to calibrate with, and there are none", "see data")
+        raise SetupError(
+            "int8 needs images for calibration, and the run has none", "check data.images"
+        )
     with _quietly():
         # NNCF is imported by name, because it has no types and takes seconds to import.
         nncf = importlib.import_module("nncf")

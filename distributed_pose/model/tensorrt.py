@@ -166,7 +166,7 @@ def checked_precision(model: ModelProto, precision: str) -> str:
     real = precision_of(model, fuses=True)
     if precision not in {"auto", real}:
         raise SetupError(
-            f"the model has precision {real}, and so would the engine, not {precision}",
+            f"the model has precision {real}, so the engine would not have {precision}",
             f"set precision={real}, or give the float32 model",
         )
     return real

@@ -54,7 +54,7 @@ _MEANINGS = (
     ("Invalid magic number", "is a pickle, and not a file of torch.save"),
     ("Unsupported operand", "is damaged, or has a pickle protocol other than 2, torch.save's own"),
     ("legacy .tar format", "is in the format of PyTorch before 0.1.10"),
-    ("allocate memory", "claims more memory than there is"),
+    ("allocate memory", "claims more memory than is available"),
     ("too many reads", "has a pickle of millions of instructions, which no checkpoint needs"),
 )
 
@@ -153,9 +153,9 @@ def _archived_pickle(content: bytes, path: str) -> bytes:
 def _check_members(sizes: Mapping[str, int], total: int, path: str) -> None:
     if "constants.pkl" in sizes:
         hint = f"load it with torch.jit.load and save its weights: {_SAVE}"
-        raise SetupError(f"{path} is a TorchScript program, and no checkpoint", hint)
+        raise SetupError(f"{path} is a TorchScript program, not a checkpoint", hint)
     if "archive_format" in sizes or "serialized_exported_program.json" in sizes:
-        raise SetupError(f"{path} is a program of torch.export, and no checkpoint", _HINT)
+        raise SetupError(f"{path} is a program of torch.export, not a checkpoint", _HINT)
     if _PICKLE not in sizes:
         hint = "if a checkpoint is in it, unpack that"
         raise SetupError(f"{path} is a zip archive that torch.save did not write", hint)

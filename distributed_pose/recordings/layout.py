@@ -162,7 +162,7 @@ def _suffix(folder: Path, found: Found) -> str:
     counts = Counter(suffix for _, _, suffix in found)
     if len(counts) > 1:
         what = " and ".join(f"{count} files {suffix}" for suffix, count in sorted(counts.items()))
-        raise SetupError(f"{folder} is ambiguous: it has {what}", "keep those of one kind")
+        raise SetupError(f"{folder} is ambiguous: it has {what}", "keep the files of one kind")
     return next(iter(counts))
 
 

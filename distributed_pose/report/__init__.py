@@ -1,1 +1,1 @@
-"""What a run found, as JSON, as tables and as pictures."""
+"""Reports a run as JSON, as tables and as pictures."""

@@ -37,11 +37,11 @@ def doctor_lines(survey: Survey, features: Mapping[str, Sequence[Lack]]) -> Iter
 
     Args:
         survey: survey of this machine or of a cluster.
-        features: missing components of each feature beside the backends, by name of the feature;
+        features: missing components of each feature that is not a backend, by name of the feature;
             empty for a feature that is ready.
     """
     notes = _Notes()
-    for devices in _alike(survey.devices):
+    for devices in _equal_devices(survey.devices):
         yield from _wrapped(_heading(devices), "  ")
         for ready in devices[0].backends:
             yield _backend_line(ready, devices[0].takes, survey.model_format, notes)
@@ -63,7 +63,7 @@ def doctor_record(survey: Survey, features: Mapping[str, Sequence[Lack]]) -> dic
 
     Args:
         survey: survey of this machine or of a cluster.
-        features: missing components of each feature beside the backends, by name of the feature.
+        features: missing components of each feature that is not a backend, by name of the feature.
     """
     return {
         "ready": survey.is_ready,
@@ -92,12 +92,12 @@ def _plain(lacks: Iterable[Lack]) -> list[dict[str, str]]:
     return [lack._asdict() for lack in lacks]
 
 
-def _alike(devices: Sequence[DeviceSurvey]) -> Iterator[list[DeviceSurvey]]:
+def _equal_devices(devices: Sequence[DeviceSurvey]) -> Iterator[list[DeviceSurvey]]:
     """Yields groups of successive devices that have the same node, kind and survey results."""
-    yield from (list(found) for _, found in groupby(devices, _alike_key))
+    yield from (list(found) for _, found in groupby(devices, _equality_key))
 
 
-def _alike_key(device: DeviceSurvey) -> tuple[object, ...]:
+def _equality_key(device: DeviceSurvey) -> tuple[object, ...]:
     plan = device.plan
     return plan.kind, plan.node_id, plan.model, device.backends, device.takes, device.is_spare
 
@@ -109,17 +109,17 @@ def _heading(devices: Sequence[DeviceSurvey]) -> str:
     more = f" and {hidden} more" if hidden > 0 else ""
     what = plan.model or ("processor" if plan.kind == "cpu" else "of unknown name")
     where = f"node {plan.node}" if plan.node else "this machine"
-    spare = ", used where there is no accelerator" if devices[0].is_spare else ""
+    spare = ", used only without an accelerator" if devices[0].is_spare else ""
     return f"{', '.join(names[:_DEVICES_SHOWN])}{more}: {what}, {where}{spare}"
 
 
-def _backend_line(ready: Readiness, taken: str, model_format: str, notes: _Notes) -> str:
+def _backend_line(ready: Readiness, used: str, model_format: str, notes: _Notes) -> str:
     if missing := ready.missing(model_format):
         return _line(ready.backend, _lacking(missing, notes))
     formats = entry(ready.backend).model_formats
     note = "" if "onnx" in formats else ", for checkpoints (.pth) alone"
-    if ready.backend == taken:
-        return _line(ready.backend, f"ready, taken{note}", mark="*")
+    if ready.backend == used:
+        return _line(ready.backend, f"ready, used{note}", mark="*")
     return _line(ready.backend, f"ready{note}")
 
 
@@ -153,9 +153,9 @@ def _verdict(survey: Survey) -> str:
     if not survey.used:
         return "There is no device that the configured backend runs on."
     ready = sum(bool(device.takes) for device in survey.used)
-    told = f"{ready} of {len(survey.used)} devices can run a model."
+    count = f"{ready} of {len(survey.used)} devices can run a model."
     lacking = any(node.lacks for node in survey.nodes)
-    return f"{told} A card has no driver, or a node no answer." if lacking else told
+    return f"{count} A card has no driver, or a node did not answer." if lacking else count
 
 
 def _wrapped(text: str, indent: str, *, is_indented: bool = False) -> list[str]:

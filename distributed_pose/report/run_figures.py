@@ -18,7 +18,7 @@ from distributed_pose.records import STAGES
 _STAGES = tuple(stage for stage in STAGES if stage != "score")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DeviceFigures:
     """The figures of one device, a part of `run_report.DeviceReport`."""
 
@@ -30,7 +30,7 @@ class DeviceFigures:
     compute_images_per_s: Figure | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Rates:
     """The throughput of all devices, a part of `run_report.Throughput`."""
 
@@ -39,7 +39,7 @@ class Rates:
     compute_images_per_s: Mapping[str, Figure]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StageTimes:
     """The times of one stage in nanoseconds, a part of `metrics.throughput.StageFigures`."""
 
@@ -51,7 +51,7 @@ class StageTimes:
     p99_ns: Count
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunFigures:
     """The figures of a run, a part of `run_report.RunReport`."""
 
@@ -80,5 +80,5 @@ def read_run_figures(content: str) -> RunFigures:
     if run.ap is not None and "AP" not in run.ap:
         raise ValueError("ap: AP is missing")
     if not run.devices:
-        raise ValueError("devices: there are none")
+        raise ValueError("devices: the list is empty")
     return run

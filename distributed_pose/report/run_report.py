@@ -41,7 +41,7 @@ _DAMAGED_SHOWN = 3
 _RUN_HINT = "give the output folder of an evaluation"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DataReport:
     """The dataset of a run.
 
@@ -61,7 +61,7 @@ class DataReport:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelReport:
     """The model of a run.
 
@@ -82,7 +82,7 @@ class ModelReport:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class NamedImage:
     """An image that the report names, with the reason.
 
@@ -97,7 +97,7 @@ class NamedImage:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DeviceReport:
     """One device, or one worker of a device that has several.
 
@@ -118,7 +118,7 @@ class DeviceReport:
         compute_images_per_s: images per second of execution time, compute only; null where no model
             ran.
         host: name of the machine that its worker ran on.
-        versions: versions of the driver, runtime and libraries that its worker found, by name.
+        versions: versions of the driver, runtime and libraries in its worker's process, by name.
         passed_over: one line per backend that `auto` prefers and the device could not take, with
             the reason.
     """
@@ -141,13 +141,13 @@ class DeviceReport:
     passed_over: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Throughput:
-    """The two throughputs of a run, and what lies between them.
+    """The two throughputs of a run, and the shares of time by which they differ.
 
     Attributes:
         wall_images_per_s: images per second from the first dispatch to the last result, with all
-            devices ready before; over the sum of these times where there were several sessions.
+            devices ready before; a run of several sessions counts the sum of their times.
         compute_images_per_s: images per second of execution time, without copies and checks, by
             device and in `total`; empty where maps were replayed and no model ran.
         wall_s: seconds from the first dispatch to the last result, summed over the sessions.
@@ -164,7 +164,7 @@ class Throughput:
     straggler_share: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunReport:
     """The report of a run.
 
@@ -175,12 +175,12 @@ class RunReport:
         complete: whether every image has a result.
         partial_by_choice: whether `data.limit` left images out, so that AP is over the rest.
         num_images: number of images of the run.
-        num_detections: number of people that were found.
+        num_detections: number of detected people.
         failures: images without a result, with the reason.
-        damaged: images with a result whose file is damaged, with what the image decoder reported.
+        damaged: images with a result whose file is damaged, with the message of the image decoder.
         failures_allowed: number of images that may fail and count as images without detections.
         ap: the ten COCO figures by name; -1 where COCO leaves one undefined.
-        unscored: reason why `ap` is null; empty where it is not.
+        unscored: reason why `ap` is null; empty if `ap` has figures.
         profile: preprocessing profile.
         precision: precision of all devices, joined by `+` where they differ.
         backend: backend of all devices, joined by `+` where they differ.
@@ -189,8 +189,8 @@ class RunReport:
         data: dataset of the run.
         model: model of the run.
         throughput: throughput by wall clock and compute only.
-        stages: durations by stage, in the order in which an image meets them.
-        sessions: number of sessions that the run was done in.
+        stages: durations by stage, in the order of processing.
+        sessions: number of sessions of the run.
         warmup_s: seconds to start the workers, compile, load and warm up the model on every device,
             in the last session.
         compile_s: part of `warmup_s` that compiling took.
@@ -231,7 +231,7 @@ class RunReport:
 
     @property
     def is_usable(self) -> bool:
-        """Whether the run came to its end, and no more images failed than may."""
+        """Whether the run is complete, and no more images failed than are allowed."""
         settled = self.complete or bool(self.failures)
         return settled and len(self.failures) <= self.failures_allowed
 
@@ -258,12 +258,12 @@ class RunReport:
 
 
 def damage_summary(damaged: Sequence[NamedImage | Damage]) -> str:
-    """Returns a line about images whose file is damaged: how many, and the first of them."""
+    """Returns a line about images whose file is damaged: their number, and the first ones."""
     shown = ", ".join(f"{one.file_name} ({one.reason})" for one in damaged[:_DAMAGED_SHOWN])
     hidden = len(damaged) - _DAMAGED_SHOWN
     more = f" and {hidden} more" if hidden > 0 else ""
     images = "1 image is" if len(damaged) == 1 else f"{len(damaged)} images are"
-    return f"{images} damaged and used all the same: {shown}{more}"
+    return f"{images} damaged and evaluated nevertheless: {shown}{more}"
 
 
 def library_versions() -> dict[str, str]:

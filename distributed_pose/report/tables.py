@@ -125,7 +125,7 @@ def _faults(report: RunReport) -> Iterator[str]:
     """Yields a line for each device and reducer that failed during the run."""
     for name, reasons in report.faults.reasons.items():
         times = "once" if len(reasons) == 1 else f"{len(reasons)} times"
-        outcome = "was taken out" if name in report.faults.taken_out else "recovered"
+        outcome = "was excluded" if name in report.faults.taken_out else "recovered"
         yield f"{name} failed {times} and {outcome}: {reasons[-1]}"
 
 

@@ -4,9 +4,7 @@ from functools import cache
 
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.devices.kinds import KINDS
-from distributed_pose.files.local import short_digest
 from distributed_pose.files.package_identity import package_identity, source_digest
-from distributed_pose.files.storage import read_location
 from distributed_pose.run.inputs import RunInputs
 
 # The detections depend on the code of these packages.
@@ -30,7 +28,7 @@ def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
     of the images are left out because they are compared image by image when a run is resumed.
     """
     return {
-        "data.annotations": short_digest(read_location(inputs.annotations, "data.annotations")),
+        "data.annotations": inputs.index.sha256[:16],
         "data.limit": f"{len(inputs.index.images)} of {inputs.index.num_images_listed} images",
         "data.repeat": str(config.data.repeat),
         "data.damaged": config.data.damaged,

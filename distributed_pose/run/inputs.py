@@ -10,12 +10,11 @@ from typing import Any, TypeVar
 import numpy.typing as npt
 
 from distributed_pose.backends.ports import check_profile
-from distributed_pose.backends.selection import check_backends, replays, runs_model
+from distributed_pose.backends.selection import Selection, Source, select
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.coco import CocoIndex, load_index, repeated
 from distributed_pose.data.shards import image_rows, read_shards
 from distributed_pose.data.sources import ImageSource, open_images
-from distributed_pose.devices.kinds import KINDS
 from distributed_pose.errors import ConfigError
 from distributed_pose.files.local import short_digest
 from distributed_pose.locations import Location
@@ -24,6 +23,7 @@ from distributed_pose.model.makers import Calibration
 from distributed_pose.model.onnx_bounds import check_bounds
 from distributed_pose.model.onnx_graph import input_ports
 from distributed_pose.recordings.manifest import describe_recording
+from distributed_pose.records import ImagesToRead
 from distributed_pose.vision.decode import decode_image
 from distributed_pose.vision.headers import UndecodableImageError
 from distributed_pose.vision.preprocess import preprocess
@@ -35,55 +35,100 @@ _CALIBRATION_IMAGES = 64
 # A repeated image takes a kilobyte of the driver's memory.
 _MAX_REPEATED = 1_000_000
 
+# This many images are searched for one that the driver can see, as a sample for the workers.
+_SAMPLES = 16
+
 _REPLAYED = "Recorded maps: no model ran, so that there is no compute-only throughput."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunInputs:
     """The inputs of a run, and a note for its user.
 
     Attributes:
+        selection: devices and backends that the configuration selects.
         index: images and ground truth of the annotation file.
         images: place to read the images from.
+        images_to_read: the same place for the workers, if they read the images; None if the driver
+            does.
         annotations: absolute location of the annotation file.
         model: the user's model, a recording, or the ground truth.
+        calibration: calibration data for int8; None if no device computes in int8.
         note: sentences that the user must know before any figure; empty if there are none.
-        config_file: file of the configuration, which no output may overwrite.
+        model_path: configured path of the model; None if none is configured.
+        config_file: file that the configuration was read from; None if there is none.
     """
 
+    selection: Selection
     index: CocoIndex
     images: ImageSource
+    images_to_read: ImagesToRead | None
     annotations: Location
     model: ModelSource
+    calibration: Calibration | None
     note: str
+    model_path: Path | None
     config_file: Path | None = None
 
+    @property
+    def files(self) -> dict[str, Path | Location | None]:
+        """Files that no output may overwrite, by configuration key or option."""
+        return {
+            "--config": self.config_file,
+            "data.annotations": self.annotations,
+            "model.path": self.model_path,
+        }
 
-def read_inputs(config: RunConfig) -> RunInputs:
+
+def read_inputs(config: RunConfig, config_file: Path | None = None) -> RunInputs:
     """Returns the inputs of a run.
+
+    Args:
+        config: configuration of the run.
+        config_file: file that the configuration was read from.
 
     Raises:
         ConfigError: if a required key is not set, or a backend does not have what is configured.
         SetupError: if a file is missing, or not of the expected kind.
     """
-    check_backends(config)
-    config, note = _with_demo(config)
-    index, source, annotations = read_dataset(config)
-    model = _model(config, index, annotations)
+    return _read_inputs(config, select(config), config_file)
+
+
+def _read_inputs(
+    config: RunConfig, selection: Selection, config_file: Path | None = None
+) -> RunInputs:
+    model_path = config.model.path
+    config, note = _with_demo(config, selection.source)
+    index, source, annotations = _read_dataset(config)
+    model = _model(config, selection.source, index, annotations)
     if config.data.repeat > 1:
         note = f"{note} Each image is counted {config.data.repeat} times.".strip()
-    note = "\n".join(filter(None, (note, *model.notes)))
-    return RunInputs(index, source, annotations.absolute(), model, note)
+    return RunInputs(
+        selection=selection,
+        index=index,
+        images=source,
+        images_to_read=_images_to_read(index, source) if config.data.read == "worker" else None,
+        annotations=annotations.absolute(),
+        model=model,
+        calibration=_calibration(selection, index, source, model),
+        note="\n".join(filter(None, (note, *model.notes))),
+        model_path=model_path,
+        config_file=config_file,
+    )
 
 
 def read_dataset(config: RunConfig) -> tuple[CocoIndex, ImageSource, Location]:
     """Returns the dataset of a configuration: index, images, and where the annotations are.
 
     Raises:
-        ConfigError: if a key is not set, or the images are repeated too often.
+        ConfigError: if `select` raises it, a key is not set, or the images are repeated too often.
         SetupError: if images or annotations are missing, or not of the expected kind.
     """
-    config, _ = _with_demo(config)
+    config, _ = _with_demo(config, select(config).source)
+    return _read_dataset(config)
+
+
+def _read_dataset(config: RunConfig) -> tuple[CocoIndex, ImageSource, Location]:
     folder = _required(config.data.images, "data.images")
     annotations = _required(config.data.annotations, "data.annotations")
     source = open_images(folder)
@@ -100,20 +145,28 @@ def _check_count(images: int, repeat: int) -> None:
         )
 
 
-def read_model(config: RunConfig) -> tuple[ModelSource, Calibration | None]:
+def _images_to_read(index: CocoIndex, source: ImageSource) -> ImagesToRead:
+    names = (image.file_name for image in index.images[:_SAMPLES])
+    found = (name for name in names if source.size(name) is not None)
+    return ImagesToRead(source.location, next(found, ""))
+
+
+def read_model(config: RunConfig, selection: Selection) -> tuple[ModelSource, Calibration | None]:
     """Returns the model of a configuration, and the calibration for int8.
 
     The dataset is read only where the model needs it.
+
+    Args:
+        config: configuration of the run.
+        selection: selection of the configuration.
 
     Raises:
         ConfigError: see `read_inputs`.
         SetupError: see `read_inputs`.
     """
-    is_int8 = "int8" in {config.on(kind).precision for kind in KINDS}
-    if is_int8 or config.model.path is None or not runs_model(config):
-        inputs = read_inputs(config)
-        return inputs.model, calibration(config, inputs)
-    check_backends(config)
+    if selection.uses_int8 or config.model.path is None or not selection.runs_model:
+        inputs = _read_inputs(config, selection)
+        return inputs.model, inputs.calibration
     stages = config.model.refinement_stages
     return load_model(config.model.path, config.profile, stages), None
 
@@ -140,15 +193,17 @@ def load_model(path: Path, profile: str, refinement_stages: int = 1) -> ModelSou
     return source
 
 
-def calibration(config: RunConfig, inputs: RunInputs) -> Calibration | None:
+def _calibration(
+    selection: Selection, index: CocoIndex, source: ImageSource, model: ModelSource
+) -> Calibration | None:
     """Returns the first images of a run as calibration inputs; None if no device uses int8."""
-    if "int8" not in {config.on(kind).precision for kind in KINDS}:
+    if not selection.uses_int8:
         return None
-    images = inputs.index.images[:_CALIBRATION_IMAGES]
-    profile = PROFILES[config.profile]
+    images = index.images[:_CALIBRATION_IMAGES]
+    profile = PROFILES[selection.profile]
 
     def arrays() -> Iterator[npt.NDArray[Any]]:
-        for shard in read_shards(images, inputs.images, 1):
+        for shard in read_shards(images, source, 1):
             for record, encoded in image_rows(shard.images):
                 try:
                     image_HW3, _ = decode_image(encoded, record.height, record.width)
@@ -156,28 +211,30 @@ def calibration(config: RunConfig, inputs: RunInputs) -> Calibration | None:
                     continue
                 yield preprocess(image_HW3, profile)[0][None]
 
-    sizes = [(image.image_id, inputs.images.size(image.file_name)) for image in images]
-    digest = short_digest(repr((inputs.model.sha256, config.profile, sizes)).encode())
+    sizes = [(image.image_id, source.size(image.file_name)) for image in images]
+    digest = short_digest(repr((model.sha256, selection.profile, sizes)).encode())
     return Calibration(arrays, digest, len(images))
 
 
-def _model(config: RunConfig, index: CocoIndex, annotations: Location) -> ModelSource:
+def _model(
+    config: RunConfig, source: Source, index: CocoIndex, annotations: Location
+) -> ModelSource:
     """Returns the model, recording or ground truth that the run's backends answer from."""
     stages = config.model.refinement_stages
-    if runs_model(config):
+    if source == "model":
         return load_model(_required(config.model.path, "model.path"), config.profile, stages)
-    check_stages(stages, "a recording" if replays(config) else "the ground truth")
-    if replays(config):
+    check_stages(stages, "a recording" if source == "recording" else "the ground truth")
+    if source == "recording":
         path = _required(config.model.path, "model.path")
         content, digest = describe_recording(path.absolute(), index.images, config.profile)
         return ModelSource(content, "recording", digest, str(path))
     return truth_source(str(annotations), json.dumps(index.ground_truth).encode())
 
 
-def _with_demo(config: RunConfig) -> tuple[RunConfig, str]:
+def _with_demo(config: RunConfig, source: Source) -> tuple[RunConfig, str]:
     """Returns the configuration, with the demo where it names no data and no model, and a note."""
     data, model = config.data, config.model
-    replayed = replays(config)
+    replayed = source == "recording"
     note = _REPLAYED if replayed else ""
     if data.images or data.annotations or (model.path and not replayed):
         return config, note

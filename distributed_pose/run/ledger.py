@@ -20,7 +20,7 @@ from distributed_pose.records import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LedgerEntry:
     """The result of a shard, with the session, time and device that the figures of the run need.
 
@@ -37,7 +37,7 @@ class LedgerEntry:
     result: ShardResult
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DeviceFigures:
     """The work of a device in all sessions of a run.
 
@@ -204,7 +204,12 @@ class Ledger:
         for session in self._sessions.values():
             wall_ns.update(dict.fromkeys(session.devices, session.wall_ns))
         figures = [
-            DeviceFigures(device, self._num_images[device], self._compute_ns[device], time_ns)
+            DeviceFigures(
+                device=device,
+                images=self._num_images[device],
+                compute_ns=self._compute_ns[device],
+                wall_ns=time_ns,
+            )
             for device, time_ns in wall_ns.items()
         ]
         return sorted(figures, key=lambda f: (_natural(f.device.plan.name), repr(f.device)))

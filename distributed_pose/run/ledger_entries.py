@@ -153,13 +153,13 @@ def read_entry(about: bytes, detections: pa.RecordBatch) -> LedgerEntry:
     _check(device, result)
     _check_detections(detections, result.image_ids)
     return LedgerEntry(
-        told.session,
-        told.elapsed_ns,
-        DeviceReady(**{**vars(device), "plan": DevicePlan(**vars(device.plan))}),
-        ShardResult(
-            result.device,
-            result.image_ids,
-            bytes(detections.serialize()),
+        session=told.session,
+        elapsed_ns=told.elapsed_ns,
+        device=DeviceReady(**{**vars(device), "plan": DevicePlan(**vars(device.plan))}),
+        result=ShardResult(
+            device=result.device,
+            image_ids=result.image_ids,
+            detections=bytes(detections.serialize()),
             durations=result.durations,
             encoded_bytes=result.encoded_bytes,
             damaged=result.damaged,

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from distributed_pose.config.schema import RunConfig
+from distributed_pose.backends.selection import Selection
 from distributed_pose.data.shards import read_image
 from distributed_pose.data.sources import ImageSource
 from distributed_pose.errors import SetupError
@@ -50,15 +50,15 @@ def check_images(ledger: Ledger, inputs: RunInputs) -> None:
                 )
 
 
-def check_precisions(ledger: Ledger, devices: Sequence[DeviceReady], config: RunConfig) -> None:
+def check_precisions(ledger: Ledger, devices: Sequence[DeviceReady], selection: Selection) -> None:
     """Checks that the devices of a session compute in precisions that the run already has.
 
-    A new precision is accepted if the configuration names the precision of each device kind.
+    A new precision is accepted if the selection names the precision of each device kind.
 
     Args:
         ledger: results so far, with their devices.
         devices: devices of the session.
-        config: configuration of the run.
+        selection: selection of the run.
 
     Raises:
         SetupError: if a device would compute in a new precision.
@@ -67,7 +67,8 @@ def check_precisions(ledger: Ledger, devices: Sequence[DeviceReady], config: Run
     then = {device.precision: device for device in before}
     new = [device for device in devices if device.precision not in then]
     kinds = {device.plan.kind for device in (*before, *new)}
-    if not before or not new or all(config.on(kind).precision != "auto" for kind in kinds):
+    are_named = all(selection.kinds[kind].precision != "auto" for kind in kinds)
+    if not before or not new or are_named:
         return
     raise SetupError(
         f"the results so far are in {_named(then.values())}, and those of this session would be in "

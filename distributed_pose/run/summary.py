@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from time import perf_counter_ns
 from typing import Any
 
-from distributed_pose.backends.selection import replays
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.coco import CocoIndex
 from distributed_pose.metrics.coco_ap import coco_ap
-from distributed_pose.metrics.throughput import images_per_s, stage_figures
-from distributed_pose.records import DEVICE_STAGES, Damage, Failure, Faults, HostUse, Memory
+from distributed_pose.metrics.throughput import StageFigures, images_per_s, stage_figures
+from distributed_pose.model.artifacts import ModelSource
+from distributed_pose.records import DEVICE_STAGES, Damage, EngineFacts, Failure
 from distributed_pose.report.run_report import (
     DataReport,
     DeviceReport,
@@ -26,23 +26,17 @@ from distributed_pose.run.ledger import DeviceFigures, Ledger
 _NS = 1e9
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SessionFacts:
     """The facts of a session that the ledger does not have; the defaults if no image was pending.
 
     Attributes:
         warmup_ns: nanoseconds from the start of the session to the first dispatch.
-        compile_s: seconds of the warm-up in which the model was compiled for the devices.
-        memory: memory that the processes of the session used.
-        faults: faults of the devices and reducers.
-        host_use: host resources that the processes used while the devices ran.
+        engine: measurements of the engine.
     """
 
     warmup_ns: int = 0
-    compile_s: float = 0.0
-    memory: Memory = field(default_factory=lambda: Memory({}, 0))
-    faults: Faults = field(default_factory=Faults)
-    host_use: HostUse = field(default_factory=HostUse)
+    engine: EngineFacts = field(default_factory=EngineFacts)
 
 
 def summarise(
@@ -65,79 +59,136 @@ def summarise(
         ledger: results and failures of the images.
         detections: detections of the ledger in COCO results format, with the ledger's image ids.
         facts: facts of the last session.
-        is_stopped: whether the run ended before its last image. If so, images without a result or
-            recorded failure do not count as failures.
+        is_stopped: whether the run ended early. Images without a result or recorded failure then do
+            not count as failures.
     """
     index = inputs.index
-    failures = _named(index, ledger.recorded_failures if is_stopped else ledger.failures)
-    durations = ledger.durations
-    unscored = _unscored(len(failures), config, inputs)
+    failures = ledger.recorded_failures if is_stopped else ledger.failures
+    unscored = _unscored(len(failures), config.allow_failures, inputs)
     if is_stopped:
         unscored = f"the run ended with {ledger.num_settled} of {len(index.images)} images done"
-    ap = None
-    if not unscored:
-        start = perf_counter_ns()
-        image_ids = [image.image_id for image in index.images]
-        ap = coco_ap(index.ground_truth, detections, image_ids)
-        durations["score"].append(perf_counter_ns() - start)
-    devices = ledger.devices
-    computed = not replays(config)
-    if not computed:
-        for stage in DEVICE_STAGES:
-            durations[stage].clear()
+    outcome = _Outcome(
+        is_complete=not failures and not is_stopped,
+        num_detections=len(detections),
+        failures=_named(index, failures),
+        unscored=unscored,
+        score=None if unscored else _score(index, detections),
+    )
+    return _report(config, inputs, ledger, facts, outcome)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Score:
+    """The COCO figures of a run, by name, and the nanoseconds that scoring took."""
+
+    ap: Mapping[str, float]
+    duration_ns: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Outcome:
+    """How a run ended.
+
+    Attributes:
+        is_complete: whether every image has a result.
+        num_detections: number of people that were found.
+        failures: images without a result.
+        unscored: reason why the run has no score; empty if it has one.
+        score: score of the detections; None if they are not scored.
+    """
+
+    is_complete: bool
+    num_detections: int
+    failures: tuple[NamedImage, ...]
+    unscored: str
+    score: _Score | None
+
+
+def _report(
+    config: RunConfig, inputs: RunInputs, ledger: Ledger, facts: SessionFacts, outcome: _Outcome
+) -> RunReport:
+    index, devices = inputs.index, ledger.devices
+    computed = inputs.model.format != "recording"
     return RunReport(
         note=inputs.note,
-        complete=not failures and not is_stopped,
+        complete=outcome.is_complete,
         partial_by_choice=index.is_partial,
         num_images=len(index.images),
-        num_detections=len(detections),
-        failures=failures,
+        num_detections=outcome.num_detections,
+        failures=outcome.failures,
         damaged=_named(index, ledger.damaged),
         failures_allowed=config.allow_failures,
-        ap=ap,
-        unscored=unscored,
+        ap=outcome.score.ap if outcome.score else None,
+        unscored=outcome.unscored,
         profile=config.profile,
         precision=_joined(figures.device.precision for figures in devices),
         backend=_joined(figures.device.backend for figures in devices),
         engine=config.engine,
         gather=config.gather,
-        data=DataReport(
-            images=str(inputs.images.location),
-            annotations=str(inputs.annotations),
-            repeat=config.data.repeat,
-            category=index.category_id,
-            notes=index.notes,
-        ),
-        model=ModelReport(
-            path=inputs.model.path,
-            sha256=inputs.model.sha256,
-            refinement_stages=inputs.model.refinement_stages,
-            unused=inputs.model.unused,
-            notes=inputs.model.notes,
-        ),
+        data=_data(inputs, config.data.repeat),
+        model=_model(inputs.model),
         throughput=_throughput(devices, ledger, computed=computed),
-        stages=stage_figures(durations),
+        stages=_stages(ledger, outcome.score, computed=computed),
         sessions=ledger.num_sessions,
         warmup_s=facts.warmup_ns / _NS,
-        compile_s=facts.compile_s,
-        memory=facts.memory,
-        faults=facts.faults,
-        host_use=facts.host_use,
+        compile_s=facts.engine.compile_s,
+        memory=facts.engine.memory,
+        faults=facts.engine.faults,
+        host_use=facts.engine.host_use,
         devices=tuple(_device(figures, computed=computed) for figures in devices),
         versions=library_versions(),
     )
 
 
-def _unscored(num_failures: int, config: RunConfig, inputs: RunInputs) -> str:
+def _data(inputs: RunInputs, repeat: int) -> DataReport:
+    return DataReport(
+        images=str(inputs.images.location),
+        annotations=str(inputs.annotations),
+        repeat=repeat,
+        category=inputs.index.category_id,
+        notes=inputs.index.notes,
+    )
+
+
+def _model(model: ModelSource) -> ModelReport:
+    return ModelReport(
+        path=model.path,
+        sha256=model.sha256,
+        refinement_stages=model.refinement_stages,
+        unused=model.unused,
+        notes=model.notes,
+    )
+
+
+def _score(index: CocoIndex, detections: Sequence[Mapping[str, Any]]) -> _Score:
+    start = perf_counter_ns()
+    image_ids = [image.image_id for image in index.images]
+    ap = coco_ap(index.ground_truth, detections, image_ids)
+    return _Score(ap=ap, duration_ns=perf_counter_ns() - start)
+
+
+def _stages(ledger: Ledger, score: _Score | None, *, computed: bool) -> dict[str, StageFigures]:
+    durations = ledger.durations
+    if score:
+        durations["score"].append(score.duration_ns)
+    if not computed:
+        for stage in DEVICE_STAGES:
+            durations[stage].clear()
+    return stage_figures(durations)
+
+
+def _unscored(num_failures: int, num_allowed: int, inputs: RunInputs) -> str:
     """Returns the reason why a run has no AP; empty if it has one."""
-    if num_failures > config.allow_failures:
+    if num_failures > num_allowed:
         return f"{num_failures} of {len(inputs.index.images)} images failed"
     return "" if inputs.index.is_labelled else f"{inputs.annotations} has no annotations"
 
 
 def _named(index: CocoIndex, images: Iterable[Failure | Damage]) -> tuple[NamedImage, ...]:
     return tuple(
-        NamedImage(index.listed_id(image.image_id), image.file_name, image.reason)
+        NamedImage(
+            image_id=index.listed_id(image.image_id), file_name=image.file_name, reason=image.reason
+        )
         for image in images
     )
 
@@ -147,43 +198,50 @@ def _joined(values: Iterable[str]) -> str:
 
 
 def _throughput(devices: Sequence[DeviceFigures], ledger: Ledger, *, computed: bool) -> Throughput:
-    wall_rate = images_per_s(sum(figures.images for figures in devices), ledger.wall_ns)
-    if not computed:
-        return Throughput(wall_rate, {}, ledger.wall_ns / _NS, None, ledger.straggler_share)
-    compute: dict[str, float] = {}
-    for figures in devices:
-        rate = images_per_s(figures.images, figures.compute_ns)
-        # A device that changed between sessions has several figures, of which the last one counts.
-        compute[figures.device.plan.name] = rate
+    images = sum(figures.images for figures in devices)
+    return Throughput(
+        wall_images_per_s=images_per_s(images, ledger.wall_ns),
+        compute_images_per_s=_compute_rates(devices) if computed else {},
+        wall_s=ledger.wall_ns / _NS,
+        outside_compute_share=_outside_compute_share(devices) if computed else None,
+        straggler_share=ledger.straggler_share,
+    )
+
+
+def _compute_rates(devices: Sequence[DeviceFigures]) -> dict[str, float]:
+    """Returns the compute-only images per second by device name, and in `total`."""
+    # A device that changed between sessions has several figures, of which the last one counts.
+    rates = {
+        figures.device.plan.name: images_per_s(figures.images, figures.compute_ns)
+        for figures in devices
+    }
+    return {**rates, "total": sum(rates.values())}
+
+
+def _outside_compute_share(devices: Sequence[DeviceFigures]) -> float:
     busy_ns = sum(figures.compute_ns for figures in devices)
     device_ns = sum(figures.wall_ns for figures in devices)
-    return Throughput(
-        wall_rate,
-        {**compute, "total": sum(compute.values())},
-        ledger.wall_ns / _NS,
-        1 - busy_ns / device_ns if device_ns else 0.0,
-        ledger.straggler_share,
-    )
+    return 1 - busy_ns / device_ns if device_ns else 0.0
 
 
 def _device(figures: DeviceFigures, *, computed: bool) -> DeviceReport:
     device = figures.device
     busy_share = figures.compute_ns / figures.wall_ns if figures.wall_ns else 0.0
     return DeviceReport(
-        device.plan.name,
-        device.plan.kind,
-        device.plan.number,
-        device.plan.device_id,
-        device.plan.node,
-        device.description,
-        device.backend,
-        device.precision,
-        device.plan.threads,
-        device.batch_size,
-        figures.images,
-        busy_share if computed else None,
-        images_per_s(figures.images, figures.compute_ns) if computed else None,
-        device.host,
-        dict(device.versions),
-        device.passed_over,
+        name=device.plan.name,
+        kind=device.plan.kind,
+        id=device.plan.number,
+        physical_id=device.plan.device_id,
+        node=device.plan.node,
+        description=device.description,
+        backend=device.backend,
+        precision=device.precision,
+        threads=device.plan.threads,
+        batch_size=device.batch_size,
+        images=figures.images,
+        busy_share=busy_share if computed else None,
+        compute_images_per_s=images_per_s(figures.images, figures.compute_ns) if computed else None,
+        host=device.host,
+        versions=dict(device.versions),
+        passed_over=device.passed_over,
     )

@@ -121,7 +121,7 @@ def _refusal(encoded: bytes) -> str:
         if encoded.startswith(start):
             name = refused
     if name:
-        return f"{name} is not read; convert it to JPEG or PNG"
+        return f"{name} is not supported; convert it to JPEG or PNG"
     return f"not an image that can be decoded: it has no header of a {_READ_FORMATS}"
 
 

@@ -24,7 +24,7 @@ from tests.checkpoints import network_in
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 
-# Two for each multiply and add, at 368x640 and with the last stage alone.
+# Two per multiply-add, at 368x640 and for the last stage alone.
 _FLOP_PER_IMAGE = 30.9e9
 
 _MATRIX = 8192
@@ -47,7 +47,7 @@ def half_flops_per_s() -> float:
 
 
 def trtexec_ms(onnx: Path, batch_size: int) -> float | None:
-    """Returns the mean GPU compute time of a batch by `trtexec`; None where there is none."""
+    """Returns the mean GPU compute time of a batch by `trtexec`; None if it is not installed."""
     if not shutil.which("trtexec"):
         return None
     shapes = EngineShapes("data", batch_size, batch_size, 368, 640)

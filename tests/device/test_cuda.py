@@ -1,4 +1,4 @@
-"""What only a card can show; skipped where there is none."""
+"""Backends on a real NVIDIA card; skipped on machines without one."""
 
 from time import perf_counter_ns
 
@@ -32,8 +32,8 @@ from tests.checkpoints import exported, network_in
 HEIGHT, WIDTH = 368, 640
 BATCH_SIZE = 4
 
-# Largest difference of maps of order one: float32 sums in another order, and half precision's 11
-# bits over about 60 layers.
+# Largest difference of maps, whose values are about one: float32 sums in another order, and half
+# precision with 11 bits over about 60 layers.
 TOLERANCES = {"f32": 1e-4, "f16": 0.02}
 
 PROVIDERS = {
@@ -94,13 +94,13 @@ def batch(count: int, height: int = HEIGHT, width: int = WIDTH) -> InputBatch:
 
 
 def difference(found: NetworkOutput, wanted: NetworkOutput) -> float:
-    # Halves are compared as floats.
+    # Half-precision values are compared as float32.
     pairs = zip(found, wanted, strict=True)
     return max(float(np.abs(np.float32(a) - np.float32(b)).max()) for a, b in pairs)
 
 
 @pytest.mark.parametrize(("name", "precision"), EVERY)
-def test_maps_are_those_of_the_cpu_within_the_precision_that_is_told(
+def test_maps_equal_those_of_the_cpu_within_the_reported_precision(
     models: dict[str, bytes], name: str, precision: str
 ) -> None:
     backend = opened(models, name, precision)
@@ -110,12 +110,12 @@ def test_maps_are_those_of_the_cpu_within_the_precision_that_is_told(
         found = check_maps(backend.infer(batch(count)), batch(count))
         found_difference = difference(found, reference.infer(batch(count)))
         assert found_difference < TOLERANCES[precision]
-        # Half precision, or TF32 under the name of float32, would show.
+        # Half precision, or TF32 in place of float32, would differ more.
         assert (found_difference > TOLERANCES["f32"]) == (precision == "f16")
 
 
 @pytest.mark.parametrize(("name", "precision"), EVERY)
-def test_a_batch_is_answered_alike_at_its_first_and_at_later_times(
+def test_a_batch_gets_the_same_answer_at_its_first_and_at_later_runs(
     models: dict[str, bytes], name: str, precision: str
 ) -> None:
     backend = opened(models, name, precision)
@@ -131,7 +131,7 @@ def test_a_batch_is_answered_alike_at_its_first_and_at_later_times(
 
 
 @pytest.mark.parametrize(("name", "precision"), EVERY)
-def test_a_card_is_told_by_its_name_and_freed_twice(
+def test_a_backend_reports_the_cards_name_and_can_be_closed_twice(
     models: dict[str, bytes], name: str, precision: str
 ) -> None:
     backend = opened(models, name, precision)
@@ -167,7 +167,7 @@ def test_bytes_are_normalised_on_the_card(models: dict[str, bytes], name: str) -
     assert difference(found, wanted) < TOLERANCES["f16"]
 
 
-def test_a_card_that_is_not_there_is_a_setup_error(models: dict[str, bytes]) -> None:
+def test_a_missing_card_is_a_setup_error(models: dict[str, bytes]) -> None:
     if not torch.cuda.is_available():
         pytest.skip(f"PyTorch {torch.__version__} finds no CUDA device")
     options = BackendOptions(index=torch.cuda.device_count())
@@ -176,16 +176,16 @@ def test_a_card_that_is_not_there_is_a_setup_error(models: dict[str, bytes]) -> 
 
 
 def steady(backend: Backend, count: int, batches: int) -> tuple[float, list[DeviceTimes]]:
-    """Returns the seconds that batches take with all slots filled, and the times of each."""
-    given, times, under_way = batch(count), [], 0
+    """Returns the seconds of batches with all slots in use, and the times of each."""
+    given, times, in_flight = batch(count), [], 0
     start = perf_counter_ns()
     for _ in range(batches):
-        if under_way == backend.slots:
+        if in_flight == backend.slots:
             times.append(backend.collect().times)
-            under_way -= 1
+            in_flight -= 1
         backend.submit(given)
-        under_way += 1
-    times += [backend.collect().times for _ in range(under_way)]
+        in_flight += 1
+    times += [backend.collect().times for _ in range(in_flight)]
     return (perf_counter_ns() - start) / 1e9, times
 
 
@@ -201,7 +201,7 @@ def test_execution_is_timed_on_the_card_and_overlaps_with_copies(
     print(f"{name} {precision}: {seconds=:.3f} {compute_s=:.3f} {copies_s=:.3f}")  # noqa: T201
     assert min(time.compute_ns for time in times) > 0
     assert min(min(time.copy_in_ns, time.copy_out_ns) for time in times) > 0
-    # The longer of the two, rather than both one after the other.
+    # The time is the longer of the two and not their sum.
     assert compute_s <= seconds * 1.02
     assert seconds < 0.8 * (compute_s + copies_s) or seconds < 1.1 * max(compute_s, copies_s)
 
@@ -220,13 +220,13 @@ def test_starting_a_batch_does_not_wait_for_its_execution(
         backend.submit(given)
         submitted_ns = perf_counter_ns() - start
         times = backend.collect().times
-        # What is left beside packing the inputs.
+        # The remaining time beside the packing of the inputs.
         shares.append((submitted_ns - times.copy_in_ns) / times.compute_ns)
     assert np.median(shares) < 0.8
 
 
 @pytest.mark.parametrize(("name", "precision"), EVERY)
-def test_nothing_is_tuned_once_a_size_is_prepared(
+def test_nothing_is_tuned_after_a_size_is_prepared(
     models: dict[str, bytes], name: str, precision: str
 ) -> None:
     backend = opened(models, name, precision)
@@ -247,7 +247,7 @@ def test_sweeps_free_the_memory_of_earlier_sizes(models: dict[str, bytes]) -> No
     assert torch.cuda.memory_reserved() < before * 1.5
 
 
-def test_pytorch_answers_in_the_halves_that_it_computes(models: dict[str, bytes]) -> None:
+def test_pytorch_returns_half_precision_if_it_computes_in_it(models: dict[str, bytes]) -> None:
     found = opened(models, "torch:cuda", "f16").infer(batch(1))
     assert {array.dtype for array in found} == {np.dtype(np.float16)}
 
@@ -268,14 +268,14 @@ def test_each_size_of_a_sweep_has_an_engine_in_the_artifact(models: dict[str, by
         assert difference(backend.infer(batch(count)), wanted) < TOLERANCES["f16"]
 
 
-def test_an_engines_key_knows_card_driver_and_tensorrt() -> None:
+def test_the_key_of_an_engine_depends_on_card_driver_and_tensorrt() -> None:
     assert "compute capability" in cuda_device_facts(0)
     assert "cuda-driver" in cuda_device_facts(0)
     if can_load("onnxruntime:tensorrt"):
         assert loaded_tensorrt_version().startswith("10.")
 
 
-def test_two_backends_on_one_card_answer_as_one(models: dict[str, bytes]) -> None:
+def test_two_backends_on_one_card_return_the_answers_of_one(models: dict[str, bytes]) -> None:
     first, second = (opened(models, "torch:cuda", "f16") for _ in range(2))
     for backend in (first, second):
         backend.prepare(batch(BATCH_SIZE))

@@ -1,4 +1,4 @@
-"""What tests of the Ascend paths share: a network, its `.om`, and stand-ins to be imported."""
+"""Shared by the tests of the Ascend paths: a network, its `.om`, and fakes to be imported."""
 
 import importlib
 import os
@@ -16,10 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 FOLDER = Path(__file__).parent
 HEIGHT, WIDTH = 32, 48
 
-# Of those that the compiler of CANN 8.0 knows.
+# A few of the chips that the compiler of CANN 8.0 supports.
 CHIPS = ("Ascend310", "Ascend310B1", "Ascend310P3", "Ascend910A", "Ascend910B4", "Ascend910_9391")
 
-# `fake_om` has no state, and keeps sessions that take time to make.
+# `fake_om` has no state of a test, and caches sessions, which are slow to create.
 _TOP_LEVEL = ("acl", "ais_bench")
 _OURS = ("acl_calls", "ascend", "ascend_ais", "ascend_model")
 
@@ -42,13 +42,13 @@ def network(
     """Returns ONNX of one strided layer for each output, with random weights.
 
     Args:
-        outputs: names of its outputs, which say how many channels they have.
-        input_name: of its input.
-        scale: of its weights.
-        opset: of ONNX.
+        outputs: names of the outputs, which determine their numbers of channels.
+        input_name: name of the input.
+        scale: scale of the weights.
+        opset: version of the ONNX operator set.
     """
     generator = np.random.default_rng(0)
-    # Of all that there are, so that an output is the same beside whichever others.
+    # Weights are drawn for all outputs, so that an output does not depend on the others.
     made = {
         name: generator.standard_normal((channels, 3, 8, 8)).astype(np.float32) * (scale / 14)
         for name, channels in {**PLAIN, **TWO_STAGES}.items()
@@ -72,22 +72,23 @@ def om(onnx: bytes, batches: tuple[int, ...] = (1,), **fields: Any) -> bytes:
     """Returns an `.om` of the fakes.
 
     Args:
-        onnx: the model.
-        batches: one for a static batch, several for a dynamic one.
-        fields: of `fake_om.Om`; `aipp=True` is that of the package, `options` are the compiler's.
+        onnx: serialised ONNX.
+        batches: batch sizes; one for a static batch, several for a dynamic one.
+        fields: fields of `fake_om.Om`; `aipp=True` means the package's AIPP, and `options` are
+            options of the compiler.
     """
     module = importlib.import_module("fake_om")
     aipp = module.Aipp(128.0, 0.00390625) if fields.pop("aipp", False) else None
     soc = fields.get("soc", "Ascend310P3")
     options = fields.pop("options", "")
     dynamic = f"--dynamic_batch_size={','.join(map(str, batches))}" if len(batches) > 1 else ""
-    told = f"/usr/local/Ascend/bin/atc.bin --framework=5 --soc_version={soc} {dynamic} {options}"
+    command = f"/usr/local/Ascend/bin/atc.bin --framework=5 --soc_version={soc} {dynamic} {options}"
     settings = {
         "soc": "Ascend310P3",
         "input_name": "data",
         "image": (3, HEIGHT, WIDTH),
         "output_dtype": "float32",
-        "command": told,
+        "command": command,
         "half": "must_keep" not in options,
         **fields,
     }
@@ -97,7 +98,7 @@ def om(onnx: bytes, batches: tuple[int, ...] = (1,), **fields: Any) -> bytes:
 
 @contextmanager
 def stand_ins() -> Iterator[None]:
-    """Makes `acl` and `ais_bench` importable, fresh, and forgets them and who used them after."""
+    """Makes fresh fakes of `acl` and `ais_bench` importable, and unloads them afterwards."""
     _forget()
     sys.path.insert(0, str(FOLDER))
     importlib.invalidate_caches()
@@ -111,13 +112,13 @@ def stand_ins() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class FakeCann:
-    """An installation of CANN whose compiler is the stand-in.
+    """An installation of CANN with a fake compiler.
 
     Attributes:
-        root: what `/usr/local/Ascend` is elsewhere.
-        home: the folder that `set_env.sh` names.
-        python: the folder of a `python3` that the compiler runs in.
-        log: a line for each run of the compiler, its arguments.
+        root: folder in the place of `/usr/local/Ascend`.
+        home: folder that `set_env.sh` names.
+        python: folder of a `python3` that the compiler can run in.
+        log: file with the arguments of each run of the compiler, one line per run.
     """
 
     root: Path
@@ -127,7 +128,7 @@ class FakeCann:
 
     @property
     def path(self) -> str:
-        """What a host with it has in PATH."""
+        """The PATH of a host with the installation."""
         return os.pathsep.join((str(self.python), "/usr/bin", "/bin"))
 
 
@@ -138,14 +139,14 @@ def install_cann(
     python: str = "10 1.24.4",
     compiler: str = "",
 ) -> FakeCann:
-    """Returns an installation in a folder, laid out as the vendor's installer does it.
+    """Returns an installation in the layout of the vendor's installer.
 
     Args:
         root: new folder.
-        version: of CANN; empty for files that do not tell.
-        chips: that the compiler knows.
-        python: minor version, NumPy and missing modules of CANN's `python3`.
-        compiler: lines of a shell in the compiler's place; the stand-in if empty.
+        version: version of CANN; empty for files without it.
+        chips: names of the chips that the compiler supports.
+        python: minor version, version of NumPy, and missing modules of CANN's `python3`.
+        compiler: shell lines in place of the compiler; empty for the fake compiler.
     """
     toolkit = root / "ascend-toolkit"
     home = toolkit / "latest"
@@ -169,7 +170,7 @@ def install_cann(
     return cann
 
 
-# What the real one dies of in a Python of another program.
+# These variables make the real compiler fail in the Python of another program.
 _COMPILER = f"""\
 if [ "$PYTHONPATH" != "{{cann.home}}/python/site-packages:" ]; then
     echo "E40021: Failed to compile Op: No module named tbe in $PYTHONPATH"; exit 255; fi

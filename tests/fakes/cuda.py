@@ -1,9 +1,9 @@
-"""CUDA's driver library, in so far as the package calls it, on a clock of its own.
+"""A fake of CUDA's driver library with the functions that the package calls.
 
-Memory of the device is memory of the host, and work is done as soon as it is submitted. What takes
-time is recorded: each stream does one thing after another, and so do the engine that copies in, the
-one that executes and the one that copies out. Work on memory that other work, not waited for, still
-reads or writes is noted as a race.
+Memory of the device is memory of the host, and work is done as soon as it is submitted. Operations
+that take time are recorded: each stream runs its operations in sequence, and so do the engines for
+copies in, execution and copies out. Work on memory that other unfinished work reads or writes is
+recorded as a race.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ _NAMES = {
 
 
 class Work(NamedTuple):
-    """Something that took time, in milliseconds since the start."""
+    """An operation that took time; start and end in milliseconds."""
 
     engine: str
     start: float
@@ -32,9 +32,9 @@ class FakeLibcuda:
     """`libcuda.so.1` of a machine with one device.
 
     Args:
-        copy_in_ms: of each copy to the device.
-        copy_out_ms: of each copy from the device.
-        memory_bytes: of the device.
+        copy_in_ms: duration of each copy to the device.
+        copy_out_ms: duration of each copy from the device.
+        memory_bytes: memory of the device.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class FakeLibcuda:
     def execute(
         self, stream: int, milliseconds: float, reads: Sequence[int], writes: Sequence[int]
     ) -> None:
-        """Executes something on memory at these addresses, as a runtime does on its stream."""
+        """Executes an operation on memory at these addresses, as a runtime does on its stream."""
         self._work("execute", stream, milliseconds, reads, writes)
 
     def adopt(self, address: int, num_bytes: int) -> None:
-        """Takes memory that a runtime has allocated by itself for the device's."""
+        """Treats memory that a runtime has allocated as memory of the device."""
         self._adopted[address] = num_bytes
 
     def cuInit(self, _flags: Any) -> int:  # noqa: N802 - these are the vendor's names
@@ -101,7 +101,7 @@ class FakeLibcuda:
 
     def cuStreamWaitEvent(self, stream: Any, event: Any, _flags: Any) -> int:  # noqa: N802
         reached = self.events[event.value]
-        # An event that was never recorded holds nobody up.
+        # Waiting for an event that was never recorded returns at once.
         self.streams[stream.value] = max(self.streams[stream.value], reached or 0.0)
         return 0
 
@@ -136,7 +136,7 @@ class FakeLibcuda:
         return 0
 
     def cuMemFree_v2(self, address: Any) -> int:  # noqa: N802
-        # It waits until nobody uses the memory.
+        # The call waits until no work uses the memory.
         self.cuCtxSynchronize()
         del self.memory[address.value]
         return 0

@@ -1,4 +1,4 @@
-"""The `.om` of the fakes: what the real one says of itself, then the ONNX that it was made from.
+"""The `.om` of the fakes: a description as in a real one, followed by its ONNX model.
 
 It begins as the real one does: a header of 256 bytes and attributes in protobuf's encoding, among
 them the compiler's command line. It is computed by ONNX Runtime in single precision; where it is
@@ -19,7 +19,7 @@ _MAGIC = b"IMOD of the fakes\n"
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output; dims as the runtime tells them, size that of the largest batch."""
+    """An input or output; dims as the runtime reports them, size for the largest batch."""
 
     name: str
     dims: tuple[int, ...]
@@ -40,15 +40,15 @@ class Om:
     """A compiled model.
 
     Attributes:
-        soc: chip that it runs on.
-        input_name: in the ONNX.
-        image: [3, height, width].
-        batches: one for a static batch, several for a dynamic one.
-        aipp: in front of the model, which then takes bytes.
-        output_dtype: of all outputs.
-        onnx: the model.
-        command: of the compiler; empty for one that the file does not tell.
-        half: whether it is of half precision.
+        soc: chip that the model runs on.
+        input_name: name of the input in the ONNX model.
+        image: shape of an image, [3, height, width].
+        batches: batch sizes; one for a static batch, several for a dynamic one.
+        aipp: normalisation in front of the model, which then takes bytes; None without it.
+        output_dtype: type of all outputs.
+        onnx: serialised ONNX.
+        command: command line of the compiler; empty if the file does not state it.
+        half: whether the model computes in half precision.
     """
 
     soc: str
@@ -110,13 +110,13 @@ class Om:
     def save(self) -> bytes:
         fields = asdict(self)
         del fields["onnx"]
-        told = [("atc_cmdline", self.command)] if self.command else []
-        attributes = b"".join(_attribute(key, value) for key, value in told)
+        pairs = [("atc_cmdline", self.command)] if self.command else []
+        attributes = b"".join(_attribute(key, value) for key, value in pairs)
         return _HEADER + attributes + _MAGIC + json.dumps(fields).encode() + b"\n" + self.onnx
 
 
 def _attribute(key: str, value: str) -> bytes:
-    """Returns an entry of the map `attr`, field 11 of the real one's message `ModelDef`."""
+    """Returns an entry of the map `attr`, field 11 of the message `ModelDef` of a real `.om`."""
     inner = _field(2, value.encode())
     return _field(11, _field(1, key.encode()) + _field(2, inner))
 
@@ -131,7 +131,7 @@ def _varint(value: int) -> bytes:
 
 
 def load(content: bytes) -> Om:
-    """Returns the model; raises ValueError if it is none."""
+    """Returns the model; raises ValueError if the content is not one."""
     _, magic, rest = content.partition(_MAGIC)
     if not magic or not content.startswith(b"IMOD"):
         message = "not an .om of the fakes"

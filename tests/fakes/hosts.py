@@ -1,4 +1,4 @@
-"""Machines with cards, as far as files, tools, libraries and variables make them."""
+"""Emulates machines with cards by files, tools, libraries and variables."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from distributed_pose.devices import discovery, driverless
 from tests.fakes.ascend import FOLDER, install_cann
 from tests.fakes.libraries import build_library
 
-# What scripts and the programs under test call.
+# Programs that scripts and the tested programs call.
 _TOOLS = ("bash", "env", "sh", "cat")
 
 _VARIABLES = (
@@ -35,10 +35,10 @@ _CUDA = ("libcuda.so.1", "libcudart.so.13", "libcublas.so.13")
 
 
 class Host:
-    """A machine in a folder: this process takes it for its own while it is entered.
+    """A machine in a folder, which this process sees as its own machine within `entered`.
 
     Attributes:
-        folder: of everything.
+        folder: folder of all its files.
     """
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +67,7 @@ class Host:
         return folder
 
     def distribution(self, name: str, version: str) -> None:
-        """Has a distribution be installed, whatever its files."""
+        """Installs the metadata of a distribution, without files."""
         folder = self.folder / "packages" / f"{name.replace('-', '_')}-{version}.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text(
@@ -75,7 +75,7 @@ class Host:
         )
 
     def stand_in(self, *names: str) -> None:
-        """Makes stand-ins for packages of the vendor importable."""
+        """Makes fakes of the vendor's packages importable."""
         for name in names:
             (self.folder / "packages" / name).symlink_to(FOLDER / name)
 
@@ -84,7 +84,7 @@ class Host:
         self._build(self.folder / "lib" / name, source, [self.folder / "lib" / n for n in needed])
 
     def _build(self, file: Path, source: str = "", needed: Sequence[Path] = ()) -> Path:
-        # The compiler is none of the machine's tools.
+        # The compiler is not one of the machine's tools.
         with self._monkeypatch.context() as patch:
             patch.setenv("PATH", self._path)
             return build_library(file, source=source, needed=needed)
@@ -112,7 +112,7 @@ class Host:
         return cann.root / "ascend-toolkit" / "set_env.sh"
 
     def source_cann(self) -> None:
-        """Does what sourcing CANN's `set_env.sh` does."""
+        """Sets the variables that CANN's `set_env.sh` sets."""
         home = self.folder / "Ascend" / "ascend-toolkit" / "latest"
         self._monkeypatch.setenv("ASCEND_TOOLKIT_HOME", str(home))
         self._monkeypatch.syspath_prepend(home / "python" / "site-packages")
@@ -125,7 +125,7 @@ class Host:
         """Adds a T4 with its driver.
 
         Args:
-            driver: newest CUDA that it knows, such as 12040.
+            driver: newest version of CUDA that the driver supports, such as 12040.
         """
         self.tool("nvidia-smi", GPU_LINE)
         self.library("libcuda.so.1", _DRIVER.format(version=driver))
@@ -136,7 +136,7 @@ class Host:
             self.library(name)
         self.distribution("onnxruntime-gpu", "1.31.1")
         capi = self.package("onnxruntime", "class InferenceSession: ...\n") / "capi"
-        # What they are linked with need not be found later.
+        # The libraries that they are linked with need not be available later.
         built = {name: self._build(self.folder / "built" / name) for name in _NEEDED}
         cuda = [built[name] for name in _CUDA]
         self._build(capi / "libonnxruntime_providers_cuda.so", needed=cuda)
@@ -152,7 +152,7 @@ class Host:
             self.library(name)
 
     def torch(self, version: str, cuda: str | None) -> None:
-        """Adds a PyTorch that was built with a version of CUDA, or with none."""
+        """Adds a PyTorch that was built with a version of CUDA, or without CUDA."""
         self.distribution("torch", version)
         folder = self.package("torch")
         (folder / "version.py").write_text(f"cuda: str | None = {cuda!r}\n")
@@ -163,13 +163,13 @@ _NEEDED = (*_CUDA, "libcudnn.so.9", "libnvinfer.so.10")
 
 @contextmanager
 def entered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
-    """Has this process, and those that it starts, be on a machine without any card yet."""
+    """Makes this process and its children see the machine, which has no card at first."""
     if Path("/usr/local/Ascend").exists():
         pytest.skip("this machine has CANN")
     host = Host(folder, monkeypatch)
     for variable in _VARIABLES:
         monkeypatch.delenv(variable, raising=False)
-    # Compiled functions are kept there, and compiling them takes minutes.
+    # The folder has compiled functions, and compiling them again takes minutes.
     monkeypatch.setenv(
         "XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
     )
@@ -187,6 +187,6 @@ def entered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
 
 
 def _forget() -> None:
-    """Forgets what was found out on another machine."""
+    """Clears the caches of results from another machine."""
     for kept in (requirements._asked, requirements._cann, probe_provider):
         kept.cache_clear()

@@ -1,4 +1,4 @@
-"""Shared libraries that stand in for a vendor's: compiled here, with the names that count."""
+"""Compiles fakes of vendors' shared libraries, with the symbols that the package looks up."""
 
 import shutil
 import subprocess
@@ -16,14 +16,14 @@ def build_library(
     version: str = "",
     symbols: Sequence[str] = (),
 ) -> Path:
-    """Returns a shared library whose soname is its file's name.
+    """Returns a compiled shared library, whose soname is the name of its file.
 
     Args:
-        file: to write.
-        source: C code.
-        needed: libraries that it is linked with, whether or not it uses them.
-        version: of its symbols, as in `cudaMalloc@libcudart.so.13`; empty for none.
-        symbols: functions to add that return 0.
+        file: path of the library.
+        source: C code of the library.
+        needed: libraries that it is linked with, even if it does not use them.
+        version: version of its symbols, as in `cudaMalloc@libcudart.so.13`; empty for none.
+        symbols: names of functions to add, which return 0.
     """
     compiler = shutil.which("cc") or pytest.skip("there is no C compiler")
     file.parent.mkdir(parents=True, exist_ok=True)

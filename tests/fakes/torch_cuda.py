@@ -1,6 +1,6 @@
-"""PyTorch's CUDA, in so far as the package calls it, on memory and kernels of the processor.
+"""A fake of PyTorch's CUDA with the functions that the package calls, on the CPU.
 
-What a graph replays is told to it by the test, since a capture does not see it here.
+The test sets the function that a graph replays, since nothing is captured on a CPU.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ import torch
 
 
 class FakeGraph:
-    """A CUDA graph: how often it was replayed, and whose memory it shares."""
+    """A CUDA graph with its number of replays and the pool of its memory."""
 
     def __init__(self) -> None:
         self.replays = 0
@@ -28,7 +28,7 @@ class FakeGraph:
 
 
 class FakeStream:
-    """A stream with a handle of the driver's."""
+    """A stream with a handle of the fake driver."""
 
     def __init__(self, handle: int, device: torch.device) -> None:
         self.handle = handle
@@ -54,7 +54,7 @@ def capture(
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts the fakes in the places of PyTorch's."""
+    """Replaces PyTorch's functions and classes by the fakes."""
     replacements: dict[str, Any] = {
         "CUDAGraph": FakeGraph,
         "ExternalStream": FakeStream,

@@ -31,10 +31,10 @@ KINDS = tuple(_KINDS)
 _MAX_GROWTH_BYTES = 2**30
 _MAX_SECONDS = 60.0
 
-# What the command prints to stderr beside its error.
+# Lines that the command prints to stderr beside its error.
 _LINES = ("error: ", "try the failed images again: ", "WARNING:", "in/")
 
-# libjpeg, libpng and libtiff write to the terminal themselves, words of their own alone.
+# libjpeg, libpng and libtiff write to the terminal themselves, but no text from the files.
 _LINES += ("Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progression sequence")
 _LINES += ("libpng ", "tempfile.tif: ")
 _BUGS = ("Traceback", "this is a bug", "Exception ignored", "Segmentation fault")
@@ -45,11 +45,11 @@ class Outcome:
     """A case and its end.
 
     Attributes:
-        label: by which it can be run again: kind and number.
-        case: what was wrong with the files.
+        label: kind and number, by which the case can be run again.
+        case: description of the fault in the files.
         what: `evaluated`, `failed image` or `refused`.
-        ending: of the command.
-        problems: what should not be; empty where all is well.
+        ending: end of the command.
+        problems: violated expectations; empty if there are none.
     """
 
     label: str
@@ -60,16 +60,16 @@ class Outcome:
 
 
 def planned(seed: int, count: int) -> list[tuple[str, Case, Random]]:
-    """Returns so many cases by label, the same from the same seed, with what each draws from."""
+    """Returns cases by label with their random generators; equal seeds give equal cases."""
     plan = []
     for kind, (make, share) in _KINDS.items():
         wanted = max(1, round(count * share))
         cases: list[Case] = []
         while len(cases) < wanted:
-            # Sizes that are claimed differ from turn to turn.
+            # The claimed sizes differ between rounds.
             cases += make(Random(f"{seed} {kind} {len(cases)}"))
         if wanted < len(cases):
-            # Where there are fewer than kinds, others with each seed.
+            # If there are fewer cases than kinds, each seed selects other kinds.
             cases = Random(f"{seed} {kind}").sample(cases, wanted)
         plan += [
             (f"{kind}/{number}", case, Random(f"{seed} {kind}/{number}"))
@@ -84,8 +84,8 @@ def outcomes(
     """Yields the end of each case.
 
     Args:
-        plan: the cases.
-        keep: folder for the files of those with problems.
+        plan: cases by label.
+        keep: folder for the files of cases with problems.
     """
     load_libraries()
     for label, case, random in plan:
@@ -101,7 +101,7 @@ def outcomes(
 
 
 def load_libraries() -> None:
-    """Loads what commands load, so that no case is charged with it."""
+    """Loads the libraries of commands, so that they do not count for a case."""
     import onnxruntime  # noqa: F401
     import safetensors.torch  # noqa: F401
     import torch
@@ -114,7 +114,7 @@ def load_libraries() -> None:
 
 
 def table(found: Sequence[Outcome]) -> str:
-    """Returns a table in markdown: kinds, how their cases ended, and the worst of each."""
+    """Returns a table in Markdown: the ends of the cases of each kind, and the worst figures."""
     columns = ("evaluated", "failed image", "refused")
     lines = [
         f"| kind | cases | {' | '.join(columns)} | worst memory, MiB | worst time, s | problems |",

@@ -10,7 +10,7 @@ from typing import Any
 from distributed_pose.pose.skeleton import COCO_KEYPOINTS
 from tests.image_files import encode, picture
 
-# Names that a terminal, a shell or a path would obey.
+# Names that a terminal, a shell or a path would interpret.
 HOSTILE_NAMES = (
     "\x1b[2J\x1b]0;title\a.png",
     "a\u202egnp.exe",
@@ -28,12 +28,12 @@ SIZE = 48, 64
 
 @dataclass(frozen=True)
 class Case:
-    """A command to run on files that are not what they say.
+    """A command, and hostile files to run it on.
 
     Attributes:
-        kind: of the files.
-        name: of what is wrong with them.
-        write: makes the files in a folder, and returns the arguments of the command.
+        kind: kind of the files.
+        name: name of the fault.
+        write: function that writes the files to a folder and returns the arguments of the command.
     """
 
     kind: str
@@ -72,7 +72,7 @@ def _leave_out(content: bytes, random: Random) -> bytes:
 
 
 def _lie(content: bytes, random: Random) -> bytes:
-    """Returns the content with a number in it that claims a lot."""
+    """Returns the content with one number replaced by a large one."""
     size, order = random.choice((1, 2, 4, 8)), random.choice(("little", "big"))
     value = random.choice((0, 1, 2**31 - 1, 2**32 - 1, 2**40, 2**62, 2**64 - 1, 65535, 30000))
     at = _place(content, random)
@@ -88,7 +88,7 @@ def _fill(content: bytes, random: Random) -> bytes:
 
 
 def _place(content: bytes, random: Random) -> int:
-    # Headers and footers are short, and decide most.
+    # Headers and footers are short but have most of the effect.
     near = min(len(content), random.choice((32, 300, len(content) or 1)))
     place = random.randrange(near) if near else 0
     return len(content) - 1 - place if near and random.random() < 0.3 else place

@@ -56,7 +56,7 @@ def _with_pickle(pickled: bytes) -> bytes:
 
 
 class _Storage:
-    """Stands in a pickle for the storage of one number."""
+    """Represents the storage of one number in a pickle."""
 
 
 class _Pickler(pickle.Pickler):
@@ -99,7 +99,7 @@ def _acting() -> bytes:
 
 
 def _doubling(levels: int) -> bytes:
-    """Returns the pickle of a list of two lists of two lists, and so on; each is kept once."""
+    """Returns the pickle of nested lists of two equal lists, each stored once."""
     inner: list[Any] = []
     for _ in range(levels):
         inner = [inner, inner]
@@ -112,7 +112,7 @@ def _named(name: str) -> bytes:
 
 
 def _swelling() -> bytes:
-    """Returns an archive of megabytes whose one file has two gigabytes."""
+    """Returns an archive of megabytes whose only file has two gigabytes."""
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         archive.writestr("archive/version", "3\n")
@@ -203,6 +203,6 @@ def _run_on(content: Callable[[Random], bytes]) -> Callable[[Path, Random], Sequ
 
 
 def checkpoint_cases(_random: Random) -> list[Case]:
-    """Returns one case of each made kind; damage several times over."""
+    """Returns one case of each constructed kind, and several of random damage."""
     damages = [name for name in _CONTENTS if name.startswith("damaged")] * 6
     return [Case("checkpoint", name, _run_on(_CONTENTS[name])) for name in [*_CONTENTS, *damages]]

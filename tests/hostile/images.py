@@ -21,7 +21,7 @@ from tests.image_files import (
     png_chunk,
 )
 
-# Beside those of `good_files`, whose sizes our own headers read.
+# These are in addition to `good_files`, whose headers are read here.
 _WRITTEN = (".pbm", ".pgm", ".pnm", ".pam", ".pfm", ".hdr", ".jp2", ".avif", ".ras", ".sr", ".gif")
 
 
@@ -43,7 +43,7 @@ def _valid() -> dict[str, bytes]:
 
 
 def _deflated_png(size: int, depth: int = 1, colour_type: int = 0) -> bytes:
-    """Returns a whole PNG of one colour, of whose pixels thousands are in a byte."""
+    """Returns a complete PNG of one colour, with thousands of pixels per byte."""
     samples = {0: 1, 2: 3, 6: 4}[colour_type]
     row = bytes(1 + (size * depth * samples + 7) // 8)
     packer = zlib.compressobj(9)
@@ -54,7 +54,7 @@ def _deflated_png(size: int, depth: int = 1, colour_type: int = 0) -> bytes:
 
 
 def _png_with_text() -> bytes:
-    """Returns a PNG with a comment that is a gigabyte when unpacked."""
+    """Returns a PNG with a comment that unpacks to a gigabyte."""
     plain = encode(".png", picture(*SIZE))
     packer = zlib.compressobj(9)
     text = b"".join(packer.compress(bytes(2**24)) for _ in range(64)) + packer.flush()
@@ -62,7 +62,7 @@ def _png_with_text() -> bytes:
 
 
 def _jpeg_of_scans() -> bytes:
-    """Returns a progressive JPEG whose scans are there thousands of times."""
+    """Returns a progressive JPEG that repeats its scans thousands of times."""
     jpeg = encode(".jpg", picture(*SIZE), cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
     start = jpeg.rindex(b"\xff\xda")
     return jpeg[:start] + jpeg[start:-2] * (2**22 // (len(jpeg) - start)) + b"\xff\xd9"
@@ -92,7 +92,7 @@ def _bigtiff(size: int) -> bytes:
 
 
 def _looping_tiff() -> bytes:
-    """Returns a TIFF whose directory is followed by itself."""
+    """Returns a TIFF whose directory refers to itself as the next one."""
     content = bytearray(good_files()["little-endian tiff"])
     content[10 + 9 * 12 : 14 + 9 * 12] = struct.pack("<I", 8)
     return bytes(content)
@@ -124,7 +124,7 @@ _CLAIMED = (
 
 
 def _patched_sizes(kind: str, size: int) -> bytes:
-    """Returns a file with every size in it replaced, wherever its boxes have them."""
+    """Returns a file with all sizes in its boxes replaced."""
     old = struct.pack(">II", SIZE[1], SIZE[0])
     turned = struct.pack(">II", SIZE[0], SIZE[1])
     new = struct.pack(">II", size, size)
@@ -142,12 +142,12 @@ def _named(folder: Path, random: Random) -> Sequence[str]:
 
 
 def _large(folder: Path, _random: Random) -> Sequence[str]:
-    """Lists an image as larger than any that is read."""
+    """Lists an image with a size over the limit."""
     return write_dataset(folder, {"a.png": _deflated_png(20000)}, (20000, 20000))
 
 
 def image_cases(random: Random) -> list[Case]:
-    """Returns one case of each made kind, and a damaged file of each format."""
+    """Returns one case of each constructed kind, and a damaged file of each format."""
     made: dict[str, Callable[[Path, Random], Sequence[str]]] = {
         "honest, over the limit": _large,
         "name": _named,

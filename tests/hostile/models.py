@@ -34,7 +34,7 @@ def _changed(change: Callable[[onnx.ModelProto], object]) -> bytes:
 def _with_node(
     kind: str, outputs: Sequence[str], constants: dict[str, Any], **attributes: Any
 ) -> bytes:
-    """Returns the good model with a node before all others, of whose result nothing is made."""
+    """Returns the valid model with an additional first node whose result is unused."""
 
     def change(model: onnx.ModelProto) -> None:
         for name, value in constants.items():
@@ -48,7 +48,7 @@ def _with_node(
 
 
 def _use(model: onnx.ModelProto, name: str) -> None:
-    """Adds the mean of a value to the heatmaps, so that no runtime leaves it out."""
+    """Adds the mean of a value to the heatmaps, so that no runtime removes it."""
     nodes, old = model.graph.node, "heatmaps"
     for node in nodes:
         node.output[:] = ["heatmaps.plain" if output == old else output for output in node.output]
@@ -72,7 +72,7 @@ def _claimed_weights(dims: Sequence[int]) -> bytes:
 
 
 def _loop(count: int) -> bytes:
-    """Returns a model that goes round an empty loop so many times."""
+    """Returns a model that runs an empty loop a number of times."""
     value = helper.make_tensor_value_info
     body = helper.make_graph(
         [
@@ -92,7 +92,7 @@ def _loop(count: int) -> bytes:
 
 
 def _doubling_functions(levels: int) -> bytes:
-    """Returns a model that calls a function, which calls another twice, and so on."""
+    """Returns a model with a function that calls another one twice, and so on."""
 
     def change(model: onnx.ModelProto) -> None:
         opset = [helper.make_opsetid("", 11), helper.make_opsetid("own", 1)]
@@ -112,7 +112,7 @@ def _doubling_functions(levels: int) -> bytes:
 
 
 def _growing(kind: str, extent: Sequence[float], times: int = 1) -> bytes:
-    """Returns a model with nodes, one after the other, that make the image so many times larger."""
+    """Returns a model with successive nodes that enlarge the image."""
 
     def change(model: onnx.ModelProto) -> None:
         value = np.array(extent, np.float32 if kind == "Resize" else np.int64)
@@ -144,7 +144,7 @@ def _kept_values(count: int) -> bytes:
 
 
 def _sparse(size: int) -> bytes:
-    """Returns a model with a weight of so many values, of which the file has one."""
+    """Returns a model with a weight of many values, of which the file has one."""
 
     def change(model: onnx.ModelProto) -> None:
         values = numpy_helper.from_array(np.ones(1, np.float32), "sparse")
@@ -157,7 +157,7 @@ def _sparse(size: int) -> bytes:
 
 
 def _outer_product(size: int) -> bytes:
-    """Returns a model with a product of a column and a row, whose sizes are those of the data."""
+    """Returns a model with the product of a column and a row that depend on the input."""
 
     def change(model: onnx.ModelProto) -> None:
         ones = numpy_helper.from_array(np.ones(size, np.bool_), "ones")
@@ -318,6 +318,6 @@ def _run_on(content: Callable[[Random], bytes]) -> Callable[[Path, Random], Sequ
 
 
 def model_cases(_random: Random) -> list[Case]:
-    """Returns one case of each made kind, and damage many times over."""
+    """Returns one case of each constructed kind, and many of random damage."""
     names = [*_CONTENTS, *["damaged"] * 40]
     return [Case("onnx", name, _run_on(_CONTENTS[name])) for name in names]

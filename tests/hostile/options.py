@@ -17,7 +17,7 @@ _VALUES = (
     *HOSTILE_NAMES,
 )
 
-# Without these a command would run the demo, or be one that asks the network.
+# Without these options a command would run the demo or use the network.
 _INLINE = ("--set", "engine=inline", "--set", "backend=oracle", "--set", "devices=cpu")
 _COMMANDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("evaluate",): (*_INLINE, "--output", "out/run"),
@@ -77,7 +77,7 @@ def _options(command: tuple[str, ...]) -> list[str]:
     found = typer.main.get_command(app)
     for name in command:
         found = found.commands[name]  # type: ignore[attr-defined]
-    # The demo would be made in place of what these take away.
+    # Without these the demo would be rendered.
     return [
         parameter.opts[0]
         for parameter in found.params

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distributed_pose.data.sources import PACKED
+from distributed_pose.data.packed_images import PACKED
 from tests.hostile.cases import HOSTILE_NAMES, SIZE, Case, annotations, damaged, dataset_settings
 from tests.image_files import encode, picture
 
@@ -34,7 +34,7 @@ def _parquet(table: pa.Table, **options: Any) -> bytes:
 
 
 def _bomb(rows: int, image_bytes: int) -> bytes:
-    """Returns a file of one image many times over, kept once and compressed."""
+    """Returns a file that lists one image many times, stored once and compressed."""
     image = _good() + bytes(image_bytes)
     names = [*NAMES, *(f"{number}.png" for number in range(rows))]
     values = pa.DictionaryArray.from_arrays(pa.array([0] * len(names), pa.int32()), [image])
@@ -102,7 +102,7 @@ def _many_parts(folder: Path, random: Random) -> Sequence[str]:
 
 
 def pack_cases(_random: Random) -> list[Case]:
-    """Returns one case of each made kind; damage several times over, since it is most of them."""
+    """Returns one case of each constructed kind, and several of random damage."""
     writers = {name: _run_on(content) for name, content in _CONTENTS.items()}
     writers["two thousand files"] = _many_parts
     damages = [name for name in _CONTENTS if name.startswith("damaged")] * 7

@@ -11,26 +11,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# A process that has all libraries loaded takes some hundred MiB of address space a thread. This
-# keeps a case from taking the machine with it, far above what a case may take.
+# A process with all libraries takes some hundred MiB of address space per thread. The limit
+# protects the machine, and is far above the memory that a case may take.
 _ADDRESS_SPACE_BYTES = 12 * 2**30
 _PATIENCE_S = 90.0
 
-# Where a command may write; all else must be as it was.
+# The folders that a command may write to; all others must not change.
 _OWN = ("out", "home/.cache/distributed_pose", "stdout", "stderr", "start")
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a command ended.
+    """The end of a command.
 
     Attributes:
-        code: exit code; negative for a signal, as that of a command that was given up.
+        code: exit code; negative for a signal, also if the command exceeded its time.
         seconds: wall time.
-        growth_bytes: most resident memory, over that at the start.
-        out: what it printed.
-        err: what it printed on stderr.
-        strays: files outside of its output that are new, gone or changed.
+        growth_bytes: peak resident memory minus that at the start.
+        out: text on stdout.
+        err: text on stderr.
+        strays: files outside of its output that were added, removed or changed.
     """
 
     code: int
@@ -42,9 +42,9 @@ class Ending:
 
 
 def run_command(folder: Path, arguments: Sequence[str]) -> Ending:
-    """Returns how a command ended, which was run in a folder with all its places for files.
+    """Runs a command in a folder and returns its end.
 
-    The process is a copy of this one, which should have loaded what commands load.
+    The process is a fork of this one, which should have loaded the libraries of commands.
     """
     for name in ("home", "tmp", "out"):
         (folder / name).mkdir()
@@ -54,7 +54,7 @@ def run_command(folder: Path, arguments: Sequence[str]) -> Ending:
     if child == 0:
         _become(folder, arguments)
     descriptor = os.pidfd_open(child)
-    # Not its descriptor alone: what it started dies with it.
+    # The whole group is killed, so that child processes end, too.
     if not select.select([descriptor], [], [], _PATIENCE_S)[0]:
         os.killpg(child, signal.SIGKILL)
     _, status, usage = os.wait4(child, 0)
@@ -63,7 +63,7 @@ def run_command(folder: Path, arguments: Sequence[str]) -> Ending:
     started_kib = int((folder / "start").read_text())
     after = _snapshot(folder)
     changed = before.items() ^ after.items()
-    # A place that the command line names is for output, too.
+    # Folders that the command line names are for output, too.
     named = tuple(filter(None, (word.rpartition("=")[2] for word in arguments)))
     return Ending(
         os.waitstatus_to_exitcode(status),
@@ -88,7 +88,7 @@ def _become(folder: Path, arguments: Sequence[str]) -> None:
         os.environ |= {"XDG_CACHE_HOME": f"{home}/.cache", "XDG_CONFIG_HOME": f"{home}/.config"}
         resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE_BYTES,) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        # Forget what the parent had at most.
+        # Resets the peak memory of the parent.
         Path("/proc/self/clear_refs").write_text("5")
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         Path("start").write_text(str(pages * resource.getpagesize() // 1024))
@@ -96,7 +96,7 @@ def _become(folder: Path, arguments: Sequence[str]) -> None:
         sys.argv = ["distributed-pose", *arguments]
         code = _exit_code()
     finally:
-        # Without what the parent wants done at its end.
+        # Exit handlers of the parent do not run.
         os._exit(code)
 
 

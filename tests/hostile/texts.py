@@ -111,7 +111,7 @@ def _report() -> dict[str, Any]:
 
 
 def _replaced(value: Any, random: Random) -> Any:
-    """Returns nested values of which one, anywhere, is another."""
+    """Returns nested values with one of them replaced."""
     if isinstance(value, dict | list) and value and random.random() < 0.85:
         key = random.choice([*value] if isinstance(value, dict) else range(len(value)))
         copy = value.copy()
@@ -207,7 +207,7 @@ def _labels(folder: Path, random: Random) -> Sequence[str]:
 
 
 def _maps(folder: Path, random: Random) -> Sequence[str]:
-    """Lists recorded maps of images that are as large as labels can say."""
+    """Lists recorded maps of images with the largest sizes of annotations."""
     size = random.choice((SIZE, (11000, 11000), (30000, 30000), (2**31 - 1, 2**31 - 1), (1, 2**27)))
     (folder / "maps").mkdir()
     rng = np.random.default_rng(random.randrange(2**32))
@@ -232,7 +232,7 @@ def _maps(folder: Path, random: Random) -> Sequence[str]:
 
 
 def text_cases(_random: Random) -> list[Case]:
-    """Returns one case of each kind of log, and several of what is drawn at random."""
+    """Returns one case of each kind of log, and several random ones."""
     drawn = {
         "report": _report_command,
         "configuration": _configuration,

@@ -34,7 +34,7 @@ from tests.conftest import Dataset
 
 Mutation = Callable[[st.DrawFn, Content], object]
 
-# Every file in and around the folder that a name can lead to.
+# Every file in and around the folder that a name can refer to.
 GOOD_NAMES = ("0.png", "1.png", "sub/ü.png", "inside.png", "./0.png", "sub//ü.png", "0.png/")
 BAD_NAMES = ("nowhere.png", "outside.png", "sub", ".", "text.png", "é" * 200, "cut.png")
 TRAVERSALS = ("../secret.png", "/etc/passwd", "sub/../../secret.png", "..\\secret.png", "C:0.png")
@@ -42,13 +42,13 @@ TRAVERSALS = ("../secret.png", "/etc/passwd", "sub/../../secret.png", "..\\secre
 
 @dataclass
 class Fuzzed:
-    """A folder of images, and what became of the annotation files that describe it."""
+    """A folder of images, and the outcomes of annotation files for it."""
 
     folder: Path
     outcomes: Counter[str]
 
     def run(self, content: bytes) -> None:
-        """Evaluates one annotation file and checks what comes of it."""
+        """Evaluates one annotation file and checks the outcome."""
         dataset = Dataset(self.folder / "images", self.folder / "people.json")
         dataset.annotations.write_bytes(content)
         output = self.folder / "run"
@@ -86,7 +86,7 @@ class Fuzzed:
         self.outcomes["incomplete" if failed else kind] += 1
 
     def reference_ap(self, truth: Content, category: object) -> dict[str, float] | None:
-        """Returns the figures of pycocotools, None where it gives none or is known to be wrong."""
+        """Returns the figures of pycocotools; None if it has none or is known to be wrong."""
         people = truth.get("annotations")
         if people is None:
             return None
@@ -120,7 +120,7 @@ def fuzzed(tmp_path: Path) -> Fuzzed:
     return Fuzzed(tmp_path, Counter())
 
 
-# Whatever JSON can hold, and some that only Python's JSON can.
+# All values of JSON, and some that only Python's JSON accepts.
 STRANGE = st.one_of(
     st.sampled_from([None, True, False, [], {}, "", "1", "../x", "\ud800", "a\0b", -1, 0, 1, 2]),
     st.sampled_from([math.nan, math.inf, -math.inf, 1e308, -1e308, 1e-320, 0.5, -0.0]),
@@ -130,7 +130,7 @@ STRANGE = st.one_of(
     st.text(max_size=5),
     st.lists(st.integers(-3, 3), max_size=3),
 )
-# Numbers that an annotation file may hold, however little sense they make.
+# Numbers that an annotation file may contain, including senseless ones.
 COORDINATES = st.one_of(
     st.integers(-200, 200), st.floats(-1e3, 1e3), st.sampled_from([1e9, -1e9, 2**31, 1e-300])
 )
@@ -145,7 +145,7 @@ LISTS = st.sampled_from(["images", "annotations", "categories"])
 
 
 def places(node: object) -> list[tuple[Any, Any]]:
-    """Returns every container of a tree with each of its keys."""
+    """Returns all containers of a tree, each with each of its keys."""
     if not isinstance(node, dict | list):
         return []
     keys = list(node) if isinstance(node, dict) else list(range(len(node)))
@@ -163,7 +163,7 @@ def delete(draw: st.DrawFn, content: Content) -> None:
 
 
 def entry(draw: st.DrawFn, content: Content, name: str) -> Content:
-    """Returns an entry of a list, a new one where other mutations left none."""
+    """Returns an entry of a list, or a new entry if other mutations removed all."""
     entries = content.get(name)
     good = [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
     return draw(st.sampled_from(good)) if good else {}
@@ -275,11 +275,11 @@ def fuzz(fuzzed: Fuzzed, examples: int) -> None:
         fuzzed.run(content)
 
     run()
-    # Of each outcome there are enough for the checks of the others to mean something.
+    # Each outcome is frequent enough for the other checks to be meaningful.
     assert min(fuzzed.outcomes[kind] for kind in OUTCOMES) > examples / 50, fuzzed.outcomes
 
 
-# What it says of a failing example is long, and of use.
+# The report of a failing example is long but useful.
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
 
 
@@ -293,7 +293,7 @@ def test_the_annotation_file_that_is_damaged_is_good_itself(fuzzed: Fuzzed) -> N
 def test_an_annotation_file_is_nested_as_deep_as_its_parser_can_take(
     fuzzed: Fuzzed, key: str, depth: int
 ) -> None:
-    # By hand, since the fuzzer gives Python a larger stack.
+    # Written by hand, because the fuzzer gives Python a larger stack.
     nested = b"[" * depth + b"1" + b"]" * depth
     where = b'"info": ' if key == "info" else b'"skeleton": '
     content = json.dumps(valid()).encode()
@@ -313,7 +313,7 @@ def test_thousands_of_damaged_annotation_files_give_a_right_run_or_a_clean_error
 
 
 def found_by_a_model(index: CocoIndex, seed: int) -> list[Content]:
-    """Returns detections near the people of an index, some of them double, and of nobody."""
+    """Returns detections near the people of an index, some of them twice, and elsewhere."""
     rng = np.random.default_rng(seed)
     rows = []
     for one in [*index.ground_truth["annotations"]] * 2:
@@ -329,7 +329,7 @@ def found_by_a_model(index: CocoIndex, seed: int) -> list[Content]:
 
 
 def score_files(folder: Path, examples: int) -> None:
-    """Scores files as tools write them beside pycocotools, and detections under the file's ids."""
+    """Compares figures of files as tools write them with pycocotools, under the ids of the file."""
     telling = Counter[bool]()
 
     @settings(

@@ -1,4 +1,4 @@
-"""Image files of every kind and damage in one run: what cannot be used is recorded, by name."""
+"""Image files of every kind and damage in one run: unusable ones are failures with names."""
 
 import json
 import math
@@ -23,13 +23,13 @@ GOOD = good_files()
 
 @dataclass
 class Folder:
-    """A folder of images with the annotations that go with it."""
+    """A folder of images with their annotations."""
 
     path: Path
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def list(self, name: str, height: int, width: int) -> Path:
-        """Lists an image and returns the path at which its file is to be."""
+        """Adds an image to the annotations and returns the path for its file."""
         self.sizes[name] = height, width
         path = self.path / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,10 +54,10 @@ class Folder:
 
 
 def person(image: dict[str, Any]) -> dict[str, Any]:
-    """Returns somebody whose place depends on the image."""
+    """Returns a person whose position depends on the image."""
     number, height, width = image["id"], image["height"], image["width"]
     middle = width * (0.4 + number % 7 / 30)
-    # A spiral, on which the keypoints lie well apart.
+    # The keypoints lie well apart on a spiral.
     points = [
         [
             middle + (9 + n) * math.cos(0.9 * n) * width / 104,
@@ -138,7 +138,7 @@ def write_unreadable(folder: Folder) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     folder = Folder(tmp_path_factory.mktemp("damaged"))
-    # In turns, so that good and bad ones meet in a batch.
+    # Alternating, so that a batch has good and bad images.
     parts: list[Folder] = []
     for write in (write_good, write_truncated, write_others, write_unreadable):
         part = Folder(folder.path)
@@ -171,7 +171,7 @@ def run(dataset: Dataset, output: Path, **values: Any) -> tuple[RunReport, bytes
     [{}, {"gather": "poses", "batch_size": 3}, {"devices": "cpu:2", "profile": "upstream"}],
     ids=["maps", "poses", "upstream"],
 )
-def test_exactly_what_is_damaged_fails_and_the_rest_is_as_without_it(
+def test_only_damaged_files_fail_and_the_others_have_the_same_results_as_without_them(
     folder: Folder, good_names: set[str], values: dict[str, Any], tmp_path: Path
 ) -> None:
     everything, good = folder.dataset("everything"), folder.dataset("good", good_names)
@@ -191,7 +191,7 @@ def test_exactly_what_is_damaged_fails_and_the_rest_is_as_without_it(
     assert detections == expected
 
 
-def test_each_failure_says_what_is_wrong(folder: Folder, tmp_path: Path) -> None:
+def test_each_failure_has_its_reason(folder: Folder, tmp_path: Path) -> None:
     report, _ = run(folder.dataset("reasons"), tmp_path / "run")
     reasons = {failure.file_name: failure.reason for failure in report.failures}
     expected = {
@@ -235,7 +235,7 @@ def test_an_image_too_long_for_the_network_is_a_failure_and_stops_no_other(
     assert not report.faults.reasons
 
 
-def test_annotations_that_are_no_regular_file_are_a_setup_error(
+def test_annotations_that_are_not_a_regular_file_are_a_setup_error(
     people: Dataset, tmp_path: Path
 ) -> None:
     pipe = tmp_path / "pipe.json"

@@ -1,4 +1,4 @@
-"""The command `cache`."""
+"""The command `cache` shows the contents of the cache and frees it."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests.conftest import Run
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the user's cache is, which nobody has made yet."""
+    """The path of the user's cache, which does not exist yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "distributed_pose"
 
@@ -34,7 +34,7 @@ def contents(run: Run, *arguments: str) -> dict[str, Any]:
     return found
 
 
-def test_it_shows_what_there_is_and_changes_nothing(run: Run, cache: Path) -> None:
+def test_it_shows_the_contents_and_changes_nothing(run: Run, cache: Path) -> None:
     entry = add("one")
     (cache / "models" / "0123456789abcdef").mkdir()
     before = sorted(cache.rglob("*"))
@@ -71,7 +71,7 @@ def test_json_has_folder_limit_and_each_kind(run: Run, cache: Path) -> None:
     }
 
 
-def test_pruning_frees_what_is_over_the_limit_and_all_frees_the_rest(
+def test_prune_removes_entries_over_the_limit_and_all_removes_the_rest(
     run: Run, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = add("old", age_s=60), add("new")
@@ -85,7 +85,7 @@ def test_pruning_frees_what_is_over_the_limit_and_all_frees_the_rest(
     assert list((cache / "models").iterdir()) == []
 
 
-def test_what_is_in_use_stays_and_is_shown(run: Run) -> None:
+def test_entries_in_use_are_kept_and_shown(run: Run) -> None:
     entry = add("used")
     with in_use(entry):
         found = contents(run, "--prune", "--all")
@@ -104,20 +104,20 @@ def test_a_missing_cache_is_an_empty_one(
 
 
 @pytest.mark.parametrize(
-    ("options", "limit", "told"),
+    ("options", "limit", "message"),
     [
-        (["--all"], "5GB", "--all goes with --prune"),
-        ([], "plenty", f"{LIMIT_VARIABLE}=plenty is no size (set it to a size such as 500MB"),
-        (["--prune"], "-5GB", f"{LIMIT_VARIABLE}=-5GB is no size"),
+        (["--all"], "5GB", "--all requires --prune"),
+        ([], "plenty", f"{LIMIT_VARIABLE}=plenty is not a size (set it to a size such as 500MB"),
+        (["--prune"], "-5GB", f"{LIMIT_VARIABLE}=-5GB is not a size"),
     ],
 )
 def test_wrong_usage_is_one_line_with_exit_code_2(
-    run: Run, monkeypatch: pytest.MonkeyPatch, options: list[str], limit: str, told: str
+    run: Run, monkeypatch: pytest.MonkeyPatch, options: list[str], limit: str, message: str
 ) -> None:
     monkeypatch.setenv(LIMIT_VARIABLE, limit)
     code, out, err = run("cache", *options)
     assert (code, out) == (2, "")
-    assert err.startswith(f"error: {told}")
+    assert err.startswith(f"error: {message}")
     assert err.count("\n") == 1
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from distributed_pose import RunConfig, SetupError
+from distributed_pose.backends.selection import select
 from distributed_pose.data.packing import pack_dataset
 from distributed_pose.data.shards import no_detections
 from distributed_pose.data.sources import open_images
@@ -140,30 +141,44 @@ def test_a_restart_leaves_nothing_of_the_run_before(mine: Dataset, tmp_path: Pat
 
 
 def ready(kind: str, precision: str) -> DeviceReady:
-    return DeviceReady(DevicePlan(f"{kind}:0", kind, "", "", 1.0), "b", precision, "d", 1, 0)
+    return DeviceReady(
+        plan=DevicePlan(name=f"{kind}:0", kind=kind, node="", node_id="", cpus=1.0),
+        backend="b",
+        precision=precision,
+        description="d",
+        batch_size=1,
+        warmup_ns=0,
+    )
 
 
 def ledger_of(*devices: DeviceReady) -> Ledger:
     ledger = Ledger([ImageRecord(number, f"{number}.jpg", 4, 6) for number in range(9)])
     for number, device in enumerate(devices):
-        result = ShardResult(device.plan.name, (number,), no_detections(), encoded_bytes=(1,))
-        ledger.accept(LedgerEntry("first", 1, device, result))
+        result = ShardResult(
+            device=device.plan.name,
+            image_ids=(number,),
+            detections=no_detections(),
+            encoded_bytes=(1,),
+        )
+        ledger.accept(LedgerEntry(session="first", elapsed_ns=1, device=device, result=result))
     ledger.begin("first", [ready("npu", "f16")])
     return ledger
 
 
 def test_a_run_goes_on_in_the_precisions_that_it_has_alone(people: Dataset) -> None:
-    config = people.config()
-    check_precisions(Ledger([]), [ready("cpu", "bf16")], config)
-    check_precisions(ledger_of(ready("cpu", "bf16")), [ready("cuda", "bf16")], config)
+    selection = select(people.config())
+    check_precisions(Ledger([]), [ready("cpu", "bf16")], selection)
+    check_precisions(ledger_of(ready("cpu", "bf16")), [ready("cuda", "bf16")], selection)
     both = ledger_of(ready("cpu", "bf16"), ready("cuda", "f16"))
-    check_precisions(both, [ready("cuda", "f16")], config)
+    check_precisions(both, [ready("cuda", "f16")], selection)
     with pytest.raises(SetupError, match=r"bf16 \(b on cpu:0\).*f16 \(b on npu:0\).*set precision"):
-        check_precisions(ledger_of(ready("cpu", "bf16")), [ready("npu", "f16")], config)
+        check_precisions(ledger_of(ready("cpu", "bf16")), [ready("npu", "f16")], selection)
 
 
 def test_precisions_that_are_set_for_each_kind_may_differ(people: Dataset) -> None:
-    config = people.config(cpu={"precision": "f32"}, cuda={"precision": "f16"}, backend="auto")
-    check_precisions(ledger_of(ready("cpu", "f32")), [ready("cuda", "f16")], config)
+    selection = select(
+        people.config(cpu={"precision": "f32"}, cuda={"precision": "f16"}, backend="auto")
+    )
+    check_precisions(ledger_of(ready("cpu", "f32")), [ready("cuda", "f16")], selection)
     with pytest.raises(SetupError):
-        check_precisions(ledger_of(ready("cpu", "f32")), [ready("npu", "f16")], config)
+        check_precisions(ledger_of(ready("cpu", "f32")), [ready("npu", "f16")], selection)

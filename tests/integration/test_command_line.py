@@ -39,7 +39,7 @@ def settings(dataset: Dataset, **values: Any) -> list[str]:
 
 @pytest.fixture
 def copied(people: Dataset, tmp_path: Path) -> Dataset:
-    """A dataset that a test may break."""
+    """A dataset that a test may damage."""
     shutil.copytree(people.images, tmp_path / "copied")
     annotations = Path(shutil.copy(people.annotations, tmp_path / "copied.json"))
     return Dataset(tmp_path / "copied", annotations)
@@ -236,7 +236,7 @@ def test_picture_draws_the_people_of_a_run(run: Run, people: Dataset) -> None:
     assert drawn.shape[0] == 360
 
 
-def test_picture_of_no_run_is_a_setup_error(run: Run) -> None:
+def test_a_picture_of_a_folder_without_a_run_is_a_setup_error(run: Run) -> None:
     code, _, err = run("picture", "nowhere", "poses.png")
     assert code == 3
     assert "nowhere" in err
@@ -267,7 +267,7 @@ def test_demo_data_can_be_evaluated(run: Run) -> None:
         ("detections.json", "[" * 100_000),
     ],
 )
-def test_a_picture_of_files_that_are_no_runs_is_one_line(
+def test_a_picture_of_files_that_are_not_a_run_is_an_error_of_one_line(
     run: Run, people: Dataset, name: str, content: str
 ) -> None:
     run("evaluate", *settings(people, data__limit=1), "--output", "first")
@@ -308,7 +308,7 @@ def test_a_picture_of_a_long_image_is_a_tile_like_others(run: Run, tmp_path: Pat
         ("scale", "--devices", "9" * 5000),
     ],
 )
-def test_numbers_that_cannot_be_are_a_usage_error_of_one_line(
+def test_impossible_numbers_are_a_usage_error_of_one_line(
     run: Run, arguments: tuple[str, ...]
 ) -> None:
     code, out, err = run(*arguments)
@@ -327,7 +327,7 @@ def test_numbers_that_cannot_be_are_a_usage_error_of_one_line(
         b'{"cores": 4, "ceiling_images_per_s": 0, "device_share": 0.9, "cpu_us": {}}',
     ],
 )
-def test_costs_that_are_none_are_a_setup_error(run: Run, content: bytes) -> None:
+def test_files_that_are_not_costs_are_a_setup_error(run: Run, content: bytes) -> None:
     Path("costs.json").write_bytes(content)
     code, _, err = run("plan", "--devices", "300=4", "--costs", "costs.json")
     assert code == 3
@@ -335,7 +335,7 @@ def test_costs_that_are_none_are_a_setup_error(run: Run, content: bytes) -> None
     assert len(err.splitlines()) == 1
 
 
-def test_hostile_names_are_shown_as_escapes_and_reported_as_they_are(
+def test_hostile_names_are_printed_as_escapes_and_stay_unchanged_in_the_report(
     run: Run, tmp_path: Path
 ) -> None:
     name = "\x1b[31m[red]\u202eb\rc\nd\x9b.png"
@@ -361,7 +361,7 @@ def test_hostile_names_are_shown_as_escapes_and_reported_as_they_are(
         ("evaluate", "--set", "model.path=\x9b31m.onnx", "--set", "data.images=\r"),
     ],
 )
-def test_hostile_words_of_a_command_line_are_shown_as_escapes(
+def test_hostile_words_of_a_command_line_are_printed_as_escapes(
     run: Run, arguments: tuple[str, ...]
 ) -> None:
     code, out, err = run(*arguments)
@@ -371,13 +371,13 @@ def test_hostile_words_of_a_command_line_are_shown_as_escapes(
     assert err.strip().isprintable()
 
 
-def test_images_repeated_beyond_memory_are_a_usage_error(run: Run, people: Dataset) -> None:
+def test_more_repetitions_than_memory_holds_are_a_usage_error(run: Run, people: Dataset) -> None:
     code, _, err = run("evaluate", *settings(people, data__repeat=2**31 - 1))
     assert code == 2
     assert "data.repeat: 12 images 2147483647 times" in err
 
 
-def test_workers_beyond_a_machine_are_a_usage_error(run: Run, people: Dataset) -> None:
+def test_more_workers_than_a_machine_can_run_are_a_usage_error(run: Run, people: Dataset) -> None:
     code, _, err = run("evaluate", *settings(people, devices="cpu:99999"))
     assert code == 2
     assert "devices: 99999 of them" in err

@@ -1,4 +1,4 @@
-"""From a model to artifacts, and from artifacts to runs, with stand-ins for what vendors ship."""
+"""Models are compiled to artifacts and run, with fakes of the vendors' tools."""
 
 import json
 import os
@@ -25,11 +25,11 @@ from tests.fakes.ascend import FOLDER, install_cann
 from tests.int8_models import needs_int8, needs_nncf, small_network
 from tests.tiny_models import save_constant_model
 
-# Few, since the demo's network takes a tenth of a second for each.
+# Only a few, since the demo's network takes a tenth of a second per image.
 IMAGES = {"limit": 5}
 
 
-# Of the guide, but for the batch and the chip.
+# The guide's command except for batch and chip.
 ATC = (
     "atc --framework=5 --model=M.onnx --output=M_bs{} --input_format=NCHW "
     "--input_shape=data:{},3,368,640 --log=error"
@@ -39,7 +39,7 @@ ATC = (
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's network as ONNX."""
-    order = CompileSpec("onnxruntime:cpu", "auto", "modelzoo")
+    order = CompileSpec(backend="onnxruntime:cpu", precision="auto", profile="modelzoo")
     path = tmp_path_factory.mktemp("model") / "demo.onnx"
     path.write_bytes(portable(load_source(WEIGHTS), order).content)
     return path
@@ -47,10 +47,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cann(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The file in which each run of a stand-in for CANN's compiler is a line."""
+    """The file with a line for each run of the fake of CANN's compiler."""
     folder = tmp_path_factory.mktemp("cann")
     installed = install_cann(folder / "Ascend")
-    # The decoder's compiled code is not what is tested, and takes long to make.
+    # The compiled decoder is not tested here, and compiling it takes long.
     kept = Path(platformdirs.user_cache_dir("distributed_pose")) / "kernels"
     kept.mkdir(parents=True, exist_ok=True)
     (folder / "cache" / "distributed_pose").mkdir(parents=True)
@@ -58,7 +58,7 @@ def cann(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ASCEND_TOOLKIT_HOME", str(installed.home))
         patch.setenv("PATH", str(installed.python), prepend=os.pathsep)
-        # Where `acl` and `ais_bench` are.
+        # The folder of the fakes of `acl` and `ais_bench`.
         patch.setenv("PYTHONPATH", str(FOLDER), prepend=os.pathsep)
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         yield installed.log
@@ -66,7 +66,7 @@ def cann(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def npus(cann: Path) -> Iterator[Path]:
-    """Two nodes with an NPU each, and CANN."""
+    """Two nodes with one NPU each, and CANN."""
     with two_nodes(npus=1, cpus=1):
         yield cann
 
@@ -101,14 +101,14 @@ def test_the_vendors_commands_are_those_of_the_guide(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     save_constant_model(Path("M.onnx"))
-    told = command("compile", "M.onnx", "--for", *options, "--dry-run").splitlines()
+    printed = command("compile", "M.onnx", "--for", *options, "--dry-run").splitlines()
     if options[0].startswith("ascend"):
-        assert told[0].startswith("unset PYTHONPATH PYTHONHOME")
+        assert printed[0].startswith("unset PYTHONPATH PYTHONHOME")
         assert re.fullmatch(
-            r"source /\S+/ascend-toolkit/set_env\.sh(  # CANN 5\.1 or newer)?", told[1]
+            r"source /\S+/ascend-toolkit/set_env\.sh(  # CANN 5\.1 or newer)?", printed[1]
         )
-        told = told[2:]
-    assert told == expected
+        printed = printed[2:]
+    assert printed == expected
 
 
 def test_the_guides_aipp_text_comes_before_the_command(
@@ -116,8 +116,8 @@ def test_the_guides_aipp_text_comes_before_the_command(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     save_constant_model(Path("M.onnx"))
-    told = command("compile", "M.onnx", "--for", "ascend310", "--profile", "uint8", "--dry-run")
-    text, _, last = told.partition("\nEND\n")
+    printed = command("compile", "M.onnx", "--for", "ascend310", "--profile", "uint8", "--dry-run")
+    text, _, last = printed.partition("\nEND\n")
     assert "\ncat > aipp.cfg <<'END'\naipp_op {\n" in text
     assert text.count(": 0.00390625") == text.count("mean_chn_") == 3
     assert last.endswith("--soc_version=Ascend310 --insert_op_conf=aipp.cfg\n")
@@ -137,16 +137,16 @@ def test_precision_and_profile_are_those_of_the_configuration_unless_given(
     assert "--fp16" in command(*start, "tensorrt", *options, "--precision", "f16")
 
 
-def test_an_engine_for_several_sizes_takes_single_images_too(
+def test_an_engine_for_several_sizes_also_takes_single_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     save_constant_model(Path("M.onnx"))
-    told = command(
+    printed = command(
         "compile", "M.onnx", "--for", "tensorrt", "--batch", "4,8", "--dynamic-batch", "--dry-run"
     )
-    assert "--minShapes=data:1x3x368x640" in told
-    assert "--maxShapes=data:8x3x368x640" in told
+    assert "--minShapes=data:1x3x368x640" in printed
+    assert "--maxShapes=data:8x3x368x640" in printed
 
 
 def test_a_checkpoint_is_exported_before_the_vendors_command(
@@ -155,12 +155,12 @@ def test_a_checkpoint_is_exported_before_the_vendors_command(
     monkeypatch.chdir(tmp_path)
     Path("a").mkdir()
     shutil.copy(WEIGHTS, "a/b.pth")
-    told = command("compile", "a/b.pth", "--for", "ascend310", "--dry-run").splitlines()
-    assert told[0] == "distributed-pose export a/b.pth a/b.onnx"
-    assert "--model=a/b.onnx" in told[-1]
+    printed = command("compile", "a/b.pth", "--for", "ascend310", "--dry-run").splitlines()
+    assert printed[0] == "distributed-pose export a/b.pth a/b.onnx"
+    assert "--model=a/b.onnx" in printed[-1]
 
 
-def test_a_library_has_no_command_to_show(tmp_path: Path) -> None:
+def test_a_target_that_a_library_compiles_has_no_command_to_print(tmp_path: Path) -> None:
     path = save_constant_model(tmp_path / "M.onnx")
     with pytest.raises(ConfigError, match="openvino is compiled by a library"):
         command("compile", path, "--for", "openvino", "--dry-run")
@@ -170,7 +170,7 @@ def test_a_library_has_no_command_to_show(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (["--for", "tpu"], "no such target.*known: ascend310, .*tensorrt"),
-        (["--for", "ascendx"], "x is no Ascend chip"),
+        (["--for", "ascendx"], "x is not an Ascend chip"),
         (["--for", "cuda", "--precision", "int8"], "precision: int8 is not available"),
         (["--for", "onnxruntime", "--precision", "int8"], "none is converted for it"),
         (["--for", "onnxruntime", "--precision", "f16"], "none is converted for it"),
@@ -180,7 +180,7 @@ def test_a_library_has_no_command_to_show(tmp_path: Path) -> None:
         (["--for", "tensorrt", "--profile", "uint8", "--dry-run"], "normalises by itself"),
     ],
 )
-def test_what_cannot_be_compiled_is_a_config_error(
+def test_a_target_that_cannot_be_compiled_for_is_a_config_error(
     tmp_path: Path, options: list[str], message: str
 ) -> None:
     path = save_constant_model(tmp_path / "M.onnx")
@@ -199,7 +199,7 @@ def test_without_the_vendors_compiler_the_error_names_it(
         command("compile", path, "--for", "ascend310p3")
 
 
-def test_data_that_is_named_by_half_is_not_replaced_by_the_demos(tmp_path: Path) -> None:
+def test_data_without_annotations_is_not_completed_by_the_demo(tmp_path: Path) -> None:
     path = save_constant_model(tmp_path / "M.onnx")
     options = ["--for", "openvino", "--precision", "int8", "--set", f"data.images={tmp_path}"]
     with pytest.raises(ConfigError, match=r"data\.annotations is not set"):
@@ -209,7 +209,7 @@ def test_data_that_is_named_by_half_is_not_replaced_by_the_demos(tmp_path: Path)
 @pytest.mark.slow
 @needs_nncf
 @needs_int8
-def test_an_image_that_is_broken_counts_for_int8_and_float_alike(
+def test_a_broken_image_counts_equally_for_int8_and_float(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -220,11 +220,11 @@ def test_an_image_that_is_broken_counts_for_int8_and_float_alike(
     data = {"data.images": written.images, "data.annotations": written.annotations}
     keys = [w for key, value in data.items() for w in ("--set", f"{key}={value}")]
     options = ["--for", "openvino", "--precision", "int8", "--set", "engine=inline", *keys]
-    told = command("compile", model, *options, "--output", tmp_path / "out")
-    assert "images 3, f32 " in told
+    printed = command("compile", model, *options, "--output", tmp_path / "out")
+    assert "images 3, f32 " in printed
 
 
-def test_an_artifact_is_made_once_and_its_card_tells_how(
+def test_an_artifact_is_made_once_and_its_card_describes_how(
     model: Path, cann: Path, tmp_path: Path
 ) -> None:
     before = len(lines(cann))
@@ -247,7 +247,7 @@ def test_an_artifact_is_made_once_and_its_card_tells_how(
 
 
 @pytest.mark.parametrize("profile", ["modelzoo", pytest.param("uint8", marks=pytest.mark.slow)])
-def test_npus_give_the_processors_poses_and_the_model_is_compiled_once(
+def test_npus_return_the_poses_of_the_cpu_and_the_model_is_compiled_once(
     people: Dataset, model: Path, npus: Path, tmp_path: Path, profile: str
 ) -> None:
     before = len(lines(npus))
@@ -273,7 +273,7 @@ def test_npus_give_the_processors_poses_and_the_model_is_compiled_once(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("npus")
-def test_an_om_is_run_as_it_is(people: Dataset, model: Path, tmp_path: Path) -> None:
+def test_an_om_is_run_unchanged(people: Dataset, model: Path, tmp_path: Path) -> None:
     command("compile", model, "--for", "ascend310p3", "--batch", 4, "--output", tmp_path)
     (path,) = tmp_path.glob("*.om")
     values = {"model": {"path": path}, "data": IMAGES, "batch_size": 4, "engine": "ray"}
@@ -285,7 +285,7 @@ def test_an_om_is_run_as_it_is(people: Dataset, model: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("npus")
-def test_a_chip_that_the_compiler_cannot_serve_is_a_setup_error_that_names_the_device(
+def test_a_chip_that_the_compiler_does_not_support_is_a_setup_error_that_names_the_device(
     people: Dataset, model: Path
 ) -> None:
     values = {"model": {"path": model}, "data": IMAGES, "engine": "ray", "devices": "npu:*"}
@@ -296,7 +296,7 @@ def test_a_chip_that_the_compiler_cannot_serve_is_a_setup_error_that_names_the_d
 
 
 @pytest.mark.slow
-def test_pytorch_gives_the_poses_of_onnx_runtime(people: Dataset, tmp_path: Path) -> None:
+def test_pytorch_returns_the_poses_of_onnx_runtime(people: Dataset, tmp_path: Path) -> None:
     values = {"model": {"path": WEIGHTS}, "data": {"limit": 2}, "batch_size": 2}
     for name in ("torch", "onnxruntime"):
         evaluate(people.config(**{**values, "backend": name}), tmp_path / name)
@@ -309,13 +309,13 @@ def test_pytorch_gives_the_poses_of_onnx_runtime(people: Dataset, tmp_path: Path
         assert one["keypoints"] == pytest.approx(other["keypoints"], abs=1)
 
 
-def test_pytorch_runs_checkpoints_alone(people: Dataset, tmp_path: Path) -> None:
+def test_pytorch_runs_only_checkpoints(people: Dataset, tmp_path: Path) -> None:
     path = save_constant_model(tmp_path / "model.onnx")
     with pytest.raises(SetupError, match=r"runs checkpoints .*model\.onnx is ONNX"):
         evaluate(people.config(backend="torch", model={"path": path}))
 
 
-def test_a_damaged_artifact_of_the_cache_is_made_anew(
+def test_a_damaged_artifact_in_the_cache_is_made_again(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

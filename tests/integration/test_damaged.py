@@ -20,7 +20,7 @@ REASON = "Corrupt JPEG data: premature end of data segment"
 
 
 def cut(path: Path) -> None:
-    """Ends a JPEG in the middle of its data, as if that were its end."""
+    """Puts an end marker into the middle of the data of a JPEG."""
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2] + b"\xff\xd9")
 
@@ -70,7 +70,7 @@ def test_damaged_images_are_evaluated_and_named(
 def test_damaged_images_are_evaluated_as_opencv_decodes_them(
     damaged: Dataset, tmp_path: Path
 ) -> None:
-    # Maps that depend on every pixel: those of the demo's network.
+    # The maps of the demo's network depend on every pixel.
     same = tmp_path / "images"
     same.mkdir()
     for record in damaged.records():
@@ -91,7 +91,7 @@ def preprocessed(images: Path, bins: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("gather", ["maps", "poses"])
-def test_damaged_images_are_failures_where_they_are_to_be(
+def test_damaged_images_are_failures_if_so_configured(
     damaged: Dataset, names: list[tuple[int, str]], gather: str
 ) -> None:
     report = evaluate(damaged.config(data={"damaged": "fail"}, gather=gather))
@@ -102,7 +102,7 @@ def test_damaged_images_are_failures_where_they_are_to_be(
     assert not report.damaged
 
 
-def test_a_resumed_run_names_what_the_first_session_found(
+def test_a_resumed_run_names_the_damaged_images_of_the_first_session(
     damaged: Dataset, names: list[tuple[int, str]], tmp_path: Path
 ) -> None:
     missing = damaged.images / damaged.records()[5].file_name
@@ -118,7 +118,7 @@ def test_a_resumed_run_names_what_the_first_session_found(
     assert [(one.image_id, one.file_name) for one in report.damaged] == names
 
 
-def test_the_terminal_says_how_many_and_the_first_of_them(
+def test_the_terminal_shows_the_number_and_the_first_of_them(
     damaged: Dataset, names: list[tuple[int, str]], run: Run
 ) -> None:
     keys = [f"data.images={damaged.images}", f"data.annotations={damaged.annotations}"]
@@ -127,7 +127,7 @@ def test_the_terminal_says_how_many_and_the_first_of_them(
     assert code == 0
     text = " ".join(out.split())
     first = f"{names[0][1]} ({REASON})"
-    assert f"3 images are damaged and used all the same: {first}" in text
+    assert f"3 images are damaged and evaluated nevertheless: {first}" in text
     assert "libjpeg" not in err
     assert "Corrupt" not in err
     code, out, err = run("evaluate", *(f"--set={key}" for key in [*keys, "data.damaged=fail"]))
@@ -145,7 +145,9 @@ def test_the_guides_preprocessing_names_damaged_images(
     assert code == 0
     assert "12 images" in out
     (line,) = caplog.messages
-    assert line.startswith(f"3 images are damaged and used all the same: {names[0][1]} ({REASON})")
+    assert line.startswith(
+        f"3 images are damaged and evaluated nevertheless: {names[0][1]} ({REASON})"
+    )
 
 
 def test_damaged_images_in_packed_shards_are_named(

@@ -1,4 +1,4 @@
-"""The main job with nothing named: its own images, its own network, real AP."""
+"""A run without data and model evaluates the demo, and reaches the AP of its card."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,8 @@ from tests.requirements import skip_without_bf16
 CARD = json.loads(WEIGHTS.with_suffix(".json").read_text())
 CARD_AP = CARD["held_out"]["AP"]
 
-# To the card's AP, which is PyTorch's at float32; bf16 is compared with f32 on one backend.
+# Largest difference from the AP of the card, which PyTorch computed in float32; bf16 is compared
+# with f32 on one backend.
 F32_TOLERANCE = 0.005
 BF16_TOLERANCE = 0.02
 
@@ -49,7 +50,7 @@ def test_bf16_keeps_the_accuracy_of_the_demo() -> None:
     assert demo_ap(precision="bf16") == pytest.approx(demo_ap(precision="f32"), abs=BF16_TOLERANCE)
 
 
-def test_the_card_is_of_the_shipped_weights() -> None:
+def test_the_card_describes_the_shipped_weights() -> None:
     assert CARD["sha256"] == sha256_hex(WEIGHTS.read_bytes())
 
 

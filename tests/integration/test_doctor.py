@@ -1,4 +1,4 @@
-"""`doctor` on machines made of files: which backend is taken, what others lack, what mends it."""
+"""On emulated machines, `doctor` names the backend in use, what others lack, and the fix."""
 
 import json
 import os
@@ -24,17 +24,17 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
 
 
 class Answer:
-    """What `doctor` has printed."""
+    """The output of `doctor`."""
 
     def __init__(self, output: str) -> None:
         self.output = output
         self.backends = dict(re.findall(r"^ [ *] (\S+) +(\S.*)$", output, re.MULTILINE))
         self.taken = re.findall(r"^ \* (\S+)", output, re.MULTILINE)
-        # But for the paths of these machines.
+        # The outputs are equal except for the paths of these machines.
         assert max(len(line) for line in output.splitlines() if "/host/" not in line) <= 80
 
     def mend(self, what: str) -> str:
-        """Returns the note of something that is missing, in one line."""
+        """Returns the note on a missing component, in one line."""
         notes = re.split(r"^(?=\[\d+\] )", self.output.partition("\n[1]")[2], flags=re.MULTILINE)
         (note,) = (note for note in notes if what in " ".join(note.split()))
         return " ".join(note.split())
@@ -46,7 +46,7 @@ def ask(run: Run) -> "Ask":
 
 
 class Ask:
-    """Runs `doctor`, and checks how it ends."""
+    """Runs `doctor`, and checks its exit code."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -57,28 +57,26 @@ class Ask:
         return Answer(out)
 
 
-def test_this_machine_can_run_a_model_on_its_processor(run: Run) -> None:
+def test_this_machine_can_run_a_model_on_its_cpu(run: Run) -> None:
     _, out, _ = run("doctor", "--set", "devices=cpu")
     answer = Answer(out)
     assert answer.taken == ["openvino"]
-    assert answer.backends["openvino"] == "ready, taken"
+    assert answer.backends["openvino"] == "ready, used"
     assert answer.backends["onnxruntime:cpu"] == "ready"
     assert answer.backends["torch:cpu"] == "ready, for checkpoints (.pth) alone"
     assert answer.backends["clusters"] == "ready"
 
 
 class TestNpuHost:
-    def test_without_cann_lacks_it_and_the_processor_is_still_of_use(
-        self, ask: Ask, host: Host
-    ) -> None:
+    def test_without_cann_lacks_it_and_can_still_use_its_cpu(self, ask: Ask, host: Host) -> None:
         host.npu()
         answer = ask(code=3)
         assert answer.taken == ["openvino"]
         assert answer.backends["ascend"] == "lacks CANN [1]"
         assert "0 of 1 devices can run a model" in answer.output
-        assert "cpu:0: processor, this machine, used where there is no accelerator" in answer.output
+        assert "cpu:0: processor, this machine, used only without an accelerator" in answer.output
 
-    def test_whose_cann_is_not_in_the_environment_is_told_the_script_to_source(
+    def test_whose_cann_is_not_in_the_environment_gets_the_script_to_source(
         self, ask: Ask, host: Host
     ) -> None:
         host.npu()
@@ -87,10 +85,10 @@ class TestNpuHost:
         assert answer.backends["ascend"] == "lacks the Python module acl [1]"
         note = answer.mend("the Python module acl")
         assert f"source {script} before starting" in note
-        # The same mends what another backend lacks.
+        # The same fix applies to another backend.
         assert "libascendcl.so" in note
 
-    def test_with_cann_takes_pyacl(self, ask: Ask, host: Host) -> None:
+    def test_with_cann_uses_pyacl(self, ask: Ask, host: Host) -> None:
         host.npu()
         host.cann()
         host.source_cann()
@@ -108,7 +106,7 @@ class TestNpuHost:
         assert answer.backends["ascend"] == "lacks libascend_hal.so [1]"
         assert "acl.mdl needs it" in answer.mend("libascend_hal.so")
 
-    def test_with_ais_bench_takes_it_where_pyacl_is_missing(self, ask: Ask, host: Host) -> None:
+    def test_with_ais_bench_uses_it_if_pyacl_is_missing(self, ask: Ask, host: Host) -> None:
         host.npu()
         host.cann()
         host.stand_in("ais_bench", "fake_om.py")
@@ -137,7 +135,7 @@ class TestNpuHost:
         assert answer.backends["onnxruntime:cann"].startswith("lacks numpy<2 [")
         assert "pip install 'numpy<2' 'opencv-python-headless<4.12'" in answer.mend("numpy<2")
 
-    def test_with_onnx_runtime_for_cann_and_numpy_1_takes_it(self, ask: Ask, host: Host) -> None:
+    def test_with_onnx_runtime_for_cann_and_numpy_1_uses_it(self, ask: Ask, host: Host) -> None:
         host.npu()
         host.onnxruntime_cann()
         host.distribution("numpy", "1.26.4")
@@ -162,7 +160,7 @@ class TestNpuHost:
 
 
 class TestGpuHost:
-    def test_with_all_libraries_takes_tensorrt(self, ask: Ask, host: Host) -> None:
+    def test_with_all_libraries_uses_tensorrt(self, ask: Ask, host: Host) -> None:
         host.gpu()
         host.onnxruntime_gpu(*ALL_LIBRARIES)
         assert ask(code=0).taken == ["onnxruntime:tensorrt", "openvino"]
@@ -200,23 +198,21 @@ class TestGpuHost:
         answer = ask(code=3)
         assert "found one for CUDA 12.4" in answer.mend("driver for CUDA 13")
 
-    def test_takes_pytorch_for_checkpoints_and_says_so(self, ask: Ask, host: Host) -> None:
+    def test_uses_pytorch_for_checkpoints_and_says_so(self, ask: Ask, host: Host) -> None:
         host.gpu()
         host.torch("2.13.0", "12.8")
         answer = ask(code=0)
         assert answer.taken == ["torch:cuda", "openvino"]
-        assert answer.backends["torch:cuda"] == "ready, taken, for checkpoints (.pth) alone"
+        assert answer.backends["torch:cuda"] == "ready, used, for checkpoints (.pth) alone"
 
-    def test_that_has_pytorch_alone_has_nothing_for_an_onnx_model(
-        self, ask: Ask, host: Host
-    ) -> None:
+    def test_with_only_pytorch_cannot_run_an_onnx_model(self, ask: Ask, host: Host) -> None:
         host.gpu()
         host.torch("2.13.0", "12.8")
         model = host.folder / "model.onnx"
         model.write_bytes(network())
         assert ask("--set", f"model.path={model}", code=3).taken == ["openvino"]
 
-    def test_whose_driver_is_not_loaded_is_told_what_its_tool_says(
+    def test_whose_driver_is_not_loaded_gets_the_message_of_its_tool(
         self, ask: Ask, host: Host
     ) -> None:
         host.pci("0000:3b:00.0", "0x10de", "0x030200")
@@ -243,7 +239,7 @@ def test_a_backend_that_is_named_is_the_only_one_that_counts(ask: Ask, host: Hos
     ]
 
 
-def test_a_backend_without_a_device_that_it_runs_on_is_no_success(ask: Ask, host: Host) -> None:
+def test_a_backend_without_a_device_ends_with_exit_code_3(ask: Ask, host: Host) -> None:
     del host
     assert (
         "no device that the configured backend runs on"
@@ -251,7 +247,7 @@ def test_a_backend_without_a_device_that_it_runs_on_is_no_success(ask: Ask, host
     )
 
 
-def test_answers_are_had_as_json(run: Run, host: Host) -> None:
+def test_results_can_be_printed_as_json(run: Run, host: Host) -> None:
     host.gpu()
     host.onnxruntime_gpu("libcudnn.so.9")
     code, out, _ = run("doctor", "--json", "--set", "devices=cuda:0")
@@ -263,7 +259,7 @@ def test_answers_are_had_as_json(run: Run, host: Host) -> None:
     assert device["backends"]["onnxruntime:cuda"] == []
 
 
-def test_devices_lists_the_backend_that_each_takes(run: Run, host: Host) -> None:
+def test_devices_lists_the_backend_of_each_device(run: Run, host: Host) -> None:
     host.gpu()
     host.onnxruntime_gpu("libcudnn.so.9")
     code, out, err = run("devices")
@@ -271,7 +267,7 @@ def test_devices_lists_the_backend_that_each_takes(run: Run, host: Host) -> None
     assert re.search(r"cuda:0 .* Tesla T4 .* onnxruntime:cuda ", out)
 
 
-def test_a_card_that_nothing_can_use_is_left_out_with_what_is_missing(
+def test_a_card_without_a_backend_is_left_out_and_its_missing_requirements_are_named(
     run: Run, host: Host, caplog: pytest.LogCaptureFixture
 ) -> None:
     host.npu()

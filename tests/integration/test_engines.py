@@ -1,13 +1,14 @@
 """The same detections, byte for byte, whatever runs the workers."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from distributed_pose.data.packing import pack_dataset
-from distributed_pose.data.shards import Shard
+from distributed_pose.engine.base import Workload
 from distributed_pose.engine.inline import InlineEngine
 from distributed_pose.errors import SetupError
 from distributed_pose.evaluation import evaluate, evaluate_on
@@ -25,8 +26,9 @@ ORACLE_AP = {"modelzoo": 0.8563, "upstream": 0.8696, "uint8": 0.8563}
 class ReversedEngine(InlineEngine):
     """Finishes the last shard first."""
 
-    def run(self, shards: Iterable[Shard], num_images: int = 0) -> Iterator[ShardResult]:
-        return reversed([*super().run([*shards][::-1], num_images)])
+    def run(self, workload: Workload) -> Iterator[ShardResult]:
+        backwards = replace(workload, shards=[*workload.shards][::-1])
+        return reversed([*super().run(backwards)])
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +207,8 @@ def test_a_device_that_cannot_be_freed_hides_neither_the_result_nor_the_others(
         raise RuntimeError("the driver is gone")
 
     with engine:
-        engine.start(read_inputs(config).model)
+        inputs = read_inputs(config)
+        engine.start(inputs.selection, inputs.model)
         first, second = (device.worker for device in engine._devices)
         free = first.close
         first.close = refuse  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""The programs in `examples/` run as they are."""
+"""The programs in `examples/` run unchanged."""
 
 import json
 import os
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def run_code(folder: Path, *arguments: str) -> str:
-    # Without a cluster of somebody else's.
+    # No other cluster on this machine is used.
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     answer = subprocess.run(
         [sys.executable, *arguments],

@@ -1,4 +1,4 @@
-"""`auto` goes on to the next backend that can start, and says why the better one could not."""
+"""`auto` uses the next backend that can start, and reports why the better one could not."""
 
 import importlib
 import json
@@ -37,7 +37,7 @@ def on_npu(people: Dataset, host: Host, backend: str) -> RunConfig:
 
 
 class TestOfAnNpu:
-    def test_whose_runtime_refuses_the_model_takes_the_next_and_reports_why(
+    def test_whose_runtime_refuses_the_model_uses_the_next_and_reports_why(
         self,
         people: Dataset,
         npu_host: Host,
@@ -45,7 +45,7 @@ class TestOfAnNpu:
         caplog: pytest.LogCaptureFixture,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        # What `npu-smi` names is not what the runtime finds.
+        # The runtime reports another chip than `npu-smi`.
         importlib.import_module("acl.fake").soc = "Ascend310"
         report = evaluate(on_npu(people, npu_host, "auto"), tmp_path / "run")
         (device,) = report.devices
@@ -58,7 +58,7 @@ class TestOfAnNpu:
         Terminal().print(*run_tables(report))
         assert "backend ascend-ais, since ascend cannot start" in capsys.readouterr().out
 
-    def test_that_is_to_have_a_backend_by_its_name_fails_with_it(
+    def test_with_a_named_backend_fails_if_the_backend_does(
         self, people: Dataset, npu_host: Host
     ) -> None:
         importlib.import_module("acl.fake").soc = "Ascend310"
@@ -68,7 +68,7 @@ class TestOfAnNpu:
 
 @pytest.fixture
 def broken_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An OpenVINO whose files are there and whose libraries do not load, in new processes."""
+    """An OpenVINO whose files exist but whose libraries do not load in new processes."""
     folder = tmp_path / "packages" / "openvino"
     folder.mkdir(parents=True)
     problem = "libopenvino.so.2640: undefined symbol: gone"
@@ -82,7 +82,7 @@ def test_workers_of_a_cluster_are_started_again_with_the_next_backend(
 ) -> None:
     model = {"path": str(save_constant_model(tmp_path / "model.onnx"))}
     values = {"engine": "ray", "devices": "cpu:2", "model": model, "data": {"limit": 4}}
-    # More CPUs than are reserved, so that processes that end are not in the way of new ones.
+    # More CPUs than are reserved, so that ending processes do not block new ones.
     values["cpu"] = {"cpus": 1}
     ray.init(num_cpus=4, include_dashboard=False, object_store_memory=100 * 2**20)
     try:

@@ -1,7 +1,7 @@
 """Devices, reducers and nodes that fail during a run, whose detections must not show it."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 from distributed_pose import ExecutionError, RunConfig
 from distributed_pose.cluster import engine as ray_engine
 from distributed_pose.cluster.engine import RayEngine
-from distributed_pose.data.shards import Shard
+from distributed_pose.engine.base import Workload
 from distributed_pose.evaluation import evaluate, evaluate_on
 from distributed_pose.records import ShardResult
 from distributed_pose.run.inputs import read_inputs
@@ -102,8 +102,8 @@ class CountingEngine(RayEngine):
     copies = 1
     came_back = 0
 
-    def run(self, shards: Iterable[Shard], num_images: int = 0) -> Iterator[ShardResult]:
-        for result in super().run(shards, num_images):
+    def run(self, workload: Workload) -> Iterator[ShardResult]:
+        for result in super().run(workload):
             for _ in range(self.copies):
                 self.came_back += len(result.image_ids)
                 yield result

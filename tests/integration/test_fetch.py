@@ -40,19 +40,19 @@ KEYPOINTS = "annotations/person_keypoints_val2017.json"
 
 @dataclass
 class Site:
-    """A web server and how it behaves.
+    """A web server with configurable behaviour.
 
     Attributes:
-        url: where it listens.
+        url: address of the server.
         files: content by path.
-        drops: bytes after which it hangs up, one for each request; afterwards it sends all.
-        statuses: error statuses, one for each request; afterwards it answers.
-        always_drops: hang up after so many bytes, every time.
-        resumes: honour `Range`.
-        range_shift: send from so many bytes before the place asked for.
-        tells_length: send `Content-Length`.
-        content_type: of all files.
-        ranges: the `Range` of every request so far.
+        drops: number of bytes after which it hangs up, one per request; later requests get all.
+        statuses: error statuses, one per request; later requests get the file.
+        always_drops: number of bytes after which it hangs up in every request.
+        resumes: whether it honours `Range`.
+        range_shift: number of bytes before the requested position at which it starts.
+        sends_length: whether it sends `Content-Length`.
+        content_type: content type of all files.
+        ranges: the `Range` headers of all requests so far.
     """
 
     url: str
@@ -62,12 +62,12 @@ class Site:
     always_drops: int | None = None
     resumes: bool = True
     range_shift: int = 0
-    tells_length: bool = True
+    sends_length: bool = True
     content_type: str = "application/octet-stream"
     ranges: list[str | None] = field(default_factory=list)
 
     def offer(self, name: str, content: bytes, **values: Any) -> Download:
-        """Returns the source of a file that it serves from now on, digest included."""
+        """Serves a file from now on, and returns its source with its digest."""
         self.files[f"/{name}"] = content
         known = {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         return Download(f"{self.url}/{name}", name, **(known | {"retry_wait_s": 0.001} | values))
@@ -92,12 +92,12 @@ class Site:
         self, request: BaseHTTPRequestHandler, status: int, headers: dict[str, str], body: bytes
     ) -> None:
         request.send_response(status)
-        length = {"Content-Length": str(len(body))} if self.tells_length else {}
+        length = {"Content-Length": str(len(body))} if self.sends_length else {}
         for name, value in ({"Content-Type": self.content_type} | length | headers).items():
             request.send_header(name, value)
         request.end_headers()
         most = self.drops.pop(0) if self.drops else self.always_drops
-        # A client that has seen enough hangs up.
+        # A client that refuses the response hangs up.
         with suppress(ConnectionError):
             request.wfile.write(body[:most])
 
@@ -123,14 +123,14 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 @pytest.fixture
 def closed_url() -> str:
-    """An address at which nobody listens."""
+    """An address without a server."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
 def part_of(folder: Path, content: bytes) -> Path:
-    """Returns what an earlier download left."""
+    """Returns the partial file of an earlier download."""
     part = folder / "model.pth.part"
     part.write_bytes(content)
     return part
@@ -143,7 +143,7 @@ def failure(source: Download, folder: Path) -> str:
     return str(raised.value)
 
 
-def test_a_file_arrives_whole_under_its_name_alone(site: Site, tmp_path: Path) -> None:
+def test_a_downloaded_file_is_complete_and_leaves_no_other_file(site: Site, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int | None]] = []
     path = fetch_checkpoint(
         tmp_path / "new" / "folder", lambda *at: seen.append(at), site.offer("model.pth", CONTENT)
@@ -155,14 +155,14 @@ def test_a_file_arrives_whole_under_its_name_alone(site: Site, tmp_path: Path) -
     assert seen[-1] == ("model.pth", len(CONTENT), len(CONTENT))
 
 
-def test_a_download_that_breaks_goes_on_where_it_stopped(site: Site, tmp_path: Path) -> None:
+def test_a_broken_download_resumes_where_it_stopped(site: Site, tmp_path: Path) -> None:
     sent = [400_000, 300_000, 200_000]
     site.drops = [*sent]
     (path,) = download([site.offer("model.pth", CONTENT)], tmp_path)
     starts = [int(asked.removeprefix("bytes=")[:-1]) if asked else 0 for asked in site.ranges]
     assert path.read_bytes() == CONTENT
     assert starts[0] == 0
-    # What breaks in the middle of a chunk is asked for again, and no more than that.
+    # Only the chunk in which the connection breaks is requested again.
     for previous, start, most in zip(starts[:-1], starts[1:], sent, strict=True):
         assert previous + most - 100_000 < start <= previous + most
 
@@ -175,7 +175,9 @@ def test_an_earlier_download_is_completed(site: Site, tmp_path: Path) -> None:
     assert not part.exists()
 
 
-def test_a_download_that_lacked_only_its_name_is_not_fetched(site: Site, tmp_path: Path) -> None:
+def test_a_complete_download_that_was_not_renamed_is_not_fetched_again(
+    site: Site, tmp_path: Path
+) -> None:
     part_of(tmp_path, CONTENT)
     (path,) = download([site.offer("model.pth", CONTENT)], tmp_path)
     assert path.read_bytes() == CONTENT
@@ -207,7 +209,7 @@ def test_a_range_beyond_the_end_is_complete_or_another_file(
     assert len(site.ranges) == requests
 
 
-def test_a_server_that_always_breaks_is_given_up_and_the_rest_kept(
+def test_a_server_that_always_breaks_is_given_up_and_the_received_bytes_are_kept(
     site: Site, tmp_path: Path
 ) -> None:
     site.always_drops, site.resumes = 400_000, False
@@ -218,7 +220,7 @@ def test_a_server_that_always_breaks_is_given_up_and_the_rest_kept(
     assert not (tmp_path / "model.pth").exists()
 
 
-def test_passing_faults_of_the_server_are_waited_out(site: Site, tmp_path: Path) -> None:
+def test_temporary_faults_of_the_server_are_retried(site: Site, tmp_path: Path) -> None:
     site.statuses = [500, 503, 429]
     (path,) = download([site.offer("model.pth", CONTENT)], tmp_path)
     assert path.read_bytes() == CONTENT
@@ -258,7 +260,7 @@ def test_other_protocols_are_refused(url: str, tmp_path: Path) -> None:
     assert f"cannot download {url}: " in failure(Download(url, "model.pth"), tmp_path)
 
 
-def test_other_content_is_removed_and_both_digests_are_named(site: Site, tmp_path: Path) -> None:
+def test_wrong_content_is_removed_and_both_digests_are_named(site: Site, tmp_path: Path) -> None:
     source = site.offer("model.pth", CONTENT, sha256="0" * 64)
     message = failure(source, tmp_path)
     assert source.url in message
@@ -267,12 +269,12 @@ def test_other_content_is_removed_and_both_digests_are_named(site: Site, tmp_pat
     assert not [*tmp_path.iterdir()]
 
 
-@pytest.mark.parametrize("tells_length", [True, False])
+@pytest.mark.parametrize("sends_length", [True, False])
 @pytest.mark.parametrize("length", [999_000, 1_001_000])
-def test_another_length_is_refused(
-    site: Site, tmp_path: Path, length: int, tells_length: bool
+def test_a_wrong_length_is_refused(
+    site: Site, tmp_path: Path, length: int, sends_length: bool
 ) -> None:
-    site.tells_length = tells_length
+    site.sends_length = sends_length
     source = site.offer("model.pth", CONTENT, size_bytes=length)
     message = failure(source, tmp_path)
     assert source.url in message
@@ -280,15 +282,15 @@ def test_another_length_is_refused(
     assert not (tmp_path / "model.pth").exists()
 
 
-def test_a_break_is_seen_by_the_published_length_alone(site: Site, tmp_path: Path) -> None:
-    site.tells_length, site.drops = False, [400_000]
+def test_a_break_is_detected_by_the_published_length_alone(site: Site, tmp_path: Path) -> None:
+    site.sends_length, site.drops = False, [400_000]
     (path,) = download([site.offer("model.pth", CONTENT)], tmp_path)
     assert path.read_bytes() == CONTENT
     assert site.ranges == [None, "bytes=400000-"]
 
 
-def test_an_answer_without_end_is_cut_off(site: Site, tmp_path: Path) -> None:
-    site.tells_length = False
+def test_a_response_without_end_is_stopped(site: Site, tmp_path: Path) -> None:
+    site.sends_length = False
     seen: list[int] = []
     source = site.offer("model.pth", CONTENT * 10, size_bytes=1_000_000)
     with pytest.raises(SetupError, match="expected 1000000 bytes, found more"):
@@ -297,21 +299,21 @@ def test_an_answer_without_end_is_cut_off(site: Site, tmp_path: Path) -> None:
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_login_page_is_not_taken_for_the_file(site: Site, tmp_path: Path) -> None:
+def test_a_login_page_is_not_accepted_as_the_file(site: Site, tmp_path: Path) -> None:
     site.content_type = "text/html; charset=utf-8"
     source = site.offer("model.pth", b"<html>", size_bytes=None, sha256=None)
     assert "the server sent a web page" in failure(source, tmp_path)
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_file_that_is_there_is_checked_and_not_fetched(site: Site, tmp_path: Path) -> None:
+def test_an_existing_file_is_checked_and_not_fetched(site: Site, tmp_path: Path) -> None:
     (tmp_path / "model.pth").write_bytes(CONTENT)
     download([site.offer("model.pth", CONTENT)], tmp_path)
     assert not site.ranges
 
 
 @pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT[:-1] + b"!"])
-def test_another_file_of_that_name_is_named_and_left_alone(
+def test_another_file_of_the_same_name_is_named_and_kept(
     site: Site, tmp_path: Path, content: bytes
 ) -> None:
     path = tmp_path / "model.pth"
@@ -337,7 +339,7 @@ def test_a_pipe_is_not_waited_for(site: Site, tmp_path: Path) -> None:
     assert f"{part} is a pipe (remove it" in failure(site.offer("model.pth", CONTENT), tmp_path)
 
 
-def test_a_folder_that_cannot_be_made_is_named(site: Site, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_named(site: Site, tmp_path: Path) -> None:
     (tmp_path / "taken").touch()
     assert str(tmp_path / "taken") in failure(
         site.offer("model.pth", CONTENT), tmp_path / "taken" / "folder"
@@ -358,7 +360,7 @@ def zipped(members: dict[str, bytes], links: tuple[str, ...] = ()) -> bytes:
 
 @pytest.fixture
 def coco(site: Site, people: Dataset) -> tuple[Download, Download]:
-    """A small dataset in two archives laid out like those of COCO, other members among them."""
+    """A small dataset in two archives with the layout of COCO, including other members."""
     images = {f"val2017/{path.name}": path.read_bytes() for path in people.images.iterdir()}
     labels = {KEYPOINTS: people.annotations.read_bytes(), "annotations/captions.json": b"{}"}
     archives = zipped({"val2017/": b"", "val2017/read.me": b"", **images}), zipped(labels)
@@ -385,7 +387,7 @@ def test_the_extracted_dataset_can_be_loaded(
     assert [*files.annotations.parent.iterdir()] == [files.annotations]
 
 
-def test_a_second_call_mends_what_was_damaged_and_leaves_the_rest(
+def test_a_second_call_restores_damaged_files_and_keeps_the_others(
     coco: tuple[Download, Download], site: Site, tmp_path: Path
 ) -> None:
     files = fetch_coco_val2017(tmp_path, sources=coco)
@@ -404,7 +406,7 @@ def test_a_second_call_mends_what_was_damaged_and_leaves_the_rest(
 
 
 def refusal(archive: bytes, folder: Path, most_bytes: int = 10**6) -> str:
-    """Returns the error of an archive of which `val2017/*.jpg` is wanted."""
+    """Returns the error of an archive from which `val2017/*.jpg` is to be extracted."""
     path = folder / "val2017.zip"
     path.write_bytes(archive)
     source = Download("http://127.0.0.1/val2017.zip", path.name, members=("val2017/*.jpg",))
@@ -427,16 +429,16 @@ def refusal(archive: bytes, folder: Path, most_bytes: int = 10**6) -> str:
         "\\\\host\\share\\evil.jpg",
     ],
 )
-def test_an_archive_with_a_member_that_leaves_the_folder_is_refused_whole(
+def test_an_archive_with_a_member_outside_the_folder_is_not_extracted_at_all(
     name: str, tmp_path: Path
 ) -> None:
     message = refusal(zipped({"val2017/1.jpg": b"image", name: b"evil"}), tmp_path)
     assert repr(name) in message
-    assert "leaves the folder" in message
+    assert "is outside the folder" in message
     assert [path.name for path in tmp_path.iterdir()] == ["val2017.zip"]
 
 
-def test_an_archive_with_a_symbolic_link_is_refused_whole(tmp_path: Path) -> None:
+def test_an_archive_with_a_symbolic_link_is_not_extracted_at_all(tmp_path: Path) -> None:
     members = {"val2017/1.jpg": b"image", "val2017/2.jpg": b"/etc/passwd"}
     message = refusal(zipped(members, links=("val2017/2.jpg",)), tmp_path)
     assert "'val2017/2.jpg' is a symbolic link" in message
@@ -449,7 +451,7 @@ def test_an_archive_that_would_fill_the_disk_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "target").exists()
 
 
-def test_a_member_larger_than_it_says_is_damage(tmp_path: Path) -> None:
+def test_a_member_larger_than_its_declared_size_is_damage(tmp_path: Path) -> None:
     content = zipped({"val2017/1.jpg": bytes(3_000_000)})
     content = content.replace(struct.pack("<I", 3_000_000), struct.pack("<I", 10))
     assert "is damaged" in refusal(content, tmp_path)
@@ -466,7 +468,7 @@ def test_an_archive_without_the_wanted_members_is_named(tmp_path: Path) -> None:
     assert "holds no val2017/*.jpg" in refusal(zipped({"val2017/": b"", "1.jpg": b""}), tmp_path)
 
 
-def test_the_command_ends_with_the_options_to_use_next(tmp_path: Path) -> None:
+def test_the_command_prints_the_options_for_an_evaluation(tmp_path: Path) -> None:
     folder = tmp_path / "my models"
     folder.mkdir()
     (folder / "checkpoint_iter_370000.pth").touch()
@@ -479,10 +481,10 @@ def test_the_command_ends_with_the_options_to_use_next(tmp_path: Path) -> None:
     assert not answer.stderr
 
 
-def test_the_command_without_a_network_says_what_to_do(
+def test_the_command_without_a_network_names_a_remedy(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As a proxy, the server is asked for every address, and has none of them.
+    # As a proxy, the server gets requests for all addresses, and has none of them.
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.setenv(name, site.url)
     answer = CliRunner().invoke(fetch, ["coco-val2017", str(tmp_path)])

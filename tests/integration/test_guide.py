@@ -20,7 +20,7 @@ from tests.result_folders import (
     write_results,
 )
 
-# Suffix, number of the first output, and how many there are.
+# Suffix, number of the first output, and number of outputs.
 FORMS = [
     (suffix, first, count) for suffix in (".bin", ".txt") for first in (0, 1) for count in (2, 4)
 ]
@@ -72,7 +72,7 @@ def test_the_ap_is_that_of_the_run(run: Run, people: Dataset, outputs: dict[str,
     assert " ".join(f"{value:.3f}" for value in report.ap.values()) in " ".join(out.split())
 
 
-def test_halves_are_read_as_what_they_are(
+def test_half_precision_outputs_are_read_as_half_precision(
     run: Run, people: Dataset, outputs: dict[str, Outputs], tmp_path: Path
 ) -> None:
     evaluate(people.config(maps_dtype="f16"), tmp_path / "halves")
@@ -82,7 +82,7 @@ def test_halves_are_read_as_what_they_are(
     assert Path("found.json").read_bytes() == halves
 
 
-def test_outputs_of_another_order_are_told_by_their_sizes(
+def test_outputs_in_another_order_are_recognised_by_their_sizes(
     run: Run, people: Dataset, outputs: dict[str, Outputs], expected: bytes
 ) -> None:
     turned = {name: arrays[::-1] for name, arrays in outputs.items()}
@@ -91,7 +91,7 @@ def test_outputs_of_another_order_are_told_by_their_sizes(
     assert Path("found.json").read_bytes() == expected
 
 
-def test_a_pad_file_of_some_images_scores_those_and_says_so(
+def test_a_pad_file_of_some_images_scores_only_those_and_says_so(
     run: Run, people: Dataset, outputs: dict[str, Outputs]
 ) -> None:
     pads = write_pads(Path("pad.txt"), people)
@@ -243,7 +243,7 @@ def test_real_images_through_the_whole_chain_have_the_reference_ap(
     for suffix, first, count in forms:
         stages = outputs if count == 2 else with_first_stage(outputs)
         folder = Path(f"results{suffix}{first}{count}")
-        # As `cann-benchmark` writes them, the values in text have six digits.
+        # `cann-benchmark` writes values in text with six digits.
         write_results(folder, stages, suffix, first, digits=6)
         assert score(run, coco_mini, folder, Path("pad.txt"))[0] == 0
         found = json.loads(Path("found.json").read_text())
@@ -251,7 +251,7 @@ def test_real_images_through_the_whole_chain_have_the_reference_ap(
 
 
 def infer(model: Path, bins: Path) -> dict[str, Outputs]:
-    """Returns what any ONNX runtime makes of the files, image by image."""
+    """Returns the outputs of an ONNX runtime for the files, image by image."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     outputs = {}
     for path in sorted(bins.glob("*.bin")):

@@ -10,7 +10,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def campaign(*options: str) -> None:
-    """Runs cases, and fails with what is wrong with them."""
+    """Runs cases, and fails with their problems."""
     command = [sys.executable, "-m", "tests.hostile", *options]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Paths that lead to no file that can be read whole: pipes, devices, endless files and the like."""
+"""Paths of pipes, devices, endless files and so on are refused in one line without waiting."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ _REPLAY = f"{_DATA} --set backend=recorded --set model.path={{odd}}"
 _SCORE = "guide postprocess --detections-save-path out.json"
 _ENTRY = f"ledger/{'0' * 64}.arrow"
 
-# Where the odd file lies in the folder `odd`, and the command that reads it.
+# The path of the odd file in the folder `odd`, and the command that reads it.
 READERS = {
     "config": ("a.yaml", "evaluate --config {odd}/a.yaml"),
     "images": ("a", "evaluate --set data.images={odd}/a --set data.annotations={people}"),
@@ -59,10 +59,10 @@ READERS = {
     "result of a run": ("report.json", f"evaluate {_DATA} --set backend=oracle --output {{odd}}"),
 }
 
-# What may be left out, so that a link to nothing is as good as none, or what no run made.
+# Optional files, for which a broken link counts as missing, or files that are not of a run.
 _OPTIONAL = {"card", "pads of a recording", "dump", "entry of a ledger"}
 
-# Files that are found by listing their folder, which does not list what is no file.
+# These files are found by listing their folder, and only regular files are listed.
 _LISTED = {"maps", "images of the guide", "entry of a ledger"}
 
 _MOST_BYTES = 600 * 2**20
@@ -86,7 +86,7 @@ def a_folder(path: Path) -> None:
 
 def a_socket(path: Path) -> None:
     here = Path.cwd()
-    os.chdir(path.parent)  # The path of a socket has 107 bytes at most.
+    os.chdir(path.parent)  # The path of a socket has at most 107 bytes.
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path.name)
     os.chdir(here)
@@ -94,7 +94,7 @@ def a_socket(path: Path) -> None:
 
 def a_sparse_file(path: Path) -> None:
     with path.open("wb") as stream:
-        # A checkpoint of the legacy format begins so; nothing else looks at the first bytes.
+        # A legacy checkpoint begins in this way; other readers ignore the first bytes.
         if path.suffix == ".pth":
             stream.write(b"\x80\x02\x8a\x0a")
         stream.truncate(3 * 2**30)
@@ -128,14 +128,14 @@ def recorded(people: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def watched() -> Iterator[None]:
-    """Ends what waits, and fails what takes more memory than a small file is worth."""
+    """Ends commands that wait, and fails if one takes more memory than a small file needs."""
 
     def end(_number: int, _frame: FrameType | None) -> None:
         raise AssertionError("it waits")
 
     before = signal.signal(signal.SIGALRM, end)
     signal.alarm(60)
-    # Forgets the most memory that the process had.
+    # Resets the peak memory of the process.
     Path("/proc/self/clear_refs").write_text("5")
     start = _memory("VmRSS")
     yield
@@ -149,8 +149,8 @@ def _memory(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
-def told_in_one_line(err: str) -> str:
-    """Returns the last message, which a run's notes may come before."""
+def message_of_one_line(err: str) -> str:
+    """Returns the last message on stderr, after the notes of a run."""
     lines = [line for line in err.splitlines() if line.strip()]
     assert "Traceback" not in err
     assert lines, "nothing is said"
@@ -160,7 +160,7 @@ def told_in_one_line(err: str) -> str:
 @pytest.mark.usefixtures("watched")
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("reader", READERS)
-def test_what_cannot_be_read_whole_is_told_in_a_line(
+def test_a_path_that_cannot_be_read_completely_is_an_error_of_one_line(
     run: Run,
     people: Dataset,
     recorded: Path,
@@ -184,7 +184,7 @@ def test_what_cannot_be_read_whole_is_told_in_a_line(
         absent = kind in {a_link_to_nothing, a_link_to_itself} and reader in _OPTIONAL
         assert absent or (reader in _LISTED and reader in _OPTIONAL)
         return
-    message = told_in_one_line(err)
+    message = message_of_one_line(err)
     assert code in {2, 3, 4}
     if reader not in _LISTED | {"images", "result of a run"}:
         assert KINDS[kind] in message
@@ -196,7 +196,7 @@ def test_what_cannot_be_read_whole_is_told_in_a_line(
 @pytest.mark.parametrize(
     "template", ["report import {log} --output {odd}", "demo-data {odd}/.. --images 1"]
 )
-def test_nothing_but_a_file_is_replaced(
+def test_only_regular_files_are_replaced(
     run: Run, tmp_path: Path, template: str, kind: Callable[[Path], None]
 ) -> None:
     log = tmp_path / "trtexec.log"
@@ -209,7 +209,7 @@ def test_nothing_but_a_file_is_replaced(
     code, _, err = run(*(word.format(log=log, odd=odd) for word in template.split()))
     if not is_data or kind is not a_folder:
         assert code in {3, 4}
-        assert str(odd) in told_in_one_line(err)
+        assert str(odd) in message_of_one_line(err)
     after = os.lstat(odd)
     assert (after.st_ino, stat.S_IFMT(after.st_mode)) == (
         before.st_ino,
@@ -218,7 +218,7 @@ def test_nothing_but_a_file_is_replaced(
 
 
 @pytest.mark.usefixtures("watched")
-def test_a_configuration_from_a_substituted_process_is_refused_with_what_to_do(run: Run) -> None:
+def test_a_configuration_from_process_substitution_is_refused_with_a_remedy(run: Run) -> None:
     reading, writing = os.pipe()
     code, _, err = run("evaluate", "--config", f"/dev/fd/{reading}")
     assert code == 2
@@ -231,7 +231,7 @@ def test_a_configuration_from_a_substituted_process_is_refused_with_what_to_do(r
 def test_a_file_without_a_size_is_read_and_an_endless_one_is_not(run: Run, tmp_path: Path) -> None:
     code, _, err = run("evaluate", "--config", "/proc/self/status")
     assert code == 2
-    assert "/proc/self/status" in told_in_one_line(err)
+    assert "/proc/self/status" in message_of_one_line(err)
     code, _, err = run("report", "table", "/proc/self/pagemap")
     assert code == 3
     shutil.rmtree(tmp_path / "odd", ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Nothing that a command reads, or that it did not make, is written over or deleted."""
+"""No command overwrites or deletes its inputs, or files that no command wrote."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def state(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("form", ["{}", "file://{}"])
 @pytest.mark.parametrize("restart", [[], ["--restart"]])
-def test_the_users_configuration_in_the_output_folder_stays(
+def test_the_users_configuration_in_the_output_folder_is_kept(
     run: Run, people: Dataset, tmp_path: Path, form: str, restart: list[str]
 ) -> None:
     folder = tmp_path / "x"
@@ -53,7 +53,7 @@ def test_the_users_configuration_in_the_output_folder_stays(
         assert "batch_size: 2" in (folder / "config.resolved.yaml").read_text()
 
 
-def test_the_configuration_of_a_run_that_is_edited_and_run_again_stays(
+def test_the_edited_configuration_of_a_run_is_kept_when_it_is_run_again(
     run: Run, people: Dataset, tmp_path: Path
 ) -> None:
     output = tmp_path / "x"
@@ -69,7 +69,7 @@ def test_the_configuration_of_a_run_that_is_edited_and_run_again_stays(
 
 @pytest.mark.parametrize("name", ["detections.json", "report.json", "config.resolved.yaml"])
 @pytest.mark.parametrize("restart", [[], ["--restart"]])
-def test_results_that_no_run_made_are_not_replaced(
+def test_results_that_are_not_of_a_run_are_not_replaced(
     run: Run, people: Dataset, tmp_path: Path, name: str, restart: list[str]
 ) -> None:
     (tmp_path / "x").mkdir()
@@ -88,7 +88,7 @@ def test_an_input_that_has_the_name_of_a_result_is_not_replaced(
     run: Run, people: Dataset, tmp_path: Path, name: str, form: str
 ) -> None:
     folder = tmp_path / "x"
-    # Also where the names are a run's own.
+    # This also holds for the file names of a run.
     assert run(*arguments(people), "--output", str(folder))[0] == 0
     shutil.copy(people.annotations, folder / name)
     before = state(folder)
@@ -99,7 +99,7 @@ def test_an_input_that_has_the_name_of_a_result_is_not_replaced(
     assert state(folder) == before
 
 
-def test_a_run_in_the_folder_of_its_data_leaves_the_data(
+def test_a_run_in_the_folder_of_its_data_keeps_the_data(
     run: Run, people: Dataset, tmp_path: Path
 ) -> None:
     shutil.copytree(people.images, tmp_path / "x")
@@ -144,7 +144,7 @@ def test_restart_deletes_nothing_behind_a_link(run: Run, people: Dataset, tmp_pa
     (tmp_path / "x" / "ledger").rename(tmp_path / "elsewhere")
     (tmp_path / "x" / "ledger").symlink_to(tmp_path / "elsewhere")
     before = state(tmp_path / "elsewhere")
-    # Behind the link a run is resumed, and nothing is deleted.
+    # The run behind the link is resumed, and nothing is deleted.
     assert run(*command)[0] == 0
     code, _, err = run(*command, "--restart")
     assert code == 3
@@ -152,7 +152,7 @@ def test_restart_deletes_nothing_behind_a_link(run: Run, people: Dataset, tmp_pa
     assert state(tmp_path / "elsewhere") == before
 
 
-def test_maps_are_not_dumped_over_those_that_are_replayed(
+def test_maps_are_not_dumped_into_the_folder_that_is_replayed(
     run: Run, people: Dataset, tmp_path: Path
 ) -> None:
     maps = tmp_path / "maps"
@@ -167,7 +167,7 @@ def test_maps_are_not_dumped_over_those_that_are_replayed(
 
 @pytest.mark.parametrize("name", ["annotations.json", "images-00000.parquet", "notes", ".hidden"])
 @pytest.mark.parametrize("form", ["{}", "file://{}"])
-def test_a_dataset_is_packed_into_an_empty_folder_alone(
+def test_a_dataset_is_packed_only_into_an_empty_folder(
     run: Run, people: Dataset, tmp_path: Path, name: str, form: str
 ) -> None:
     (tmp_path / "x").mkdir()
@@ -248,7 +248,7 @@ def test_a_picture_does_not_replace_an_image_of_its_run(
     assert code == 2
     assert "would be overwritten" in err
     assert image.read_bytes() == before
-    # Its own picture it replaces.
+    # The command replaces its own picture.
     for _ in range(2):
         assert run("picture", "x", "x/poses.jpg")[0] == 0
 
@@ -273,7 +273,7 @@ def test_an_artifact_does_not_replace_another_file(run: Run, inputs: Path) -> No
     card.write_text("mine")
     code, _, err = run(*command)
     assert code == 3
-    assert "is there already, and no artifact with its card" in err
+    assert "already exists and is not an artifact with its card" in err
     assert card.read_text() == "mine"
 
 

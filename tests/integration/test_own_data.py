@@ -20,7 +20,7 @@ Content = dict[str, Any]
 
 @pytest.fixture
 def own(people: Dataset, tmp_path: Path) -> Callable[[Callable[[Content], object]], Dataset]:
-    """Gives the rendered images with an annotation file that is changed."""
+    """Returns the rendered images with a changed annotation file."""
 
     def change(edit: Callable[[Content], object]) -> Dataset:
         content = json.loads(people.annotations.read_text())
@@ -39,13 +39,13 @@ def options(dataset: Dataset, *sets: str) -> list[str]:
 
 
 def unlabel(content: Content) -> None:
-    """Makes a file like COCO's image_info_test-dev2017.json."""
+    """Removes the annotations, as in COCO's image_info_test-dev2017.json."""
     del content["annotations"]
     content["categories"] = [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}]
 
 
 def name_by_text(content: Content) -> None:
-    """Gives images and category ids of text, and no annotation an id that is a number."""
+    """Gives images, categories and annotations text ids."""
     for image in content["images"]:
         image["id"] = f"image {image['id']:04d}"
     for one in content["annotations"]:
@@ -63,7 +63,7 @@ def test_a_file_without_annotations_gives_detections_and_exit_code_0(
     assert "Nothing to score" in out
     assert (report["ap"], report["complete"], report["num_images"]) == (None, True, 12)
     assert report["unscored"] == f"{dataset.annotations} has no annotations"
-    # The oracle draws the labelled people, of whom there are none.
+    # The oracle draws only labelled people, and the file has none.
     assert json.loads(Path("run/detections.json").read_text()) == []
 
 
@@ -138,15 +138,13 @@ def test_ids_of_text_are_those_of_detections_failures_and_pictures(
     assert failure["image_id"] == truth["images"][0]["id"]
 
 
-def test_a_run_on_ids_of_text_goes_on_where_it_ended(
-    own: Callable[..., Dataset], tmp_path: Path
-) -> None:
+def test_a_run_on_text_ids_can_be_resumed(own: Callable[..., Dataset], tmp_path: Path) -> None:
     config = own(name_by_text).config(gather="poses")
     first, again = (evaluate(config, tmp_path / "run") for _ in range(2))
     assert (first.ap, again.sessions) == (again.ap, 1)
 
 
-def test_a_packed_dataset_has_the_ids_names_and_figures_of_its_own(
+def test_a_packed_dataset_has_the_ids_names_and_figures_of_its_source(
     run: Run, own: Callable[..., Dataset]
 ) -> None:
     def change(content: Content) -> None:
@@ -241,7 +239,7 @@ def test_the_guides_postprocessing_reads_the_same_annotation_files(
     assert guide(run, own(doubled), "--category", "1")[0] == 0
 
 
-# Inputs from public reports: exit code, AP, and what the terminal says.
+# Inputs from public reports: exit code, AP, and text on the terminal.
 CASES = [
     ("ann_17_other_keypoints", 3, None, "'head_bottom' in place of 'left_eye'"),
     ("ann_63bit_ids_repeat", 0, 1.0, "counted 3 times"),
@@ -255,7 +253,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "exit_code", "ap", "said"), CASES)
-def test_cases_from_public_reports_end_right(
+def test_cases_from_public_reports_have_the_expected_result(
     run: Run, shared: Path, name: str, exit_code: int, ap: float | None, said: str
 ) -> None:
     builder = [sys.executable, "-B", str(shared / "cases" / f"{name}.py"), "case"]

@@ -29,7 +29,7 @@ RIGHT, WRONG = 0.25, 0.5
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A model with its weights beside it, in a folder of its own."""
+    """A model with its weights in a file beside it."""
     return save_external_model(tmp_path / "right" / "model.onnx", RIGHT)
 
 
@@ -83,9 +83,7 @@ def test_a_run_is_not_resumed_with_other_weights(
         evaluate(config(people, model), tmp_path / "run")
 
 
-def test_weights_that_are_not_there_are_missed_before_a_device_starts(
-    people: Dataset, model: Path
-) -> None:
+def test_missing_weights_are_reported_before_a_device_starts(people: Dataset, model: Path) -> None:
     model.with_name("model.onnx.data").unlink()
     with pytest.raises(
         SetupError, match=r"right/model\.onnx\.data, which cannot be read"
@@ -112,7 +110,7 @@ def fixed(path: Path, height: int, width: int) -> Path:
         (("compile", "M.onnx", "--for", "ascend310", "--dry-run"), "modelzoo"),
     ],
 )
-def test_a_fixed_size_that_is_not_the_profiles_is_refused_before_a_device_starts(
+def test_a_fixed_size_other_than_the_profiles_is_refused_before_a_device_starts(
     people: Dataset, run: Run, tmp_path: Path, command: tuple[str, ...], profile: str
 ) -> None:
     fixed(tmp_path / "M.onnx", 256, 456)
@@ -125,14 +123,14 @@ def test_a_fixed_size_that_is_not_the_profiles_is_refused_before_a_device_starts
     settings = [f"--set={key}={value}" for key, value in keys.items()]
     chosen = [f"--set=profile={profile}"] if command[0] != "compile" else []
     code, _, err = run(*command, *(settings if command[0] != "compile" else ()), *chosen)
-    told = " ".join(err.split())
+    message = " ".join(err.split())
     assert code == 3
-    assert "M.onnx takes inputs of 256x456 (height x width)" in told
+    assert "M.onnx takes inputs of 256x456 (height x width)" in message
     assert (
         f"profile {profile} makes {'368 by any width' if profile == 'upstream' else '368x640'}"
-        in told
+        in message
     )
-    assert "[device" not in told
+    assert "[device" not in message
     assert not ray.is_initialized()
 
 
@@ -153,7 +151,7 @@ NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 
 @contextmanager
 def a_node_that_sees(other: Path, at: Path, cluster: Cluster) -> Iterator[None]:
-    """Joins a node to a cluster that finds the files of another folder in the place of one."""
+    """Adds a node to a cluster that sees the files of another folder in place of one."""
     start = (
         *(Path(sys.executable).with_name("ray"), "start", f"--address={cluster.address}"),
         *("--num-cpus=1", "--object-store-memory=100000000", "--block"),
@@ -181,7 +179,7 @@ def contents_by_node(path: Path) -> set[bytes]:
 
 
 @pytest.mark.slow
-def test_a_node_with_other_weights_in_that_place_runs_those_of_the_driver(
+def test_a_node_with_other_weights_at_that_path_runs_those_of_the_driver(
     people: Dataset, model: Path, other: Path, tmp_path: Path
 ) -> None:
     weights = model.with_name("model.onnx.data")
@@ -201,7 +199,9 @@ def test_a_node_with_other_weights_in_that_place_runs_those_of_the_driver(
     assert values_of(tmp_path / "maps") == {RIGHT}
 
 
-def test_the_files_may_go_once_they_are_read(people: Dataset, model: Path, tmp_path: Path) -> None:
+def test_the_files_may_be_deleted_after_they_are_read(
+    people: Dataset, model: Path, tmp_path: Path
+) -> None:
     settings = config(people, model, dump_maps=tmp_path / "maps")
     inputs = read_inputs(settings)
     shutil.rmtree(model.parent)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import pytest
 from distributed_pose import ConfigError, ExecutionError, SetupError, parse_config
 from distributed_pose.bench.device import bench_device
 from distributed_pose.bench.pipeline import bench_pipeline
-from distributed_pose.data.shards import Shard
 from distributed_pose.demo.default import WEIGHTS
+from distributed_pose.engine.base import Workload
 from distributed_pose.engine.inline import InlineEngine
 from distributed_pose.evaluation import evaluate, evaluate_on
 from distributed_pose.guide.postprocess import postprocess
@@ -31,10 +31,10 @@ from tests.result_folders import (
 
 
 class StoppingEngine(InlineEngine):
-    """Is stopped after four shards."""
+    """An engine that is stopped after four shards."""
 
-    def run(self, shards: Iterable[Shard], num_images: int = 0) -> Iterator[ShardResult]:
-        for number, result in enumerate(super().run(shards, num_images)):
+    def run(self, workload: Workload) -> Iterator[ShardResult]:
+        for number, result in enumerate(super().run(workload)):
             if number == 4:
                 raise ExecutionError("stopped")
             yield result
@@ -50,7 +50,7 @@ def dumped(people: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def maps(dumped: Path, tmp_path: Path) -> Path:
-    """Maps that a test may break."""
+    """Maps that a test may damage."""
     return Path(shutil.copytree(dumped, tmp_path / "maps"))
 
 
@@ -95,7 +95,7 @@ def test_a_replay_gives_the_runs_detections_and_figures(
 
 
 @pytest.mark.parametrize("precision", ["bf16", pytest.param("f32", marks=pytest.mark.slow)])
-def test_a_replay_of_a_networks_maps_tells_their_precision(
+def test_a_replay_reports_the_precision_of_its_maps(
     people: Dataset, tmp_path: Path, precision: str
 ) -> None:
     if precision == "bf16":
@@ -140,7 +140,7 @@ def test_real_images_replayed_give_the_detections_of_the_network(
     assert detections(tmp_path / "again") == detections(tmp_path / "first")
 
 
-def test_a_replay_that_names_no_data_is_of_the_demo(tmp_path: Path) -> None:
+def test_a_replay_without_data_is_of_the_demo(tmp_path: Path) -> None:
     values = {"engine": "inline", "data": {"limit": 3}}
     evaluate(parse_config({**values, "backend": "oracle", "dump_maps": tmp_path / "maps"}))
     recorded = {"backend": "recorded", "model": {"path": tmp_path / "maps"}}
@@ -150,14 +150,14 @@ def test_a_replay_that_names_no_data_is_of_the_demo(tmp_path: Path) -> None:
     assert "no model ran" in report.note
 
 
-def test_the_guides_postprocessing_takes_a_dump_as_it_is(
+def test_the_guides_postprocessing_reads_a_dump(
     people: Dataset, dumped: Path, expected: bytes
 ) -> None:
     scored = postprocess(dumped, dumped / "pad.txt", people.annotations)
     assert detections_json(scored.detections).encode() == expected
 
 
-def test_the_guides_postprocessing_takes_maps_of_any_width(people: Dataset, tmp_path: Path) -> None:
+def test_the_guides_postprocessing_reads_maps_of_any_width(people: Dataset, tmp_path: Path) -> None:
     config = people.config(profile="upstream", dump_maps=tmp_path / "maps")
     evaluate(config, tmp_path / "run")
     scored = postprocess(tmp_path / "maps", tmp_path / "maps" / "pad.txt", people.annotations)
@@ -178,7 +178,7 @@ def test_the_files_of_a_dump_are_float32_with_the_guides_names(
 
 
 @pytest.mark.parametrize("restart", [False, True])
-def test_a_stopped_run_is_taken_up_with_its_maps(
+def test_a_stopped_run_is_resumed_with_its_maps(
     people: Dataset, dumped: Path, tmp_path: Path, *, restart: bool
 ) -> None:
     config = people.config(batch_size=2, dump_maps=tmp_path / "maps")
@@ -190,7 +190,7 @@ def test_a_stopped_run_is_taken_up_with_its_maps(
     assert contents(tmp_path / "maps") == contents(dumped)
 
 
-def test_a_run_that_was_begun_without_a_dump_cannot_be_dumped_to_its_end(
+def test_a_run_that_started_without_a_dump_cannot_be_resumed_with_one(
     people: Dataset, tmp_path: Path
 ) -> None:
     config = people.config(batch_size=2)
@@ -203,7 +203,7 @@ def test_a_run_that_was_begun_without_a_dump_cannot_be_dumped_to_its_end(
     assert evaluate(config, tmp_path / "run", restart=True).complete
 
 
-def test_a_dump_of_another_run_is_kept_until_it_is_given_up(
+def test_a_dump_of_another_run_is_kept_unless_restart_is_given(
     people: Dataset, maps: Path, expected: bytes
 ) -> None:
     config = people.config(profile="upstream", dump_maps=maps)
@@ -215,7 +215,7 @@ def test_a_dump_of_another_run_is_kept_until_it_is_given_up(
     assert evaluate(replay(people, maps, profile="upstream")).complete
 
 
-def test_a_folder_with_other_files_is_not_written_to_and_costs_no_ledger(
+def test_a_folder_with_other_files_is_refused_before_the_ledger_is_changed(
     people: Dataset, tmp_path: Path
 ) -> None:
     evaluate(people.config(), tmp_path / "run")
@@ -246,7 +246,7 @@ def test_a_part_of_a_recording_is_replayed(people: Dataset, maps: Path, tmp_path
     assert detections(tmp_path / "again") == detections(tmp_path / "first")
 
 
-def test_a_replay_claims_no_speed_of_a_model(run: Run, people: Dataset, dumped: Path) -> None:
+def test_a_replay_has_no_compute_only_figures(run: Run, people: Dataset, dumped: Path) -> None:
     keys = {
         "data.images": people.images,
         "data.annotations": people.annotations,
@@ -269,7 +269,7 @@ def test_a_replay_claims_no_speed_of_a_model(run: Run, people: Dataset, dumped: 
     assert {stages[name]["count"] for name in ("copy_in", "compute", "copy_out")} == {0}
 
 
-def test_a_replay_is_no_device_to_measure(people: Dataset, dumped: Path) -> None:
+def test_a_replay_cannot_be_measured_as_a_device(people: Dataset, dumped: Path) -> None:
     config = replay(people, dumped)
     with pytest.raises(ConfigError, match="nothing to measure"):
         bench_device(config, [1], 0.0, lambda *_: None)
@@ -289,7 +289,9 @@ def test_dump_maps_is_an_option_and_a_key(run: Run, people: Dataset, dumped: Pat
     assert contents(Path("a: b")) == contents(dumped)
 
 
-def test_an_image_that_failed_then_fails_again(people: Dataset, tmp_path: Path) -> None:
+def test_an_image_that_failed_in_the_recorded_run_fails_in_the_replay(
+    people: Dataset, tmp_path: Path
+) -> None:
     images = Path(shutil.copytree(people.images, tmp_path / "images"))
     victim = sorted(images.iterdir())[3]
     whole = victim.read_bytes()

@@ -24,7 +24,7 @@ from tests.checkpoints import demo_state, saved, snapshot, three_stages
 from tests.conftest import Dataset, Run
 from tests.fakes.ascend import install_cann
 
-# Few, since the network takes a tenth of a second for each.
+# Only a few, since the network takes a tenth of a second per image.
 IMAGES = {"limit": 2}
 
 LATER = ["refinement_stages.1", "refinement_stages.2"]
@@ -32,12 +32,12 @@ LATER = ["refinement_stages.1", "refinement_stages.2"]
 
 @pytest.fixture(scope="module", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of its own, since legacy files are new models each time they are written."""
+    """A separate cache, since legacy files are new models each time they are written."""
     folder = tmp_path_factory.mktemp("cache")
     kernels = Path(platformdirs.user_cache_dir("distributed_pose")) / "kernels"
     kernels.mkdir(parents=True, exist_ok=True)
     (folder / "distributed_pose").mkdir()
-    # The decoder's compiled code is not what is tested, and takes long to make.
+    # The compiled decoder is not tested here, and compiling it takes long.
     (folder / "distributed_pose" / "kernels").symlink_to(kernels)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
@@ -46,7 +46,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the reference's train.py saves, in the legacy format, of the demo's weights."""
+    """A legacy file of the demo's weights, as the reference's train.py saves it."""
     path = tmp_path_factory.mktemp("published") / "checkpoint_iter_370000.pth.tar"
     path.write_bytes(saved(snapshot(three_stages(demo_state())), zipped=False))
     return path
@@ -73,7 +73,7 @@ def command(*arguments: object) -> tuple[str, str]:
     return answer.stdout, answer.stderr
 
 
-def test_one_stage_of_three_is_the_network_of_one_and_three_are_that_of_three(
+def test_one_stage_of_three_gives_the_network_of_one_stage_and_three_that_of_three(
     people: Dataset, published: Path, direct: Path, tmp_path: Path
 ) -> None:
     one = detections(people, tmp_path / "1", {"path": published})
@@ -84,7 +84,7 @@ def test_one_stage_of_three_is_the_network_of_one_and_three_are_that_of_three(
     assert one != three
 
 
-def test_what_is_left_out_is_one_line_and_in_the_report(
+def test_unused_stages_are_named_in_one_line_and_in_the_report(
     run: Run, people: Dataset, published: Path, tmp_path: Path
 ) -> None:
     keys = {
@@ -119,15 +119,19 @@ def test_artifacts_in_the_cache_differ_by_the_number_of_stages(
     published: Path, backend: str
 ) -> None:
     order = CompileSpec(
-        backend, "f16" if backend != "torch:cpu" else "f32", "modelzoo", (1,), "Ascend310"
+        backend=backend,
+        precision="f16" if backend != "torch:cpu" else "f32",
+        profile="modelzoo",
+        batch_sizes=(1,),
+        target="Ascend310",
     )
     sources = [load_source(published, stages) for stages in (1, 2, 3)]
     names = {cache_name(portable(source, order), order) for source in sources}
     assert len(names) == 3
 
 
-def test_the_card_of_an_artifact_tells_the_stages_of_its_checkpoint(published: Path) -> None:
-    order = CompileSpec("onnxruntime:cpu", "f32", "modelzoo")
+def test_the_card_of_an_artifact_has_the_stages_of_its_checkpoint(published: Path) -> None:
+    order = CompileSpec(backend="onnxruntime:cpu", precision="f32", profile="modelzoo")
     card = compile_model(portable(load_source(published, 2), order), order).card
     assert card["source"]["refinement_stages"] == 2
     assert [port["name"] for port in card["outputs"]] == [
@@ -137,7 +141,7 @@ def test_the_card_of_an_artifact_tells_the_stages_of_its_checkpoint(published: P
 
 
 @pytest.mark.parametrize("backend", ["oracle", "simulated:t4"])
-def test_stages_of_what_runs_no_model_are_a_config_error(people: Dataset, backend: str) -> None:
+def test_stages_without_a_checkpoint_are_a_config_error(people: Dataset, backend: str) -> None:
     config = people.config(backend=backend, model={"refinement_stages": 2})
     with pytest.raises(ConfigError, match=r"refinement_stages=2 is for checkpoints, and the gro"):
         evaluate(config)
@@ -179,7 +183,7 @@ def test_an_export_has_the_outputs_of_all_stages_or_of_the_last(
 
 
 def test_an_onnx_file_is_not_exported(direct: Path, tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match=r"three\.onnx is no checkpoint"):
+    with pytest.raises(SetupError, match=r"three\.onnx is not a checkpoint"):
         command("export", direct, tmp_path / "again.onnx")
 
 
@@ -210,7 +214,7 @@ def test_commands_for_another_machine_have_the_stages_and_fitting_names(
 
 @pytest.fixture
 def cann(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for CANN's compiler."""
+    """A fake of CANN's compiler."""
     installed = install_cann(tmp_path / "Ascend")
     monkeypatch.setenv("ASCEND_TOOLKIT_HOME", str(installed.home))
     monkeypatch.setenv("PATH", str(installed.python), prepend=os.pathsep)

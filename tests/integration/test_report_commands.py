@@ -1,4 +1,4 @@
-"""Figures to and from other tools, and all of them in one table."""
+"""Figures are read from and printed for other tools, and shown in one table."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def values(line: str) -> dict[str, float]:
     return {key: float(value) for key, value in pairs}
 
 
-def test_a_run_is_told_in_the_guides_rows(run: Run, measured: tuple[Path, RunReport]) -> None:
+def test_a_run_is_printed_in_the_guides_rows(run: Run, measured: tuple[Path, RunReport]) -> None:
     folder, report = measured
     code, out, _ = run("report", str(folder), "--as", "guide")
     lines = {
@@ -53,7 +53,9 @@ def test_a_run_is_told_in_the_guides_rows(run: Run, measured: tuple[Path, RunRep
     assert lines["postprocess"]["moduleLatency"] == pytest.approx(after / 12 / 1e6, rel=1e-5)
 
 
-def test_a_run_is_told_in_trtexecs_line(run: Run, measured: tuple[Path, RunReport]) -> None:
+def test_a_run_is_printed_in_the_line_of_trtexec(
+    run: Run, measured: tuple[Path, RunReport]
+) -> None:
     folder, report = measured
     code, out, err = run("report", str(folder / "report.json"), "--as", "trtexec")
     stage = report.stages["compute"]
@@ -76,7 +78,7 @@ def test_a_run_is_told_in_trtexecs_line(run: Run, measured: tuple[Path, RunRepor
     ("log", "form", "expected"),
     [(PERF, "guide", PERF), (TRTEXEC, "trtexec", f"[I] {LINE}\n")],
 )
-def test_the_guides_lines_are_read_and_come_out_again(
+def test_the_guides_lines_are_read_and_printed_unchanged(
     run: Run, log: str, form: str, expected: str
 ) -> None:
     Path("tool.log").write_text(log)
@@ -112,7 +114,7 @@ def test_a_perf_file_becomes_rows_of_both_clocks(run: Run) -> None:
         (2 * AIS.format(how="(4)"), (), 2500.0, 4, "unknown device"),
     ],
 )
-def test_a_log_becomes_a_row_of_compute(
+def test_a_log_becomes_a_compute_row(
     run: Run, log: str, options: tuple[str, ...], rate: float, batch: int, device: str
 ) -> None:
     (row,) = imported(run, log, *options)["rows"]
@@ -163,7 +165,7 @@ def test_the_table_marks_what_is_published(run: Run) -> None:
     assert "| Ascend310P3 | 1 | 887.45 | 887.45 |" in markdown
 
 
-def test_devices_that_are_not_alike_have_one_wall_clock_and_no_share_of_it(
+def test_unequal_devices_have_one_wall_clock_row_without_a_rate_per_device(
     run: Run, measured: tuple[Path, RunReport]
 ) -> None:
     report = json.loads((measured[0] / "report.json").read_text())
@@ -178,7 +180,7 @@ def test_devices_that_are_not_alike_have_one_wall_clock_and_no_share_of_it(
     assert "for all 2 devices" in run("report", "mixed", "--as", "guide")[2]
 
 
-def test_a_replay_has_no_figures_of_a_model(run: Run, people: Dataset, tmp_path: Path) -> None:
+def test_a_replay_has_no_figures_of_a_tool(run: Run, people: Dataset, tmp_path: Path) -> None:
     evaluate(people.config(dump_maps=tmp_path / "maps"))
     recorded = people.config(backend="recorded", model={"path": tmp_path / "maps"})
     evaluate(recorded, tmp_path / "again")
@@ -200,7 +202,7 @@ def test_a_replay_has_no_figures_of_a_model(run: Run, people: Dataset, tmp_path:
         ("empty.log", "", "no figures in a known format"),
     ],
 )
-def test_what_holds_no_figures_is_a_setup_error_that_names_it(
+def test_a_file_without_figures_is_a_setup_error_that_names_it(
     run: Run, name: str, content: str, named: str
 ) -> None:
     Path(name).write_text(content)
@@ -211,13 +213,13 @@ def test_what_holds_no_figures_is_a_setup_error_that_names_it(
         assert named in err
 
 
-def test_what_is_not_there_is_a_setup_error(run: Run) -> None:
+def test_a_missing_file_is_a_setup_error(run: Run) -> None:
     code, _, err = run("report", "nowhere", "--as", "guide")
     assert code == 3
     assert "nowhere" in err
 
 
-def test_lines_that_a_log_does_not_have_are_a_usage_error(run: Run) -> None:
+def test_a_format_that_a_log_has_no_figures_for_is_a_usage_error(run: Run) -> None:
     Path("tool.log").write_text(TRTEXEC)
     code, _, err = run("report", "tool.log", "--as", "guide")
     assert code == 2

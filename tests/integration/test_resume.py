@@ -110,7 +110,7 @@ def test_a_stopped_run_says_how_to_go_on(
     code, stderr = finish(run)
     assert code == 4
     assert f"of {12 * TIMES} images are done" in stderr
-    again = shlex.split(stderr.partition("go on with: ")[2].strip().removesuffix(")"))
+    again = shlex.split(stderr.partition("resume with: ")[2].strip().removesuffix(")"))
     kept = num_shards(tmp_path / "run")
     assert kept >= 3
     command = [sys.executable, "-m", *again, "--set", "engine=inline"]
@@ -150,7 +150,7 @@ def test_a_run_that_is_stopped_while_ray_starts_says_how_to_go_on(
     code, stderr = finish(run)
     assert code == 4
     assert "error: stopped" in stderr
-    assert "go on with: " in stderr
+    assert "resume with: " in stderr
     # Nor are there files of a Ray that was not started to the end.
     assert set(sessions.glob("session_2*")) == before
 

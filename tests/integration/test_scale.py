@@ -150,6 +150,13 @@ def test_a_plan_of_kept_costs_says_what_binds(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("images", ["0", "nan", "1e16"])
+def test_a_plan_of_an_impossible_number_of_images_is_refused(images: str) -> None:
+    result = CliRunner().invoke(app, ["plan", "--devices", "t4=1", "--images", images])
+    assert result.exit_code == 2
+    assert "from 1 to 1e15" in result.output
+
+
 def test_a_plan_measures_its_costs_and_is_checked_by_a_run(people: Dataset, tmp_path: Path) -> None:
     kept = tmp_path / "costs.json"
     arguments = ["plan", "--devices", "30=2", "--check", "--save", str(kept)]

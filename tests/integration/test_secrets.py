@@ -1,4 +1,4 @@
-"""Credentials in URIs open what they are for, and are in no file, log, message or listing."""
+"""Credentials in URIs are used, and appear in no file, log, message or listing."""
 
 import json
 import os
@@ -18,7 +18,7 @@ _TOLD = (KEY, SECRET, SECRET.replace("/", "%2F"), SECRET.replace("/", "%2F").rep
 
 @pytest.fixture
 def store(people: Dataset) -> Iterator[ObjectStore]:
-    """A store with a dataset in it, which is opened with credentials."""
+    """A store with a dataset, which is opened with credentials."""
     with object_store() as store:
         for path in people.images.iterdir():
             store.objects[f"bucket/data/images/{path.name}"] = path.read_bytes()
@@ -77,7 +77,7 @@ def test_a_run_is_resumed_with_other_credentials(run: Run, store: ObjectStore) -
     assert written(store, "bucket/run/ledger") == before
 
 
-def test_a_failed_image_and_the_command_that_goes_on_show_none(
+def test_a_failed_image_and_the_resuming_command_show_none(
     run: Run, store: ObjectStore, tmp_path: Path
 ) -> None:
     name = min(written(store, "bucket/data/images"))
@@ -154,7 +154,9 @@ def test_a_uri_that_cannot_be_opened_is_named_without_them(
     assert "***" in err or "data.annotations is not set" in err
 
 
-def test_what_a_run_wrote_asks_for_the_credentials(run: Run, store: ObjectStore) -> None:
+def test_the_files_of_a_run_cannot_be_used_without_the_credentials(
+    run: Run, store: ObjectStore
+) -> None:
     assert run("evaluate", *keys(store, "engine=inline"), "--output", "run")[0] == 0
     for again in (["evaluate", "--config", "run/config.yaml"], ["picture", "run", "out.jpg"]):
         code, _, err = run(*again)

@@ -1,4 +1,4 @@
-"""Object stores that do not answer."""
+"""Object stores that do not answer are an error in bounded time."""
 
 import socket
 import subprocess
@@ -15,10 +15,10 @@ from tests.conftest import Dataset
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["s3", "gs"])
-def test_a_store_that_says_nothing_is_an_error_within_a_minute(
+def test_a_store_that_does_not_answer_is_an_error_within_a_minute(
     scheme: str, people: Dataset, tmp_path: Path
 ) -> None:
-    # Connections are taken, and that is all.
+    # The server accepts connections and never answers.
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         user = {"s3": "key:secret", "gs": "anonymous"}[scheme]
@@ -35,11 +35,11 @@ def test_a_store_that_says_nothing_is_an_error_within_a_minute(
         )
     assert answer.returncode == 3
     assert answer.stderr.startswith(f"error: cannot open {scheme}://***@bucket")
-    assert "no answer within 20 s (see data.annotations)" in answer.stderr
+    assert "no answer within 20 s (check data.annotations)" in answer.stderr
     assert time.monotonic() - start < 60
 
 
-def test_a_store_whose_address_refuses_is_an_error() -> None:
+def test_a_store_that_refuses_connections_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     uri = f"s3://key:secret@bucket/file?scheme=http&endpoint_override={address}"

@@ -62,8 +62,8 @@ class Slurm:
     """A cluster of two nodes.
 
     Attributes:
-        folder: for its files, and those of jobs.
-        environment: in which its commands reach it.
+        folder: folder of its files and of those of jobs.
+        environment: environment variables with which its commands reach it.
     """
 
     folder: Path
@@ -88,7 +88,7 @@ class Slurm:
 
     def finish(self, job: str) -> tuple[str, str]:
         """Returns exit code and log of a job, once it has ended."""
-        # A job whose processes end is in the queue, and one that waits for its nodes.
+        # The queue also lists a job whose processes are ending, and one that waits for its nodes.
         deadline_at = time.monotonic() + 400
         while job in self.command("squeue", "--noheader", "--format=%i").split():
             assert time.monotonic() < deadline_at
@@ -148,17 +148,17 @@ def slurm() -> Iterator[Slurm]:
         with daemons(environment):
             for _ in range(60):
                 time.sleep(1)
-                told = subprocess.run(
+                state = subprocess.run(
                     ["sinfo", "--noheader", "--format=%D %t"],
                     env=environment,
                     capture_output=True,
                     text=True,
                     check=False,
                 ).stdout
-                if told.strip() == "2 idle":
+                if state.strip() == "2 idle":
                     break
             else:
-                pytest.skip(f"no Slurm of two nodes starts here: {told}")
+                pytest.skip(f"no Slurm of two nodes starts here: {state}")
             yield cluster
 
 
@@ -179,7 +179,7 @@ def test_a_job_evaluates_on_both_nodes(slurm: Slurm, tmp_path: Path, people: Dat
 
 
 @pytest.mark.parametrize("options", [["--signal=TERM", "--batch"], []])
-def test_a_job_that_is_cut_short_reports_what_is_done_and_how_to_go_on(
+def test_a_job_that_is_cut_short_reports_its_results_and_the_command_that_resumes_it(
     slurm: Slurm, tmp_path: Path, crowd: Dataset, options: list[str]
 ) -> None:
     config = write_config(
@@ -194,5 +194,5 @@ def test_a_job_that_is_cut_short_reports_what_is_done_and_how_to_go_on(
     code, log = slurm.finish(job)
     assert code == "4:0", log
     assert "error: stopped, " in log
-    assert "go on with: " in log
+    assert "resume with: " in log
     assert not json.loads((tmp_path / "run" / "report.json").read_text())["complete"]

@@ -1,4 +1,4 @@
-"""Jobs on clusters of their own, submitted as users submit them."""
+"""Jobs are submitted to clusters of the test, as users submit them."""
 
 import json
 import os
@@ -24,10 +24,10 @@ from tests.conftest import Dataset
 LAUNCH = Path(__file__).parents[2] / "launch"
 LOCAL = LAUNCH.parent / "configs" / "local.yaml"
 
-# The head and the other node, as two machines are: each with an address of its own.
+# The head and the other node have separate addresses, as two machines have.
 HEAD, OTHER = "10.213.77.1", "10.213.77.2"
 
-# The demo in float32, whose sums do not depend on how many threads there are.
+# The demo in float32, whose sums do not depend on the number of threads.
 RUN = ["--set", "data.limit=6", "--set", "precision=f32", "--set", "batch_size=1"]
 
 pytestmark = [
@@ -38,13 +38,13 @@ pytestmark = [
 
 @dataclass
 class Machine:
-    """Where commands are run: here, or in a namespace.
+    """The place in which commands run: this machine, or a network namespace.
 
     Attributes:
-        prefix: of every command.
-        address: by which others know it.
-        dashboard: port.
-        gcs: port.
+        prefix: prefix of every command.
+        address: address for other machines.
+        dashboard: port of the dashboard.
+        gcs: port of Ray's GCS.
     """
 
     prefix: Sequence[str] = ()
@@ -57,12 +57,12 @@ class Machine:
     def environment(self) -> dict[str, str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         url = f"http://{self.address}:{self.dashboard}"
-        # Numbers of threads are those of the processors that Ray gives.
+        # The number of threads is that of the CPUs that Ray assigns.
         mine = {"PATH": path, "RAY_API_SERVER_ADDRESS": url, "PYTHON": sys.executable}
         return {**os.environ, **mine, "RAY_TMPDIR": self.folder, "RAY_AUTH_MODE": "disabled"}
 
     def start(self, *command: object, prefix: Sequence[str] = ()) -> None:
-        """Starts what does not end by itself."""
+        """Starts a command that does not end."""
         process = subprocess.Popen(
             [*(prefix or self.prefix), *map(str, command)],
             env=self.environment(),
@@ -85,8 +85,8 @@ class Machine:
     def submit(self, cwd: Path, config: Path, *arguments: object) -> tuple[int, str]:
         """Returns exit code and output of a submission."""
         process = self.popen(LAUNCH / "submit.sh", config, *arguments, cwd=cwd)
-        told, _ = process.communicate(timeout=240)
-        return process.returncode, told
+        output, _ = process.communicate(timeout=240)
+        return process.returncode, output
 
     def end(self) -> None:
         for process in self.started:
@@ -148,21 +148,21 @@ def one_host() -> Iterator[Machine]:
         yield machine
 
 
-def test_the_demo_is_submitted_and_its_report_is_here(one_host: Machine, tmp_path: Path) -> None:
-    code, told = one_host.submit(tmp_path, LOCAL, "--", *RUN)
-    assert code == 0, told
+def test_the_demo_is_submitted_and_its_report_is_fetched(one_host: Machine, tmp_path: Path) -> None:
+    code, output = one_host.submit(tmp_path, LOCAL, "--", *RUN)
+    assert code == 0, output
     (report,) = tmp_path.glob("runs/pose-*/report.json")
-    assert f"report: {report}" in told
+    assert f"report: {report}" in output
     assert json.loads(report.read_text())["complete"]
-    assert "COCO keypoint AP, 6 images" in told
+    assert "COCO keypoint AP, 6 images" in output
 
 
 def test_results_behind_a_uri_are_fetched(one_host: Machine, tmp_path: Path) -> None:
     config = tmp_path / "oracle.yaml"
     config.write_text("backend: oracle\n")
     far = (tmp_path / "far").as_uri()
-    code, told = one_host.submit(tmp_path, config, far)
-    assert code == 0, told
+    code, output = one_host.submit(tmp_path, config, far)
+    assert code == 0, output
     (report,) = tmp_path.glob("runs/pose-*/report.json")
     assert report.read_bytes() == (tmp_path / "far" / "report.json").read_bytes()
 
@@ -174,13 +174,13 @@ def test_results_behind_a_uri_are_fetched(one_host: Machine, tmp_path: Path) -> 
         ("data: {images: /nowhere, annotations: /nowhere.json}\n", 3, "/nowhere is not a folder"),
     ],
 )
-def test_a_job_that_cannot_begin_ends_with_its_own_exit_code(
+def test_a_job_that_cannot_start_ends_with_its_own_exit_code(
     one_host: Machine, tmp_path: Path, text: str, code: int, message: str
 ) -> None:
     config = tmp_path / "wrong.yaml"
     config.write_text(text)
-    found, told = one_host.submit(tmp_path, config)
-    assert (found, message in told) == (code, True), told
+    found, output = one_host.submit(tmp_path, config)
+    assert (found, message in output) == (code, True), output
 
 
 def test_credentials_are_in_no_list_of_jobs(one_host: Machine, tmp_path: Path) -> None:
@@ -188,12 +188,12 @@ def test_credentials_are_in_no_list_of_jobs(one_host: Machine, tmp_path: Path) -
     keys = [f"data.images=gs://user:{secret}@bucket/a b", "data.annotations=x"]
     options = [word for key in keys for word in ("--set", key)]
     output = f"gs://user:{secret}@bucket/run"
-    code, told = one_host.submit(tmp_path, LOCAL, output, "--", *options)
+    code, output = one_host.submit(tmp_path, LOCAL, output, "--", *options)
     assert code == 3
-    assert "cannot open gs://***@bucket/a%20b: " in told
+    assert "cannot open gs://***@bucket/a%20b: " in output
     listed, _ = one_host.popen("ray", "job", "list", cwd=tmp_path).communicate(timeout=60)
     assert "evaluate" in listed
-    assert secret not in told + listed
+    assert secret not in output + listed
 
 
 def test_a_run_that_fails_ends_with_exit_code_4(
@@ -205,12 +205,12 @@ def test_a_run_that_fails_ends_with_exit_code_4(
         f"data: {{images: {tmp_path / 'none'}, annotations: {people.annotations}}}\n"
         "backend: oracle\n"
     )
-    code, told = one_host.submit(tmp_path, config)
-    assert code == 4, told
-    assert "try the failed images again" in told
+    code, output = one_host.submit(tmp_path, config)
+    assert code == 4, output
+    assert "try the failed images again" in output
 
 
-def test_a_stopped_job_is_no_success(one_host: Machine, tmp_path: Path) -> None:
+def test_a_stopped_job_does_not_exit_with_0(one_host: Machine, tmp_path: Path) -> None:
     config = tmp_path / "long.yaml"
     config.write_text("backend: simulated\nsimulated: {rate: 1.0}\ndata: {repeat: 100}\n")
     process = one_host.popen(LAUNCH / "submit.sh", config, cwd=tmp_path)
@@ -219,16 +219,16 @@ def test_a_stopped_job_is_no_success(one_host: Machine, tmp_path: Path) -> None:
     (folder,) = tmp_path.glob("runs/pose-*")
     stop = one_host.popen("ray", "job", "stop", folder.name, cwd=tmp_path)
     stop.communicate(timeout=60)
-    told, _ = process.communicate(timeout=60)
-    assert process.returncode == 4, told
-    assert "was stopped" in told or "failed" in told
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 4, output
+    assert "was stopped" in output or "failed" in output
 
 
 def test_without_a_cluster_nothing_is_submitted(tmp_path: Path) -> None:
     machine = Machine(dashboard=free_port(), folder=str(tmp_path))
-    code, told = machine.submit(tmp_path, LOCAL)
+    code, output = machine.submit(tmp_path, LOCAL)
     assert code == 3
-    assert "is there a cluster at" in told
+    assert "is there a cluster at" in output
 
 
 def ip(*arguments: str) -> None:
@@ -237,11 +237,11 @@ def ip(*arguments: str) -> None:
 
 @contextmanager
 def two_networks() -> Iterator[tuple[Machine, Machine]]:
-    """Two namespaces with a cable between them.
+    """Two connected network namespaces.
 
     Raises:
-        OSError: if there is no such command.
-        subprocess.CalledProcessError: if the kernel does not let us.
+        OSError: if the command is not installed.
+        subprocess.CalledProcessError: if the kernel does not allow it.
     """
     names = [f"dp-{os.getpid()}-{end}" for end in "ab"]
     with ExitStack() as stack:
@@ -279,7 +279,7 @@ def two_hosts() -> Iterator[Machine]:
         try:
             head, other = stack.enter_context(two_networks())
         except (OSError, subprocess.CalledProcessError):
-            # Then they have one address, and one disk.
+            # Without namespaces, both nodes have one address and one disk.
             head, other = Machine(), Machine()
         stack.enter_context(cluster(head, "--num-cpus=1"))
         other.folder, other.gcs, other.dashboard = head.folder, head.gcs, head.dashboard
@@ -303,16 +303,16 @@ def nodes(machine: Machine) -> int:
     process = machine.popen(
         "ray", "status", "--address", f"{machine.address}:{machine.gcs}", cwd=Path("/")
     )
-    told, _ = process.communicate(timeout=60)
-    return told.partition("Pending")[0].count(" node_")
+    output, _ = process.communicate(timeout=60)
+    return output.partition("Pending")[0].count(" node_")
 
 
 def test_two_machines_give_the_inline_detections_without_a_shared_disk(tmp_path: Path) -> None:
     config = load_config(LOCAL, [*RUN[1::2], "engine=inline"])
     evaluate(config, tmp_path / "inline")
     with two_hosts() as head:
-        code, told = head.submit(tmp_path, LOCAL, tmp_path / "two", "--", *RUN)
-    assert code == 0, told
+        code, output = head.submit(tmp_path, LOCAL, tmp_path / "two", "--", *RUN)
+    assert code == 0, output
     expected = (tmp_path / "inline" / "detections.json").read_bytes()
     assert (tmp_path / "two" / "detections.json").read_bytes() == expected
     devices = json.loads((tmp_path / "two" / "report.json").read_text())["devices"]

@@ -216,7 +216,7 @@ def network_maps(
     dataset: Dataset, model: Path, profile: str
 ) -> Iterator[tuple[Geometry, Floats, Floats]]:
     """Yields geometry, heatmaps and PAFs of each image of a dataset, computed by ONNX Runtime."""
-    order = CompileSpec("onnxruntime:cpu", "f32", profile)
+    order = CompileSpec(backend="onnxruntime:cpu", precision="f32", profile=profile)
     content = portable(load_source(model), order).content
     backend = OnnxRuntimeBackend(content, BackendOptions(threads=2))
     for record in load_index(dataset.annotations).images:

@@ -1,3 +1,5 @@
+"""Errors have exit codes, survive pickling, and show foreign text in one printable line."""
+
 import pickle
 
 import pytest
@@ -25,12 +27,12 @@ def test_each_kind_of_error_has_its_exit_code(kind: type[PoseEvalError], code: i
         ),
     ],
 )
-def test_the_text_names_device_shard_and_what_to_do(error: PoseEvalError, text: str) -> None:
+def test_the_text_names_device_shard_and_remedy(error: PoseEvalError, text: str) -> None:
     assert str(error) == text
 
 
 @pytest.mark.parametrize("kind", [ConfigError, SetupError, ExecutionError])
-def test_an_error_survives_pickling_whole(kind: type[PoseEvalError]) -> None:
+def test_an_error_keeps_all_fields_when_it_is_pickled(kind: type[PoseEvalError]) -> None:
     error = kind("failed", "hint", device="cpu:0", shard=3, image_ids=[1, 2])
     error.device = "cpu:1"
     copy = pickle.loads(pickle.dumps(error))
@@ -44,7 +46,7 @@ def test_an_error_survives_pickling_whole(kind: type[PoseEvalError]) -> None:
     ("error", "line"),
     [(ValueError("\n bad shape \nframe 1\nframe 2"), "bad shape "), (MemoryError(), "MemoryError")],
 )
-def test_of_a_librarys_error_the_first_line_is_told_or_its_type(
+def test_the_first_line_of_a_librarys_error_is_shown_or_otherwise_its_type(
     error: Exception, line: str
 ) -> None:
     assert first_line(error) == line

@@ -1,4 +1,4 @@
-"""Scripts, manifests and configurations that ship beside the package."""
+"""The shipped scripts, manifests and configurations are valid and run our commands."""
 
 import json
 import re
@@ -16,14 +16,14 @@ import yaml
 from typer.main import get_command
 
 from distributed_pose import load_config, parse_config
-from distributed_pose.backends.selection import check_backends
+from distributed_pose.backends.selection import select
 from distributed_pose.cli.main import app
 
 REPOSITORY = Path(__file__).parents[2]
 LAUNCH = REPOSITORY / "launch"
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
 DOCKERFILE = LAUNCH / "Dockerfile"
-# Where each manifest's image comes from, as TARGET of the Dockerfile.
+# The target of the Dockerfile that makes the image of each manifest.
 TARGETS = {"kuberay-gpu.yaml": "gpu", "kuberay-npu.yaml": "ascend"}
 MANIFESTS = sorted(LAUNCH.glob("kuberay-*.yaml"))
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
@@ -47,7 +47,7 @@ def test_scripts_pass_shellcheck(script: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "arguments", "told"),
+    ("script", "arguments", "message"),
     [
         ("submit.sh", [], "usage: launch/submit.sh CONFIG.yaml"),
         ("submit.sh", ["--help"], "usage: launch/submit.sh CONFIG.yaml"),
@@ -57,15 +57,17 @@ def test_scripts_pass_shellcheck(script: Path) -> None:
         ("node.sh", ["--head"], "usage: launch/node.sh head"),
     ],
 )
-def test_wrong_usage_is_told_with_exit_code_2(script: str, arguments: list[str], told: str) -> None:
+def test_wrong_usage_exits_with_2_and_a_message(
+    script: str, arguments: list[str], message: str
+) -> None:
     answer = run("bash", LAUNCH / script, *arguments)
     assert answer.returncode == 2
-    assert told in answer.stderr
+    assert message in answer.stderr
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> Path:
-    """A folder of commands in which `ray` notes how it is called, with its authentication mode."""
+    """A folder of commands in which `ray` records its arguments and its authentication mode."""
     command(
         tmp_path,
         "ray",
@@ -104,7 +106,7 @@ def calls(host: Path) -> list[str]:
         (["head", "--", "--num-cpus=3"], "token start --head --num-cpus=3"),
     ],
 )
-def test_a_bare_host_tells_ray_its_chip_and_a_head_asks_for_a_token(
+def test_a_bare_host_labels_its_chip_for_ray_and_a_head_requires_a_token(
     host: Path, arguments: list[str], expected: str
 ) -> None:
     answer = on(host, LAUNCH / "node.sh", *arguments)
@@ -112,7 +114,7 @@ def test_a_bare_host_tells_ray_its_chip_and_a_head_asks_for_a_token(
     assert calls(host)[-1] == expected
 
 
-def test_a_host_that_joins_shows_the_token_that_it_has_or_says_that_it_has_none(
+def test_a_joining_host_shows_its_token_or_reports_that_it_has_none(
     host: Path,
 ) -> None:
     assert "copy its ~/.ray/auth_token" in on(host, LAUNCH / "node.sh", "10.0.0.1:6379").stderr
@@ -121,13 +123,13 @@ def test_a_host_that_joins_shows_the_token_that_it_has_or_says_that_it_has_none(
     assert calls(host)[-1] == "token start --address=10.0.0.1:6379"
 
 
-def test_a_chosen_authentication_mode_stays(host: Path) -> None:
+def test_the_users_authentication_mode_is_kept(host: Path) -> None:
     on(host, LAUNCH / "node.sh", "head", RAY_AUTH_MODE="disabled")
     assert calls(host) == ["disabled start --head"]
 
 
 def slurm(host: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs the batch script on two nodes of a Slurm that runs everything here."""
+    """Runs the batch script on a fake Slurm of two nodes that runs everything on this machine."""
     command(host, "scontrol", "echo first; echo second")
     command(
         host,
@@ -159,19 +161,19 @@ def test_a_slurm_job_evaluates_on_its_cluster_with_a_token_and_its_cpus(host: Pa
 
 
 @pytest.mark.parametrize(
-    ("variables", "told"),
+    ("variables", "message"),
     [
-        ({"NODES": "0"}, "1 nodes are not there after 1 s"),
-        ({"NODES": "1"}, "2 nodes are not there after 1 s"),
+        ({"NODES": "0"}, "1 nodes have not joined after 1 s"),
+        ({"NODES": "1"}, "2 nodes have not joined after 1 s"),
         ({"NODES": "0", "RAY_FAILS": "yes", "START_TIMEOUT_S": "60"}, "a Ray process ended"),
     ],
 )
-def test_a_slurm_job_whose_cluster_does_not_start_ends_and_says_why(
-    host: Path, variables: dict[str, str], told: str
+def test_a_slurm_job_whose_cluster_does_not_start_ends_with_the_reason(
+    host: Path, variables: dict[str, str], message: str
 ) -> None:
     answer = slurm(host, **variables)
     assert answer.returncode == 3
-    assert told in answer.stderr
+    assert message in answer.stderr
     assert ("port is taken" in answer.stderr) is ("RAY_FAILS" in variables)
     assert not (host / "ran").exists()
 
@@ -179,7 +181,7 @@ def test_a_slurm_job_whose_cluster_does_not_start_ends_and_says_why(
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
 def test_configurations_are_valid(path: Path) -> None:
     config = load_config(path)
-    check_backends(config)
+    select(config)
 
 
 def parts(manifest: Path) -> dict[str, Any]:
@@ -201,7 +203,7 @@ def test_a_manifest_runs_a_command_and_a_configuration_of_ours(manifest: Path) -
     assert (python, module, package) == ("python", "-m", "distributed_pose")
     context = get_command(app).commands[command].make_context(command, options)  # type: ignore[attr-defined]
     config = parse_config(yaml.safe_load(mapped["data"]["config.yaml"]))
-    check_backends(config)
+    select(config)
     head = next(pods(job))
     (mount,) = (m for m in head["containers"][0]["volumeMounts"] if m["name"] == "config")
     assert context.params["config"] == Path(mount["mountPath"]) / "config.yaml"
@@ -214,7 +216,7 @@ def test_a_manifest_runs_a_command_and_a_configuration_of_ours(manifest: Path) -
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=name)
-def test_a_manifests_pods_mount_what_they_have_and_see_data_and_shared_memory(
+def test_the_pods_of_a_manifest_mount_their_volumes_data_and_shared_memory(
     manifest: Path,
 ) -> None:
     for pod in pods(parts(manifest)["RayJob"]):
@@ -222,11 +224,11 @@ def test_a_manifests_pods_mount_what_they_have_and_see_data_and_shared_memory(
         mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         assert mounted.keys() == {volume["name"] for volume in pod["volumes"]}
         assert (mounted["data"], mounted["shm"]) == ("/data", "/dev/shm")
-        # Whole devices and cores: what is asked for is what there is.
+        # Devices and cores are whole: requests equal limits.
         assert container["resources"]["requests"] == container["resources"]["limits"]
 
 
-def test_the_npu_manifest_tells_ray_as_many_npus_as_the_pod_has() -> None:
+def test_the_npu_manifest_gives_ray_as_many_npus_as_the_pod_has() -> None:
     job = parts(LAUNCH / "kuberay-npu.yaml")["RayJob"]
     (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
@@ -241,7 +243,7 @@ def version() -> str:
 
 
 def stages() -> dict[str, str]:
-    """Returns the base of each stage of the Dockerfile, by the stage's name."""
+    """Returns the base image of each stage of the Dockerfile, by the name of the stage."""
     found = re.findall(r"^FROM (\S+)(?: AS (\S+))?$", DOCKERFILE.read_text(), re.MULTILINE)
     return {name or "last": base for base, name in found}
 
@@ -261,14 +263,14 @@ def test_the_dockerfile_has_a_base_with_a_pinned_tag_for_each_target() -> None:
         assert base in found or re.search(r":\d+\.\d+\.\d+-", base)
 
 
-def test_the_image_runs_as_a_user_who_can_do_without_root_and_is_checked_by_doctor() -> None:
+def test_the_image_runs_without_root_and_is_checked_by_doctor() -> None:
     last = DOCKERFILE.read_text().rpartition("FROM ")[2]
     assert re.search(r"^USER 1000:1000$", last, re.MULTILINE)
     assert re.search(r'^HEALTHCHECK .*CMD \["distributed-pose", "doctor"\]$', last, re.MULTILINE)
     assert last.index("USER 1000") < last.index("ENTRYPOINT")
 
 
-def test_the_image_is_made_of_what_is_here() -> None:
+def test_the_dockerignore_admits_every_file_that_the_image_copies() -> None:
     ignored = (LAUNCH / "Dockerfile.dockerignore").read_text().splitlines()
     for line in re.findall(r"^COPY (.+) \S+$", DOCKERFILE.read_text(), re.MULTILINE):
         assert {f"!{source}" for source in line.split()} <= set(ignored)
@@ -302,7 +304,7 @@ def test_a_manifest_fits_the_schemas_of_kubernetes(manifest: Path) -> None:
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=name)
-def test_a_manifest_names_the_ray_that_the_image_has(manifest: Path) -> None:
+def test_a_manifest_names_the_version_of_ray_in_the_image(manifest: Path) -> None:
     pinned = re.search(r"^ray==(\S+)", (REPOSITORY / "constraints.txt").read_text(), re.MULTILINE)
     assert pinned
     cluster = parts(manifest)["RayJob"]["spec"]["rayClusterSpec"]

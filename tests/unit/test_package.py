@@ -1,3 +1,5 @@
+"""The package imports no runtime, and its public names are fixed."""
+
 import os
 import subprocess
 import sys

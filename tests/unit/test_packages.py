@@ -1,4 +1,4 @@
-"""What happens where an optional package is missing: its extra is named before a device starts."""
+"""A missing optional package is named with its extra before a device starts."""
 
 import re
 import subprocess
@@ -24,12 +24,12 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def remove(monkeypatch: pytest.MonkeyPatch, modules: Iterable[str]) -> None:
-    """Makes modules ones that cannot be imported, as where they are not installed."""
+    """Makes modules fail to import, as if they were not installed."""
     for module in modules:
         monkeypatch.setitem(sys.modules, module, None)
 
 
-def test_a_package_that_is_there_is_no_error() -> None:
+def test_an_installed_package_is_not_an_error() -> None:
     require("numpy", extra="cpu", purpose="nothing")
 
 
@@ -79,7 +79,7 @@ def test_a_missing_package_is_a_backend_that_cannot_start(monkeypatch: pytest.Mo
 
 @pytest.fixture
 def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file of torch.save that no cache knows."""
+    """A file of torch.save that is not in the cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = tmp_path / "a.pth"
     path.write_bytes(saved(demo_state()))
@@ -99,7 +99,7 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("nncf", {"precision": "int8"}, "precision int8 needs nncf"),
     ],
 )
-def test_what_a_run_lacks_ends_it_with_the_command_that_installs_it(
+def test_a_run_without_a_required_package_ends_with_the_command_that_installs_it(
     people: Dataset,
     checkpoint: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -17,7 +17,7 @@ def write(target: Target, *, upgrade: bool) -> None:
     """Writes the constraints of a target, for the oldest Python and the first of its platforms."""
     path = REPOSITORY / target.constraints
     known = path.read_text() if path.exists() else ""
-    # What is not bound to a device has the version that the tests run with.
+    # Packages that do not depend on the device have the versions that the tests run with.
     common = (REPOSITORY / TARGETS[0].constraints).read_text()
     found = resolve(
         (target.name, *target.with_extras),
@@ -38,7 +38,7 @@ def _from_nvidia(found: str) -> str:
 
 def main() -> None:
     """Writes the constraints that the command line names."""
-    # Several targets share a file, which the first of them is written for.
+    # Several targets share a file, which is written for the first of them.
     owners = {target.constraints: target for target in reversed(TARGETS)}
     targets = {target.name: target for target in reversed(owners.values())}
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])

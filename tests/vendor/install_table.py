@@ -23,10 +23,10 @@ _USUAL = ("cpu", "cann", "ascend", "int8", "cluster", "plots")
 
 @dataclass(frozen=True)
 class Installed:
-    """An environment as it was measured.
+    """Measurements of an environment.
 
     Attributes:
-        megabytes: on disk, of 10^6 bytes, with Python's own part of the environment.
+        megabytes: size on disk in 10^6 bytes, including the environment's Python.
         cpu_seconds: processor time of all processes of the installation, which other work on the
             machine does not change.
     """
@@ -36,7 +36,7 @@ class Installed:
 
 
 def install(target: Target) -> Installed:
-    """Returns what the installation of a target into an empty environment took."""
+    """Returns measurements of the installation of a target into an empty environment."""
     with tempfile.TemporaryDirectory() as folder:
         environment, source = Path(folder, "env"), _copy(Path(folder, "source"))
         before = os.times()
@@ -54,8 +54,8 @@ def row(target: Target, found: Installed | None) -> str:
     """Returns a target's row in Markdown.
 
     Args:
-        target: of the row.
-        found: measured; None if it was not installed.
+        target: target of the row.
+        found: measurements; None if the target was not installed.
     """
     pins = resolve(
         (target.name,),
@@ -75,7 +75,7 @@ def row(target: Target, found: Installed | None) -> str:
 
 
 def _copy(folder: Path) -> Path:
-    # A build leaves files in the folder that it reads.
+    # A build writes files into the folder that it reads.
     ignored = shutil.ignore_patterns(".*", "build", "*.egg-info", "runs", "tests", "__pycache__")
     return Path(shutil.copytree(REPOSITORY, folder, ignore=ignored))
 
@@ -86,7 +86,7 @@ def _megabytes(folder: Path) -> float:
 
 
 def main() -> None:
-    """Prints the rows that the command line names."""
+    """Prints the rows of the targets on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("targets", nargs="*", metavar="TARGET", default=_USUAL)
     given = parser.parse_args()

@@ -16,7 +16,7 @@ from distributed_pose.backends import cuda_driver
 from distributed_pose.devices.nvidia_libraries import needed_libraries
 from tests.fakes.libraries import build_library
 
-# What every call that sets a device up answers: cudaErrorNoDevice.
+# Every call that sets up a device returns cudaErrorNoDevice.
 NO_DEVICE = "no CUDA-capable device"
 
 _CUDART = f"""
@@ -28,7 +28,7 @@ const char *cudaGetErrorString(int error) {{ return "{NO_DEVICE}"; }}
 const char *cudaGetErrorName(int error) {{ return "cudaErrorNoDevice"; }}
 """
 
-# The registry of plugins is an object whose every method finds none.
+# The registry of plugins is an object whose methods return nothing.
 _NVINFER = """
 static long none(void *self, int *count) { if (count) *count = 0; return 0; }
 static void *table[64] = {[0 ... 63] = none};
@@ -37,14 +37,14 @@ void *getPluginRegistry(void) { return &registry; }
 int getInferLibVersion(void) { return 101302; }
 """
 
-# What the package itself calls succeeds, and makes nothing.
+# Functions that the package itself calls succeed, and create nothing.
 _CALLED = re.findall(r'"(cu[A-Z]\w+)"', Path(cuda_driver.__file__).read_text())
 _CUDA = "".join(f"int {name}(void) {{ return 0; }}\n" for name in sorted(set(_CALLED)))
 
 _SOURCES = {"libcuda.so": _CUDA, "libcudart.so": _CUDART, "libnvinfer.so": _NVINFER}
 _NVIDIA = ("libcu", "libnv")
 
-# Which library has a function that asks for no version, by the beginning of its name.
+# The library of a function without a version, by the prefix of its name.
 _UNVERSIONED = {
     "createInfer": "libnvinfer.so",
     "createNvOnnx": "libnvonnxparser.so",
@@ -53,7 +53,7 @@ _UNVERSIONED = {
 
 
 def build_stubs(providers: list[Path], folder: Path) -> Path:
-    """Returns the folder with a stand-in for each of NVIDIA's libraries that providers need."""
+    """Returns the folder with a fake of each of NVIDIA's libraries that providers need."""
     functions: dict[str, set[str]] = defaultdict(set)
     for provider in providers:
         for name in needed_libraries(provider):
@@ -66,13 +66,13 @@ def build_stubs(providers: list[Path], folder: Path) -> Path:
         source = next((_SOURCES[stem] for stem in _SOURCES if name.startswith(stem)), "")
         mine = {f for f in unversioned if name.startswith(_owner(f))}
         symbols = [f for f in sorted(wanted | mine) if f"{f}(" not in source]
-        # Those that ask for a version call it by the library's name.
+        # Versions of symbols have the name of the library.
         build_library(folder / name, source=source, symbols=symbols, version=name if wanted else "")
     return folder
 
 
 def _wanted(provider: Path) -> Iterator[tuple[str, str]]:
-    """Yields the library and the name of each function of NVIDIA's that a provider asks for."""
+    """Yields library and name of each of NVIDIA's functions that a provider requires."""
     with provider.open("rb") as file:
         elf = ELFFile(file)
         libraries = {

@@ -12,12 +12,12 @@ REPOSITORY = Path(__file__).parents[2]
 
 X86, ARM = "x86_64-manylinux_2_28", "aarch64-manylinux_2_28"
 
-# Glibc of the oldest system that OpenVINO's wheels for aarch64 run on, such as Ubuntu 22.04.
+# The glibc of the oldest system for OpenVINO's aarch64 wheels, such as Ubuntu 22.04.
 NEW_ARM = "aarch64-manylinux_2_35"
 
 PYTHONS = ("3.11", "3.12", "3.13")
 
-# On the index these are sources alone, whose build fetches the wheel from NVIDIA's own index.
+# The index has only sources of these, whose build fetches the wheel from NVIDIA's index.
 FROM_NVIDIA = ("tensorrt-cu13", "tensorrt-cu13-libs")
 
 
@@ -26,14 +26,14 @@ class Target:
     """An environment that the package is installed into.
 
     Attributes:
-        name: of the extra.
-        constraints: file with its versions, relative to the repository.
-        pythons: that it can be installed with.
-        platforms: likewise, as uv calls them.
-        with_extras: that its constraints are for, too.
-        beside: further requirements, in place of those that the index has no wheels of.
-        proof: what shows that it works once it is installed.
-        shown: distributions whose versions a table names.
+        name: name of the extra.
+        constraints: file with the versions, relative to the repository.
+        pythons: versions of Python that the target supports.
+        platforms: supported platforms, by the names of uv.
+        with_extras: further extras that the constraints cover.
+        beside: requirements in place of those that the index has no wheels of.
+        proof: evidence that the installed target works.
+        shown: distributions whose versions the table names.
     """
 
     name: str
@@ -116,21 +116,21 @@ def resolve(
     beside: tuple[str, ...] = (),
     preferred: str = "",
 ) -> str:
-    """Returns the versions that are installed, as lines of a constraints file.
+    """Returns the resolved versions, as lines of a constraints file.
 
-    Only binary wheels are taken, and none is downloaded.
+    Only binary wheels are considered, and none is downloaded.
 
     Args:
-        extras: of this package.
-        python: version.
-        platform: as uv calls it.
-        constraints: file with versions to keep to.
+        extras: extras of this package.
+        python: version of Python.
+        platform: platform by the name of uv.
+        constraints: file with required versions.
         beside: further requirements.
-        preferred: lines with versions to take where they fit.
+        preferred: lines with versions to prefer.
 
     Raises:
         NoAnswerError: if the index cannot be reached.
-        ValueError: if there is no solution; says why.
+        ValueError: if there is no solution; states the reason.
     """
     with tempfile.TemporaryDirectory() as folder:
         names = ("beside.in", "excluded.txt", "constraints.txt", "pins.txt")
@@ -151,9 +151,9 @@ def resolve(
 
 
 def _answer(command: list[str], output: Path) -> str:
-    # Certificates that pip is told of are uv's, too.
-    told = os.environ.get("PIP_CERT")
-    certificates = {"SSL_CERT_FILE": told} if told else {}
+    # uv uses the certificates that are configured for pip.
+    certificate = os.environ.get("PIP_CERT")
+    certificates = {"SSL_CERT_FILE": certificate} if certificate else {}
     ran = subprocess.run(
         command,
         capture_output=True,

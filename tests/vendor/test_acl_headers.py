@@ -21,11 +21,11 @@ pytestmark = pytest.mark.vendor
 
 WHEEL = "torch-npu==2.14.0"
 
-# pyACL's names that are not those of C, and answers that are not those of the rule.
+# Names of pyACL that differ from those of C, and results that do not follow the rule.
 RENAMED = {"get_soc_name": "aclrtGetSocName", "rt.set_context": "aclrtSetCurrentContext"}
 ANSWERS = {"mdl.add_dataset_buffer": "value"}
 
-# Handles that are passed by pointer; other pointers that are not const return something.
+# Handles that are passed by pointer; other non-const pointers are results.
 HANDLES = ("aclmdlDesc", "aclmdlDataset", "aclDataBuffer", "void")
 
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
@@ -35,7 +35,7 @@ _NUMBER = re.compile(r"\b(ACL_[A-Z0-9_]+)\s*(?:=|\s)\s*(\d+)U?\b")
 
 @dataclass(frozen=True)
 class Function:
-    """A function of C: how many parameters take something, and what it answers."""
+    """A function of C: its number of input parameters, and its kind of result."""
 
     takes: int
     answers: str
@@ -71,14 +71,14 @@ def _is_answer(parameter: str) -> bool:
 
 
 def c_name(call: str) -> str:
-    """Returns C's name of a function of pyACL, such as `aclrtMemcpyAsync` of `rt.memcpy_async`."""
+    """Returns the C name of a pyACL function, such as `aclrtMemcpyAsync` of `rt.memcpy_async`."""
     room, _, name = call.rpartition(".")
     return RENAMED.get(call) or f"acl{room}{''.join(map(str.capitalize, name.split('_')))}"
 
 
 @pytest.fixture(scope="module")
 def calls() -> Iterator[set[str]]:
-    """The functions of pyACL that runs of every kind of model call, failed ones included."""
+    """The functions of pyACL that runs of all kinds of models call, including failed runs."""
     with stand_ins():
         fake = importlib.import_module("acl.fake")
         for kind in KINDS:
@@ -89,7 +89,7 @@ def calls() -> Iterator[set[str]]:
         yield set(fake.calls) | {"get_recent_err_msg", "finalize"}
 
 
-def test_every_call_is_a_function_of_the_headers_with_these_parameters_and_answers(
+def test_every_call_has_the_parameters_and_results_of_a_function_in_the_headers(
     functions: Mapping[str, Function], calls: set[str]
 ) -> None:
     acl = importlib.import_module("acl")
@@ -99,20 +99,20 @@ def test_every_call_is_a_function_of_the_headers_with_these_parameters_and_answe
         found = getattr(getattr(acl, room) if room else acl, name)
         wanted = functions[c_name(call)]
         answers = ANSWERS.get(call, wanted.answers)
-        told = Function(
+        declared = Function(
             len(inspect.signature(found).parameters), getattr(found, "answers", "plain")
         )
-        assert told == Function(wanted.takes, answers), call
+        assert declared == Function(wanted.takes, answers), call
 
 
 @pytest.mark.parametrize("call", ["rt.memcpy_asynch", "mdl.load_from_memory", "rt.elapsed_time"])
-def test_a_misspelt_call_is_none_of_the_headers(
+def test_a_misspelt_call_is_not_in_the_headers(
     functions: Mapping[str, Function], call: str
 ) -> None:
     assert c_name(call) not in functions
 
 
-def test_constants_are_those_of_the_headers(headers: str) -> None:
+def test_constants_have_the_values_of_the_headers(headers: str) -> None:
     with stand_ins():
         acl_calls = importlib.import_module("distributed_pose.backends.acl_calls")
         ascend = importlib.import_module("distributed_pose.backends.ascend")
@@ -133,7 +133,7 @@ def test_constants_are_those_of_the_headers(headers: str) -> None:
     assert _codes(headers)["ACL_ERROR_REPEAT_INITIALIZE"] == acl_calls._REPEATED_INIT
 
 
-def test_every_code_that_is_explained_is_one_of_the_headers(headers: str) -> None:
+def test_every_explained_code_is_in_the_headers(headers: str) -> None:
     with stand_ins():
         known = importlib.import_module("distributed_pose.backends.acl_calls")._CODES
         stated = importlib.import_module("acl.fake").INJECTED
@@ -149,7 +149,7 @@ def _codes(headers: str) -> dict[str, int]:
 
 
 def _position(headers: str, name: str) -> int:
-    """Returns the value of a member of an enumeration that numbers them from 0."""
+    """Returns the value of a member of an enumeration that starts at 0."""
     text = next(t for t in re.findall(r"typedef enum \w*\s*\{([^}]*)\}", headers) if name in t)
     members = [member.split("=")[0].strip() for member in text.split(",")]
     return members.index(name)

@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 from distributed_pose.backends.providers import cann_options
-from distributed_pose.model.atc import AtcOrder, atc_command
+from distributed_pose.model.atc import AtcSpec, atc_command
 from tests.fakes.ascend import stand_ins
 from tests.vendor.wheels import unpacked_sources
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.vendor
 SOURCES = "msit==8.2.0"
 
 ORDERS = [
-    AtcOrder(soc, (1, 4) if dynamic else (4,), dynamic, precision, aipp=aipp)
+    AtcSpec(soc, (1, 4) if dynamic else (4,), dynamic, precision, aipp=aipp)
     for soc, precision in (("310P3", "auto"), ("910B4-1", "f32"), ("310B1", "f32"))
     for dynamic, aipp in product((False, True), repeat=2)
 ]
@@ -36,28 +36,28 @@ def msit() -> Path:
 
 @pytest.fixture(scope="module")
 def options(msit: Path) -> dict[str, str]:
-    """What msit says of each option of ATC, by its name with dashes."""
+    """The description of each option of ATC in msit, by its name with dashes."""
     table = runpy.run_path(str(msit / "convert" / "model_convert" / "atc" / "atc_args_map.py"))
     return {option["name"]: option["desc"] for option in table["atc_args"]}
 
 
-@pytest.mark.parametrize("order", ORDERS, ids=str)
-def test_every_option_of_atc_is_in_the_vendors_list_with_a_value_that_it_names(
-    order: AtcOrder, options: dict[str, str]
+@pytest.mark.parametrize("spec", ORDERS, ids=str)
+def test_every_option_of_atc_is_in_the_vendors_list_with_an_allowed_value(
+    spec: AtcSpec, options: dict[str, str]
 ) -> None:
-    command = atc_command(order, Path("M.onnx"), Path("M"))
-    told = dict(argument.split("=", 1) for argument in command[1:])
-    assert wrong(told, options) == []
+    command = atc_command(spec, Path("M.onnx"), Path("M"))
+    given = dict(argument.split("=", 1) for argument in command[1:])
+    assert wrong(given, options) == []
     required = {"--model", "--framework", "--output", "--soc_version"}
-    assert required <= set(told)
+    assert required <= set(given)
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_the_mode_that_onnx_runtime_passes_on_to_cann_is_one_of_atcs(
+def test_the_mode_that_onnx_runtime_passes_to_cann_is_one_of_atc(
     options: dict[str, str], *, half: bool
 ) -> None:
-    told = {"--precision_mode": cann_options(0, half=half)["precision_mode"]}
-    assert wrong(told, options) == []
+    given = {"--precision_mode": cann_options(0, half=half)["precision_mode"]}
+    assert wrong(given, options) == []
 
 
 @pytest.mark.parametrize(
@@ -69,18 +69,18 @@ def test_the_mode_that_onnx_runtime_passes_on_to_cann_is_one_of_atcs(
         ("--framework", "6"),
     ],
 )
-def test_a_misspelt_option_or_value_is_found(
+def test_a_misspelt_option_or_value_is_detected(
     option: str, value: str, options: dict[str, str]
 ) -> None:
     assert wrong({option: value}, options) == [option]
 
 
-def wrong(told: dict[str, str], options: dict[str, str]) -> list[str]:
-    """Returns the options that the list lacks, or whose value it does not name."""
+def wrong(given: dict[str, str], options: dict[str, str]) -> list[str]:
+    """Returns the options that are not in the list, or have a value that it does not allow."""
     named = {"--precision_mode": r"\w+", "--framework": r"\d+(?=:)"}
     return [
         name
-        for name, value in told.items()
+        for name, value in given.items()
         if name not in options
         or (name in named and value not in re.findall(named[name], options[name]))
     ]
@@ -93,7 +93,7 @@ def ais_bench() -> Iterator[ModuleType]:
 
 
 @pytest.mark.parametrize("release", [2023, 2024])
-def test_the_stand_in_takes_a_session_as_msit_calls_it(
+def test_the_fake_accepts_a_session_as_msit_calls_it(
     msit: Path, ais_bench: ModuleType, release: int
 ) -> None:
     ais_bench.release = release
@@ -102,7 +102,7 @@ def test_the_stand_in_takes_a_session_as_msit_calls_it(
     assert {frozenset(one) for one in sessions} == {frozenset({"device_id", "model_path", "loop"})}
     constructor = inspect.signature(ais_bench.InferSession)
     assert all(set(keywords) <= set(constructor.parameters) for keywords in sessions)
-    # Ours is by position.
+    # Our call passes it by position.
     assert list(constructor.parameters)[:2] == ["device_id", "model_path"]
     assert methods == {"get_inputs", "infer", "sumary"}
     found = {name for name in methods if name in vars(ais_bench.InferSession)}
@@ -112,7 +112,7 @@ def test_the_stand_in_takes_a_session_as_msit_calls_it(
 
 
 def calls_of_sessions(file: Path) -> tuple[list[list[str]], set[str]]:
-    """Returns the keywords of each new `InferSession`, and the methods that are called of them."""
+    """Returns the keywords of each new `InferSession`, and the methods that are called on it."""
     tree = ast.parse(file.read_text())
     sessions, names = [], set()
     for node in ast.walk(tree):

@@ -27,16 +27,16 @@ pytestmark = pytest.mark.vendor
 
 ROOT = Path(__file__).parents[2]
 
-# The last of them are what our backend imports.
+# Our backend imports the last of them.
 REQUIREMENTS = ("onnxruntime-cann==1.24.4", "numpy<2", "onnx<1.17", "pydantic", "pyyaml")
 REQUIREMENTS += ("platformdirs",)
 
-# The libraries that the provider is linked with; one of them has all functions.
+# The provider is linked with these libraries; one of them has all functions.
 LIBRARIES = ("libascendcl.so", "libacl_op_compiler.so", "libfmk_onnx_parser.so")
 _ASCEND = re.compile(r"acl|_ZNK?2ge")
 
 # A model of one input, whose outputs are PAFs and heatmaps of 8x8 cells for one image: the order in
-# which the provider has the outputs of the graph that it makes of the model.
+# which the provider returns the outputs of its graph.
 _SOURCE = """
 #include <stdio.h>
 #include <stdlib.h>
@@ -76,10 +76,10 @@ void *_ZN2ge12AscendStringC1EPKc(void *self, char *name) { return memset(self, 0
 
 TOLD = {name: cann_options(0, half=name == "f16") for name in ("f16", "f32")}
 
-# Values that the provider reads; the mode of precision is passed on to CANN as it is.
+# Values that the provider parses; the precision mode is passed to CANN unchanged.
 WRONG_VALUES = {"device_id": "first", "enable_cann_graph": "maybe", "dump_om_model": "2"}
 
-# Creates a session, and prints the provider's options as it has read them, or its error.
+# Creates a session, and prints the provider's parsed options, or its error.
 _SCRIPT = """
 import json, sys, onnxruntime
 model, provider, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
@@ -130,7 +130,7 @@ def python() -> Path:
 
 @pytest.fixture(scope="module")
 def libraries(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the stand-ins."""
+    """The folder with the fake libraries."""
     folder = tmp_path_factory.mktemp("cann")
     (provider,) = python.parent.parent.rglob("libonnxruntime_providers_cann.so")
     with provider.open("rb") as file:
@@ -147,7 +147,7 @@ def libraries(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def answer(python: Path, libraries: Path, model: Path, options: dict[str, str]) -> str:
-    """Returns what a session with these options says."""
+    """Returns the output of the creation of a session with these options."""
     arguments = (str(model), PROVIDERS["cann"].name, json.dumps(options))
     return run(python, libraries, _SCRIPT, *arguments).stdout.strip().rpartition("\n")[2]
 
@@ -155,7 +155,7 @@ def answer(python: Path, libraries: Path, model: Path, options: dict[str, str]) 
 def run(
     python: Path, libraries: Path, script: str, *arguments: str, soc: str = "Ascend310P3"
 ) -> subprocess.CompletedProcess[str]:
-    """Returns what a script prints in the vendor's environment, on a chip."""
+    """Returns the output of a script in the vendor's environment, on a chip."""
     variables = {"LD_LIBRARY_PATH": str(libraries), "STUB_SOC": soc, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [python, "-c", script, *arguments],
@@ -191,22 +191,22 @@ def test_our_backend_runs_a_model_and_times_its_execution_alone(
     order = [line for line in ran.stderr.splitlines() if line in {"copy in", "execute", "copy out"}]
     # Two images in each of two batches, heatmaps and PAFs of each.
     assert order == ["copy in", "execute", "copy out", "copy out"] * 4
-    # The provider has waited for the execution before the run's time is taken.
+    # The provider waits for the execution before the time of the run is taken.
     after = ran.stderr.splitlines()
     assert "wait" in after[after.index("execute") : after.index("copy out")]
 
 
 @pytest.mark.parametrize(
-    ("soc", "told"),
+    ("soc", "output"),
     [
         ("Ascend310B1", "f32 Ascend310B1 True"),
         ("Ascend910B4-1", "the compiled model has precision hf32, not f32"),
     ],
 )
-def test_float32_is_refused_where_the_provider_would_compute_it_in_hf32(
-    python: Path, libraries: Path, small_model: Path, soc: str, told: str
+def test_float32_is_refused_if_the_provider_would_compute_it_in_hf32(
+    python: Path, libraries: Path, small_model: Path, soc: str, output: str
 ) -> None:
-    assert told in run(python, libraries, _BACKEND, str(small_model), "f32", soc=soc).stdout
+    assert output in run(python, libraries, _BACKEND, str(small_model), "f32", soc=soc).stdout
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +215,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", TOLD)
-def test_every_option_is_read_as_it_was_meant(
+def test_every_option_is_parsed_with_its_value(
     name: str, python: Path, libraries: Path, model: Path
 ) -> None:
     read = json.loads(answer(python, libraries, model, TOLD[name]))
@@ -225,11 +225,11 @@ def test_every_option_is_read_as_it_was_meant(
 @pytest.mark.parametrize("key", TOLD["f16"])
 def test_a_misspelt_option_is_refused(key: str, python: Path, libraries: Path, model: Path) -> None:
     options = {k if k != key else f"{k}s": value for k, value in TOLD["f16"].items()}
-    told = answer(python, libraries, model, options)
-    assert told.startswith("refused:")
+    output = answer(python, libraries, model, options)
+    assert output.startswith("refused:")
 
 
 @pytest.mark.parametrize("key", WRONG_VALUES)
 def test_a_wrong_value_is_refused(key: str, python: Path, libraries: Path, model: Path) -> None:
-    told = answer(python, libraries, model, {**TOLD["f16"], key: WRONG_VALUES[key]})
-    assert told.startswith("refused:")
+    output = answer(python, libraries, model, {**TOLD["f16"], key: WRONG_VALUES[key]})
+    assert output.startswith("refused:")

@@ -1,4 +1,4 @@
-"""What we tell ONNX Runtime's providers for NVIDIA cards, read by their own parsers."""
+"""Our options for ONNX Runtime's providers of NVIDIA cards are read by their own parsers."""
 
 import json
 import os
@@ -33,7 +33,7 @@ TOLD = {
     ),
 }
 
-# Values that only a parser that reads them refuses; of others any text is taken.
+# Values that a parser refuses; options without a parser accept any text.
 WRONG_VALUES = {
     "device_id": "first",
     "cudnn_conv_algo_search": "FASTEST",
@@ -48,7 +48,7 @@ WRONG_VALUES = {
 EVERY_OPTION = [(name, key) for name, options in TOLD.items() for key in options]
 EVERY_VALUE = [(name, key) for name, key in EVERY_OPTION if key in WRONG_VALUES]
 
-# Creates a session and prints the reason for which that failed.
+# Creates a session, and prints the reason of the failure.
 _SCRIPT = """
 import json, sys, onnxruntime
 model, provider, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
@@ -60,7 +60,7 @@ except Exception as error:
 """
 
 
-# Opens a backend as a run does. An engine is what the TensorRT provider has left of a model.
+# Opens a backend as a run does. The TensorRT provider gets an engine instead of a model.
 _OPENING = """
 import sys
 from pathlib import Path
@@ -92,7 +92,7 @@ except Exception as error:
 
 
 class Runtime:
-    """The real ONNX Runtime for NVIDIA cards, on stand-ins for NVIDIA's libraries."""
+    """The real ONNX Runtime for NVIDIA cards, on fakes of NVIDIA's libraries."""
 
     def __init__(self, folder: Path, model: Path) -> None:
         self.wheel = unpacked_wheel(WHEEL)
@@ -103,7 +103,7 @@ class Runtime:
         self.paths = {"PYTHONPATH": str(self.wheel), "LD_LIBRARY_PATH": str(stubs)}
 
     def refusal(self, name: str, options: Mapping[str, str]) -> str:
-        """Returns why a session with options was not created."""
+        """Returns the reason why a session with options was not created."""
         provider = PROVIDERS[name.partition(" ")[0]].name
         return self.run("-c", _SCRIPT, str(self.model), provider, json.dumps(options))
 
@@ -137,9 +137,9 @@ def test_every_option_is_accepted_and_only_the_device_is_missing(
 
 @pytest.mark.parametrize(("name", "key"), EVERY_OPTION)
 def test_a_misspelt_option_is_refused(runtime: Runtime, name: str, key: str) -> None:
-    told = dict(TOLD[name])
-    told[f"{key}s"] = told.pop(key)
-    said = runtime.refusal(name, told)
+    given = dict(TOLD[name])
+    given[f"{key}s"] = given.pop(key)
+    said = runtime.refusal(name, given)
     assert f"{key}s" in said
     assert NO_DEVICE not in said
 
@@ -155,21 +155,21 @@ def test_a_wrong_value_is_refused(runtime: Runtime, name: str, key: str) -> None
     "key", [*RUN_SETTINGS, *SESSION_SETTINGS, "session.intra_op.allow_spinning"]
 )
 def test_the_runtime_knows_the_keys_of_sessions_and_runs(runtime: Runtime, key: str) -> None:
-    """It takes any key, and ignores those that it does not know."""
+    """The runtime accepts any key, and ignores unknown ones."""
     binding = next(runtime.capi.glob("onnxruntime_pybind11_state*.so")).read_bytes()
     assert f"\0{key}\0".encode() in binding
     assert f"\0{key}s\0".encode() not in binding
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_backend_gets_as_far_as_the_device_and_says_in_a_line_what_is_wrong_with_it(
+def test_a_backend_fails_only_at_the_missing_device_with_a_message_of_one_line(
     runtime: Runtime, variant: str
 ) -> None:
     said = runtime.run("-c", _OPENING, variant, str(runtime.model))
     assert said == f"SetupError ONNX Runtime cannot load the model: CUDA failure 100: {NO_DEVICE}\n"
 
 
-def test_making_an_engine_gets_as_far_as_the_device_too(runtime: Runtime) -> None:
+def test_building_an_engine_fails_only_at_the_missing_device(runtime: Runtime) -> None:
     said = runtime.run("-c", _BUILDING, str(runtime.model))
     failure = f"CUDA failure 100: {NO_DEVICE}"
     assert said == f"SetupError TensorRT cannot make an engine of the model: {failure}\n"
@@ -177,12 +177,12 @@ def test_making_an_engine_gets_as_far_as_the_device_too(runtime: Runtime) -> Non
 
 class TestProbing:
     @pytest.mark.parametrize("variant", VARIANTS)
-    def test_a_provider_whose_needs_are_there_lacks_nothing(
+    def test_a_provider_whose_libraries_are_installed_lacks_nothing(
         self, runtime: Runtime, variant: str
     ) -> None:
         assert json.loads(self.probed(runtime, variant)) == []
 
-    def test_the_libraries_that_the_package_needs_are_missing_without_them(
+    def test_the_libraries_that_the_package_needs_are_reported_as_missing(
         self, runtime: Runtime, tmp_path: Path
     ) -> None:
         probed = self.probed(runtime, "tensorrt", LD_LIBRARY_PATH=str(tmp_path))

@@ -26,11 +26,11 @@ CASES = [
     for platform in target.platforms
 ]
 
-# Of the distributions that install the package `onnxruntime`.
+# The distributions that install the package `onnxruntime`.
 RUNTIMES = {"onnxruntime", "onnxruntime-gpu", "onnxruntime-cann"}
 
 
-# Resolving is waiting for the index.
+# Resolving mostly waits for the index, so that threads shorten it.
 THREADS = 8
 
 Answers = dict[tuple[Target, str, str], dict[str, str]]
@@ -75,7 +75,7 @@ def test_a_targets_constraints_resolve_to_wheels(
     pinned = dict(re.findall(r"^([^#=\s]+)==(\S+)", constraints.read_text(), re.MULTILINE))
     assert {"ray", "numba", "onnx"} < found.keys()
     assert len(RUNTIMES & found.keys()) <= 1
-    # What only other Pythons or platforms need is free.
+    # Packages that only other Pythons or platforms need are not compared.
     assert {name: found[name] for name in found if name in pinned} == {
         name: version for name, version in pinned.items() if name in found
     }
@@ -91,7 +91,7 @@ def test_a_targets_constraints_resolve_to_wheels(
         ("ascend", {"numpy"}, {"torch", "openvino", *RUNTIMES}),
     ],
 )
-def test_a_target_has_its_runtime_and_nothing_of_the_others(
+def test_a_target_has_only_its_own_runtime(
     usual: dict[str, dict[str, str]], name: str, present: set[str], absent: set[str]
 ) -> None:
     assert present <= usual[name].keys()
@@ -108,11 +108,11 @@ def test_numpy_1_and_its_opencv_are_for_cann(usual: dict[str, dict[str, str]], n
     ("pins", "extra", "python", "reason"),
     [
         ("numpy<1.20", "cpu", "3.11", "numpy"),
-        # What the documentation says of NPU hosts with a newer Python.
+        # The documentation states this for NPU hosts with a newer Python.
         ("", "cann", "3.13", "numpy"),
     ],
 )
-def test_what_has_no_solution_is_an_error_that_says_why(
+def test_requirements_without_a_solution_are_an_error_with_the_reason(
     tmp_path: Path, pins: str, extra: str, python: str, reason: str
 ) -> None:
     (tmp_path / "c.txt").write_text(f"{pins}\n")

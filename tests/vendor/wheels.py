@@ -13,12 +13,12 @@ _TIMEOUT_S = 900
 
 
 def unpacked_sources(requirement: str) -> Path:
-    """Returns the folder of a package of which the index has the sources alone.
+    """Returns the folder of a package of which the index has only sources.
 
-    Nothing of it is built or run. The test is skipped where the index cannot be reached.
+    The package is neither built nor run. The test is skipped if the index cannot be reached.
 
     Args:
-        requirement: with a version, such as `msit==8.2.0`.
+        requirement: requirement with a version, such as `msit==8.2.0`.
     """
     folder = user_cache_path("distributed-pose-tests") / requirement.replace("==", "-")
     done = folder / ".complete"
@@ -32,13 +32,13 @@ def unpacked_sources(requirement: str) -> Path:
 
 
 def unpacked_wheel(requirement: str) -> Path:
-    """Returns the folder of a package, which goes in front of others by PYTHONPATH.
+    """Returns the folder of a package, for PYTHONPATH.
 
-    Its dependencies are not there: the environment of the tests has them. The test is skipped where
+    Its dependencies are those of the tests' environment. The test is skipped where
     the package index cannot be reached.
 
     Args:
-        requirement: with a version, such as `onnxruntime-gpu==1.31.1`.
+        requirement: requirement with a version, such as `onnxruntime-gpu==1.31.1`.
     """
     folder = user_cache_path("distributed-pose-tests") / requirement.replace("==", "-")
     done = folder / ".complete"
@@ -50,7 +50,7 @@ def unpacked_wheel(requirement: str) -> Path:
 
 
 def pip(*arguments: str, python: Path = Path(sys.executable)) -> None:
-    """Runs pip of a Python; skips the test where it fails, as without the package index."""
+    """Runs pip of a Python; skips the test if pip fails, for example without the index."""
     answer = subprocess.run(
         [python, "-m", "pip", "--quiet", *arguments],
         capture_output=True,

@@ -14,22 +14,22 @@ from typing import Any
 
 ALIGNMENT = 64
 
-# Memory that nobody has written: bytes of 255, which as a float is not a number.
+# Uninitialised memory has bytes of 255, which are not a number as floats.
 UNWRITTEN = 0xFF
 
 soc = "Ascend310P3"
 devices = 2
 
-# Position in `calls` of the one call that fails, and of the first from which on all fail.
+# Position in `calls` of the only call that fails, and of the first of the calls that all fail.
 fail_at: int | None = None
 fail_from: int | None = None
 INJECTED = 507899
 
-# Whether queued work is done at once, and not when it is waited for. Programs must not care.
+# Whether queued work is done at once and not when it is waited for. Programs must work with both.
 eager = False
 
-# How long the device takes for a copy of any size and for an execution, by its own clock, and what
-# the host's clock shows when nothing but waiting takes it time.
+# Durations of a copy of any size and of an execution on the clock of the device, and the clock of
+# the host, which only waiting advances.
 copy_ms = {"in": 0.0, "out": 0.0}
 execute_ms = 0.0
 host_ms = 0.0
@@ -40,7 +40,7 @@ message = ""
 
 
 class Refused(Exception):  # noqa: N818
-    """A call that answers an error code."""
+    """A call that returns an error code."""
 
     def __init__(self, code: int, text: str, *, violation: bool = False) -> None:
         super().__init__(text)
@@ -51,8 +51,8 @@ class Refused(Exception):  # noqa: N818
 
 @dataclass
 class Thing:
-    """Anything with a handle. What refused to be given back, because a test wanted it so, is
-    still a leak, but what it stands in the way of is not a violation."""
+    """A resource with a handle. One whose release failed at the request of a test is still a leak,
+    but calls that fail because of it are not violations."""
 
     kind: str
     context: int = 0
@@ -61,7 +61,7 @@ class Thing:
 
 @dataclass
 class Memory(Thing):
-    """Real memory; the handle is its address."""
+    """Real memory, whose handle is its address."""
 
     size: int = 0
     block: Any = None
@@ -70,9 +70,9 @@ class Memory(Thing):
 
 @dataclass
 class Task:
-    """Work of a stream: how long the device takes for it, and what it does at its end.
+    """Work of a stream: its duration on the device, and its effect at its end.
 
-    One that waits for an event can begin when `ready` says so, and not before it happened.
+    A task that waits for an event can start when `ready` returns True, and not before the event.
     """
 
     what: str
@@ -83,7 +83,7 @@ class Task:
 
 @dataclass
 class Stream(Thing):
-    """Tasks one after the other; `clock_ms` is when the last one that was done ended."""
+    """Tasks in sequence; `clock_ms` is the end of the last finished task."""
 
     pending: list[Task] = field(default_factory=list)
     clock_ms: float = 0.0
@@ -104,7 +104,7 @@ finalised = False
 device_users: Counter[int] = Counter()
 default_contexts: dict[int, int] = {}
 current: dict[int, int] = {}
-# Freed memory is kept, so that reading it is no crash but wrong values.
+# Freed memory stays allocated, so that reading it gives wrong values instead of a crash.
 _freed: list[Any] = []
 _handles = iter(range(0x10000, 2**62, 0x10))
 
@@ -113,8 +113,8 @@ def api(answers: str, *, failed: Any = 0, context: bool = True) -> Callable[...,
     """Makes a function of pyACL.
 
     Args:
-        answers: `code`; `value` for a value and a code; `plain` for a value alone.
-        failed: the value where the call fails.
+        answers: `code` for a code; `value` for a value and a code; `plain` for a value alone.
+        failed: value that a failed call returns.
         context: whether the thread must have a context.
     """
 
@@ -186,15 +186,15 @@ def new_memory(kind: str, size: int) -> int:
 
 def free_memory(address: int, kind: str) -> None:
     memory = remove(address, kind)
-    # Another thread's device may work on.
+    # Devices of other threads may continue.
     if any(stream.pending for stream in streams() if stream.context == memory.context):
-        violations.append(f"{kind} freed while work is under way")
+        violations.append(f"{kind} freed while work is in flight")
     ctypes.memset(address, UNWRITTEN, memory.size)
     _freed.append(memory.block)
 
 
 def check_memory(address: int, size: int, kind: str) -> None:
-    """Checks that a range lies in memory that is there."""
+    """Checks that a range lies in allocated memory."""
     for thing in list(things.values()):
         if (
             isinstance(thing, Memory)
@@ -208,7 +208,7 @@ def check_memory(address: int, size: int, kind: str) -> None:
 
 
 def streams() -> list[Stream]:
-    # A list first: other threads take and give back meanwhile.
+    # The list is copied first, because other threads allocate and release meanwhile.
     return [thing for thing in list(things.values()) if isinstance(thing, Stream)]
 
 
@@ -216,7 +216,7 @@ def queue(handle: int, task: Task) -> None:
     stream = find(handle, "stream")
     if stream.context != current[threading.get_ident()]:
         raise Refused(107003, "the stream is of another context", violation=True)
-    # Nothing begins before the host has asked for it.
+    # No task starts before the host has queued it.
     begin = Task("begin", functools.partial(_not_before, stream, host_ms))
     stream.pending += [begin, task]
     if eager:
@@ -224,7 +224,7 @@ def queue(handle: int, task: Task) -> None:
 
 
 def perform(stream: Stream, until: "Event | None" = None) -> None:
-    """Does the tasks of a stream: all, or until it has recorded an event."""
+    """Runs the tasks of a stream, all or up to the recording of an event."""
     while stream.pending:
         task = stream.pending.pop(0)
         if task.what == "wait":
@@ -236,13 +236,13 @@ def perform(stream: Stream, until: "Event | None" = None) -> None:
 
 
 def wait(ms: float) -> None:
-    """Lets the host wait until the device's clock shows a time."""
+    """Advances the clock of the host to a time of the device."""
     global host_ms  # noqa: PLW0603
     host_ms = max(host_ms, ms)
 
 
 def recording(event: Event) -> Stream | None:
-    """Returns the stream that has yet to record an event."""
+    """Returns the stream with a pending recording of an event."""
     for stream in streams():
         if any(task.what == "record" and task.event is event for task in stream.pending):
             return stream
@@ -256,7 +256,7 @@ def _not_before(stream: Stream, ms: float) -> None:
 def _wait_for(event: Event | None, stream: Stream) -> None:
     if event is None:
         return
-    # What was recorded before and not reset lets a stream pass too early.
+    # An event that was recorded earlier and not reset lets a stream continue too early.
     if event.happened_ms is not None and recording(event):
         violations.append("an event was used again that was not reset")
     while event.happened_ms is None and (other := recording(event)):
@@ -268,7 +268,7 @@ def _wait_for(event: Event | None, stream: Stream) -> None:
 
 
 def new_process() -> None:
-    """Forgets everything, as a fresh import does."""
+    """Resets the state, as a new process has it."""
     global fail_at, fail_from, initialised, finalised, message, host_ms  # noqa: PLW0603
     fail_at = fail_from = None
     host_ms = 0.0
@@ -279,6 +279,6 @@ def new_process() -> None:
 
 
 def leaks() -> dict[str, int]:
-    """Returns how many of each kind are taken and not given back; devices count as well."""
+    """Returns the number of unreleased resources by kind; devices count, too."""
     kinds = Counter(thing.kind for thing in things.values() if thing.kind != "default context")
     return dict(kinds + Counter({"device": device_users.total()}))

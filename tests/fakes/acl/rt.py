@@ -73,7 +73,7 @@ def create_stream() -> int:
 @api("code")
 def destroy_stream(stream: int) -> None:
     if find(stream, "stream").pending:
-        fake.violations.append("stream destroyed with work under way")
+        fake.violations.append("stream destroyed with work in flight")
     remove(stream, "stream")
 
 
@@ -143,7 +143,7 @@ def event_elapsed_time(start: int, end: int) -> float:
     times = [find(event, "event").timed_ms for event in (start, end)]
     if None in times:
         raise Refused(107000, "an event has no time before it happened", violation=True)
-    # The real one has single precision.
+    # The real call returns single precision.
     return ctypes.c_float(times[1] - times[0]).value
 
 

@@ -1,4 +1,4 @@
-"""The pyACL backend against a stand-in for pyACL that polices how it is called."""
+"""The pyACL backend runs against a fake of pyACL that checks how it is called."""
 
 import importlib
 import itertools
@@ -42,7 +42,7 @@ TOLERANCE = 2e-3
 
 @pytest.fixture(autouse=True)
 def fake() -> Iterator[ModuleType]:
-    """What the stand-in knows; every test must leave it clean."""
+    """The state of the fake; every test must release all resources and violate no rule."""
     with stand_ins():
         state = importlib.import_module("acl.fake")
         yield state
@@ -67,7 +67,7 @@ def batch(count: int, kind: str = "static 1", seed: int = 0, width: int = WIDTH)
 
 
 def expected(images: InputBatch, outputs: tuple[str, str] = ("heatmaps", "pafs")) -> NetworkOutput:
-    """Returns what ONNX Runtime makes of the same network and images."""
+    """Returns the maps of ONNX Runtime for the same network and images."""
     inputs = images.inputs_N3HW
     if inputs.dtype == np.uint8:
         inputs = (inputs - np.float32(128)) / 256
@@ -96,7 +96,7 @@ class TestEveryKindOfModel:
         backend.close()
         assert fake.leaks() == {}
 
-    def test_leaves_earlier_answers_as_they_were(self, kind: str) -> None:
+    def test_does_not_change_earlier_answers(self, kind: str) -> None:
         backend = opened(compiled(kind))
         first = backend.infer(batch(MOST, kind))
         copies = NetworkOutput(*(array.copy() for array in first))
@@ -105,7 +105,7 @@ class TestEveryKindOfModel:
         for one, other in zip(first, copies, strict=True):
             np.testing.assert_array_equal(one, other)
 
-    def test_takes_memory_once(self, kind: str, fake: ModuleType) -> None:
+    def test_allocates_memory_once(self, kind: str, fake: ModuleType) -> None:
         backend = opened(compiled(kind))
         before = len(fake.calls)
         for count in range(1, MOST + 1):
@@ -115,12 +115,13 @@ class TestEveryKindOfModel:
         )
 
     @pytest.mark.parametrize("name", ["fail_at", "fail_from"])
-    def test_a_failure_of_any_call_is_a_clean_error_and_leaves_nothing(
+    def test_a_failure_of_any_call_is_an_error_and_releases_all_resources(
         self, kind: str, name: str
     ) -> None:
         calls = cycle(kind, "fail_at", None)
         assert len(calls) > 50
-        # Of the kind that has all there is, every call; of others, first and last of a name.
+        # Every call fails once for the kind that makes all calls; for the others, only the
+        # first and the last call of each name.
         ends = {call: position for position, call in enumerate(calls)}
         known = {*ends.values(), *(calls.index(call) for call in ends)}
         for position in range(len(calls)) if kind == "dynamic aipp" else sorted(known):
@@ -129,7 +130,7 @@ class TestEveryKindOfModel:
 
 
 def cycle(kind: str, name: str, position: int | None) -> list[str]:
-    """Returns the calls of opening, inferring and closing, of which one or the rest fails."""
+    """Returns the calls of opening, inferring and closing, of which one or all later ones fail."""
     fake = importlib.import_module("acl.fake")
     importlib.import_module("distributed_pose.backends.acl_calls").initialise.cache_clear()
     fake.new_process()
@@ -145,12 +146,12 @@ def cycle(kind: str, name: str, position: int | None) -> list[str]:
     where = f"{failed}, call {position} of {len(fake.calls)}: {errors}"
     assert all(isinstance(error, PoseEvalError) for error in errors), where
     assert bool(errors) == (position is not None), where
-    # Calls without a code answer 0, no name or -1.
-    told = (str(fake.INJECTED), "it answered nothing", "not known: -1")
-    assert all(any(text in str(error) for text in told) for error in errors), where
+    # Calls without a code return 0, no name or -1.
+    messages = (str(fake.INJECTED), "it returned nothing", "not known: -1")
+    assert all(any(text in str(error) for text in messages) for error in errors), where
     assert fake.violations == [], where
     if name == "fail_at":
-        # What refuses to be given back is left, and nothing else.
+        # Only resources whose release fails are left.
         assert left <= {"default context"}, where
         assert sum(fake.leaks().values()) <= 1, where
         gives_back = ("free", "destroy", "unload", "reset")
@@ -166,7 +167,7 @@ def attempt(action: Callable[[], Any], errors: list[Exception]) -> Any:
         return None
 
 
-def test_a_failure_names_the_call_its_code_and_what_to_do(fake: ModuleType) -> None:
+def test_a_failure_names_the_call_its_code_and_a_remedy(fake: ModuleType) -> None:
     backend = opened(compiled("static 4"))
     fake.fail_at = len(fake.calls) + 2
     with pytest.raises(ExecutionError, match=r"acl\.rt\.memcpy_async failed with code") as e:
@@ -188,7 +189,7 @@ def test_works_again_after_a_batch_that_failed(kind: str, fake: ModuleType) -> N
 
 def each_failure(fake: ModuleType, action: Callable[[], Any]) -> Iterator[ExecutionError]:
     """Yields the error of an action whose first call fails, then its second, and so on."""
-    # How many calls it makes depends on what was run before.
+    # The number of calls depends on the earlier batches.
     for position in itertools.count():
         fake.fail_at = len(fake.calls) + position
         try:
@@ -205,7 +206,7 @@ def each_failure(fake: ModuleType, action: Callable[[], Any]) -> Iterator[Execut
 class TestOverlap:
     @pytest.mark.parametrize("kind", ["static 4", "dynamic", "dynamic aipp"])
     @pytest.mark.parametrize("eager", [False, True])
-    def test_batches_under_way_are_answered_in_their_order(
+    def test_batches_in_flight_are_answered_in_order(
         self, kind: str, fake: ModuleType, *, eager: bool
     ) -> None:
         fake.eager = eager
@@ -218,17 +219,17 @@ class TestOverlap:
         backend.close()
         assert fake.leaks() == {}
 
-    def test_a_device_executes_without_a_gap_while_it_copies_both_ways(
+    def test_a_device_executes_without_gaps_while_it_copies_in_both_directions(
         self, fake: ModuleType
     ) -> None:
         fake.execute_ms, fake.copy_ms = 4.5, {"in": 1.0, "out": 0.5}
         backend = opened(compiled("dynamic"))
         answers = run_overlapped(backend, [batch(4, seed=seed) for seed in range(40)])
-        # The first copy in and the last one out have no execution beside them.
+        # No execution overlaps with the first copy in and the last copy out.
         assert fake.host_ms == pytest.approx(1.0 + 40 * 4.5 + 2 * 0.5)
         times = answers[-1].times
         assert times.compute_ns == pytest.approx(4.5e6, rel=1e-3)
-        # Packing on the host is a part of them.
+        # They include packing on the host.
         assert 1.0e6 <= times.copy_in_ns < 100e6
         assert 1.0e6 <= times.copy_out_ns < 100e6
 
@@ -238,7 +239,7 @@ class TestOverlap:
         backend.submit(batch(MOST))
         assert backend.collect().times.compute_ns == pytest.approx(6e6, rel=1e-3)
 
-    def test_nothing_is_under_way_after_an_error(self, fake: ModuleType) -> None:
+    def test_no_batch_is_in_flight_after_an_error(self, fake: ModuleType) -> None:
         backend = opened(compiled("dynamic"))
         two, others = [batch(4, seed=1), batch(3, seed=2)], [batch(2, seed=3), batch(MOST, seed=4)]
         for error in each_failure(fake, lambda: run_overlapped(backend, two)):
@@ -247,9 +248,7 @@ class TestOverlap:
             for images, answer in zip(others, run_overlapped(backend, others), strict=True):
                 assert_equal(answer.maps, expected(images))
 
-    def test_nothing_is_under_way_after_a_batch_that_the_model_does_not_take(
-        self, fake: ModuleType
-    ) -> None:
+    def test_no_batch_is_in_flight_after_one_that_the_model_refuses(self, fake: ModuleType) -> None:
         backend = opened(compiled("static 4"))
         backend.submit(batch(4))
         with pytest.raises(SetupError, match="profile=modelzoo or uint8"):
@@ -257,7 +256,7 @@ class TestOverlap:
         assert all(not stream.pending for stream in fake.streams())
         assert_equal(backend.infer(batch(3)), expected(batch(3)))
 
-    def test_a_backend_is_closed_while_batches_are_under_way(self, fake: ModuleType) -> None:
+    def test_a_backend_can_be_closed_while_batches_are_in_flight(self, fake: ModuleType) -> None:
         backend = opened(compiled("static 4"))
         for seed in range(backend.slots):
             backend.submit(batch(4, seed=seed))
@@ -266,7 +265,7 @@ class TestOverlap:
 
 
 def run_overlapped(backend: Backend, batches: list[InputBatch]) -> list[Inference]:
-    """Returns the answers, of which as many as there are slots are under way."""
+    """Returns the answers of batches that run with all slots in flight."""
     answers = []
     for position, images in enumerate(batches):
         if position >= backend.slots:
@@ -279,7 +278,7 @@ def run_overlapped(backend: Backend, batches: list[InputBatch]) -> list[Inferenc
 @pytest.mark.parametrize(
     ("count", "sizes"), [(1, [1]), (2, [2]), (3, [4]), (4, [4]), (5, [4, 1]), (9, [4, 4, 1])]
 )
-def test_a_dynamic_batch_is_run_in_the_least_sizes_that_fit(
+def test_a_dynamic_batch_runs_in_the_smallest_sizes_that_fit(
     count: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mdl = importlib.import_module("acl.mdl")
@@ -293,23 +292,23 @@ def test_a_dynamic_batch_is_run_in_the_least_sizes_that_fit(
 
 class TestOutputs:
     @pytest.mark.parametrize("order", [("heatmaps", "pafs"), ("pafs", "heatmaps")])
-    def test_are_told_apart_whatever_their_order(self, order: tuple[str, str]) -> None:
+    def test_are_distinguished_in_any_order(self, order: tuple[str, str]) -> None:
         assert_equal(opened(compiled("static 4", order)).infer(batch(3)), expected(batch(3)))
 
     @pytest.mark.parametrize("turned", [False, True])
-    def test_of_the_last_stage_are_taken(self, *, turned: bool) -> None:
+    def test_of_the_last_stage_are_used(self, *, turned: bool) -> None:
         names = tuple(reversed(TWO_STAGES)) if turned else tuple(TWO_STAGES)
         wanted = expected(batch(3), ("stage_1_output_1_heatmaps", "stage_1_output_0_pafs"))
         assert_equal(opened(compiled("dynamic", names)).infer(batch(3)), wanted)
 
-    def test_of_half_precision_stay_so(self) -> None:
+    def test_in_half_precision_stay_in_half_precision(self) -> None:
         content = om(network(), (4,), output_dtype="float16")
         maps = check_maps(opened(content).infer(batch(3)), batch(3))
         assert all(array.dtype == np.float16 for array in maps)
         assert_equal(maps, expected(batch(3)))
 
     @pytest.mark.parametrize("dtype", ["float16", "float32"])
-    def test_that_half_precision_cannot_hold_are_found(self, dtype: str) -> None:
+    def test_that_are_out_of_the_range_of_half_precision_are_detected(self, dtype: str) -> None:
         content = om(network(scale=1e6), (4,), output_dtype=dtype)
         with pytest.raises(ExecutionError, match="not finite"):
             check_maps(opened(content).infer(batch(3)), batch(3))
@@ -339,12 +338,12 @@ class TestRefusals:
         assert fake.leaks() == {}
 
     @pytest.mark.parametrize("content", [b"", b"no model", network()])
-    def test_what_is_no_model(self, content: bytes, fake: ModuleType) -> None:
+    def test_content_that_is_not_a_model(self, content: bytes, fake: ModuleType) -> None:
         with pytest.raises(SetupError, match="compile it"):
             opened(content)
         assert fake.leaks() == {}
 
-    def test_a_device_that_is_not_there(self, fake: ModuleType) -> None:
+    def test_a_missing_device(self, fake: ModuleType) -> None:
         with pytest.raises(SetupError, match="there is no such device"):
             opened(compiled("static 1"), index=2)
         assert fake.leaks() == {}
@@ -375,7 +374,7 @@ FULL = "--op_precision_mode=no_hf32.ini"
 
 
 @pytest.mark.parametrize(
-    ("soc", "options", "asked", "told"),
+    ("soc", "options", "asked", "precision"),
     [
         ("Ascend310P3", "", "auto", "f16"),
         ("Ascend310P3", "", "f16", "f16"),
@@ -386,13 +385,13 @@ FULL = "--op_precision_mode=no_hf32.ini"
         ("Ascend310P3", None, "f16", "unknown"),
     ],
 )
-def test_tells_its_chip_and_the_precision_that_the_file_has(
-    soc: str, options: str | None, asked: str, told: str, fake: ModuleType
+def test_reports_its_chip_and_the_precision_of_the_file(
+    soc: str, options: str | None, asked: str, precision: str, fake: ModuleType
 ) -> None:
     fake.soc = soc
-    told_nothing = {"command": ""} if options is None else {"options": options}
-    backend = opened(om(network(), soc=soc, **told_nothing), asked)
-    assert (backend.description, backend.precision) == (soc, told)
+    fields = {"command": ""} if options is None else {"options": options}
+    backend = opened(om(network(), soc=soc, **fields), asked)
+    assert (backend.description, backend.precision) == (soc, precision)
 
 
 @pytest.mark.parametrize(
@@ -403,7 +402,7 @@ def test_tells_its_chip_and_the_precision_that_the_file_has(
         ("--precision_mode=must_keep_origin_dtype", "f16", "hf32"),
     ],
 )
-def test_a_file_of_another_precision_than_the_one_asked_for_is_refused(
+def test_a_file_of_another_precision_than_requested_is_refused(
     options: str, asked: str, found: str, fake: ModuleType
 ) -> None:
     fake.soc = "Ascend910B4"
@@ -412,7 +411,7 @@ def test_a_file_of_another_precision_than_the_one_asked_for_is_refused(
     assert fake.leaks() == {}
 
 
-def test_what_fills_a_batch_up_does_not_depend_on_what_was_run_before() -> None:
+def test_the_filling_of_a_batch_does_not_depend_on_earlier_batches() -> None:
     backend = opened(compiled("static 4"))
     fresh = backend._slots[0].host_input
     for _ in backend._slots:
@@ -422,7 +421,7 @@ def test_what_fills_a_batch_up_does_not_depend_on_what_was_run_before() -> None:
     assert not np.any(fresh[1:])
 
 
-def test_can_be_closed_twice_and_not_be_used_after(fake: ModuleType) -> None:
+def test_can_be_closed_twice_and_refuses_batches_afterwards(fake: ModuleType) -> None:
     backend = opened(compiled("static 1"))
     backend.close()
     backend.close()
@@ -431,7 +430,7 @@ def test_can_be_closed_twice_and_not_be_used_after(fake: ModuleType) -> None:
     assert fake.leaks() == {}
 
 
-def test_two_are_open_at_once_and_others_after_them(fake: ModuleType) -> None:
+def test_two_can_be_open_at_once_and_others_later(fake: ModuleType) -> None:
     images = batch(3)
     first, second = opened(compiled("static 4")), opened(compiled("dynamic"), index=1)
     for backend in (first, second, first, second):
@@ -453,7 +452,7 @@ def test_pyacl_that_another_library_has_initialised_is_used() -> None:
     assert acl.finalize() == 0
 
 
-def test_two_threads_have_a_backend_each() -> None:
+def test_each_of_two_threads_can_have_a_backend() -> None:
     answers: dict[int, NetworkOutput] = {}
 
     def work(index: int) -> None:
@@ -470,7 +469,7 @@ def test_two_threads_have_a_backend_each() -> None:
         assert_equal(answers[index], expected(batch(5, seed=index)))
 
 
-def test_pyacl_is_ended_once_with_the_process() -> None:
+def test_pyacl_is_finalised_once_at_the_end_of_the_process() -> None:
     code = (
         "import atexit, acl.fake as fake\n"
         "atexit.register(lambda: print(fake.finalised, fake.violations, fake.calls[-1]))\n"
@@ -492,13 +491,13 @@ def test_pyacl_is_ended_once_with_the_process() -> None:
     ("code", "words"),
     [(507015, "an operator failed"), (207999, "lacks a resource"), (-3, "unknown kind")],
 )
-def test_codes_are_explained_one_by_one_or_by_their_class(code: int, words: str) -> None:
+def test_codes_are_explained_individually_or_by_their_class(code: int, words: str) -> None:
     calls = importlib.import_module("distributed_pose.backends.acl_calls")
     assert words in calls.explain(code)[0]
 
 
-def test_the_stand_in_is_used_as_the_package_says() -> None:
-    """The stand-in itself: it notices what the real library lets pass or dies of."""
+def test_the_fake_checks_its_callers() -> None:
+    """The fake refuses calls that the real library accepts silently or crashes on."""
     acl = importlib.import_module("acl")
     fake = acl.fake
     assert acl.rt.malloc(64, 0) == (0, 100001)

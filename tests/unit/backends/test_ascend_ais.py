@@ -1,4 +1,4 @@
-"""The ais_bench backend against a stand-in for it that polices how it is called."""
+"""The ais_bench backend runs against a fake of ais_bench that checks how it is called."""
 
 import gc
 import importlib
@@ -50,7 +50,7 @@ class TestEveryKindOfModel:
         backend.close()
         assert fake.open_sessions == 0
 
-    def test_leaves_earlier_answers_as_they_were(self, kind: str) -> None:
+    def test_does_not_change_earlier_answers(self, kind: str) -> None:
         backend = opened(compiled(kind))
         first = backend.infer(batch(MOST, kind))
         copies = NetworkOutput(*(array.copy() for array in first))
@@ -59,7 +59,7 @@ class TestEveryKindOfModel:
         for one, other in zip(first, copies, strict=True):
             np.testing.assert_array_equal(one, other)
 
-    def test_a_failure_of_any_call_is_a_clean_error_and_leaves_nothing(self, kind: str) -> None:
+    def test_a_failure_of_any_call_is_an_error_and_releases_all_resources(self, kind: str) -> None:
         total = len(cycle(kind, None))
         assert total > 5
         for position in range(total):
@@ -79,26 +79,26 @@ def cycle(kind: str, position: int | None) -> list[str]:
         failed = fake.calls[position] if position is not None else "none"
         where = f"{failed}, call {position}: {errors}"
         assert all(isinstance(error, PoseEvalError) for error in errors), where
-        # One that is refused when batch sizes are tried is taken for one that the model lacks.
+        # A size that fails while sizes are tried out counts as one that the model does not have.
         assert errors or failed in {"none", "set_dynamic_batchsize"}, where
         assert fake.open_sessions == (failed == "free_resource"), where
         return list(fake.calls)
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_the_last_stage_is_taken_whatever_the_order(*, turned: bool) -> None:
+def test_the_last_stage_is_used_in_any_order_of_outputs(*, turned: bool) -> None:
     names = tuple(reversed(TWO_STAGES)) if turned else tuple(TWO_STAGES)
     wanted = expected(batch(3), ("stage_1_output_1_heatmaps", "stage_1_output_0_pafs"))
     assert_equal(opened(compiled("dynamic", names)).infer(batch(3)), wanted)
 
 
-def test_outputs_of_half_precision_stay_so() -> None:
+def test_outputs_in_half_precision_stay_in_half_precision() -> None:
     maps = opened(om(network(), (4,), output_dtype="float16")).infer(batch(3))
     assert all(array.dtype == np.float16 for array in maps)
     assert_equal(maps, expected(batch(3)))
 
 
-def test_a_dynamic_batch_is_run_in_the_least_sizes_that_fit(fake: ModuleType) -> None:
+def test_a_dynamic_batch_runs_in_the_smallest_sizes_that_fit(fake: ModuleType) -> None:
     backend = opened(compiled("dynamic"))
     for count in (1, 2, 3, 9):
         backend.infer(batch(count))
@@ -107,21 +107,21 @@ def test_a_dynamic_batch_is_run_in_the_least_sizes_that_fit(fake: ModuleType) ->
 
 @pytest.mark.parametrize("asked", ["auto", "f16"])
 @pytest.mark.parametrize(
-    ("command", "described", "told"),
+    ("command", "described", "precision"),
     [
         ("atc --soc_version=Ascend310P3", "Ascend310P3", "f16"),
         ("atc --soc_version Ascend310P3 --precision_mode_v2 fp16", "Ascend310P3", "f16"),
         ("", "Ascend NPU 1", "unknown"),
     ],
 )
-def test_tells_what_the_file_says_of_its_chip_and_precision(
-    asked: str, command: str, described: str, told: str
+def test_reports_the_chip_and_precision_of_the_file(
+    asked: str, command: str, described: str, precision: str
 ) -> None:
     backend = opened(om(network(), command=command), asked, index=1)
-    assert (backend.description, backend.precision) == (described, told)
+    assert (backend.description, backend.precision) == (described, precision)
 
 
-def test_a_file_of_another_precision_than_the_one_asked_for_is_refused(fake: ModuleType) -> None:
+def test_a_file_of_another_precision_than_requested_is_refused(fake: ModuleType) -> None:
     with pytest.raises(SetupError, match="has precision f16, not f32"):
         opened(compiled("static 1"), "f32")
     assert fake.open_sessions == 0
@@ -133,7 +133,7 @@ class TestReleases:
     def of(self, fake: ModuleType, release: int) -> None:
         fake.release = release
 
-    def test_each_takes_every_kind_of_model(self, fake: ModuleType) -> None:
+    def test_each_release_runs_every_kind_of_model(self, fake: ModuleType) -> None:
         for kind in KINDS:
             backend = opened(compiled(kind))
             images = batch(5, kind)
@@ -143,7 +143,7 @@ class TestReleases:
         gc.collect()
         assert fake.open_sessions == 0
 
-    def test_compute_time_is_what_each_reports(self, fake: ModuleType) -> None:
+    def test_compute_time_is_that_which_the_release_reports(self, fake: ModuleType) -> None:
         fake.execute_ms = 4.5
         backend = opened(compiled("dynamic"))
         for count, parts in ((4, 1), (9, 3), (4, 1)):
@@ -153,18 +153,18 @@ class TestReleases:
             assert times.copy_in_ns > 0
 
 
-def test_batch_sizes_are_read_from_the_file_or_else_tried(fake: ModuleType) -> None:
+def test_batch_sizes_are_read_from_the_file_or_tried_out(fake: ModuleType) -> None:
     opened(compiled("dynamic")).infer(batch(3))
     assert fake.calls.count("set_dynamic_batchsize") == 1
     opened(om(network(), (1, 2, 4), command="")).infer(batch(3))
     assert fake.calls.count("set_dynamic_batchsize") == 1 + 4 + 1
     assert fake.batches == [4, 4]
     fake.release = 2023
-    with pytest.raises(SetupError, match=r"neither the \.om nor this ais_bench tells the sizes"):
+    with pytest.raises(SetupError, match=r"neither the \.om nor this ais_bench reports the sizes"):
         opened(om(network(), (1, 2, 4), command=""))
 
 
-def test_the_file_is_its_owners_alone_and_no_link(
+def test_the_file_is_private_and_not_a_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "real").mkdir()
@@ -177,7 +177,7 @@ def test_the_file_is_its_owners_alone_and_no_link(
         os.umask(mask)
 
 
-def test_can_be_closed_twice_and_not_be_used_after(fake: ModuleType) -> None:
+def test_can_be_closed_twice_and_refuses_batches_afterwards(fake: ModuleType) -> None:
     backend = opened(compiled("static 1"))
     backend.close()
     backend.close()
@@ -187,17 +187,17 @@ def test_can_be_closed_twice_and_not_be_used_after(fake: ModuleType) -> None:
 
 
 class TestRefusals:
-    def test_a_model_that_the_device_does_not_load(self, fake: ModuleType) -> None:
+    def test_a_model_that_the_device_cannot_load(self, fake: ModuleType) -> None:
         fake.soc = "Ascend310"
         with pytest.raises(SetupError, match=r"ais_bench cannot load the model: .500002.*chip"):
             opened(compiled("static 1"))
 
     @pytest.mark.parametrize("content", [b"", b"no model"])
-    def test_what_is_no_model(self, content: bytes) -> None:
+    def test_content_that_is_not_a_model(self, content: bytes) -> None:
         with pytest.raises(SetupError, match="ais_bench cannot load the model"):
             opened(content)
 
-    def test_a_device_that_is_not_there(self) -> None:
+    def test_a_missing_device(self) -> None:
         with pytest.raises(SetupError, match="invalid device"):
             opened(compiled("static 1"), index=2)
 
@@ -208,7 +208,7 @@ class TestRefusals:
             opened(compiled("static 1", ("heatmaps",)))
         assert fake.open_sessions == 0
 
-    def test_another_size_or_type_of_images_or_too_many(self) -> None:
+    def test_images_of_another_size_or_type_and_too_many_images(self) -> None:
         backend = opened(compiled("static 4"), most=2)
         with pytest.raises(SetupError, match=r"data \[\?, 3, 32, 48\].*profile=modelzoo or uint8"):
             backend.infer(batch(2, width=56))
@@ -226,7 +226,7 @@ class TestRefusals:
         assert_equal(backend.infer(batch(2)), expected(batch(2)))
 
 
-def test_the_model_is_not_left_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_does_not_remain_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     opened(compiled("static 1"))
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""One contract for every backend."""
+"""Every backend keeps the contract of the protocol."""
 
 import json
 import math
@@ -47,12 +47,12 @@ from tests.tiny_models import save_constant_model
 
 RUNTIMES = ("onnxruntime:cpu", "openvino")
 
-# Backends of devices that every machine has; the others have tests of their own.
+# These backends run on every machine; the others have separate tests.
 HERE = [name for name, entry in BACKENDS.items() if "cpu" in entry.kinds]
 
 
 def model(order: tuple[str, str] = ("heatmaps", "pafs")) -> bytes:
-    """Returns a network of one strided layer with random weights, outputs in the given order."""
+    """Returns a network of one strided layer with random weights and outputs in the given order."""
     generator = np.random.default_rng(0)
     channels = {"heatmaps": 19, "pafs": 38}
     weights = [
@@ -80,7 +80,7 @@ RECORDING = {"folder": "nowhere", "names": {}, "missing": [], "precision": "f32"
 
 @cache
 def content_of(name: str) -> bytes:
-    """Returns what a backend of this machine's processor loads."""
+    """Returns the artifact that a CPU backend loads."""
     if BACKENDS[name].replays:
         return json.dumps({**RECORDING, "layout": asdict(LAYOUT)}).encode()
     if not BACKENDS[name].runs_model:
@@ -118,19 +118,19 @@ class TestEveryBackend:
             assert maps.pafs_NPHW.shape == (count, 38, height // 8, width // 8)
             assert maps.heatmaps_NKHW.dtype == maps.pafs_NPHW.dtype == np.float32
 
-    def test_keeps_earlier_answers_as_they_were(self, name: str) -> None:
+    def test_keeps_earlier_answers_unchanged(self, name: str) -> None:
         backend = opened(name)
         first = backend.infer(batch(2)).heatmaps_NKHW
         copy = first.copy()
         backend.infer(InputBatch((0, 1), batch(2).geometries, -batch(2).inputs_N3HW))
         np.testing.assert_array_equal(first, copy)
 
-    def test_tells_its_precision_and_device(self, name: str) -> None:
+    def test_reports_its_precision_and_device(self, name: str) -> None:
         backend = opened(name)
         assert backend.precision == "f32"
         assert backend.description
 
-    def test_can_be_closed_twice_and_not_be_used_after(self, name: str) -> None:
+    def test_can_be_closed_twice_and_refuses_batches_afterwards(self, name: str) -> None:
         backend = opened(name)
         backend.close()
         backend.close()
@@ -140,7 +140,7 @@ class TestEveryBackend:
 
 @pytest.mark.parametrize("name", RUNTIMES)
 class TestEveryRuntime:
-    def test_tells_outputs_apart_whatever_their_order(self, name: str) -> None:
+    def test_distinguishes_outputs_in_any_order(self, name: str) -> None:
         turned = open_backend(name, model(("pafs", "heatmaps")), BackendOptions("f32"))
         for one, other in zip(opened(name).infer(batch(2)), turned.infer(batch(2)), strict=True):
             np.testing.assert_array_equal(one, other)
@@ -185,7 +185,7 @@ class TestEveryRuntime:
             opened(name).infer(in_bytes(batch(1)))
 
     @pytest.mark.parametrize("content", [b"", b"no model", model()[:-50]])
-    def test_refuses_what_is_no_model(self, name: str, content: bytes) -> None:
+    def test_refuses_content_that_is_not_a_model(self, name: str, content: bytes) -> None:
         with pytest.raises(SetupError, match="cannot load the model"):
             open_backend(name, content, BackendOptions("f32"))
 
@@ -204,7 +204,7 @@ PRECISIONS = [(name, precision) for name in HERE for precision in BACKENDS[name]
 
 
 @pytest.mark.parametrize(("name", "precision"), PRECISIONS)
-def test_a_backend_has_the_precision_asked_for_or_says_that_it_cannot(
+def test_a_backend_has_the_requested_precision_or_reports_that_it_cannot(
     name: str, precision: str
 ) -> None:
     refusal = ""
@@ -217,7 +217,7 @@ def test_a_backend_has_the_precision_asked_for_or_says_that_it_cannot(
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_the_precision_is_the_backends_choice_if_none_is_asked_for(name: str) -> None:
+def test_the_backend_chooses_the_precision_if_none_is_requested(name: str) -> None:
     assert opened(name, "auto").precision in BACKENDS[name].precisions
 
 
@@ -289,14 +289,14 @@ def test_every_backend_can_be_named_in_a_configuration() -> None:
     assert set(get_args(BackendName)) >= {"auto", *BACKENDS}
 
 
-def test_a_backend_whose_package_is_missing_says_so() -> None:
+def test_a_backend_with_a_missing_package_names_it() -> None:
     if find_spec("acl"):
         pytest.skip("CANN is installed")
     with pytest.raises(SetupError, match=r"backend ascend lacks CANN"):
         open_backend("ascend", b"", BackendOptions())
 
 
-def test_what_is_installed_is_found_without_loading_it() -> None:
+def test_installed_backends_are_found_without_loading_them() -> None:
     code = (
         "import sys; from distributed_pose.backends.readiness import examine;"
         "from distributed_pose.backends.registry import BACKENDS;"
@@ -315,7 +315,7 @@ def ports(**channels: int) -> list[ModelPort]:
     return [ModelPort(name, (None, n, None, None)) for name, n in channels.items()]
 
 
-def test_the_last_of_several_stages_is_taken() -> None:
+def test_the_last_of_several_stages_is_used() -> None:
     outputs = ports(
         stage_1_output_0_pafs=38,
         stage_0_output_1_heatmaps=19,
@@ -331,7 +331,7 @@ def test_a_stage_is_a_number_and_not_a_text() -> None:
 
 
 @pytest.mark.parametrize("names", [("first", "second"), ("stage_1_a", "stage_1_b")])
-def test_outputs_that_cannot_be_told_apart_are_refused(names: tuple[str, str]) -> None:
+def test_ambiguous_outputs_are_refused(names: tuple[str, str]) -> None:
     first, second = names
     outputs = ports(**dict.fromkeys(names, 19), pafs=38)
     with pytest.raises(SetupError, match=f"more than one output of 19 .*{first}.*{second}"):
@@ -411,7 +411,9 @@ def test_four_outputs_without_meaningful_names_are_read_by_order(name: str) -> N
 
 @pytest.mark.parametrize("name", RUNTIMES)
 @pytest.mark.parametrize("shape", [[0, 3, "h", "w"], ["n", "h", "w", 3], ["n", 3, "w"], None])
-def test_an_input_that_is_no_image_is_refused_in_one_line(name: str, shape: list | None) -> None:
+def test_an_input_that_is_not_an_image_is_refused_in_one_line(
+    name: str, shape: list | None
+) -> None:
     other = onnx.load_model_from_string(model())
     other.graph.input[0].CopyFrom(helper.make_tensor_value_info("data", TensorProto.FLOAT, shape))
     with pytest.raises(SetupError, match=r"has (an )?input|cannot load the model: \S") as caught:
@@ -419,7 +421,7 @@ def test_an_input_that_is_no_image_is_refused_in_one_line(name: str, shape: list
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_that_takes_no_image_is_refused() -> None:
+def test_a_model_without_an_image_input_is_refused() -> None:
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
         [helper.make_node("Identity", ["x"], ["y"])],
@@ -463,14 +465,14 @@ def test_an_answer_is_finite_if_each_of_its_values_is(
 ) -> None:
     heatmaps, pafs = np.zeros((1, 19, 4, 6), dtype), np.zeros((1, 38, 4, 6), dtype)
     pafs.reshape(-1)[at] = np.array([bits], np.uint32).view(dtype)[0]
-    # As a backend may give them: channels last, or a view of something larger.
+    # A backend may return channels last, or a view of a larger array.
     maps = NetworkOutput(heatmaps, np.asfortranarray(pafs))
     with nullcontext() if np.isfinite(pafs).all() else pytest.raises(ExecutionError):
         assert check_maps(maps, batch(1)) is maps
 
 
 def test_a_model_that_fails_on_a_batch_is_an_execution_error() -> None:
-    # Its layer of 8x8 cannot be laid over a smaller image.
+    # The kernel of 8x8 is larger than the image.
     with pytest.raises(ExecutionError, match="cannot run the model") as caught:
         opened("onnxruntime:cpu").infer(batch(1, 4, 4))
     assert caught.value.image_ids == (0,)

@@ -38,7 +38,7 @@ def batch(count: int, height: int = 32, width: int = 48, seed: int = 0) -> Input
 
 
 class TimedProgram(SessionProgram):
-    """A program whose execution takes the fake's time."""
+    """A program whose execution takes time on the clock of the fake."""
 
     def __init__(
         self, models: dict[int, bytes], library: FakeLibcuda, driver: CudaDriver, stream: int
@@ -63,7 +63,7 @@ class TimedProgram(SessionProgram):
 
 
 class Card:
-    """A backend on a fake card, with what it is made of."""
+    """A backend on a fake card, with its driver and program."""
 
     def __init__(
         self, content: bytes | dict[int, bytes], library: FakeLibcuda | None = None
@@ -102,7 +102,7 @@ def assert_same(found: NetworkOutput, wanted: NetworkOutput) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_answers_as_the_model_does_whatever_shapes_come(card: Card, content: bytes) -> None:
+def test_answers_as_the_model_does_for_any_sequence_of_shapes(card: Card, content: bytes) -> None:
     for count, height in ((2, 32), (2, 32), (1, 32), (2, 32), (3, 64), (3, 64)):
         given_batch = batch(count, height, seed=height)
         assert_same(card.backend.infer(given_batch), expected(content, given_batch))
@@ -112,14 +112,14 @@ def test_answers_as_the_model_does_whatever_shapes_come(card: Card, content: byt
 def test_copies_and_execution_overlap_and_compute_is_the_execution_alone(card: Card) -> None:
     card.backend.prepare(batch(4))
     start_ms, times = card.library.host_ms, []
-    under_way = 0
+    in_flight = 0
     for number in range(40):
-        if under_way == card.backend.slots:
+        if in_flight == card.backend.slots:
             times.append(card.backend.collect().times)
-            under_way -= 1
+            in_flight -= 1
         card.backend.submit(batch(4, seed=number))
-        under_way += 1
-    times += [card.backend.collect().times for _ in range(under_way)]
+        in_flight += 1
+    times += [card.backend.collect().times for _ in range(in_flight)]
     elapsed_ms = card.library.host_ms - start_ms
     assert {time.compute_ns for time in times} == {4_500_000}
     assert all(time.copy_in_ns >= 1_000_000 <= time.copy_out_ns for time in times)
@@ -132,33 +132,33 @@ def test_copies_and_execution_overlap_and_compute_is_the_execution_alone(card: C
     steps=st.lists(st.one_of(st.just("collect"), st.integers(1, 5)), max_size=30),
     prepared=st.sampled_from([0, 2, 4]),
 )
-def test_answers_come_in_order_without_races_however_calls_and_times_fall(
+def test_answers_come_in_order_without_races_for_any_timing_of_calls(
     content: bytes,
     milliseconds: tuple[float, float, float],
     steps: list[str | int],
     prepared: int,
 ) -> None:
     card = Card(content, FakeLibcuda(milliseconds[0], milliseconds[1]))
-    # One batch warms the card up.
+    # The first batch warms the card up.
     card.program.execution_ms = 500.0
     if prepared:
         card.backend.prepare(batch(prepared))
     card.program.execution_ms = milliseconds[2]
-    under_way: deque[InputBatch] = deque()
+    in_flight: deque[InputBatch] = deque()
     for number, step in enumerate(steps):
-        if isinstance(step, int) and len(under_way) < card.backend.slots:
-            # Sizes of inputs differ as well.
-            under_way.append(batch(step, 32 + 8 * (step % 2), seed=number))
-            card.backend.submit(under_way[-1])
-        elif under_way:
-            wanted = expected(content, under_way.popleft())
+        if isinstance(step, int) and len(in_flight) < card.backend.slots:
+            # The input sizes differ, too.
+            in_flight.append(batch(step, 32 + 8 * (step % 2), seed=number))
+            card.backend.submit(in_flight[-1])
+        elif in_flight:
+            wanted = expected(content, in_flight.popleft())
             for one, other in zip(card.backend.collect().maps, wanted, strict=True):
                 np.testing.assert_allclose(one, other, atol=1e-6)
     assert card.library.races == []
 
 
 class TestPreparing:
-    def test_runs_every_slot_until_the_clocks_have_risen(self, card: Card) -> None:
+    def test_runs_long_enough_for_the_clocks_to_rise(self, card: Card) -> None:
         card.backend.prepare(batch(4))
         executed_ms = len(card.program.executed) * EXECUTION_MS
         assert 500 <= executed_ms < 600
@@ -177,7 +177,7 @@ class TestPreparing:
                 np.testing.assert_allclose(one, other, atol=1e-6)
         assert set(card.program.executed) == {(4, 3, 32, 48)}
 
-    def test_what_fills_a_batch_is_nothing_that_an_image_alone_would_not_see(
+    def test_the_filling_of_a_batch_has_no_values_that_its_last_image_does_not_have(
         self, tmp_path: Path
     ) -> None:
         mixing = save_constant_model(tmp_path / "mixing.onnx", 0.5, mixing=True).read_bytes()
@@ -187,14 +187,14 @@ class TestPreparing:
         for one, other in zip(found, expected(mixing, batch(1)), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-6)
 
-    def test_other_sizes_of_input_and_larger_batches_run_as_they_are(self, card: Card) -> None:
+    def test_other_input_sizes_and_larger_batches_run_unfilled(self, card: Card) -> None:
         card.backend.prepare(batch(4))
         card.program.executed.clear()
         card.backend.infer(batch(2, 64))
         card.backend.infer(batch(5))
         assert card.program.executed == [(2, 3, 64, 48), (5, 3, 32, 48)]
 
-    def test_each_size_of_a_sweep_runs_as_it_is(self, card: Card) -> None:
+    def test_each_size_of_a_sweep_runs_unfilled(self, card: Card) -> None:
         for count in (1, 2, 4, 2):
             card.backend.prepare(batch(count))
             card.program.executed.clear()
@@ -219,7 +219,7 @@ class TestPreparing:
             assert list(card.program._sessions) == [fitting]
 
 
-def test_the_callers_arrays_are_only_read_and_answers_are_the_callers(card: Card) -> None:
+def test_input_arrays_are_only_read_and_answers_belong_to_the_caller(card: Card) -> None:
     given_batch = batch(2)
     given_batch.inputs_N3HW.flags.writeable = False
     first = card.backend.infer(given_batch)
@@ -257,12 +257,12 @@ def test_a_model_of_a_fixed_batch_answers_any_number(content: bytes, count: int)
 
 class TestFailing:
     @pytest.mark.parametrize("call", ["cuEventSynchronize", "cuMemcpyHtoDAsync_v2"])
-    def test_a_failure_of_the_device_is_named_and_leaves_nothing_under_way(
+    def test_a_failure_of_the_device_is_named_and_no_batch_stays_in_flight(
         self, card: Card, content: bytes, call: str
     ) -> None:
         card.backend.submit(batch(1))
         card.library.failing[call] = fakes.ILLEGAL_ADDRESS
-        # `infer` submits, and collects the batch before.
+        # `infer` submits a batch, and collects the earlier one.
         with pytest.raises(
             ExecutionError, match=f"ONNX Runtime cannot run the model: {call}: CUDA_ERROR_ILLEGAL"
         ):
@@ -277,13 +277,13 @@ class TestFailing:
             card.backend.infer(batch(2, 4, 4))
         assert caught.value.image_ids == (0, 1)
 
-    def test_a_batch_that_does_not_fit_into_the_memory_is_an_error(self, content: bytes) -> None:
+    def test_a_batch_that_exceeds_the_memory_is_an_error(self, content: bytes) -> None:
         card = Card(content, FakeLibcuda(memory_bytes=200_000))
         with pytest.raises(ExecutionError, match="CUDA_ERROR_OUT_OF_MEMORY"):
             card.backend.prepare(batch(32))
         card.backend.prepare(batch(2))
 
-    def test_a_device_that_is_not_there_is_named(self) -> None:
+    def test_a_missing_device_is_named(self) -> None:
         with pytest.raises(CudaError, match="cuDeviceGet: CUDA_ERROR_NO_DEVICE"):
             CudaDriver(1, FakeLibcuda())
         with pytest.raises(SetupError, match="there is no CUDA device 1000000"):
@@ -291,7 +291,7 @@ class TestFailing:
 
 
 class TestClosing:
-    def test_frees_everything_and_may_be_done_twice(self, card: Card) -> None:
+    def test_frees_everything_and_may_be_repeated(self, card: Card) -> None:
         card.backend.prepare(batch(4))
         card.backend.submit(batch(4))
         card.backend.close()
@@ -302,7 +302,7 @@ class TestClosing:
         with pytest.raises(SetupError, match="closed"):
             card.backend.submit(batch(1))
 
-    def test_a_model_that_cannot_be_opened_leaves_nothing_behind(self) -> None:
+    def test_a_model_that_cannot_be_opened_leaves_no_resources_behind(self) -> None:
         library = FakeLibcuda()
 
         def make(_driver: CudaDriver, _stream: int) -> SessionProgram:

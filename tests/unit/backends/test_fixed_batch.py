@@ -1,3 +1,5 @@
+"""Models of one batch size answer any number of images, by batches that are filled up."""
+
 import numpy as np
 import pytest
 
@@ -5,7 +7,7 @@ from distributed_pose.backends.fixed_batch import Array, run_in_batches
 
 
 class Model:
-    """Doubles and negates batches of one size, and keeps what it was given."""
+    """Doubles and negates batches of one size, and keeps its inputs."""
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
@@ -37,13 +39,13 @@ def test_the_last_batch_is_filled_with_copies_of_its_last_image() -> None:
     np.testing.assert_array_equal(model.given[1], images(4)[[3, 3, 3]])
 
 
-def test_a_model_that_takes_any_number_is_given_all_at_once() -> None:
+def test_a_model_of_any_batch_size_gets_all_images_at_once() -> None:
     model = Model(5)
     run_in_batches(model, images(5), None)
     assert len(model.given) == 1
 
 
-def test_a_network_that_mixes_images_still_answers_otherwise_for_other_neighbours() -> None:
+def test_a_network_that_mixes_images_still_depends_on_the_other_images() -> None:
     def mixing(inputs_N3HW: Array) -> list[Array]:
         return [inputs_N3HW + inputs_N3HW.std()]
 

@@ -1,4 +1,4 @@
-"""What an `.om` takes and gives, whichever runtime tells it."""
+"""The inputs and outputs of an `.om` are read alike for every runtime."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from distributed_pose.backends.om import Chunk, image_input, map_outputs, om_por
 from distributed_pose.records import Geometry
 
 
-def test_an_output_is_called_as_in_the_onnx_and_not_by_its_node() -> None:
+def test_an_output_has_its_name_in_the_onnx_model_and_not_that_of_its_node() -> None:
     names = {
         "Conv_1:0:stage_1_output_1_heatmaps": "stage_1_output_1_heatmaps",
         "PartitionedCall_/stage_9/Conv_2:0:stage_0:x": "stage_0:x",
@@ -19,7 +19,7 @@ def test_an_output_is_called_as_in_the_onnx_and_not_by_its_node() -> None:
     assert [om_port(name, (1,), "float32").name for name in names] == list(names.values())
 
 
-def test_a_stage_is_read_from_the_output_and_not_from_its_node() -> None:
+def test_a_stage_is_read_from_the_name_of_the_output_and_not_of_its_node() -> None:
     outputs = [
         om_port(f"stage_9/Conv:0:stage_0_{kind}", (1, channels, 4, 6), "float32")
         for kind, channels in (("heatmaps", 19), ("pafs", 38))
@@ -32,12 +32,12 @@ def test_a_stage_is_read_from_the_output_and_not_from_its_node() -> None:
 
 
 @pytest.mark.parametrize("dims", [(-1, 3, -1, -1), (1, 3, 368, -1), (-1, 3, 368, 640)])
-def test_an_input_of_open_size_is_refused(dims: tuple[int, ...]) -> None:
+def test_an_input_of_dynamic_size_is_refused(dims: tuple[int, ...]) -> None:
     with pytest.raises(SetupError, match=r"data has dimensions that are not fixed: \[-?1, 3"):
         image_input([om_port("data", dims, "float32")])
 
 
-def test_an_output_of_open_size_is_refused() -> None:
+def test_an_output_of_dynamic_size_is_refused() -> None:
     outputs = [
         om_port("heatmaps", (1, 19, -1, -1), "float32"),
         om_port("pafs", (1, 38, 4, 6), "float32"),
@@ -47,7 +47,7 @@ def test_an_output_of_open_size_is_refused() -> None:
 
 
 @pytest.mark.parametrize("dims", [(1, 3), (1, 4, 8, 8)])
-def test_an_input_that_is_no_image_is_refused(dims: tuple[int, ...]) -> None:
+def test_an_input_that_is_not_an_image_is_refused(dims: tuple[int, ...]) -> None:
     with pytest.raises(SetupError, match="the model has inputs data"):
         image_input([om_port("data", dims, "float32")])
 
@@ -74,7 +74,7 @@ def test_a_batch_is_run_in_parts(
 
 
 @pytest.mark.parametrize("dims", [(4, 3, 16, 24), (4, 16, 24, 3)])
-def test_images_are_laid_out_as_the_model_has_them(dims: tuple[int, ...]) -> None:
+def test_images_are_written_in_the_layout_of_the_model(dims: tuple[int, ...]) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 16, 24), dtype=np.uint8)
     taken = image_input([om_port("data", dims, "uint8")])
     out = np.full((4, *taken.image_shape), 7, np.uint8)
@@ -88,7 +88,7 @@ def test_images_are_laid_out_as_the_model_has_them(dims: tuple[int, ...]) -> Non
 @pytest.mark.parametrize(
     ("dims", "axes"), [((2, 3, 4, 6), (0, 1, 2, 3)), ((2, 4, 6, 3), (0, 2, 3, 1))]
 )
-def test_a_model_of_half_precision_inputs_is_fed_with_floats(
+def test_a_model_with_half_precision_inputs_gets_converted_floats(
     dims: tuple[int, ...], axes: tuple[int, ...]
 ) -> None:
     image = image_input([om_port("data", dims, "float16")])

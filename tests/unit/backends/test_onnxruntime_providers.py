@@ -1,4 +1,4 @@
-"""What can be proved of providers without their devices."""
+"""Options, names and precisions of ONNX Runtime's providers, tested without their devices."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ DEVICES = ("cuda", "tensorrt", "cann")
 
 
 def engine() -> ModelProto:
-    """Returns what a provider leaves of a compiled model."""
+    """Returns ONNX that contains an engine, as a provider writes it."""
     ports = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", channels, "h", "w"])
         for name, channels in {"data": 3, "heatmaps": 19, "pafs": 38}.items()
@@ -71,7 +71,7 @@ def test_an_engine_runs_on_the_stream_that_it_is_given() -> None:
 @pytest.mark.parametrize(
     ("half", "mode"), [(True, "force_fp16"), (False, "must_keep_origin_dtype")]
 )
-def test_cann_is_told_its_precision(*, half: bool, mode: str) -> None:
+def test_cann_gets_the_option_of_its_precision(*, half: bool, mode: str) -> None:
     assert cann_options(3, half=half) == {
         "device_id": "3",
         "precision_mode": mode,
@@ -80,7 +80,7 @@ def test_cann_is_told_its_precision(*, half: bool, mode: str) -> None:
     }
 
 
-def test_a_run_in_a_devices_memory_answers_as_a_plain_one_and_times_its_steps(
+def test_a_run_in_device_memory_answers_as_a_plain_run_and_times_its_steps(
     random_model: bytes,
 ) -> None:
     plain = onnxruntime.InferenceSession(random_model)
@@ -93,13 +93,13 @@ def test_a_run_in_a_devices_memory_answers_as_a_plain_one_and_times_its_steps(
         for found, wanted in zip(answers[count], plain.run(outputs, {name: inputs}), strict=True):
             np.testing.assert_array_equal(found, wanted)
         assert run.times_ns.min() > 0
-    # Later runs leave earlier answers as they were.
+    # Later runs do not change earlier answers.
     wanted = plain.run(outputs, {name: batch(1).inputs_N3HW})
     np.testing.assert_array_equal(answers[1][0], wanted[0])
 
 
 @pytest.mark.parametrize("variant", DEVICES)
-def test_a_missing_provider_is_named_with_those_there_are_and_its_package(variant: str) -> None:
+def test_a_missing_provider_is_named_with_the_available_ones_and_its_package(variant: str) -> None:
     provider = PROVIDERS[variant]
     with pytest.raises(SetupError) as caught:
         require(variant, ["AzureExecutionProvider", "CPUExecutionProvider"])
@@ -119,7 +119,7 @@ def test_a_backend_whose_provider_is_missing_does_not_run_on_another(
         open_backend(f"onnxruntime:{variant}", random_model, BackendOptions())
 
 
-def test_no_variant_means_the_cpu(random_model: bytes) -> None:
+def test_a_name_without_a_variant_means_the_cpu(random_model: bytes) -> None:
     named = OnnxRuntimeBackend(random_model, BackendOptions(variant="cpu")).infer(batch(2))
     for one, other in zip(
         OnnxRuntimeBackend(random_model, BackendOptions()).infer(batch(2)), named, strict=True
@@ -127,7 +127,7 @@ def test_no_variant_means_the_cpu(random_model: bytes) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_precision_that_the_model_does_not_have_is_refused(random_model: bytes) -> None:
+def test_a_precision_other_than_the_models_is_refused(random_model: bytes) -> None:
     with pytest.raises(SetupError, match="compiled model has precision f32, not f16"):
         OnnxRuntimeBackend(random_model, BackendOptions(precision="f16"))
 
@@ -147,15 +147,15 @@ def test_weights_in_constant_nodes_count_too(random_model: bytes) -> None:
     assert precision_of(model, fuses=True) == "f16"
 
 
-def test_an_engine_tells_its_precision_by_its_label() -> None:
+def test_an_engine_states_its_precision_in_its_metadata() -> None:
     labelled = parse(labelled_engine(engine().SerializeToString(), "f16"))
     assert is_engine(labelled)
     assert precision_of(labelled, fuses=True) == "f16"
     assert precision_of(engine(), fuses=True) == "unknown"
 
 
-def test_what_is_no_onnx_is_refused() -> None:
-    with pytest.raises(SetupError, match="no valid ONNX"):
+def test_content_that_is_not_onnx_is_refused() -> None:
+    with pytest.raises(SetupError, match="not valid ONNX"):
         parse(b"no model")
 
 
@@ -177,6 +177,6 @@ def test_a_model_of_a_fixed_batch_answers_any_number(random_model: bytes, count:
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-def test_a_device_that_the_driver_does_not_know_has_a_general_name() -> None:
+def test_a_device_unknown_to_the_driver_has_a_generic_name() -> None:
     assert cuda_device_name(10**6) == "NVIDIA GPU"
     assert cuda_device_facts(10**6).startswith("NVIDIA GPU")

@@ -1,3 +1,5 @@
+"""OpenVINO runs int8 models, and refuses damaged ones and models that are not quantised."""
+
 import io
 import zipfile
 
@@ -29,7 +31,7 @@ def opened(content: bytes, precision: str = "auto") -> OpenVinoBackend:
 @needs_int8
 class TestAnInt8Model:
     @pytest.mark.parametrize("asked", ["auto", "int8"])
-    def test_is_reported_as_int8_though_most_of_its_layers_are_depthwise(
+    def test_is_reported_as_int8_although_most_layers_are_depthwise(
         self, int8: bytes, asked: str
     ) -> None:
         assert opened(int8, asked).precision == "int8"
@@ -47,7 +49,7 @@ class TestAnInt8Model:
             for one, other in zip(alone, answers, strict=True):
                 np.testing.assert_allclose(one[0], other[index], atol=1e-6)
 
-    def test_gives_arrays_to_the_caller_for_good(self, int8: bytes) -> None:
+    def test_returns_arrays_that_later_calls_do_not_change(self, int8: bytes) -> None:
         backend = opened(int8)
         first = backend.infer(batch_of(random_inputs(2)))
         copies = [array.copy() for array in first]
@@ -58,7 +60,7 @@ class TestAnInt8Model:
             assert array.flags.owndata
             np.testing.assert_array_equal(array, copy)
 
-    def test_can_be_closed_twice_and_not_be_used_after(self, int8: bytes) -> None:
+    def test_can_be_closed_twice_and_refuses_batches_afterwards(self, int8: bytes) -> None:
         backend = opened(int8)
         backend.close()
         backend.close()
@@ -66,7 +68,7 @@ class TestAnInt8Model:
             backend.infer(batch_of(random_inputs(1)))
 
     @pytest.mark.parametrize("kept", [0.001, 0.3, 0.9])
-    def test_that_is_cut_off_cannot_be_loaded(self, int8: bytes, kept: float) -> None:
+    def test_that_is_truncated_cannot_be_loaded(self, int8: bytes, kept: float) -> None:
         with pytest.raises(SetupError, match=r"OpenVINO cannot load the model: .+"):
             opened(int8[: int(len(int8) * kept)])
 
@@ -86,7 +88,7 @@ class TestAnInt8Model:
 
 
 @needs_int8
-def test_int8_of_a_model_that_is_not_quantised_says_how_to_make_one() -> None:
+def test_int8_of_an_unquantised_model_is_refused_with_the_command_that_makes_one() -> None:
     with pytest.raises(SetupError, match="compile MODEL --for openvino --precision int8"):
         opened(EXACT, "int8")
 
@@ -99,7 +101,7 @@ def test_the_precision_is_that_of_the_weights_and_not_of_the_layers() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_a_model_of_fixed_batch_answers_any(count: int) -> None:
+def test_a_model_of_a_fixed_batch_answers_any_batch(count: int) -> None:
     batch = batch_of(random_inputs(count))
     fixed, free = (opened(small_network(batch=n), "f32").infer(batch) for n in (2, "n"))
     for one, other in zip(check_maps(fixed, batch), free, strict=True):

@@ -1,3 +1,5 @@
+"""The oracle draws maps that are decoded to the labelled people, and nobody else."""
+
 import json
 from typing import Any
 
@@ -13,7 +15,8 @@ from distributed_pose.records import Geometry
 GEOMETRY = Geometry(160, 240, 8, 16, 40, 64)
 INPUTS_N3HW = np.zeros((1, 3, 368, 560), np.float32)
 
-# By COCO's number. A keypoint midway between two pixels has two equal maxima, which are no peak.
+# Keys are COCO's keypoint numbers. A keypoint midway between two pixels has two equal maxima, and
+# neither is a peak.
 SHOULDERS_AND_ARMS = {
     5: (140.3, 40.3),
     6: (100.3, 40.3),
@@ -47,7 +50,7 @@ def test_its_maps_are_decoded_to_the_labelled_people() -> None:
 @pytest.mark.parametrize(
     "other", [person(8), person(7, iscrowd=1), person(7, num_keypoints=0, keypoints=[0] * 51)]
 )
-def test_other_images_crowds_and_people_without_keypoints_are_nobody(
+def test_crowds_unlabelled_people_and_people_of_other_images_are_not_drawn(
     other: dict[str, Any],
 ) -> None:
     maps = oracle(other).infer(InputBatch((7,), (GEOMETRY,), INPUTS_N3HW))

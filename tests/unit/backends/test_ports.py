@@ -1,4 +1,4 @@
-"""Which input and outputs of a model are taken, and what is said of those that are not."""
+"""The input and outputs of a model are recognised, or refused with a list of them."""
 
 import pytest
 
@@ -21,9 +21,7 @@ def image(*shape: int | None, dtype: str = "float32") -> list[ModelPort]:
 
 @pytest.mark.parametrize("stages", [2, 3, 4])
 @pytest.mark.parametrize("pair", [(19, 38), (38, 19)])
-def test_the_last_pair_is_taken_where_names_mean_nothing(
-    stages: int, pair: tuple[int, int]
-) -> None:
+def test_the_last_pair_is_used_if_names_have_no_stage(stages: int, pair: tuple[int, int]) -> None:
     ports = outputs(*pair * stages)
     by_channels = {port.shape[1]: port.name for port in ports[-2:]}
     assert select_outputs(ports) == (by_channels[19], by_channels[38])
@@ -38,20 +36,20 @@ def test_the_last_pair_is_taken_where_names_mean_nothing(
         ("stage", "stages", "stage_x", "a_stage"),
     ],
 )
-def test_numbers_in_names_without_meaning_are_no_stages(names: tuple[str, ...]) -> None:
+def test_numbers_in_meaningless_names_are_not_stages(names: tuple[str, ...]) -> None:
     assert select_outputs(outputs(19, 38, 19, 38, names=names)) == names[2:]
 
 
 @pytest.mark.parametrize(
     "pattern", ["stage_{}_x", "Stage{}", "STAGE-{}/y", "net.stage.{}", "stage_{}_output_17_h"]
 )
-def test_names_that_carry_stages_win_over_the_order(pattern: str) -> None:
+def test_stages_in_names_take_precedence_over_the_order(pattern: str) -> None:
     heatmaps, pafs = (tuple(pattern.format(n) + kind for n in (1, 0)) for kind in "hp")
     names = (heatmaps[0], pafs[0], heatmaps[1], pafs[1])
     assert select_outputs(outputs(19, 38, 19, 38, names=names)) == (heatmaps[0], pafs[0])
 
 
-def test_other_outputs_are_left_alone() -> None:
+def test_other_outputs_are_ignored() -> None:
     ports = outputs(128, 19, 38, 57, 19, 38, 1)
     assert select_outputs([*ports, ModelPort("flat", (None, 19))]) == ("5", "6")
 
@@ -68,7 +66,7 @@ def test_other_outputs_are_left_alone() -> None:
         ((19, 38, 19, 38), ("stage_1_h", "stage_1_p", "stage_1_i", "stage_1_q")),
     ],
 )
-def test_outputs_that_leave_a_doubt_are_refused_with_the_list(
+def test_ambiguous_outputs_are_refused_with_their_list(
     channels: tuple[int, ...], names: tuple[str, ...]
 ) -> None:
     ports = outputs(*channels, names=names)
@@ -87,7 +85,9 @@ def test_outputs_that_leave_a_doubt_are_refused_with_the_list(
         (outputs(19), "no output of 38 channels for the PAFs"),
     ],
 )
-def test_missing_outputs_are_told_with_what_there_is(ports: list[ModelPort], message: str) -> None:
+def test_missing_outputs_are_refused_with_the_list_of_outputs(
+    ports: list[ModelPort], message: str
+) -> None:
     with pytest.raises(SetupError, match=message):
         select_outputs(ports)
 
@@ -95,7 +95,7 @@ def test_missing_outputs_are_told_with_what_there_is(ports: list[ModelPort], mes
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("batch", [None, 1, 8])
-def test_floats_of_any_width_batch_and_open_size_fit_every_profile(
+def test_floats_of_any_width_batch_and_dynamic_size_fit_every_profile(
     dtype: str, profile: str, batch: int | None
 ) -> None:
     check_profile(image(batch, 3, None, None, dtype=dtype), PROFILES[profile], "M.onnx")
@@ -103,7 +103,7 @@ def test_floats_of_any_width_batch_and_open_size_fit_every_profile(
 
 
 @pytest.mark.parametrize(
-    ("profile", "size", "told"),
+    ("profile", "size", "sizes"),
     [
         ("modelzoo", (256, 456), ("256x456", "368x640")),
         ("modelzoo", (None, 656), ("?x656", "368x640")),
@@ -112,12 +112,12 @@ def test_floats_of_any_width_batch_and_open_size_fit_every_profile(
         ("upstream", (None, 640), ("?x640", "368 by any width")),
     ],
 )
-def test_a_fixed_size_that_is_not_the_profiles_is_refused_with_both(
-    profile: str, size: tuple[int | None, int | None], told: tuple[str, str]
+def test_a_fixed_size_other_than_the_profiles_is_refused_with_both_sizes(
+    profile: str, size: tuple[int | None, int | None], sizes: tuple[str, str]
 ) -> None:
     with pytest.raises(SetupError, match=r"M.onnx takes inputs of") as caught:
         check_profile(image(None, 3, *size), PROFILES[profile], "M.onnx")
-    assert all(text in str(caught.value) for text in (*told, f"profile {profile}"))
+    assert all(text in str(caught.value) for text in (*sizes, f"profile {profile}"))
 
 
 def test_the_profiles_own_size_fits() -> None:
@@ -148,5 +148,5 @@ def test_an_input_that_no_profile_makes_is_refused_by_name(
         check_profile(inputs, PROFILES["modelzoo"], "M.onnx")
 
 
-def test_bytes_are_what_a_model_with_a_normalisation_of_its_own_is_fed() -> None:
+def test_an_image_input_may_take_bytes() -> None:
     assert check_input(image(1, 3, 368, 640, dtype="uint8")) == "data"

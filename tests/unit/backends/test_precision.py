@@ -1,4 +1,4 @@
-"""What backends of processors say that they compute in, of models that others have converted."""
+"""Backends on CPUs report the precision in which they compute models of other converters."""
 
 import platform
 from pathlib import Path
@@ -41,7 +41,7 @@ class Reader(CalibrationDataReader):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network in the forms that ONNX Runtime's own tools make of it."""
+    """A network in the forms that ONNX Runtime's tools convert it to."""
     made = tmp_path_factory.mktemp("converted")
     exact = made / "exact.onnx"
     exact.write_bytes(small_network())
@@ -66,11 +66,11 @@ def opened(folder: Path, name: str, backend: str, precision: str = "auto") -> Ba
 
 
 def runs_half() -> bool:
-    """Returns whether ONNX Runtime has kernels of half precision for this processor."""
+    """Returns whether ONNX Runtime has half-precision kernels for this processor."""
     return platform.machine() in {"aarch64", "arm64"}
 
 
-def test_onnx_runtime_tells_what_its_optimised_graph_computes_in(folder: Path) -> None:
+def test_onnx_runtime_reports_the_precision_of_its_optimised_graph(folder: Path) -> None:
     names = ("exact", "qdq", "operators", "part", "dynamic")
     found = {name: opened(folder, name, ORT).precision for name in names}
     assert found == {
@@ -88,17 +88,17 @@ def test_half_precision_on_a_processor_without_it_is_float32(folder: Path) -> No
     assert precision_of(parse((folder / "half.onnx").read_bytes()), fuses=True) == "f16"
 
 
-def test_what_fuses_by_itself_computes_quantised_layers_in_int8(folder: Path) -> None:
-    # As TensorRT would.
+def test_a_runtime_that_fuses_dequantisation_computes_those_layers_in_int8(folder: Path) -> None:
+    # TensorRT fuses them in this way.
     assert precision_of(parse((folder / "qdq.onnx").read_bytes()), fuses=True) == "int8"
     assert precision_of(parse((folder / "part.onnx").read_bytes()), fuses=True) == "mixed"
 
 
 @needs_int8
-def test_openvino_tells_what_its_kernels_compute_in(folder: Path) -> None:
+def test_openvino_reports_the_precision_of_its_kernels(folder: Path) -> None:
     assert opened(folder, "qdq", OPENVINO).precision == "int8"
     assert opened(folder, "part", OPENVINO).precision == "mixed"
-    # It has no dynamic quantisation of convolutions.
+    # OpenVINO does not support dynamic quantisation of convolutions.
     assert opened(folder, "dynamic", OPENVINO).precision == "f32"
     assert opened(folder, "half", OPENVINO, "f32").precision == "f32"
 
@@ -113,14 +113,14 @@ def test_openvino_tells_what_its_kernels_compute_in(folder: Path) -> None:
         pytest.param("part", OPENVINO, "int8", "mixed", marks=needs_int8),
     ],
 )
-def test_a_precision_that_the_model_has_not_is_refused_with_the_one_it_has(
+def test_a_precision_other_than_the_models_is_refused_with_the_models_precision(
     folder: Path, name: str, backend: str, asked: str, found: str
 ) -> None:
     with pytest.raises(SetupError, match=f"precision {found}, not {asked} .*precision=auto"):
         opened(folder, name, backend, asked)
 
 
-def test_the_hint_names_only_what_can_be_asked_for() -> None:
+def test_the_hint_names_only_precisions_that_can_be_requested() -> None:
     for found in ("mixed", "unknown", "f64"):
         with pytest.raises(SetupError, match=r"\(set precision=auto\)"):
             check_precision("f32", found)
@@ -138,7 +138,7 @@ def test_half_precision_answers_nearly_as_float32(folder: Path, backend: str) ->
 
 
 def test_int8_is_not_compiled_from_a_quantised_model(folder: Path) -> None:
-    order = CompileSpec("openvino", "int8", "modelzoo")
+    order = CompileSpec(backend="openvino", precision="int8", profile="modelzoo")
     with pytest.raises(SetupError, match=r"qdq.onnx is quantised already .*precision=auto"):
         compile_for(load_source(folder / "qdq.onnx"), [order], RunConfig(), None)
 
@@ -159,5 +159,5 @@ def test_a_quantised_model_is_not_converted_again(
     source = load_source(folder / f"{name}.onnx")
     assert is_quantised(parse(source.content))
     ranges = Calibration(lambda: iter(()), "no images", 0)
-    order = CompileSpec(backend, precision, "modelzoo")
+    order = CompileSpec(backend=backend, precision=precision, profile="modelzoo")
     assert compile_model(source, order, ranges).content == source.content

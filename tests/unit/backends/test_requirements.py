@@ -1,4 +1,4 @@
-"""What is missing of what backends need, on packages, libraries and variables made for the test."""
+"""Missing requirements are found, with packages, libraries and variables made for the test."""
 
 import sys
 from collections.abc import Iterator
@@ -28,19 +28,19 @@ def found(need: Need) -> Lack | None:
     ["class Session: ...\n", "from other import Session\n", "Session = None\n"],
     ids=["defined", "imported", "assigned"],
 )
-def test_a_name_that_the_source_binds_is_there(host: Host, source: str) -> None:
+def test_a_name_that_the_source_binds_is_available(host: Host, source: str) -> None:
     host.package("vendor.infer", source)
     assert found(Module("vendor.infer", "mend", "Session")) is None
     assert "vendor" not in sys.modules
 
 
-def test_a_name_that_the_source_does_not_bind_is_a_lack(host: Host) -> None:
+def test_a_name_that_the_source_does_not_bind_is_missing(host: Host) -> None:
     folder = host.package("vendor", "class Other: ...\n")
     expected = Lack("vendor.Session", str(folder / "__init__.py"), "mend")
     assert found(Module("vendor", "mend", "Session")) == expected
 
 
-def test_a_folder_that_a_removed_package_has_left_is_no_package(host: Host) -> None:
+def test_a_folder_left_by_a_removed_package_is_not_a_package(host: Host) -> None:
     (host.package("vendor") / "__init__.py").unlink()
     assert found(Module("vendor", "mend")) == Lack("vendor", "another vendor", "mend")
 
@@ -56,7 +56,7 @@ def test_a_folder_that_a_removed_package_has_left_is_no_package(host: Host) -> N
     ],
     ids=["library", "error", "crash", "exit", "attribute"],
 )
-def test_a_module_that_cannot_be_loaded_is_a_lack_with_the_reason(
+def test_a_module_that_cannot_be_loaded_is_missing_with_the_reason(
     host: Host, source: str, what: str, reason: str
 ) -> None:
     host.package("vendor", source)
@@ -66,7 +66,7 @@ def test_a_module_that_cannot_be_loaded_is_a_lack_with_the_reason(
     assert reason in lack.found
 
 
-def test_what_a_module_prints_is_no_part_of_the_answer(host: Host) -> None:
+def test_output_of_a_module_is_not_part_of_the_answer(host: Host) -> None:
     host.package("vendor", "print('hello')\ndef run(): ...\n")
     assert found(Module("vendor", "mend", "run", is_loaded=True)) is None
 
@@ -74,20 +74,22 @@ def test_what_a_module_prints_is_no_part_of_the_answer(host: Host) -> None:
 @pytest.mark.parametrize(
     ("version", "is_there"), [("1.26.4", True), ("2.0.0rc1", False), ("2.4.6", False)]
 )
-def test_a_version_is_in_its_range_or_a_lack(host: Host, version: str, *, is_there: bool) -> None:
+def test_a_version_out_of_its_range_is_a_missing_requirement(
+    host: Host, version: str, *, is_there: bool
+) -> None:
     host.distribution("vendor-package", version)
     lack = found(Version("vendor-package", "<2", "mend"))
     expected = Lack("vendor-package<2", f"vendor-package {version}", "mend")
     assert lack == (None if is_there else expected)
 
 
-def test_a_library_that_loads_with_what_it_needs_is_there(host: Host) -> None:
+def test_a_library_that_loads_with_its_dependencies_is_available(host: Host) -> None:
     host.library("libinner.so.1")
     host.library("libouter.so.1", needed=["libinner.so.1"])
     assert found(Library("libouter.so.1", "mend")) is None
 
 
-def test_a_library_whose_need_is_missing_is_a_lack_of_that(host: Host) -> None:
+def test_a_library_with_a_missing_dependency_names_the_dependency(host: Host) -> None:
     host.library("libinner.so.2")
     host.library("libouter.so.2", needed=["libinner.so.2"])
     (host.folder / "lib" / "libinner.so.2").unlink()
@@ -108,7 +110,7 @@ def test_a_variable_must_name_a_folder(
     assert lack == (None if is_there else Lack("variable VENDOR_HOME", value or "", "mend"))
 
 
-def test_a_thing_that_several_needs_share_is_told_once(host: Host) -> None:
+def test_a_missing_item_of_several_needs_is_reported_once(host: Host) -> None:
     del host
     need = Library("libgone.so.7", "mend")
     other = Library("libgone.so.7", "another way")

@@ -1,4 +1,4 @@
-"""Probing of providers, on stand-ins for ONNX Runtime's and NVIDIA's libraries."""
+"""ONNX Runtime's providers are examined, with fakes of its and NVIDIA's libraries."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ from distributed_pose.devices.lacks import Lack
 from distributed_pose.devices.nvidia_libraries import needed_libraries
 from tests.fakes.libraries import build_library
 
-# No machine has CUDA 97, so that libraries of this one do not count.
+# No machine has CUDA 97, so that its real libraries do not match.
 CUDA = ("libcuda.so.1", "libcudart.so.97", "libcublas.so.97")
 NVIDIA = (*CUDA, "libcudnn.so.9", "libnvinfer.so.10")
 
@@ -22,7 +22,7 @@ Probe = Callable[[str, Sequence[str]], tuple[Lack, ...]]
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of libraries, with providers that need them beside them."""
+    """A folder of libraries, and of providers that need them."""
     folder = tmp_path_factory.mktemp("libraries")
     libraries = [build_library(folder / name) for name in NVIDIA]
     build_library(folder / "libnvinfer.so.11")
@@ -33,7 +33,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def host(compiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for libraries that are found, of a machine that has ONNX Runtime's."""
+    """The library folder of a machine with ONNX Runtime's libraries."""
     capi = tmp_path / "packages" / "onnxruntime" / "capi"
     capi.mkdir(parents=True)
     (capi.parent / "__init__.py").touch()
@@ -49,7 +49,7 @@ def host(compiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 @pytest.fixture
 def probe(host: Path, compiled: Path) -> Probe:
-    """Returns what a provider lacks where there are these libraries."""
+    """Returns the missing requirements of a provider on a machine with these libraries."""
 
     def probed(variant: str, there: Sequence[str]) -> tuple[Lack, ...]:
         for name in there:
@@ -64,7 +64,7 @@ def provider(host: Path, variant: str) -> Path:
 
 
 @pytest.mark.parametrize("variant", ["cuda", "tensorrt"])
-def test_a_provider_whose_libraries_are_there_lacks_nothing(probe: Probe, variant: str) -> None:
+def test_a_provider_whose_libraries_are_available_lacks_nothing(probe: Probe, variant: str) -> None:
     assert probe(variant, NVIDIA) == ()
 
 
@@ -77,7 +77,7 @@ def test_a_provider_whose_libraries_are_there_lacks_nothing(probe: Probe, varian
         ("libnvinfer.so.10", "tensorrt-cu13<11"),
     ],
 )
-def test_a_missing_library_is_named_with_what_brings_it(
+def test_a_missing_library_is_named_with_the_package_that_contains_it(
     probe: Probe, missing: str, mend: str
 ) -> None:
     (lack,) = probe("tensorrt", [name for name in NVIDIA if name != missing])
@@ -98,7 +98,7 @@ def test_the_cuda_provider_needs_cudnn_which_it_loads_later(probe: Probe) -> Non
     assert lack.what == "libcudnn.so.9"
 
 
-def test_another_major_version_is_named_as_what_was_found(probe: Probe) -> None:
+def test_another_major_version_of_a_library_is_named_as_found(probe: Probe) -> None:
     (lack,) = probe("tensorrt", [*CUDA, "libcudnn.so.9", "libnvinfer.so.11"])
     assert lack[:2] == ("libnvinfer.so.10", "libnvinfer.so.11")
 
@@ -115,27 +115,27 @@ def test_an_onnx_runtime_without_the_provider_lacks_its_package(host: Path, prob
     assert lack.what == "onnxruntime-gpu"
 
 
-def test_a_library_that_ends_its_process_is_a_lack(host: Path, probe: Probe) -> None:
+def test_a_library_that_ends_its_process_counts_as_missing(host: Path, probe: Probe) -> None:
     source = "#include <stdlib.h>\n__attribute__((constructor)) static void end(void) { abort(); }"
     build_library(provider(host, "cuda"), source=source)
     (lack,) = probe("cuda", NVIDIA)
     assert "onnxruntime:cuda" in lack.what
 
 
-def test_a_provider_that_needs_a_symbol_that_is_missing_is_a_lack(host: Path, probe: Probe) -> None:
+def test_a_provider_that_needs_a_missing_symbol_counts_as_missing(host: Path, probe: Probe) -> None:
     build_library(provider(host, "cuda"), source="extern int gone(void); int (*used)(void) = gone;")
     (lack,) = probe("cuda", NVIDIA)
     assert "undefined symbol: gone" in lack.found
 
 
-def test_a_driver_older_than_the_cuda_that_is_needed_is_a_lack(host: Path, probe: Probe) -> None:
+def test_a_driver_older_than_the_required_cuda_counts_as_missing(host: Path, probe: Probe) -> None:
     source = "int cuDriverGetVersion(int *version) { *version = 12040; return 0; }"
     build_library(host / "libcuda.so.1", source=source)
     (lack,) = probe("cuda", [name for name in NVIDIA if name != "libcuda.so.1"])
     assert lack[:2] == ("a driver for CUDA 97", "one for CUDA 12.4")
 
 
-def test_needs_are_read_without_loading_anything(host: Path) -> None:
+def test_dependencies_are_read_without_loading_a_library(host: Path) -> None:
     assert set(NVIDIA) < set(needed_libraries(provider(host, "tensorrt")))
     (host / "text.so").write_text("no library")
     with pytest.raises(ValueError, match=r"text\.so is not a shared library"):
@@ -159,7 +159,9 @@ def test_without_tensorrt_there_is_no_version(host: Path) -> None:
     assert printed("loaded_tensorrt_version()") == ""
 
 
-def test_a_backend_that_cannot_start_says_all_that_it_lacks_and_how_to_mend_it(host: Path) -> None:
+def test_a_backend_that_cannot_start_names_all_missing_requirements_and_their_fixes(
+    host: Path,
+) -> None:
     shutil.rmtree(host)
     with pytest.raises(subprocess.CalledProcessError) as caught:
         printed("require_provider('tensorrt')")
@@ -170,7 +172,7 @@ def test_a_backend_that_cannot_start_says_all_that_it_lacks_and_how_to_mend_it(h
     assert "pip install 'tensorrt-cu13<11'" in message
 
 
-def test_an_engine_is_for_a_card_of_a_name_a_compute_capability_and_a_driver(host: Path) -> None:
+def test_an_engine_depends_on_the_cards_name_compute_capability_and_driver(host: Path) -> None:
     source = """
     int cuInit(unsigned flags) { return 0; }
     int cuDeviceGet(int *device, int index) { *device = index; return index ? 101 : 0; }
@@ -189,7 +191,7 @@ def test_an_engine_is_for_a_card_of_a_name_a_compute_capability_and_a_driver(hos
 
 
 def printed(call: str) -> str:
-    """Returns what a call gives in a process of its own, which reads the libraries' folder."""
+    """Returns the result of a call in a separate process with the libraries' folder in its path."""
     rooms = ("nvidia", "nvidia_libraries")
     imports = "".join(f"from distributed_pose.devices.{room} import *; " for room in rooms)
     code = f"{imports}print({call})"

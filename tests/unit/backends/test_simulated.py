@@ -1,3 +1,5 @@
+"""A simulated device answers as the oracle does, in the times of the device that it simulates."""
+
 import json
 from dataclasses import replace
 from time import perf_counter, process_time

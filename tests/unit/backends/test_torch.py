@@ -1,3 +1,5 @@
+"""PyTorch programs run on the CPU, and unsuitable programs and devices are refused."""
+
 import io
 
 import numpy as np
@@ -85,7 +87,7 @@ def test_refuses_inputs_of_another_type_or_number_of_channels(
         TorchBackend(content, CPU).infer(four)
 
 
-def test_neither_earlier_answers_nor_inputs_are_changed(content: bytes) -> None:
+def test_earlier_answers_and_inputs_are_not_changed(content: bytes) -> None:
     backend, given = TorchBackend(content, CPU), batch(2)
     given.inputs_N3HW.flags.writeable = False
     first = backend.infer(given).pafs_NPHW
@@ -95,7 +97,7 @@ def test_neither_earlier_answers_nor_inputs_are_changed(content: bytes) -> None:
     np.testing.assert_array_equal(given.inputs_N3HW, batch(2).inputs_N3HW)
 
 
-def test_tells_its_precision_and_the_processor(content: bytes) -> None:
+def test_reports_its_precision_and_the_processor(content: bytes) -> None:
     backend = TorchBackend(content, CPU)
     assert backend.precision == "f32"
     assert backend.description == cpu_name()
@@ -117,7 +119,7 @@ def test_uses_as_many_threads_as_it_may(content: bytes) -> None:
         torch.set_num_threads(before)
 
 
-def test_can_be_closed_twice_and_not_be_used_after(content: bytes) -> None:
+def test_can_be_closed_twice_and_refuses_batches_afterwards(content: bytes) -> None:
     backend = TorchBackend(content, CPU)
     backend.close()
     backend.close()
@@ -126,7 +128,7 @@ def test_can_be_closed_twice_and_not_be_used_after(content: bytes) -> None:
 
 
 @pytest.mark.parametrize("part", ["nothing", "noise", "a half"])
-def test_what_is_no_program_is_refused(content: bytes, part: str) -> None:
+def test_content_that_is_not_a_program_is_refused(content: bytes, part: str) -> None:
     broken = {"nothing": b"", "noise": b"no model", "a half": content[: len(content) // 2]}[part]
     with pytest.raises(SetupError, match="cannot load the model"):
         TorchBackend(broken, CPU)
@@ -163,7 +165,7 @@ def test_a_program_with_other_outputs_is_refused_and_they_are_listed() -> None:
 
 
 def test_a_batch_on_which_the_program_fails_is_an_execution_error() -> None:
-    # Its layer of 8x8 cannot be laid over a smaller image.
+    # The kernel of 8x8 is larger than the image.
     with pytest.raises(ExecutionError, match="PyTorch cannot run the model") as caught:
         TorchBackend(other_program(19), CPU).infer(batch(1, 4, 4))
     assert caught.value.image_ids == (0,)
@@ -177,7 +179,7 @@ def test_a_card_that_is_missing_is_a_setup_error(content: bytes) -> None:
 
 
 @pytest.mark.parametrize("on_bytes", [False, True])
-def test_what_a_card_runs_takes_and_gives_the_same_in_half_precision(
+def test_a_program_in_half_precision_for_a_card_takes_and_returns_the_same_arrays(
     content: bytes, content_on_bytes: bytes, network: LightweightOpenPose, *, on_bytes: bool
 ) -> None:
     program = content_on_bytes if on_bytes else content
@@ -192,7 +194,7 @@ def test_what_a_card_runs_takes_and_gives_the_same_in_half_precision(
     assert np.abs(outputs[1].numpy() - wanted.pafs_NPHW).max() > 0
 
 
-def test_float32_is_no_tf32_in_the_process_and_kernels_are_not_searched() -> None:
+def test_float32_is_not_computed_in_tf32_and_kernels_are_not_searched() -> None:
     compute_exactly()
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32

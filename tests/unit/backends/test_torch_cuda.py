@@ -1,4 +1,4 @@
-"""PyTorch's programs on a card, on fakes of the driver and of PyTorch's CUDA."""
+"""PyTorch's programs run on a card, with fakes of the driver and of PyTorch's CUDA."""
 
 import ctypes
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ def batch(count: int, height: int = 32, width: int = 48, seed: int = 0) -> Input
 
 
 class HostProgram(TorchProgram):
-    """A program on the fake card, whose memory is the host's."""
+    """A program on the fake card, whose memory is that of the host."""
 
     def __init__(self, content: bytes, library: FakeLibcuda, stream: int) -> None:
         model = load_model(content, "auto", CPU, {"f32": torch.float32})
@@ -73,7 +73,7 @@ class HostProgram(TorchProgram):
 
 
 class Card:
-    """A backend on a fake card, with what it is made of."""
+    """A backend on a fake card, with its driver and program."""
 
     def __init__(self, content: bytes) -> None:
         self.content = content
@@ -109,7 +109,7 @@ def assert_answers(card: Card, network: LightweightOpenPose, given: InputBatch) 
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-def test_prepared_and_other_shapes_are_answered_as_by_the_network(
+def test_prepared_and_other_shapes_get_the_answers_of_the_network(
     card: Card, network: LightweightOpenPose
 ) -> None:
     card.backend.prepare(batch(2))
@@ -131,7 +131,7 @@ def test_each_slot_has_a_graph_of_the_prepared_shape_and_all_share_their_memory(
     assert [after - one for after, one in zip(card.program.replays, before, strict=True)] == [1, 1]
 
 
-def test_kernels_are_searched_while_a_shape_is_prepared_and_never_after(card: Card) -> None:
+def test_kernels_are_searched_only_while_a_shape_is_prepared(card: Card) -> None:
     card.backend.prepare(batch(2))
     assert card.program.tuned
     assert all(card.program.tuned)
@@ -141,7 +141,7 @@ def test_kernels_are_searched_while_a_shape_is_prepared_and_never_after(card: Ca
     assert not torch.backends.cudnn.benchmark
 
 
-def test_preparing_another_size_frees_the_graphs_before(card: Card) -> None:
+def test_preparing_another_size_frees_the_earlier_graphs(card: Card) -> None:
     for count in (1, 2, 4, 1):
         card.backend.prepare(batch(count))
         shapes = {array.shape for _, array in card.program._graphs}

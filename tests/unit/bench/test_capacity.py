@@ -1,3 +1,5 @@
+"""A capacity plan finds the bottleneck among devices, hosts and driver."""
+
 import pytest
 
 from distributed_pose import ConfigError
@@ -16,7 +18,10 @@ COSTS = HostCosts(
 
 
 def test_devices_that_the_hosts_can_feed_keep_their_share() -> None:
-    groups = [DeviceGroup("t4", 4, 250), DeviceGroup("310", 8, 100)]
+    groups = [
+        DeviceGroup(name="t4", count=4, images_per_s=250),
+        DeviceGroup(name="310", count=8, images_per_s=100),
+    ]
     found = capacity(COSTS, groups, 6480 * 10, hosts=2, cores=8)
     assert found.images_per_s == pytest.approx(0.9 * 1800)
     assert found.bound_by == "devices"
@@ -26,14 +31,18 @@ def test_devices_that_the_hosts_can_feed_keep_their_share() -> None:
 
 
 def test_hosts_with_too_few_cores_decide() -> None:
-    found = capacity(COSTS, [DeviceGroup("t4", 4, 250)], 5000, hosts=1, cores=2)
+    found = capacity(
+        COSTS, [DeviceGroup(name="t4", count=4, images_per_s=250)], 5000, hosts=1, cores=2
+    )
     assert found.images_per_s == pytest.approx(400)
     assert found.bound_by == "host CPUs"
     assert found.cores_needed == pytest.approx(4.5)
 
 
 def test_one_driver_is_the_last_limit() -> None:
-    found = capacity(COSTS, [DeviceGroup("card", 1000, 1000)], 5e6, hosts=500, cores=64)
+    found = capacity(
+        COSTS, [DeviceGroup(name="card", count=1000, images_per_s=1000)], 5e6, hosts=500, cores=64
+    )
     assert found.images_per_s == pytest.approx(1e6 / 50)
     assert found.bound_by == "the driver's process"
 

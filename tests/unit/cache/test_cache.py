@@ -1,3 +1,5 @@
+"""The cache stays within its limit, and entries in use are never removed."""
+
 import fcntl
 import os
 import subprocess
@@ -30,19 +32,19 @@ from distributed_pose.demo.default import prepare_demo
 from distributed_pose.files.local import sha256_hex, user_cache_folder
 from distributed_pose.model.artifacts import Artifact, cache_key, keep, load_cached
 
-# Runs a statement, says that it did, and stays until its stdin is closed.
+# Runs a statement, prints a line, and waits until its stdin is closed.
 STAYS = "import sys; {}; print('ready', flush=True); sys.stdin.read()"
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's cache folder, which is empty."""
+    """The user's cache folder, empty at first."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return user_cache_folder()
 
 
 def add(folder: Path, size_bytes: int, age_s: float) -> Path:
-    """Returns the folder of an entry that was used so many seconds ago."""
+    """Returns the folder of a new entry whose last use was a number of seconds ago."""
     folder.mkdir(parents=True)
     (folder / "content").write_bytes(bytes(size_bytes))
     (folder / ".used").touch()
@@ -70,7 +72,7 @@ def another_process(statement: str) -> Iterator[None]:
         process.stdin.close()
 
 
-def test_the_least_recently_used_entries_go_until_the_rest_fits(cache: Path) -> None:
+def test_the_least_recently_used_entries_are_removed_until_the_rest_fits(cache: Path) -> None:
     for number, age_s in enumerate((30, 10, 40, 20)):
         add(cache / "models" / f"entry-{number}", 100, age_s)
     removed = prune(entries_of(cache), 250)
@@ -120,7 +122,7 @@ def test_an_entry_that_another_process_uses_stays_until_that_process_ends(
     assert not entry.exists()
 
 
-def test_the_demo_of_a_run_at_work_stays(cache: Path) -> None:
+def test_the_demo_of_a_running_evaluation_is_not_removed(cache: Path) -> None:
     statement = "from distributed_pose.demo.default import prepare_demo; prepare_demo(2)"
     with another_process(statement):
         assert prune(entries_of(cache), NOTHING_BYTES) == []
@@ -149,7 +151,7 @@ def test_readers_see_whole_artifacts_or_none_while_others_prune(cache: Path) -> 
     assert wanted in seen
 
 
-def test_what_is_added_makes_room_for_itself(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_entry_makes_room_for_itself(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LIMIT_VARIABLE, "3kB")
     keys = [cache_key({"number": number}) for number in range(5)]
     for number, key in enumerate(keys):
@@ -163,14 +165,14 @@ def test_what_is_added_makes_room_for_itself(cache: Path, monkeypatch: pytest.Mo
     assert names(cache) == {"new"}
 
 
-def test_a_limit_that_is_none_removes_nothing_and_is_told(
+def test_an_invalid_limit_removes_nothing_and_is_logged(
     cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     entry = add(cache / "models" / "entry", 10, 10)
     monkeypatch.setenv(LIMIT_VARIABLE, "plenty")
     make_room()
     assert entry.exists()
-    assert f"{LIMIT_VARIABLE}=plenty is no size" in caplog.text
+    assert f"{LIMIT_VARIABLE}=plenty is not a size" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -183,7 +185,7 @@ def test_the_limit_is_a_size(monkeypatch: pytest.MonkeyPatch, text: str, expecte
 
 
 @pytest.mark.parametrize("text", ["-1", "5 apples", "GB", "nan", "inf", "1e400GB", "1,5GB"])
-def test_a_limit_that_is_no_size_is_an_error(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_a_limit_that_is_not_a_size_is_an_error(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv(LIMIT_VARIABLE, text)
     with pytest.raises(ConfigError, match=LIMIT_VARIABLE):
         limit_bytes()
@@ -220,7 +222,7 @@ def remains_of_a_killed_pruner(cache: Path) -> Path:
 
 
 @pytest.mark.parametrize("made", [link, file_of_an_older_version, remains_of_a_killed_pruner])
-def test_other_things_in_the_cache_go_and_what_links_lead_to_stays(
+def test_foreign_files_in_the_cache_are_removed_but_not_the_targets_of_links(
     cache: Path, made: Callable[[Path], Path]
 ) -> None:
     stays = made(cache)
@@ -229,7 +231,9 @@ def test_other_things_in_the_cache_go_and_what_links_lead_to_stays(
     assert stays.exists()
 
 
-def test_what_cannot_be_removed_is_an_error_that_names_it_and_keeps_no_other(cache: Path) -> None:
+def test_an_entry_that_cannot_be_removed_is_named_and_does_not_protect_the_others(
+    cache: Path,
+) -> None:
     (cache / "models" / "entry" / ".used").mkdir(parents=True)
     os.utime(cache / "models" / "entry" / ".used", (0, 0))
     add(cache / "models" / "newer", 10, 10)
@@ -238,12 +242,12 @@ def test_what_cannot_be_removed_is_an_error_that_names_it_and_keeps_no_other(cac
     assert names(cache) == {"entry"}
 
 
-def test_an_entry_that_another_process_has_just_removed_is_gone(cache: Path) -> None:
+def test_an_entry_that_another_process_has_just_removed_counts_as_removed(cache: Path) -> None:
     entry = CacheEntry("models", cache / "models" / "gone", 10, 0.0)
     assert prune([entry], 0) == [entry]
 
 
-def test_entries_of_other_versions_are_told_apart(cache: Path) -> None:
+def test_entries_of_other_versions_are_counted_separately(cache: Path) -> None:
     for place in ("models/v1-a", "models/v2-b", "models/v2-c", "kernels/abc", "plans/x"):
         add(cache / place, 10, 10)
     contents = cache_contents(cache, {"models": "v2-", "kernels": "abc"})

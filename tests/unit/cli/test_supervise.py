@@ -1,4 +1,4 @@
-"""The process that watches the command: exit codes, signals, and ends without a word."""
+"""The watching process handles exit codes, signals, and ends without an exit code."""
 
 import os
 import signal
@@ -11,14 +11,14 @@ import pytest
 
 PRELUDE = """
 import os, signal, sys, time
-from distributed_pose.cli.supervise import run_supervised, tell_output
+from distributed_pose.cli.supervise import run_supervised, report_output
 
 def main():
 """
 
 
 def start(body: str, *arguments: str, folder: Path) -> subprocess.Popen[str]:
-    """Starts a script whose command has this body."""
+    """Starts a script with the given body of its command."""
     script = folder / "script.py"
     lines = "".join(f"    {line}\n" for line in body.strip().splitlines())
     script.write_text(f"{PRELUDE}{lines}\nrun_supervised(main)\n")
@@ -47,7 +47,7 @@ def test_the_exit_code_is_that_of_the_command(tmp_path: Path, body: str, code: i
 
 
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGKILL", "SIGABRT"])
-def test_a_command_that_is_ended_by_a_signal_is_one_line_and_exit_code_4(
+def test_a_command_ended_by_a_signal_prints_one_line_and_exits_with_4(
     tmp_path: Path, name: str
 ) -> None:
     code, _, err = run(f"os.kill(os.getpid(), signal.{name})", folder=tmp_path)
@@ -56,23 +56,25 @@ def test_a_command_that_is_ended_by_a_signal_is_one_line_and_exit_code_4(
     assert name in err
 
 
-def test_a_process_that_libraries_end_is_one_line_and_exit_code_4(tmp_path: Path) -> None:
+def test_a_process_ended_by_a_library_prints_one_line_and_exits_with_4(tmp_path: Path) -> None:
     code, _, err = run("os._exit(1)", folder=tmp_path)
     assert (code, len(err.splitlines())) == (4, 1)
     assert "exit code 1" in err
 
 
-def test_a_run_that_ends_without_a_word_is_summed_up_by_the_same_command(tmp_path: Path) -> None:
+def test_a_run_that_ends_without_an_exit_code_is_summed_up_by_the_same_command(
+    tmp_path: Path,
+) -> None:
     body = """
 if "--sum-up" in sys.argv:
     print(sys.argv[1:])
     sys.exit(4)
-tell_output("runs/x y")
+report_output("runs/x y")
 os.kill(os.getpid(), signal.SIGKILL)
 """
     code, out, err = run(body, "evaluate", "--restart", folder=tmp_path)
     assert (code, err) == (4, "")
-    reason = "SIGKILL, as when memory runs out"
+    reason = "SIGKILL, which happens when memory runs out"
     assert out == f"{['evaluate', '--output', 'runs/x y', '--sum-up', reason]}\n"
 
 

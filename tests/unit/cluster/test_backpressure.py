@@ -1,3 +1,5 @@
+"""Shards and maps in flight are bounded by the size of the object store."""
+
 import pyarrow as pa
 import pytest
 

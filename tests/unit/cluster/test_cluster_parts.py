@@ -1,3 +1,5 @@
+"""The devices of a run are planned across nodes, numbered, and given shares of the CPUs."""
+
 import pytest
 
 from distributed_pose import SetupError
@@ -135,7 +137,7 @@ def test_a_device_that_is_not_there_is_an_error_that_lists_what_is(
 
 
 def test_no_accelerators_and_no_cpus_are_errors_of_their_own() -> None:
-    with pytest.raises(SetupError, match=r"no device npu:\*: found none but CPUs"):
+    with pytest.raises(SetupError, match=r"no device npu:\*: found only CPUs"):
         plan_devices(("npu:*",), NODES)
     with pytest.raises(SetupError, match="no node has a CPU"):
         plan_devices(("cpu",), [MIXED[1]])

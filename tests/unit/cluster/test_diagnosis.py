@@ -1,3 +1,5 @@
+"""A diagnosis names the functions in which the threads of a process are."""
+
 import sys
 import threading
 import time

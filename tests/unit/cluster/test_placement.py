@@ -26,7 +26,14 @@ class Process:
 
 
 def worker(number: int) -> Actor:
-    plan = DevicePlan(f"npu:{number}", "npu", NODE.address, NODE.node_id, 1, str(number))
+    plan = DevicePlan(
+        name=f"npu:{number}",
+        kind="npu",
+        node=NODE.address,
+        node_id=NODE.node_id,
+        cpus=1,
+        device_id=str(number),
+    )
     actor = Actor(plan.name, lambda: (None, None), Health(1.0), plan=plan)
     actor.handle = actor.starting = Process("unknown")
     return actor
@@ -100,7 +107,9 @@ class Launched:
 
 
 def test_a_process_may_take_ten_times_as_long_to_be_there_as_the_first_one_did() -> None:
-    plan = DevicePlan("cpu:0", "cpu", NODE.address, NODE.node_id, 1, "")
+    plan = DevicePlan(
+        name="cpu:0", kind="cpu", node=NODE.address, node_id=NODE.node_id, cpus=1, device_id=""
+    )
     actor = Actor(plan.name, lambda: (Launched(), object()), Health(1.0), plan=plan)
     actor.launch()
     sleep(0.2)

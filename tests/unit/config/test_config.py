@@ -1,3 +1,5 @@
+"""Configurations are merged from defaults, file and overrides, and errors name their key."""
+
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import get_args

@@ -75,7 +75,7 @@ def test_the_category_is_the_requested_one_or_the_one_with_cocos_keypoints(
     index = load_index(write(tmp_path, with_categories(*categories)), category=wanted)
     assert index.category_id == chosen
     is_named = any(category.get("keypoints") for category in categories)
-    assert any("names no keypoints" in note for note in index.notes) != is_named
+    assert any("does not name its keypoints" in note for note in index.notes) != is_named
 
 
 @pytest.mark.parametrize(

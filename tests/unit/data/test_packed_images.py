@@ -8,8 +8,9 @@ import pytest
 
 from distributed_pose import SetupError
 from distributed_pose.data.coco import CocoIndex
+from distributed_pose.data.packed_images import PACKED
 from distributed_pose.data.shards import read_image
-from distributed_pose.data.sources import PACKED, open_images
+from distributed_pose.data.sources import open_images
 from distributed_pose.records import Failure
 
 NAMES, SIZES, BYTES = ["a.jpg"], [1], [b"x"]

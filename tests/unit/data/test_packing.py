@@ -8,8 +8,9 @@ import pytest
 
 from distributed_pose import ExecutionError, SetupError
 from distributed_pose.data.coco import CocoIndex, load_index
+from distributed_pose.data.packed_images import PACKED
 from distributed_pose.data.packing import ANNOTATIONS, pack_dataset
-from distributed_pose.data.sources import PACKED, FolderImages, open_images
+from distributed_pose.data.sources import FolderImages, open_images
 from distributed_pose.pose.skeleton import COCO_KEYPOINTS
 from tests.conftest import Dataset
 

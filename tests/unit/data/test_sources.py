@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from distributed_pose import SetupError
-from distributed_pose.data import sources
+from distributed_pose.data import packed_images, sources
 from distributed_pose.data.coco import CocoIndex, load_index
 from distributed_pose.data.shards import read_image
 from distributed_pose.data.sources import FolderImages, ImageSource, open_images
@@ -55,16 +56,17 @@ def test_a_missing_image_is_a_failure_that_names_it(
     assert isinstance(read_image(index.images[0], source), bytes)
 
 
-@pytest.mark.parametrize("opened", [by_uri, from_packed])
+@pytest.mark.parametrize(("opened", "module"), [(by_uri, sources), (from_packed, packed_images)])
 def test_an_image_over_the_size_limit_is_not_read(
     people: Dataset,
     index: CocoIndex,
     packed: Path,
     opened: Callable[..., ImageSource],
+    module: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source = opened(people, packed)
-    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 10)
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", 10)
     with pytest.raises(OSError, match="over the limit of 10"):
         source.read(index.images[0].file_name)
 

@@ -1,3 +1,5 @@
+"""The demo dataset depends only on its seed, and is a valid COCO keypoint dataset."""
+
 import contextlib
 import io
 import json
@@ -49,14 +51,14 @@ def test_images_do_not_depend_on_how_many_are_written(tmp_path, dataset):
         assert path.read_bytes() == (dataset.images / path.name).read_bytes()
 
 
-def test_default_dataset_holds_64_images_of_the_annotated_sizes(dataset, coco):
+def test_the_default_dataset_has_64_images_of_the_annotated_sizes(dataset, coco):
     assert len(coco.imgs) == 64
     for record in coco.imgs.values():
         image = cv2.imread(str(dataset.images / record["file_name"]))
         assert image.shape == (record["height"], record["width"], 3)
 
 
-def test_annotations_agree_with_themselves(coco):
+def test_annotations_are_consistent(coco):
     for annotation in coco.anns.values():
         keypoints = np.reshape(annotation["keypoints"], (17, 3))
         assert annotation["num_keypoints"] == (keypoints[:, 2] > 0).sum()
@@ -101,7 +103,7 @@ def test_numbers_out_of_range_are_refused(tmp_path, images, seed):
     assert not any(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+def test_a_folder_that_cannot_be_created_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ExecutionError, match="file"):
         write_dataset(tmp_path / "file", 1)

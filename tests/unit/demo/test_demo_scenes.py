@@ -1,3 +1,5 @@
+"""Rendered pictures vary, and their labels match the drawn people."""
+
 import numpy as np
 import pytest
 
@@ -36,7 +38,7 @@ def labelled(figure):
     return dict(zip(COCO_KEYPOINTS, visibility, strict=True))
 
 
-def test_a_seed_and_an_index_give_one_picture(scenes):
+def test_a_seed_and_an_index_determine_a_picture(scenes):
     again = render_scene(0, 7)
     np.testing.assert_array_equal(again.image_HW3, scenes[7].image_HW3)
     other = render_scene(1, 7)
@@ -52,7 +54,7 @@ def test_pictures_vary_in_shape(scenes):
     assert len(shapes) >= 6
 
 
-def test_pictures_hold_nobody_one_or_several_people(scenes):
+def test_pictures_show_no_person_one_person_or_several(scenes):
     counts = {len(scene.people) for scene in scenes}
     assert {0, 1, 2, 3} <= counts
 

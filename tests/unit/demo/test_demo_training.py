@@ -1,3 +1,5 @@
+"""Training of the demo's network: batches, loss, resumed runs and published weights."""
+
 import json
 
 import numpy as np
@@ -42,7 +44,7 @@ def test_batches_hold_inputs_targets_and_masks_of_one_grid():
     assert images.abs().max() <= 0.5
 
 
-def test_batches_depend_on_the_seed_and_the_first_scene_only():
+def test_batches_depend_only_on_the_seed_and_the_first_scene():
     for ours, theirs in zip(first_batch(), first_batch(), strict=True):
         assert torch.equal(ours, theirs)
     assert not torch.equal(first_batch()[0], first_batch(first_scene=50)[0])
@@ -104,7 +106,7 @@ def test_a_run_resumes_where_it_was_saved(tmp_path):
 
 
 @pytest.mark.slow
-def test_published_weights_load_as_a_checkpoint_and_carry_a_card(tmp_path):
+def test_published_weights_load_as_a_checkpoint_and_have_a_card(tmp_path):
     trainer = train.Trainer(OPTIONS)
     train.save(trainer, tmp_path / train.CHECKPOINT)
     content = write_checkpoint(publish.weights_of(trainer.averaged.state_dict()))

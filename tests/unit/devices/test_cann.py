@@ -1,4 +1,4 @@
-"""CANN on a machine: found, read, and checked before its compiler is called."""
+"""CANN is found on a machine, read, and checked before its compiler is called."""
 
 import os
 import sys
@@ -14,10 +14,10 @@ from distributed_pose.devices.cann_lacks import (
     compiler_lacks,
     runtime_lacks,
 )
-from distributed_pose.model.atc import AtcOrder, preparation, run_atc, toolchain_version
+from distributed_pose.model.atc import AtcSpec, preparation, run_atc, toolchain_version
 from tests.fakes.ascend import CHIPS, HEIGHT, WIDTH, FakeCann, install_cann, network, stand_ins
 
-ORDER = AtcOrder("310P3", height=HEIGHT, width=WIDTH)
+SPEC = AtcSpec("310P3", height=HEIGHT, width=WIDTH)
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def cann(home: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCann:
-    """An installation in the user's home, of which the environment says nothing."""
+    """An installation in the user's home that the environment does not name."""
     found = install_cann(home / "Ascend")
     monkeypatch.setenv("PATH", found.path)
     return found
@@ -59,7 +59,7 @@ class TestIsFound:
         assert toolchain_version() == "8.5.0"
         del cann
 
-    def test_in_the_folder_that_releases_since_8_5_have(
+    def test_in_the_folder_of_releases_since_8_5(
         self, home: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         built = install_cann(home / "built", "8.5.0")
@@ -84,7 +84,9 @@ class TestIsFound:
         assert (found.version, found.script, found.chips) == ("6.0.1", None, ())
         assert found.environment["PYTHONPATH"] == f"{home}/bare/python/site-packages"
 
-    def test_nowhere_where_it_is_not(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_in_no_folder_if_it_is_not_installed(
+        self, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("ASCEND_HOME_PATH", str(home / "gone"))
         assert find_cann() is None
         assert toolchain_version() == ""
@@ -105,7 +107,7 @@ class TestIsFound:
         ("version.cfg", "nothing \n", ""),
     ],
 )
-def test_the_version_is_read_where_each_release_writes_it(
+def test_the_version_is_read_from_the_file_of_each_release(
     file: str, text: str, version: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (home / "cann" / file).parent.mkdir(parents=True)
@@ -115,19 +117,19 @@ def test_the_version_is_read_where_each_release_writes_it(
 
 
 class TestEnvironment:
-    def test_the_compiler_runs_in_canns_python_though_ours_is_first_in_the_path(
+    def test_the_compiler_runs_in_canns_python_although_ours_is_first_in_path(
         self, cann: FakeCann, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("PYTHONPATH", "/ours")
         monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
         monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
-        content, run = run_atc(ORDER, network())
+        content, run = run_atc(SPEC, network())
         assert content.startswith(b"IMOD")
         assert run.toolchain == "8.0.0"
         assert len(cann.log.read_text().splitlines()) == 1
 
     @pytest.mark.usefixtures("cann")
-    def test_is_what_the_script_makes_and_nothing_of_ours(
+    def test_has_the_scripts_variables_and_none_of_our_python(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("PYTHONPATH", "/ours")
@@ -139,35 +141,35 @@ class TestEnvironment:
         assert environment["PYTHONPATH"] == f"{found.home}/python/site-packages:"
         assert "PYTHONHOME" not in environment
 
-    def test_is_made_again_where_the_script_was_sourced_before(
+    def test_is_computed_again_if_the_script_was_sourced_before(
         self, cann: FakeCann, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("ASCEND_TOOLKIT_HOME", str(cann.home))
         monkeypatch.setenv("PYTHONPATH", f"{cann.home}/python/site-packages:/ours")
-        assert run_atc(ORDER, network())[0].startswith(b"IMOD")
+        assert run_atc(SPEC, network())[0].startswith(b"IMOD")
 
-    def test_a_shell_is_told_how_to_make_it(self, cann: FakeCann) -> None:
-        first, second, *files = preparation(AtcOrder("910B4", precision="f32", aipp=True))
+    def test_the_shell_lines_reproduce_it(self, cann: FakeCann) -> None:
+        first, second, *files = preparation(AtcSpec("910B4", precision="f32", aipp=True))
         assert first.startswith("unset PYTHONPATH PYTHONHOME")
         script = f"source {cann.root}/ascend-toolkit/set_env.sh"
         assert second == f"{script}  # CANN 6.3 or newer"
-        assert preparation(AtcOrder("310"))[1] == script
+        assert preparation(AtcSpec("310"))[1] == script
         assert [line.split()[2] for line in files] == ["aipp.cfg", "no_hf32.ini"]
 
 
 class TestLacks:
     @pytest.mark.usefixtures("cann")
-    def test_are_none_on_a_machine_that_compiles_for_the_chip(self) -> None:
+    def test_are_empty_on_a_machine_that_compiles_for_the_chip(self) -> None:
         assert lacks("310P3") == lacks("ascend310p3") == lacks("") == ()
 
-    def test_name_cann_where_there_is_none(self) -> None:
+    def test_name_cann_if_it_is_not_installed(self) -> None:
         (lack,) = lacks()
         assert lack.what == "CANN"
         assert "--dry-run" in lack.mend
         with pytest.raises(SetupError, match=r"atc cannot compile: CANN is missing.*--dry-run"):
-            run_atc(ORDER, network())
+            run_atc(SPEC, network())
 
-    def test_name_the_compiler_where_the_runtime_alone_is_there(self, cann: FakeCann) -> None:
+    def test_name_the_compiler_if_only_the_runtime_is_installed(self, cann: FakeCann) -> None:
         (cann.home / "bin" / "atc").unlink()
         (lack,) = lacks()
         assert lack == Lack(
@@ -176,7 +178,7 @@ class TestLacks:
             "install the toolkit package of CANN",
         )
 
-    def test_name_a_chip_that_the_compiler_does_not_know(
+    def test_name_a_chip_that_the_compiler_does_not_support(
         self, home: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         chips = ("Ascend310", "Ascend910A")
@@ -184,7 +186,7 @@ class TestLacks:
         monkeypatch.setenv("PATH", old.path)
         (lack,) = lacks("310P3")
         assert lack.what == "a compiler for Ascend310P3"
-        assert lack.found.endswith("which knows Ascend310, Ascend910A")
+        assert lack.found.endswith("which supports Ascend310, Ascend910A")
         assert lack.mend.startswith("install CANN 5.1 or newer")
         assert lacks("310") == ()
 
@@ -199,7 +201,7 @@ class TestLacks:
             ("", "910_9392", True),
         ],
     )
-    def test_go_by_the_version_where_the_chips_are_not_listed(
+    def test_follow_from_the_version_if_the_chips_are_not_listed(
         self,
         version: str,
         soc: str,
@@ -227,24 +229,24 @@ class TestLacks:
             ("9.1.0", "14 1.26.4", ""),
         ],
     )
-    def test_name_what_keeps_the_compiler_from_each_python(
+    def test_name_the_reason_why_the_compiler_cannot_use_each_python(
         self, version: str, python: str, problem: str, home: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         found = install_cann(home / "Ascend", version, python=python)
-        # The shell alone, since a machine's own Python may fit.
+        # Only the shell is in PATH, because the Python of this machine may fit.
         (home / "bin").mkdir()
         (home / "bin" / "bash").symlink_to("/bin/bash")
         (home / "bin" / "env").symlink_to("/usr/bin/env")
         monkeypatch.setenv("PATH", f"{found.python}{os.pathsep}{home}/bin")
-        told = lacks()
-        assert bool(told) is bool(problem)
-        if told:
-            assert f"{found.python}/python3: {problem}" in told[0].found
-            assert "numpy<" in told[0].mend
+        lacking = lacks()
+        assert bool(lacking) is bool(problem)
+        if lacking:
+            assert f"{found.python}/python3: {problem}" in lacking[0].found
+            assert "numpy<" in lacking[0].mend
 
     @pytest.mark.usefixtures("cann")
-    def test_are_of_a_chip_alone(self) -> None:
-        with pytest.raises(ConfigError, match="T4 is no Ascend chip"):
+    def test_of_an_invalid_chip_name_are_a_config_error(self) -> None:
+        with pytest.raises(ConfigError, match="T4 is not an Ascend chip"):
             lacks("T4")
 
     def test_of_the_runtime_name_the_script_to_source(self, cann: FakeCann) -> None:

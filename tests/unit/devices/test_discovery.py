@@ -1,3 +1,5 @@
+"""Accelerators are listed from drivers' tools and files, within the limits of the environment."""
+
 import os
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from distributed_pose.devices.discovery import (
 from distributed_pose.devices.kinds import KINDS, accelerators
 from distributed_pose.devices.planning import Accelerator
 
-# As the vendor's tool prints it: two lines a chip, the first of which names the card's.
+# The vendor's tool prints two lines per chip, the first of which has the number of the card.
 TABLE_310P3 = """\
 +------------------------------------------------------------------------------------------------+
 | npu-smi 23.0.0                   Version: 23.0.0                                               |
@@ -35,7 +37,7 @@ VARIABLES = [KINDS[kind].variable for kind in accelerators()]
 
 @pytest.fixture
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that has the only tools there are, beside `dev`, which has the only devices."""
+    """The only folder in PATH, beside the folder `dev` with the only device files."""
     (tmp_path / "dev").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(discovery, "_DEV", tmp_path / "dev")
@@ -57,11 +59,11 @@ def davinci(folder: Path, *names: str) -> None:
 
 
 @pytest.mark.usefixtures("tools")
-def test_without_drivers_there_is_nothing() -> None:
+def test_without_drivers_no_device_is_found() -> None:
     assert local_accelerators() == ()
 
 
-def test_gpus_are_those_that_the_drivers_tool_lists(tools: Path) -> None:
+def test_gpus_are_those_that_nvidia_smi_lists(tools: Path) -> None:
     tool(tools, "nvidia-smi", "0, GPU-a, Tesla T4\n1, GPU-b, NVIDIA A10\n")
     assert local_accelerators() == (
         Accelerator("cuda", "0", "Tesla T4"),
@@ -118,7 +120,7 @@ def test_npus_without_the_tool_have_no_name(tools: Path) -> None:
         ("7", []),
     ],
 )
-def test_npus_that_the_environment_hides_are_not_there(
+def test_npus_that_the_environment_hides_are_not_listed(
     tools: Path, monkeypatch: pytest.MonkeyPatch, visible: str, expected: list[str]
 ) -> None:
     davinci(tools, "davinci0", "davinci1", "davinci2")
@@ -147,7 +149,7 @@ def test_gpus_that_the_environment_names_by_their_uuids_are_found_by_these(
     assert [device.device_id for device in local_accelerators()] == expected
 
 
-def test_hidden_accelerators_are_not_found_after(
+def test_hidden_accelerators_are_not_listed_afterwards(
     tools: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tool(tools, "nvidia-smi", "0, GPU-a, Tesla T4\n")
@@ -181,7 +183,7 @@ GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-77aa)
         ),
     ],
 )
-def test_beginnings_of_uuids_and_instances_of_cards_are_found_by_the_names_given(
+def test_prefixes_of_uuids_and_mig_instances_keep_the_names_of_the_environment(
     tools: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -202,7 +204,7 @@ def test_beginnings_of_uuids_and_instances_of_cards_are_found_by_the_names_given
 @pytest.mark.parametrize(
     ("visible", "ids"), [("1,0", ["1", "0"]), ("1,7,0", ["1"]), ("1,-1,0", ["1"]), ("-1,1", [])]
 )
-def test_cards_behind_a_name_that_is_no_card_are_hidden_as_from_cuda(
+def test_cards_listed_after_an_unknown_name_are_hidden_as_cuda_hides_them(
     tools: Path, monkeypatch: pytest.MonkeyPatch, visible: str, ids: list[str]
 ) -> None:
     tool(tools, "nvidia-smi", "0, GPU-a, A\n1, GPU-b, A\n")
@@ -211,37 +213,37 @@ def test_cards_behind_a_name_that_is_no_card_are_hidden_as_from_cuda(
 
 
 @pytest.mark.parametrize(
-    ("visible", "is_told"), [("GPU-x", True), ("0,MIG-no", True), ("-1", False), ("", False)]
+    ("visible", "is_logged"), [("GPU-x", True), ("0,MIG-no", True), ("-1", False), ("", False)]
 )
-def test_a_name_that_stands_for_no_device_is_told(
+def test_a_name_without_a_device_is_logged(
     tools: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     visible: str,
     *,
-    is_told: bool,
+    is_logged: bool,
 ) -> None:
     tool(tools, "nvidia-smi", "0, GPU-a, A\n")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     local_accelerators()
-    assert ("which is none of this machine's devices" in caplog.text) is is_told
+    assert ("which is not a device of this machine" in caplog.text) is is_logged
 
 
 @pytest.mark.parametrize(
-    ("visible", "is_told"), [("0,2", False), ("", False), ("2,0", True), ("0, 2", True)]
+    ("visible", "is_logged"), [("0,2", False), ("", False), ("2,0", True), ("0, 2", True)]
 )
-def test_a_list_of_npus_that_cann_reads_otherwise_is_told(
+def test_a_list_of_npus_that_cann_reads_differently_is_logged(
     tools: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     visible: str,
     *,
-    is_told: bool,
+    is_logged: bool,
 ) -> None:
     davinci(tools, "davinci0", "davinci1", "davinci2")
     monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", visible)
     local_accelerators()
-    assert ("CANN reads ascending ids" in caplog.text) is is_told
+    assert ("CANN reads ascending ids" in caplog.text) is is_logged
 
 
 @pytest.mark.parametrize("name", ["310", "310P3", "310B4", "910B4-1", "910_9392", "910ProB"])
@@ -253,7 +255,7 @@ def test_chips_are_named_as_the_vendors_tool_prints_them(tools: Path, name: str)
     assert parse_config({"npu": {"soc": name}}).npu.soc == name
 
 
-def test_cuda_counts_cards_as_nvidia_smi_does_unless_it_is_told_otherwise(
+def test_cuda_numbers_cards_as_nvidia_smi_does_unless_the_user_sets_the_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
@@ -265,7 +267,7 @@ def test_cuda_counts_cards_as_nvidia_smi_does_unless_it_is_told_otherwise(
     assert os.environ["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
 
 
-def test_one_device_alone_can_be_shown(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_device_can_be_left_visible(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool(tools, "nvidia-smi", "0, GPU-a, A\n1, GPU-b, B\n")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     show_only("cuda", "1")

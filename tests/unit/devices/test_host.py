@@ -1,4 +1,4 @@
-"""How many processors a process may use, container limits included."""
+"""The number of usable processors respects the limits of containers."""
 
 import math
 import os
@@ -10,7 +10,7 @@ from distributed_pose.devices.host import container_cpus, num_cpus
 
 
 def limit(folder: Path, membership: str, files: dict[str, str]) -> float:
-    """Returns the limit of a process with control groups of these contents."""
+    """Returns the limit of a process whose control groups have the given files."""
     (folder / "membership").write_text(membership)
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -24,9 +24,9 @@ def limit(folder: Path, membership: str, files: dict[str, str]) -> float:
         ("0::/\n", {}, math.inf),
         ("0::/\n", {"cpu.max": "max 100000\n"}, math.inf),
         ("0::/\n", {"cpu.max": "250000 100000\n"}, 2.5),
-        # A group's own limit, and a tighter one above it.
+        # A group has a limit, and its parent a smaller one.
         ("0::/pod/app\n", {"pod/cpu.max": "100000 100000", "pod/app/cpu.max": "max 100000"}, 1),
-        # The host's path of a group that the container sees at the mount.
+        # The path is that on the host; the container sees the group at the mount.
         ("0::/kubepods/x\n", {"cpu.max": "400000 100000"}, 4),
         (
             "4:memory:/m\n3:cpu,cpuacct:/docker/x\n",
@@ -41,7 +41,7 @@ def limit(folder: Path, membership: str, files: dict[str, str]) -> float:
         ("0::/\n", {"cpu.max": "nonsense"}, math.inf),
     ],
 )
-def test_the_tightest_quota_counts(
+def test_the_smallest_quota_applies(
     tmp_path: Path, membership: str, files: dict[str, str], expected: float
 ) -> None:
     assert limit(tmp_path, membership, files) == expected

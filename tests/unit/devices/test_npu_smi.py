@@ -1,4 +1,4 @@
-"""Chips in tables of `npu-smi`, drawn as public logs of its versions have them."""
+"""Chips are read from tables of `npu-smi`, as public logs of its versions have them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,21 +18,21 @@ VARIABLES = [KINDS[kind].variable for kind in accelerators()]
 
 
 def table(
-    version: str, chips: Sequence[tuple[str, str, str, str, str]], *, tells: str = "Device"
+    version: str, chips: Sequence[tuple[str, str, str, str, str]], *, column: str = "Device"
 ) -> str:
-    """Returns what `npu-smi info` prints.
+    """Returns the output of `npu-smi info`.
 
     Args:
-        version: of the tool.
-        chips: card, name, chip, device number or nothing, and bus of each.
-        tells: what the second column of a chip's second line is.
+        version: version of the tool.
+        chips: card, name, chip number, device number or an empty text, and bus id of each chip.
+        column: heading of the second column of a chip's second line.
     """
     rule = f"+{'-' * 27}+{'-' * 15}+{'-' * 52}+"
     thick = rule.replace("-", "=")
     lines = [f"+{'-' * 96}+", f"| {f'npu-smi {version}':<35}Version: {version:<{_WIDE}}|", rule]
     lines += [
         f"| {'NPU   Name':<26}| Health        | {'Power(W)    Temp(C)':<{_WIDE}}|",
-        f"| {f'Chip  {tells}':<26}| Bus-Id        | {'AICore(%)   Memory-Usage(MB)':<{_WIDE}}|",
+        f"| {f'Chip  {column}':<26}| Bus-Id        | {'AICore(%)   Memory-Usage(MB)':<{_WIDE}}|",
         thick,
     ]
     for card, name, chip, number, bus in chips:
@@ -41,7 +41,7 @@ def table(
             f"| {f'{chip:<6}{number}':<26}| {bus:<14}| {'0           577  / 7759':<{_WIDE}}|",
             thick,
         ]
-    # The processes, whose lines begin with card and chip as well.
+    # The lines of the processes begin with card and chip, too.
     lines += [
         f"| {'NPU     Chip':<26}| Process id    | {'Process name':<{_WIDE}}|",
         thick,
@@ -53,9 +53,9 @@ def table(
 
 
 def board(**fields: str) -> str:
-    """Returns what `npu-smi info -t board` prints of a chip, names with blanks for `_`."""
-    told = {"NPU_ID": "0", "Chip_ID": "0", "Chip_Type": "Ascend", **fields}
-    return "".join(f"\t{key.replace('_', ' '):<31}: {value}\n" for key, value in told.items())
+    """Returns the output of `npu-smi info -t board` for a chip; `_` in names becomes a blank."""
+    values = {"NPU_ID": "0", "Chip_ID": "0", "Chip_Type": "Ascend", **fields}
+    return "".join(f"\t{key.replace('_', ' '):<31}: {value}\n" for key, value in values.items())
 
 
 ATLAS_300I = [
@@ -70,7 +70,7 @@ A3 = [
 
 @pytest.fixture
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that alone is in the path, beside `dev`, which has the only devices."""
+    """The only folder in PATH, beside the folder `dev` with the only device files."""
     (tmp_path / "dev").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(discovery, "_DEV", tmp_path / "dev")
@@ -79,9 +79,9 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def npu_smi(folder: Path, info: str, told: str = "") -> None:
-    """Puts a tool into a folder that prints a table, and a board where it is asked for one."""
-    for name, text in (("info", info), ("board", told)):
+def npu_smi(folder: Path, info: str, board_text: str = "") -> None:
+    """Puts a tool into a folder that prints a table or, with `-t board`, a board."""
+    for name, text in (("info", info), ("board", board_text)):
         (folder / f"{name}.txt").write_text(text)
     show = 'while IFS= read -r line; do echo "$line"; done'
     script = (
@@ -98,7 +98,7 @@ def davinci(folder: Path, *numbers: int) -> None:
         (folder / "dev" / f"davinci{number}").touch()
 
 
-def test_the_four_chips_of_a_310_card_are_known_to_share_it(tools: Path) -> None:
+def test_the_four_chips_of_a_310_card_have_its_number(tools: Path) -> None:
     npu_smi(tools, table("23.0.0", ATLAS_300I))
     davinci(tools, *range(8))
     assert npu_chips()[5] == Chip("1", "1", 5, "310")
@@ -107,7 +107,7 @@ def test_the_four_chips_of_a_310_card_are_known_to_share_it(tools: Path) -> None
     ]
 
 
-def test_the_two_chips_of_a_duo_card_are_known_by_its_number_from_the_slot(tools: Path) -> None:
+def test_the_two_chips_of_a_duo_card_have_the_number_of_its_slot(tools: Path) -> None:
     chips = [
         (card, "310P3", str(n), str(i), "0000:01:00.0")
         for i, (card, n) in enumerate([("1", 0), ("1", 1), ("2", 0), ("2", 1)])
@@ -117,14 +117,14 @@ def test_the_two_chips_of_a_duo_card_are_known_by_its_number_from_the_slot(tools
     assert [d.card for d in local_accelerators()] == ["1", "1", "2", "2"]
 
 
-def test_a_single_chip_without_a_bus_is_found(tools: Path) -> None:
+def test_a_chip_without_a_bus_id_is_found(tools: Path) -> None:
     npu_smi(tools, table("21.0.3.1", [("0", "310", "0", "0", "NA")]))
     assert npu_chips() == [Chip("0", "0", 0, "310")]
 
 
-def test_chips_of_910b_have_their_full_name_and_no_number_but_the_cards(tools: Path) -> None:
+def test_chips_of_910b_have_their_full_name_and_only_a_card_number(tools: Path) -> None:
     chips = [(str(c), "910B4-1", "0", "", f"0000:C{c}:00.0") for c in range(3)]
-    npu_smi(tools, table("24.1.1", chips, tells=""))
+    npu_smi(tools, table("24.1.1", chips, column=""))
     davinci(tools, 0, 1, 2)
     assert [chip.physical for chip in npu_chips()] == [0, 1, 2]
     assert local_accelerators()[2] == Accelerator("npu", "2", "910B4-1", "2")
@@ -144,7 +144,7 @@ def test_chips_of_910b_have_their_full_name_and_no_number_but_the_cards(tools: P
         ("960X", {"Chip_Name": "NA", "NPU_Name": "-"}, "960X"),
     ],
 )
-def test_a_family_in_the_table_is_made_a_chips_name_by_its_board(
+def test_the_board_completes_the_name_of_a_family_in_the_table(
     tools: Path, shown: str, fields: dict[str, str], name: str
 ) -> None:
     npu_smi(tools, table("25.2.1", [("0", shown, "0", "0", "0000:9D:00.0")]), board(**fields))
@@ -153,21 +153,23 @@ def test_a_family_in_the_table_is_made_a_chips_name_by_its_board(
     assert (tools / "calls").read_text().splitlines()[-1] == "info -t board -i 0 -c 0"
 
 
-def test_the_board_is_asked_once_for_all_chips_of_a_name(tools: Path) -> None:
+def test_the_board_is_read_once_for_all_chips_of_a_name(tools: Path) -> None:
     npu_smi(
-        tools, table("25.2.1", A3, tells="Phy-ID"), board(Chip_Name="Ascend910", NPU_Name="9392")
+        tools, table("25.2.1", A3, column="Phy-ID"), board(Chip_Name="Ascend910", NPU_Name="9392")
     )
     assert [chip.name for chip in npu_chips()] == ["910_9392"] * 4
     assert (tools / "calls").read_text().count("board") == 1
 
 
-def test_in_a_container_with_the_hosts_table_chips_are_found_by_their_files(tools: Path) -> None:
+def test_in_a_container_with_the_hosts_table_the_device_files_determine_the_chips(
+    tools: Path,
+) -> None:
     npu_smi(tools, table("23.0.0", ATLAS_300I))
     davinci(tools, 3, 6)
     assert [(d.device_id, d.card) for d in local_accelerators()] == [("0", "0"), ("1", "1")]
 
 
-def test_files_that_the_table_does_not_know_are_of_the_kind_that_it_lists(tools: Path) -> None:
+def test_device_files_missing_from_the_table_have_the_name_that_it_lists(tools: Path) -> None:
     npu_smi(tools, table("23.0.0", ATLAS_300I[:1]))
     davinci(tools, 4, 5)
     assert [(d.model, d.card) for d in local_accelerators()] == [("310", "")] * 2

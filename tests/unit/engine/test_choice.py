@@ -5,6 +5,7 @@ import pytest
 from distributed_pose import ConfigError, SetupError, parse_config
 from distributed_pose.backends.readiness import Readiness
 from distributed_pose.backends.registry import candidates
+from distributed_pose.backends.selection import select
 from distributed_pose.devices.lacks import Lack
 from distributed_pose.engine.choice import Choice, Site, tell
 from distributed_pose.errors import BackendError
@@ -17,7 +18,15 @@ CUDNN = Lack("libcudnn.so.9", "", "pip install 'onnxruntime-gpu[cuda,cudnn]'")
 
 def site(number: int, name: str = "auto", **lacks: Lack) -> Site:
     """Returns a GPU on a node of its own, whose backends lack what is said of their variants."""
-    plan = DevicePlan(f"cuda:{number}", "cuda", f"10.0.0.{number}", f"n{number}", 1, "0", "T4")
+    plan = DevicePlan(
+        name=f"cuda:{number}",
+        kind="cuda",
+        node=f"10.0.0.{number}",
+        node_id=f"n{number}",
+        cpus=1,
+        device_id="0",
+        model="T4",
+    )
     backends = (
         Readiness(backend, (lack,) if (lack := lacks.get(backend.replace(":", "_"))) else ())
         for backend in candidates(name, "cuda")
@@ -26,7 +35,7 @@ def site(number: int, name: str = "auto", **lacks: Lack) -> Site:
 
 
 def choice(model_format: str = "pth", **values: object) -> Choice:
-    return Choice(parse_config({"devices": "cuda:*", **values}), model_format)
+    return Choice(select(parse_config({"devices": "cuda:*", **values})), model_format)
 
 
 def taken(choice: Choice, *sites: Site) -> list[str]:
@@ -137,7 +146,7 @@ def test_where_nothing_can_run_the_model_the_error_says_why_of_each_backend() ->
 
 def test_a_precision_that_no_backend_of_a_kind_has_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="precision: int8 is not available"):
-        Choice(parse_config({"precision": "int8"}), "onnx").deployments([site(0)])
+        Choice(select(parse_config({"precision": "int8"})), "onnx").deployments([site(0)])
 
 
 def test_what_compiles_for_one_size_is_not_chosen_for_inputs_of_any_width() -> None:
@@ -145,12 +154,14 @@ def test_what_compiles_for_one_size_is_not_chosen_for_inputs_of_any_width() -> N
 
 
 def test_a_compiled_model_needs_no_compiler() -> None:
-    plan = DevicePlan("npu:0", "npu", "", "", 1, "0", "310P3")
+    plan = DevicePlan(
+        name="npu:0", kind="npu", node="", node_id="", cpus=1, device_id="0", model="310P3"
+    )
     atc = Lack("atc", "", "source set_env.sh")
     backends = (Readiness("ascend", (), (atc,)), Readiness("onnxruntime:cann"))
-    settings = parse_config({"devices": "npu:*"})
+    selection = select(parse_config({"devices": "npu:*"}))
     found = {
-        model_format: taken(Choice(settings, model_format), Site(plan, backends))
+        model_format: taken(Choice(selection, model_format), Site(plan, backends))
         for model_format in ("om", "onnx")
     }
     assert found == {"om": ["ascend"], "onnx": ["onnxruntime:cann"]}

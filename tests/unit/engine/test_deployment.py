@@ -1,9 +1,11 @@
+"""A configuration becomes deployments of devices, or a configuration error."""
+
 from dataclasses import replace
 
 import pytest
 
-from distributed_pose import ConfigError, RunConfig, parse_config
-from distributed_pose.backends.selection import auto_kinds, check_backends, runs_model
+from distributed_pose import ConfigError, parse_config
+from distributed_pose.backends.selection import Selection, select
 from distributed_pose.devices.planning import Accelerator
 from distributed_pose.engine.deployment import (
     Deployment,
@@ -15,20 +17,30 @@ from distributed_pose.engine.deployment import (
 )
 from distributed_pose.records import DevicePlan
 
-NPU = DevicePlan("npu:3", "npu", "10.0.0.1", "a", 1, "3", "310P3")
-GPU = DevicePlan("cuda:1", "cuda", "10.0.0.1", "a", 1, "1", "Tesla T4")
-CPU = DevicePlan("cpu:1", "cpu", "10.0.0.1", "a", 4)
+NPU = DevicePlan(
+    name="npu:3", kind="npu", node="10.0.0.1", node_id="a", cpus=1, device_id="3", model="310P3"
+)
+GPU = DevicePlan(
+    name="cuda:1",
+    kind="cuda",
+    node="10.0.0.1",
+    node_id="a",
+    cpus=1,
+    device_id="1",
+    model="Tesla T4",
+)
+CPU = DevicePlan(name="cpu:1", kind="cpu", node="10.0.0.1", node_id="a", cpus=4)
 
 
-def config(**values: object) -> RunConfig:
-    return parse_config(values)
+def selected(**values: object) -> Selection:
+    return select(parse_config(values))
 
 
-def deployed(plan: DevicePlan, settings: RunConfig) -> Deployment:
+def deployed(plan: DevicePlan, selection: Selection) -> Deployment:
     """Returns what runs on a device with the backend that is configured, or the usual one."""
     usual = {"npu": "ascend", "cuda": "onnxruntime:cuda", "cpu": "openvino"}
-    backend = settings.on(plan.kind).backend
-    return plan_deployment(settings, plan, usual[plan.kind] if backend == "auto" else backend)
+    backend = selection.kinds[plan.kind].backend
+    return plan_deployment(selection, plan, usual[plan.kind] if backend == "auto" else backend)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +56,7 @@ def deployed(plan: DevicePlan, settings: RunConfig) -> Deployment:
     ],
 )
 def test_what_can_run_is_let_through(values: dict[str, object]) -> None:
-    check_backends(config(**values))
+    assert selected(**values)
 
 
 @pytest.mark.parametrize(
@@ -62,22 +74,27 @@ def test_what_can_run_is_let_through(values: dict[str, object]) -> None:
 )
 def test_what_cannot_run_is_a_config_error(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_backends(config(**values))
+        selected(**values)
 
 
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({}, True),
-        ({"backend": "ascend"}, True),
-        ({"backend": "oracle"}, False),
-        ({"backend": "simulated:t4", "devices": "cuda:*"}, False),
-        ({"devices": "npu:*", "npu": {"backend": "simulated:ascend310"}}, False),
-        ({"npu": {"backend": "simulated"}}, True),
+        ({}, "model"),
+        ({"backend": "ascend"}, "model"),
+        ({"backend": "recorded"}, "recording"),
+        ({"backend": "oracle"}, "truth"),
+        ({"backend": "simulated:t4", "devices": "cuda:*"}, "truth"),
+        ({"devices": "npu:*", "npu": {"backend": "simulated:ascend310"}}, "truth"),
+        ({"npu": {"backend": "simulated"}}, "model"),
     ],
 )
-def test_fakes_need_no_model(values: dict[str, object], *, expected: bool) -> None:
-    assert runs_model(config(**values)) is expected
+def test_a_run_answers_from_what_its_backends_answer_from(
+    values: dict[str, object], expected: str
+) -> None:
+    found = selected(**values)
+    assert found.source == expected
+    assert found.runs_model is (expected == "model")
 
 
 @pytest.mark.parametrize(
@@ -96,11 +113,11 @@ def test_fakes_need_no_model(values: dict[str, object], *, expected: bool) -> No
 def test_auto_takes_the_accelerators_that_the_backend_runs_on(
     values: dict[str, object], expected: tuple[str, ...]
 ) -> None:
-    assert auto_kinds(config(**values)) == expected
+    assert selected(**values).auto_kinds == expected
 
 
 def test_a_device_has_what_its_kind_has() -> None:
-    settings = config(batch_size=2, npu={"batch_size": 4, "precision": "f16"}, precision="f32")
+    settings = selected(batch_size=2, npu={"batch_size": 4, "precision": "f16"}, precision="f32")
     npu, cpu = (deployed(plan, settings) for plan in (NPU, CPU))
     assert (npu.spec.backend, npu.spec.precision, npu.spec.batch_sizes) == ("ascend", "f16", (4,))
     assert (cpu.spec.backend, cpu.spec.precision, cpu.spec.batch_sizes) == (
@@ -114,7 +131,7 @@ def test_a_device_has_what_its_kind_has() -> None:
 
 def test_an_artifact_is_bound_to_a_chip_only_where_its_compiler_must_know() -> None:
     def target(plan: DevicePlan, **values: object) -> str:
-        return deployed(plan, config(**values)).order.target
+        return deployed(plan, selected(**values)).order.target
 
     assert target(NPU) == "Ascend310P3"
     assert target(NPU, npu={"soc": "310"}) == "Ascend310"
@@ -135,24 +152,25 @@ def test_an_artifact_is_bound_to_a_chip_only_where_its_compiler_must_know() -> N
 def test_what_a_compiled_model_computes_in_is_not_asked_for(
     asked: str, model_format: str, told: str
 ) -> None:
-    found = plan_deployment(config(precision=asked), NPU, "ascend", model_format)
+    found = plan_deployment(selected(precision=asked), NPU, "ascend", model_format)
     assert (found.spec.precision, found.order.precision) == (told, told)
 
 
 def test_devices_alike_have_one_order() -> None:
     orders = {
-        deployed(replace(NPU, name=f"npu:{n}", device_id=f"{n}"), config()).order for n in range(4)
+        deployed(replace(NPU, name=f"npu:{n}", device_id=f"{n}"), selected()).order
+        for n in range(4)
     }
     assert len(orders) == 1
 
 
 def test_an_automatic_batch_size_is_swept_from_one_to_thirty_two() -> None:
-    deployment = deployed(NPU, config(batch_size="auto"))
+    deployment = deployed(NPU, selected(batch_size="auto"))
     assert deployment.spec.batch_sizes == deployment.order.batch_sizes == (1, 2, 4, 8, 16, 32)
 
 
 def test_a_process_that_sees_all_devices_counts_them() -> None:
-    here = [on_this_machine(deployed(plan, config())) for plan in (NPU, GPU, CPU)]
+    here = [on_this_machine(deployed(plan, selected())) for plan in (NPU, GPU, CPU)]
     assert [deployment.spec.index for deployment in here] == [3, 1, 0]
     # What is compiled for one card of a machine is compiled on it.
     assert [deployment.order.index for deployment in here] == [3, 1, 0]
@@ -176,19 +194,19 @@ def test_a_process_that_sees_all_devices_counts_them() -> None:
 def test_a_backend_is_for_models_profiles_and_precisions_that_it_has(
     values: dict[str, object], backend: str, model_format: str, *, expected: bool
 ) -> None:
-    assert fits(backend, config(**values), "cpu", model_format) is expected
+    assert fits(backend, selected(**values), "cpu", model_format) is expected
 
 
 def test_a_chip_is_what_is_configured_or_the_node_tells_and_nothing_if_it_is_none() -> None:
-    assert chip_of(config(), NPU) == "Ascend310P3"
-    assert chip_of(config(npu={"soc": "310"}), NPU) == "Ascend310"
-    assert chip_of(config(), replace(NPU, model="of-some-kind")) == ""
-    assert chip_of(config(), GPU) == ""
+    assert chip_of(selected(), NPU) == "Ascend310P3"
+    assert chip_of(selected(npu={"soc": "310"}), NPU) == "Ascend310"
+    assert chip_of(selected(), replace(NPU, model="of-some-kind")) == ""
+    assert chip_of(selected(), GPU) == ""
 
 
 def test_cards_that_nobody_names_are_taken_for_different_ones() -> None:
     cards = [replace(GPU, name=f"cuda:{n}", model="") for n in range(2)]
-    settings = config(backend="onnxruntime:tensorrt")
+    settings = selected(backend="onnxruntime:tensorrt")
     assert len({deployed(card, settings).order for card in cards}) == 2
 
 
@@ -209,7 +227,7 @@ def test_auto_leaves_out_what_nothing_installed_can_use_and_says_so(
     expected: tuple[str, ...],
     warnings: int,
 ) -> None:
-    assert usable_here(config(**values), [Accelerator("npu", "0", "310P3")]) == expected
+    assert usable_here(selected(**values), [Accelerator("npu", "0", "310P3")]) == expected
     told = [record.getMessage() for record in caplog.records]
     left_out = [text for text in told if "npu devices are left out" in text]
     assert len(left_out) == warnings

@@ -1,3 +1,5 @@
+"""The queue of a device runs the batches of several threads in its slots, each batch once."""
+
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

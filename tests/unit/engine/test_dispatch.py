@@ -1,3 +1,5 @@
+"""The number and size of the calls to a device follow from its slots and its rate."""
+
 import pytest
 
 from distributed_pose.config.loading import parse_config
@@ -25,6 +27,14 @@ def test_a_worker_has_a_thread_for_each_call_that_a_simulated_device_is_given() 
 
 @pytest.mark.parametrize(("batch_ns", "expected"), [(0, 16), (50e6, 16), (500e6, 4), (9e9, 1)])
 def test_calls_are_about_two_seconds_of_work(batch_ns: float, expected: int) -> None:
-    plan = DevicePlan("cpu:0", "cpu", "", "", 1.0)
-    device = DeviceReady(plan, "oracle", "f32", "CPU", 1, 0, batch_ns=int(batch_ns))
+    plan = DevicePlan(name="cpu:0", kind="cpu", node="", node_id="", cpus=1.0)
+    device = DeviceReady(
+        plan=plan,
+        backend="oracle",
+        precision="f32",
+        description="CPU",
+        batch_size=1,
+        warmup_ns=0,
+        batch_ns=int(batch_ns),
+    )
     assert batches_per_call(device) == expected

@@ -1,3 +1,5 @@
+"""Failures exclude a device, and the durations of calls determine its deadline."""
+
 from distributed_pose.engine.health import Health, collect_faults, none_left
 from distributed_pose.records import Faults
 
@@ -80,7 +82,8 @@ def test_the_median_is_of_the_last_64() -> None:
 def test_faults_are_collected_of_those_that_had_some() -> None:
     actors = {"cpu:0": faulty(), "cpu:1": faulty("x", "y"), "reducer:0": faulty(*"abcd")}
     assert collect_faults(actors) == Faults(
-        {"cpu:1": ("x", "y"), "reducer:0": ("a", "b", "c", "d")}, ("reducer:0",)
+        reasons={"cpu:1": ("x", "y"), "reducer:0": ("a", "b", "c", "d")},
+        taken_out=("reducer:0",),
     )
     assert collect_faults({}) == Faults()
 

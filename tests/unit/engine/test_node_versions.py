@@ -1,3 +1,5 @@
+"""Workers report the versions of their libraries, and differences between nodes are logged."""
+
 import json
 import platform
 import socket
@@ -16,9 +18,18 @@ from tests.conftest import Dataset
 
 
 def ready(name: str, node: str = "", **versions: str) -> DeviceReady:
-    plan = DevicePlan(name, "cpu", node, "", 1.0)
+    plan = DevicePlan(name=name, kind="cpu", node=node, node_id="", cpus=1.0)
     told = tuple(versions.items())
-    return DeviceReady(plan, "openvino", "f32", "CPU", 1, 0, host="a-host", versions=told)
+    return DeviceReady(
+        plan=plan,
+        backend="openvino",
+        precision="f32",
+        description="CPU",
+        batch_size=1,
+        warmup_ns=0,
+        host="a-host",
+        versions=told,
+    )
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 
 from distributed_pose.config.loading import parse_config
 from distributed_pose.data.shards import Shard, list_shards, no_detections
+from distributed_pose.engine.base import Workload
 from distributed_pose.engine.health import Health
 from distributed_pose.engine.inline import InlineEngine, _Device
 from distributed_pose.engine.reducer import Reduction
@@ -52,8 +53,18 @@ class ShortSightedEngine(InlineEngine):
         self.asked[device.name] += ids(shard)
         failures = tuple(refused(*[i for i in ids(shard) if i in self._unseen[device.name]]))
         done = tuple(i for i in ids(shard) if i not in self._unseen[device.name])
-        report = WorkerReport(done, (1,) * len(done), failures, {}, digests=("",) * len(done))
-        return report, Reduction(done, no_detections(), {})
+        report = WorkerReport(
+            image_ids=done,
+            encoded_bytes=(1,) * len(done),
+            failures=failures,
+            durations={},
+            digests=("",) * len(done),
+        )
+        return report, Reduction(image_ids=done, detections=no_detections(), durations={})
+
+
+def workload(count: int, size: int) -> Workload:
+    return Workload(shards=list_shards(images(count), size), num_images=count)
 
 
 def settled(results: list[ShardResult]) -> tuple[list[int], list[Failure]]:
@@ -70,18 +81,18 @@ def test_broken_images_fail_once_with_their_own_reason_and_no_device_is_blamed(
 ) -> None:
     broken = {3, 4, 21}
     engine = ShortSightedEngine({f"cpu:{number}": broken for number in range(count)})
-    done, failures = settled([*engine.run(list_shards(images(24), size))])
+    done, failures = settled([*engine.run(workload(24, size))])
     assert done == sorted({*range(24)} - broken)
     assert sorted(failures, key=lambda failure: failure.image_id) == refused(3, 4, 21)
-    assert not engine.faults().reasons
+    assert not engine.facts().faults.reasons
 
 
 @pytest.mark.parametrize("size", [1, 4])
 def test_a_device_that_sees_nothing_costs_no_image_and_is_taken_out(size: int) -> None:
     engine = ShortSightedEngine({"cpu:0": set(), "cpu:1": {*range(200)}, "cpu:2": {2}})
-    done, failures = settled([*engine.run(list_shards(images(200), size))])
+    done, failures = settled([*engine.run(workload(200, size))])
     assert (done, failures) == ([*range(200)], [])
-    faults = engine.faults()
+    faults = engine.facts().faults
     assert faults.taken_out == ("cpu:1",)
     assert "could not read or decode" in faults.reasons["cpu:1"][-1]
     assert len(engine.asked["cpu:1"]) <= 5 * size
@@ -90,29 +101,29 @@ def test_a_device_that_sees_nothing_costs_no_image_and_is_taken_out(size: int) -
 def test_what_two_blind_devices_have_given_up_is_tried_again_when_one_is_taken_out() -> None:
     # On the last device alone all images are seen.
     engine = ShortSightedEngine({"a": {*range(99)}, "b": {*range(99)}, "c": set()})
-    done, _ = settled([*engine.run(list_shards(images(99), 1))])
+    done, _ = settled([*engine.run(workload(99, 1))])
     assert done == [*range(99)]
-    assert engine.faults().taken_out == ("a", "b")
+    assert engine.facts().faults.taken_out == ("a", "b")
 
 
 def test_devices_that_lose_sight_of_the_images_on_the_way_cost_none() -> None:
     late = {*range(100, 400)}
     engine = ShortSightedEngine({"a": late, "b": late, "c": {250}})
-    done, failures = settled([*engine.run(list_shards(images(400), 2))])
+    done, failures = settled([*engine.run(workload(400, 2))])
     assert done == sorted({*range(400)} - {250})
     assert [failure.image_id for failure in failures] == [250]
-    assert engine.faults().taken_out == ("a", "b")
+    assert engine.facts().faults.taken_out == ("a", "b")
 
 
 def test_devices_that_see_half_of_the_images_each_finish_together() -> None:
     engine = ShortSightedEngine({"a": {*range(0, 40, 2)}, "b": {*range(1, 40, 2)}})
-    done, failures = settled([*engine.run(list_shards(images(40), 4))])
+    done, failures = settled([*engine.run(workload(40, 4))])
     assert (done, failures) == ([*range(40)], [])
 
 
 def test_the_only_device_tries_again_and_is_never_taken_out() -> None:
     engine = ShortSightedEngine({"cpu:0": {*range(8)}})
-    done, failures = settled([*engine.run(list_shards(images(12), 2))])
+    done, failures = settled([*engine.run(workload(12, 2))])
     assert done == [8, 9, 10, 11]
     assert len(failures) == 8
     assert sorted(engine.asked["cpu:0"]) == sorted([*range(12), *range(8)])
@@ -153,9 +164,9 @@ def test_the_second_answer_of_a_task_that_two_devices_had_changes_nothing() -> N
 def test_a_device_that_cannot_read_an_image_now_and_then_stays() -> None:
     flaky = {*range(0, 400, 20)}
     engine = ShortSightedEngine({"a": flaky, "b": set()})
-    done, failures = settled([*engine.run(list_shards(images(400), 4))])
+    done, failures = settled([*engine.run(workload(400, 4))])
     assert (done, failures) == ([*range(400)], [])
-    faults = engine.faults()
+    faults = engine.facts().faults
     assert faults.taken_out == ()
     assert "at another try it was evaluated" in faults.reasons["a"][0]
     assert len(faults.reasons["a"]) <= 4

@@ -1,3 +1,5 @@
+"""The task queue joins shards to tasks, and hands out every image and every retry once."""
+
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from distributed_pose.config.loading import parse_config
 from distributed_pose.data.shards import IMAGES, Shard, no_detections
 from distributed_pose.engine import task_queue as module
+from distributed_pose.engine.base import Workload
 from distributed_pose.engine.health import Health
 from distributed_pose.engine.inline import InlineEngine, _Device
 from distributed_pose.engine.reducer import Reduction
@@ -470,12 +473,20 @@ class PoisonedEngine(InlineEngine):
         if self._poisonous & {*ids(shard)}:
             raise RuntimeError("the device was killed")
         done = tuple(ids(shard))
-        report = WorkerReport(done, (1,) * len(done), (), {}, digests=("",) * len(done))
-        return report, Reduction(done, no_detections(), {})
+        report = WorkerReport(
+            image_ids=done,
+            encoded_bytes=(1,) * len(done),
+            failures=(),
+            durations={},
+            digests=("",) * len(done),
+        )
+        return report, Reduction(image_ids=done, detections=no_detections(), durations={})
 
 
 def check_that_only_these_fail(poisonous: set[int], shards: list[Shard]) -> None:
-    results = [*PoisonedEngine(poisonous).run(shards)]
+    count = sum(len(ids(one)) for one in shards)
+    workload = Workload(shards=shards, num_images=count)
+    results = [*PoisonedEngine(poisonous).run(workload)]
     failures = [failure.image_id for result in results for failure in result.failures]
     assert sorted(failures) == sorted(poisonous)
     wanted = {image_id for one in shards for image_id in ids(one)} - poisonous

@@ -1,3 +1,5 @@
+"""A worker decodes, preprocesses and infers images, and failures stay with their images."""
+
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -38,7 +40,9 @@ def worker_of(dataset: Dataset, **values: object) -> tuple[Worker, WorkerSpec]:
     config = dataset.config(**values)
     inputs = read_inputs(config)
     (plan,) = plan_devices(("cpu",), [Node("", "", 1)])
-    deployment = plan_deployment(config, plan, resolve_backend(config.backend, plan.kind, "auto"))
+    deployment = plan_deployment(
+        inputs.selection, plan, resolve_backend(config.backend, plan.kind, "auto")
+    )
     model = compile_model(inputs.model, deployment.order)
     return Worker(deployment.spec, model.content), deployment.spec
 

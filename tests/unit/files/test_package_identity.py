@@ -1,4 +1,4 @@
-"""Which code a process runs, and how a difference is told."""
+"""Processes compare the code that they run, and name a difference."""
 
 import shutil
 import subprocess
@@ -20,17 +20,17 @@ def test_another_source_is_named_with_both_paths_and_both_digests() -> None:
     assert all(part in text for part in (mine.path, mine.digest, "/elsewhere", "0" * 16))
 
 
-def test_a_process_that_does_not_say_what_it_runs_is_another_version() -> None:
+def test_a_process_without_an_identity_runs_another_version() -> None:
     assert "another version" in difference(None)
 
 
-def test_the_digest_depends_on_the_files_that_are_asked_for() -> None:
+def test_the_digest_depends_on_the_requested_files() -> None:
     assert source_digest("pose/*.py") != source_digest("vision/*.py")
     assert source_digest("pose/*.py", "vision/*.py") == source_digest("vision/*.py", "pose/*.py")
 
 
 def test_an_installed_copy_has_the_digest_of_the_checkout(tmp_path: Path) -> None:
-    # As in a wheel, links of the checkout are files.
+    # Links of the checkout become files, as in a wheel.
     shutil.copytree(Path(distributed_pose.__file__).parent, tmp_path / "distributed_pose")
     code = (
         "from distributed_pose.files.package_identity import package_identity as i; "

@@ -30,7 +30,9 @@ mean = 4.08213 ms,\x20
 median = 4.04974 ms,\x20
 percentile(99%) = 6.24855 ms
 """
-TIMES = ComputeTimes(3.56421, 6.29639, 4.08213, 4.04974, 6.24855)
+TIMES = ComputeTimes(
+    min_ms=3.56421, max_ms=6.29639, mean_ms=4.08213, median_ms=4.04974, p99_ms=6.24855
+)
 LINE = (
     "GPU Compute Time: min = 3.56421 ms, max = 6.29639 ms, mean = 4.08213 ms, "
     "median = 4.04974 ms, percentile(99%) = 6.24855 ms"
@@ -121,7 +123,11 @@ def test_a_log_without_compute_times_is_not_read(text: str) -> None:
 
 @pytest.mark.parametrize("how", ["(4)", ".mean(4)", ".mean(4.0)"])
 def test_batch_and_rate_are_read_from_a_log_of_ais_bench(how: str) -> None:
-    expected = AisLog(ComputeTimes(2.5, 4.0, 3.2, 3.25, 3.9), 4, 1250.0)
+    expected = AisLog(
+        times=ComputeTimes(min_ms=2.5, max_ms=4.0, mean_ms=3.2, median_ms=3.25, p99_ms=3.9),
+        batch=4,
+        images_per_s=1250.0,
+    )
     assert read_ais(AIS.format(how=how)) == [expected]
     assert read_ais(2 * AIS.format(how=how)) == [expected, expected]
     assert read_ais(PERF) == []

@@ -25,7 +25,16 @@ GUIDE = """\
 | OpenPose_bs1  | 547.996   | 674.06    | 252.592       | 1.23    | 2.66   | 0.404 |
 """  # noqa: E501 - quoted without a change
 
-ROW = Row("Ascend310P3", 1400.0, "compute", "measured", "run", 2, devices_per_card=1, batch=4)
+ROW = Row(
+    device="Ascend310P3",
+    total_images_per_s=1400.0,
+    clock="compute",
+    origin="measured",
+    source="run",
+    devices=2,
+    devices_per_card=1,
+    batch=4,
+)
 
 
 def by_device(rows: list[Row]) -> dict[str, Row]:

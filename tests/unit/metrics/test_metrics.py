@@ -78,12 +78,16 @@ def test_raw_durations_are_merged_before_percentiles_are_computed() -> None:
     figures = stage_figures(merged)
     assert tuple(figures) == STAGES
     assert (figures["read"].count, figures["read"].total_ns) == (91, 10 + sum(range(90)))
-    assert figures["score"] == StageFigures(0, 0, 0, 0, 0, 0, 0)
+    assert figures["score"] == StageFigures(
+        count=0, total_ns=0, p50_ns=0, p90_ns=0, p99_ns=0, min_ns=0, max_ns=0
+    )
 
 
 def test_percentiles_do_not_depend_on_the_order_of_the_durations() -> None:
     figures = stage_figures({"peaks": [*range(100, -1, -1)]})["peaks"]
-    assert figures == StageFigures(101, 5050, 50, 90, 99, 0, 100)
+    assert figures == StageFigures(
+        count=101, total_ns=5050, p50_ns=50, p90_ns=90, p99_ns=99, min_ns=0, max_ns=100
+    )
 
 
 def test_throughput_is_images_over_time() -> None:

@@ -1,3 +1,5 @@
+"""Artifacts are compiled once, cached by everything that they depend on, and checked when read."""
+
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,9 +27,11 @@ from distributed_pose.model.makers import Calibration, fixed_input
 from distributed_pose.records import CompileSpec
 from tests.tiny_models import save_constant_model
 
-CPU = CompileSpec("onnxruntime:cpu", "f32", "modelzoo")
-HALF = CompileSpec("onnxruntime:cuda", "f16", "modelzoo")
-OM = CompileSpec("ascend", "f16", "modelzoo", (1,), "Ascend310P3")
+CPU = CompileSpec(backend="onnxruntime:cpu", precision="f32", profile="modelzoo")
+HALF = CompileSpec(backend="onnxruntime:cuda", precision="f16", profile="modelzoo")
+OM = CompileSpec(
+    backend="ascend", precision="f16", profile="modelzoo", batch_sizes=(1,), target="Ascend310P3"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -56,15 +60,15 @@ def input_type(content: bytes) -> int:
         ("oracle", False),
     ],
 )
-def test_what_a_vendors_compiler_makes_is_made_where_that_is(
+def test_artifacts_of_a_vendors_compiler_are_made_on_the_node_of_the_compiler(
     source: ModelSource, backend: str, *, expected: bool
 ) -> None:
-    order = CompileSpec(backend, "auto", "modelzoo")
-    assert needs_device(source, order) is expected
-    assert not needs_device(replace(source, format="om"), order)
+    spec = CompileSpec(backend=backend, precision="auto", profile="modelzoo")
+    assert needs_device(source, spec) is expected
+    assert not needs_device(replace(source, format="om"), spec)
 
 
-def test_an_onnx_file_is_run_as_it_is_and_not_kept(source: ModelSource) -> None:
+def test_an_onnx_file_is_run_unchanged_and_not_cached(source: ModelSource) -> None:
     assert compile_model(source, CPU).content == source.content
     assert not cache_folder().exists()
 
@@ -77,7 +81,7 @@ def test_bytes_are_normalised_inside_the_model(source: ModelSource) -> None:
     )
 
 
-def test_what_takes_long_is_kept_with_its_card(source: ModelSource) -> None:
+def test_a_slow_artifact_is_cached_with_its_card(source: ModelSource) -> None:
     artifact = compile_model(source, HALF)
     (folder,) = cache_folder().iterdir()
     card = json.loads((folder / "card.json").read_text())
@@ -100,12 +104,12 @@ def test_what_takes_long_is_kept_with_its_card(source: ModelSource) -> None:
     assert compile_model(source, HALF) == artifact
 
 
-def test_names_in_the_cache_differ_with_all_that_an_artifact_depends_on(
+def test_cache_names_differ_with_everything_that_an_artifact_depends_on(
     source: ModelSource,
 ) -> None:
     other = replace(source, content=source.content + b"x")
     calibration = Calibration(list, "some images", 3)
-    int8 = CompileSpec("openvino", "int8", "modelzoo")
+    int8 = CompileSpec(backend="openvino", precision="int8", profile="modelzoo")
     names = [
         cache_name(source, OM),
         cache_name(other, OM),
@@ -120,12 +124,12 @@ def test_names_in_the_cache_differ_with_all_that_an_artifact_depends_on(
     assert len(set(names)) == len(names)
 
 
-def test_what_takes_any_batch_size_has_one_name(source: ModelSource) -> None:
+def test_an_artifact_for_any_batch_size_has_one_cache_name(source: ModelSource) -> None:
     names = {cache_name(source, replace(HALF, batch_sizes=(size,))) for size in (1, 8)}
     assert len(names) == 1
 
 
-def test_a_compilers_version_is_part_of_the_name(
+def test_the_version_of_a_compiler_is_part_of_the_cache_name(
     source: ModelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = set()
@@ -139,7 +143,7 @@ def test_a_compilers_version_is_part_of_the_name(
 
 
 @pytest.mark.parametrize("damage", ["content", "card", "no card"])
-def test_what_is_damaged_in_the_cache_is_not_there(source: ModelSource, damage: str) -> None:
+def test_a_damaged_cache_entry_counts_as_missing(source: ModelSource, damage: str) -> None:
     artifact = compile_model(source, HALF)
     name = cache_name(source, HALF)
     folder = keep(name, artifact)
@@ -156,7 +160,7 @@ def test_what_is_damaged_in_the_cache_is_not_there(source: ModelSource, damage: 
 
 
 @pytest.mark.parametrize("change", [{"bytes": None}, {"batch_sizes": 5}, {"seconds": "long"}])
-def test_a_card_of_other_keys_or_types_is_made_once_more(
+def test_an_artifact_whose_card_has_other_keys_or_types_is_made_again(
     source: ModelSource, change: dict[str, Any]
 ) -> None:
     artifact = compile_model(source, HALF)
@@ -165,7 +169,7 @@ def test_a_card_of_other_keys_or_types_is_made_once_more(
     assert compile_model(source, HALF).card["batch_sizes"] == artifact.card["batch_sizes"]
 
 
-def test_what_cannot_be_kept_is_made_all_the_same_with_a_warning(
+def test_an_artifact_that_cannot_be_cached_is_made_with_a_warning(
     source: ModelSource, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "cache" / "distributed_pose").mkdir(parents=True)
@@ -175,7 +179,7 @@ def test_what_cannot_be_kept_is_made_all_the_same_with_a_warning(
     assert load_cached(cache_name(source, HALF)) is None
 
 
-def test_a_card_and_a_name_do_not_tell_which_of_like_devices_it_was_made_on(
+def test_a_card_and_a_cache_name_do_not_depend_on_which_of_equal_devices_made_them(
     source: ModelSource,
 ) -> None:
     elsewhere = replace(HALF, index=3)
@@ -186,12 +190,12 @@ def test_a_card_and_a_name_do_not_tell_which_of_like_devices_it_was_made_on(
 def test_annotations_and_compiled_models_pass_through() -> None:
     for kind in ("truth", "om"):
         source = ModelSource(b"content", kind, sha256_hex(b"content"), "a.file")
-        order = replace(OM, backend="oracle" if kind == "truth" else "ascend")
-        assert portable(source, order) is source
-        assert compile_model(source, order).content == b"content"
+        spec = replace(OM, backend="oracle" if kind == "truth" else "ascend")
+        assert portable(source, spec) is source
+        assert compile_model(source, spec).content == b"content"
 
 
-def test_a_compiled_model_is_for_ascend_alone() -> None:
+def test_a_compiled_model_runs_only_on_ascend() -> None:
     source = ModelSource(b"content", "om", "", "a.om")
     with pytest.raises(SetupError, match=r"a\.om is compiled for Ascend, and backend onnxruntime"):
         portable(source, CPU)
@@ -199,21 +203,23 @@ def test_a_compiled_model_is_for_ascend_alone() -> None:
 
 def test_int8_without_images_is_a_setup_error(source: ModelSource) -> None:
     with pytest.raises(SetupError, match=r"int8 needs images .*data\.images"):
-        compile_model(source, CompileSpec("openvino", "int8", "modelzoo"))
+        compile_model(source, CompileSpec(backend="openvino", precision="int8", profile="modelzoo"))
 
 
-def test_a_chip_that_nobody_names_is_a_config_error(source: ModelSource) -> None:
+def test_a_missing_chip_name_is_a_config_error(source: ModelSource) -> None:
     with pytest.raises(ConfigError, match=r"npu\.soc is not set.*ray start --labels soc="):
         compile_model(source, replace(OM, target=""))
 
 
-def test_fixed_shapes_need_a_profile_of_one_size() -> None:
+def test_fixed_shapes_need_a_profile_of_fixed_size() -> None:
     assert fixed_input("modelzoo") == fixed_input("uint8") == (368, 640)
     with pytest.raises(ConfigError, match="upstream has inputs of any width"):
         fixed_input("upstream")
 
 
-def test_calibration_is_asked_for_once_and_only_for_int8(source: ModelSource) -> None:
+def test_calibration_images_are_not_read_for_other_precisions_than_int8(
+    source: ModelSource,
+) -> None:
     asked: list[int] = []
 
     def inputs() -> Iterator[npt.NDArray[np.float32]]:

@@ -1,4 +1,4 @@
-"""The Ascend compiler: its exact commands, and what is made of its answers."""
+"""The Ascend compiler is called with exact commands, and its results are checked."""
 
 import importlib
 import shlex
@@ -13,7 +13,7 @@ from distributed_pose import ConfigError, SetupError
 from distributed_pose.backends.base import BackendOptions
 from distributed_pose.backends.registry import open_backend
 from distributed_pose.devices.ascend import soc_version
-from distributed_pose.model.atc import AtcOrder, aipp_text, atc_command, run_atc
+from distributed_pose.model.atc import AtcSpec, aipp_text, atc_command, run_atc
 from tests.fakes.ascend import FOLDER, HEIGHT, WIDTH, FakeCann, install_cann, network, stand_ins
 from tests.unit.backends.test_ascend import assert_equal, batch, expected
 
@@ -43,39 +43,39 @@ aipp_op {
 
 
 @pytest.mark.parametrize(
-    ("order", "command"),
+    ("spec", "command"),
     [
         (
-            AtcOrder("310"),
+            AtcSpec("310"),
             f'{GUIDE}--input_shape="data:1,3,368,640" --log=error --soc_version=Ascend310',
         ),
         (
-            AtcOrder("310P3", (64,)),
+            AtcSpec("310P3", (64,)),
             f'{GUIDE}--input_shape="data:64,3,368,640" --log=error --soc_version=Ascend310P3',
         ),
         (
-            AtcOrder("310P3", (1, 2, 4, 8), dynamic_batch=True),
+            AtcSpec("310P3", (1, 2, 4, 8), dynamic_batch=True),
             (
                 f'{GUIDE}--input_shape="data:-1,3,368,640" --log=error --soc_version=Ascend310P3 '
                 '--dynamic_batch_size="1,2,4,8"'
             ),
         ),
         (
-            AtcOrder("Ascend310P3", (4,), aipp=True),
+            AtcSpec("Ascend310P3", (4,), aipp=True),
             (
                 f'{GUIDE}--input_shape="data:4,3,368,640" --log=error --soc_version=Ascend310P3 '
                 "--insert_op_conf=aipp.cfg"
             ),
         ),
         (
-            AtcOrder("310B1", precision="f32", input_name="x", height=256, width=512),
+            AtcSpec("310B1", precision="f32", input_name="x", height=256, width=512),
             (
                 f'{GUIDE}--input_shape="x:1,3,256,512" --log=error --soc_version=Ascend310B1 '
                 "--precision_mode=must_keep_origin_dtype"
             ),
         ),
         (
-            AtcOrder("910B4-1", precision="f32"),
+            AtcSpec("910B4-1", precision="f32"),
             (
                 f'{GUIDE}--input_shape="data:1,3,368,640" --log=error --soc_version=Ascend910B4-1 '
                 "--precision_mode=must_keep_origin_dtype --op_precision_mode=no_hf32.ini"
@@ -83,25 +83,25 @@ aipp_op {
         ),
     ],
 )
-def test_the_commands_are_those_of_the_guide(order: AtcOrder, command: str) -> None:
-    assert atc_command(order, Path("M.onnx"), Path("M_bs1")) == shlex.split(command)
+def test_the_commands_are_those_of_the_guide(spec: AtcSpec, command: str) -> None:
+    assert atc_command(spec, Path("M.onnx"), Path("M_bs1")) == shlex.split(command)
 
 
 @pytest.mark.parametrize("soc", ["910B1", "910B4-1", "910_9392", "950PR_9579"])
-def test_float32_is_no_hf32_on_chips_that_have_that(soc: str) -> None:
+def test_float32_is_not_computed_in_hf32_on_chips_that_have_it(soc: str) -> None:
     wanted = "[ByOpType]\nConv2D=enable_float_32_execution\n"
-    assert AtcOrder(soc, precision="f32").files == {"no_hf32.ini": wanted}
-    assert AtcOrder(soc, precision="f16").files == {}
+    assert AtcSpec(soc, precision="f32").files == {"no_hf32.ini": wanted}
+    assert AtcSpec(soc, precision="f16").files == {}
 
 
-def test_the_command_of_a_run_can_be_given_to_a_shell() -> None:
-    order = AtcOrder("310", input_name="the input")
-    command = atc_command(order, Path("a model.onnx"), Path("M"))
+def test_the_command_of_a_run_works_in_a_shell() -> None:
+    spec = AtcSpec("310", input_name="the input")
+    command = atc_command(spec, Path("a model.onnx"), Path("M"))
     assert shlex.split(shlex.join(command)) == command
     assert "'--model=a model.onnx'" in shlex.join(command)
 
 
-def test_aipp_takes_128_away_divides_by_256_and_leaves_the_channels_in_their_order() -> None:
+def test_aipp_subtracts_128_divides_by_256_and_keeps_the_order_of_channels() -> None:
     assert aipp_text() == AIPP_TEXT
 
 
@@ -123,26 +123,26 @@ def test_aipp_takes_128_away_divides_by_256_and_leaves_the_channels_in_their_ord
         ("950pr_9579", "Ascend950PR_9579"),
     ],
 )
-def test_a_chip_can_be_named_with_or_without_its_makers_name(name: str, soc: str) -> None:
-    assert soc_version(name) == AtcOrder(name).soc_version == soc
+def test_a_chip_can_be_named_with_or_without_its_prefix(name: str, soc: str) -> None:
+    assert soc_version(name) == AtcSpec(name).soc_version == soc
 
 
 @pytest.mark.parametrize("name", ["", "T4", "Ascend", "310P3 --debug_dir=x", "Ascend 310"])
-def test_what_is_no_chip_is_a_config_error(name: str) -> None:
-    with pytest.raises(ConfigError, match="is no Ascend chip"):
-        AtcOrder(name)
+def test_a_name_that_is_not_a_chip_is_a_config_error(name: str) -> None:
+    with pytest.raises(ConfigError, match="is not an Ascend chip"):
+        AtcSpec(name)
 
 
 @pytest.mark.parametrize("soc", ["310", "310P3", "310P3Vir01", "710", "910A", "910ProB", "910B"])
-def test_single_precision_is_refused_where_convolutions_lack_it(soc: str) -> None:
+def test_single_precision_is_refused_on_chips_whose_convolutions_lack_it(soc: str) -> None:
     with pytest.raises(SetupError, match=f"convolutions of Ascend{soc} are f16 only"):
-        AtcOrder(soc, precision="f32")
-    AtcOrder(soc, precision="auto")
+        AtcSpec(soc, precision="f32")
+    AtcSpec(soc, precision="auto")
 
 
 @pytest.mark.parametrize("soc", ["310B1", "910B4", "910_9391"])
-def test_single_precision_is_kept_where_convolutions_have_it(soc: str) -> None:
-    command = atc_command(AtcOrder(soc, precision="f32"), Path("M.onnx"), Path("M"))
+def test_single_precision_is_kept_on_chips_whose_convolutions_have_it(soc: str) -> None:
+    command = atc_command(AtcSpec(soc, precision="f32"), Path("M.onnx"), Path("M"))
     assert "--precision_mode=must_keep_origin_dtype" in command
 
 
@@ -162,14 +162,14 @@ def test_batch_sizes_that_cannot_be_compiled_are_a_config_error(
     sizes: tuple[int, ...], problem: str, *, dynamic: bool
 ) -> None:
     with pytest.raises(ConfigError, match=problem):
-        AtcOrder("310P3", sizes, dynamic)
+        AtcSpec("310P3", sizes, dynamic)
 
 
-ORDER = AtcOrder("310P3", (4,), height=HEIGHT, width=WIDTH)
+SPEC = AtcSpec("310P3", (4,), height=HEIGHT, width=WIDTH)
 
 
 def start_cann(monkeypatch: pytest.MonkeyPatch, cann: FakeCann) -> FakeCann:
-    """Makes an installation the one of this process, as where its home alone was told."""
+    """Makes an installation that of this process, as if only its home folder were set."""
     for name in ("ASCEND_HOME_PATH", "PYTHONPATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ASCEND_TOOLKIT_HOME", str(cann.home))
@@ -185,26 +185,28 @@ def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCann:
 @pytest.mark.usefixtures("compiler")
 class TestRun:
     @pytest.mark.parametrize(
-        ("order", "kind"),
+        ("spec", "kind"),
         [
-            (ORDER, "static 4"),
-            (replace(ORDER, batch_sizes=(1, 2, 4), dynamic_batch=True), "dynamic"),
-            (replace(ORDER, aipp=True), "aipp"),
-            (replace(ORDER, batch_sizes=(1, 4), dynamic_batch=True, aipp=True), "dynamic aipp"),
+            (SPEC, "static 4"),
+            (replace(SPEC, batch_sizes=(1, 2, 4), dynamic_batch=True), "dynamic"),
+            (replace(SPEC, aipp=True), "aipp"),
+            (replace(SPEC, batch_sizes=(1, 4), dynamic_batch=True, aipp=True), "dynamic aipp"),
         ],
     )
     @pytest.mark.parametrize("backend", ["ascend", "ascend-ais"])
-    def test_makes_what_the_backends_run(self, order: AtcOrder, kind: str, backend: str) -> None:
-        content, _ = run_atc(order, network())
+    def test_makes_a_model_that_the_backends_run(
+        self, spec: AtcSpec, kind: str, backend: str
+    ) -> None:
+        content, _ = run_atc(spec, network())
         images = batch(5, kind)
         with stand_ins():
             device = open_backend(backend, content, BackendOptions(batch_size=5))
             assert_equal(device.infer(images), expected(images))
             device.close()
 
-    def test_says_what_was_run(self) -> None:
-        order = replace(ORDER, batch_sizes=(1, 2), dynamic_batch=True, aipp=True)
-        _, run = run_atc(order, network())
+    def test_records_the_command(self) -> None:
+        spec = replace(SPEC, batch_sizes=(1, 2), dynamic_batch=True, aipp=True)
+        _, run = run_atc(spec, network())
         assert run.command == (
             "atc --framework=5 --model=model.onnx --output=model_bs1_2 --input_format=NCHW "
             "--input_shape=data:-1,3,32,48 --log=error --soc_version=Ascend310P3 "
@@ -213,47 +215,47 @@ class TestRun:
         assert 0 < run.seconds < 60
         assert run.toolchain == "8.0.0"
 
-    def test_the_same_model_is_the_same_file(self) -> None:
-        assert run_atc(ORDER, network())[0] == run_atc(ORDER, network())[0]
+    def test_the_same_model_gives_the_same_file(self) -> None:
+        assert run_atc(SPEC, network())[0] == run_atc(SPEC, network())[0]
 
     @pytest.mark.parametrize(
-        ("order", "onnx", "problem"),
+        ("spec", "onnx", "problem"),
         [
-            (replace(ORDER, input_name="x"), network(), r"E10016: Opname \[x\]"),
-            (ORDER, b"no model", "E16005: The model .* cannot be parsed"),
+            (replace(SPEC, input_name="x"), network(), r"E10016: Opname \[x\]"),
+            (SPEC, b"no model", "E16005: The model .* cannot be parsed"),
         ],
     )
     def test_a_failure_shows_the_compilers_error_and_the_command(
-        self, order: AtcOrder, onnx: bytes, problem: str
+        self, spec: AtcSpec, onnx: bytes, problem: str
     ) -> None:
         with pytest.raises(SetupError, match=f"atc failed with exit code 255: {problem}") as caught:
-            run_atc(order, onnx)
+            run_atc(spec, onnx)
         assert "the command was atc --framework=5 --model=model.onnx" in caught.value.hint
 
 
 @pytest.mark.parametrize(
     ("version", "opset"), [("5.1.RC2", 9), ("5.1.RC2", 13), ("8.0.0", 11), ("8.0.0", 18)]
 )
-def test_every_opset_that_the_compilers_reference_names_is_compiled(
+def test_every_opset_in_the_compilers_reference_is_compiled(
     version: str, opset: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_cann(monkeypatch, install_cann(tmp_path / "cann", version, python="9 1.21.6"))
-    assert run_atc(ORDER, network(opset=opset))[1].toolchain == version
+    assert run_atc(SPEC, network(opset=opset))[1].toolchain == version
 
 
-def test_an_opset_that_the_compiler_does_not_know_is_its_error(
+def test_an_unknown_opset_is_the_compilers_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_cann(monkeypatch, install_cann(tmp_path / "cann", "5.1.RC2", python="9 1.21.6"))
     with pytest.raises(SetupError, match=r"E16005: The model has \[17\] as its domain_version"):
-        run_atc(ORDER, network(opset=17))
+        run_atc(SPEC, network(opset=17))
 
 
-def test_float32_is_compiled_and_told_as_such_where_it_could_be_hf32(
+def test_float32_is_compiled_and_reported_as_such_on_chips_with_hf32(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_cann(monkeypatch, install_cann(tmp_path / "cann"))
-    content, run = run_atc(replace(ORDER, soc="910B4", precision="f32"), network())
+    content, run = run_atc(replace(SPEC, soc="910B4", precision="f32"), network())
     assert "--op_precision_mode=no_hf32.ini" in run.command
     with stand_ins():
         importlib.import_module("acl.fake").soc = "Ascend910B4"
@@ -263,7 +265,7 @@ def test_float32_is_compiled_and_told_as_such_where_it_could_be_hf32(
 
 
 def other(folder: Path, lines: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts another compiler in the place of the stand-in."""
+    """Replaces the fake by another compiler."""
     start_cann(monkeypatch, install_cann(folder / "other", compiler=lines))
 
 
@@ -272,19 +274,19 @@ def test_a_compiler_that_does_not_write_one_model_is_an_error(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other(tmp_path, text, monkeypatch)
-    with pytest.raises(SetupError, match=r"said that it succeeded and wrote [02] .om files"):
-        run_atc(ORDER, network())
+    with pytest.raises(SetupError, match=r"reported success but wrote [02] .om files"):
+        run_atc(SPEC, network())
 
 
-def test_a_model_that_is_named_after_the_host_too_is_found(
+def test_a_model_with_the_hosts_name_in_its_file_name_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other(tmp_path, "printf compiled > model_bs4_linux_aarch64.om", monkeypatch)
-    assert run_atc(ORDER, network())[0] == b"compiled"
+    assert run_atc(SPEC, network())[0] == b"compiled"
 
 
 @pytest.mark.parametrize(
-    ("lines", "told"),
+    ("lines", "message"),
     [
         (
             "for n in 0 1 2 3; do echo [ERROR] GE $n >&2; done; echo bye; exit 1",
@@ -294,12 +296,12 @@ def test_a_model_that_is_named_after_the_host_too_is_found(
         ("exit 4", "code 4: it printed nothing"),
     ],
 )
-def test_the_last_errors_are_shown_or_else_the_last_lines(
-    lines: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_last_errors_are_shown_or_otherwise_the_last_lines(
+    lines: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other(tmp_path, lines, monkeypatch)
-    with pytest.raises(SetupError, match=told):
-        run_atc(ORDER, network())
+    with pytest.raises(SetupError, match=message):
+        run_atc(SPEC, network())
 
 
 @pytest.mark.usefixtures("compiler")
@@ -316,16 +318,16 @@ def test_the_last_errors_are_shown_or_else_the_last_lines(
         ("--op_precision_mode=other.ini", "is no file"),
     ],
 )
-def test_the_stand_in_refuses_what_the_compiler_refuses(
+def test_the_fake_refuses_what_the_compiler_refuses(
     changed: str, problem: str, tmp_path: Path
 ) -> None:
     (tmp_path / "model.onnx").write_bytes(network())
     (tmp_path / "aipp.cfg").write_text(aipp_text(HEIGHT, WIDTH))
-    order = replace(ORDER, batch_sizes=(1,), aipp=True)
-    command = atc_command(order, Path("model.onnx"), Path("out"))
+    spec = replace(SPEC, batch_sizes=(1,), aipp=True)
+    command = atc_command(spec, Path("model.onnx"), Path("out"))
     name = changed.partition("=")[0]
     command = [part for part in command if not part.startswith(f"{name}=")]
-    # The stand-in itself, in this program's Python.
+    # The fake itself runs in this program's Python.
     answer = subprocess.run(
         [sys.executable, FOLDER / "atc", *command[1:], changed],
         cwd=tmp_path,

@@ -1,4 +1,4 @@
-"""Checkpoints as people bring them: read right, or refused with what is wrong."""
+"""Checkpoints in all common forms are read, or refused with the reason."""
 
 import io
 import os
@@ -56,7 +56,7 @@ def cast(state: State, dtype: torch.dtype) -> State:
 
 
 def strided(state: State) -> State:
-    """Returns the same values, of which no two are neighbours in memory."""
+    """Returns the same values, not contiguous in memory."""
     return {name: torch.stack([t, t], -1)[..., 0] for name, t in state.items()}
 
 
@@ -118,14 +118,18 @@ def test_a_checkpoint_in_any_usual_form_gives_the_same_network(weights: State, f
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_weights_in_half_precision_are_widened(weights: State, dtype: torch.dtype) -> None:
+def test_weights_in_half_precision_are_converted_to_float32(
+    weights: State, dtype: torch.dtype
+) -> None:
     narrow = cast(weights, dtype)
     for name, tensor in without_counters(network_of(load(saved(narrow))).state_dict()).items():
         assert tensor.dtype == torch.float32
         assert torch.equal(tensor, narrow[name].float()), name
 
 
-def test_of_the_published_file_the_first_stage_is_used_and_the_rest_is_told(three: State) -> None:
+def test_the_published_file_is_loaded_with_its_first_stage_and_a_note_on_the_others(
+    three: State,
+) -> None:
     found = load(saved(snapshot(three), zipped=False))
     assert found.refinement_stages == 1
     assert found.unused == (*LATER, *BESIDE)
@@ -142,7 +146,7 @@ def test_more_stages_are_loaded_on_request(three: State, stages: int) -> None:
         assert torch.equal(tensor, three[name]), name
 
 
-def test_a_bare_state_dict_of_one_stage_has_nothing_to_tell(weights: State) -> None:
+def test_a_bare_state_dict_of_one_stage_has_no_notes(weights: State) -> None:
     found = load(saved(weights))
     assert (found.unused, found.notes) == ((), ())
 
@@ -150,7 +154,7 @@ def test_a_bare_state_dict_of_one_stage_has_nothing_to_tell(weights: State) -> N
 @pytest.mark.parametrize(
     ("form", "unused", "note"),
     [
-        ("DataParallel", (), "the prefix module. was taken off all names"),
+        ("DataParallel", (), "the prefix module. was removed from all names"),
         ("twice DataParallel", (), "the prefix module.module. was"),
         ("another key", ("optimizer", "epoch"), "those under model_state_dict"),
         ("average in its own key", ("ema",), "copies of the network not used: ema."),
@@ -158,7 +162,7 @@ def test_a_bare_state_dict_of_one_stage_has_nothing_to_tell(weights: State) -> N
         ("values beside the weights", ("epoch",), ""),
     ],
 )
-def test_what_was_done_to_a_file_is_told(
+def test_changes_to_the_names_in_a_file_are_noted(
     weights: State, form: str, unused: tuple[str, ...], note: str
 ) -> None:
     found = load(FORMS[form](weights))
@@ -166,11 +170,11 @@ def test_what_was_done_to_a_file_is_told(
     assert note in " ".join(found.notes)
 
 
-def test_names_of_later_stages_are_told_as_in_the_file(three: State) -> None:
+def test_names_of_unused_stages_are_listed_as_in_the_file(three: State) -> None:
     assert load(saved(renamed(three, "net."))).unused == tuple(f"net.{name}" for name in LATER)
 
 
-def test_many_or_odd_names_beside_the_weights_are_cut_to_a_line(weights: State) -> None:
+def test_many_or_odd_names_beside_the_weights_are_shortened_to_a_line(weights: State) -> None:
     beside = {f"key {number}\x1b[2J\n{'x' * 500}": number for number in range(1000)}
     found = load(saved({"state_dict": weights, **beside}))
     assert found.unused[-1] == "and 980 more"
@@ -178,7 +182,7 @@ def test_many_or_odd_names_beside_the_weights_are_cut_to_a_line(weights: State) 
 
 
 @pytest.mark.parametrize(("there", "asked"), [(1, 2), (1, 3), (2, 3)])
-def test_more_stages_than_there_are_are_refused_with_their_number(
+def test_more_stages_than_the_file_has_are_refused_with_their_number(
     three: State, there: int, asked: int
 ) -> None:
     state = {n: t for n, t in three.items() if not n.startswith(LATER[there - 1 :])}
@@ -253,12 +257,12 @@ OTHERS: dict[str, tuple[Callable[[State], object], str]] = {
 
 
 @pytest.mark.parametrize("case", OTHERS)
-def test_what_is_not_the_network_or_not_all_of_it_is_refused(weights: State, case: str) -> None:
-    change, told = OTHERS[case]
-    assert told in refusal(saved(change(weights)))
+def test_another_network_or_a_part_of_the_network_is_refused(weights: State, case: str) -> None:
+    change, message = OTHERS[case]
+    assert message in refusal(saved(change(weights)))
 
 
-def test_names_in_a_refusal_are_cut_and_printable(weights: State) -> None:
+def test_names_in_a_refusal_are_short_and_printable(weights: State) -> None:
     text = refusal(saved({**weights, "\x1b]0;title\x07" + "x" * 10**6: torch.zeros(1)}))
     assert r"1 surplus: \u001b]0;title\u0007xxx" in text
     assert len(text) < 400
@@ -306,7 +310,7 @@ def test_a_variance_below_zero_is_refused(weights: State) -> None:
     assert f"variances below zero: {name}" in refusal(saved({**weights, name: -weights[name]}))
 
 
-def test_a_tensor_larger_than_what_is_stored_of_it_is_refused(weights: State) -> None:
+def test_a_tensor_larger_than_its_stored_values_is_refused(weights: State) -> None:
     huge = torch.zeros(1).expand(10**12)
     text = refusal(saved({**weights, NAME: huge}))
     assert f"{NAME} [1000000000000] instead of" in text
@@ -334,7 +338,7 @@ class Unsafe:
         (range(3), "range"),
     ],
 )
-def test_a_refused_pickle_names_the_type_met_and_how_to_save_it(
+def test_a_refused_pickle_names_the_type_and_the_way_to_save_weights(
     weights: State, value: object, met: str, *, zipped: bool
 ) -> None:
     text = refusal(saved(snapshot(weights, best=value), zipped=zipped))
@@ -358,7 +362,7 @@ def legacy(pickled: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("pickled", "told"),
+    ("pickled", "message"),
     [
         (
             b"\x80\x02cos\x1b[31m\nsystem\x1b]0;x\x07\n)R.",
@@ -374,9 +378,9 @@ def legacy(pickled: bytes) -> bytes:
         (b"\x80\x04\x95" + b"\xff" * 8 + b"}.", "pickle protocol"),
     ],
 )
-def test_hostile_pickles_are_refused_in_one_line(pickled: bytes, told: str) -> None:
+def test_hostile_pickles_are_refused_in_one_line(pickled: bytes, message: str) -> None:
     text = refusal(legacy(pickled))
-    assert told in text
+    assert message in text
 
 
 def test_attributes_that_hide_methods_of_containers_change_nothing(weights: State) -> None:
@@ -392,7 +396,7 @@ def test_attributes_that_hide_methods_of_containers_change_nothing(weights: Stat
     assert load(content).notes == ()
 
 
-def test_a_plain_pickle_is_told_from_a_file_of_pytorch() -> None:
+def test_a_plain_pickle_is_distinguished_from_a_file_of_pytorch() -> None:
     assert "is a pickle, and not a file of torch.save" in refusal(pickle.dumps({"a": 1}, 2))
 
 
@@ -418,7 +422,7 @@ def program() -> bytes:
 
 @pytest.mark.filterwarnings("ignore:.*")
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (script, "is a TorchScript program"),
         (program, "is a program of torch.export"),
@@ -438,10 +442,10 @@ def program() -> bytes:
         (lambda: b"\x80\x02", "is damaged or cut off"),
     ],
 )
-def test_archives_that_are_no_checkpoint_are_told_apart(
-    content: Callable[[], bytes], told: str
+def test_archives_that_are_not_checkpoints_are_refused_by_their_kind(
+    content: Callable[[], bytes], message: str
 ) -> None:
-    assert told in refusal(content())
+    assert message in refusal(content())
 
 
 def replaced_number(content: bytes, number: int, by: int) -> bytes:
@@ -465,7 +469,7 @@ def test_a_tensor_that_claims_more_than_the_file_holds_is_refused(
     else:
         changed = replaced_number(content, 1009, claimed)
     text = refusal(changed)
-    assert "is damaged or cut off" in text or "more memory than there is" in text
+    assert "is damaged or cut off" in text or "more memory than is available" in text
 
 
 @pytest.mark.parametrize(
@@ -484,7 +488,7 @@ def test_safetensors_with_lying_headers_are_refused(content: bytes) -> None:
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
-def test_damaged_files_are_refused_in_one_line_wherever_the_damage_is(form: str) -> None:
+def test_files_damaged_at_any_position_are_refused_in_one_line(form: str) -> None:
     tensors = {"a": torch.arange(64.0), "b.c": torch.ones(3)}
     whole = safetensors.torch.save(tensors) if form == "safetensors" else None
     whole = whole or saved(snapshot(tensors), zipped=form == "zip")

@@ -1,3 +1,5 @@
+"""Weights beside an ONNX file are read from the model's folder, or refused by name."""
+
 import os
 import tracemalloc
 from collections.abc import Callable
@@ -29,9 +31,9 @@ def change(path: Path, **entries: str) -> None:
     """Overwrites entries of the first external tensor."""
     model = onnx.load(path, load_external_data=False)
     tensor = model.graph.initializer[0]
-    told = {entry.key: entry.value for entry in tensor.external_data} | entries
+    entries_by_key = {entry.key: entry.value for entry in tensor.external_data} | entries
     del tensor.external_data[:]
-    for key, value in told.items():
+    for key, value in entries_by_key.items():
         tensor.external_data.add(key=key, value=value)
     path.write_bytes(model.SerializeToString())
 
@@ -54,13 +56,13 @@ def test_weights_are_found_beside_the_model_from_any_working_directory(
     assert first_output(content) == 0.25
 
 
-def test_a_model_that_holds_its_weights_is_its_file(tmp_path: Path) -> None:
+def test_a_model_that_contains_its_weights_is_returned_unchanged(tmp_path: Path) -> None:
     path = save_constant_model(tmp_path / "model.onnx")
     source = load_source(path)
     assert (source.content, source.sha256) == (path.read_bytes(), sha256_hex(path.read_bytes()))
 
 
-def test_the_identity_is_of_graph_and_weights(path: Path, tmp_path: Path) -> None:
+def test_the_digest_depends_on_graph_and_weights(path: Path, tmp_path: Path) -> None:
     before = load_source(path)
     moved = tmp_path / "moved"
     path.parent.rename(moved)
@@ -71,12 +73,12 @@ def test_the_identity_is_of_graph_and_weights(path: Path, tmp_path: Path) -> Non
     after = load_source(path)
     assert path.read_bytes() == graph
     assert (after.sha256, after.content) != (before.sha256, before.content)
-    order = CompileSpec("onnxruntime:cuda", "f16", "modelzoo")
+    order = CompileSpec(backend="onnxruntime:cuda", precision="f16", profile="modelzoo")
     assert cache_name(after, order) != cache_name(before, order)
 
 
 def everywhere(value: float) -> ModelProto:
-    """Returns a model with a tensor in every kind of place that one can be in."""
+    """Returns a model with tensors in all parts of a model that can have one."""
 
     def tensor(name: str) -> TensorProto:
         return numpy_helper.from_array(np.full(3, value, np.float32), name)
@@ -96,7 +98,7 @@ def everywhere(value: float) -> ModelProto:
     return helper.make_model(graph, functions=[function])
 
 
-def test_tensors_count_wherever_they_are(tmp_path: Path) -> None:
+def test_tensors_in_any_part_of_the_graph_are_read(tmp_path: Path) -> None:
     model = everywhere(0.5)
     expected = model.SerializeToString()
     data = bytearray()
@@ -130,7 +132,7 @@ def test_values_of_any_width_are_read(tmp_path: Path, kind: str) -> None:
 
 
 def test_links_are_followed_within_the_folders_of_the_model(path: Path, tmp_path: Path) -> None:
-    # As a cache of downloads has them: links by name, files by content.
+    # Download caches have links by name to files by content.
     (tmp_path / "snapshot").mkdir()
     expected = load_source(path)
     for name in (path.name, DATA):
@@ -193,8 +195,8 @@ def test_a_location_outside_the_models_folder_is_refused(
     path: Path, place: Callable[[Path], None]
 ) -> None:
     place(path)
-    # Until Python 3.12 a circle of links has no path, from 3.13 on it has one that cannot be read.
-    why = "no file in the model's folder" + "|levels of symbolic links" * (place is in_a_circle)
+    # A loop of links has no path up to Python 3.12; from 3.13 on it has one that cannot be read.
+    why = "not a file in the model's folder" + "|levels of symbolic links" * (place is in_a_circle)
     expected = rf"model.onnx: tensor 'heatmaps\.weight' lies in .*({why})"
     with pytest.raises(SetupError, match=expected):
         load_source(path)
@@ -228,9 +230,9 @@ def make_device(path: Path) -> None:
     [
         (remove, f"{DATA}, which cannot be read: No such file"),
         (shorten, rf"is bytes \d+ to \d+ of .*{DATA}, which has \d+"),
-        (make_pipe, f"{DATA}, which is no regular file"),
-        (make_folder, f"{DATA}, which is no regular file"),
-        (make_device, "no file in the model's folder"),
+        (make_pipe, f"{DATA}, which is not a regular file"),
+        (make_folder, f"{DATA}, which is not a regular file"),
+        (make_device, "not a file in the model's folder"),
     ],
 )
 def test_a_file_that_does_not_hold_the_weights_is_named(
@@ -245,12 +247,12 @@ def test_a_file_that_does_not_hold_the_weights_is_named(
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"offset": "-1"}, "offset '-1', which is no count"),
-        ({"offset": "9" * 40}, "offset '9+', which is no count"),
-        ({"offset": "٣"}, "which is no count"),
+        ({"offset": "-1"}, "offset '-1', which is not a number"),
+        ({"offset": "9" * 40}, "offset '9+', which is not a number"),
+        ({"offset": "٣"}, "which is not a number"),
         ({"offset": str(10**15)}, r"is bytes 10+ to \d+ of"),
         ({"length": "1"}, r"has '1' bytes .*, and its shape and type take 14592"),
-        ({"length": "all"}, "length 'all', which is no count"),
+        ({"length": "all"}, "length 'all', which is not a number"),
     ],
 )
 def test_offsets_and_lengths_out_of_range_are_refused(
@@ -273,7 +275,7 @@ def test_tensors_without_a_size_in_bytes_are_refused(
         load_source(tmp_path / "m.onnx")
 
 
-def test_more_than_a_model_can_hold_is_refused_before_it_is_read(tmp_path: Path) -> None:
+def test_weights_over_the_limit_are_refused_before_they_are_read(tmp_path: Path) -> None:
     tensors = [TensorProto(name=f"w{n}", dims=[2**28], data_type=1) for n in range(2)]
     for tensor in tensors:
         tensor.data_location = TensorProto.EXTERNAL

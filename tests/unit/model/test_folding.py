@@ -1,3 +1,5 @@
+"""A model with folded normalisation gives the same outputs on bytes as on normalised floats."""
+
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ OUTPUT = port("maps", "n", 2, "h", "w")
 KERNEL = numpy_helper.from_array(
     np.random.default_rng(0).standard_normal((2, 3, 3, 3)).astype(np.float32), "kernel"
 )
-# Its zero padding is grey, so bytes that are not centred show at the border.
+# The zero padding means grey, so bytes that are not centred would differ at the border.
 CONV = helper.make_node("Conv", ["data", "kernel"], ["maps"], "conv", pads=[1, 1, 1, 1])
 
 
@@ -73,7 +75,7 @@ def test_the_input_keeps_its_name_and_its_dimensions(shape: tuple[int | str, ...
     assert list(folded.graph.output) == [OUTPUT]
 
 
-def test_names_that_the_model_has_already_are_left_to_it() -> None:
+def test_names_that_the_model_uses_are_not_used_again() -> None:
     taken = "folded_normalisation.cast"
     nodes = (
         helper.make_node("Identity", ["data"], [taken], "folded_normalisation_.mul"),
@@ -97,7 +99,7 @@ def test_a_branch_that_uses_the_input_gets_the_normalised_one() -> None:
     assert_folded_to_the_same(model(nodes))
 
 
-def test_weights_that_are_listed_as_inputs_are_no_inputs() -> None:
+def test_weights_that_are_listed_as_inputs_do_not_count_as_inputs() -> None:
     weight = port("kernel", 2, 3, 3, 3)
     assert_folded_to_the_same(model(inputs=(IMAGE, weight), opset=9, ir_version=3))
 
@@ -105,7 +107,9 @@ def test_weights_that_are_listed_as_inputs_are_no_inputs() -> None:
 @pytest.mark.parametrize(
     ("kind", "dtype"), [(TensorProto.FLOAT16, np.float16), (TensorProto.DOUBLE, np.float64)]
 )
-def test_an_input_of_other_floats_gets_them(kind: int, dtype: type) -> None:
+def test_an_input_of_another_float_type_keeps_that_type_after_the_normalisation(
+    kind: int, dtype: type
+) -> None:
     nodes = (helper.make_node("Cast", ["data"], ["floats"], to=TensorProto.FLOAT), CONV_FLOATS)
     content = model(nodes, (port("data", "n", 3, "h", "w", dtype=kind),))
     bytes_N3HW = np.random.default_rng(1).integers(0, 256, (2, 3, 8, 16), np.uint8)
@@ -132,10 +136,10 @@ BYTES = port("data", "n", 3, "h", "w", dtype=TensorProto.UINT8)
             model((helper.make_node("Constant", [], ["maps"], value=KERNEL),), ()),
             "0 inputs",
         ),
-        (model((CONV_FLOATS,)), "no valid ONNX: .*floats"),
-        (model()[:-50], "no valid ONNX"),
-        (b"no model", "no valid ONNX"),
-        (b"", "no valid ONNX"),
+        (model((CONV_FLOATS,)), "not valid ONNX: .*floats"),
+        (model()[:-50], "not valid ONNX"),
+        (b"no model", "not valid ONNX"),
+        (b"", "not valid ONNX"),
     ],
 )
 def test_a_model_without_one_float_image_is_refused(content: bytes, message: str) -> None:

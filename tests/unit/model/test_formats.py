@@ -1,4 +1,4 @@
-"""Model files are recognised by what is in them, whatever they are called."""
+"""Model files are recognised by their content and not by their names."""
 
 import gzip
 import io
@@ -37,7 +37,7 @@ def onnx(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return save_constant_model(tmp_path_factory.mktemp("onnx") / "a.onnx").read_bytes()
 
 
-def test_a_name_decides_nothing_where_the_content_does(onnx: bytes) -> None:
+def test_the_content_decides_the_format_and_not_the_name(onnx: bytes) -> None:
     kinds = {
         "pth": [WEIGHTS.read_bytes(), saved({}, zipped=False), safetensors.torch.save({})],
         "onnx": [onnx],
@@ -56,12 +56,12 @@ def test_a_checkpoint_of_any_name_is_loaded(tmp_path: Path, name: str) -> None:
     assert source.path == str(tmp_path / name)
 
 
-def test_a_network_behind_the_real_files_names_is_onnx(shared: Path) -> None:
+def test_onnx_with_a_checkpoints_file_name_is_onnx(shared: Path) -> None:
     for path in (shared / "models").glob("*.onnx"):
         assert format_of(path.read_bytes()[:512], "model") == "onnx"
 
 
-def test_content_that_nothing_recognises_is_what_a_name_says() -> None:
+def test_the_name_decides_the_format_of_unrecognised_content() -> None:
     assert format_of(b"\xff\xff", "a.ONNX") == "onnx"
     assert format_of(b"", "a.om") == "om"
 
@@ -74,10 +74,10 @@ def tar() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", "is empty"),
-        (b"weights", "is no model file of a known format"),
+        (b"weights", "is not a model file of a known format"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
             "a Git LFS pointer.*lfs pull",
@@ -87,19 +87,23 @@ def tar() -> bytes:
         (tar(), "a tar archive.*tar -x"),
     ],
 )
-def test_what_is_no_model_is_refused_with_what_it_is(
-    tmp_path: Path, content: bytes, told: str
+def test_a_file_that_is_not_a_model_is_refused_with_its_kind(
+    tmp_path: Path, content: bytes, message: str
 ) -> None:
     (tmp_path / "a.pth.tar").write_bytes(content)
-    with pytest.raises(SetupError, match=rf"a\.pth\.tar.*{told}"):
+    with pytest.raises(SetupError, match=rf"a\.pth\.tar.*{message}"):
         load_source(tmp_path / "a.pth.tar")
 
 
-def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_regular_file_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.pth")
     (tmp_path / "folder.pth").mkdir()
-    for name, told in (("pipe", "not a regular file"), ("folder", "a folder"), ("none", "No such")):
-        with pytest.raises(SetupError, match=rf"{name}\.pth.*{told}") as caught:
+    for name, message in (
+        ("pipe", "not a regular file"),
+        ("folder", "a folder"),
+        ("none", "No such"),
+    ):
+        with pytest.raises(SetupError, match=rf"{name}\.pth.*{message}") as caught:
             load_source(tmp_path / f"{name}.pth")
         assert "model.path" in caught.value.hint
     with pytest.raises(SetupError, match="/dev/zero: it is not a regular file but a device"):
@@ -111,19 +115,21 @@ def test_a_file_of_a_terabyte_is_not_read(tmp_path: Path, start: bytes) -> None:
     path = tmp_path / "a.pth"
     path.write_bytes(start)
     os.truncate(path, 2**40)
-    with pytest.raises(SetupError, match=r"a\.pth(: it has 1099511627776 bytes| is no model file)"):
+    with pytest.raises(
+        SetupError, match=r"a\.pth(: it has 1099511627776 bytes| is not a model file)"
+    ):
         load_source(path)
 
 
-def test_stages_of_what_is_no_checkpoint_are_a_config_error(tmp_path: Path) -> None:
+def test_stages_for_a_model_that_is_not_a_checkpoint_are_a_config_error(tmp_path: Path) -> None:
     path = save_constant_model(tmp_path / "a.onnx")
     assert load_source(path).refinement_stages is None
-    told = r"model\.refinement_stages=2 is for checkpoints, and .*a\.onnx is none"
-    with pytest.raises(ConfigError, match=told):
+    message = r"model\.refinement_stages=2 applies only to checkpoints, and .*a\.onnx is not one"
+    with pytest.raises(ConfigError, match=message):
         load_source(path, 2)
 
 
-def test_what_is_told_about_a_checkpoint_is_the_same_from_the_cache(
+def test_the_notes_on_a_checkpoint_are_the_same_from_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

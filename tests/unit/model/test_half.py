@@ -1,3 +1,5 @@
+"""A model in half precision stays close to float32, or the conversion is refused."""
+
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +66,7 @@ def test_outputs_in_half_precision_are_the_same_values_rounded_to_it(demo: bytes
     assert list(wide) == list(narrow)
     for name, output in narrow.items():
         assert output.dtype == np.float16
-        # Processors without kernels of half precision compute in single.
+        # Processors without half-precision kernels compute in float32.
         np.testing.assert_array_equal(output, wide[name].astype(np.float16))
 
 
@@ -75,7 +77,7 @@ def test_a_published_network_is_converted(shared: Path) -> None:
     assert len(half) < 0.51 * len(content)
 
 
-def test_sizes_that_the_model_fixes_stay_fixed(tiny: ModelProto) -> None:
+def test_fixed_sizes_of_the_model_stay_fixed(tiny: ModelProto) -> None:
     dimensions = tiny.graph.input[0].type.tensor_type.shape.dim
     for dimension, size in zip(dimensions, (2, 3, 8, 16), strict=True):
         dimension.dim_value = size
@@ -95,14 +97,14 @@ def test_weights_that_are_listed_as_inputs_are_converted_too(tiny: ModelProto) -
     assert weight_types(half) == {TensorProto.FLOAT16}
 
 
-def test_inputs_and_outputs_of_half_precision_stay_so(tiny: ModelProto) -> None:
+def test_inputs_and_outputs_in_half_precision_stay_in_half_precision(tiny: ModelProto) -> None:
     given = convert_float_to_float16(tiny, keep_io_types=False)
     again = onnx.load_model_from_string(to_half(given.SerializeToString()))
     types = {port.type.tensor_type.elem_type for port in (*again.graph.input, *again.graph.output)}
     assert types == {TensorProto.FLOAT16}
 
 
-def test_what_the_converter_cannot_convert_again_is_refused(demo: bytes) -> None:
+def test_a_model_that_the_converter_cannot_convert_again_is_refused(demo: bytes) -> None:
     with pytest.raises(SetupError, match=r"cannot be converted to half .*precision=f32"):
         to_half(to_half(demo))
 
@@ -127,7 +129,7 @@ def test_a_constant_out_of_range_is_named(tiny: ModelProto) -> None:
 def test_a_network_whose_intermediate_values_are_out_of_range_is_refused(
     tiny: ModelProto,
 ) -> None:
-    # Up by 2 ** 30 and down again, which float32 does without a trace.
+    # Multiplies by 2 ** 30 and divides again, which is exact in float32.
     for name, factor in (("up", 2.0**15), ("down", 2.0**-15)):
         tensor = numpy_helper.from_array(np.float32(factor), name)
         tiny.graph.initializer.append(tensor)
@@ -142,6 +144,6 @@ def test_a_network_whose_intermediate_values_are_out_of_range_is_refused(
 
 
 @pytest.mark.parametrize("content", [b"", b"no model"])
-def test_what_is_no_model_is_refused(content: bytes) -> None:
-    with pytest.raises(SetupError, match="no valid ONNX"):
+def test_content_that_is_not_a_model_is_refused(content: bytes) -> None:
+    with pytest.raises(SetupError, match="not valid ONNX"):
         to_half(content)

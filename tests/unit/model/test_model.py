@@ -1,3 +1,5 @@
+"""The network, its checkpoints and its ONNX exports have the published names and outputs."""
+
 import json
 import os
 import sys
@@ -27,7 +29,7 @@ from tests.tiny_models import save_constant_model
 
 TOLERANCE = 1e-4
 
-# Of about 60 layers, relative to the largest value of the maps.
+# The rounding of about 60 layers, relative to the largest value of the maps.
 FLOAT32_ROUNDING = 1e-5
 
 
@@ -37,7 +39,7 @@ def network() -> LightweightOpenPose:
 
 
 def made_network(refinement_stages: int) -> LightweightOpenPose:
-    """Returns a network whose every tensor is its own, batch statistics too."""
+    """Returns a network with distinct values in all tensors, including batch statistics."""
     torch.manual_seed(0)
     made = LightweightOpenPose(refinement_stages)
     for module in made.modules():
@@ -123,7 +125,7 @@ def test_half_precision_weights_are_loaded_as_float32(
         assert tensor.dtype in {torch.float32, torch.int64}
 
 
-def test_what_differs_from_the_network_is_listed(
+def test_differences_from_the_network_are_listed(
     network: LightweightOpenPose, tmp_path: Path
 ) -> None:
     weights = dict(network.state_dict())
@@ -174,13 +176,13 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path, *, zipped: bool) -> None:
         {0: torch.zeros(3)},
     ],
 )
-def test_a_pickle_that_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> None:
+def test_a_pickle_that_is_not_a_state_dict_is_refused(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "pickle.pth")
     with pytest.raises(SetupError, match=r"pickle\.pth"):
         network_in(tmp_path / "pickle.pth")
 
 
-def test_a_checkpoint_that_is_cut_off_is_refused(checkpoint: Path) -> None:
+def test_a_truncated_checkpoint_is_refused(checkpoint: Path) -> None:
     content = checkpoint.read_bytes()
     checkpoint.write_bytes(content[: len(content) // 2])
     with pytest.raises(SetupError, match=r"network\.pth"):
@@ -188,7 +190,7 @@ def test_a_checkpoint_that_is_cut_off_is_refused(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"random bytes", b"PK\x03\x04broken"])
-def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "broken.pth").write_bytes(content)
     with pytest.raises(SetupError, match=r"broken\.pth"):
         network_in(tmp_path / "broken.pth")
@@ -239,11 +241,11 @@ def test_the_export_has_only_operators_that_vendors_compilers_take(exported: byt
     assert {tensor.data_type for tensor in model.graph.initializer} == {TensorProto.FLOAT}
     # Older compilers refuse newer versions of the format.
     assert model.ir_version == 6
-    # The inference of shapes agrees with the declared ones.
+    # Shape inference agrees with the declared shapes.
     onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
 
 
-def test_the_same_weights_are_the_same_bytes(weights: Weights, exported: bytes) -> None:
+def test_the_same_weights_give_the_same_bytes(weights: Weights, exported: bytes) -> None:
     assert export_onnx(dict(reversed(weights.items()))) == exported
 
 
@@ -275,7 +277,7 @@ def test_an_onnx_checkpoint_is_a_checkpoint_and_other_onnx_is_not(
 
 
 @pytest.mark.parametrize("kept", [40, 3000, 8_000_000])
-def test_an_onnx_checkpoint_that_is_cut_off_is_refused(weights: Weights, kept: int) -> None:
+def test_a_truncated_onnx_checkpoint_is_refused(weights: Weights, kept: int) -> None:
     with pytest.raises(SetupError, match=r"^a\.onnx "):
         load_checkpoint(write_checkpoint(weights)[:kept], "a.onnx")
 
@@ -310,10 +312,12 @@ def test_an_opset_that_cannot_be_written_is_a_config_error(weights: Weights, ops
 
 
 def onnx_of(path: Path) -> bytes:
-    return portable(load_source(path), CompileSpec("openvino", "auto", "modelzoo")).content
+    return portable(
+        load_source(path), CompileSpec(backend="openvino", precision="auto", profile="modelzoo")
+    ).content
 
 
-def test_an_onnx_file_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_an_onnx_file_is_loaded_unchanged(tmp_path: Path) -> None:
     path = save_constant_model(tmp_path / "model.onnx")
     source = load_source(path)
     assert (source.content, source.format) == (path.read_bytes(), "onnx")
@@ -322,7 +326,7 @@ def test_an_onnx_file_is_taken_as_it_is(tmp_path: Path) -> None:
     assert onnx_of(path) == path.read_bytes()
 
 
-def test_a_checkpoint_is_exported_once_and_kept_by_content(
+def test_a_checkpoint_is_exported_once_and_cached_by_content(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -341,10 +345,10 @@ def test_a_checkpoint_is_exported_once_and_kept_by_content(
     [
         ("missing.onnx", "cannot read .*missing.onnx"),
         ("missing.pth", "cannot read .*missing.pth"),
-        ("model.txt", "model.txt is no model file .*ONNX file, a checkpoint .*or an .om"),
+        ("model.txt", "model.txt is not a model file .*ONNX file, a checkpoint .*or an .om"),
     ],
 )
-def test_what_is_no_model_file_is_named(tmp_path: Path, name: str, message: str) -> None:
+def test_a_path_that_is_not_a_model_file_is_named(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "model.txt").write_text("weights")
     with pytest.raises(SetupError, match=message):
         load_source(tmp_path / name)

@@ -1,4 +1,4 @@
-"""What an `.om` tells of its compilation, and files that tell nothing or nonsense."""
+"""An `.om` is read for the options of its compilation, even if it is damaged or has none."""
 
 import pytest
 from hypothesis import given
@@ -60,21 +60,21 @@ def test_the_precision_is_that_of_the_command_on_its_chip(
     assert compiled_precision(content(options=options, soc=soc), dtypes) == precision
 
 
-def test_a_model_with_the_vendors_quantised_operators_is_of_integers() -> None:
+def test_a_model_with_the_vendors_quantised_operators_is_int8() -> None:
     assert compiled_precision(CONTENT + b"\x12\x0bAscendQuant", SINGLE) == "int8"
     named = content(options="--model=/data/AscendQuant.onnx")
     assert compiled_precision(named, SINGLE) == "f16"
 
 
 @pytest.mark.parametrize("command", ["", "atc --model=M.onnx"])
-def test_what_the_file_does_not_tell_is_unknown(command: str) -> None:
-    told = content(command=command)
-    assert compiled_soc(told) == ""
-    assert compiled_precision(told, SINGLE) == ("f16" if command else "unknown")
+def test_facts_that_the_file_does_not_state_are_unknown(command: str) -> None:
+    stated = content(command=command)
+    assert compiled_soc(stated) == ""
+    assert compiled_precision(stated, SINGLE) == ("f16" if command else "unknown")
 
 
 @given(cut=st.integers(0, 400), junk=st.binary(max_size=40))
-def test_a_file_that_is_cut_off_or_goes_on_with_anything_is_read_without_error(
+def test_a_file_that_is_truncated_or_followed_by_any_bytes_is_read_without_error(
     cut: int, junk: bytes
 ) -> None:
     for broken in (CONTENT[:cut], CONTENT[:cut] + junk, b"\x0a\x0batc_cmdline\x12" + junk):

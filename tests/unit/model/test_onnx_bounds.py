@@ -1,3 +1,5 @@
+"""Models that take more time or memory than a pose network are refused before they are loaded."""
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,7 @@ def test_a_network_is_within_the_bounds(model: onnx.ModelProto) -> None:
 def test_sizes_that_are_computed_from_the_inputs_shape_are_within_the_bounds(
     model: onnx.ModelProto,
 ) -> None:
-    # As exporters write a resize to twice the size of a dynamic input.
+    # Exporters write a resize to twice the size of a dynamic input in this way.
     constants = {"rows": [2, 3], "two": [2, 2], "images": [0, 1], "scales": np.float32([])}
     nodes = [
         node("Shape", ["data"], "shape"),
@@ -51,7 +53,7 @@ def test_sizes_that_are_computed_from_the_inputs_shape_are_within_the_bounds(
 
 
 @pytest.mark.parametrize("kind", ["Loop", "Scan", "SequenceMap"])
-def test_loops_are_refused_wherever_they_are(model: onnx.ModelProto, kind: str) -> None:
+def test_loops_in_any_part_of_a_model_are_refused(model: onnx.ModelProto, kind: str) -> None:
     body = helper.make_graph([node(kind, [], "a")], "body", [], [])
     branch = node("If", ["go"], "b", then_branch=body, else_branch=body)
     with pytest.raises(SetupError, match=f"^m has an operator {kind}, and nothing bounds"):
@@ -93,7 +95,7 @@ def test_constants_that_grow_to_gigabytes_are_refused(
 
 
 @pytest.mark.parametrize("kind", ["Expand", "Tile"])
-def test_constants_whose_size_only_a_run_tells_are_refused(
+def test_constants_whose_size_is_only_known_at_run_time_are_refused(
     model: onnx.ModelProto, kind: str
 ) -> None:
     steps = [
@@ -114,7 +116,7 @@ def test_sparse_weights_count_as_dense(model: onnx.ModelProto) -> None:
         check_bounds(extended(model, {}), "m")
 
 
-def test_values_that_are_needed_at_a_time_are_added_up(model: onnx.ModelProto) -> None:
+def test_values_that_are_needed_at_the_same_time_are_added_up(model: onnx.ModelProto) -> None:
     names = [f"large{number}" for number in range(16)]
     steps = [node("Resize", ["data", "", "scales"], name) for name in names]
     scales = {"scales": np.float32([1, 1, 4, 4])}
@@ -130,11 +132,11 @@ def test_values_that_are_needed_at_a_time_are_added_up(model: onnx.ModelProto) -
         check_bounds(extended(model, scales, *steps, node("Sum", names, "sum")), "m")
 
 
-def test_the_limit_is_that_of_one_image_of_a_fixed_batch(tmp_path: Path) -> None:
+def test_the_limit_applies_to_one_image_of_a_fixed_batch(tmp_path: Path) -> None:
     check_bounds(save_constant_model(tmp_path / "m.onnx", batch=512).read_bytes(), "m")
 
 
-def test_weights_may_be_kept_in_fewer_bits(model: onnx.ModelProto) -> None:
+def test_weights_may_be_widened_from_fewer_bits(model: onnx.ModelProto) -> None:
     weights = {"packed": np.ones((64, 64, 3, 3), np.int8)}
     steps = [node("Cast", ["packed"], "wide", to=TensorProto.DOUBLE)]
     check_bounds(extended(model, weights, *steps), "m")

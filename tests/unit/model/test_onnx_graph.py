@@ -1,3 +1,5 @@
+"""Inputs and names of ONNX models are read, and other content is refused in one line."""
+
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -25,13 +27,17 @@ def port(name: str, *shape: int | str, dtype: int = TensorProto.FLOAT) -> ValueI
 
 @pytest.mark.parametrize("content", [b"", b"no model", b"\xff\xff", model()[:-2] + b"\xff"])
 @pytest.mark.parametrize("read", [parse, parse_checked, ports, input_ports])
-def test_what_is_no_onnx_has_one_message(content: bytes, read: Callable[[bytes], object]) -> None:
-    with pytest.raises(SetupError, match=r"the model is no valid ONNX: .*see model.path") as caught:
+def test_content_that_is_not_onnx_has_one_message(
+    content: bytes, read: Callable[[bytes], object]
+) -> None:
+    with pytest.raises(
+        SetupError, match=r"the model is not valid ONNX: .*check model.path"
+    ) as caught:
         read(content)
     assert "\n" not in str(caught.value)
 
 
-def test_the_image_is_the_only_input_that_is_no_weight(tmp_path: Path) -> None:
+def test_the_image_is_the_only_input_that_is_not_a_weight(tmp_path: Path) -> None:
     made = onnx.load(save_constant_model(tmp_path / "m.onnx"))
     made.ir_version = 3
     made.graph.input.extend(port(t.name, *t.dims) for t in made.graph.initializer)
@@ -44,7 +50,7 @@ def test_the_image_is_the_only_input_that_is_no_weight(tmp_path: Path) -> None:
     ("given", "shape"),
     [(("n", 3, "", -1), (None, 3, None, None)), ((0, 3, 8, 8), (0, 3, 8, 8)), ((), ())],
 )
-def test_open_dimensions_are_none_however_they_are_written(
+def test_dynamic_dimensions_are_none_in_every_notation(
     given: tuple[int | str, ...], shape: tuple[int | None, ...]
 ) -> None:
     assert input_ports(model(port("x", *given))) == [ModelPort("x", shape)]
@@ -60,13 +66,13 @@ def test_open_dimensions_are_none_however_they_are_written(
         (99, "of unknown type 99"),
     ],
 )
-def test_types_have_numpys_names(kind: int, dtype: str) -> None:
+def test_types_have_the_names_of_numpy(kind: int, dtype: str) -> None:
     (found,) = input_ports(model(port("x", 1, dtype=kind)))
     assert found.dtype == dtype
 
 
 def damaged(content: bytes, random: Random) -> bytes:
-    """Returns content in which bytes are changed, lost and added."""
+    """Returns content with changed, removed and added bytes."""
     given = bytearray(content)
     for _ in range(random.choice((1, 1, 2, 5, 20))):
         at = random.randrange(len(given))
@@ -79,7 +85,7 @@ def damaged(content: bytes, random: Random) -> bytes:
     return bytes(given)
 
 
-def test_of_damaged_files_everything_is_read_or_refused_in_one_printable_line(
+def test_damaged_files_are_read_or_refused_in_one_printable_line(
     tmp_path: Path,
 ) -> None:
     path = save_external_model(tmp_path / "m.onnx", 0.5)
@@ -104,7 +110,7 @@ def test_of_damaged_files_everything_is_read_or_refused_in_one_printable_line(
     assert all(message.isprintable() for message in refused)
 
 
-def test_a_name_that_is_no_text_is_refused() -> None:
+def test_a_name_that_is_not_text_is_refused() -> None:
     made = model(port("xyz", 1)).replace(b"xyz", b"x\xffz")
     with pytest.raises(SetupError, match="a name in it is not UTF-8"):
         parse(made)
@@ -117,6 +123,6 @@ def test_names_are_shown_in_one_printable_line() -> None:
     assert len(str(caught.value)) < 500
 
 
-def test_a_sequence_has_no_type_of_a_tensor() -> None:
+def test_a_sequence_input_has_neither_shape_nor_type() -> None:
     sequence = helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, [1])
     assert input_ports(model(sequence)) == [ModelPort("x", (), "none")]

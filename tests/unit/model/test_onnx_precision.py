@@ -1,3 +1,5 @@
+"""The precision of an ONNX model is that of the layers with most of its weights."""
+
 import numpy as np
 import pytest
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -67,11 +69,11 @@ def test_operators_on_integers_are_int8(dtype: object, kind: str, inputs: list[s
         ("x.floats", np.float32, True, "int8"),
         ("x.floats", np.float32, False, "f32"),
         ("x.floats", np.float16, False, "f16"),
-        # Of a layer whose image is no integer, only the weights are stored in fewer bits.
+        # If the image of a layer is not an integer, its weights are only stored in fewer bits.
         ("x", np.float32, True, "f32"),
     ],
 )
-def test_dequantised_weights_compute_as_integers_only_where_they_are_fused(
+def test_dequantised_weights_count_as_int8_only_if_the_runtime_fuses_them(
     image: str, scale_type: object, *, fuses: bool, precision: str
 ) -> None:
     nodes = [dequantised("x", "x.floats"), dequantised("w", "w.floats"), conv("w.floats", image)]
@@ -80,7 +82,7 @@ def test_dequantised_weights_compute_as_integers_only_where_they_are_fused(
     assert is_quantised(model)
 
 
-def test_casts_and_transposes_between_weights_and_layer_are_seen_through() -> None:
+def test_casts_and_transposes_between_weights_and_layer_are_followed() -> None:
     nodes = [
         helper.make_node("Cast", ["w"], ["w.cast"], saturate=0, to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["w.cast"], ["w.turned"]),
@@ -106,7 +108,7 @@ def test_weights_in_constants_branches_and_functions_count() -> None:
 @pytest.mark.parametrize(
     ("exact", "precision"), [(12, "f16"), (48, "f16"), (60, "mixed"), (480, "mixed"), (960, "f32")]
 )
-def test_a_type_of_less_than_four_fifths_of_the_weights_is_mixed(
+def test_the_precision_is_mixed_if_no_type_has_four_fifths_of_the_weights(
     exact: int, precision: str
 ) -> None:
     nodes = [conv("half"), conv("exact")]
@@ -114,7 +116,7 @@ def test_a_type_of_less_than_four_fifths_of_the_weights_is_mixed(
     assert precision_of(made(nodes, *weights), fuses=False) == precision
 
 
-def test_what_cannot_be_known_is_unknown() -> None:
+def test_a_precision_that_cannot_be_determined_is_unknown() -> None:
     circle = [
         helper.make_node("Identity", ["a"], ["b"]),
         helper.make_node("Identity", ["b"], ["a"]),

@@ -1,3 +1,5 @@
+"""Models are quantised to int8 with few differences, and unsuitable models are refused."""
+
 import io
 import os
 import subprocess
@@ -17,7 +19,7 @@ from tests.int8_models import batch_of, needs_int8, needs_nncf, random_inputs, s
 
 pytestmark = needs_nncf
 
-# Of the maps' root mean square. A network of other weights is off by more than 1.
+# Relative to the root mean square of the maps. Another network differs by more than 1.
 TOLERANCE = 0.05
 
 
@@ -66,7 +68,7 @@ def test_a_model_on_bytes_is_calibrated_with_bytes() -> None:
     assert_answers_alike(quantise(folded, [images]), folded, images[:2])
 
 
-def test_depthwise_layers_and_those_that_make_outputs_stay_in_float(network: bytes) -> None:
+def test_depthwise_layers_and_output_layers_stay_in_float(network: bytes) -> None:
     layers = [n for n in ir(network).get_ops() if "Convolution" in n.get_type_name()]
     rounded = {
         node.get_friendly_name().partition("/")[0]
@@ -77,7 +79,7 @@ def test_depthwise_layers_and_those_that_make_outputs_stay_in_float(network: byt
     assert rounded == {"first", "wide"}
 
 
-def test_inputs_count_one_by_one_however_they_are_batched(network: bytes) -> None:
+def test_the_grouping_of_inputs_does_not_change_the_model(network: bytes) -> None:
     single = quantise(small_network(), (image[None] for image in random_inputs(4)))
     assert files(single)["model.bin"] == files(network)["model.bin"]
 
@@ -87,8 +89,8 @@ def test_every_input_counts(network: bytes) -> None:
     assert files(fewer)["model.bin"] != files(network)["model.bin"]
 
 
-def test_it_prints_nothing_and_reports_to_nobody() -> None:
-    # In a process without pytest, which NNCF takes for a reason not to report.
+def test_it_prints_nothing_and_sends_no_telemetry() -> None:
+    # Runs in a process without pytest, under which NNCF does not send telemetry.
     code = (
         "import sys, numpy\n"
         "from distributed_pose.model.quantise import quantise\n"
@@ -102,18 +104,18 @@ def test_it_prints_nothing_and_reports_to_nobody() -> None:
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, b"", b"")
 
 
-def test_it_leaves_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_does_not_change_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NNCF_CI", "mine")
     quantise(small_network(), [random_inputs(1)])
     assert os.environ["NNCF_CI"] == "mine"
 
 
-def test_no_images_are_a_setup_error() -> None:
-    with pytest.raises(SetupError, match="there are none"):
+def test_a_calibration_without_images_is_a_setup_error() -> None:
+    with pytest.raises(SetupError, match="int8 needs images for calibration"):
         quantise(small_network(), [])
 
 
-def test_a_network_of_nothing_but_output_layers_is_a_setup_error() -> None:
+def test_a_network_of_output_layers_alone_is_a_setup_error() -> None:
     with pytest.raises(SetupError, match="no layer to quantise"):
         quantise(small_network(only_heads=True), [random_inputs(1)])
 
@@ -126,12 +128,16 @@ def test_a_network_of_nothing_but_output_layers_is_a_setup_error() -> None:
         (small_network(), random_inputs(1, 4, 4)),
     ],
 )
-def test_what_cannot_be_quantised_is_a_setup_error(content: bytes, inputs_N3HW: np.ndarray) -> None:
+def test_a_model_that_cannot_be_quantised_is_a_setup_error(
+    content: bytes, inputs_N3HW: np.ndarray
+) -> None:
     with pytest.raises(SetupError, match=r"NNCF cannot quantise the model: .+"):
         quantise(content, [inputs_N3HW])
 
 
-def test_the_error_without_nncf_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_nncf_names_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(SetupError, match=r"pip install 'distributed-pose\[int8\]'"):
         quantise(small_network(), [random_inputs(1)])

@@ -1,3 +1,5 @@
+"""TensorRT's commands, shapes, options and engines, tested without a card."""
+
 import io
 import os
 import zipfile
@@ -45,7 +47,7 @@ def test_a_range_of_batch_sizes_is_given_by_its_ends() -> None:
     )
 
 
-def test_float32_is_no_tf32() -> None:
+def test_float32_is_not_computed_in_tf32() -> None:
     command = trtexec_command(MODEL, shapes=ONE, precision="f32")
     assert " ".join(command) == "trtexec --onnx=M.onnx --noTF32 --shapes=data:1x3x368x640"
 
@@ -66,13 +68,13 @@ def test_a_model_of_a_fixed_batch_has_one_engine(tiny: bytes) -> None:
     assert found == (EngineShapes("data", 4, 4, 368, 640),)
 
 
-def test_an_engine_has_the_precision_of_the_model_or_there_is_none(tiny: bytes) -> None:
+def test_an_engine_has_the_precision_of_the_model_or_is_refused(tiny: bytes) -> None:
     exact, half = (onnx.load_model_from_string(content) for content in (tiny, to_half(tiny)))
     assert checked_precision(exact, "f32") == checked_precision(exact, "auto") == "f32"
     assert checked_precision(half, "f16") == checked_precision(half, "auto") == "f16"
-    with pytest.raises(SetupError, match="precision f32, and so would the engine, not f16"):
+    with pytest.raises(SetupError, match="precision f32, so the engine would not have f16"):
         checked_precision(exact, "f16")
-    with pytest.raises(SetupError, match="precision f16, and so would the engine, not f32"):
+    with pytest.raises(SetupError, match="precision f16, so the engine would not have f32"):
         checked_precision(half, "f32")
 
 
@@ -88,7 +90,7 @@ def wrapping(*kinds: str) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def test_an_engine_says_what_it_computes_in() -> None:
+def test_an_engine_states_its_precision() -> None:
     model = onnx.load_model_from_string(labelled_engine(wrapping("EPContext"), "f16"))
     assert {entry.key: entry.value for entry in model.metadata_props} == {"precision": "f16"}
 
@@ -98,14 +100,12 @@ def test_an_engine_for_a_part_of_the_model_is_refused() -> None:
         labelled_engine(wrapping("EPContext", "Relu"), "f16")
 
 
-@pytest.mark.parametrize(("half", "told"), [(True, "True"), (False, "False")])
-def test_the_provider_is_told_which_engine_to_write_into_which_file(
-    *, half: bool, told: str
-) -> None:
+@pytest.mark.parametrize(("half", "text"), [(True, "True"), (False, "False")])
+def test_the_provider_gets_the_options_of_the_engine_and_its_file(*, half: bool, text: str) -> None:
     shapes, file = EngineShapes("data", 1, 8, 368, 640), Path("/engines/8.onnx")
     assert building_options(2, half=half, shapes=shapes, file=file) == {
         "device_id": "2",
-        "trt_fp16_enable": told,
+        "trt_fp16_enable": text,
         "trt_profile_min_shapes": "data:1x3x368x640",
         "trt_profile_opt_shapes": "data:8x3x368x640",
         "trt_profile_max_shapes": "data:8x3x368x640",
@@ -117,7 +117,7 @@ def test_the_provider_is_told_which_engine_to_write_into_which_file(
     }
 
 
-def test_several_engines_are_one_artifact_and_one_is_itself() -> None:
+def test_several_engines_are_packed_and_a_single_one_is_not() -> None:
     assert pack_engines({8: b"engine"}) == b"engine"
     assert unpack_engines(b"engine", 8) == {8: b"engine"}
     engines = {1: b"one", 16: b"sixteen", 2: b"two"}
@@ -127,7 +127,7 @@ def test_several_engines_are_one_artifact_and_one_is_itself() -> None:
     assert found == engines
 
 
-def test_an_archive_of_something_else_is_refused() -> None:
+def test_an_archive_of_other_files_is_refused() -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("model.xml", "")
@@ -142,11 +142,11 @@ def test_without_tensorrt_the_missing_provider_is_named(tiny: bytes) -> None:
         build_engines(tiny, batch_sizes=(1,), height=32, width=48, precision="f32")
 
 
-def test_the_toolkit_is_told_with_its_versions() -> None:
+def test_the_versions_of_the_toolkit_are_reported() -> None:
     assert f"onnxruntime {onnxruntime.__version__}, tensorrt " in toolkit_version()
 
 
-def test_float32_engines_are_kept_from_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float32_engines_do_not_compute_in_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
     forbid_tf32()
     assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"

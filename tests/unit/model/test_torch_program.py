@@ -1,3 +1,5 @@
+"""An exported PyTorch program has the outputs of its network for any batch and size."""
+
 import io
 
 import numpy as np
@@ -13,7 +15,7 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module")
 def network() -> LightweightOpenPose:
-    """A network whose every tensor is its own, batch statistics too."""
+    """A network with distinct values in all tensors, including batch statistics."""
     torch.manual_seed(0)
     made = LightweightOpenPose()
     for module in made.modules():
@@ -70,14 +72,14 @@ def test_a_program_cast_to_half_precision_computes_in_it(
     assert 0 < float((found - wanted).abs().max()) < 0.01 * float(wanted.abs().max())
 
 
-def test_batch_normalisation_has_become_part_of_the_convolutions(content: bytes) -> None:
+def test_batch_normalisation_is_folded_into_the_convolutions(content: bytes) -> None:
     program = torch.export.load(io.BytesIO(content))
     operations = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert any("conv2d" in name for name in operations)
     assert not [name for name in operations if "norm" in name]
 
 
-def test_the_network_itself_is_left_as_it_was(network: LightweightOpenPose) -> None:
+def test_the_network_itself_is_not_changed(network: LightweightOpenPose) -> None:
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     export_program(network, on_bytes=False)
     assert list(before) == list(network.state_dict())
@@ -85,7 +87,7 @@ def test_the_network_itself_is_left_as_it_was(network: LightweightOpenPose) -> N
         assert torch.equal(tensor, before[name]), name
 
 
-def test_a_network_whose_program_answers_otherwise_is_refused() -> None:
+def test_a_network_whose_program_gives_other_outputs_is_refused() -> None:
     broken = LightweightOpenPose().eval()
     torch.nn.init.constant_(broken.model[0][0].weight, torch.nan)
     with pytest.raises(SetupError, match="heatmaps differs"):

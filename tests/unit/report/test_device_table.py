@@ -1,4 +1,4 @@
-"""The table of devices that a run would use."""
+"""The table of devices shows chips and cards that a run would use."""
 
 from collections.abc import Sequence
 
@@ -17,9 +17,18 @@ def shown(plans: Sequence[DevicePlan]) -> str:
     return captured.get()
 
 
-def test_chips_are_shown_with_their_card_and_how_many_there_are_of_both() -> None:
+def test_chips_are_shown_with_their_card_and_the_numbers_of_both() -> None:
     plans = [
-        DevicePlan(f"npu:{n}", "npu", "10.0.0.1", "id", 1, str(n), "310", str(n // 4))
+        DevicePlan(
+            name=f"npu:{n}",
+            kind="npu",
+            node="10.0.0.1",
+            node_id="id",
+            cpus=1,
+            device_id=str(n),
+            model="310",
+            card=str(n // 4),
+        )
         for n in range(8)
     ]
     text = shown(plans)
@@ -27,7 +36,13 @@ def test_chips_are_shown_with_their_card_and_how_many_there_are_of_both() -> Non
     assert "8 chips on 2 cards" in text
 
 
-def test_devices_without_a_known_card_have_no_word_of_one() -> None:
-    text = shown([DevicePlan("npu:0", "npu", "", "", 1, "0", "310P3")])
+def test_devices_without_a_known_card_are_shown_without_one() -> None:
+    text = shown(
+        [
+            DevicePlan(
+                name="npu:0", kind="npu", node="", node_id="", cpus=1, device_id="0", model="310P3"
+            )
+        ]
+    )
     assert "310P3" in text
     assert "card" not in text

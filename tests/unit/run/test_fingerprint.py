@@ -1,3 +1,5 @@
+"""The fingerprint of a run covers everything that its detections depend on, and nothing else."""
+
 import json
 import shutil
 from pathlib import Path
@@ -41,6 +43,14 @@ def test_what_detections_do_not_depend_on_is_not_in_it(
     people: Dataset, values: dict[str, object]
 ) -> None:
     assert of(people.config(**values)) == of(people.config())
+
+
+def test_its_annotations_are_those_that_were_read(people: Dataset, tmp_path: Path) -> None:
+    own = Path(shutil.copy(people.annotations, tmp_path / "own.json"))
+    config = people.config(data={"annotations": str(own)})
+    inputs = read_inputs(config)
+    own.write_text("{}")
+    assert fingerprint(config, inputs) == of(people.config())
 
 
 @pytest.mark.parametrize(

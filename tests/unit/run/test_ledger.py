@@ -1,3 +1,5 @@
+"""The ledger holds exactly one result or failure per image."""
+
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -24,7 +26,14 @@ IMAGES = [ImageRecord(number, f"{number}.jpg", 4, 6) for number in (3, 1, 2)]
 
 
 def device(name: str = "cpu:0", description: str = "CPU") -> DeviceReady:
-    return DeviceReady(DevicePlan(name, "cpu", "", "", 2.0), "oracle", "f32", description, 4, 0)
+    return DeviceReady(
+        plan=DevicePlan(name=name, kind="cpu", node="", node_id="", cpus=2.0),
+        backend="oracle",
+        precision="f32",
+        description=description,
+        batch_size=4,
+        warmup_ns=0,
+    )
 
 
 def result(
@@ -35,16 +44,27 @@ def result(
     detections = pack_detections(np.array(image_ids, np.int64), poses)
     sizes = tuple(100 * image_id for image_id in image_ids)
     texts = [tuple(f"{what} of {i}" for i in image_ids) for what in ("digest", "stamp")]
-    return ShardResult(device, image_ids, detections, (), {"compute": (5,)}, sizes, (), *texts)
+    digests, stamps = texts
+    return ShardResult(
+        device=device,
+        image_ids=image_ids,
+        detections=detections,
+        durations={"compute": (5,)},
+        encoded_bytes=sizes,
+        digests=digests,
+        stamps=stamps,
+    )
 
 
 def failed(*image_ids: int, reason: str = "unreadable") -> ShardResult:
     failures = tuple(Failure(number, f"{number}.jpg", reason) for number in image_ids)
-    return ShardResult("cpu:0", (), no_detections(), failures)
+    return ShardResult(device="cpu:0", image_ids=(), detections=no_detections(), failures=failures)
 
 
 def entry(result: ShardResult, session: str = "first", elapsed_ns: int = 1) -> LedgerEntry:
-    return LedgerEntry(session, elapsed_ns, device(result.device), result)
+    return LedgerEntry(
+        session=session, elapsed_ns=elapsed_ns, device=device(result.device), result=result
+    )
 
 
 def filled(*results: ShardResult, images: Iterable[ImageRecord] = IMAGES) -> Ledger:
@@ -103,16 +123,28 @@ def test_of_a_result_without_anything_new_nothing_is_returned() -> None:
 
 
 def test_what_is_returned_does_not_tell_processes_and_nodes_apart() -> None:
-    plan = DevicePlan("cpu:0", "cpu", "10.0.0.1", "a-node", 2.0)
-    ready = DeviceReady(plan, "oracle", "f32", "CPU", 4, warmup_ns=5, batch_ns=6)
+    plan = DevicePlan(name="cpu:0", kind="cpu", node="10.0.0.1", node_id="a-node", cpus=2.0)
+    ready = DeviceReady(
+        plan=plan,
+        backend="oracle",
+        precision="f32",
+        description="CPU",
+        batch_size=4,
+        warmup_ns=5,
+        batch_ns=6,
+    )
     new = Ledger(IMAGES).accept(replace(entry(result(1)), device=ready))
     assert new is not None
-    assert new.device.plan == DevicePlan("cpu:0", "cpu", "10.0.0.1", "", 2.0)
+    assert new.device.plan == DevicePlan(
+        name="cpu:0", kind="cpu", node="10.0.0.1", node_id="", cpus=2.0
+    )
     assert (new.device.warmup_ns, new.device.batch_ns) == (0, 0)
 
 
 def test_an_image_with_nobody_in_it_has_a_result() -> None:
-    ledger = filled(ShardResult("cpu:0", (1,), no_detections(), encoded_bytes=(9,)))
+    ledger = filled(
+        ShardResult(device="cpu:0", image_ids=(1,), detections=no_detections(), encoded_bytes=(9,))
+    )
     assert 1 not in {image.image_id for image in ledger.open_images}
     assert ledger.encoded_bytes == {1: 9}
     assert not ledger.detections
@@ -184,7 +216,12 @@ def test_detections_have_one_order_whoever_came_first() -> None:
 def test_of_an_image_the_better_detection_comes_first_and_of_ties_the_lesser_keypoints() -> None:
     poses = Poses(np.repeat([[3.0], [9.0], [7.0]], 51, axis=1), np.array([0.5, 1.0, 1.0]))
     ledger = filled(
-        ShardResult("cpu:0", (1,), pack_detections(np.array([1, 1, 1]), poses), encoded_bytes=(1,))
+        ShardResult(
+            device="cpu:0",
+            image_ids=(1,),
+            detections=pack_detections(np.array([1, 1, 1]), poses),
+            encoded_bytes=(1,),
+        )
     )
     order = [(row["score"], row["keypoints"][0]) for row in ledger.detections]
     assert order == [(1.0, 7.0), (1.0, 9.0), (0.5, 3.0)]
@@ -231,25 +268,34 @@ def test_a_device_has_the_time_of_the_sessions_that_it_took_part_in() -> None:
     ledger.begin("second", [device("cpu:1"), device("cpu:2")])
     ledger.accept(entry(result(2, device="cpu:1"), "second", 30))
     assert ledger.devices == [
-        DeviceFigures(device("cpu:0"), images=1, compute_ns=5, wall_ns=70),
-        DeviceFigures(device("cpu:1"), images=1, compute_ns=5, wall_ns=100),
-        DeviceFigures(device("cpu:2"), images=0, compute_ns=0, wall_ns=30),
+        DeviceFigures(device=device("cpu:0"), images=1, compute_ns=5, wall_ns=70),
+        DeviceFigures(device=device("cpu:1"), images=1, compute_ns=5, wall_ns=100),
+        DeviceFigures(device=device("cpu:2"), images=0, compute_ns=0, wall_ns=30),
     ]
 
 
 def test_a_device_is_the_same_after_a_new_start() -> None:
     ledger = Ledger(IMAGES)
     for number, session in enumerate(("first", "second"), 1):
-        plan = DevicePlan("cpu:0", "cpu", "", f"node of {session}", 2.0)
+        plan = DevicePlan(name="cpu:0", kind="cpu", node="", node_id=f"node of {session}", cpus=2.0)
         ready = replace(device(), plan=plan, warmup_ns=number, batch_ns=number)
-        ledger.accept(LedgerEntry(session, 10, ready, result(number)))
-    assert ledger.devices == [DeviceFigures(device(), images=2, compute_ns=10, wall_ns=20)]
+        ledger.accept(
+            LedgerEntry(session=session, elapsed_ns=10, device=ready, result=result(number))
+        )
+    assert ledger.devices == [DeviceFigures(device=device(), images=2, compute_ns=10, wall_ns=20)]
 
 
 def test_a_device_that_is_another_in_the_next_session_is_listed_twice() -> None:
     ledger = Ledger(IMAGES)
     ledger.accept(entry(result(1), "first", 10))
-    ledger.accept(LedgerEntry("second", 20, device(description="another CPU"), result(2, 3)))
+    ledger.accept(
+        LedgerEntry(
+            session="second",
+            elapsed_ns=20,
+            device=device(description="another CPU"),
+            result=result(2, 3),
+        )
+    )
     found = [(f.device.description, f.images, f.wall_ns) for f in ledger.devices]
     assert found == [("CPU", 1, 10), ("another CPU", 2, 20)]
 

@@ -1,3 +1,5 @@
+"""The files of a ledger are read back unchanged, and damaged or foreign files are not used."""
+
 import json
 import logging
 import struct
@@ -40,13 +42,23 @@ FINGERPRINT = {"model": "5d41402a", "profile": "modelzoo"}
 
 DEVICE = DeviceReady(
     # With a value in each field, so that none can be lost on the way.
-    DevicePlan("npu:1.1", "npu", "10.0.0.1", "a-node", 1.5, "1", "310", "0", 0.5),
-    "oracle",
-    "f32",
-    "CPU é",
-    4,
-    5,
-    6,
+    plan=DevicePlan(
+        name="npu:1.1",
+        kind="npu",
+        node="10.0.0.1",
+        node_id="a-node",
+        cpus=1.5,
+        device_id="1",
+        model="310",
+        card="0",
+        share=0.5,
+    ),
+    backend="oracle",
+    precision="f32",
+    description="CPU é",
+    batch_size=4,
+    warmup_ns=5,
+    batch_ns=6,
     slots=2,
     host="a-host",
     versions=(("numpy", "2.1.0"), ("opencv", "4.12.0")),
@@ -58,17 +70,17 @@ def entry(*image_ids: int, session: str = "first", elapsed_ns: int = 7) -> Ledge
     keypoints = np.arange(51.0 * number).reshape(number, 51) / 7
     poses = Poses(keypoints, np.full(number, 1 / 3))
     result = ShardResult(
-        "cpu:1",
-        image_ids,
-        pack_detections(np.array(image_ids, np.int64), poses),
-        (),
-        {"read": tuple(10 * i for i in image_ids), "compute": (3,), "transfer": ()},
-        tuple(100 * i for i in image_ids),
-        tuple(Damage(i, f"{i}.jpg", "it is cut é") for i in image_ids[1:]),
-        tuple(f"{i:016x}" for i in image_ids),
-        tuple(f"{i} é" for i in image_ids),
+        device="cpu:1",
+        image_ids=image_ids,
+        detections=pack_detections(np.array(image_ids, np.int64), poses),
+        failures=(),
+        durations={"read": tuple(10 * i for i in image_ids), "compute": (3,), "transfer": ()},
+        encoded_bytes=tuple(100 * i for i in image_ids),
+        damaged=tuple(Damage(i, f"{i}.jpg", "it is cut é") for i in image_ids[1:]),
+        digests=tuple(f"{i:016x}" for i in image_ids),
+        stamps=tuple(f"{i} é" for i in image_ids),
     )
-    return LedgerEntry(session, elapsed_ns, DEVICE, result)
+    return LedgerEntry(session=session, elapsed_ns=elapsed_ns, device=DEVICE, result=result)
 
 
 def keep(
@@ -157,31 +169,34 @@ def entries(draw: st.DrawFn) -> LedgerEntry:
     poses = Poses(keypoints, np.array([draw(FINITE) for _ in whose], np.float64))
     name = draw(st.from_regex(r"[a-z]{1,20}:[0-9]{1,9}(\.[0-9]{1,9})?", fullmatch=True))
     cpus = draw(st.floats(0, 1e6))
-    plan = DevicePlan(name, draw(st.text()), draw(st.text()), draw(st.text()), cpus)
-    numbers = [draw(st.integers(1, 2**31 - 1)), *(draw(st.integers(0, 2**62)) for _ in range(2))]
+    plan = DevicePlan(
+        name=name, kind=draw(st.text()), node=draw(st.text()), node_id=draw(st.text()), cpus=cpus
+    )
     return LedgerEntry(
-        draw(st.text()),
-        draw(st.integers(0, 2**62)),
-        DeviceReady(
-            plan,
-            draw(st.text()),
-            draw(st.text()),
-            draw(st.text()),
-            *numbers,
+        session=draw(st.text()),
+        elapsed_ns=draw(st.integers(0, 2**62)),
+        device=DeviceReady(
+            plan=plan,
+            backend=draw(st.text()),
+            precision=draw(st.text()),
+            description=draw(st.text()),
+            batch_size=draw(st.integers(1, 2**31 - 1)),
+            warmup_ns=draw(st.integers(0, 2**62)),
+            batch_ns=draw(st.integers(0, 2**62)),
             slots=draw(st.integers(1, 2**31 - 1)),
             host=draw(st.text()),
             versions=tuple(draw(st.lists(st.tuples(st.text(), st.text()), max_size=2))),
         ),
-        ShardResult(
-            name,
-            tuple(ids),
-            pack_detections(np.array(whose, np.int64), poses),
-            (),
-            draw(st.dictionaries(st.sampled_from(STAGES), TIMES, max_size=2)),
-            tuple(draw(st.integers(0, 2**40)) for _ in ids),
-            tuple(Damage(i, draw(st.text()), draw(st.text())) for i in ids[1:]),
-            tuple(f"{draw(st.integers(0, 2**64 - 1)):016x}" for _ in ids),
-            tuple(draw(st.text()) for _ in ids),
+        result=ShardResult(
+            device=name,
+            image_ids=tuple(ids),
+            detections=pack_detections(np.array(whose, np.int64), poses),
+            failures=(),
+            durations=draw(st.dictionaries(st.sampled_from(STAGES), TIMES, max_size=2)),
+            encoded_bytes=tuple(draw(st.integers(0, 2**40)) for _ in ids),
+            damaged=tuple(Damage(i, draw(st.text()), draw(st.text())) for i in ids[1:]),
+            digests=tuple(f"{draw(st.integers(0, 2**64 - 1)):016x}" for _ in ids),
+            stamps=tuple(draw(st.text()) for _ in ids),
         ),
     )
 

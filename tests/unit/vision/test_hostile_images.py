@@ -41,7 +41,7 @@ def test_a_format_whose_header_is_not_read_is_refused_by_name(
 ) -> None:
     if kind not in files:
         pytest.skip("this build of OpenCV does not write the format")
-    message = f"^{REFUSED[kind]} is not read; convert it to JPEG or PNG$"
+    message = f"^{REFUSED[kind]} is not supported; convert it to JPEG or PNG$"
     for decode in (
         lambda: decode_image(files[kind], HEIGHT, WIDTH),
         lambda: decode_unlisted_image(files[kind]),

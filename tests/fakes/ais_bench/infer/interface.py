@@ -46,7 +46,7 @@ class Summary:
 
     @property
     def exec_time_list(self) -> list[Any]:
-        """A copy each time; of durations, or of pairs of times in single precision."""
+        """A new list at each access: durations, or pairs of times in single precision."""
         times = [(float(np.float32(s)), float(np.float32(e))) for s, e in self._session.times]
         return times if release > 2023 else [end - start for start, end in times]
 
@@ -75,7 +75,7 @@ class InferSession:
             message = "[500002][ACL: load model failed]"
             raise RuntimeError(message)
         self._freed = False
-        # Of a dynamic model, none before it is set.
+        # A dynamic model has no batch size before it is set.
         self._batch = None if self._om.dynamic else self._om.batches[0]
         self._clock_ms = 0.0
         self.times: list[tuple[float, float]] = []
@@ -156,7 +156,7 @@ class InferSession:
         self._enter(name)
         assert len(feeds) == 1
         assert feeds[0].flags.c_contiguous
-        # The real one compares sizes alone, and reads an array of another type or layout as it is.
+        # The real session compares only sizes, and does not convert other types and layouts.
         assert feeds[0].dtype == self._om.input_dtype
         assert feeds[0].shape[1:] == self._om.image_in_memory
         if len(feeds[0]) != self._batch:
@@ -168,13 +168,13 @@ class InferSession:
         return self._om.run(feeds[0])
 
     def _enter(self, name: str) -> None:
-        # The real one dies of it.
+        # The real session crashes.
         assert not self._freed, f"{name} after free_resource"
         _enter(name)
 
 
 def _check_file(path: str) -> None:
-    """As `path_security_check` of ais_bench does it for its command, and later releases here."""
+    """Checks a file as `path_security_check` of ais_bench does."""
     found = os.stat(path)  # noqa: PTH116
     if Path(path).resolve() != Path(path):
         message = f"path :{path} is a soft link, not supported"

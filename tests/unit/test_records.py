@@ -1,0 +1,58 @@
+"""Records whose values could be swapped unnoticed are built by keyword."""
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import pytest
+
+from distributed_pose import records
+
+# Modules whose records become figures that are published, or travel between processes.
+MODULES = (
+    "bench.capacity",
+    "bench.device",
+    "bench.host",
+    "bench.pipeline",
+    "bench.scale",
+    "engine.base",
+    "engine.reducer",
+    "engine.trials",
+    "engine.worker",
+    "guide.logs",
+    "guide.rows",
+    "metrics.throughput",
+    "report.run_figures",
+    "report.run_report",
+    "run.inputs",
+    "run.ledger",
+    "run.summary",
+)
+
+ENGINE_RECORDS = (
+    records.CompileSpec,
+    records.DevicePlan,
+    records.DeviceReady,
+    records.EngineFacts,
+    records.Faults,
+    records.HostUse,
+    records.Memory,
+    records.ShardResult,
+    records.Simulation,
+    records.WorkerSpec,
+)
+
+
+def frozen_records() -> Iterator[Any]:
+    for name in MODULES:
+        module = importlib.import_module(f"distributed_pose.{name}")
+        for found in vars(module).values():
+            is_own = getattr(found, "__module__", "") == module.__name__
+            if is_own and is_dataclass(found) and found.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+                yield found
+
+
+@pytest.mark.parametrize("record", [*ENGINE_RECORDS, *frozen_records()])
+def test_a_record_of_figures_is_not_built_by_position(record: Any) -> None:
+    assert all(field.kw_only for field in fields(record))
