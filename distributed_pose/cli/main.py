@@ -53,8 +53,8 @@ _UsageError: Any = typer.BadParameter.__mro__[2]
 def main() -> NoReturn:
     """Runs the command, and exits with its exit code.
 
-    The codes are 0 for success, 2 for usage, 3 for set-up, and 4 for execution or an incomplete
-    run.
+    The codes are 0 for success, 2 for usage, 3 for set-up, 4 for execution or an incomplete run,
+    and 5 for a figure that does not reach its gate.
     """
     try:
         with guarded_streams():

@@ -8,8 +8,6 @@ import yaml
 
 from distributed_pose.data.entries import ListedId
 from distributed_pose.metrics.bootstrap import Interval, ap_difference, rate_ratio
-from distributed_pose.metrics.matches import match
-from distributed_pose.metrics.precision_recall import PrecisionRecall
 from distributed_pose.report.stored_run import StoredRun
 
 # Keys of the configuration that say where a run writes.
@@ -127,7 +125,9 @@ def compare(
         first=str(first.location),
         second=str(second.location),
         ap=(_ap(first), _ap(second)),
-        ap_difference=None if reason else ap_difference(_measured(first), _measured(second)),
+        ap_difference=None
+        if reason
+        else ap_difference(first.precision_recall, second.precision_recall),
         unavailable=reason,
         images_per_s=(before, after),
         throughput_ratio=ratio,
@@ -157,13 +157,6 @@ def _reason(first: StoredRun, second: StoredRun) -> str:
     if first.index.ground_truth["annotations"] != second.index.ground_truth["annotations"]:
         return "the runs have other labels"
     return ""
-
-
-def _measured(run: StoredRun) -> PrecisionRecall:
-    people = run.index.ground_truth["annotations"]
-    return PrecisionRecall(
-        match(people, run.detections, [image.image_id for image in run.index.images])
-    )
 
 
 def _settings(run: StoredRun) -> dict[str, str]:

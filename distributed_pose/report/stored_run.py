@@ -12,6 +12,9 @@ from distributed_pose.data.sources import ImageSource, open_images
 from distributed_pose.errors import SetupError
 from distributed_pose.files.storage import read_location
 from distributed_pose.locations import Location, redacted
+from distributed_pose.metrics.matches import match
+from distributed_pose.metrics.precision_recall import PrecisionRecall
+from distributed_pose.packages import is_installed
 from distributed_pose.report.analysis import Analysis, analyse
 from distributed_pose.report.run_report import CONFIG, DETECTIONS, RunReport
 
@@ -88,9 +91,20 @@ class StoredRun:
         Raises:
             SetupError: if the run has no AP, or its files are not available.
         """
-        if self.report.ap is None:
-            raise SetupError(f"the run has no AP: {self.report.unscored}")
+        self._check_scored()
         return analyse(self.index, self.detections)
+
+    @cached_property
+    def precision_recall(self) -> PrecisionRecall:
+        """Precision and recall of the detections.
+
+        Raises:
+            SetupError: if the run has no AP, or its files are not available.
+        """
+        self._check_scored()
+        image_ids = [image.image_id for image in self.index.images]
+        people = self.index.ground_truth["annotations"]
+        return PrecisionRecall(match(people, self.detections, image_ids))
 
     @property
     def analysis_or_reason(self) -> tuple[Analysis | None, str]:
@@ -99,6 +113,12 @@ class StoredRun:
             return self.analysis, ""
         except SetupError as error:
             return None, str(error)
+
+    def _check_scored(self) -> None:
+        if self.report.ap is None:
+            raise SetupError(f"the run has no AP: {self.report.unscored}")
+        if not is_installed("hotcoco"):
+            raise SetupError("an analysis needs hotcoco, which is not installed")
 
 
 def read_run(folder: Path | str | Location) -> StoredRun:
