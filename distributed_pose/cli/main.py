@@ -16,7 +16,8 @@ from distributed_pose.cli.data import demo_data, fetch, pack
 from distributed_pose.cli.doctor import devices, doctor
 from distributed_pose.cli.evaluate import evaluate
 from distributed_pose.cli.guide import guide
-from distributed_pose.cli.model import compile_, export, picture
+from distributed_pose.cli.model import compile_, export
+from distributed_pose.cli.picture import picture
 from distributed_pose.cli.report import report as report_commands
 from distributed_pose.cli.scale import plan, scale
 from distributed_pose.cli.score import score

@@ -280,6 +280,16 @@ def test_a_report_that_cannot_be_is_an_error_of_one_line(
     assert not Path("page.html").exists()
 
 
+def far_away(detections: list[Person]) -> list[Person]:
+    return [{**one, "keypoints": [2.0e9] * 51} for one in detections]
+
+
+def test_people_far_outside_of_their_images_are_drawn(
+    run: Run, stored: Path, people: Dataset
+) -> None:
+    assert "data:image/jpeg" in page_of(run, with_detections(run, stored, people, far_away))
+
+
 def test_a_picture_of_an_odd_shape_is_a_thumbnail(
     run: Run, people: Dataset, tmp_path: Path
 ) -> None:
