@@ -19,7 +19,7 @@ from distributed_pose.files.local import is_same_file
 from distributed_pose.files.storage import Folder
 from distributed_pose.locations import Location
 from distributed_pose.recordings.dump import MapsDump
-from distributed_pose.records import DeviceReady, EngineFacts, ImageRecord
+from distributed_pose.records import DataFlow, DeviceReady, EngineFacts, ImageRecord
 from distributed_pose.report.run_report import RunReport, write_run
 from distributed_pose.run.files import RunFiles
 from distributed_pose.run.fingerprint import fingerprint
@@ -240,7 +240,7 @@ def _run_session(
         ledger.begin(session, ready)
         devices = {device.plan.name: device for device in ready}
         progress()
-        for result in engine.run(_workload(inputs, pending, ready)):
+        for result in engine.run(_workload(engine.flow(), inputs, pending, ready)):
             entry = LedgerEntry(
                 session=session,
                 elapsed_ns=perf_counter_ns() - begun,
@@ -264,10 +264,13 @@ def _start(engine: Engine, inputs: RunInputs, ledger: Ledger) -> tuple[DeviceRea
 
 
 def _workload(
-    inputs: RunInputs, images: Sequence[ImageRecord], devices: Sequence[DeviceReady]
+    flow: DataFlow,
+    inputs: RunInputs,
+    images: Sequence[ImageRecord],
+    devices: Sequence[DeviceReady],
 ) -> Workload:
     # Every device's batch is a multiple of this size; shards are joined to fill a batch.
     size = gcd(*(device.shard_size for device in devices))
-    is_listed = inputs.images_to_read is not None
+    is_listed = flow.read == "worker"
     shards = list_shards(images, size) if is_listed else read_shards(images, inputs.images, size)
     return Workload(shards=shards, num_images=len(images), is_listed=is_listed)

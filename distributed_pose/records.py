@@ -148,6 +148,23 @@ class CompileSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SimulatedHost:
+    """Simulated cores of a node, which stand in for real ones in some stages.
+
+    Attributes:
+        cores: number of simulated cores per node.
+        decode_s: seconds to decode an image.
+        preprocess_s: seconds to preprocess an image.
+        group_s: seconds to group the maps of an image into people.
+    """
+
+    cores: int
+    decode_s: float = 0.0
+    preprocess_s: float = 0.0
+    group_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Simulation:
     """How a simulated device differs from the published one that it stands for.
 
@@ -158,6 +175,7 @@ class Simulation:
         copy_in_s: seconds per image to copy its input to the device.
         copy_out_s: seconds per image to copy its maps from the device.
         slots: number of batches that the device has under way at once.
+        host: simulated cores of its node; None where the stages on the host are real.
     """
 
     images_per_s: float = 0.0
@@ -166,6 +184,7 @@ class Simulation:
     copy_in_s: float = 0.0
     copy_out_s: float = 0.0
     slots: int = 2
+    host: SimulatedHost | None = None
 
 
 @dataclass(frozen=True)
@@ -176,10 +195,12 @@ class ImagesToRead:
         location: location of the images, a path or a URI.
         sample: file name of an image that the driver sees and each worker must be able to read;
             empty if the driver sees none.
+        is_required: whether a worker that cannot read them cannot be used.
     """
 
     location: Location
     sample: str = ""
+    is_required: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,7 +215,7 @@ class WorkerSpec:
         batch_sizes: largest number of images in a batch; of several, a sweep on the device finds
             the best.
         maps_dtype: `f32` or `f16`, type of the maps before they are grouped.
-        gather: `maps` or `poses`, which the worker returns.
+        gather: `maps` or `poses`, which the worker returns; `auto` until the devices are ready.
         index: index of the device among those of its kind that the worker's process sees.
         best_batch_size: batch size that an earlier process of the device found to be the best; 0 if
             none did.
@@ -202,6 +223,8 @@ class WorkerSpec:
         simulation: settings of a simulated device.
         dump_folder: folder that the worker writes the maps to; empty for none.
         damaged: `keep` or `fail`, treatment of damaged images that still decode.
+        feeders: number of images that the worker prepares at once; 0 for as many as the rate of the
+            device asks for.
     """
 
     plan: DevicePlan
@@ -217,6 +240,7 @@ class WorkerSpec:
     simulation: Simulation = field(default_factory=Simulation)
     dump_folder: str = ""
     damaged: str = "keep"
+    feeders: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -238,6 +262,12 @@ class DeviceReady:
         versions: name and version of the driver, runtime and libraries that the worker found.
         passed_over: one line per backend that `auto` prefers and the device could not take, with
             the reason.
+        compute_ns: nanoseconds that the device executed the last warm-up batch.
+        feeders: number of images that its worker prepares at once.
+        feeder_processes: number of processes that prepare images for its worker; 0 where the worker
+            prepares them itself.
+        batches_in_flight: number of batches that its worker prepares, runs or groups at once.
+        reads_images: whether its worker can read the images itself.
     """
 
     plan: DevicePlan
@@ -252,6 +282,17 @@ class DeviceReady:
     host: str = ""
     versions: tuple[tuple[str, str], ...] = ()
     passed_over: tuple[str, ...] = ()
+    # These differ between sessions, in which the device is the same.
+    compute_ns: int = field(default=0, compare=False)
+    feeders: int = field(default=1, compare=False)
+    feeder_processes: int = field(default=0, compare=False)
+    batches_in_flight: int = field(default=2, compare=False)
+    reads_images: bool = field(default=False, compare=False)
+
+    @property
+    def images_per_s(self) -> float:
+        """Compute-only images per second of the last warm-up batch; 0 if it was not timed."""
+        return self.batch_size * 1e9 / self.compute_ns if self.compute_ns else 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -331,6 +372,21 @@ class Faults:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DataFlow:
+    """How images and maps flow between the processes of a run.
+
+    Attributes:
+        gather: `maps` if reducers group the maps, or `poses` if workers do.
+        read: `driver` or `worker`, which reads the images.
+        reducers: number of reducers; 0 where workers group.
+    """
+
+    gather: str = "maps"
+    read: str = "driver"
+    reducers: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EngineFacts:
     """What an engine has measured in one session; see `Engine.facts`.
 
@@ -339,6 +395,7 @@ class EngineFacts:
         memory: memory that the processes of the session used.
         faults: faults of the devices and reducers.
         host_use: host resources that the processes used while the devices ran.
+        flow: how images and maps flowed between the processes; None if no device was ready.
     """
 
     compile_s: float = 0.0
@@ -347,3 +404,4 @@ class EngineFacts:
     )
     faults: Faults = field(default_factory=Faults)
     host_use: HostUse = field(default_factory=HostUse)
+    flow: DataFlow | None = None

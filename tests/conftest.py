@@ -45,9 +45,13 @@ class Dataset:
     annotations: Path
 
     def config(self, **values: Any) -> RunConfig:
-        """Returns a configuration of a run on this dataset, by default with the oracle inline."""
-        data = {"images": self.images, "annotations": self.annotations, **values.pop("data", {})}
-        return parse_config({"backend": "oracle", "engine": "inline", **values, "data": data})
+        """Returns a configuration of a run on this dataset, by default with the oracle inline.
+
+        The driver reads and reducers group, because `auto` depends on how fast the machine is.
+        """
+        data = {"images": self.images, "annotations": self.annotations, "read": "driver"}
+        defaults = {"backend": "oracle", "engine": "inline", "gather": "maps", "reducers": 1}
+        return parse_config({**defaults, **values, "data": {**data, **values.pop("data", {})}})
 
     def records(self) -> tuple[ImageRecord, ...]:
         """Returns the images that the annotations list, by id."""

@@ -48,11 +48,13 @@ class Selection:
         workers_per_device: number of workers per device, for each kind that may have several.
         soc: name of the Ascend chip to compile for; empty for the one that a node reports.
         profile: name of the preprocessing profile.
-        gather: `maps` or `poses`, which the workers return.
+        gather: `maps` or `poses`, which the workers return; `auto` until the devices are ready.
         maps_dtype: `f32` or `f16`, type of the maps before they are grouped.
         damaged: `keep` or `fail`, treatment of damaged images that still decode.
         dump_folder: folder that the workers write the maps to; empty for none.
         simulation: settings of simulated devices.
+        feeders: number of images that each worker prepares at once; 0 for as many as the rate of
+            its device asks for.
     """
 
     source: Source
@@ -68,6 +70,7 @@ class Selection:
     damaged: str
     dump_folder: str
     simulation: Simulation
+    feeders: int
 
     @property
     def runs_model(self) -> bool:
@@ -96,6 +99,7 @@ def select(config: RunConfig) -> Selection:
         settings = config.on(kind)
         resolve_backend(settings.backend, kind, settings.precision)
     kinds = {kind: _kind_selection(config, kind) for kind in KINDS}
+    _check_host(config, [kinds[kind].backend for kind in used])
     return Selection(
         source=_source([kinds[kind].backend for kind in used]),
         kinds=kinds,
@@ -111,6 +115,7 @@ def select(config: RunConfig) -> Selection:
         # The path is absolute, because workers have other working directories.
         dump_folder=str(config.dump_maps.absolute()) if config.dump_maps else "",
         simulation=config.simulated.simulation,
+        feeders=0 if config.feeders == "auto" else config.feeders,
     )
 
 
@@ -160,6 +165,21 @@ def _source(backends: list[str]) -> Source:
             "annotations or a recording, and not from the model"
         )
     return sources.pop()
+
+
+def _check_host(config: RunConfig, backends: list[str]) -> None:
+    """Checks that simulated cores work for simulated devices only.
+
+    Raises:
+        ConfigError: if a backend looks at the pixels of the images.
+    """
+    others = sorted({name for name in backends if name.partition(":")[0] != "simulated"})
+    if config.simulated.host.cores and others:
+        raise ConfigError(
+            f"simulated.host: backend {', '.join(others)} needs the pixels of the images, which "
+            "simulated cores do not make",
+            "set backend=simulated, or leave simulated.host.cores out",
+        )
 
 
 def _source_of(backend: str) -> Source:

@@ -141,8 +141,8 @@ def measure_host_costs(config: RunConfig, on_progress: Progress) -> HostCosts:
         device_share=easy.throughput.wall_images_per_s / compute,
         cpu_us=cpu_us(full),
         object_store_bytes=full.host_use.object_store_bytes / full.host_use.images,
-        gather=config.gather,
-        read=config.data.read,
+        gather=full.gather,
+        read=full.read,
         batch_size=easy.devices[0].batch_size,
     )
 

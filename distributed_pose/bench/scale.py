@@ -130,7 +130,7 @@ def run_scaling(
         backend=first.backend,
         description=first.devices[0].description,
         gather=first.gather,
-        read=config.data.read,
+        read=first.read,
         batch_size=first.devices[0].batch_size,
         cores=first.host_use.cores,
         points=tuple(points),

@@ -2,57 +2,32 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from time import process_time
 from typing import Any, cast
 
-import cv2
 import pyarrow as pa
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distributed_pose.backends.readiness import Readiness, examine
-from distributed_pose.cluster.diagnosis import describe_threads
+from distributed_pose.cluster.feeders import FeederProcesses
+from distributed_pose.cluster.process import ASIDE, ActorProcess, remote
 from distributed_pose.data.shards import unpack_images
 from distributed_pose.devices.discovery import hide_accelerators, show_only
-from distributed_pose.devices.host import keep_freed_memory, peak_rss_bytes
 from distributed_pose.devices.kinds import KINDS
-from distributed_pose.engine.dispatch import MAX_IN_FLIGHT
+from distributed_pose.engine.feeding import MAX_BATCHES
+from distributed_pose.engine.host_stages import host_stages
 from distributed_pose.engine.reducer import Reducer, Reduction
 from distributed_pose.engine.trials import Sweep
-from distributed_pose.engine.worker import Worker, WorkerReport
+from distributed_pose.engine.worker import Worker
+from distributed_pose.engine.worker_report import WorkerReport
 from distributed_pose.files.package_identity import PackageIdentity, package_identity
 from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.compile import compile_model
-from distributed_pose.records import CompileSpec, DevicePlan, DeviceReady, WorkerSpec
-
-# The concurrency group has its own thread, so that an actor answers questions while it is at work.
-_ASIDE = "aside"
-_remote = partial(ray.remote, concurrency_groups={_ASIDE: 1}, max_restarts=0)
+from distributed_pose.records import CompileSpec, DevicePlan, DeviceReady, SimulatedHost, WorkerSpec
 
 # Creates an actor and returns its handle and a reference to its first call.
 Create = Callable[[], tuple[Any, Any]]
-
-
-class _Actor:
-    """A process of the run, which answers questions while it is at work."""
-
-    def __init__(self) -> None:
-        # The reserved CPUs are for the model, and OpenCV would use all CPUs of the machine.
-        cv2.setNumThreads(1)
-        keep_freed_memory()
-
-    @ray.method(concurrency_group=_ASIDE)
-    def peak_rss_bytes(self) -> int:
-        return peak_rss_bytes()
-
-    @ray.method(concurrency_group=_ASIDE)
-    def cpu_s(self) -> float:
-        return process_time()
-
-    @ray.method(concurrency_group=_ASIDE)
-    def doing(self) -> str:
-        return describe_threads()
 
 
 @dataclass(frozen=True)
@@ -81,13 +56,14 @@ class ReducerReady:
     package: PackageIdentity
 
 
-class _WorkerActor(_Actor):
+class _WorkerActor(ActorProcess):
     """A worker in an actor's process, pinned to a device by Ray."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
         self._kind = kind
         self._worker: Worker | None = None
+        self._feeders: FeederProcesses | None = None
         ids = ray.get_runtime_context().get_accelerator_ids()
         self._device_id = next(iter(ids.get(KINDS[kind].resource, [])), "")
         # Ray leaves all devices visible to actors that reserve none, and to all actors where
@@ -105,10 +81,26 @@ class _WorkerActor(_Actor):
         return compile_model(model, order).content
 
     def start(self, spec: WorkerSpec, model: bytes) -> DeviceReady:
-        self._worker = Worker(spec, model)
-        groups = spec.gather == "poses"
-        self._answer = self._worker.infer_and_group if groups else self._worker.infer
-        return self._worker.start()
+        self._worker = Worker(spec, model, self._spread)
+        ready = self._worker.start()
+        self.direct(spec.gather)
+        return ready
+
+    def direct(self, gather: str) -> None:
+        """Sets what the worker answers with: `maps` or `poses`."""
+        worker = cast("Worker", self._worker)
+        self._answer: Callable[[pa.RecordBatch], tuple[Any, WorkerReport]] = worker.infer
+        if gather == "poses":
+            worker.warm_up_grouping()
+            self._answer = worker.infer_and_group
+
+    def _spread(self, spec: WorkerSpec, processes: int, feeders: int) -> FeederProcesses:
+        self._feeders = FeederProcesses(spec, processes, feeders)
+        return self._feeders
+
+    @ray.method(concurrency_group=ASIDE)
+    def cpu_s(self) -> float:
+        return process_time() + (self._feeders.cpu_s() if self._feeders else 0.0)
 
     def process(self, images: pa.RecordBatch | bytes) -> tuple[Any, WorkerReport]:
         return self._answer(unpack_images(images))
@@ -122,12 +114,12 @@ class _WorkerActor(_Actor):
             self._worker.close()
 
 
-class _ReducerActor(_Actor):
+class _ReducerActor(ActorProcess):
     """A reducer in an actor's process."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: SimulatedHost | None = None) -> None:
         super().__init__()
-        self._reducer = Reducer()
+        self._reducer = Reducer(host_stages(host))
 
     def start(self) -> ReducerReady:
         self._reducer.warm_up()
@@ -159,7 +151,7 @@ def create_worker(plan: DevicePlan, backends: Sequence[str], soc: str) -> tuple[
         soc: name of the Ascend chip; empty for other devices, and where it is not known.
     """
     reserved = reservation(plan)
-    actor = _remote(max_concurrency=MAX_IN_FLIGHT)(_WorkerActor).options(
+    actor = remote(max_concurrency=MAX_BATCHES)(_WorkerActor).options(
         num_cpus=reserved.pop("CPU", 0),
         num_gpus=reserved.pop("GPU", 0),
         resources=reserved,
@@ -169,10 +161,15 @@ def create_worker(plan: DevicePlan, backends: Sequence[str], soc: str) -> tuple[
     return handle, handle.place.remote(tuple(backends), soc)
 
 
-def create_reducer() -> tuple[Any, Any]:
+def create_reducer(host: SimulatedHost | None = None) -> tuple[Any, Any]:
     """Starts a reducer on any node; it reserves no CPU and uses what the workers leave idle.
 
     Returns the actor's handle, and a reference to a `ReducerReady`.
+
+    Args:
+        host: simulated cores that group the maps; None where real ones do.
     """
-    handle: Any = _remote(num_cpus=0)(_ReducerActor).remote()
+    # Reducers are spread over the nodes, because they take the processors that are idle there.
+    options = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
+    handle: Any = remote(**options)(_ReducerActor).remote(host)
     return handle, handle.start.remote()

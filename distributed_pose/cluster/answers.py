@@ -16,6 +16,7 @@ from ray.exceptions import (
     RayTaskError,
 )
 
+from distributed_pose.cluster.feeders import FeederLostError
 from distributed_pose.engine.reducer import ForeignMapsError
 from distributed_pose.engine.results import describe
 from distributed_pose.locations import redacted
@@ -68,7 +69,9 @@ def fetch(references: Any) -> Any:
         return CallFailure(f"its answer could not be fetched in {_FETCH_TIMEOUT_S:.0f} s")
     except RayTaskError as error:
         cause = error.cause
-        return CallFailure(describe(cause), cause, isinstance(cause, ObjectLostError))
+        # A feeder's death is that of the worker's process: any call in flight may be the cause.
+        known = None if isinstance(cause, FeederLostError) else cause
+        return CallFailure(describe(cause), known, isinstance(cause, ObjectLostError))
     except RayActorError as error:
         return CallFailure(f"its process died: {_cause_of_death(error)}")
     except OutOfMemoryError as error:

@@ -15,7 +15,7 @@ from distributed_pose.engine.health import Health
 from distributed_pose.engine.reducer import Reduction
 from distributed_pose.engine.results import check_reduction, check_report
 from distributed_pose.engine.task_queue import Task
-from distributed_pose.engine.worker import WorkerReport
+from distributed_pose.engine.worker_report import WorkerReport
 from distributed_pose.errors import ExecutionError
 from distributed_pose.records import DevicePlan, DeviceReady, WorkerSpec
 

@@ -34,6 +34,7 @@ from distributed_pose.data.read_ahead import read_ahead
 from distributed_pose.devices.host import peak_rss_bytes
 from distributed_pose.engine.base import Workload
 from distributed_pose.engine.dispatch import IN_FLIGHT, batches_per_call, calls_in_flight
+from distributed_pose.engine.flow import choose_flow
 from distributed_pose.engine.health import Health, collect_faults, none_left
 from distributed_pose.engine.results import failed_result, shard_result
 from distributed_pose.engine.settling import out_of_line, settle
@@ -43,6 +44,7 @@ from distributed_pose.errors import ExecutionError
 from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.makers import Calibration
 from distributed_pose.records import (
+    DataFlow,
     DevicePlan,
     DeviceReady,
     EngineFacts,
@@ -74,12 +76,13 @@ class RayEngine:
         self._waiting: list[Call] = []
         self._transit = InFlightBudget(config, room_bytes=0)
         self._shard_sizes: dict[str, int] = {}
-        self._slots: dict[str, int] = {}
+        self._ready: Sequence[DeviceReady] = ()
         self._batches_a_call: dict[str, int] = {}
         self._in_flight: dict[str, int] = {}
         self._progress_at = 0.0
         self._cpu_before_s: dict[str, float] = {}
         self._num_images = 0
+        self._flow = DataFlow()
 
     def devices(self, selection: Selection) -> tuple[DevicePlan, ...]:
         return self._guard.call(self._fleet.devices, selection)
@@ -93,11 +96,18 @@ class RayEngine:
     ) -> tuple[DeviceReady, ...]:
         ready = self._guard.call(self._fleet.start, selection, model, calibration, images)
         self._shard_sizes = {device.plan.name: device.shard_size for device in ready}
-        self._slots = {device.plan.name: device.slots for device in ready}
+        self._ready = ready
         self._batches_a_call = {device.plan.name: batches_per_call(device) for device in ready}
-        room_bytes = min(node.object_store_bytes for node in self._guard.call(live_nodes))
-        self._transit = InFlightBudget(self._config, room_bytes, max(self._shard_sizes.values()))
+        nodes = self._guard.call(live_nodes)
+        self._flow = choose_flow(self._config, ready, images, int(sum(n.cpus for n in nodes)))
+        config = self._config.model_copy(update={"gather": self._flow.gather})
+        room_bytes = min(node.object_store_bytes for node in nodes)
+        self._transit = InFlightBudget(config, room_bytes, max(self._shard_sizes.values()))
+        self._guard.call(self._fleet.direct, self._flow)
         return ready
+
+    def flow(self) -> DataFlow:
+        return self._flow
 
     def sweep(self, device: str, batch_size: int, least_s: float) -> Sweep:
         return self._guard.call(self._fleet.sweep, device, batch_size, least_s)
@@ -110,11 +120,11 @@ class RayEngine:
     def _results(self, workload: Workload) -> Iterator[ShardResult]:
         self._num_images = workload.num_images
         # Shards without images and answers without maps are small, so a call may have several.
-        is_short = workload.is_listed and self._config.gather == "poses"
+        is_short = workload.is_listed and self._flow.gather == "poses"
         batches = self._batches_a_call if is_short else {}
         self._in_flight = {
-            name: calls_in_flight(slots, batches.get(name, 1))
-            for name, slots in self._slots.items()
+            device.plan.name: calls_in_flight(device, batches.get(device.plan.name, 1))
+            for device in self._ready
         }
         # Shards that only list their images take no time to read, so no thread reads them ahead.
         shards = workload.shards
@@ -142,6 +152,7 @@ class RayEngine:
             host_use=self._guard.call(self._host_use),
             memory=self._guard.call(self._memory),
             faults=faults,
+            flow=self._flow,
         )
 
     def _memory(self) -> Memory:
@@ -341,7 +352,7 @@ class RayEngine:
                 idle = not actor.calls
                 if task := work.take(actor.name, usable, self._transit.has_room, is_idle=idle):
                     load = self._transit.reserve(task.shard)
-                    self._call(Call.infer(actor, task, load, gather=self._config.gather))
+                    self._call(Call.infer(actor, task, load, gather=self._flow.gather))
                     break
             else:
                 return

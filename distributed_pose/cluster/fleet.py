@@ -33,7 +33,7 @@ from distributed_pose.files.package_identity import difference
 from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.compile import compile_model, needs_device, portable
 from distributed_pose.model.makers import Calibration
-from distributed_pose.records import CompileSpec, DevicePlan, DeviceReady, ImagesToRead
+from distributed_pose.records import CompileSpec, DataFlow, DevicePlan, DeviceReady, ImagesToRead
 
 _LOG = logging.getLogger(__name__)
 
@@ -125,6 +125,23 @@ class ActorPool:
         tell(self._deployments.values())
         return ready
 
+    def direct(self, flow: DataFlow) -> None:
+        """Prepares the actors for a data flow that was chosen after they became ready."""
+        for reducer in self.reducers[flow.reducers :]:
+            reducer.end()
+        del self.reducers[flow.reducers :]
+        started = len(self.reducers)
+        self._add_reducers(flow.reducers)
+        for reducer in self.reducers[started:]:
+            reducer.launch()
+        self._await_starts()
+        if self._config.gather == "auto":
+            for name, (spec, model) in self._deployed.items():
+                self._deployed[name] = replace(spec, gather=flow.gather), model
+            directed = [(one, one.handle.direct.remote(flow.gather)) for one in self.workers]
+            for worker, answer in directed:
+                self._ask_long(worker, answer)
+
     def sweep(self, device: str, batch_size: int, least_s: float) -> Sweep:
         """Measures how long batches take on a device; see `Worker.sweep`."""
         (actor,) = (worker for worker in self.workers if worker.name == device)
@@ -159,13 +176,18 @@ class ActorPool:
 
     def _launch(self, selection: Selection) -> None:
         self.workers = [self._new_worker(plan, selection) for plan in self.devices(selection)]
-        self.reducers = [
-            Actor(f"reducer:{index}", create_reducer, Health(self._config.deadline_s))
-            for index in range(self._config.reducers if self._config.gather == "maps" else 0)
-        ]
+        if self._config.gather != "poses":
+            fixed = self._config.reducers
+            self._add_reducers(1 if fixed == "auto" else fixed)
         # All actors are launched at once, so that devices load and warm up in parallel.
         for actor in self.actors:
             actor.launch()
+
+    def _add_reducers(self, number: int) -> None:
+        create = partial(create_reducer, self._config.simulated.host.simulation)
+        for index in range(len(self.reducers), number):
+            name = f"reducer:{index}"
+            self.reducers.append(Actor(name, create, Health(self._config.deadline_s)))
 
     def _new_worker(self, plan: DevicePlan, selection: Selection) -> Actor:
         backends = selection.kinds[plan.kind].candidates

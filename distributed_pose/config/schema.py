@@ -6,7 +6,7 @@ Relative paths are relative to the working directory of the command.
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -15,12 +15,13 @@ from pydantic import (
     ConfigDict,
     Field,
     GetPydanticSchema,
+    model_validator,
 )
 from pydantic_core import core_schema
 
 from distributed_pose.config.messages import short_repr
 from distributed_pose.locations import Location, redacted
-from distributed_pose.records import Simulation
+from distributed_pose.records import SimulatedHost, Simulation
 
 ProfileName = Literal["modelzoo", "upstream", "uint8"]
 BackendName = Literal[
@@ -46,9 +47,9 @@ BackendName = Literal[
 ]
 Precision = Literal["auto", "f32", "bf16", "f16", "int8"]
 EngineName = Literal["ray", "inline"]
-Gather = Literal["maps", "poses"]
+Gather = Literal["auto", "maps", "poses"]
 MapsDtype = Literal["f32", "f16"]
-Reader = Literal["driver", "worker"]
+Reader = Literal["auto", "driver", "worker"]
 Damaged = Literal["keep", "fail"]
 
 
@@ -64,6 +65,17 @@ def _check_batch_size(value: object) -> object:
 
 # Images in a batch; `auto` is the best one of a sweep on the device.
 BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_check_batch_size)]
+
+
+def _check_processes(value: object) -> object:
+    if value == "auto" or (type(value) is int and 1 <= value <= 256):
+        return value
+    raise ValueError(f"must be a count from 1 to 256, or 'auto', not {short_repr(value)}")
+
+
+# Threads of a worker, or processes of a run.
+Feeders = Annotated[int | Literal["auto"], BeforeValidator(_check_processes)]
+Reducers = Annotated[int | Literal["auto"], BeforeValidator(_check_processes)]
 
 # No cluster has more devices of a kind than five digits count.
 _DEVICE = re.compile(r"cpu(:[1-9][0-9]{0,4})?|(cuda|npu):(\*|0|[1-9][0-9]{0,4})")
@@ -171,9 +183,11 @@ class DataConfig(_Section):
     """Number of times that the images are evaluated, each time under other ids. It makes long
     throughput runs out of few images."""
 
-    read: Reader = "driver"
+    read: Reader = "auto"
     """Process that reads the image files. `driver` reads and sends them, so that only its node
-    needs the images; `worker` sends names alone, and every node must see the images."""
+    needs the images; `worker` sends names alone, and every node must see the images. `auto` is
+    `worker` if the devices are too fast for the driver and all workers can read the images: from an
+    object store, or on the driver's own machine."""
 
     damaged: Damaged = "keep"
     """Treatment of image files that are damaged and still decode. `keep` evaluates them and names
@@ -228,6 +242,45 @@ class NpuConfig(KindConfig):
     """Chip to compile for, such as `310P3`; by default the one that the node reports."""
 
 
+class SimulatedHostConfig(_Section):
+    """Simulated cores of each node, which prepare and group the images of simulated devices.
+
+    A stage waits for its time instead of using a core of the machine, so that fast devices can be
+    fed on a machine with few cores. Dispatch, transfer, answers and ledger are real.
+    """
+
+    cores: Annotated[int, Field(strict=True, ge=1, le=1024)] | None = None
+    """Number of simulated cores per node: as many simulated stages run at once. None runs the
+    stages on the real cores."""
+
+    decode_ms: Annotated[float, Field(strict=True, ge=0, le=6e4)] = 2.5
+    """Milliseconds that a simulated core takes to decode an image."""
+
+    preprocess_ms: Annotated[float, Field(strict=True, ge=0, le=6e4)] = 1.4
+    """Milliseconds that a simulated core takes to preprocess an image."""
+
+    group_ms: Annotated[float, Field(strict=True, ge=0, le=6e4)] = 0.5
+    """Milliseconds that a simulated core takes to group the maps of an image into people."""
+
+    @model_validator(mode="after")
+    def _check_cores(self) -> Self:
+        if self.cores is None and self.model_fields_set:
+            raise ValueError("the times need the number of cores; set simulated.host.cores")
+        return self
+
+    @property
+    def simulation(self) -> SimulatedHost | None:
+        """The simulated host with its times in seconds; None if its stages are real."""
+        if self.cores is None:
+            return None
+        return SimulatedHost(
+            cores=self.cores,
+            decode_s=self.decode_ms / 1e3,
+            preprocess_s=self.preprocess_ms / 1e3,
+            group_s=self.group_ms / 1e3,
+        )
+
+
 class SimulatedConfig(_Section):
     """Simulated devices, which answer from the ground truth in the time of a published card."""
 
@@ -251,6 +304,8 @@ class SimulatedConfig(_Section):
     """Number of batches that a simulated device has under way at once. With 2 or more it copies one
     batch while it executes another."""
 
+    host: SimulatedHostConfig = SimulatedHostConfig()
+
     @property
     def simulation(self) -> Simulation:
         """The same in seconds, as it travels to the devices."""
@@ -261,6 +316,7 @@ class SimulatedConfig(_Section):
             copy_in_s=self.copy_in_ms / 1e3,
             copy_out_s=self.copy_out_ms / 1e3,
             slots=self.slots,
+            host=self.host.simulation,
         )
 
 
@@ -300,16 +356,22 @@ class RunConfig(_Section):
     npu: NpuConfig = NpuConfig()
     simulated: SimulatedConfig = SimulatedConfig()
 
-    reducers: _Count = 1
-    """Number of reducer processes that group maps into people."""
+    feeders: Feeders = "auto"
+    """Number of images that each worker prepares at once. `auto` is as many as the rate of its
+    device asks for, measured in the warm-up."""
+
+    reducers: Reducers = "auto"
+    """Number of reducer processes that group maps into people. `auto` is as many as the rates of
+    the devices ask for, and no more than the cluster has CPUs."""
 
     engine: EngineName = "ray"
     """Where workers and reducers run: `ray` in processes of their own on one or many nodes,
     `inline` in the process of the command."""
 
-    gather: Gather = "maps"
+    gather: Gather = "auto"
     """What workers return: `maps`, which reducers group into people, or `poses`, which the worker
-    groups itself. The detections are the same."""
+    groups itself. The detections are the same. `auto` is `maps` unless the devices are so fast that
+    the transfer of the maps would slow them down."""
 
     maps_dtype: MapsDtype = "f32"
     """Type of the values in heatmaps and PAFs between worker and reducer."""

@@ -3,8 +3,10 @@
 import errno
 import os
 import re
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property, lru_cache
+from threading import Lock
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -52,7 +54,8 @@ class PackedImages:
         self.location = location.absolute()
         self._filesystem = filesystem
         self._parts = parts
-        self._group = lru_cache(_KEPT_GROUPS)(self._read_group)
+        self._cached_group = lru_cache(_KEPT_GROUPS)(self._read_group)
+        self._turns: dict[tuple[str, int], Lock] = defaultdict(Lock)
 
     def read(self, name: str) -> bytes:
         position = self._position(name)
@@ -104,6 +107,11 @@ class PackedImages:
                         if name is not None and size is not None
                     }
         return positions
+
+    def _group(self, part: str, group: int) -> Any:
+        # Threads that need the same group wait until one of them has read it.
+        with self._turns[part, group]:
+            return self._cached_group(part, group)
 
     def _read_group(self, part: str, group: int) -> Any:
         with _opened(self._filesystem, part) as file:

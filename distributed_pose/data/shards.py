@@ -7,15 +7,17 @@ Array legend: N images, K heatmaps, P PAF channels, H and W map size in cells.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
+from functools import partial
 from itertools import chain, islice
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from distributed_pose.data.overlap import overlapped
 from distributed_pose.data.sources import ImageSource
 from distributed_pose.errors import ExecutionError
 from distributed_pose.files.local import one_line
@@ -84,14 +86,16 @@ class ImageMaps:
 
 
 def read_shards(images: Sequence[ImageRecord], source: ImageSource, size: int) -> Iterator[Shard]:
-    """Yields shards of at most `size` images with their encoded bytes, which are read on demand.
+    """Yields shards of at most `size` images with their encoded bytes.
+
+    The images are read on demand, or some ahead where each read takes milliseconds.
 
     An image that cannot be read is a failure of its shard and raises no error: not a regular file,
     a link out of the folder, or a file over `packed_groups.MAX_FILE_BYTES`.
     """
-    remaining = iter(images)
-    for number, first in enumerate(remaining):
-        yield _read_shard(number, chain([first], islice(remaining, size - 1)), source)
+    reads = overlapped(partial(_timed_read, source), images)
+    for number, first in enumerate(reads):
+        yield _shard(number, chain([first], islice(reads, size - 1)))
 
 
 def list_shards(images: Sequence[ImageRecord], size: int) -> Iterator[Shard]:
@@ -234,19 +238,31 @@ def no_detections() -> bytes:
     return bytes(pa.record_batch([[], [], []], schema=DETECTIONS).serialize())
 
 
-def _read_shard(number: int, records: Iterator[ImageRecord], source: ImageSource) -> Shard:
-    """Reads images until they exceed `MAX_SHARD_BYTES`; the iterator keeps the remaining ones."""
+class _Read(NamedTuple):
+    """An image that was read, or the reason why it was not, and the nanoseconds that it took."""
+
+    record: ImageRecord
+    answer: bytes | Failure
+    read_ns: int
+
+
+def _timed_read(source: ImageSource, record: ImageRecord) -> _Read:
+    start = perf_counter_ns()
+    answer = read_image(record, source)
+    return _Read(record, answer, perf_counter_ns() - start)
+
+
+def _shard(number: int, reads: Iterator[_Read]) -> Shard:
+    """Takes images until they exceed `MAX_SHARD_BYTES`; the iterator keeps the remaining ones."""
     rows: list[tuple[Any, ...]] = []
     failures: list[Failure] = []
     read_ns: list[int] = []
     total_bytes = 0
-    for record in records:
-        start = perf_counter_ns()
-        encoded = read_image(record, source)
+    for record, encoded, duration_ns in reads:
         if isinstance(encoded, Failure):
             failures.append(encoded)
             continue
-        read_ns.append(perf_counter_ns() - start)
+        read_ns.append(duration_ns)
         rows.append((record.image_id, record.file_name, record.height, record.width, encoded))
         total_bytes += len(encoded)
         if total_bytes > MAX_SHARD_BYTES:

@@ -13,6 +13,7 @@ from distributed_pose.errors import BackendError, SetupError
 from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.makers import Calibration
 from distributed_pose.records import (
+    DataFlow,
     DevicePlan,
     DeviceReady,
     EngineFacts,
@@ -73,6 +74,9 @@ class Engine(Protocol):
             batch_size: number of images per batch.
             least_s: shortest duration of the measurement in seconds.
         """
+
+    def flow(self) -> DataFlow:
+        """Returns how images and maps flow between the processes, once the devices are ready."""
 
     def run(self, workload: Workload) -> Iterator[ShardResult]:
         """Yields the results of a workload's shards in the order in which they are completed.

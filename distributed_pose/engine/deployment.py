@@ -123,6 +123,7 @@ def plan_deployment(
         simulation=selection.simulation,
         dump_folder=selection.dump_folder,
         damaged=selection.damaged,
+        feeders=selection.feeders,
     )
     target = _target(selection, plan, backend)
     return Deployment(

@@ -6,9 +6,6 @@ from distributed_pose.records import DeviceReady
 # waits for the driver. More calls would only fill the object store.
 IN_FLIGHT = 2
 
-# A worker has this many threads, one for each call in flight.
-MAX_IN_FLIGHT = 5
-
 # A call costs the driver half a millisecond, however many batches it has. The work of a call is
 # lost if its process ends, so a call has at most this many batches, and no more than fit into this
 # many nanoseconds.
@@ -21,14 +18,14 @@ def batches_per_call(device: DeviceReady) -> int:
     return max(1, min(_MAX_BATCHES, int(_CALL_NS // max(1, device.batch_ns))))
 
 
-def calls_in_flight(slots: int, batches: int) -> int:
+def calls_in_flight(device: DeviceReady, batches: int) -> int:
     """Returns the number of calls that a worker has in flight at once.
 
-    With calls of one batch, it is the number of slots of the device and one more call, which is
-    prepared. A call of several batches fills the slots of the device by itself.
+    With calls of one batch, it is the number of batches that the worker prepares, runs and groups
+    at once. A call of several batches keeps the worker busy by itself.
 
     Args:
-        slots: number of batches that the device has in flight at once.
+        device: device of the worker.
         batches: largest number of batches per call.
     """
-    return IN_FLIGHT if batches > 1 else min(slots + 1, MAX_IN_FLIGHT)
+    return IN_FLIGHT if batches > 1 else device.batches_in_flight

@@ -15,7 +15,9 @@ from distributed_pose.devices.host import num_cpus, peak_rss_bytes
 from distributed_pose.engine.base import Workload, starting
 from distributed_pose.engine.choice import Choice, examine_here, tell
 from distributed_pose.engine.deployment import Deployment, local_devices, on_this_machine
+from distributed_pose.engine.flow import choose_flow
 from distributed_pose.engine.health import Health, collect_faults, none_left
+from distributed_pose.engine.host_stages import host_stages
 from distributed_pose.engine.reducer import Reducer, Reduction
 from distributed_pose.engine.results import (
     check_reduction,
@@ -27,13 +29,15 @@ from distributed_pose.engine.results import (
 from distributed_pose.engine.settling import out_of_line, settle
 from distributed_pose.engine.task_queue import Task, TaskQueue
 from distributed_pose.engine.trials import Sweep
-from distributed_pose.engine.worker import Worker, WorkerReport
+from distributed_pose.engine.worker import Worker
+from distributed_pose.engine.worker_report import WorkerReport
 from distributed_pose.errors import BackendError
 from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.compile import compile_model, portable
 from distributed_pose.model.makers import Calibration
 from distributed_pose.records import (
     CompileSpec,
+    DataFlow,
     DevicePlan,
     DeviceReady,
     EngineFacts,
@@ -68,11 +72,12 @@ class InlineEngine:
     def __init__(self, config: RunConfig) -> None:
         self._config = config
         self._devices: list[_Device] = []
-        self._reducer = Reducer()
+        self._reducer = Reducer(host_stages(config.simulated.host.simulation))
         self._shard_sizes: dict[str, int] = {}
         self._compile_s = 0.0
         self._cpu_before_s = 0.0
         self._num_images = 0
+        self._flow = DataFlow()
 
     def devices(self, selection: Selection) -> tuple[DevicePlan, ...]:
         return local_devices(selection)
@@ -98,7 +103,11 @@ class InlineEngine:
         tell(deployments.values())
         self._shard_sizes = {device.plan.name: device.shard_size for device in ready}
         self._reducer.warm_up()
+        self._flow = choose_flow(self._config, ready, images, num_cpus())
         return ready
+
+    def flow(self) -> DataFlow:
+        return self._flow
 
     def _start(
         self,
@@ -173,7 +182,7 @@ class InlineEngine:
             work.exclude(name)
 
     def _process(self, shard: Shard, device: _Device) -> tuple[WorkerReport, Reduction]:
-        if self._config.gather == "poses":
+        if self._flow.gather == "poses":
             reduction, report = device.worker.infer_and_group(shard.images)
         else:
             maps, report = device.worker.infer(shard.images)
@@ -187,6 +196,7 @@ class InlineEngine:
             compile_s=self._compile_s,
             memory=Memory(peak_rss_bytes={"driver": peak_rss_bytes()}, peak_object_store_bytes=0),
             faults=collect_faults(self._health()),
+            flow=self._flow,
             host_use=HostUse(
                 cpu_s={"driver": process_time() - self._cpu_before_s},
                 cores=num_cpus(),

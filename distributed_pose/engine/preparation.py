@@ -4,22 +4,24 @@ Array legend: N images, H and W size in pixels, 3 the channels blue, green, red.
 """
 
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import perf_counter_ns
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from distributed_pose.backends.base import InputBatch
 from distributed_pose.data.shards import read_image, rows_to_read
 from distributed_pose.data.sources import ImageSource
+from distributed_pose.engine.host_stages import HostStages
 from distributed_pose.files.local import content_digest
-from distributed_pose.records import Damage, Failure, ImageRecord
-from distributed_pose.vision.decode import decode_image
+from distributed_pose.records import Damage, Failure, Geometry, ImageRecord
+from distributed_pose.vision.decode import Decoded
 from distributed_pose.vision.headers import UndecodableImageError
-from distributed_pose.vision.preprocess import preprocess
+from distributed_pose.vision.preprocess import InputArray
 from distributed_pose.vision.profiles import Profile
 
 # An input is as wide as its image where the profile scales by height, however long and thin the
@@ -27,9 +29,28 @@ from distributed_pose.vision.profiles import Profile
 _MAX_INPUT_PIXELS = 2**24
 
 
-class _Decoded(NamedTuple):
-    image_id: int
-    image_HW3: npt.NDArray[np.uint8]
+# An image, and its bytes unless the worker reads them.
+_Row = tuple[ImageRecord, bytes | None]
+
+
+class _Target(NamedTuple):
+    """An image to prepare, and the array that its network input is written to."""
+
+    record: ImageRecord
+    encoded: bytes | None
+    input_3HW: InputArray
+
+
+class _Image(NamedTuple):
+    """A prepared image; times are in nanoseconds."""
+
+    geometry: Geometry
+    encoded_bytes: int
+    digest: str
+    damage: str
+    read_ns: int | None
+    decode_ns: int
+    preprocess_ns: int
 
 
 @dataclass
@@ -53,21 +74,45 @@ class Prepared:
     durations: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
 
+class Preparing(Protocol):
+    """Prepares images; several threads may use it at once."""
+
+    def prepare(self, images: pa.RecordBatch, batch_size: int) -> Prepared:
+        """Returns the inputs of a shard's images; see `Preparation`."""
+
+    def close(self) -> None:
+        """Frees threads and processes."""
+
+
 class Preparation:
     """Reads, decodes and preprocesses images. It is thread-safe.
 
+    Each calling thread prepares its images itself, until `feed` starts threads for it.
+
     Args:
         profile: preprocessing profile.
+        stages: stages that run on the host.
         source: place of the images that shards only list by name; None if shards carry them.
         fails_damaged: whether a damaged file is a failure even if it can be decoded.
     """
 
     def __init__(
-        self, profile: Profile, source: ImageSource | None, *, fails_damaged: bool = False
+        self,
+        profile: Profile,
+        stages: HostStages,
+        source: ImageSource | None,
+        *,
+        fails_damaged: bool = False,
     ) -> None:
         self._profile = profile
+        self._stages = stages
         self._source = source
         self._fails_damaged = fails_damaged
+        self._threads: ThreadPoolExecutor | None = None
+
+    def feed(self, feeders: int) -> None:
+        """Sets the number of images that are prepared at once, each in a thread of its own."""
+        self._threads = ThreadPoolExecutor(feeders, "feeder") if feeders > 1 else None
 
     def prepare(self, images: pa.RecordBatch, batch_size: int) -> Prepared:
         """Returns the inputs of a shard's images.
@@ -77,57 +122,126 @@ class Preparation:
             batch_size: largest number of images in a batch.
         """
         found = Prepared()
-        by_shape: dict[tuple[int, ...], list[_Decoded]] = defaultdict(list)
-        for record, encoded in rows_to_read(images):
-            try:
-                item = self._decode(record, encoded, found)
-            except UndecodableImageError as error:
-                found.failures.append(Failure(record.image_id, record.file_name, str(error)))
-                continue
-            by_shape[self._profile.input_shape(*item.image_HW3.shape[:2])].append(item)
-        for shape, items in by_shape.items():
-            for start in range(0, len(items), batch_size):
-                part = items[start : start + batch_size]
-                found.batches.append(self._batch(part, shape, found))
+        groups = list(self._groups(images, batch_size, found))
+        targets = [target for _, group in groups for target in group]
+        run = self._threads.map if self._threads else map
+        prepared = iter(run(self._image, targets))
+        for inputs_N3HW, group in groups:
+            outcomes = [next(prepared) for _ in group]
+            _add_batch(found, inputs_N3HW, group, outcomes)
         return found
 
-    def _decode(self, record: ImageRecord, encoded: bytes | None, found: Prepared) -> _Decoded:
-        content = self._read(record, found) if encoded is None else encoded
-        start = perf_counter_ns()
-        self._check_input(record)
-        image_HW3, damage = decode_image(content, record.height, record.width)
-        if damage and self._fails_damaged:
-            raise UndecodableImageError(f"the file is damaged: {damage}")
-        found.durations["decode_jpeg"].append(perf_counter_ns() - start)
-        if damage:
-            found.damaged.append(Damage(record.image_id, record.file_name, damage))
-        found.encoded_bytes[record.image_id] = len(content)
-        found.digests[record.image_id] = content_digest(content)
-        return _Decoded(record.image_id, image_HW3)
+    @property
+    def has_source(self) -> bool:
+        """Whether shards may list their images by name only."""
+        return self._source is not None
 
-    def _read(self, record: ImageRecord, found: Prepared) -> bytes:
+    def read(self, name: str) -> None:
+        """Reads an image that shards could list, to measure how long it takes."""
+        if self._source:
+            self._source.read(name)
+
+    def close(self) -> None:
+        if self._threads:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _groups(
+        self, images: pa.RecordBatch, batch_size: int, found: Prepared
+    ) -> Iterator[tuple[InputArray, Sequence[_Target]]]:
+        """Yields an array per batch, with the images whose inputs are its rows.
+
+        Images whose input would be too large are failures.
+        """
+        by_shape: dict[tuple[int, int, int], list[tuple[ImageRecord, bytes | None]]] = defaultdict(
+            list
+        )
+        for record, encoded in rows_to_read(images):
+            shape = self._profile.input_shape(record.height, record.width)
+            if reason := _too_large(record, shape):
+                found.failures.append(Failure(record.image_id, record.file_name, reason))
+            else:
+                by_shape[shape].append((record, encoded))
+        for batch_shape, rows in by_shape.items():
+            for start in range(0, len(rows), batch_size):
+                part = rows[start : start + batch_size]
+                # The threads write the inputs into the batch, so that they are not copied again.
+                inputs_N3HW = np.empty((len(part), *batch_shape), self._profile.input_dtype)
+                pairs = zip(part, inputs_N3HW, strict=True)
+                yield inputs_N3HW, [_Target(*row, input_3HW) for row, input_3HW in pairs]
+
+    def _image(self, target: _Target) -> _Image | Failure:
+        """Prepares an image, in any thread."""
+        record = target.record
+        try:
+            content, read_ns = self._content(target)
+            start = perf_counter_ns()
+            image_HW3, damage = self._decode(content, record)
+            decode_ns = perf_counter_ns() - start
+        except UndecodableImageError as error:
+            return Failure(record.image_id, record.file_name, str(error))
+        digest = content_digest(content)
+        start = perf_counter_ns()
+        geometry = self._stages.preprocess(image_HW3, self._profile, target.input_3HW)
+        preprocess_ns = perf_counter_ns() - start
+        return _Image(geometry, len(content), digest, damage, read_ns, decode_ns, preprocess_ns)
+
+    def _decode(self, content: bytes, record: ImageRecord) -> Decoded:
+        decoded = self._stages.decode(content, record.height, record.width)
+        if decoded.damage and self._fails_damaged:
+            raise UndecodableImageError(f"the file is damaged: {decoded.damage}")
+        return decoded
+
+    def _content(self, target: _Target) -> tuple[bytes, int | None]:
+        """Returns the bytes of an image, and the time to read them; None if the shard has them."""
+        if target.encoded is not None:
+            return target.encoded, None
         start = perf_counter_ns()
         # Shards list images only for workers that have a source.
-        answer = read_image(record, cast("ImageSource", self._source))
+        answer = read_image(target.record, cast("ImageSource", self._source))
         if isinstance(answer, Failure):
             raise UndecodableImageError(answer.reason)
-        found.durations["read"].append(perf_counter_ns() - start)
-        return answer
+        return answer, perf_counter_ns() - start
 
-    def _check_input(self, record: ImageRecord) -> None:
-        _, height, width = self._profile.input_shape(record.height, record.width)
-        if height * width > _MAX_INPUT_PIXELS:
-            raise UndecodableImageError(
-                f"an image of {record.width}x{record.height} needs a network input of "
-                f"{width}x{height}, over the limit of {_MAX_INPUT_PIXELS} pixels"
-            )
 
-    def _batch(self, items: list[_Decoded], shape: tuple[int, ...], found: Prepared) -> InputBatch:
-        inputs_N3HW = np.empty((len(items), *shape), self._profile.input_dtype)
-        geometries = []
-        for item, input_3HW in zip(items, inputs_N3HW, strict=True):
-            start = perf_counter_ns()
-            geometries.append(preprocess(item.image_HW3, self._profile, input_3HW)[1])
-            found.durations["preprocess"].append(perf_counter_ns() - start)
-        image_ids = tuple(item.image_id for item in items)
-        return InputBatch(image_ids, tuple(geometries), inputs_N3HW)
+def _too_large(record: ImageRecord, shape: tuple[int, int, int]) -> str:
+    """Returns why an image is too large to be prepared; empty if it is not."""
+    _, height, width = shape
+    if height * width <= _MAX_INPUT_PIXELS:
+        return ""
+    return (
+        f"an image of {record.width}x{record.height} needs a network input of "
+        f"{width}x{height}, over the limit of {_MAX_INPUT_PIXELS} pixels"
+    )
+
+
+def _add_batch(
+    found: Prepared,
+    inputs_N3HW: InputArray,
+    targets: Sequence[_Target],
+    outcomes: Sequence[_Image | Failure],
+) -> None:
+    """Adds a batch without the images that failed."""
+    kept: dict[int, _Image] = {}
+    for row, (target, outcome) in enumerate(zip(targets, outcomes, strict=True)):
+        if isinstance(outcome, Failure):
+            found.failures.append(outcome)
+        else:
+            kept[row] = outcome
+            _add_image(found, target.record, outcome)
+    if not kept:
+        return
+    inputs_N3HW = inputs_N3HW if len(kept) == len(targets) else inputs_N3HW[[*kept]]
+    image_ids = tuple(targets[row].record.image_id for row in kept)
+    geometries = tuple(image.geometry for image in kept.values())
+    found.batches.append(InputBatch(image_ids, geometries, inputs_N3HW))
+
+
+def _add_image(found: Prepared, record: ImageRecord, image: _Image) -> None:
+    found.encoded_bytes[record.image_id] = image.encoded_bytes
+    found.digests[record.image_id] = image.digest
+    if image.damage:
+        found.damaged.append(Damage(record.image_id, record.file_name, image.damage))
+    if image.read_ns is not None:
+        found.durations["read"].append(image.read_ns)
+    found.durations["decode_jpeg"].append(image.decode_ns)
+    found.durations["preprocess"].append(image.preprocess_ns)

@@ -1,14 +1,18 @@
 """The reducer: heatmaps and PAFs in, detections out."""
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from threading import Lock
 from time import perf_counter_ns
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from distributed_pose.data.shards import ImageMaps, pack_detections, unpack_maps
+from distributed_pose.engine.host_stages import HostStages
 from distributed_pose.errors import ExecutionError
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.pose.decode import Decoder
@@ -36,21 +40,40 @@ class Reduction:
     unpack_ns: int = 0
 
 
+class Grouped(NamedTuple):
+    """The people in some maps.
+
+    Attributes:
+        image_ids: ids of all images, including those without people.
+        counts_N: number of people per image.
+        poses: people of all images, in the order of the images.
+        durations_ns_N3: nanoseconds per image in the stages of `records.DECODE_STAGES`.
+    """
+
+    image_ids: tuple[int, ...]
+    counts_N: npt.NDArray[np.int64]
+    poses: Poses
+    durations_ns_N3: npt.NDArray[np.int64]
+
+
 class Reducer:
     """Groups maps into people, in buffers that it keeps.
 
     No result depends on earlier ones, so any reducer may take any shard, also a second time. It is
-    thread-safe; threads take turns.
+    thread-safe; as many threads as use it group at once.
+
+    Args:
+        stages: stages that run on the host.
     """
 
-    def __init__(self) -> None:
-        self._decoder = Decoder()
-        self._turn = Lock()
+    def __init__(self, stages: HostStages | None = None) -> None:
+        self._stages = stages or HostStages()
+        self._idle: deque[Decoder] = deque()
 
     def warm_up(self) -> None:
         """Compiles or loads the decoder's code, so that no shard waits for it."""
-        with self._turn:
-            self._decoder.warm_up()
+        with self._decoder() as decoder:
+            decoder.warm_up()
 
     def reduce(self, maps: Sequence[pa.RecordBatch], image_ids: Sequence[int]) -> Reduction:
         """Returns the detections in a shard's maps.
@@ -71,27 +94,42 @@ class Reducer:
                 image_ids=image_ids,
             )
         unpack_ns = perf_counter_ns() - start
-        return replace(self.group(unpacked), unpack_ns=unpack_ns)
+        return replace(joined(map(self.group, unpacked)), unpack_ns=unpack_ns)
 
-    def group(self, maps: Iterable[ImageMaps]) -> Reduction:
-        """Returns the detections in maps that are in this process already."""
-        grouped: list[int] = []
-        image_ids = [np.empty(0, np.int64)]
-        poses = [Poses(np.empty((0, 51)), np.empty(0))]
-        durations = [np.empty((0, len(DECODE_STAGES)), np.int64)]
-        for batch in maps:
-            with self._turn:
-                decoded = self._decoder.decode_batch(
-                    batch.heatmaps_NKHW, batch.pafs_NPHW, batch.geometries
-                )
-            grouped += batch.image_ids
-            image_ids.append(np.repeat(np.array(batch.image_ids, np.int64), decoded.counts_N))
-            poses.append(decoded.poses)
-            durations.append(decoded.durations_ns_N3)
-        detections = pack_detections(
-            np.concatenate(image_ids),
-            Poses(*(np.concatenate(part) for part in zip(*poses, strict=True))),
-        )
-        by_stage = zip(DECODE_STAGES, np.concatenate(durations).T.tolist(), strict=True)
-        durations_ns = {stage: tuple(ns) for stage, ns in by_stage}
-        return Reduction(image_ids=tuple(grouped), detections=detections, durations=durations_ns)
+    def group(self, maps: ImageMaps) -> Grouped:
+        """Returns the people in maps that are in this process already."""
+        with self._decoder() as decoder:
+            decoded = decoder.decode_batch(maps.heatmaps_NKHW, maps.pafs_NPHW, maps.geometries)
+        return Grouped(maps.image_ids, *decoded)
+
+    @contextmanager
+    def _decoder(self) -> Iterator[Decoder]:
+        """Yields a decoder that no other thread uses meanwhile."""
+        try:
+            decoder = self._idle.pop()
+        except IndexError:
+            decoder = self._stages.decoder()
+        try:
+            yield decoder
+        finally:
+            self._idle.append(decoder)
+
+
+def joined(parts: Iterable[Grouped]) -> Reduction:
+    """Returns the detections of a shard from the people in its parts."""
+    grouped: list[int] = []
+    image_ids = [np.empty(0, np.int64)]
+    poses = [Poses(np.empty((0, 51)), np.empty(0))]
+    durations = [np.empty((0, len(DECODE_STAGES)), np.int64)]
+    for part in parts:
+        grouped += part.image_ids
+        image_ids.append(np.repeat(np.array(part.image_ids, np.int64), part.counts_N))
+        poses.append(part.poses)
+        durations.append(part.durations_ns_N3)
+    detections = pack_detections(
+        np.concatenate(image_ids),
+        Poses(*(np.concatenate(part) for part in zip(*poses, strict=True))),
+    )
+    by_stage = zip(DECODE_STAGES, np.concatenate(durations).T.tolist(), strict=True)
+    durations_ns = {stage: tuple(ns) for stage, ns in by_stage}
+    return Reduction(image_ids=tuple(grouped), detections=detections, durations=durations_ns)

@@ -2,7 +2,7 @@
 
 from distributed_pose.data.shards import Shard, detected_images, no_detections
 from distributed_pose.engine.reducer import Reduction
-from distributed_pose.engine.worker import WorkerReport
+from distributed_pose.engine.worker_report import WorkerReport
 from distributed_pose.errors import ExecutionError, PoseEvalError
 from distributed_pose.locations import redacted
 from distributed_pose.records import Failure, ShardResult

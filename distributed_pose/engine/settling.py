@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from distributed_pose.engine.health import Health
 from distributed_pose.engine.task_queue import Task, TaskQueue
-from distributed_pose.engine.worker import WorkerReport
+from distributed_pose.engine.worker_report import WorkerReport
 
 
 def settle(

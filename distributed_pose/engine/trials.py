@@ -8,10 +8,13 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from statistics import median
 from time import perf_counter_ns
 
+import cv2
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from distributed_pose.backends.base import (
     DeviceTimes,
@@ -20,7 +23,9 @@ from distributed_pose.backends.base import (
     NetworkOutput,
     check_maps,
 )
+from distributed_pose.data.shards import IMAGES
 from distributed_pose.engine.device_queue import DeviceQueue
+from distributed_pose.engine.preparation import Preparation
 from distributed_pose.errors import PoseEvalError
 from distributed_pose.metrics.throughput import best_batch_size
 from distributed_pose.records import Geometry
@@ -39,6 +44,12 @@ _MIXING_TOLERANCE = 0.05
 
 # The sweep at the start of a run measures each batch size for this time, and at least this often.
 _QUICK_SWEEP_S = 0.5
+
+# The preparation of an image is timed this often.
+_TIMED_IMAGES = 5
+
+# Height and width in pixels of most images of COCO.
+_TYPICAL_SIZE = (480, 640)
 _LEAST_BATCHES = 3
 
 
@@ -86,6 +97,16 @@ class Trials:
             ExecutionError: if the device fails or returns invalid maps.
         """
         return check_maps(self._queue.submit(batch).result().maps, batch)
+
+    def compute_ns(self, batch: InputBatch) -> int:
+        """Returns the nanoseconds that the device executes a batch.
+
+        Raises:
+            ExecutionError: if the device fails or returns invalid maps.
+        """
+        answer = self._queue.submit(batch).result()
+        check_maps(answer.maps, batch)
+        return answer.times.compute_ns
 
     def batch(self, count: int) -> InputBatch:
         """Returns a batch of `count` inputs: noise first, then plain grey."""
@@ -163,6 +184,29 @@ class Trials:
         noise_HW3 = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
         preprocess(noise_HW3, profile, inputs_N3HW[0])
         return inputs_N3HW
+
+
+def preparation_s(preparation: Preparation, sample: str) -> float:
+    """Returns the seconds that a thread takes to read and prepare a typical image.
+
+    Args:
+        preparation: preparation of the worker.
+        sample: file name of an image that the worker can read; empty if it reads none.
+    """
+    height, width = _TYPICAL_SIZE
+    coarse_HW3 = np.random.default_rng(0).integers(0, 256, (height // 4, width // 4, 3), np.uint8)
+    _, encoded = cv2.imencode(".jpg", cv2.resize(coarse_HW3, (width, height)))
+    row = [[NO_IMAGE], [""], [height], [width], [encoded.tobytes()]]
+    images = pa.record_batch(row, schema=IMAGES)
+    times_s = []
+    for _ in range(_TIMED_IMAGES):
+        start = perf_counter_ns()
+        preparation.prepare(images, 1)
+        if sample:
+            preparation.read(sample)
+        times_s.append((perf_counter_ns() - start) / 1e9)
+    # The first image loads code and fills caches, and other processes delay some.
+    return median(times_s)
 
 
 def _batch(inputs_N3HW: InputArray) -> InputBatch:

@@ -3,14 +3,15 @@
 Array legend: N images, H and W size in pixels, 3 the channels blue, green, red.
 """
 
-from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from socket import gethostname
 from time import perf_counter_ns
+from typing import TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -24,25 +25,23 @@ from distributed_pose.backends.base import (
     check_maps,
 )
 from distributed_pose.backends.registry import open_backend
-from distributed_pose.data.shards import ImageMaps, pack_maps, read_image
-from distributed_pose.data.sources import ImageSource, open_images
+from distributed_pose.data.shards import ImageMaps, pack_maps
+from distributed_pose.devices.host import num_cpus
 from distributed_pose.engine.device_queue import DeviceQueue
+from distributed_pose.engine.feeding import Feeding, plan_feeding
+from distributed_pose.engine.host_stages import host_stages
+from distributed_pose.engine.node_images import local_preparation
 from distributed_pose.engine.node_versions import versions
-from distributed_pose.engine.preparation import Preparation, Prepared
-from distributed_pose.engine.reducer import Reducer, Reduction
-from distributed_pose.engine.trials import NO_IMAGE, Sweep, Trials
+from distributed_pose.engine.preparation import Preparation, Preparing
+from distributed_pose.engine.reducer import Reducer, Reduction, joined
+from distributed_pose.engine.trials import Sweep, Trials, preparation_s
+from distributed_pose.engine.worker_report import WorkerReport, joined_reports, report_of
 from distributed_pose.errors import BackendError, PoseEvalError, SetupError
 from distributed_pose.recordings.pads import output_name
 from distributed_pose.recordings.recording import Recording
 from distributed_pose.records import (
     DEVICE_STAGES,
-    Damage,
-    DevicePlan,
     DeviceReady,
-    Durations,
-    Failure,
-    ImageRecord,
-    ImagesToRead,
     WorkerSpec,
 )
 from distributed_pose.vision.profiles import PROFILES
@@ -52,69 +51,36 @@ from distributed_pose.vision.profiles import PROFILES
 _DTYPES: dict[str, type[np.float16] | None] = {"f32": None, "f16": np.float16}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WorkerReport:
-    """The report of a worker to the driver about one shard.
+_T = TypeVar("_T")
 
-    Attributes:
-        image_ids: ids of the images that have maps.
-        encoded_bytes: file size in bytes of each image in `image_ids`.
-        failures: images that could not be decoded, or not be read if the worker reads them.
-        durations: durations in nanoseconds by stage. `decode_jpeg` and `preprocess` have one per
-            image, and so has `read` if the worker reads; `copy_in`, `compute`, `copy_out` and
-            `check` have one per batch.
-        pack_ns: time in nanoseconds to pack the maps into Arrow record batches.
-        maps_bytes: size in bytes of the Arrow record batches of maps.
-        damaged: images that have maps although their file is damaged.
-        digests: digest of the encoded bytes of each image in `image_ids`.
-    """
-
-    image_ids: tuple[int, ...]
-    encoded_bytes: tuple[int, ...]
-    failures: tuple[Failure, ...]
-    durations: Durations
-    pack_ns: int = 0
-    maps_bytes: int = 0
-    damaged: tuple[Damage, ...] = ()
-    digests: tuple[str, ...] = ()
-
-
-@dataclass
-class _Part:
-    """Images of a shard on their way through the device.
-
-    Attributes:
-        images: images of the shard, as the driver sent them.
-        prepared: batches of inputs made of the images, and the images that failed.
-        answers: pending answer of the device to each prepared batch, in the order of the batches.
-    """
-
-    images: pa.RecordBatch
-    prepared: Prepared
-    answers: list[Future[Inference]]
+# Makes the processes that prepare images for a worker: their number, and the feeders of each.
+Spread = Callable[[WorkerSpec, int, int], Preparing]
 
 
 class Worker:
     """Runs shards through one device.
 
-    Several threads may call `infer` and `infer_and_group` at once. Each thread prepares its own
-    shard and a single thread owns the device, so the next shard is prepared while the device runs
-    this one.
+    Several threads may call `infer` and `infer_and_group` at once. While a single thread runs one
+    batch on the device, others prepare the next batches and group the last ones.
 
     Args:
         spec: specification of the worker: device, backend, precision and batch sizes.
         model: content of the model or artifact that the backend loads.
+        spread: makes processes that prepare images, for devices that one process cannot feed; None
+            if the worker must prepare all images itself.
     """
 
-    def __init__(self, spec: WorkerSpec, model: bytes) -> None:
+    def __init__(self, spec: WorkerSpec, model: bytes, spread: Spread | None = None) -> None:
         self._spec = spec
         self._model = model
+        self._spread = spread
         self._profile = PROFILES[spec.profile]
         self._queue = DeviceQueue(spec.plan.name)
         self._slots = 1
         self._batch_size = self._shard_size = max(spec.batch_sizes)
-        self._reducer = Reducer()
-        self._preparation = self._new_preparation(None)
+        self._reducer = Reducer(host_stages(spec.simulation.host))
+        self._preparation: Preparing | None = None
+        self._threads: ThreadPoolExecutor | None = None
         self._dump = Recording(spec.dump_folder) if spec.dump_folder else None
 
     def start(self) -> DeviceReady:
@@ -125,10 +91,10 @@ class Worker:
             SetupError: if the worker reads the images and its node does not have them.
         """
         spec = self._spec
-        if spec.images:
-            self._preparation = self._new_preparation(_open_images(spec.images, spec.plan))
+        own = local_preparation(spec)
+        self._preparation = own
         try:
-            return self._start()
+            return self._start(own)
         # No image of the dataset has been inferred yet, so the model or the device is at fault.
         except PoseEvalError as error:
             raise BackendError(error.message, error.hint, device=spec.plan.name) from None
@@ -142,14 +108,13 @@ class Worker:
         Raises:
             ExecutionError: if the device fails or returns invalid maps.
         """
-        reports: list[WorkerReport] = []
-        packed, pack_ns = [], 0
-        for maps in self._inferred(images, reports):
-            start = perf_counter_ns()
-            packed.append(pack_maps(maps))
-            pack_ns += perf_counter_ns() - start
-        size_bytes = sum(batch.nbytes for batch in packed)
-        return packed, replace(_joined(reports), pack_ns=pack_ns, maps_bytes=size_bytes)
+        maps, reports = self._run(images, _packed)
+        packed = [batch for batch, _ in chain.from_iterable(maps)]
+        return packed, replace(
+            joined_reports(reports),
+            pack_ns=sum(pack_ns for _, pack_ns in chain.from_iterable(maps)),
+            maps_bytes=sum(batch.nbytes for batch in packed),
+        )
 
     def infer_and_group(self, images: pa.RecordBatch) -> tuple[Reduction, WorkerReport]:
         """Returns the detections of a shard, grouped in the worker, and the report.
@@ -160,9 +125,12 @@ class Worker:
         Raises:
             ExecutionError: if the device fails or returns invalid maps.
         """
-        reports: list[WorkerReport] = []
-        reduction = self._reducer.group(self._inferred(images, reports))
-        return reduction, _joined(reports)
+        grouped, reports = self._run(images, self._reducer.group)
+        return joined(chain.from_iterable(grouped)), joined_reports(reports)
+
+    def warm_up_grouping(self) -> None:
+        """Compiles or loads the code of `infer_and_group`, so that no shard waits for it."""
+        self._reducer.warm_up()
 
     def sweep(self, batch_size: int, least_s: float) -> Sweep:
         """Measures batches of one size and returns their times.
@@ -178,52 +146,62 @@ class Worker:
             return self._trials().sweep(batch_size, least_s)
 
     def close(self) -> None:
-        """Frees the device; further calls do nothing."""
+        """Frees the device and all threads and processes; further calls do nothing."""
+        if self._threads:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._preparation:
+            self._preparation.close()
         self._queue.close()
 
-    def _inferred(self, images: pa.RecordBatch, reports: list[WorkerReport]) -> Iterator[ImageMaps]:
-        """Yields the maps of a shard batch by batch, and appends a report per part to `reports`.
+    def _run(
+        self, images: pa.RecordBatch, finish: Callable[[ImageMaps], _T]
+    ) -> tuple[list[list[_T]], list[WorkerReport]]:
+        """Runs a shard batch by batch, with several batches at once.
 
-        If the device has several slots, further parts are prepared while it runs the first one.
+        Returns the results of `finish` and the report of each batch.
+
+        Args:
+            images: images of the shard.
+            finish: called with the maps of each batch, in any thread.
         """
-        parts: deque[_Part] = deque()
+        if self._threads is None:
+            raise SetupError("the worker is not started", device=self._spec.plan.name)
+        parts = [
+            self._threads.submit(self._part, images.slice(start, self._shard_size), finish)
+            for start in range(0, images.num_rows, self._shard_size)
+        ]
         try:
-            for start in range(0, images.num_rows, self._shard_size):
-                parts.append(self._submitted(images.slice(start, self._shard_size)))
-                if len(parts) >= self._slots:
-                    yield from self._finished(parts, reports)
-            while parts:
-                yield from self._finished(parts, reports)
+            outcomes = [part.result() for part in parts]
         finally:
             for part in parts:
-                for answer in part.answers:
-                    answer.cancel()
+                part.cancel()
+        return [results for results, _ in outcomes], [report for _, report in outcomes]
 
-    def _submitted(self, images: pa.RecordBatch) -> _Part:
-        prepared = self._preparation.prepare(images, self._batch_size)
+    def _part(
+        self, images: pa.RecordBatch, finish: Callable[[ImageMaps], _T]
+    ) -> tuple[list[_T], WorkerReport]:
+        """Prepares and infers images that fill one batch, unless their inputs differ in shape."""
+        # Threads run parts only after the start, which makes the preparation.
+        prepared = cast("Preparing", self._preparation).prepare(images, self._batch_size)
+        durations: dict[str, list[int]] = defaultdict(list, prepared.durations)
         with _named(self._spec.plan.name):
             answers = [self._queue.submit(batch) for batch in prepared.batches]
-        return _Part(images, prepared, answers)
-
-    def _finished(self, parts: deque[_Part], reports: list[WorkerReport]) -> list[ImageMaps]:
-        """Waits for the maps of the first part, returns them, and appends the part's report."""
-        part = parts[0]
-        durations: dict[str, list[int]] = defaultdict(list, part.prepared.durations)
-        with _named(self._spec.plan.name):
-            maps = [
-                _checked(batch, answer.result(), durations)
-                for batch, answer in zip(part.prepared.batches, part.answers, strict=True)
-            ]
+            try:
+                maps = [
+                    _checked(batch, answer.result(), durations)
+                    for batch, answer in zip(prepared.batches, answers, strict=True)
+                ]
+            finally:
+                for answer in answers:
+                    answer.cancel()
         dtype = _DTYPES[self._spec.maps_dtype]
-        batches = zip(part.prepared.batches, maps, strict=True)
+        batches = zip(prepared.batches, maps, strict=True)
         converted = [_image_maps(batch, answer, dtype) for batch, answer in batches]
         if self._dump:
-            _write_maps(self._dump, part.images, converted)
-        reports.append(_report(part.prepared, durations))
-        parts.popleft()
-        return converted
+            _write_maps(self._dump, images, converted)
+        return [finish(batch) for batch in converted], report_of(prepared, durations)
 
-    def _start(self) -> DeviceReady:
+    def _start(self, own: Preparation) -> DeviceReady:
         start = perf_counter_ns()
         spec = self._spec
         backend = self._queue.open(self._open_backend)
@@ -235,10 +213,9 @@ class Worker:
         batch = trials.batch(self._batch_size)
         self._queue.prepare(batch)
         batch_start = perf_counter_ns()
-        trials.infer(batch)
+        compute_ns = trials.compute_ns(batch)
         batch_ns = perf_counter_ns() - batch_start
-        if spec.gather == "poses":
-            self._reducer.warm_up()
+        feeding = self._feed(own, 1e9 * self._batch_size / max(1, compute_ns))
         return DeviceReady(
             plan=spec.plan,
             backend=spec.backend,
@@ -251,7 +228,45 @@ class Worker:
             slots=self._slots,
             host=gethostname(),
             versions=tuple(sorted(versions(spec.backend, spec.plan.kind).items())),
+            compute_ns=compute_ns,
+            feeders=feeding.feeders,
+            feeder_processes=feeding.processes,
+            batches_in_flight=feeding.batches,
+            reads_images=own.has_source,
         )
+
+    def _feed(self, own: Preparation, images_per_s: float) -> Feeding:
+        """Starts as many feeders as the rate of the device asks for.
+
+        Args:
+            own: preparation in the threads of this process.
+            images_per_s: rate of the device.
+        """
+        spec = self._spec
+        sample = spec.images.sample if spec.images else ""
+        feeding = plan_feeding(
+            images_per_s,
+            preparation_s(own, sample),
+            self._slots,
+            spec.feeders,
+            self._max_processes(),
+        )
+        if self._spread and feeding.processes:
+            each = -(-feeding.feeders // feeding.processes)
+            self._preparation = self._spread(spec, feeding.processes, each)
+        else:
+            own.feed(feeding.feeders)
+        self._threads = ThreadPoolExecutor(feeding.batches, f"{spec.plan.name} batch")
+        return feeding
+
+    def _max_processes(self) -> int:
+        """Returns how many processes can prepare images for the worker."""
+        spec = self._spec
+        is_simulated = spec.backend.startswith("simulated")
+        # A device that computes on the host leaves no processors to further processes.
+        if self._spread is None or (spec.plan.kind == "cpu" and not is_simulated):
+            return 0
+        return spec.simulation.host.cores if spec.simulation.host else num_cpus()
 
     def _open_backend(self) -> Backend:
         spec = self._spec
@@ -266,10 +281,6 @@ class Worker:
 
     def _trials(self) -> Trials:
         return Trials(self._queue, self._slots, self._profile)
-
-    def _new_preparation(self, source: ImageSource | None) -> Preparation:
-        fails_damaged = self._spec.damaged == "fail"
-        return Preparation(self._profile, source, fails_damaged=fails_damaged)
 
     def _best_batch_size(self, trials: Trials) -> int:
         sizes = sorted(self._spec.batch_sizes)
@@ -300,50 +311,10 @@ def _checked(
     return maps
 
 
-def _report(prepared: Prepared, durations: Mapping[str, Sequence[int]]) -> WorkerReport:
-    image_ids = tuple(image_id for batch in prepared.batches for image_id in batch.image_ids)
-    return WorkerReport(
-        image_ids=image_ids,
-        encoded_bytes=tuple(prepared.encoded_bytes[image_id] for image_id in image_ids),
-        failures=tuple(prepared.failures),
-        durations={stage: tuple(times_ns) for stage, times_ns in durations.items()},
-        damaged=tuple(prepared.damaged),
-        digests=tuple(prepared.digests[image_id] for image_id in image_ids),
-    )
-
-
-def _joined(reports: Sequence[WorkerReport]) -> WorkerReport:
-    durations: dict[str, tuple[int, ...]] = defaultdict(tuple)
-    for report in reports:
-        for stage, times_ns in report.durations.items():
-            durations[stage] += times_ns
-    return WorkerReport(
-        image_ids=tuple(chain.from_iterable(report.image_ids for report in reports)),
-        encoded_bytes=tuple(chain.from_iterable(report.encoded_bytes for report in reports)),
-        failures=tuple(chain.from_iterable(report.failures for report in reports)),
-        durations=dict(durations),
-        damaged=tuple(chain.from_iterable(report.damaged for report in reports)),
-        digests=tuple(chain.from_iterable(report.digests for report in reports)),
-    )
-
-
-def _open_images(images: ImagesToRead, plan: DevicePlan) -> ImageSource:
-    """Returns the source of the images that a worker reads.
-
-    Raises:
-        SetupError: if the node of the worker does not have the images.
-    """
-    where = f"on node {plan.node}: " if plan.node else ""
-    hint = "all nodes must see the images in the same place, or set data.read=driver"
-    try:
-        source = open_images(images.location)
-    except SetupError as error:
-        raise SetupError(f"{where}{error.message}", hint, device=plan.name) from None
-    if images.sample:
-        answer = read_image(ImageRecord(NO_IMAGE, images.sample, 0, 0), source)
-        if isinstance(answer, Failure):
-            raise SetupError(f"{where}{answer.reason}", hint, device=plan.name)
-    return source
+def _packed(maps: ImageMaps) -> tuple[pa.RecordBatch, int]:
+    """Returns maps as an Arrow record batch, and the nanoseconds to pack them."""
+    start = perf_counter_ns()
+    return pack_maps(maps), perf_counter_ns() - start
 
 
 def _image_maps(

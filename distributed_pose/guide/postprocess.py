@@ -1,6 +1,5 @@
 """Step 5.5 of the guide: decodes and scores the outputs of a benchmark tool."""
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 from distributed_pose.data.coco import CocoIndex, load_index
 from distributed_pose.data.shards import ImageMaps, unpack_detections
 from distributed_pose.devices.host import num_cpus
-from distributed_pose.engine.reducer import Reducer
+from distributed_pose.engine.reducer import Reducer, joined
 from distributed_pose.errors import SetupError
 from distributed_pose.metrics.coco_ap import coco_ap, coco_results
 from distributed_pose.recordings.layout import check_complete, find_layout, scan
@@ -101,17 +100,14 @@ class _Decoding:
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
-        self._own = threading.local()
+        self._reducer = Reducer()
         # Compiled here, so that not every thread compiles the decoder.
-        Reducer().warm_up()
+        self._reducer.warm_up()
 
     def __call__(self, job: _Job) -> list[dict[str, object]]:
-        if not hasattr(self._own, "reducer"):
-            self._own.reducer = Reducer()
-        reducer: Reducer = self._own.reducer
         heatmaps_KHW, pafs_PHW = self._recording.read(job.name, job.grid)
         maps = ImageMaps((job.image_id,), (job.geometry,), heatmaps_KHW[None], pafs_PHW[None])
-        return unpack_detections(reducer.group([maps]).detections)
+        return unpack_detections(joined([self._reducer.group(maps)]).detections)
 
 
 def _jobs(pad_file: Path, labels: Path, index: CocoIndex) -> list[_Job]:

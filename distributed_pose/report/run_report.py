@@ -121,6 +121,9 @@ class DeviceReport:
         versions: versions of the driver, runtime and libraries in its worker's process, by name.
         passed_over: one line per backend that `auto` prefers and the device could not take, with
             the reason.
+        feeders: number of images that its worker prepared at once.
+        feeder_processes: number of processes that prepared images for its worker; 0 where the
+            worker prepared them itself.
     """
 
     name: str
@@ -139,6 +142,8 @@ class DeviceReport:
     host: str
     versions: Mapping[str, str]
     passed_over: tuple[str, ...] = ()
+    feeders: int = 1
+    feeder_processes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,7 +190,10 @@ class RunReport:
         precision: precision of all devices, joined by `+` where they differ.
         backend: backend of all devices, joined by `+` where they differ.
         engine: `ray` or `inline`.
-        gather: `maps` or `poses`, which the workers returned.
+        gather: `maps` or `poses`, which the workers returned; `auto` in a resumed run that had
+            nothing left to evaluate.
+        read: `driver` or `worker`, which read the images; `auto` as for `gather`.
+        reducers: number of reducers; 0 where the workers grouped their maps.
         data: dataset of the run.
         model: model of the run.
         throughput: throughput by wall clock and compute only.
@@ -216,6 +224,8 @@ class RunReport:
     backend: str
     engine: str
     gather: str
+    read: str
+    reducers: int
     data: DataReport
     model: ModelReport
     throughput: Throughput

@@ -107,11 +107,11 @@ def _read_inputs(
         selection=selection,
         index=index,
         images=source,
-        images_to_read=_images_to_read(index, source) if config.data.read == "worker" else None,
+        images_to_read=_images_to_read(config.data.read, index, source),
         annotations=annotations.absolute(),
         model=model,
         calibration=_calibration(selection, index, source, model),
-        note="\n".join(filter(None, (note, *model.notes))),
+        note="\n".join(filter(None, (note, _host_note(config), *model.notes))),
         model_path=model_path,
         config_file=config_file,
     )
@@ -137,6 +137,18 @@ def _read_dataset(config: RunConfig) -> tuple[CocoIndex, ImageSource, Location]:
     return repeated(index, config.data.repeat), source, annotations
 
 
+def _host_note(config: RunConfig) -> str:
+    """Returns a sentence about simulated cores; empty if the host does its work itself."""
+    host = config.simulated.host
+    if host.cores is None:
+        return ""
+    return (
+        f"Simulated host: decoding, preprocessing and grouping wait {host.decode_ms:g}, "
+        f"{host.preprocess_ms:g} and {host.group_ms:g} ms per image on {host.cores} simulated "
+        "cores per node instead of computing; rates are not those of this machine."
+    )
+
+
 def _check_count(images: int, repeat: int) -> None:
     if repeat > 1 and images * repeat > _MAX_REPEATED:
         raise ConfigError(
@@ -145,10 +157,19 @@ def _check_count(images: int, repeat: int) -> None:
         )
 
 
-def _images_to_read(index: CocoIndex, source: ImageSource) -> ImagesToRead:
+def _images_to_read(read: str, index: CocoIndex, source: ImageSource) -> ImagesToRead | None:
+    """Returns the images that workers must or may read; None if only the driver reads.
+
+    Args:
+        read: configured process that reads.
+        index: images of the run.
+        source: place of the images.
+    """
+    if read == "driver":
+        return None
     names = (image.file_name for image in index.images[:_SAMPLES])
     found = (name for name in names if source.size(name) is not None)
-    return ImagesToRead(source.location, next(found, ""))
+    return ImagesToRead(source.location, next(found, ""), is_required=read == "worker")
 
 
 def read_model(config: RunConfig, selection: Selection) -> tuple[ModelSource, Calibration | None]:

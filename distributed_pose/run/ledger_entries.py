@@ -62,6 +62,11 @@ class _Device:
     host: str
     versions: Annotated[tuple[tuple[str, str], ...], FailFast()]
     passed_over: _Texts
+    compute_ns: Count = 0
+    feeders: Positive = 1
+    feeder_processes: Count = 0
+    batches_in_flight: Positive = 2
+    reads_images: bool = False
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ class _Outcome:
 def _report(
     config: RunConfig, inputs: RunInputs, ledger: Ledger, facts: SessionFacts, outcome: _Outcome
 ) -> RunReport:
-    index, devices = inputs.index, ledger.devices
+    index, devices, flow = inputs.index, ledger.devices, facts.engine.flow
     computed = inputs.model.format != "recording"
     return RunReport(
         note=inputs.note,
@@ -124,7 +124,9 @@ def _report(
         precision=_joined(figures.device.precision for figures in devices),
         backend=_joined(figures.device.backend for figures in devices),
         engine=config.engine,
-        gather=config.gather,
+        gather=flow.gather if flow else config.gather,
+        read=flow.read if flow else config.data.read,
+        reducers=flow.reducers if flow else 0,
         data=_data(inputs, config.data.repeat),
         model=_model(inputs.model),
         throughput=_throughput(devices, ledger, computed=computed),
@@ -244,4 +246,6 @@ def _device(figures: DeviceFigures, *, computed: bool) -> DeviceReport:
         host=device.host,
         versions=dict(device.versions),
         passed_over=device.passed_over,
+        feeders=device.feeders,
+        feeder_processes=device.feeder_processes,
     )

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import pytest
 import ray
 
-from distributed_pose.engine.dispatch import MAX_IN_FLIGHT
 from distributed_pose.evaluation import evaluate
 from distributed_pose.report.run_report import RunReport
 from tests.faults import FaultyReducer, Scene, Stage
@@ -52,9 +51,12 @@ class Kind(NamedTuple):
     most: int = 20
 
 
+# A worker of the simulated devices here has at most this many calls in flight.
+_CALLS = 5
+
 # Calls of a tenth of a second may take four times as long as ten of them, since they are given two
 # deadlines and there are two at a process; and Ray needs 5 s to end a process that is stopped.
-_HANG_S = 2 * MAX_IN_FLIGHT * (DEADLINE_S + 10 * 0.2) + 5.0
+_HANG_S = 2 * _CALLS * (DEADLINE_S + 10 * 0.2) + 5.0
 _ERRORS = (acts.answer_other_type, acts.raise_unreadable, acts.raise_stop, acts.exit_process)
 _OTHERS = (acts.answer_as_before, acts.answer_for_others, acts.answer_twice, acts.swap_people)
 _NONSENSE = (acts.answer_garbage, acts.answer_not_finite, *_ERRORS)

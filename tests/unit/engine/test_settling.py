@@ -9,7 +9,7 @@ from distributed_pose.engine.health import Health
 from distributed_pose.engine.inline import InlineEngine, _Device
 from distributed_pose.engine.reducer import Reduction
 from distributed_pose.engine.task_queue import Task, TaskQueue
-from distributed_pose.engine.worker import WorkerReport
+from distributed_pose.engine.worker_report import WorkerReport
 from distributed_pose.records import Failure, ImageRecord, ShardResult
 
 BROKEN = "no such file"

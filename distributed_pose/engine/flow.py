@@ -1,0 +1,52 @@
+"""Chooses how images and maps flow between processes, where the configuration leaves it open."""
+
+from collections.abc import Sequence
+from math import ceil
+from socket import gethostname
+
+from distributed_pose.config.schema import RunConfig
+from distributed_pose.records import DataFlow, DeviceReady, ImagesToRead
+
+# The driver reads and sends about a thousand images per second at most, and one at a time. Below a
+# fifth of that it is not slower than workers that read, and only its node needs the images.
+_DRIVER_READS = 200.0
+
+# The maps of an image take 0.84 MB of the object store and about 0.5 ms of processors to transfer.
+# Devices of this rate together lose nothing by it; faster ones are fed better without it.
+_MAPS_PER_S = 500.0
+
+# Seconds that a reducer takes for an image: the maps of crowds take more than those of few people.
+_REDUCE_S = 1.5e-3
+
+
+def choose_flow(
+    config: RunConfig, devices: Sequence[DeviceReady], images: ImagesToRead | None, cores: int
+) -> DataFlow:
+    """Returns the configured data flow, with the fastest choice wherever it is `auto`.
+
+    The detections do not depend on it.
+
+    Args:
+        config: configuration of the run.
+        devices: devices of the run, with the rates that their warm-up measured.
+        images: images that the workers may read; None if shards contain the images.
+        cores: number of CPUs of all nodes.
+    """
+    rate = sum(device.images_per_s for device in devices)
+    read = config.data.read
+    if read == "auto":
+        can_read = _is_seen(devices, images) and all(device.reads_images for device in devices)
+        read = "worker" if can_read and rate > _DRIVER_READS else "driver"
+    gather = config.gather
+    if gather == "auto":
+        gather = "maps" if rate <= _MAPS_PER_S else "poses"
+    wanted = max(1, min(cores, ceil(rate * _REDUCE_S)))
+    reducers = wanted if config.reducers == "auto" else config.reducers
+    return DataFlow(gather=gather, read=read, reducers=reducers if gather == "maps" else 0)
+
+
+def _is_seen(devices: Sequence[DeviceReady], images: ImagesToRead | None) -> bool:
+    """Returns whether the workers see the driver's images, and not other files of their nodes."""
+    if images is None:
+        return False
+    return "://" in str(images.location) or {device.host for device in devices} == {gethostname()}

@@ -1,0 +1,70 @@
+"""What a worker reports to the driver about a shard."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from distributed_pose.engine.preparation import Prepared
+from distributed_pose.records import Damage, Durations, Failure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerReport:
+    """The report of a worker to the driver about one shard.
+
+    Attributes:
+        image_ids: ids of the images that have maps.
+        encoded_bytes: file size in bytes of each image in `image_ids`.
+        failures: images that could not be decoded, or not be read if the worker reads them.
+        durations: durations in nanoseconds by stage. `decode_jpeg` and `preprocess` have one per
+            image, and so has `read` if the worker reads; `copy_in`, `compute`, `copy_out` and
+            `check` have one per batch.
+        pack_ns: time in nanoseconds to pack the maps into Arrow record batches.
+        maps_bytes: size in bytes of the Arrow record batches of maps.
+        damaged: images that have maps although their file is damaged.
+        digests: digest of the encoded bytes of each image in `image_ids`.
+    """
+
+    image_ids: tuple[int, ...]
+    encoded_bytes: tuple[int, ...]
+    failures: tuple[Failure, ...]
+    durations: Durations
+    pack_ns: int = 0
+    maps_bytes: int = 0
+    damaged: tuple[Damage, ...] = ()
+    digests: tuple[str, ...] = ()
+
+
+def report_of(prepared: Prepared, durations: Mapping[str, Sequence[int]]) -> WorkerReport:
+    """Returns the report about one batch.
+
+    Args:
+        prepared: prepared images of the batch.
+        durations: durations in nanoseconds by stage.
+    """
+    image_ids = tuple(image_id for batch in prepared.batches for image_id in batch.image_ids)
+    return WorkerReport(
+        image_ids=image_ids,
+        encoded_bytes=tuple(prepared.encoded_bytes[image_id] for image_id in image_ids),
+        failures=tuple(prepared.failures),
+        durations={stage: tuple(times_ns) for stage, times_ns in durations.items()},
+        damaged=tuple(prepared.damaged),
+        digests=tuple(prepared.digests[image_id] for image_id in image_ids),
+    )
+
+
+def joined_reports(reports: Sequence[WorkerReport]) -> WorkerReport:
+    """Returns the report about a shard from those about its batches."""
+    durations: dict[str, tuple[int, ...]] = defaultdict(tuple)
+    for report in reports:
+        for stage, times_ns in report.durations.items():
+            durations[stage] += times_ns
+    return WorkerReport(
+        image_ids=tuple(chain.from_iterable(report.image_ids for report in reports)),
+        encoded_bytes=tuple(chain.from_iterable(report.encoded_bytes for report in reports)),
+        failures=tuple(chain.from_iterable(report.failures for report in reports)),
+        durations=dict(durations),
+        damaged=tuple(chain.from_iterable(report.damaged for report in reports)),
+        digests=tuple(chain.from_iterable(report.digests for report in reports)),
+    )
