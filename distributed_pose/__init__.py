@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 from distributed_pose.config.loading import load_config, parse_config
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.errors import ConfigError, ExecutionError, PoseEvalError, SetupError
+from distributed_pose.report.run_report import RunReport
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from distributed_pose.report.run_report import RunReport
 
 __all__ = [
     "ConfigError",
     "ExecutionError",
     "PoseEvalError",
     "RunConfig",
+    "RunReport",
     "SetupError",
     "__version__",
     "evaluate",
@@ -29,7 +29,7 @@ __version__ = version("distributed-pose")
 
 def evaluate(
     config: RunConfig, output: "Path | str | None" = None, *, restart: bool = False
-) -> "RunReport":
+) -> RunReport:
     """Returns the report of an evaluation run.
 
     Args:

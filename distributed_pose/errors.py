@@ -4,7 +4,8 @@ PoseEvalError
 ├── ConfigError      exit 2: the configuration or the command line is wrong
 ├── SetupError       exit 3: something that the run needs is missing or unusable
 │   └── BackendError     the same, of a backend on a device
-└── ExecutionError   exit 4: the run started and could not be completed
+├── ExecutionError   exit 4: the run started and could not be completed
+└── GateError        exit 5: a figure of a complete run does not reach its gate
 """
 
 import unicodedata
@@ -79,6 +80,12 @@ class ExecutionError(PoseEvalError):
     """The run started and could not be completed."""
 
     exit_code = 4
+
+
+class GateError(PoseEvalError):
+    """A figure of a complete run does not reach the gate that the user set for it."""
+
+    exit_code = 5
 
 
 def _rebuild(kind: type[PoseEvalError], fields: dict[str, Any]) -> PoseEvalError:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from distributed_pose.cli import gates
 from distributed_pose.cli.options import AsJson, ConfigFile, Overrides, Verbose
 from distributed_pose.cli.progress import RunBar, run_progress
 from distributed_pose.cli.supervise import SUM_UP, report_output
@@ -71,6 +72,11 @@ def evaluate(  # noqa: PLR0913 - one argument per option
     restart: _Restart = False,
     allow_failures: _AllowFailures = None,
     dump_maps: _DumpMaps = None,
+    min_ap: gates.MinAp = None,
+    min_images_per_s: gates.MinRate = None,
+    baseline: gates.Baseline = None,
+    tolerance: gates.Tolerance = None,
+    rate_tolerance: gates.RateTolerance = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
     ended_by: _EndedBy = None,
@@ -81,6 +87,7 @@ def evaluate(  # noqa: PLR0913 - one argument per option
     settings = load_config(config, keys)
     from distributed_pose.evaluation import evaluate as run
 
+    check = gates.checks(min_ap, min_images_per_s, baseline, tolerance, rate_tolerance)
     folder = Location(output or new_run_folder(_RUNS))
     report_output(folder.plain)
     resume_command = _command(config, keys, folder)
@@ -97,6 +104,7 @@ def evaluate(  # noqa: PLR0913 - one argument per option
     if not report.is_usable:
         print_line(f"try the failed images again: {resume_command}", err=True)
         raise typer.Exit(ExecutionError.exit_code)
+    check(folder)
 
 
 def _short_forms(allow_failures: int | None, dump_maps: str | None) -> Iterator[str]:

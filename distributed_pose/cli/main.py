@@ -10,14 +10,17 @@ from rich.text import Text
 from distributed_pose import __version__
 from distributed_pose.cli.bench import bench
 from distributed_pose.cli.cache import cache
+from distributed_pose.cli.compare import compare
 from distributed_pose.cli.config import config as config_commands
 from distributed_pose.cli.data import demo_data, fetch, pack
 from distributed_pose.cli.doctor import devices, doctor
 from distributed_pose.cli.evaluate import evaluate
 from distributed_pose.cli.guide import guide
-from distributed_pose.cli.model import compile_, export, picture
+from distributed_pose.cli.model import compile_, export
+from distributed_pose.cli.picture import picture
 from distributed_pose.cli.report import report as report_commands
 from distributed_pose.cli.scale import plan, scale
+from distributed_pose.cli.score import score
 from distributed_pose.cli.terminal import (
     Terminal,
     guarded_streams,
@@ -51,8 +54,8 @@ _UsageError: Any = typer.BadParameter.__mro__[2]
 def main() -> NoReturn:
     """Runs the command, and exits with its exit code.
 
-    The codes are 0 for success, 2 for usage, 3 for set-up, and 4 for execution or an incomplete
-    run.
+    The codes are 0 for success, 2 for usage, 3 for set-up, 4 for execution or an incomplete run,
+    and 5 for a figure that does not reach its gate.
     """
     try:
         with guarded_streams():
@@ -121,6 +124,8 @@ app.command("devices")(devices)
 app.command("doctor")(doctor)
 app.command("export")(export)
 app.command("compile")(compile_)
+app.command("compare")(compare)
+app.command("score")(score)
 app.command("picture")(picture)
 app.command("scale")(scale)
 app.command("plan")(plan)

@@ -121,21 +121,6 @@ def _print_compiled(compiled: "Compiled") -> None:
         print_line(", ".join(f"{name} {value}" for name, value in accuracy.items()))
 
 
-def picture(
-    *,
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Output folder of an evaluation.")],
-    output: Annotated[Path, typer.Argument(metavar="OUT.jpg", help="Picture to write.")],
-    images: Annotated[
-        int, typer.Option(help="Largest number of images in the picture.", min=1, max=64)
-    ] = 4,
-) -> None:
-    """Draw the detected poses of a run on its images."""
-    from distributed_pose.report.pictures import draw_run
-
-    draw_run(run, output, images)
-    print_line(f"Written to {output}")
-
-
 def _print_notes(notes: Iterable[str]) -> None:
     """Prints notes on a model to standard error, since programs may read the standard output."""
     for note in notes:

@@ -1,4 +1,4 @@
-"""The `report` commands: runs in the format of other tools, their logs, and a table of both."""
+"""The `report` commands: stored runs as text or page, other tools' formats and logs."""
 
 from enum import Enum
 from pathlib import Path
@@ -7,12 +7,14 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from distributed_pose.cli.pages import check_page
 from distributed_pose.cli.terminal import Terminal, print_line, print_text
 from distributed_pose.errors import ConfigError
+from distributed_pose.files.local import write_atomically
 
 
 class _Report(TyperGroup):
-    """Interprets a first argument that is not a command as `show RUN`: `report RUN --as guide`."""
+    """Interprets a first argument that is not a command as `show RUN`: `report RUN --html FILE`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in {*self.commands, *ctx.help_option_names}:
@@ -23,7 +25,7 @@ class _Report(TyperGroup):
 report = typer.Typer(
     name="report",
     cls=_Report,
-    help="Show figures of runs and of other tools' logs: `report RUN --as guide`, import, table.",
+    help="Show and explain stored runs, and compare logs: `report RUN --html FILE`, import, table.",
     no_args_is_help=True,
 )
 
@@ -50,20 +52,50 @@ _Log = Annotated[
 def show(
     *,
     run: Annotated[
-        Path,
+        str,
         typer.Argument(
-            metavar="RUN", help="Output folder of a run, log of a tool, or record of a log."
+            metavar="RUN",
+            help="Output folder of a run, a path or a URI; with --as also a log or its record.",
         ),
     ],
     form: Annotated[
-        Form,
+        Form | None,
         typer.Option("--as", help="Format: the guide's perf file, or the summary of trtexec."),
-    ],
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write a page that explains the run."),
+    ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the report of the run and the analysis of its AP."),
+    ] = False,
 ) -> None:
-    """Print the figures of a run in the format of the guide's tools.
+    """Print a stored run as the terminal showed it, as a page, or in the format of other tools.
 
     The word `show` may be omitted.
     """
+    if sum((form is not None, html is not None, as_json)) > 1:
+        raise ConfigError("--as, --html and --json exclude each other", "give one of them")
+    before, _, name = run.rpartition("/")
+    folder = (before or ".") if name == "report.json" else run
+    if form:
+        _show_as(Path(run), form)
+    elif html:
+        _write_page(folder, html)
+    elif as_json:
+        from distributed_pose.report.run_json import run_json
+        from distributed_pose.report.stored_run import read_run
+
+        print_text(run_json(read_run(folder)))
+    else:
+        from distributed_pose.report.run_report import RunReport
+        from distributed_pose.report.tables import run_tables
+
+        Terminal().print(*run_tables(RunReport.load(folder)), sep="\n")
+
+
+def _show_as(run: Path, form: Form) -> None:
     from distributed_pose.guide.logs import perf_text, trtexec_text
     from distributed_pose.guide.sources import read_source
 
@@ -79,6 +111,16 @@ def show(
         raise ConfigError(f"{run} has no figures to print as {form.value}: {reason}")
     print_text(text)
     _print_notes(run, source.notes)
+
+
+def _write_page(run: str, page: Path) -> None:
+    check_page(page, [run])
+    from distributed_pose.report.page import run_page
+    from distributed_pose.report.stored_run import read_run
+    from distributed_pose.run.timeline import read_timeline
+
+    write_atomically(page, run_page(read_run(run), read_timeline(run)))
+    print_line(f"Written to {page}")
 
 
 @report.command("import")
@@ -102,7 +144,7 @@ def import_(
 
     Options complete the facts in the log, and take precedence over them.
     """
-    from distributed_pose.files.local import check_not_input, write_atomically
+    from distributed_pose.files.local import check_not_input
     from distributed_pose.guide.sources import LogFacts, read_source
 
     if output:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from distributed_pose.cli.gates import MinRate, check_rate
 from distributed_pose.cli.options import ConfigFile, Overrides
 from distributed_pose.cli.progress import counts, progress
 from distributed_pose.cli.terminal import Terminal
@@ -90,18 +91,20 @@ _Check = Annotated[
 _MAX_GROUPS = 1000
 
 
-def scale(
+def scale(  # noqa: PLR0913 - one argument per option
     *,
     devices: _Counts = "1,2,4,8",
     repeat: _Repeat = 3,
     weak: _Weak = False,
+    min_images_per_s: MinRate = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     output: _Output = Path("scaling"),
 ) -> None:
     """Measure throughput, speed-up and efficiency with growing numbers of devices.
 
-    The report also names the costs that limit the scaling.
+    The report also names the costs that limit the scaling. The gate of throughput is for the
+    largest number of devices.
     """
     check_not_input(output / "scaling.json", {"--config": config})
     numbers = counts("--devices", devices, _MAX_COUNT)
@@ -125,6 +128,8 @@ def scale(
         write_atomically(output / f"scaling.{suffix}", content)
     console = Terminal()
     console.print(scale_table(report), scale_costs_table(report), f"Written to {output}", sep="\n")
+    if min_images_per_s is not None:
+        check_rate(points[-1], min_images_per_s)
 
 
 def plan(  # noqa: PLR0913 - one argument per option

@@ -5,17 +5,25 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import yaml
 
 from distributed_pose.data.entries import ListedId
-from distributed_pose.files.storage import Folder
+from distributed_pose.errors import SetupError
+from distributed_pose.files.json_records import read_record
+from distributed_pose.files.storage import Folder, read_location
+from distributed_pose.locations import Location
 from distributed_pose.metrics.throughput import StageFigures
+from distributed_pose.pose.scores import normalised_score
 from distributed_pose.records import Damage, Faults, HostUse, Memory
 
 # The files of a run.
 DETECTIONS, CONFIG, REPORT = "detections.json", "config.yaml", "report.json"
+
+# A report names every failed image, of which a run has at most a million.
+MAX_REPORT_BYTES = 2**28
 
 # Libraries whose version can change a figure.
 _LIBRARIES = (
@@ -34,6 +42,8 @@ _DAMAGED_SHOWN = 3
 
 # Detections that are written at once; they take about a megabyte.
 _ROWS_PER_PART = 2048
+
+_RUN_HINT = "give the output folder of an evaluation"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -247,6 +257,23 @@ class RunReport:
         """Returns the report as indented JSON."""
         return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
 
+    @classmethod
+    def load(cls, folder: Path | str | Location) -> Self:
+        """Returns the report in the output folder of a run.
+
+        Args:
+            folder: output folder of an evaluation, a path or a URI.
+
+        Raises:
+            SetupError: if the folder has no report, or the report of a version with other fields.
+        """
+        location = Location(folder).within(REPORT)
+        content = read_location(location, _RUN_HINT.removeprefix("give "), MAX_REPORT_BYTES)
+        try:
+            return read_record(cls, content)
+        except ValueError as error:
+            raise SetupError(f"{location} is not a report: {error}", _RUN_HINT) from None
+
 
 def damage_summary(damaged: Sequence[NamedImage | Damage]) -> str:
     """Returns a line about images whose file is damaged: their number, and the first ones."""
@@ -269,13 +296,17 @@ def library_versions() -> dict[str, str]:
 
 
 def detections_json(detections: Iterable[Mapping[str, Any]]) -> str:
-    """Returns COCO results as JSON, with one line per detection."""
+    """Returns COCO results as JSON, one line per detection, each with its normalised score."""
     return "".join(detections_json_parts(detections))
 
 
 def detections_json_parts(detections: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Yields the JSON of `detections_json` in parts, so that it is never in memory as a whole."""
-    rows = (json.dumps(detection, allow_nan=False) for detection in detections)
+    listed = (
+        {**detection, "score_normalised": normalised_score(detection["score"])}
+        for detection in detections
+    )
+    rows = (json.dumps(detection, allow_nan=False) for detection in listed)
     before = "[\n"
     while part := ",\n".join(islice(rows, _ROWS_PER_PART)):
         yield before + part

@@ -69,7 +69,7 @@ def test_a_run_shows_its_figures_and_writes_its_files(run: Run, people: Dataset)
     assert {"numpy", "opencv-python-headless", "pycocotools", "ray"} <= report["versions"].keys()
     assert config["profile"] == "modelzoo"
     assert {frozenset(detection) for detection in detections} == {
-        frozenset({"image_id", "category_id", "keypoints", "score"})
+        frozenset({"image_id", "category_id", "keypoints", "score", "score_normalised"})
     }
     order = [(detection["image_id"], -detection["score"]) for detection in detections]
     assert order == sorted(order)

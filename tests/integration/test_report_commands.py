@@ -226,5 +226,5 @@ def test_a_format_that_a_log_has_no_figures_for_is_a_usage_error(run: Run) -> No
     assert "trtexec" in err
     assert run("report", "table")[0] == 2
     code, _, err = run("report", "tool.log")
-    assert code == 2
-    assert "Choose from: guide, trtexec (see `" in err
+    assert code == 3
+    assert "output folder of an evaluation" in err

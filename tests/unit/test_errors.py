@@ -5,10 +5,12 @@ import pickle
 import pytest
 
 from distributed_pose import ConfigError, ExecutionError, PoseEvalError, SetupError
-from distributed_pose.errors import first_line, shown
+from distributed_pose.errors import GateError, first_line, shown
 
 
-@pytest.mark.parametrize(("kind", "code"), [(ConfigError, 2), (SetupError, 3), (ExecutionError, 4)])
+@pytest.mark.parametrize(
+    ("kind", "code"), [(ConfigError, 2), (SetupError, 3), (ExecutionError, 4), (GateError, 5)]
+)
 def test_each_kind_of_error_has_its_exit_code(kind: type[PoseEvalError], code: int) -> None:
     assert issubclass(kind, PoseEvalError)
     assert kind("x").exit_code == code
@@ -31,7 +33,7 @@ def test_the_text_names_device_shard_and_remedy(error: PoseEvalError, text: str)
     assert str(error) == text
 
 
-@pytest.mark.parametrize("kind", [ConfigError, SetupError, ExecutionError])
+@pytest.mark.parametrize("kind", [ConfigError, SetupError, ExecutionError, GateError])
 def test_an_error_keeps_all_fields_when_it_is_pickled(kind: type[PoseEvalError]) -> None:
     error = kind("failed", "hint", device="cpu:0", shard=3, image_ids=[1, 2])
     error.device = "cpu:1"

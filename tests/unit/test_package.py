@@ -52,6 +52,7 @@ def test_the_public_names_are_these() -> None:
         "ExecutionError",
         "PoseEvalError",
         "RunConfig",
+        "RunReport",
         "SetupError",
         "__version__",
         "evaluate",

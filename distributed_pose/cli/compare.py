@@ -1,0 +1,69 @@
+"""The `compare` command: stored runs against the first of them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from distributed_pose.cli import gates
+from distributed_pose.cli.options import AsJson
+from distributed_pose.cli.pages import check_page
+from distributed_pose.cli.terminal import Terminal, print_line, print_text
+from distributed_pose.errors import ConfigError
+from distributed_pose.files.local import write_atomically
+
+
+def compare(  # noqa: PLR0913 - one argument per option
+    *,
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Output folders of two or more runs, paths or URIs."),
+    ],
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write the comparison as a page as well."),
+    ] = None,
+    min_ap: gates.MinAp = None,
+    min_images_per_s: gates.MinRate = None,
+    tolerance: gates.Tolerance = None,
+    rate_tolerance: gates.RateTolerance = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare runs with the first: AP with its interval, throughput, and what else differs.
+
+    Gates are for all runs but the first, which is the baseline of the tolerances.
+    """
+    if len(runs) < 2:
+        raise ConfigError("there is one run to compare", "name two or more")
+    if html:
+        check_page(html, runs)
+    from distributed_pose.report.comparison import compare as compared
+    from distributed_pose.report.comparison_text import comparison_tables, comparisons_json
+    from distributed_pose.report.gates import Gates, check_gates
+    from distributed_pose.report.stored_run import read_run
+
+    first, *others = stored = [read_run(run) for run in runs]
+    rates = [gates.segments(run) for run in stored]
+    comparisons = [
+        compared(first, other, (rates[0], rate))
+        for other, rate in zip(others, rates[1:], strict=True)
+    ]
+    if html:
+        from distributed_pose.report.comparison_page import comparison_page
+
+        write_atomically(html, comparison_page(stored, comparisons))
+    if as_json:
+        print_text(comparisons_json(comparisons))
+    else:
+        for comparison in comparisons:
+            Terminal().print(*comparison_tables(comparison), sep="\n")
+        if html:
+            print_line(f"Written to {html}")
+    least = Gates(
+        min_ap=min_ap,
+        min_images_per_s=min_images_per_s,
+        tolerance=tolerance,
+        rate_tolerance=rate_tolerance,
+    )
+    for other in others:
+        check_gates(least, other, gates.segments, first)
