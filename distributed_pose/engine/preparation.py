@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from distributed_pose.backends.base import InputBatch
+from distributed_pose.data.digests import content_digest
 from distributed_pose.data.shards import read_image, rows_to_read
 from distributed_pose.data.sources import ImageSource
-from distributed_pose.files.local import content_digest
 from distributed_pose.records import Damage, Failure, ImageRecord
 from distributed_pose.vision.decode import decode_image
 from distributed_pose.vision.headers import UndecodableImageError
