@@ -24,7 +24,7 @@ from distributed_pose.backends.base import (
     check_maps,
 )
 from distributed_pose.backends.registry import open_backend
-from distributed_pose.data.shards import ImageMaps, pack_maps, read_image
+from distributed_pose.data.shards import ImageMaps, narrowed, pack_maps, read_image
 from distributed_pose.data.sources import ImageSource, open_images
 from distributed_pose.engine.device_queue import DeviceQueue
 from distributed_pose.engine.node_versions import versions
@@ -349,8 +349,9 @@ def _open_images(images: ImagesToRead, plan: DevicePlan) -> ImageSource:
 def _image_maps(
     batch: InputBatch, maps: NetworkOutput, dtype: type[np.float16] | None
 ) -> ImageMaps:
-    heatmaps, pafs = (np.ascontiguousarray(array, dtype) for array in maps)
-    return ImageMaps(batch.image_ids, batch.geometries, heatmaps, pafs)
+    heatmaps, pafs = map(np.ascontiguousarray, maps)
+    found = ImageMaps(batch.image_ids, batch.geometries, heatmaps, pafs)
+    return narrowed(found) if dtype else found
 
 
 def _write_maps(recording: Recording, images: pa.RecordBatch, maps: list[ImageMaps]) -> None:
