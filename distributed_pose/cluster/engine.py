@@ -34,7 +34,7 @@ from distributed_pose.data.shards import Shard
 from distributed_pose.devices.host import peak_rss_bytes
 from distributed_pose.engine.dispatch import IN_FLIGHT, batches_per_call, calls_in_flight
 from distributed_pose.engine.health import Health, collect_faults, none_left
-from distributed_pose.engine.results import failed_result, shard_result
+from distributed_pose.engine.results import failed_result, shard_result, with_failures
 from distributed_pose.engine.settling import out_of_line, settle
 from distributed_pose.engine.task_queue import TaskQueue
 from distributed_pose.engine.trials import Sweep
@@ -217,6 +217,7 @@ class RayEngine:
             return
         self._transit.release(call.load)
         reduction, report = (answer, call.report) if call.report else answer
+        report = with_failures(call.task.shard, report, reduction)
         settled = settle(work, call.task, call.device, report, self._devices())
         yield shard_result(call.device, call.task.shard, settled, reduction)
         yield from self._take_out(work, out_of_line(call.task, self._devices()))

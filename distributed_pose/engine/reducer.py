@@ -1,7 +1,7 @@
 """The reducer: heatmaps and PAFs in, detections out."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from time import perf_counter_ns
 
@@ -24,16 +24,18 @@ class Reduction:
     """The detections of one shard.
 
     Attributes:
-        image_ids: ids of all grouped images, including those without detections.
+        image_ids: ids of all images with maps, including those without detections.
         detections: serialised Arrow record batch, schema `data.shards.DETECTIONS`.
-        durations: nanoseconds per image in the stages `peaks`, `limbs` and `assemble`.
+        durations: nanoseconds per grouped image in the stages `peaks`, `limbs` and `assemble`.
         unpack_ns: nanoseconds to read the Arrow batches.
+        failures: reason by id of each image whose heatmaps are no pose heatmaps.
     """
 
     image_ids: tuple[int, ...]
     detections: bytes
     durations: Durations
     unpack_ns: int = 0
+    failures: Mapping[int, str] = field(default_factory=dict)
 
 
 class Reducer:
@@ -76,6 +78,7 @@ class Reducer:
     def group(self, maps: Iterable[ImageMaps]) -> Reduction:
         """Returns the detections in maps that are in this process already."""
         grouped: list[int] = []
+        failures: dict[int, str] = {}
         image_ids = [np.empty(0, np.int64)]
         poses = [Poses(np.empty((0, 51)), np.empty(0))]
         durations = [np.empty((0, len(DECODE_STAGES)), np.int64)]
@@ -85,13 +88,14 @@ class Reducer:
                     batch.heatmaps_NKHW, batch.pafs_NPHW, batch.geometries
                 )
             grouped += batch.image_ids
+            failures |= {batch.image_ids[row]: why for row, why in decoded.failures.items()}
             image_ids.append(np.repeat(np.array(batch.image_ids, np.int64), decoded.counts_N))
             poses.append(decoded.poses)
-            durations.append(decoded.durations_ns_N3)
+            durations.append(np.delete(decoded.durations_ns_N3, [*decoded.failures], axis=0))
         detections = pack_detections(
             np.concatenate(image_ids),
             Poses(*(np.concatenate(part) for part in zip(*poses, strict=True))),
         )
         by_stage = zip(DECODE_STAGES, np.concatenate(durations).T.tolist(), strict=True)
         durations_ns = {stage: tuple(ns) for stage, ns in by_stage}
-        return Reduction(tuple(grouped), detections, durations_ns)
+        return Reduction(tuple(grouped), detections, durations_ns, failures=failures)
