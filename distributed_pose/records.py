@@ -322,7 +322,7 @@ class ShardResult:
         encoded_bytes: file size of each image that has a result.
         damaged: images with a result whose file is damaged.
         digests: digest of the bytes of each image that has a result; see
-            `files.local.content_digest`.
+            `data.digests.content_digest`.
         stamps: stamp of each of these images before it was read (see `ImageSource.stamps`), empty
             for an image without one; an empty tuple where none is known.
     """

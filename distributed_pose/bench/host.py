@@ -6,7 +6,7 @@ same maps.
 
 import importlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import thread_time_ns
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from distributed_pose.backends.base import InputBatch, NetworkOutput, check_maps
 from distributed_pose.config.schema import RunConfig
-from distributed_pose.data.shards import ImageMaps, pack_maps, read_shards, unpack_maps
+from distributed_pose.data.shards import ImageMaps, narrowed, pack_maps, read_shards, unpack_maps
 from distributed_pose.data.sources import ImageSource
 from distributed_pose.devices.host import cpu_name, keep_freed_memory, num_cpus
 from distributed_pose.devices.kinds import CPU
@@ -87,27 +87,30 @@ def bench_host(config: RunConfig, repeat: int, on_progress: Progress) -> HostRep
             decoder differ.
     """
     inputs = read_inputs(config)
-    images = inputs.index.images
-    maps = _infer(inputs)
+    records = {image.image_id: image for image in inputs.index.images}
+    batches = _infer(inputs)
     # The actors of a run have the same settings.
     cv2.setNumThreads(1)
     keep_freed_memory()
     bench = _HostBench(config, inputs.images)
-    found = 0
-    for done, image in enumerate(images):
-        found += bench.measure(image, maps[image.image_id], repeat)
-        on_progress(len(images), done + 1)
+    found = done = 0
+    for batch in batches:
+        images = [records[image_id] for image_id in batch.image_ids]
+        for poses in bench.measure(images, batch, repeat):
+            found += poses
+            done += 1
+            on_progress(len(records), done)
     return bench.report(found)
 
 
-def _infer(inputs: RunInputs) -> dict[int, ImageMaps]:
-    """Returns the maps of each image, by image id."""
+def _infer(inputs: RunInputs) -> list[ImageMaps]:
+    """Returns the maps of all images, in the batches and the type that the worker computes."""
     (plan,) = plan_devices((CPU,), [Node("", "", num_cpus())])
 
     def start(deployment: Deployment) -> tuple[Worker, int]:
         order = deployment.order
         model = compile_model(portable(inputs.model, order), order, inputs.calibration)
-        worker = Worker(replace(deployment.spec, gather="maps"), model.content)
+        worker = Worker(replace(deployment.spec, gather="maps", maps_dtype="f32"), model.content)
         try:
             return worker, worker.start().shard_size
         except BackendError:
@@ -115,15 +118,12 @@ def _infer(inputs: RunInputs) -> dict[int, ImageMaps]:
             raise
 
     worker, shard_size = start_here(inputs.selection, plan, inputs.model.format, start)
-    maps = {}
+    maps = []
     for shard in read_shards(inputs.index.images, inputs.images, shard_size):
         batches, report = worker.infer(shard.images)
         if failures := shard.failures + report.failures:
             raise ExecutionError(failures[0].reason, image_ids=(failures[0].image_id,))
-        for batch in batches:
-            for row in range(batch.num_rows):
-                single = unpack_maps(batch.slice(row, 1))
-                maps[single.image_ids[0]] = single
+        maps += [unpack_maps(batch) for batch in batches]
     worker.close()
     return maps
 
@@ -137,14 +137,28 @@ class _HostBench:
         # The plain decoder is not part of any run, so it is imported by name.
         self._plain_decode = importlib.import_module("distributed_pose.pose.reference").plain_decode
         self._costs_ns: dict[str, list[float]] = {stage: [] for stage in (*STAGES, "plain")}
+        self._is_half = config.maps_dtype == "f16"
 
-    def measure(self, image: ImageRecord, maps: ImageMaps, repeat: int) -> int:
-        """Measures one image and returns its number of poses."""
-        number = self._check(image, maps)
-        runs = [self._run(image, maps) for _ in range(repeat)]
-        for stage, cost_ns in zip(STAGES, np.median(runs, axis=0), strict=True):
-            self._costs_ns[stage].append(float(cost_ns))
-        return number
+    def measure(self, images: Sequence[ImageRecord], maps: ImageMaps, repeat: int) -> Iterator[int]:
+        """Measures the images of a batch and yields the number of poses in each of them."""
+        transfers = [self._transfer(maps) for _ in range(repeat)]
+        transfer_ns = float(np.median([time_ns for time_ns, _ in transfers])) / len(images)
+        received = transfers[-1][1]
+        for row, image in enumerate(images):
+            computed, arrived = (_single(batch, row) for batch in (maps, received))
+            number = self._check(image, arrived)
+            runs = [self._run(image, computed, arrived) for _ in range(repeat)]
+            costs_ns = [*np.median(runs, axis=0)]
+            costs_ns.insert(STAGES.index("transfer"), transfer_ns)
+            for stage, cost_ns in zip(STAGES, costs_ns, strict=True):
+                self._costs_ns[stage].append(float(cost_ns))
+            yield number
+
+    def _transfer(self, maps: ImageMaps) -> tuple[int, ImageMaps]:
+        """Returns the time to send a batch to a reducer, and the batch as it arrives."""
+        start = thread_time_ns()
+        received = _through_store(pack_maps(narrowed(maps) if self._is_half else maps))
+        return thread_time_ns() - start, received
 
     def _check(self, image: ImageRecord, maps: ImageMaps) -> int:
         arguments = (
@@ -162,7 +176,8 @@ class _HostBench:
             )
         return len(found.scores_P)
 
-    def _run(self, image: ImageRecord, maps: ImageMaps) -> list[int]:
+    def _run(self, image: ImageRecord, maps: ImageMaps, received: ImageMaps) -> list[int]:
+        """Returns the times of all stages but `transfer`, which is measured by batch."""
         times = [thread_time_ns()]
         encoded = self._images.read(image.file_name)
         times.append(thread_time_ns())
@@ -172,8 +187,6 @@ class _HostBench:
         times.append(thread_time_ns())
         batch = InputBatch((image.image_id,), (geometry,), input_3HW[None])
         check_maps(NetworkOutput(maps.heatmaps_NKHW, maps.pafs_NPHW), batch)
-        times.append(thread_time_ns())
-        received = _through_store(pack_maps(maps))
         times.append(thread_time_ns())
         decoded = self._decoder.decode_batch(
             received.heatmaps_NKHW, received.pafs_NPHW, received.geometries
@@ -195,6 +208,13 @@ class _HostBench:
             plain_decode=_cost(costs["plain"]),
             speedup=float(np.median(costs["plain"] / decode)),
         )
+
+
+def _single(maps: ImageMaps, row: int) -> ImageMaps:
+    one = slice(row, row + 1)
+    return ImageMaps(
+        maps.image_ids[one], maps.geometries[one], maps.heatmaps_NKHW[one], maps.pafs_NPHW[one]
+    )
 
 
 def _through_store(batch: pa.RecordBatch) -> ImageMaps:

@@ -11,6 +11,7 @@ from distributed_pose.bench.driver import DriverCost
 from distributed_pose.bench.host import Cost, HostReport
 from distributed_pose.bench.pipeline import PipelineReport
 from distributed_pose.bench.scale import ScaleReport
+from distributed_pose.bench.worst_case import WorstCaseReport
 
 
 def host_table(report: HostReport) -> Table:
@@ -30,6 +31,25 @@ def host_table(report: HostReport) -> Table:
     table.caption = (
         f"{report.processor} · profile {report.profile} · {report.num_images} images, "
         f"{report.poses} poses, all equal to the plain decoder's"
+    )
+    return table
+
+
+def worst_case_table(report: WorstCaseReport) -> Table:
+    """Returns a table of the decoder's times for maps that are made to take it long."""
+    title = "Processor time of the decoder for its worst maps, milliseconds"
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    table.add_column("maps")
+    table.add_column("median", justify="right")
+    table.add_column("max", justify="right")
+    table.add_column("outcome")
+    for case in report.cases:
+        decoded = f"{case.poses:,} poses, {case.pairs:,} pairs, {case.candidates:,} candidates"
+        outcome = case.failure.partition(": ")[2] or decoded
+        table.add_row(case.name, f"{case.median_ms:.1f}", f"{case.max_ms:.1f}", outcome)
+    table.caption = (
+        f"{report.processor} · candidates of the keypoint that has most · memory of the decoder "
+        f"{report.memory_bytes / 1e6:.0f} MB"
     )
     return table
 

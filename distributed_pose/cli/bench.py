@@ -50,6 +50,27 @@ def host(
         Terminal().print(host_table(report))
 
 
+@bench.command("decoder")
+def decoder(
+    *,
+    repeat: Annotated[int, typer.Option(help="Number of measurements of each case.", min=1)] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the decoder's CPU time for the worst maps that a network can give it.
+
+    Maps with more candidates than poses can have are refused; the others come close to the limits.
+    """
+    from distributed_pose.bench.tables import worst_case_table
+    from distributed_pose.bench.worst_case import bench_worst_case
+
+    with progress() as on_progress:
+        report = bench_worst_case(repeat, on_progress)
+    if as_json:
+        print_text(json.dumps(asdict(report), indent=2) + "\n")
+    else:
+        Terminal().print(worst_case_table(report))
+
+
 @bench.command("pipeline")
 def pipeline(
     *,

@@ -21,7 +21,7 @@ from distributed_pose.cluster.schedule import Deadlines, FreeActors
 from distributed_pose.data.shards import Shard
 from distributed_pose.engine.dispatch import IN_FLIGHT
 from distributed_pose.engine.health import none_left
-from distributed_pose.engine.results import failed_result, shard_result
+from distributed_pose.engine.results import failed_result, shard_result, with_failures
 from distributed_pose.engine.settling import out_of_line, settle
 from distributed_pose.engine.task_queue import Task, TaskQueue
 from distributed_pose.errors import ExecutionError
@@ -168,6 +168,7 @@ class DispatchLoop:
             return
         self._budget.release(call.load)
         reduction, report = (answer, call.report) if call.report else answer
+        report = with_failures(call.task.shard, report, reduction)
         settled = settle(self._queue, call.task, call.device, report, self._health)
         yield shard_result(call.device, call.task.shard, settled, reduction)
         yield from self._exclude(out_of_line(call.task, self._health))

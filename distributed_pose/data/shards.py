@@ -6,7 +6,7 @@ Array legend: N images, K heatmaps, P PAF channels, H and W map size in cells.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from functools import cached_property, partial
 from itertools import chain, islice
 from time import perf_counter_ns
@@ -22,6 +22,7 @@ from distributed_pose.data.sources import ImageSource
 from distributed_pose.errors import ExecutionError
 from distributed_pose.files.local import one_line
 from distributed_pose.pose.assemble import Poses
+from distributed_pose.pose.halves import float_to_half
 from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
 from distributed_pose.records import Failure, Geometry, ImageRecord
 
@@ -175,6 +176,15 @@ def pack_images(images: pa.RecordBatch) -> pa.RecordBatch | bytes:
 def unpack_images(packed: pa.RecordBatch | bytes) -> pa.RecordBatch:
     """Returns a shard's images from the form that is sent to a worker."""
     return pa.ipc.read_record_batch(packed, LISTED) if isinstance(packed, bytes) else packed
+
+
+def narrowed(maps: ImageMaps) -> ImageMaps:
+    """Returns maps as float16; arrays that are float16 already stay as they are."""
+    heatmaps_NKHW, pafs_NPHW = (
+        array if array.dtype == np.float16 else float_to_half(array)
+        for array in (maps.heatmaps_NKHW, maps.pafs_NPHW)
+    )
+    return replace(maps, heatmaps_NKHW=heatmaps_NKHW, pafs_NPHW=pafs_NPHW)
 
 
 def pack_maps(maps: ImageMaps) -> pa.RecordBatch:

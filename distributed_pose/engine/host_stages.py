@@ -159,33 +159,35 @@ class _SimulatedDecoder(Decoder):
         super().__init__()
         self._cores = cores
         self._group_s = group_s
-        self._known: dict[object, Poses] = {}
+        self._known: dict[object, DecodedPoses] = {}
 
     def decode_batch(
         self, heatmaps_NKHW: _Maps, pafs_NPHW: _Maps, geometries: Sequence[Geometry]
     ) -> DecodedPoses:
         start = perf_counter()
         maps = zip(heatmaps_NKHW, pafs_NPHW, geometries, strict=True)
-        found = [self._people_in(*image) for image in maps]
+        found = [self._decoded(*image) for image in maps]
         self._cores.work(self._group_s * len(found) - (perf_counter() - start))
         durations_ns_N3 = np.zeros((len(found), 3), np.int64)
         if found:
             durations_ns_N3[:, 0] = round(1e9 * (perf_counter() - start) / len(found))
-        rows = zip(*found, strict=True) if found else ([np.empty((0, 51))], [np.empty(0)])
+        poses = (one.poses for one in found)
+        rows = zip(*poses, strict=True) if found else ([np.empty((0, 51))], [np.empty(0)])
         return DecodedPoses(
-            np.array([len(poses.scores_P) for poses in found], np.int64),
-            Poses(*(np.concatenate([*part]) for part in rows)),
-            durations_ns_N3,
+            counts_N=np.array([len(one.poses.scores_P) for one in found], np.int64),
+            poses=Poses(*(np.concatenate([*part]) for part in rows)),
+            durations_ns_N3=durations_ns_N3,
+            failures={row: one.failures[0] for row, one in enumerate(found) if one.failures},
         )
 
-    def _people_in(self, heatmaps_KHW: _Maps, pafs_PHW: _Maps, geometry: Geometry) -> Poses:
+    def _decoded(self, heatmaps_KHW: _Maps, pafs_PHW: _Maps, geometry: Geometry) -> DecodedPoses:
         """Returns the people in an image, which are kept for other images with the same maps."""
         sampled = (maps[:, ::_STEP, ::_STEP] for maps in (heatmaps_KHW, pafs_PHW))
         background = heatmaps_KHW[-1, ::_BACKGROUND_STEP, ::_BACKGROUND_STEP]
         samples = chain([background], sampled)
         key = geometry, heatmaps_KHW.shape, *(sample.tobytes() for sample in samples)
         if key not in self._known:
-            found = super().decode_batch(heatmaps_KHW[None], pafs_PHW[None], [geometry]).poses
+            found = super().decode_batch(heatmaps_KHW[None], pafs_PHW[None], [geometry])
             if len(self._known) >= _KEPT_POSES:
                 return found
             self._known[key] = found

@@ -25,6 +25,7 @@ from distributed_pose.engine.results import (
     describe,
     failed_result,
     shard_result,
+    with_failures,
 )
 from distributed_pose.engine.settling import out_of_line, settle
 from distributed_pose.engine.task_queue import Task, TaskQueue
@@ -170,7 +171,8 @@ class InlineEngine:
                 yield failed_result(device.name, failures)
         else:
             device.health.success(perf_counter() - start)
-            settled = settle(work, task, device.name, report, self._health())
+            grouped = with_failures(task.shard, report, reduction)
+            settled = settle(work, task, device.name, grouped, self._health())
             yield shard_result(device.name, task.shard, settled, reduction)
             self._take_out(work, out_of_line(task, self._health()))
 

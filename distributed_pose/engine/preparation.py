@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 
 from distributed_pose.backends.base import InputBatch
+from distributed_pose.data.digests import content_digest
 from distributed_pose.data.shards import read_image, rows_to_read
 from distributed_pose.data.sources import ImageSource
 from distributed_pose.engine.host_stages import HostStages
-from distributed_pose.files.local import content_digest
 from distributed_pose.records import Damage, Failure, Geometry, ImageRecord
 from distributed_pose.vision.decode import Decoded
 from distributed_pose.vision.headers import UndecodableImageError

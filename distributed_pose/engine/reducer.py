@@ -1,9 +1,9 @@
 """The reducer: heatmaps and PAFs in, detections out."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter_ns
 from typing import NamedTuple
 
@@ -28,16 +28,18 @@ class Reduction:
     """The detections of one shard.
 
     Attributes:
-        image_ids: ids of all grouped images, including those without detections.
+        image_ids: ids of all images with maps, including those without detections.
         detections: serialised Arrow record batch, schema `data.shards.DETECTIONS`.
-        durations: nanoseconds per image in the stages `peaks`, `limbs` and `assemble`.
+        durations: nanoseconds per grouped image in the stages `peaks`, `limbs` and `assemble`.
         unpack_ns: nanoseconds to read the Arrow batches.
+        failures: reason by id of each image whose heatmaps are no pose heatmaps.
     """
 
     image_ids: tuple[int, ...]
     detections: bytes
     durations: Durations
     unpack_ns: int = 0
+    failures: Mapping[int, str] = field(default_factory=dict)
 
 
 class Grouped(NamedTuple):
@@ -47,13 +49,15 @@ class Grouped(NamedTuple):
         image_ids: ids of all images, including those without people.
         counts_N: number of people per image.
         poses: people of all images, in the order of the images.
-        durations_ns_N3: nanoseconds per image in the stages of `records.DECODE_STAGES`.
+        durations_ns_N3: nanoseconds per grouped image in the stages of `records.DECODE_STAGES`.
+        failures: reason by id of each image whose heatmaps are not pose heatmaps.
     """
 
     image_ids: tuple[int, ...]
     counts_N: npt.NDArray[np.int64]
     poses: Poses
     durations_ns_N3: npt.NDArray[np.int64]
+    failures: Mapping[int, str]
 
 
 class Reducer:
@@ -100,7 +104,9 @@ class Reducer:
         """Returns the people in maps that are in this process already."""
         with self._decoder() as decoder:
             decoded = decoder.decode_batch(maps.heatmaps_NKHW, maps.pafs_NPHW, maps.geometries)
-        return Grouped(maps.image_ids, *decoded)
+        failures = {maps.image_ids[row]: reason for row, reason in decoded.failures.items()}
+        durations_ns_N3 = np.delete(decoded.durations_ns_N3, [*decoded.failures], axis=0)
+        return Grouped(maps.image_ids, decoded.counts_N, decoded.poses, durations_ns_N3, failures)
 
     @contextmanager
     def _decoder(self) -> Iterator[Decoder]:
@@ -118,11 +124,13 @@ class Reducer:
 def joined(parts: Iterable[Grouped]) -> Reduction:
     """Returns the detections of a shard from the people in its parts."""
     grouped: list[int] = []
+    failures: dict[int, str] = {}
     image_ids = [np.empty(0, np.int64)]
     poses = [Poses(np.empty((0, 51)), np.empty(0))]
     durations = [np.empty((0, len(DECODE_STAGES)), np.int64)]
     for part in parts:
         grouped += part.image_ids
+        failures |= part.failures
         image_ids.append(np.repeat(np.array(part.image_ids, np.int64), part.counts_N))
         poses.append(part.poses)
         durations.append(part.durations_ns_N3)
@@ -131,5 +139,9 @@ def joined(parts: Iterable[Grouped]) -> Reduction:
         Poses(*(np.concatenate(part) for part in zip(*poses, strict=True))),
     )
     by_stage = zip(DECODE_STAGES, np.concatenate(durations).T.tolist(), strict=True)
-    durations_ns = {stage: tuple(ns) for stage, ns in by_stage}
-    return Reduction(image_ids=tuple(grouped), detections=detections, durations=durations_ns)
+    return Reduction(
+        image_ids=tuple(grouped),
+        detections=detections,
+        durations={stage: tuple(times_ns) for stage, times_ns in by_stage},
+        failures=failures,
+    )

@@ -1,6 +1,8 @@
 """Checks the answers of workers and reducers, and joins them into results."""
 
-from distributed_pose.data.shards import Shard, detected_images, no_detections
+from dataclasses import replace
+
+from distributed_pose.data.shards import Shard, detected_images, image_records, no_detections
 from distributed_pose.engine.reducer import Reduction
 from distributed_pose.engine.worker_report import WorkerReport
 from distributed_pose.errors import ExecutionError, PoseEvalError
@@ -28,13 +30,44 @@ def check_reduction(report: WorkerReport, reduction: Reduction) -> None:
     """Checks that a reduction covers the images that have maps, and no other images.
 
     Raises:
-        ExecutionError: if the reduction has other images, or detections in other images.
+        ExecutionError: if the reduction has other images, or detections in other or failed images.
     """
     asked, answered = report.image_ids, reduction.image_ids
     if asked != answered and sorted(asked) != sorted(answered):
         raise ExecutionError(f"grouped images {sorted(answered)} instead of {sorted(asked)}")
-    if strangers := detected_images(reduction.detections) - set(asked):
+    if strangers := {*reduction.failures} - set(asked):
+        raise ExecutionError(f"failed with images {sorted(strangers)}, which it was not given")
+    found = detected_images(reduction.detections)
+    if strangers := found - set(asked):
         raise ExecutionError(f"found people in images {sorted(strangers)}, which it was not given")
+    if both := found & {*reduction.failures}:
+        raise ExecutionError(f"found people in images {sorted(both)}, which it failed with")
+
+
+def with_failures(shard: Shard, report: WorkerReport, reduction: Reduction) -> WorkerReport:
+    """Returns a report in which the images that could not be grouped are failures.
+
+    Args:
+        shard: the shard.
+        report: report of the worker.
+        reduction: checked reduction of the maps.
+    """
+    if not reduction.failures:
+        return report
+    rows = [row for row, image in enumerate(report.image_ids) if image not in reduction.failures]
+    failures = tuple(
+        Failure(image.image_id, image.file_name, reduction.failures[image.image_id])
+        for image in image_records(shard.images)
+        if image.image_id in reduction.failures
+    )
+    return replace(
+        report,
+        image_ids=tuple(report.image_ids[row] for row in rows),
+        encoded_bytes=tuple(report.encoded_bytes[row] for row in rows),
+        digests=tuple(report.digests[row] for row in rows),
+        damaged=tuple(one for one in report.damaged if one.image_id not in reduction.failures),
+        failures=report.failures + failures,
+    )
 
 
 def shard_result(

@@ -25,7 +25,7 @@ from distributed_pose.backends.base import (
     check_maps,
 )
 from distributed_pose.backends.registry import open_backend
-from distributed_pose.data.shards import ImageMaps, pack_maps
+from distributed_pose.data.shards import ImageMaps, narrowed, pack_maps
 from distributed_pose.devices.host import num_cpus
 from distributed_pose.engine.device_queue import DeviceQueue
 from distributed_pose.engine.feeding import Feeding, plan_feeding
@@ -41,16 +41,10 @@ from distributed_pose.recordings.pads import output_name
 from distributed_pose.recordings.recording import Recording
 from distributed_pose.records import (
     DEVICE_STAGES,
-    FLOATS,
     DeviceReady,
     WorkerSpec,
 )
 from distributed_pose.vision.profiles import PROFILES
-
-# Type of the maps that travel to the reducer. None keeps the type that the backend returns, because
-# the decoder widens float16 itself.
-_DTYPES: dict[str, str | None] = {"f32": None, "f16": FLOATS["f16"]}
-
 
 _T = TypeVar("_T")
 
@@ -195,9 +189,8 @@ class Worker:
             finally:
                 for answer in answers:
                     answer.cancel()
-        dtype = _DTYPES[self._spec.maps_dtype]
         batches = zip(prepared.batches, maps, strict=True)
-        converted = [_image_maps(batch, answer, dtype) for batch, answer in batches]
+        converted = [_image_maps(batch, answer, self._spec.maps_dtype) for batch, answer in batches]
         if self._dump:
             _write_maps(self._dump, images, converted)
         return [finish(batch) for batch in converted], report_of(prepared, durations)
@@ -318,9 +311,10 @@ def _packed(maps: ImageMaps) -> tuple[pa.RecordBatch, int]:
     return pack_maps(maps), perf_counter_ns() - start
 
 
-def _image_maps(batch: InputBatch, maps: NetworkOutput, dtype: str | None) -> ImageMaps:
-    heatmaps, pafs = (np.ascontiguousarray(array, dtype) for array in maps)
-    return ImageMaps(batch.image_ids, batch.geometries, heatmaps, pafs)
+def _image_maps(batch: InputBatch, maps: NetworkOutput, maps_dtype: str) -> ImageMaps:
+    heatmaps, pafs = map(np.ascontiguousarray, maps)
+    converted = ImageMaps(batch.image_ids, batch.geometries, heatmaps, pafs)
+    return narrowed(converted) if maps_dtype == "f16" else converted
 
 
 def _write_maps(recording: Recording, images: pa.RecordBatch, maps: list[ImageMaps]) -> None:

@@ -239,14 +239,6 @@ def _temporary_cache(reason: str) -> Path:
     return folder
 
 
-def content_digest(content: bytes) -> str:
-    """Returns a digest that identifies the content, 16 hexadecimal digits.
-
-    It is fast on all processors, but not secure against content that is made to collide.
-    """
-    return hashlib.blake2b(content, digest_size=8).hexdigest()
-
-
 def sha256_hex(content: bytes) -> str:
     """Returns the SHA-256 of the content, as 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()

@@ -11,7 +11,7 @@ from distributed_pose.data.coco import CocoIndex, load_index
 from distributed_pose.data.shards import ImageMaps, unpack_detections
 from distributed_pose.devices.host import num_cpus
 from distributed_pose.engine.reducer import Reducer, joined
-from distributed_pose.errors import SetupError
+from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.metrics.coco_ap import coco_ap, coco_results
 from distributed_pose.recordings.layout import check_complete, find_layout, scan
 from distributed_pose.recordings.pads import maps_grid, output_name, output_names, read_pads
@@ -68,6 +68,7 @@ def postprocess(
 
     Raises:
         SetupError: if a file is missing or damaged, or belongs to an unlisted image; names it.
+        ExecutionError: if the heatmaps of an image are no pose heatmaps; names it.
     """
     index = load_index(labels, category=category)
     jobs = _jobs(pad_file, labels, index)
@@ -107,7 +108,10 @@ class _Decoding:
     def __call__(self, job: _Job) -> list[dict[str, object]]:
         heatmaps_KHW, pafs_PHW = self._recording.read(job.name, job.grid)
         maps = ImageMaps((job.image_id,), (job.geometry,), heatmaps_KHW[None], pafs_PHW[None])
-        return unpack_detections(joined([self._reducer.group(maps)]).detections)
+        grouped = self._reducer.group(maps)
+        for reason in grouped.failures.values():
+            raise ExecutionError(f"{job.name}: {reason}", image_ids=(job.image_id,))
+        return unpack_detections(joined([grouped]).detections)
 
 
 def _jobs(pad_file: Path, labels: Path, index: CocoIndex) -> list[_Job]:

@@ -44,11 +44,14 @@ class People(NamedTuple):
         members_PK: int64 [P, 18], the candidate of each keypoint, -1 for none.
         scores_P: float64 [P], sum of the keypoint and limb scores of each person.
         counts_P: int64 [P], keypoints per person, without those that ear limbs fill in.
+        owners_M: int64 [M], the person that a limb has given each candidate to, -1 for none. There
+            is at most one: limbs form a tree of keypoints apart from those that fill in ears.
     """
 
     members_PK: Ints
     scores_P: Doubles
     counts_P: Ints
+    owners_M: Ints
 
 
 @compiled
@@ -58,11 +61,14 @@ def assemble(candidates: Candidates, limbs: Limbs, people: People, poses: Poses,
     The result is complete only if `poses` has at least that many rows.
     """
     number = 0
+    people.owners_M[: candidates.offsets_K[-1]] = _NONE
     for kind in range(len(_LIMBS)):
         for limb in range(limbs.offsets[kind], limbs.offsets[kind + 1]):
             if kind >= _FIRST_EAR_LIMB:
-                _fill_ear(people, number, kind, limbs.a_L[limb], limbs.b_L[limb])
-            elif kind == 0 or not _extend(people, number, candidates, limbs, kind, limb):
+                _fill_ear(people, kind, limbs.a_L[limb], limbs.b_L[limb])
+            elif people.owners_M[limbs.a_L[limb]] != _NONE:
+                _extend(people, candidates, limbs, kind, limb)
+            else:
                 _start(people, number, candidates, limbs, kind, limb)
                 number += 1
     for person in range(number):
@@ -85,33 +91,28 @@ def _start(
     keypoints = np.float64(candidates.scores_M[a]) + np.float64(candidates.scores_M[b])
     people.scores_P[person] = keypoints + limbs.scores_L[limb]
     people.counts_P[person] = 2
+    people.owners_M[a] = people.owners_M[b] = person
 
 
 @compiled
-def _extend(
-    people: People, number: int, candidates: Candidates, limbs: Limbs, kind: int, limb: int
-) -> bool:
-    """Adds a limb to every person that has its first candidate; returns whether there was one."""
+def _extend(people: People, candidates: Candidates, limbs: Limbs, kind: int, limb: int) -> None:
+    """Adds a limb to the person that has its first candidate."""
     a, b = limbs.a_L[limb], limbs.b_L[limb]
-    extended = False
-    for person in range(number):
-        if people.members_PK[person, _LIMBS[kind, 0]] == a:
-            people.members_PK[person, _LIMBS[kind, 1]] = b
-            people.counts_P[person] += 1
-            people.scores_P[person] += np.float64(candidates.scores_M[b]) + limbs.scores_L[limb]
-            extended = True
-    return extended
+    person = people.owners_M[a]
+    people.members_PK[person, _LIMBS[kind, 1]] = b
+    people.counts_P[person] += 1
+    people.scores_P[person] += np.float64(candidates.scores_M[b]) + limbs.scores_L[limb]
+    people.owners_M[b] = person
 
 
 @compiled
-def _fill_ear(people: People, number: int, kind: int, a: int, b: int) -> None:
+def _fill_ear(people: People, kind: int, a: int, b: int) -> None:
     keypoint_a, keypoint_b = _LIMBS[kind, 0], _LIMBS[kind, 1]
-    for person in range(number):
-        members_K = people.members_PK[person]
-        if members_K[keypoint_a] == a and members_K[keypoint_b] == _NONE:
-            members_K[keypoint_b] = b
-        elif members_K[keypoint_b] == b and members_K[keypoint_a] == _NONE:
-            members_K[keypoint_a] = a
+    with_a, with_b = people.owners_M[a], people.owners_M[b]
+    if with_a != _NONE and people.members_PK[with_a, keypoint_b] == _NONE:
+        people.members_PK[with_a, keypoint_b] = b
+    if with_b != _NONE and people.members_PK[with_b, keypoint_a] == _NONE:
+        people.members_PK[with_b, keypoint_a] = a
 
 
 @compiled

@@ -1,7 +1,11 @@
 """Connects pairs of keypoint candidates into limbs, by part affinity fields (PAFs).
 
-The fields are evaluated only at the sample points. Legend: P PAF channels, H and W map size in
-cells, M candidates of all keypoints, L limbs of all kinds, R accepted pairs of one kind of limb.
+The fields are evaluated only at the sample points. Where there are so many pairs that this takes as
+long as all pixels, the pixels between the candidates are evaluated once for the remaining pairs,
+with the same values.
+
+Legend: P PAF channels, H and W map size in cells, M candidates of all keypoints, L limbs of all
+kinds, R accepted pairs of one kind of limb, h and w size of the region in pixels.
 """
 
 from typing import NamedTuple
@@ -9,8 +13,19 @@ from typing import NamedTuple
 import numpy as np
 
 from distributed_pose.pose.kernels import compiled, inlined
-from distributed_pose.pose.peaks import Candidates
-from distributed_pose.pose.resample import Axis, Doubles, Floats, Ints, in_tail
+from distributed_pose.pose.limits import MAX_PAIRS
+from distributed_pose.pose.peaks import Candidates, Scratch
+from distributed_pose.pose.resample import (
+    TAPS,
+    Axis,
+    Box,
+    Doubles,
+    Floats,
+    Ints,
+    enlarged,
+    in_tail,
+    resized,
+)
 from distributed_pose.pose.samples import NUM_SAMPLES, Samples, estimate, take_samples
 from distributed_pose.pose.skeleton import LIMBS, NUM_PAFS
 
@@ -30,6 +45,10 @@ _CERTAINLY_BELOW = MIN_PROJECTION - np.float32(1e-3)
 
 # From the middle outwards: a wrong pair is rejected sooner there, because its ends lie on people.
 _ORDER = np.array([4, 5, 3, 6, 2, 7, 1, 8, 0, 9])
+
+# Pixels of both fields that are evaluated in the time of a tested pair, and of an accepted one.
+_TESTED_PIXELS = 50
+_ACCEPTED_PIXELS = 300
 
 
 class Limbs(NamedTuple):
@@ -53,7 +72,7 @@ class Limbs(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Pairs of candidates that may become limbs.
+    """Accepted pairs of one kind of limb, in buffers with room for all pairs.
 
     Attributes:
         a_R: int64 [R], candidate at the first keypoint, numbered as in `Limbs`.
@@ -70,43 +89,101 @@ class Pairs(NamedTuple):
 
 @compiled
 def find_limbs(
-    pafs_PHW: Floats, yx: tuple[Axis, Axis], candidates: Candidates, limbs: Limbs, pairs: Pairs
-) -> int:
+    pafs_PHW: Floats,
+    yx: tuple[Axis, Axis],
+    candidates: Candidates,
+    limbs: Limbs,
+    pairs: Pairs,
+    scratch: Scratch,
+) -> tuple[int, int]:
     """Finds the limbs of each kind, best first; each kind uses a candidate at most once.
 
     Returns:
-        The number of rows that `pairs` needs; the limbs are complete only if it has that many.
+        The number of rows that `pairs` needs, and the number of pairs of all kinds together. Only
+        with enough rows, and not more than `MAX_PAIRS`, limbs are found.
     """
+    room = total = 0
+    for kind in range(len(_LIMBS)):
+        a, b, ends = _LIMBS[kind, 0], _LIMBS[kind, 1], candidates.offsets_K
+        pairs_of_kind = (ends[a + 1] - ends[a]) * (ends[b + 1] - ends[b])
+        room, total = max(room, pairs_of_kind), total + pairs_of_kind
+    if room > len(pairs.a_R) or total > MAX_PAIRS:
+        return room, total
     limbs.used_M[: candidates.offsets_K[-1]] = 0
-    room = end = 0
+    end = 0
     limbs.offsets[0] = 0
     for kind in range(len(_LIMBS)):
-        number = _accepted_pairs(pafs_PHW, yx, candidates, kind, pairs)
-        room = max(room, number)
-        if room <= len(pairs.a_R):
-            end = _take_best(pairs, number, kind, limbs, end)
+        number = _accepted_pairs(pafs_PHW, yx, candidates, kind, pairs, scratch)
+        end = _take_best(pairs, number, kind, limbs, end)
         limbs.offsets[kind + 1] = end
-    return room
+    return room, total
 
 
 @compiled
 def _accepted_pairs(
-    pafs_PHW: Floats, yx: tuple[Axis, Axis], candidates: Candidates, kind: int, pairs: Pairs
+    pafs_PHW: Floats,
+    yx: tuple[Axis, Axis],
+    candidates: Candidates,
+    kind: int,
+    pairs: Pairs,
+    scratch: Scratch,
 ) -> int:
     keypoint_a, keypoint_b, channel_x, channel_y = _LIMBS[kind]
     fields = pafs_PHW[channel_x], pafs_PHW[channel_y]
     is_tail = in_tail(min(channel_x, channel_y), NUM_PAFS, len(yx[1].taps))
-    offsets = candidates.offsets_K
+    ends_a = candidates.offsets_K[keypoint_a], candidates.offsets_K[keypoint_a + 1]
+    ends_b = candidates.offsets_K[keypoint_b], candidates.offsets_K[keypoint_b + 1]
+    box = Box(0, 0, 0, 0)
+    pixels_left = len(yx[0].taps) * len(yx[1].taps)
+    is_dense = False
+    fields_hw2 = scratch.fields[:0].reshape(0, 1, 2)
     number = 0
-    for b in range(offsets[keypoint_b], offsets[keypoint_b + 1]):
-        for a in range(offsets[keypoint_a], offsets[keypoint_a + 1]):
-            score = _score(fields, yx, candidates, a, b, pairs.samples, is_tail)
+    for b in range(ends_b[0], ends_b[1]):
+        if pixels_left < 0 and not is_dense:
+            box = _around(candidates, ends_a, ends_b)
+            fields_hw2 = _evaluated(fields, yx, box, scratch, is_tail)
+            is_dense = True
+        for a in range(ends_a[0], ends_a[1]):
+            if is_dense:
+                score = _dense_score(fields_hw2, box, candidates, a, b, pairs.samples.values)
+            else:
+                score = _score(fields, yx, candidates, a, b, pairs.samples, is_tail)
+                pixels_left -= _ACCEPTED_PIXELS if score > 0 else _TESTED_PIXELS
             if score > 0:
-                if number < len(pairs.a_R):
-                    pairs.a_R[number], pairs.b_R[number] = a, b
-                    pairs.scores_R[number] = score
+                pairs.a_R[number], pairs.b_R[number] = a, b
+                pairs.scores_R[number] = score
                 number += 1
     return number
+
+
+@compiled
+def _around(candidates: Candidates, ends_a: tuple[int, int], ends_b: tuple[int, int]) -> Box:
+    """Returns the pixels between all candidates of both keypoints, where all samples are."""
+    x, y = candidates.x_M, candidates.y_M
+    rows_a, rows_b = y[ends_a[0] : ends_a[1]], y[ends_b[0] : ends_b[1]]
+    # Candidates are sorted by x.
+    return Box(
+        min(rows_a.min(), rows_b.min()),
+        max(rows_a.max(), rows_b.max()) + 1,
+        min(x[ends_a[0]], x[ends_b[0]]),
+        max(x[ends_a[1] - 1], x[ends_b[1] - 1]) + 1,
+    )
+
+
+@compiled
+def _evaluated(
+    fields: tuple[Floats, Floats], yx: tuple[Axis, Axis], box: Box, scratch: Scratch, is_tail: bool
+) -> Floats:
+    """Returns the values of both fields in a box, float32 [h, w, 2], as a part of `scratch`."""
+    height, width = box.bottom - box.top, box.right - box.left
+    rows = yx[0].taps[box.top, 0], yx[0].taps[box.bottom - 1, TAPS - 1] + 1
+    columns = yx[1].taps[box.left, 0], yx[1].taps[box.right - 1, TAPS - 1] + 1
+    fields_hw2 = scratch.fields[: 2 * height * width].reshape(height, width, 2)
+    for component in range(2):
+        fine_hw = enlarged(fields[component], rows, columns, scratch.fine)
+        origin = rows[0], columns[0]
+        fields_hw2[:, :, component] = resized(fine_hw, origin, yx, box, scratch.pixels, is_tail)
+    return fields_hw2
 
 
 @compiled
@@ -134,12 +211,7 @@ def _score(
     is_tail: bool,
 ) -> float:
     """Returns the mean of the projections above the minimum, or 0 if too few samples have one."""
-    a_x, a_y = np.float32(candidates.x_M[a]), np.float32(candidates.y_M[a])
-    vector_x = np.float32(candidates.x_M[b]) - a_x
-    vector_y = np.float32(candidates.y_M[b]) - a_y
-    norm = np.sqrt(vector_x * vector_x + vector_y * vector_y) + _SMALLEST_NORM
-    unit = vector_x / norm, vector_y / norm
-    start, step = (a_x, a_y), (vector_x * _STEP, vector_y * _STEP)
+    start, step, unit = _line(candidates, a, b)
     if not _may_be_limb(fields, yx, start, step, unit):
         return 0.0
     for index in range(NUM_SAMPLES):
@@ -154,6 +226,40 @@ def _score(
     if counting < MIN_COUNTING:
         return 0.0
     return float(_sum(values) / (counting + _SMALLEST_COUNT))
+
+
+@inlined
+def _dense_score(
+    fields_hw2: Floats, box: Box, candidates: Candidates, a: int, b: int, values: Floats
+) -> float:
+    """Returns what `_score` returns, from fields at all pixels of a box."""
+    start, step, unit = _line(candidates, a, b)
+    counting = NUM_SAMPLES
+    for index in _ORDER:
+        x, y = _sample(start, step, index)
+        x, y = x - box.left, y - box.top
+        projection = fields_hw2[y, x, 0] * unit[0] + fields_hw2[y, x, 1] * unit[1]
+        counts = bool(projection > MIN_PROJECTION)
+        counting -= not counts
+        if counting < MIN_COUNTING:
+            return 0.0
+        values[index] = projection if counts else np.float32(0)
+    return float(_sum(values) / (counting + _SMALLEST_COUNT))
+
+
+@inlined
+def _line(
+    candidates: Candidates, a: int, b: int
+) -> tuple[
+    tuple[np.float32, np.float32], tuple[np.float32, np.float32], tuple[np.float32, np.float32]
+]:
+    """Returns the first sample, the step to the next, and the direction of a pair, as x and y."""
+    a_x, a_y = np.float32(candidates.x_M[a]), np.float32(candidates.y_M[a])
+    vector_x = np.float32(candidates.x_M[b]) - a_x
+    vector_y = np.float32(candidates.y_M[b]) - a_y
+    norm = np.sqrt(vector_x * vector_x + vector_y * vector_y) + _SMALLEST_NORM
+    step = vector_x * _STEP, vector_y * _STEP
+    return (a_x, a_y), step, (vector_x / norm, vector_y / norm)
 
 
 @inlined

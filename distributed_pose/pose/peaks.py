@@ -7,7 +7,10 @@ candidates of all keypoints.
 
 from typing import NamedTuple
 
+import numpy as np
+
 from distributed_pose.pose.kernels import compiled
+from distributed_pose.pose.limits import MAX_CANDIDATES
 from distributed_pose.pose.regions import THRESHOLD, hot_boxes, shrunk, trimmed
 from distributed_pose.pose.resample import (
     TAPS,
@@ -23,9 +26,21 @@ from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_KEYPOINTS
 
 SUPPRESSION_RADIUS_PX = 6
 
+# A peak suppresses others among the pixels below and to the right of it that are nearer than the
+# radius. If the peaks of a heatmap exceed this number, more than `MAX_CANDIDATES` of them are left.
+MAX_PEAKS = MAX_CANDIDATES * (1 + 54)
+
+# Rows for the candidates of all keypoints and the peaks of the last one.
+ROOM = NUM_KEYPOINTS * MAX_CANDIDATES + MAX_PEAKS
+
+_NONE = -1
+
+# Strides of Shell's sort, after Ciura; the last one alone is the insertion sort.
+_SORT_STRIDES = np.array([27347, 10939, 4376, 1750, 701, 301, 132, 57, 23, 10, 4, 1])
+
 
 class Candidates(NamedTuple):
-    """Candidates of all keypoints, in buffers that may be longer than their number.
+    """Candidates of all keypoints, in buffers of `ROOM` rows.
 
     The candidates of keypoint k are at `offsets_K[k]` to `offsets_K[k + 1]`, sorted by x, then y.
 
@@ -48,11 +63,13 @@ class Scratch(NamedTuple):
     Attributes:
         fine: float32, scratch of `resample.enlarged`.
         pixels: float32, scratch of `resample.resized` and `regions.shrunk`.
+        fields: float32, both fields of one kind of limb at all pixels.
         boxes: int64 [number, 4], boxes of gaps between cells: top, bottom, left, right, inclusive.
     """
 
     fine: Floats
     pixels: Floats
+    fields: Floats
     boxes: Ints
 
 
@@ -67,19 +84,21 @@ def find_peaks(
     `SUPPRESSION_RADIUS_PX` the one further right is dropped, whatever the scores.
 
     Returns:
-        The number of rows that `candidates` needs; they are complete only if it has that many.
+        The keypoint that has more than `MAX_CANDIDATES`, with which the search ends, or -1.
     """
-    room = end = 0
+    end = 0
     candidates.offsets_K[0] = 0
     for keypoint in range(NUM_KEYPOINTS):
         is_tail = in_tail(keypoint, NUM_HEATMAPS, len(yx[1].taps))
         start, end = end, _find_in(heatmaps_KHW[keypoint], yx, end, candidates, scratch, is_tail)
-        room = max(room, end)
-        if room <= len(candidates.x_M):
-            _sort(candidates, start, end)
-            end = _suppress(candidates, start, end)
+        if end - start > MAX_PEAKS:
+            return keypoint
+        _sort(candidates, start, end)
+        end = _suppress(candidates, start, end)
+        if end - start > MAX_CANDIDATES:
+            return keypoint
         candidates.offsets_K[keypoint + 1] = end
-    return room
+    return _NONE
 
 
 @compiled
@@ -180,25 +199,33 @@ def _is_peak(pixels_hw: Floats, row: int, column: int) -> bool:
 
 @compiled
 def _sort(candidates: Candidates, start: int, end: int) -> None:
-    """Sorts candidates by x, then y, with an insertion sort because there are few."""
+    """Sorts candidates by x, then y."""
     x, y, scores = candidates.x_M, candidates.y_M, candidates.scores_M
-    for index in range(start + 1, end):
-        this_x, this_y, this_score = x[index], y[index], scores[index]
-        place = index
-        while place > start and (
-            x[place - 1] > this_x or (x[place - 1] == this_x and y[place - 1] > this_y)
-        ):
-            x[place], y[place], scores[place] = x[place - 1], y[place - 1], scores[place - 1]
-            place -= 1
-        x[place], y[place], scores[place] = this_x, this_y, this_score
+    for stride in _SORT_STRIDES:
+        for index in range(start + stride, end):
+            this_x, this_y, this_score = x[index], y[index], scores[index]
+            place = index
+            while place >= start + stride and (
+                x[place - stride] > this_x
+                or (x[place - stride] == this_x and y[place - stride] > this_y)
+            ):
+                before = place - stride
+                x[place], y[place], scores[place] = x[before], y[before], scores[before]
+                place = before
+            x[place], y[place], scores[place] = this_x, this_y, this_score
 
 
 @compiled
 def _suppress(candidates: Candidates, start: int, end: int) -> int:
-    """Drops candidates that are too near to an earlier one, and returns the new end."""
+    """Drops candidates that are too near to an earlier one, and returns the new end.
+
+    Ends after more than `MAX_CANDIDATES` of them.
+    """
     x, y, scores = candidates.x_M, candidates.y_M, candidates.scores_M
     kept = start
     for index in range(start, end):
+        if kept - start > MAX_CANDIDATES:
+            break
         near = False
         for other in range(kept - 1, start - 1, -1):
             across = x[index] - x[other]

@@ -19,6 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_pose.pose.assemble import Poses
+from distributed_pose.pose.limits import (
+    MAX_CANDIDATES,
+    MAX_PAIRS,
+    too_many_candidates,
+    too_many_pairs,
+)
 from distributed_pose.pose.skeleton import (
     EAR_LIMBS,
     LIMBS,
@@ -82,10 +88,21 @@ def plain_decode(heatmaps_KHW: Floats, pafs_PHW: Floats, geometry: Geometry) -> 
         heatmaps_KHW: float32 [19, H, W], last stage, background last.
         pafs_PHW: float32 [38, H, W], last stage.
         geometry: how the image lies in the network input of 8H x 8W pixels.
+
+    Raises:
+        NoPoseMapsError: if there are more candidates than `limits` allow, which are not the
+            reference implementation's.
     """
     heatmaps_hwK = full_resolution(heatmaps_KHW, geometry)
     pafs_hwP = full_resolution(pafs_PHW, geometry)
-    candidates = [find_peaks(heatmaps_hwK[:, :, k]) for k in range(NUM_KEYPOINTS)]
+    candidates = []
+    for keypoint in range(NUM_KEYPOINTS):
+        candidates.append(find_peaks(heatmaps_hwK[:, :, keypoint]))
+        if len(candidates[-1]) > MAX_CANDIDATES:
+            raise too_many_candidates(keypoint)
+    pairs = sum(len(candidates[a]) * len(candidates[b]) for a, b, *_ in LIMBS)
+    if pairs > MAX_PAIRS:
+        raise too_many_pairs(pairs)
     limbs = [
         find_limbs(pafs_hwP[:, :, (x, y)], candidates[a], candidates[b]) for a, b, x, y in LIMBS
     ]
@@ -138,6 +155,8 @@ def _is_peak(heatmap_hw: Floats) -> npt.NDArray[np.bool_]:
 def _kept(xy_M2: Floats) -> list[int]:
     kept: list[int] = []
     for index, point in enumerate(xy_M2):
+        if len(kept) > MAX_CANDIDATES:
+            break
         distances = np.hypot(*(xy_M2[kept] - point).T)
         if not np.any(distances < SUPPRESSION_RADIUS_PX):
             kept.append(index)

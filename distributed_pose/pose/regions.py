@@ -24,6 +24,10 @@ POSITIVE, NEGATIVE, OUTER = 1.1891, 0.1891, 0.0540
 _OVERSHOOT = POSITIVE**2 + NEGATIVE**2
 _UNDERSHOOT = 2 * POSITIVE * NEGATIVE
 
+# Uniting boxes takes time that grows with the square of their number, or faster. The grid of
+# Lightweight OpenPose has room for about a hundred.
+_MAX_BOXES = 256
+
 # The same bounds for the second resize alone, whose weights are those of one cubic convolution.
 POSITIVE_FINE, NEGATIVE_FINE = 1.1876, 0.1876
 _OVERSHOOT_FINE = POSITIVE_FINE**2 + NEGATIVE_FINE**2
@@ -35,7 +39,7 @@ def hot_boxes(heatmap_HW: Floats, boxes: Ints, scratch: Floats) -> int:
     """Writes disjoint boxes of gaps that hold all pixels which can reach the threshold.
 
     Returns:
-        The number of boxes.
+        The number of boxes; 1 if there would be too many, with everything in it.
     """
     height, width = heatmap_HW.shape
     profiles = _profiles(heatmap_HW, scratch)
@@ -48,6 +52,10 @@ def hot_boxes(heatmap_HW: Floats, boxes: Ints, scratch: Floats) -> int:
                     top, bottom = max(row - REACH + 1, 0), min(row + REACH, height)
                     left, right = max(column - REACH + 1, 0), min(column + REACH, width)
                     number = _add_box(boxes, number, top, bottom, left, right)
+                    if number > _MAX_BOXES:
+                        boxes[0, 0], boxes[0, 1] = 0, height
+                        boxes[0, 2], boxes[0, 3] = 0, width
+                        return 1
     return _merge(boxes, number)
 
 

@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from distributed_pose.config.selection import Selection
+from distributed_pose.data.digests import content_digest
 from distributed_pose.data.shards import read_image
 from distributed_pose.data.sources import ImageSource
 from distributed_pose.errors import SetupError
-from distributed_pose.files.local import content_digest
 from distributed_pose.records import DeviceReady, Failure, ImageRecord, ShardResult
 from distributed_pose.run.inputs import RunInputs
 from distributed_pose.run.ledger import EvaluatedImage, Ledger

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from distributed_pose import ExecutionError
 from distributed_pose.bench.host import STAGES
 from distributed_pose.cli.main import app
+from distributed_pose.pose.limits import MAX_CANDIDATES, MAX_PAIRS
 from tests.conftest import Dataset
 from tests.tiny_models import save_constant_model
 
@@ -38,6 +39,17 @@ def test_the_host_costs_what_its_stages_cost(people: Dataset, profile: str) -> N
     assert all(cost > 0 for cost in stages.values())
     assert max(stages.values()) < report["host"]["median_us"]
     assert report["speedup"] > 1
+
+
+def test_the_decoders_worst_maps_come_close_to_the_limits_or_are_refused() -> None:
+    result = CliRunner().invoke(app, ["bench", "decoder", "--repeat", "1", "--json"])
+    assert result.exit_code == 0
+    cases = json.loads(result.stdout)["cases"]
+    assert [bool(case["failure"]) for case in cases] == [False, False, True, True]
+    assert all(0.8 * MAX_PAIRS < case["pairs"] <= MAX_PAIRS for case in cases[:2])
+    assert max(case["candidates"] for case in cases) > 0.9 * MAX_CANDIDATES
+    # They take 0.2 s; a machine that does other work shares its caches.
+    assert max(case["max_ms"] for case in cases) < 1000
 
 
 def test_a_whole_run_is_compared_with_the_bare_model(people: Dataset, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ The maps come from networks on images, or are drawn, with and without distortion
 heatmaps, P PAF channels and people, H and W map size in cells.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +24,7 @@ from distributed_pose.demo.default import WEIGHTS
 from distributed_pose.model.artifacts import load_source
 from distributed_pose.model.compile import portable
 from distributed_pose.pose.decode import Decoder
+from distributed_pose.pose.limits import NoPoseMapsError
 from distributed_pose.pose.reference import plain_decode
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs
@@ -165,6 +167,8 @@ def scenes(draw: st.DrawFn) -> Scene:
 @example(Scene("storm", "ripple", (1, 1), Geometry(113, 1, 2, 0, 3, 0), amplitude=3.0, seed=235830))
 @example(Scene("mirrored", "none", (1, 9), Geometry(240, 1, 1, 0, 1, 0), people=7, seed=32))
 @example(Scene("mirrored", "negative", (1, 9), Geometry(174, 31, 0, 31, 0, 8), people=8, seed=174))
+@example(Scene("noise", "none", (46, 46), Geometry(368, 368, 0, 0, 0, 0)))
+@example(Scene("people", "none", (46, 80), Geometry(480, 640, 0, 74, 0, 75), people=120))
 def test_the_decoders_agree_on_maps_of_any_kind(scene: Scene) -> None:
     check_agree(scene.geometry, *scene.maps())
 
@@ -199,9 +203,15 @@ def check_agree(
     heatmaps_KHW: npt.NDArray[np.floating],
     pafs_PHW: npt.NDArray[np.floating],
 ) -> int:
-    """Checks that both decoders return the same poses; returns their number."""
-    found = decoder().decode(heatmaps_KHW, pafs_PHW, geometry)
-    expected = plain_decode(heatmaps_KHW.astype(np.float32), pafs_PHW.astype(np.float32), geometry)
+    """Checks that both decoders return the same poses, or fail alike; returns their number."""
+    same = heatmaps_KHW.astype(np.float32), pafs_PHW.astype(np.float32)
+    try:
+        found = decoder().decode(heatmaps_KHW, pafs_PHW, geometry)
+    except NoPoseMapsError as error:
+        with pytest.raises(NoPoseMapsError, match=f"^{re.escape(error.message)}$"):
+            plain_decode(*same, geometry)
+        return 0
+    expected = plain_decode(*same, geometry)
     np.testing.assert_array_equal(found.keypoints_P51, expected.keypoints_P51)
     np.testing.assert_array_equal(found.scores_P, expected.scores_P)
     return len(expected.scores_P)

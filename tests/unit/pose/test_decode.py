@@ -12,8 +12,10 @@ import pytest
 
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.pose.decode import Decoder
+from distributed_pose.pose.limits import MAX_CANDIDATES, NoPoseMapsError
+from distributed_pose.pose.peaks import MAX_PEAKS, SUPPRESSION_RADIUS_PX
 from distributed_pose.pose.reference import plain_decode
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
+from distributed_pose.pose.skeleton import KEYPOINTS, NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
 from distributed_pose.records import Geometry
 
@@ -21,6 +23,7 @@ Floats = npt.NDArray[np.float32]
 
 GRID_HW = (46, 80)
 WHOLE = Geometry(368, 640, 0, 0, 0, 0)
+LEFT_ANKLE = KEYPOINTS.index("left_ankle")
 
 # Nose, eyes, ears, shoulders, elbows, wrists, hips, knees and ankles, in input pixels.
 PERSON = (
@@ -142,11 +145,11 @@ class TestDecode:
 
 
 class TestBuffers:
-    def test_grow_for_thousands_of_candidates_and_are_reused_for_the_next_image(self) -> None:
+    def test_grow_for_thousands_of_pairs_and_are_reused_for_the_next_image(self) -> None:
         decoder = Decoder()
         maps, geometry = noise((23, 30)), Geometry(184, 240, 0, 0, 0, 0)
         first = decoder.decode(*maps, geometry)
-        assert len(decoder._candidates.x_M) > 1024
+        assert decoder._candidates.offsets_K[-1] > 1024
         assert len(decoder._pairs.a_R) > 1024
         assert_same(first, plain_decode(*maps, geometry))
         assert_same(decoder.decode(*maps, geometry), first)
@@ -157,7 +160,7 @@ class TestBuffers:
         heatmaps, pafs = maps_of(0, 200)
         geometry = Geometry(184, 320, 0, 0, 0, 0)
         batch = np.stack([heatmaps] * number), np.stack([pafs] * number)
-        counts, poses, _ = decoder.decode_batch(*batch, [geometry] * number)
+        counts, poses, *_ = decoder.decode_batch(*batch, [geometry] * number)
         assert counts.tolist() == [2] * number
         assert len(decoder._poses.scores_P) > 256
         single = decoder.decode(heatmaps, pafs, geometry)
@@ -174,14 +177,14 @@ class TestDecodeBatch:
             Geometry(427, 641, 0, 44, 0, 44),
         ]
         heatmaps, pafs = (np.stack(kind) for kind in zip(*maps, strict=True))
-        counts, poses, durations_ns = decoder.decode_batch(heatmaps, pafs, geometries)
+        counts, poses, durations_ns, _ = decoder.decode_batch(heatmaps, pafs, geometries)
         singles = [decoder.decode(*m, g) for m, g in zip(maps, geometries, strict=True)]
         assert counts.tolist() == [len(single.scores_P) for single in singles]
         assert_same(poses, Poses(*(np.concatenate(rows) for rows in zip(*singles, strict=True))))
         assert durations_ns.shape == (4, 3)
 
     def test_returns_no_poses_for_an_empty_batch(self, decoder: Decoder) -> None:
-        counts, poses, durations_ns = decoder.decode_batch(*empty_maps(0), [])
+        counts, poses, durations_ns, _ = decoder.decode_batch(*empty_maps(0), [])
         assert counts.shape == (0,)
         assert poses.keypoints_P51.shape == (0, 51)
         assert durations_ns.shape == (0, 3)
@@ -205,3 +208,66 @@ def test_decoders_in_several_threads_return_the_poses_of_a_single_one(decoder: D
         for found in threads.map(decode_all, range(2)):
             for poses, same in zip(found, expected, strict=True):
                 assert_same(poses, same)
+
+
+class TestLimits:
+    def test_flat_heatmaps_have_too_many_candidates(self, decoder: Decoder) -> None:
+        heatmaps, pafs = flat_maps()
+        with pytest.raises(
+            NoPoseMapsError, match=r"^the heatmaps are no pose heatmaps: more than "
+        ):
+            decoder.decode(heatmaps, pafs, WHOLE)
+        with pytest.raises(NoPoseMapsError, match=r"more than 1000 candidates of nose$"):
+            decoder.decode(heatmaps.astype(np.float16), pafs, Geometry(480, 640, 0, 74, 0, 75))
+
+    def test_name_the_keypoint_that_has_too_many_candidates(self, decoder: Decoder) -> None:
+        heatmaps, pafs = maps_of(0, 200)
+        heatmaps[LEFT_ANKLE] = 0.2
+        with pytest.raises(NoPoseMapsError, match="1000 candidates of left_ankle"):
+            decoder.decode(heatmaps, pafs, WHOLE)
+
+    def test_noise_has_too_many_pairs(self, decoder: Decoder) -> None:
+        with pytest.raises(
+            NoPoseMapsError, match=r"\d{7,} pairs of candidates \(at most 1000000\)"
+        ):
+            decoder.decode(*noise(GRID_HW), WHOLE)
+
+    @pytest.mark.parametrize("number", [MAX_CANDIDATES, MAX_CANDIDATES + 1])
+    def test_count_candidates_to_the_last_one_as_the_plain_decoder_does(
+        self, decoder: Decoder, number: int
+    ) -> None:
+        heatmaps = np.zeros((NUM_HEATMAPS, 80, 120), np.float32)
+        pafs = np.zeros((NUM_PAFS, 80, 120), np.float32)
+        rows, columns = np.divmod(np.arange(number), 50)
+        heatmaps[LEFT_ANKLE, 2 * rows + 1, 2 * columns + 1] = np.linspace(0.5, 1, number)
+        geometry = Geometry(700, 1050, 0, 0, 0, 0)
+        for decode in (decoder.decode, plain_decode):
+            if number > MAX_CANDIDATES:
+                with pytest.raises(NoPoseMapsError, match="1000 candidates of left_ankle"):
+                    decode(heatmaps, pafs, geometry)
+            else:
+                assert len(decode(heatmaps, pafs, geometry).scores_P) == 0
+                assert decoder._candidates.offsets_K[-1] == MAX_CANDIDATES
+
+    def test_fail_one_image_of_a_batch_and_leave_the_others(self, decoder: Decoder) -> None:
+        maps = [maps_of(0, 200), flat_maps(), maps_of(120)]
+        heatmaps, pafs = (np.stack(kind) for kind in zip(*maps, strict=True))
+        counts, poses, _, failures = decoder.decode_batch(heatmaps, pafs, [WHOLE] * 3)
+        assert counts.tolist() == [2, 0, 1]
+        assert list(failures) == [1]
+        singles = [decoder.decode(*maps[index], WHOLE) for index in (0, 2)]
+        assert_same(poses, Poses(*(np.concatenate(rows) for rows in zip(*singles, strict=True))))
+
+    def test_no_more_peaks_are_suppressed_than_there_is_room_for(self) -> None:
+        reach = range(-SUPPRESSION_RADIUS_PX, SUPPRESSION_RADIUS_PX + 1)
+        later = [
+            (x, y)
+            for x, y in itertools.product(reach, reach)
+            if x * x + y * y < SUPPRESSION_RADIUS_PX**2 and (x, y) > (0, 0)
+        ]
+        assert MAX_CANDIDATES * (1 + len(later)) == MAX_PEAKS
+
+
+def flat_maps() -> tuple[Floats, Floats]:
+    shapes = (NUM_HEATMAPS, *GRID_HW), (NUM_PAFS, *GRID_HW)
+    return np.full(shapes[0], 0.2, np.float32), np.full(shapes[1], 0.2, np.float32)
