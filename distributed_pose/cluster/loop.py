@@ -12,11 +12,12 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from distributed_pose.cluster.answers import CallFailure
 from distributed_pose.cluster.backpressure import InFlightBudget
 from distributed_pose.cluster.calls import Actor, Call, ask
+from distributed_pose.cluster.protocols import Answers, Pool
 from distributed_pose.cluster.schedule import Deadlines, FreeActors
 from distributed_pose.data.shards import Shard
 from distributed_pose.engine.dispatch import IN_FLIGHT
@@ -34,42 +35,6 @@ _QUESTION_TIMEOUT_S = 2.0
 
 # The progress is checked this often, and after each fault.
 _CHECK_EVERY_S = 1.0
-
-
-class Answers(Protocol):
-    """Awaits and fetches the answers of actors."""
-
-    def wait(self, references: Sequence[Any], deadline_at: float | None) -> Sequence[Any]:
-        """Returns the references that are done, or none if none is done in time.
-
-        Args:
-            references: references to wait for.
-            deadline_at: time at which to stop waiting, in seconds of the monotonic clock.
-        """
-
-    def fetch(self, references: Sequence[Any]) -> Sequence[Any]:
-        """Returns the answer or `CallFailure` of each reference, all of which are done."""
-
-
-class Pool(Protocol):
-    """The actors of a run; see `ActorPool`."""
-
-    is_stopped: bool
-
-    @property
-    def workers(self) -> Sequence[Actor]: ...
-
-    @property
-    def reducers(self) -> Sequence[Actor]: ...
-
-    @property
-    def starting(self) -> Mapping[Any, Actor]: ...
-
-    def restart(
-        self, actor: Actor, reason: str, *, is_suspect: bool = False, final: bool = False
-    ) -> bool: ...
-
-    def finish_start(self, actor: Actor) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

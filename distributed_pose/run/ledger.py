@@ -5,20 +5,18 @@ from collections import defaultdict
 from collections.abc import Iterable, MutableSequence, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TypeVar
 
 from distributed_pose.data.detections import Detections, DetectionsStore
-from distributed_pose.data.shards import keep_detections
 from distributed_pose.errors import ExecutionError
 from distributed_pose.records import (
     STAGES,
     Damage,
     DeviceReady,
-    Durations,
     Failure,
     ImageRecord,
     ShardResult,
 )
+from distributed_pose.run.partial_results import part_of
 
 # The file size of an image without a result.
 _UNKNOWN = -1
@@ -256,7 +254,7 @@ class Ledger:
     def _new_part(self, result: ShardResult) -> ShardResult:
         ids = result.image_ids
         new = [row for row, image_id in enumerate(ids) if not self._is_evaluated(image_id)]
-        return result if len(new) == len(ids) else _part(result, new)
+        return result if len(new) == len(ids) else part_of(result, new)
 
     def _keep(self, new: ShardResult) -> None:
         rows = [self._rows[image_id] for image_id in new.image_ids]
@@ -286,43 +284,3 @@ def _lasting(device: DeviceReady) -> DeviceReady:
 def _natural(name: str) -> tuple[str, tuple[int, ...]]:
     kind, _, numbers = name.partition(":")
     return kind, tuple(map(int, numbers.split("."))) if numbers else ()
-
-
-def _part(result: ShardResult, rows: Sequence[int]) -> ShardResult:
-    """Returns some images of a result, with a share of its durations."""
-    ids = tuple(result.image_ids[row] for row in rows)
-    return replace(
-        result,
-        image_ids=ids,
-        detections=keep_detections(result.detections, ids),
-        encoded_bytes=_picked(result.encoded_bytes, rows),
-        digests=_picked(result.digests, rows),
-        stamps=_picked(result.stamps, rows),
-        damaged=tuple(damage for damage in result.damaged if damage.image_id in ids),
-        durations=_shared_out(result.durations, len(ids), len(result.image_ids)),
-    )
-
-
-_T = TypeVar("_T")
-
-
-def _picked(values: Sequence[_T], rows: Sequence[int]) -> tuple[_T, ...]:
-    """Returns the values in some rows, or an empty tuple if there are no values at all."""
-    return tuple(values[row] for row in rows) if values else ()
-
-
-def _shared_out(durations: Durations, part: int, whole: int) -> Durations:
-    """Returns the durations of some images of a shard, in proportion to their number.
-
-    The durations of a shard cannot be assigned to images, because a batch has one for all images.
-
-    Args:
-        durations: durations of the shard in nanoseconds, by stage.
-        part: number of images to return the durations of.
-        whole: number of images in the shard.
-    """
-    return {
-        stage: tuple(time_ns * part // whole for time_ns in times_ns)
-        for stage, times_ns in durations.items()
-        if part
-    }

@@ -1,0 +1,48 @@
+"""Cuts the result of a shard down to some of its images."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from distributed_pose.data.shards import keep_detections
+from distributed_pose.records import Durations, ShardResult
+
+
+def part_of(result: ShardResult, rows: Sequence[int]) -> ShardResult:
+    """Returns some images of a result, with a share of its durations."""
+    ids = tuple(result.image_ids[row] for row in rows)
+    return replace(
+        result,
+        image_ids=ids,
+        detections=keep_detections(result.detections, ids),
+        encoded_bytes=_picked(result.encoded_bytes, rows),
+        digests=_picked(result.digests, rows),
+        stamps=_picked(result.stamps, rows),
+        damaged=tuple(damage for damage in result.damaged if damage.image_id in ids),
+        durations=_shared_out(result.durations, len(ids), len(result.image_ids)),
+    )
+
+
+_T = TypeVar("_T")
+
+
+def _picked(values: Sequence[_T], rows: Sequence[int]) -> tuple[_T, ...]:
+    """Returns the values in some rows, or an empty tuple if there are no values at all."""
+    return tuple(values[row] for row in rows) if values else ()
+
+
+def _shared_out(durations: Durations, part: int, whole: int) -> Durations:
+    """Returns the durations of some images of a shard, in proportion to their number.
+
+    The durations of a shard cannot be assigned to images, because a batch has one for all images.
+
+    Args:
+        durations: durations of the shard in nanoseconds, by stage.
+        part: number of images to return the durations of.
+        whole: number of images in the shard.
+    """
+    return {
+        stage: tuple(time_ns * part // whole for time_ns in times_ns)
+        for stage, times_ns in durations.items()
+        if part
+    }
