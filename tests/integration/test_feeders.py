@@ -68,21 +68,23 @@ def test_a_feeder_process_that_is_killed_changes_nothing(people: Dataset, tmp_pa
     assert own_feeders() == []
 
 
-class DyingFeeder(feeders._FeederActor):
-    """Dies of one image."""
+def worker_with_dying_feeders() -> type:
+    """Returns a worker's actor whose feeders die of one image, made so that it travels by value."""
 
-    def prepare(self, images: pa.RecordBatch | bytes, batch_size: int) -> Prepared:
-        if KILLING_ID in unpack_images(images).column("image_id").to_pylist():
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().prepare(images, batch_size)
+    killing_id = KILLING_ID
 
+    class DyingFeeder(feeders._FeederActor):
+        def prepare(self, images: pa.RecordBatch | bytes, batch_size: int) -> Prepared:
+            if unpack_images(images).column("image_id").to_pylist().count(killing_id):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().prepare(images, batch_size)
 
-class WorkerWithDyingFeeders(actors._WorkerActor):
-    """A worker whose feeders die of one image."""
+    class WorkerWithDyingFeeders(actors._WorkerActor):
+        def start(self, spec: WorkerSpec, model: bytes) -> DeviceReady:
+            feeders._FeederActor = DyingFeeder
+            return super().start(spec, model)
 
-    def start(self, spec: WorkerSpec, model: bytes) -> DeviceReady:
-        feeders._FeederActor = DyingFeeder
-        return super().start(spec, model)
+    return WorkerWithDyingFeeders
 
 
 @pytest.mark.slow
@@ -90,7 +92,7 @@ class WorkerWithDyingFeeders(actors._WorkerActor):
 def test_an_image_that_kills_feeders_is_the_only_one_without_a_result(
     people: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actors, "_WorkerActor", WorkerWithDyingFeeders)
+    monkeypatch.setattr(actors, "_WorkerActor", worker_with_dying_feeders())
     report = evaluate(
         config_of(people, 1, engine="ray", devices="cpu:1", allow_failures=1), tmp_path
     )
