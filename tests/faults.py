@@ -19,7 +19,9 @@ import pytest
 import ray
 
 from distributed_pose.cluster import actors as ray_actors
-from distributed_pose.data.shards import detected_images, pack_detections
+from distributed_pose.cluster import feeders as ray_feeders
+from distributed_pose.data.shards import detected_images, pack_detections, unpack_images
+from distributed_pose.engine.preparation import Prepared
 from distributed_pose.errors import ExecutionError
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.records import DeviceReady, WorkerSpec
@@ -90,6 +92,27 @@ class FaultyReducer(ray_actors._ReducerActor):
     def reduce(self, maps: Any, image_ids: Sequence[int]) -> Any:
         reduce = super().reduce
         return type(self).fault(self.scene, "reducer", maps, lambda given: reduce(given, image_ids))
+
+
+# The image of which `DyingFeeder` dies.
+KILLING_ID = 7
+
+
+class DyingFeeder(ray_feeders._FeederActor):
+    """A process that prepares images, and dies of one of them."""
+
+    def prepare(self, images: pa.RecordBatch | bytes, batch_size: int) -> Prepared:
+        if KILLING_ID in unpack_images(images).column("image_id").to_pylist():
+            _die()
+        return super().prepare(images, batch_size)
+
+
+class WorkerWithDyingFeeders(ray_actors._WorkerActor):
+    """A worker whose feeders die of one image."""
+
+    def start(self, spec: WorkerSpec, model: bytes) -> DeviceReady:
+        ray_feeders._FeederActor = DyingFeeder
+        return super().start(spec, model)
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pyarrow as pa
 import pytest
 
-from distributed_pose import RunConfig, evaluate
-from distributed_pose.cluster import actors, feeders
-from distributed_pose.data.shards import unpack_images
-from distributed_pose.engine.preparation import Prepared
-from distributed_pose.records import DeviceReady, WorkerSpec
+from distributed_pose import RunConfig
+from distributed_pose.cluster import actors
+from distributed_pose.evaluation import evaluate
+from tests import faults
 from tests.conftest import Dataset
-
-KILLING_ID = 7
 
 
 def config_of(people: Dataset, repeat: int, **values: Any) -> RunConfig:
@@ -68,32 +64,15 @@ def test_a_feeder_process_that_is_killed_changes_nothing(people: Dataset, tmp_pa
     assert own_feeders() == []
 
 
-class DyingFeeder(feeders._FeederActor):
-    """Dies of one image."""
-
-    def prepare(self, images: pa.RecordBatch | bytes, batch_size: int) -> Prepared:
-        if KILLING_ID in unpack_images(images).column("image_id").to_pylist():
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().prepare(images, batch_size)
-
-
-class WorkerWithDyingFeeders(actors._WorkerActor):
-    """A worker whose feeders die of one image."""
-
-    def start(self, spec: WorkerSpec, model: bytes) -> DeviceReady:
-        feeders._FeederActor = DyingFeeder
-        return super().start(spec, model)
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_an_image_that_kills_feeders_is_the_only_one_without_a_result(
     people: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actors, "_WorkerActor", WorkerWithDyingFeeders)
+    monkeypatch.setattr(actors, "_WorkerActor", faults.WorkerWithDyingFeeders)
     report = evaluate(
         config_of(people, 1, engine="ray", devices="cpu:1", allow_failures=1), tmp_path
     )
-    assert [failure.image_id for failure in report.failures] == [KILLING_ID]
+    assert [failure.image_id for failure in report.failures] == [faults.KILLING_ID]
     assert report.num_images == 12
     assert report.is_usable

@@ -40,6 +40,9 @@ def start(dataset: Dataset, output: Path, *settings: str) -> subprocess.Popen[st
         f"data.images={dataset.images}",
         f"data.annotations={dataset.annotations}",
         "backend=oracle",
+        # A shard of one batch each, however fast the oracle draws.
+        "data.read=driver",
+        "gather=maps",
         *settings,
     )
     command = [sys.executable, "-m", "distributed_pose", "evaluate", "--output", str(output)]
