@@ -10,9 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distributed_pose.backends.registry import resolve_backend, resolve_precision
+from distributed_pose.backends.registry import (
+    BACKENDS,
+    compile_spec,
+    entry,
+    resolve_backend,
+    resolve_precision,
+    targets,
+)
 from distributed_pose.config.schema import RunConfig
-from distributed_pose.devices.ascend import soc_version
+from distributed_pose.devices.kinds import CPU, KINDS
 from distributed_pose.devices.nvidia import EngineShapes
 from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.evaluation import evaluate
@@ -26,25 +33,13 @@ from distributed_pose.files.local import (
 from distributed_pose.locations import Location
 from distributed_pose.model.artifacts import Artifact, ModelSource, keep
 from distributed_pose.model.compile import cache_name, compile_model, portable
-from distributed_pose.model.makers import atc_spec, fixed_input
+from distributed_pose.model.makers import OM, TENSORRT, atc_spec, compiler_for, fixed_input
 from distributed_pose.model.onnx_graph import image_input, parse
 from distributed_pose.model.onnx_precision import is_quantised
+from distributed_pose.packages import load
 from distributed_pose.records import CompileSpec
 from distributed_pose.run.inputs import read_inputs
 from distributed_pose.vision.profiles import PROFILES
-
-# Backend and kind of device by target; targets such as `ascend310` and `ascend310p3` come in
-# addition.
-TARGETS = {
-    "openvino": ("openvino", "cpu"),
-    "onnxruntime": ("onnxruntime:cpu", "cpu"),
-    "cuda": ("onnxruntime:cuda", "cuda"),
-    "tensorrt": ("onnxruntime:tensorrt", "cuda"),
-    "torch": ("torch:cuda", "cuda"),
-    "cann": ("onnxruntime:cann", "npu"),
-}
-
-_SUFFIXES = {"ascend": ".om", "torch:cuda": ".pt2"}
 
 _DEFAULT_INPUT = "data"
 
@@ -77,7 +72,8 @@ def compile_specs(
     unless `dynamic` is set.
 
     Args:
-        target: `ascendSOC` for the Ascend chip SOC, or a key of `TARGETS`.
+        target: target of a backend's entry, with the name of the chip if artifacts are bound to
+            one, as in `ascend310p3`.
         precision: precision as configured, which may be `auto`.
         profile: preprocessing profile.
         batch_sizes: batch sizes that the artifacts must take.
@@ -86,28 +82,37 @@ def compile_specs(
     Raises:
         ConfigError: if the target is unknown, or does not support the precision.
     """
-    chip = re.fullmatch(r"ascend(.+)", target, re.IGNORECASE)
-    if not chip and target not in TARGETS:
-        known = ", ".join(("ascend310", "ascend310p3", *TARGETS))
-        raise ConfigError(f"--for {target}: there is no such target", f"known: {known}")
+    name, chip = _backend_for(target)
     if target == "onnxruntime" and precision not in {"auto", "f32"}:
         raise ConfigError(
             f"--for onnxruntime --precision {precision}: it runs a model in the precision that the "
             "model has, and none is converted for it",
             "leave --precision out",
         )
-    name, kind = ("ascend", "npu") if chip else TARGETS[target]
+    (kind, *_) = entry(name).kinds
     backend = resolve_backend(name, kind, precision)
-    soc = soc_version(chip[1]) if chip else ""
-    spec = CompileSpec(
-        backend=backend,
-        precision=resolve_precision(backend, precision),
-        profile=profile,
-        target=soc,
-    )
+    soc = load(KINDS[kind].chip_namer)(chip) if chip else ""
+    spec = compile_spec(backend, resolve_precision(backend, precision), profile, target=soc)
     if not chip or dynamic:
         return [replace(spec, batch_sizes=tuple(sorted(batch_sizes)))]
     return [replace(spec, batch_sizes=(size,)) for size in batch_sizes]
+
+
+def _backend_for(target: str) -> tuple[str, str]:
+    """Returns the backend of a target, and the name of the chip that the target ends with.
+
+    Raises:
+        ConfigError: if there is no such target.
+    """
+    offered = {name: found for name, found in BACKENDS.working().items() if found.target}
+    for name, found in offered.items():
+        chip = "(.+)" if found.bound_to == "chip" else "()"
+        if match := re.fullmatch(re.escape(found.target) + chip, target, re.IGNORECASE):
+            return name, match[1]
+    raise ConfigError(
+        f"--for {target}: there is no such target",
+        f"known: {', '.join(targets(offered))}, such as ascend310p3",
+    )
 
 
 def commands_for(source: ModelSource, specs: Sequence[CompileSpec]) -> str:
@@ -133,10 +138,13 @@ def commands_for(source: ModelSource, specs: Sequence[CompileSpec]) -> str:
     preparation: list[str] = []
     commands = []
     for spec in specs:
-        if spec.backend == "ascend":
-            preparation, command = _atc_lines(onnx, name, spec)
-        else:
-            command = _trtexec_line(onnx, name, spec)
+        write = _COMMAND_WRITERS.get(compiler_for(spec))
+        if write is None:
+            raise ConfigError(
+                f"--dry-run: {spec.backend} is compiled by a library, without any command",
+                "leave --dry-run out",
+            )
+        preparation, command = write(onnx, name, spec)
         commands.append(command)
     return "\n".join([*lines, *preparation, *commands])
 
@@ -202,11 +210,7 @@ def _written(
 
 def _path(model: Path, spec: CompileSpec, output: Path) -> Path:
     batches = "_".join(map(str, spec.batch_sizes))
-    # `model.quantise` and `model.engines` pack these artifacts as ZIP archives.
-    is_archive = spec.precision == "int8" or (
-        spec.backend == "onnxruntime:tensorrt" and len(spec.batch_sizes) > 1
-    )
-    suffix = _SUFFIXES.get(spec.backend, ".zip" if is_archive else ".onnx")
+    suffix = compiler_for(spec).suffix_for(spec)
     target = spec.target or spec.backend.replace(":", "_")
     return output / f"{_stem(model)}_{target}_bs{batches}{suffix}"
 
@@ -273,7 +277,7 @@ def _with_data(config: RunConfig, model: Path, spec: CompileSpec) -> RunConfig:
         "precision": spec.precision,
         "profile": spec.profile,
         "engine": "inline",
-        "devices": ("cpu",),
+        "devices": (CPU,),
     }
     return config.model_copy(update=update)
 
@@ -301,12 +305,8 @@ def _atc_lines(onnx: Path, name: str, spec: CompileSpec) -> tuple[list[str], str
     return preparation(wanted), shlex.join(atc_command(wanted, onnx, output))
 
 
-def _trtexec_line(onnx: Path, name: str, spec: CompileSpec) -> str:
-    if spec.backend != "onnxruntime:tensorrt":
-        raise ConfigError(
-            f"--dry-run: {spec.backend} is compiled by a library, without any command",
-            "leave --dry-run out",
-        )
+def _trtexec_lines(onnx: Path, name: str, spec: CompileSpec) -> tuple[list[str], str]:
+    """Returns no preparation, and the command line of trtexec."""
     from distributed_pose.model.tensorrt import trtexec_command
 
     height, width = fixed_input(spec.profile)
@@ -319,4 +319,7 @@ def _trtexec_line(onnx: Path, name: str, spec: CompileSpec) -> str:
     most = max(spec.batch_sizes)
     least = most if len(spec.batch_sizes) == 1 else 1
     shapes = EngineShapes(name, least, most, height, width)
-    return shlex.join(trtexec_command(onnx, shapes=shapes, precision=spec.precision))
+    return [], shlex.join(trtexec_command(onnx, shapes=shapes, precision=spec.precision))
+
+
+_COMMAND_WRITERS = {OM: _atc_lines, TENSORRT: _trtexec_lines}

@@ -98,6 +98,14 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
+def last_line(error: BaseException) -> str:
+    """Returns the last line of what an exception of a library says, or else its type.
+
+    OpenVINO puts the places in its source first, and the reason last.
+    """
+    return str(error).strip().rpartition("\n")[2].strip() or type(error).__name__
+
+
 def printable(text: str, keep: str = "") -> str:
     """Returns a text in which every character that is not meant to be read is its escape.
 

@@ -1,7 +1,7 @@
 """Evaluates a model on a dataset: the whole flow of a run, up to detections and report."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from math import gcd
 from pathlib import Path
@@ -19,7 +19,7 @@ from distributed_pose.files.local import is_same_file
 from distributed_pose.files.storage import Folder
 from distributed_pose.locations import Location
 from distributed_pose.recordings.dump import MapsDump
-from distributed_pose.records import DataFlow, DeviceReady, EngineFacts, ImageRecord
+from distributed_pose.records import DataFlow, DeviceReady, EngineFacts, ImageRecord, ShardResult
 from distributed_pose.report.run_report import RunReport, write_run
 from distributed_pose.run.files import RunFiles
 from distributed_pose.run.fingerprint import fingerprint
@@ -129,7 +129,7 @@ def _evaluate_in(
             own.clear()
         own.claim()
     if dump:
-        dump.begin(ledger.encoded_bytes, restart=restart)
+        dump.begin(ledger.evaluated_ids, restart=restart)
     progress = _reporter(ledger, len(inputs.index.images), on_progress)
     facts = SessionFacts()
     if ledger.open_images:
@@ -137,7 +137,7 @@ def _evaluate_in(
             facts = _run_session(engine, inputs, ledger, files, progress)
     report = _write(own, config, inputs, ledger, facts)
     if dump:
-        dump.finish(ledger.encoded_bytes, report.backend, report.precision)
+        dump.finish(ledger.evaluated_ids, report.backend, report.precision)
     return report
 
 
@@ -225,7 +225,6 @@ def _run_session(
     progress: Callable[[], None],
 ) -> SessionFacts:
     """Evaluates the pending images; results so far are kept however the session ends."""
-    session = uuid4().hex
     started = perf_counter_ns()
     with ExitStack() as stack:
         if files:
@@ -237,20 +236,42 @@ def _run_session(
         pending = ledger.open_images
         stamps = image_stamps(pending, inputs.images) if files else {}
         begun = perf_counter_ns()
-        ledger.begin(session, ready)
-        devices = {device.plan.name: device for device in ready}
         progress()
-        for result in engine.run(_workload(engine.flow(), inputs, pending, ready)):
-            entry = LedgerEntry(
-                session=session,
-                elapsed_ns=perf_counter_ns() - begun,
-                device=devices[result.device],
-                result=stamped(result, stamps),
-            )
-            if (new := ledger.accept(entry)) and files:
-                files.add(new)
+        results = engine.run(_workload(engine.flow(), inputs, pending, ready))
+        for _ in record_results(results, ledger, ready, stamps, files):
             progress()
         return SessionFacts(warmup_ns=begun - started, engine=engine.facts())
+
+
+def record_results(
+    results: Iterable[ShardResult],
+    ledger: Ledger,
+    devices: Sequence[DeviceReady],
+    stamps: Mapping[int, str],
+    files: LedgerFiles | None,
+) -> Iterator[ShardResult]:
+    """Records the results of a session that begins now, and yields each of them afterwards.
+
+    Args:
+        results: results as they come.
+        ledger: ledger of the run.
+        devices: devices of the session.
+        stamps: stamps of the images by image id.
+        files: files of the ledger; None writes none.
+    """
+    session, begun = uuid4().hex, perf_counter_ns()
+    ledger.begin(session, devices)
+    by_name = {device.plan.name: device for device in devices}
+    for result in results:
+        entry = LedgerEntry(
+            session=session,
+            elapsed_ns=perf_counter_ns() - begun,
+            device=by_name[result.device],
+            result=stamped(result, stamps),
+        )
+        if (new := ledger.accept(entry)) and files:
+            files.add(new)
+        yield result
 
 
 def _start(engine: Engine, inputs: RunInputs, ledger: Ledger) -> tuple[DeviceReady, ...]:

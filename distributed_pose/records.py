@@ -9,6 +9,15 @@ from distributed_pose.locations import Location
 # run, because percentiles of merged runs cannot be had from percentiles of their parts.
 Durations = Mapping[str, tuple[int, ...]]
 
+# Side of a cell of heatmaps and PAFs in input pixels.
+STRIDE = 8
+
+# A network takes `(byte - MEAN_BYTE) / BYTE_RANGE` of each pixel's channels.
+MEAN_BYTE, BYTE_RANGE = 128, 256
+
+# NumPy's name of the floating-point types that a configuration names.
+FLOATS = {"f32": "float32", "f16": "float16"}
+
 # The parts of a batch's time on its device, in order.
 DEVICE_STAGES = ("copy_in", "compute", "copy_out")
 
@@ -28,7 +37,7 @@ STAGES = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageRecord:
     """An image of the dataset, as its annotation file describes it; sizes in pixels."""
 
@@ -135,6 +144,9 @@ class CompileSpec:
         profile: preprocessing profile, which fixes type and size of the inputs.
         batch_sizes: batch sizes that the device must take; compilers of fixed shapes need them.
         target: chip or GPU that only this artifact runs on; empty for portable artifacts.
+        compiler: location of the `model.makers.Compiler` of the artifact; empty for a
+            backend that loads its source unchanged.
+        model_formats: formats of a user's model that the backend takes.
         index: index of a device to compile on, among those that the process sees; any device of the
             same type will do.
     """
@@ -144,6 +156,8 @@ class CompileSpec:
     profile: str
     batch_sizes: tuple[int, ...] = (1,)
     target: str = ""
+    compiler: str = ""
+    model_formats: tuple[str, ...] = ("pth", "onnx")
     index: int = field(default=0, compare=False)
 
 

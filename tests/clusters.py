@@ -15,13 +15,13 @@ from ray.cluster_utils import Cluster
 
 
 @contextmanager
-def two_nodes(npus: int, cpus: int, gpus: int = 0) -> Iterator[None]:
-    """Joins this process to two nodes with so many NPUs, CPUs and GPUs each, as Ray believes."""
+def two_nodes(npus: int, cpus: int, gpus: int = 0, hpus: int = 0) -> Iterator[None]:
+    """Joins this process to two nodes with so many devices of each kind, as Ray believes."""
     node: dict[str, Any] = {
         "num_cpus": cpus,
         "num_gpus": gpus,
         "object_store_memory": 100 * 2**20,
-        "resources": {"NPU": npus},
+        "resources": {"NPU": npus, "HPU": hpus},
         "labels": {"soc": "310P3"},
     }
     cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})

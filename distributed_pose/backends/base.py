@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_pose.errors import ExecutionError, SetupError
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
-from distributed_pose.records import Geometry, Simulation
+from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
+from distributed_pose.records import STRIDE, Geometry, Simulation
 
 # The precisions that a configuration can request.
 _ASKABLE = ("f32", "bf16", "f16", "int8")

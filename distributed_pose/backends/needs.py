@@ -116,10 +116,10 @@ class AscendCompiler:
     """ATC, the compiler of CANN, and a Python interpreter that it runs in.
 
     Attributes:
-        soc: name of the chip to compile for; empty for any.
+        soc: name of the chip to compile for; empty if it is unknown, and None for any chip.
     """
 
-    soc: str = ""
+    soc: str | None = None
 
 
 Need = (

@@ -29,7 +29,8 @@ from distributed_pose.errors import SetupError
 from distributed_pose.model.engines import unpack_engines
 from distributed_pose.model.onnx_graph import is_engine, parse
 from distributed_pose.model.onnx_precision import precision_of
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
+from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
+from distributed_pose.records import STRIDE
 
 # A run must only start the execution: the pipeline waits for its outputs by an event.
 RUN_SETTINGS: Mapping[str, str] = {"disable_synchronize_execution_providers": "1"}

@@ -23,7 +23,7 @@ from distributed_pose.backends.base import (
 from distributed_pose.backends.fixed_batch import run_in_batches
 from distributed_pose.backends.ports import check_fits, check_input, select_outputs
 from distributed_pose.devices.host import cpu_name
-from distributed_pose.errors import ExecutionError, SetupError
+from distributed_pose.errors import ExecutionError, SetupError, last_line
 from distributed_pose.model.onnx_precision import main_precision
 from distributed_pose.records import ModelPort
 
@@ -69,7 +69,7 @@ class OpenVinoBackend(SynchronousBackend):
             compiled = core.compile_model(model, "CPU", settings)
         except (RuntimeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise SetupError(
-                f"OpenVINO cannot load the model: {_reason(error)}",
+                f"OpenVINO cannot load the model: {last_line(error)}",
                 "set backend=onnxruntime, which runs more of ONNX",
             ) from None
         self.precision = _real_precision(compiled)
@@ -86,7 +86,7 @@ class OpenVinoBackend(SynchronousBackend):
             outputs = run_in_batches(self._run, batch.inputs_N3HW, self._batch_size)
         except RuntimeError as error:
             raise ExecutionError(
-                f"OpenVINO cannot run the model: {_reason(error)}", image_ids=batch.image_ids
+                f"OpenVINO cannot run the model: {last_line(error)}", image_ids=batch.image_ids
             ) from None
         return NetworkOutput(*outputs)
 
@@ -154,7 +154,3 @@ def _real_precision(compiled: openvino.CompiledModel) -> str:
             mark = str(layer["primitiveType"].astype(str)).rpartition("_")[2].lower()
             found[_PRECISION_OF_KERNEL.get(mark, mark)] += int(weights)
     return main_precision(found)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()

@@ -16,9 +16,9 @@ from distributed_pose.backends.base import (
     SynchronousBackend,
 )
 from distributed_pose.errors import SetupError
-from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS, STRIDE
+from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
-from distributed_pose.records import Geometry
+from distributed_pose.records import STRIDE, Geometry
 
 
 class OracleBackend(SynchronousBackend):

@@ -90,19 +90,20 @@ class Survey:
         return all(device.takes for device in self.used)
 
 
-def examine(names: Iterable[str], soc: str = "") -> tuple[Readiness, ...]:
+def examine(names: Iterable[str], soc: str | None = None) -> tuple[Readiness, ...]:
     """Returns the readiness of backends on this machine, in the order of `names`.
 
     No vendor's SDK is loaded into this process.
 
     Args:
         names: names in the registry, or names of fakes with their variants.
-        soc: name of the Ascend chip that models are compiled for; empty for any.
+        soc: name of the chip that models are compiled for; empty if it is unknown, and None for
+            any chip.
     """
     return tuple(_examined(name, soc) for name in names)
 
 
-def _examined(name: str, soc: str) -> Readiness:
+def _examined(name: str, soc: str | None) -> Readiness:
     found = entry(name)
     # Only a compiler depends on the type of the chip.
     compiler_needs = [

@@ -9,8 +9,9 @@ from distributed_pose.backends.base import (
     SynchronousBackend,
 )
 from distributed_pose.errors import ExecutionError, SetupError
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
+from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.recordings.manifest import Manifest, load_manifest
+from distributed_pose.records import STRIDE
 
 
 class RecordedBackend(SynchronousBackend):

@@ -1,205 +1,92 @@
 """The backends by name. A backend and its vendor's SDK load only on first use."""
 
-import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import chain
+from typing import TYPE_CHECKING
 
-from distributed_pose.backends import requirements
-from distributed_pose.backends.base import Backend, BackendFactory, BackendOptions
-from distributed_pose.backends.needs import (
-    SET_ENV,
-    AscendCompiler,
-    CannProvider,
-    CudaBuild,
-    Library,
-    Module,
-    Need,
-    NvidiaProvider,
-    PyAcl,
-    Variable,
-    Version,
-)
-from distributed_pose.devices.kinds import CPU, CUDA, NPU
-from distributed_pose.devices.lacks import listed, mends
+from distributed_pose.backends import table
+from distributed_pose.backends.spec import BackendSpec
+from distributed_pose.devices.kinds import KINDS
 from distributed_pose.errors import ConfigError, SetupError, first_line
-from distributed_pose.packages import install_hint
+from distributed_pose.packages import Registry, load
+from distributed_pose.records import CompileSpec
+
+if TYPE_CHECKING:
+    from distributed_pose.backends.base import Backend, BackendFactory, BackendOptions
+
+AUTO = "auto"
 
 
-@dataclass(frozen=True)
-class BackendSpec:
-    """The properties of a backend that are known without loading it.
+def _names(backends: Mapping[str, BackendSpec]) -> Iterator[str]:
+    """Yields the names that a configuration can have, such as `torch` and then `torch:cpu`."""
+    # Names without a variant, each with the names that begin with it. A dict keeps the order.
+    by_base: dict[str, dict[str, None]] = {}
+    for key, found in backends.items():
+        base = key.partition(":")[0]
+        names = (key, *(f"{key}:{variant}" for variant in found.variants))
+        by_base.setdefault(base, {base: None}).update(dict.fromkeys(names))
+    yield from chain.from_iterable(by_base.values())
 
-    Attributes:
-        factory: location of the backend's factory, as `module:attribute`.
-        kinds: kinds of devices that the backend runs on.
-        precisions: precisions that a configuration can request; whether a device supports one is
-            known only on that device.
-        default: precision that `auto` stands for; `auto` itself where the device decides.
-        fixed_shapes: whether the backend's models are compiled for one input size.
-        runs_model: whether the backend loads the user's model.
-        replays: whether the backend answers from recorded maps. A backend that neither runs the
-            model nor replays answers from the ground truth.
-        needs: requirements for the backend to start.
-        compiler_needs: further requirements if the user's model is not compiled yet.
-        model_formats: formats of the user's model that the backend takes; other formats are
-            converted first.
+
+# The order of the entries is the order in which `auto` tries them. The backends of other
+# distributions follow those of this package.
+BACKENDS: Registry[BackendSpec] = Registry(
+    "distributed_pose.backends",
+    BackendSpec,
+    table.BACKENDS,
+    names="[a-z0-9][a-z0-9_-]*(:[a-z0-9_-]+)?",
+    reserved=(AUTO, *_names(table.BACKENDS)),
+)
+
+
+def backend_names() -> tuple[str, ...]:
+    """Returns the names that a configuration can have, in the order of the table."""
+    return (AUTO, *_names(BACKENDS.working()))
+
+
+def targets(backends: Mapping[str, BackendSpec]) -> tuple[str, ...]:
+    """Returns the targets of `compile --for`; those that end in `SOC` end in the name of a chip.
+
+    Args:
+        backends: backends by name.
     """
-
-    factory: str
-    kinds: tuple[str, ...]
-    precisions: tuple[str, ...]
-    default: str = "auto"
-    fixed_shapes: bool = False
-    runs_model: bool = True
-    replays: bool = False
-    needs: tuple[Need, ...] = ()
-    compiler_needs: tuple[Need, ...] = ()
-    model_formats: tuple[str, ...] = ("pth", "onnx")
-
-
-_ROOM = "distributed_pose.backends"
-_ONNXRUNTIME = f"{_ROOM}.onnxruntime:OnnxRuntimeBackend"
-_ONNXRUNTIME_CANN = f"{_ROOM}.onnxruntime_cann:OnnxRuntimeCannBackend"
-_ONNXRUNTIME_CUDA = f"{_ROOM}.onnxruntime_cuda:OnnxRuntimeCudaBackend"
-
-_CPU_MEND = install_hint("cpu")
-_CANN_MEND = f"pip uninstall -y onnxruntime; {install_hint('cann')}"
-
-# The processes of a run inherit the environment of `ray start`.
-_SET_ENV_MEND = f"source {SET_ENV} before starting, and before `ray start` on each node"
-
-_NVIDIA_DRIVER = Library(
-    "libcuda.so.1", "install NVIDIA's driver; in a container, use NVIDIA's container runtime"
-)
-_TORCH_MODULE = Module("torch", install_hint("torch"))
-_AIS_BENCH = Module(
-    "ais_bench.infer.interface",
-    "pip install the vendor's wheels: ais_bench-*.whl aclruntime-*.whl",
-    "InferSession",
-    is_loaded=True,
-    rivals=("ais-bench-benchmark",),
-)
-_COMPILED = ("pth", "onnx", "om")
-
-BACKENDS: Mapping[str, BackendSpec] = MappingProxyType(
-    {
-        "openvino": BackendSpec(
-            f"{_ROOM}.openvino:OpenVinoBackend",
-            (CPU,),
-            ("f32", "bf16", "f16", "int8"),
-            needs=(Module("openvino", _CPU_MEND, "Core"),),
-        ),
-        "onnxruntime:cpu": BackendSpec(
-            _ONNXRUNTIME,
-            (CPU,),
-            ("f32", "f16", "int8"),
-            needs=(Module("onnxruntime", _CPU_MEND, "InferenceSession"),),
-        ),
-        "onnxruntime:cuda": BackendSpec(
-            _ONNXRUNTIME_CUDA,
-            (CUDA,),
-            ("f32", "f16"),
-            "f16",
-            needs=(NvidiaProvider("cuda"), _NVIDIA_DRIVER),
-        ),
-        "onnxruntime:tensorrt": BackendSpec(
-            _ONNXRUNTIME_CUDA,
-            (CUDA,),
-            ("f32", "f16"),
-            "f16",
-            fixed_shapes=True,
-            needs=(NvidiaProvider("tensorrt"), _NVIDIA_DRIVER),
-        ),
-        "onnxruntime:cann": BackendSpec(
-            _ONNXRUNTIME_CANN,
-            (NPU,),
-            ("f32", "f16"),
-            "f16",
-            needs=(
-                CannProvider(_CANN_MEND),
-                # The package was built against NumPy 1, and OpenCV needs NumPy 2 from 4.12 on.
-                Version("numpy", "<2", "pip install 'numpy<2' 'opencv-python-headless<4.12'"),
-                Library("libascendcl.so", _SET_ENV_MEND),
-                Library("libacl_op_compiler.so", _SET_ENV_MEND),
-                Library("libfmk_onnx_parser.so", _SET_ENV_MEND),
-                Variable("ASCEND_OPP_PATH", _SET_ENV_MEND),
-            ),
-        ),
-        "torch:cpu": BackendSpec(
-            f"{_ROOM}.torch:TorchBackend",
-            (CPU,),
-            ("f32",),
-            needs=(_TORCH_MODULE,),
-            model_formats=("pth",),
-        ),
-        "torch:cuda": BackendSpec(
-            f"{_ROOM}.torch_cuda:TorchCudaBackend",
-            (CUDA,),
-            ("f32", "f16"),
-            "f16",
-            needs=(
-                _TORCH_MODULE,
-                CudaBuild("pip uninstall -y torch; pip install torch"),
-                _NVIDIA_DRIVER,
-            ),
-            model_formats=("pth",),
-        ),
-        "ascend": BackendSpec(
-            f"{_ROOM}.ascend:AscendBackend",
-            (NPU,),
-            ("f32", "f16"),
-            "f16",
-            fixed_shapes=True,
-            needs=(PyAcl(),),
-            compiler_needs=(AscendCompiler(),),
-            model_formats=_COMPILED,
-        ),
-        "ascend-ais": BackendSpec(
-            f"{_ROOM}.ascend_ais:AisBackend",
-            (NPU,),
-            ("f32", "f16"),
-            "f16",
-            fixed_shapes=True,
-            needs=(_AIS_BENCH,),
-            compiler_needs=(AscendCompiler(),),
-            model_formats=_COMPILED,
-        ),
-        "recorded": BackendSpec(
-            f"{_ROOM}.recorded:RecordedBackend",
-            (CPU,),
-            ("f32", "bf16", "f16", "int8"),
-            runs_model=False,
-            replays=True,
-        ),
-        "oracle": BackendSpec(
-            f"{_ROOM}.oracle:OracleBackend", (CPU, CUDA, NPU), ("f32",), runs_model=False
-        ),
-        "simulated": BackendSpec(
-            f"{_ROOM}.simulated:SimulatedBackend", (CPU, CUDA, NPU), ("f32",), runs_model=False
-        ),
-    }
-)
-
-# The backends that `auto` tries, best first. On CPUs OpenVINO is the fastest: it was measured to be
-# 1.6 times as fast as ONNX Runtime at f32 and 3 times as fast at bf16.
-_PREFERRED = {
-    CPU: ("openvino", "onnxruntime:cpu", "torch:cpu"),
-    CUDA: ("onnxruntime:tensorrt", "torch:cuda", "onnxruntime:cuda"),
-    NPU: ("ascend", "ascend-ais", "onnxruntime:cann"),
-}
+    offered = [found for found in backends.values() if found.target]
+    plain = [found.target for found in offered if found.bound_to != "chip"]
+    return (*plain, *(f"{found.target}SOC" for found in offered if found.bound_to == "chip"))
 
 
 def entry(name: str) -> BackendSpec:
-    """Returns the entry of a resolved name, or of the name without its variant for a fake."""
-    return BACKENDS.get(name) or BACKENDS[name.partition(":")[0]]
+    """Returns the entry of a resolved name, or of the name without its variant for a fake.
+
+    Raises:
+        SetupError: if this machine has no such backend.
+    """
+    for key in (name, name.partition(":")[0]):
+        if key in BACKENDS:
+            return BACKENDS[key]
+    raise SetupError(
+        f"there is no backend {name} on this machine",
+        "install the package that registers it on all nodes",
+    )
+
+
+def is_fake(name: str) -> bool:
+    """Returns whether a backend of a report answers from the ground truth; it need not exist here.
+
+    Args:
+        name: resolved name of the backend.
+    """
+    found = BACKENDS.working()
+    spec = found.get(name) or found.get(name.partition(":")[0])
+    return spec is not None and spec.is_fake
 
 
 def entries(name: str) -> list[BackendSpec]:
     """Returns the entries that a name can mean: those of all variants if it names none."""
-    exact = BACKENDS.get(name)
-    variants = [found for key, found in BACKENDS.items() if key.partition(":")[0] == name]
-    return [exact] if exact else variants or [entry(name)]
+    if name in BACKENDS:
+        return [BACKENDS[name]]
+    return [BACKENDS[key] for key in _variants(name)] or [entry(name)]
 
 
 def candidates(name: str, kind: str) -> tuple[str, ...]:
@@ -209,14 +96,26 @@ def candidates(name: str, kind: str) -> tuple[str, ...]:
         name: configured name: `auto`, a full name, or a name without its variant.
         kind: kind of the devices.
     """
-    if name == "auto":
-        return _PREFERRED[kind]
+    if name == AUTO:
+        return tuple(key for key, found in BACKENDS.working().items() if _is_real(found, kind))
     # A full name, or the variant of a fake, stands for itself.
     if name in BACKENDS or name.partition(":")[0] in BACKENDS:
         return (name,)
-    variants = [key for key in BACKENDS if key.partition(":")[0] == name]
+    variants = _variants(name)
     # If no variant runs on this kind of device, one of them stands for the name in messages.
-    return tuple(key for key in _PREFERRED[kind] if key in variants) or (variants[0],)
+    return tuple(key for key in variants if BACKENDS[key].runs_on(kind)) or variants[:1] or (name,)
+
+
+def owners(names: Iterable[str], kind: str) -> set[tuple[str, str]]:
+    """Returns name and version of the other distributions that register backends or a kind.
+
+    Args:
+        names: names of backends, with their variants.
+        kind: kind of the devices.
+    """
+    keys = (name if name in BACKENDS else name.partition(":")[0] for name in names)
+    found = {KINDS.distribution(kind), *map(BACKENDS.distribution, keys)}
+    return {owner for owner in found if owner}
 
 
 def resolve_backend(name: str, kind: str, precision: str) -> str:
@@ -229,10 +128,15 @@ def resolve_backend(name: str, kind: str, precision: str) -> str:
 
     Raises:
         ConfigError: if the backend does not run on this kind, or does not have the precision.
+        SetupError: if this machine has no such backend.
     """
-    resolved = candidates(name, kind)[0]
+    resolved = next(iter(candidates(name, kind)), "")
+    if not resolved:
+        raise SetupError(
+            f"no backend runs on devices of kind {kind}", "install a package that registers one"
+        )
     chosen = entry(resolved)
-    if kind not in chosen.kinds:
+    if not chosen.runs_on(kind):
         raise ConfigError(
             f"backend {name} does not run on devices of kind {kind}",
             f"set {kind}.backend, or choose devices of kind {' or '.join(chosen.kinds)}",
@@ -253,18 +157,50 @@ def resolve_precision(backend: str, precision: str) -> str:
     return entry(backend).default if precision == "auto" else precision
 
 
-def open_backend(name: str, content: bytes, options: BackendOptions) -> Backend:
+def compile_spec(
+    backend: str,
+    precision: str,
+    profile: str,
+    batch_sizes: tuple[int, ...] = (1,),
+    target: str = "",
+) -> CompileSpec:
+    """Returns the specification of the artifact of a resolved backend; see `CompileSpec`."""
+    found = entry(backend)
+    return CompileSpec(
+        backend=backend,
+        precision=precision,
+        profile=profile,
+        batch_sizes=batch_sizes,
+        target=target,
+        compiler=found.compiler,
+        model_formats=found.model_formats,
+    )
+
+
+def open_backend(name: str, content: bytes, options: "BackendOptions") -> "Backend":
     """Opens a backend and returns it; see `base.BackendFactory`.
 
     Raises:
         SetupError: if the backend cannot be loaded or opened; names missing requirements.
     """
-    module, _, attribute = entry(name).factory.partition(":")
+    found = entry(name)
     try:
-        factory: BackendFactory = getattr(importlib.import_module(module), attribute)
+        factory: BackendFactory = load(found.factory)
     # Broken packages of vendors raise OSError, RuntimeError, AttributeError and more.
     except Exception as error:  # noqa: BLE001
-        if missing := requirements.lacks(entry(name).needs):
+        # A configuration needs the table alone, without the search for libraries.
+        from distributed_pose.backends import requirements
+        from distributed_pose.devices.lacks import listed, mends
+
+        if missing := requirements.lacks(found.needs):
             raise SetupError(f"backend {name} lacks {listed(missing)}", mends(missing)) from None
         raise SetupError(f"backend {name} cannot be loaded: {first_line(error)}") from None
     return factory(content, replace(options, variant=name.partition(":")[2]))
+
+
+def _variants(name: str) -> tuple[str, ...]:
+    return tuple(key for key in BACKENDS if key.partition(":")[0] == name)
+
+
+def _is_real(found: BackendSpec, kind: str) -> bool:
+    return found.runs_model and found.runs_on(kind)

@@ -51,6 +51,12 @@ _ACL = Module(
     is_loaded=True,
 )
 
+_CHIP_NAME = Lack(
+    "the name of the chip",
+    "",
+    "set npu.soc=310P3 (see `npu-smi info`), or start the node with `ray start --labels soc=310P3`",
+)
+
 # The loader's message about a missing library that another library needs.
 _NOT_FOUND = re.compile(r"(\S+\.so[\w.]*): cannot open shared object file")
 
@@ -146,7 +152,9 @@ def _(_: PyAcl) -> Iterable[Lack]:
 
 @_lacks_of.register
 def _(need: AscendCompiler) -> Iterable[Lack]:
-    return compiler_lacks(_cann(), need.soc)
+    if need.soc == "":
+        yield _CHIP_NAME
+    yield from compiler_lacks(_cann(), need.soc or "")
 
 
 @_lacks_of.register

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from distributed_pose.backends.selection import check_computes, select
 from distributed_pose.config.schema import RunConfig
+from distributed_pose.config.selection import check_computes, select
 from distributed_pose.devices.kinds import KINDS
 from distributed_pose.engine.trials import Sweep
 from distributed_pose.errors import PoseEvalError
@@ -98,7 +98,7 @@ def _sweep(config: RunConfig, size: int, least_s: float) -> Iterator[tuple[Devic
 
 def _with_batch_size(config: RunConfig, size: int) -> RunConfig:
     # A kind of devices can have a batch size of its own, which would take precedence.
-    own = {kind: getattr(config, kind).model_copy(update={"batch_size": None}) for kind in KINDS}
+    own = {kind: config.section(kind).model_copy(update={"batch_size": None}) for kind in KINDS}
     return config.model_copy(update={"batch_size": size, **own})
 
 
@@ -112,7 +112,7 @@ def _with_backends(config: RunConfig, devices: Iterable[DeviceReady]) -> RunConf
     for device in devices:
         backends.setdefault(device.plan.kind, set()).add(device.backend)
     own = {
-        kind: getattr(config, kind).model_copy(update={"backend": min(names)})
+        kind: config.section(kind).model_copy(update={"backend": min(names)})
         for kind, names in backends.items()
         if len(names) == 1
     }

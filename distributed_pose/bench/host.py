@@ -20,10 +20,12 @@ from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.shards import ImageMaps, pack_maps, read_shards, unpack_maps
 from distributed_pose.data.sources import ImageSource
 from distributed_pose.devices.host import cpu_name, keep_freed_memory, num_cpus
+from distributed_pose.devices.kinds import CPU
 from distributed_pose.devices.planning import Node, plan_devices
-from distributed_pose.engine.choice import deploy_here
+from distributed_pose.engine.deployment import Deployment
+from distributed_pose.engine.single_device import start_here
 from distributed_pose.engine.worker import Worker
-from distributed_pose.errors import ExecutionError
+from distributed_pose.errors import BackendError, ExecutionError
 from distributed_pose.evaluation import Progress
 from distributed_pose.model.compile import compile_model, portable
 from distributed_pose.pose.decode import Decoder
@@ -100,12 +102,19 @@ def bench_host(config: RunConfig, repeat: int, on_progress: Progress) -> HostRep
 
 def _infer(inputs: RunInputs) -> dict[int, ImageMaps]:
     """Returns the maps of each image, by image id."""
-    (plan,) = plan_devices(("cpu",), [Node("", "", num_cpus())])
-    deployment = deploy_here(inputs.selection, plan, inputs.model.format)
-    order = deployment.order
-    model = compile_model(portable(inputs.model, order), order, inputs.calibration)
-    worker = Worker(replace(deployment.spec, gather="maps"), model.content)
-    shard_size = worker.start().shard_size
+    (plan,) = plan_devices((CPU,), [Node("", "", num_cpus())])
+
+    def start(deployment: Deployment) -> tuple[Worker, int]:
+        order = deployment.order
+        model = compile_model(portable(inputs.model, order), order, inputs.calibration)
+        worker = Worker(replace(deployment.spec, gather="maps"), model.content)
+        try:
+            return worker, worker.start().shard_size
+        except BackendError:
+            worker.close()
+            raise
+
+    worker, shard_size = start_here(inputs.selection, plan, inputs.model.format, start)
     maps = {}
     for shard in read_shards(inputs.index.images, inputs.images, shard_size):
         batches, report = worker.infer(shard.images)

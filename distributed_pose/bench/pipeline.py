@@ -10,23 +10,24 @@ from statistics import mean, median
 
 import numpy as np
 
-from distributed_pose.backends.base import BackendOptions, InputBatch
+from distributed_pose.backends.base import Backend, BackendOptions, InputBatch
 from distributed_pose.backends.registry import open_backend
-from distributed_pose.backends.selection import Selection, check_computes, select
 from distributed_pose.config.schema import RunConfig
+from distributed_pose.config.selection import Selection, check_computes, select
 from distributed_pose.data.shards import image_rows, read_shards
 from distributed_pose.devices.host import cpu_name, num_cpus
+from distributed_pose.devices.kinds import CPU
 from distributed_pose.devices.planning import Node, plan_devices
-from distributed_pose.engine.choice import deploy_here
-from distributed_pose.errors import ConfigError, ExecutionError
+from distributed_pose.engine.deployment import Deployment
+from distributed_pose.engine.single_device import start_here
+from distributed_pose.errors import BackendError, ConfigError, ExecutionError, PoseEvalError
 from distributed_pose.evaluation import Progress, evaluate_on, open_engine
 from distributed_pose.metrics.throughput import images_per_s
 from distributed_pose.model.compile import compile_model, portable
 from distributed_pose.report.run_report import RunReport
 from distributed_pose.run.inputs import RunInputs, read_inputs
-from distributed_pose.vision.decode import decode_image
 from distributed_pose.vision.headers import UndecodableImageError
-from distributed_pose.vision.preprocess import preprocess
+from distributed_pose.vision.preprocess import network_input
 from distributed_pose.vision.profiles import PROFILES
 
 # The bare model runs the same few inputs repeatedly, since their content does not change its time.
@@ -83,7 +84,7 @@ def bench_pipeline(config: RunConfig, repeat: int, on_progress: Progress) -> Pip
         ExecutionError: if an image cannot be read, since a partial run has no valid figures.
     """
     check_computes(select(config))
-    config = config.model_copy(update={"devices": ("cpu",)})
+    config = config.model_copy(update={"devices": (CPU,)})
     inputs = read_inputs(config)
     images = max(1, round(len(inputs.index.images) * _BARE_SHARE))
     bare, reports = [], []
@@ -99,16 +100,20 @@ def bench_pipeline(config: RunConfig, repeat: int, on_progress: Progress) -> Pip
 
 
 def _bare_images_per_s(inputs: RunInputs, batches: list[InputBatch], images: int) -> float:
-    (plan,) = plan_devices(("cpu",), [Node("", "", num_cpus())])
-    deployment = deploy_here(inputs.selection, plan, inputs.model.format)
-    spec, order = deployment.spec, deployment.order
-    model = compile_model(portable(inputs.model, order), order, inputs.calibration)
-    options = BackendOptions(
-        spec.precision, num_cpus(), _batch_size(inputs.selection), simulation=spec.simulation
-    )
-    backend = open_backend(spec.backend, model.content, options)
-    for batch in batches:
-        backend.infer(batch)
+    (plan,) = plan_devices((CPU,), [Node("", "", num_cpus())])
+
+    def start(deployment: Deployment) -> Backend:
+        spec, order = deployment.spec, deployment.order
+        model = compile_model(portable(inputs.model, order), order, inputs.calibration)
+        options = BackendOptions(
+            spec.precision, num_cpus(), _batch_size(inputs.selection), simulation=spec.simulation
+        )
+        backend = open_backend(spec.backend, model.content, options)
+        for batch in batches:
+            _warm_up(backend, batch)
+        return backend
+
+    backend = start_here(inputs.selection, plan, inputs.model.format, start)
     done = compute_ns = 0
     while done < images:
         for batch in batches:
@@ -117,6 +122,19 @@ def _bare_images_per_s(inputs: RunInputs, batches: list[InputBatch], images: int
             done += len(batch.image_ids)
     backend.close()
     return images_per_s(done, compute_ns)
+
+
+def _warm_up(backend: Backend, batch: InputBatch) -> None:
+    """Infers a batch before any measurement.
+
+    Raises:
+        BackendError: if the backend cannot, so that another one may be started.
+    """
+    try:
+        backend.infer(batch)
+    except PoseEvalError as error:
+        backend.close()
+        raise BackendError(error.message, error.hint) from None
 
 
 def _batches(inputs: RunInputs) -> list[InputBatch]:
@@ -129,10 +147,9 @@ def _batches(inputs: RunInputs) -> list[InputBatch]:
         rows = []
         for record, encoded in image_rows(shard.images):
             try:
-                image_HW3, _ = decode_image(encoded, record.height, record.width)
+                rows.append((record.image_id, *network_input(encoded, record, profile)))
             except UndecodableImageError as error:
                 raise ExecutionError(str(error), image_ids=(record.image_id,)) from None
-            rows.append((record.image_id, *preprocess(image_HW3, profile)))
         # The compiled model needs inputs of one shape.
         shape = rows[0][1].shape
         ids, arrays, geometries = zip(*(row for row in rows if row[1].shape == shape), strict=True)
@@ -141,7 +158,7 @@ def _batches(inputs: RunInputs) -> list[InputBatch]:
 
 
 def _batch_size(selection: Selection) -> int:
-    sizes = selection.kinds["cpu"].batch_sizes
+    sizes = selection.kinds[CPU].batch_sizes
     if len(sizes) > 1:
         raise ConfigError("the bare model and the run need the same batch_size", "set a number")
     return sizes[0]

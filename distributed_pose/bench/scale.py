@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from itertools import chain
 from statistics import median
 
-from distributed_pose.backends.selection import check_computes, select
 from distributed_pose.cluster.planned import planned_devices
 from distributed_pose.config.schema import RunConfig
-from distributed_pose.devices.kinds import KINDS
+from distributed_pose.config.selection import check_computes, select
+from distributed_pose.devices.kinds import CPU, KINDS
 from distributed_pose.errors import ConfigError, ExecutionError
 from distributed_pose.evaluation import Progress, evaluate, open_engine
 from distributed_pose.report.run_report import RunReport
@@ -151,8 +151,8 @@ def cpu_us(report: RunReport) -> dict[str, float]:
 
 def _with_devices(config: RunConfig, count: int, *, weak: bool) -> RunConfig:
     kind = planned_devices(config)[0].kind
-    if kind == "cpu":
-        devices: tuple[str, ...] = (f"cpu:{count}",)
+    if kind == CPU:
+        devices: tuple[str, ...] = (f"{CPU}:{count}",)
     else:
         of_kind = config.model_copy(update={"devices": (f"{kind}:*",)})
         plans = planned_devices(of_kind)

@@ -1,10 +1,13 @@
 """Renders the results of benchmarks as tables for the terminal."""
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.table import Table
 
 from distributed_pose.bench.capacity import Capacity, HostCosts
 from distributed_pose.bench.device import DeviceSweep
+from distributed_pose.bench.driver import DriverCost
 from distributed_pose.bench.host import Cost, HostReport
 from distributed_pose.bench.pipeline import PipelineReport
 from distributed_pose.bench.scale import ScaleReport
@@ -51,6 +54,27 @@ def pipeline_table(report: PipelineReport) -> Table:
     table.caption = (
         f"{report.processor}, {report.cores} cores · {report.precision} · batch "
         f"{report.batch_size} · {report.num_images} images · AP {_figure(report.ap)}"
+    )
+    return table
+
+
+def driver_table(costs: Sequence[DriverCost]) -> Table:
+    """Returns a table of the driver's costs by number of devices."""
+    table = Table(title="Driver, per image, with stubs in place of actors", box=box.SIMPLE_HEAD)
+    for name in ("devices", "CPU, us", "memory, bytes", "ledger files, bytes", "wall, s", "CPU, s"):
+        table.add_column(name, justify="right")
+    for cost in costs:
+        table.add_row(
+            f"{cost.devices}",
+            f"{cost.cpu_us_per_image:.1f}",
+            f"{cost.memory_bytes_per_image:,.0f}",
+            f"{cost.ledger_bytes_per_image:,.0f}",
+            f"{cost.wall_s:.1f}",
+            f"{cost.cpu_s:.1f}",
+        )
+    table.caption = (
+        f"{costs[0].images:,} images · batch {costs[0].batch_size} · the last two columns are of "
+        "the whole run; wall includes the stubs · Ray's time per call is not included"
     )
     return table
 

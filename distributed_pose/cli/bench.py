@@ -1,4 +1,4 @@
-"""The `bench` commands: costs of the host, and speed of the devices and of the whole pipeline."""
+"""The `bench` commands: costs of host and driver, speed of devices and of the whole pipeline."""
 
 import json
 from dataclasses import asdict
@@ -14,12 +14,16 @@ from distributed_pose.config.schema import RunConfig
 
 bench = typer.Typer(
     name="bench",
-    help="Measure host costs, devices and the whole pipeline, after a check of the poses.",
+    help="Measure host costs, devices, the driver and the whole pipeline.",
     no_args_is_help=True,
 )
 
 # No device has memory for larger batches.
 _MAX_BATCH = 4096
+
+_MAX_DEVICES = 4096
+# Fifty gigabytes of the driver's memory.
+_MAX_IMAGES = 50_000_000
 
 
 @bench.command("host")
@@ -103,6 +107,33 @@ def device(
         print_text(json.dumps([asdict(sweep) for sweep in sweeps], indent=2) + "\n")
     else:
         Terminal().print(*map(device_bench_table, sweeps))
+
+
+@bench.command("driver")
+def driver(
+    *,
+    devices: Annotated[
+        str, typer.Option(help="Numbers of devices to measure, separated by commas.")
+    ] = "1,4,64,256",
+    images: Annotated[
+        int, typer.Option(help="Number of images of each run.", min=1, max=_MAX_IMAGES)
+    ] = 100_000,
+    batch_size: Annotated[
+        int, typer.Option(help="Number of images per batch.", min=1, max=_MAX_BATCH)
+    ] = 16,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the driver's processor time and memory per image, with stubs in place of actors."""
+    numbers = counts("--devices", devices, _MAX_DEVICES)
+    from distributed_pose.bench.driver import bench_driver
+    from distributed_pose.bench.tables import driver_table
+
+    with progress() as on_progress:
+        costs = bench_driver(numbers, images, batch_size, on_progress)
+    if as_json:
+        print_text(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n")
+    else:
+        Terminal().print(driver_table(costs))
 
 
 def batch_sizes(text: str) -> list[int]:

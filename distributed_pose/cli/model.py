@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from distributed_pose.backends.registry import targets
+from distributed_pose.backends.table import BACKENDS
 from distributed_pose.cli.bench import batch_sizes
 from distributed_pose.cli.options import ConfigFile, Overrides
 from distributed_pose.cli.terminal import print_line, print_text
@@ -53,8 +55,8 @@ _Target = Annotated[
     typer.Option(
         "--for",
         metavar="TARGET",
-        help="Device or runtime to compile for: ascend310, ascend310p3, ..., tensorrt, cuda, "
-        "torch, cann, openvino or onnxruntime.",
+        help=f"Device or runtime to compile for: {', '.join(targets(BACKENDS))}, such as "
+        "ascend310p3.",
     ),
 ]
 _Batches = Annotated[str, typer.Option(help="Batch sizes to compile for, separated by commas.")]

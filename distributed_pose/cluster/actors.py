@@ -21,6 +21,7 @@ from distributed_pose.engine.reducer import Reducer, Reduction
 from distributed_pose.engine.trials import Sweep
 from distributed_pose.engine.worker import Worker
 from distributed_pose.engine.worker_report import WorkerReport
+from distributed_pose.errors import SetupError
 from distributed_pose.files.package_identity import PackageIdentity, package_identity
 from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.compile import compile_model
@@ -75,6 +76,12 @@ class _WorkerActor(ActorProcess):
             hide_accelerators()
 
     def place(self, backends: Sequence[str], soc: str) -> DeviceAssignment:
+        kind = KINDS[self._kind]
+        if kind.is_accelerator and not self._device_id:
+            raise SetupError(
+                f"Ray gives processes no device of its resource {kind.resource}",
+                "a kind of device needs a resource whose devices Ray numbers",
+            )
         return DeviceAssignment(self._device_id, examine(backends, soc), package_identity())
 
     def compile(self, model: ModelSource, order: CompileSpec) -> bytes:

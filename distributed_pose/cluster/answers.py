@@ -1,7 +1,7 @@
 """The answers of actors: how they are awaited and fetched, and what their failures mean."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -91,10 +91,33 @@ def wait(references: Sequence[Any], deadlines: Sequence[float]) -> list[Any]:
         references: references to wait for.
         deadlines: times at which to stop waiting, in seconds of the monotonic clock.
     """
-    now = monotonic()
-    timeout_s = max(0.0, min([*deadlines, now + _LONGEST_WAIT_S]) - now)
-    done, _ = ray.wait([*references], timeout=timeout_s)
+    done, _ = ray.wait([*references], timeout=_timeout_s(deadlines))
     return list(done)
+
+
+def _timeout_s(deadlines: Iterable[float]) -> float:
+    now = monotonic()
+    return max(0.0, min([*deadlines, now + _LONGEST_WAIT_S]) - now)
+
+
+class RayAnswers:
+    """Awaits and fetches the answers of Ray actors, as many at once as are there."""
+
+    def wait(self, references: Sequence[Any], deadline_at: float | None) -> Sequence[Any]:
+        """Returns all references that are done once one is; none if none is done in time."""
+        timeout_s = _timeout_s([] if deadline_at is None else [deadline_at])
+        done, rest = ray.wait([*references], timeout=timeout_s)
+        if done and rest:
+            done += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+        return list(done)
+
+    def fetch(self, references: Sequence[Any]) -> Sequence[Any]:
+        """Returns the answer or `CallFailure` of each reference, all of which are done."""
+        together = fetch([*references]) if len(references) > 1 else None
+        if isinstance(together, list):
+            return together
+        # One failure stands for all of them, so each is fetched alone.
+        return [fetch(reference) for reference in references]
 
 
 def memory_kill(text: str) -> str:

@@ -1,5 +1,6 @@
 """A budget for the bytes of shards and maps in flight in the object store."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,8 @@ import numpy as np
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.shards import Shard
 from distributed_pose.errors import SetupError
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
+from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
+from distributed_pose.records import FLOATS, STRIDE
 from distributed_pose.vision.profiles import PROFILES
 
 # Share of the smallest object store. Ray's own copies and other users of it need the rest.
@@ -42,9 +44,7 @@ class InFlightBudget:
     def __init__(self, config: RunConfig, room_bytes: int, shard_size: int = 1) -> None:
         self._profile = PROFILES[config.profile]
         self._gathers_maps = config.gather == "maps"
-        self._itemsize = np.dtype(
-            {"f32": np.float32, "f16": np.float16}[config.maps_dtype]
-        ).itemsize
+        self._itemsize = np.dtype(FLOATS[config.maps_dtype]).itemsize
         self._room = int(room_bytes * _SHARE) if room_bytes else 0
         self._promised = self._there = self.peak_bytes = self.total_bytes = 0
         height, width = self._profile.nominal_input
@@ -64,7 +64,7 @@ class InFlightBudget:
 
     def reserve(self, shard: Shard) -> Reservation:
         """Reserves the bytes of a shard that is sent to a worker."""
-        load = Reservation(self._bytes(shard), shard.images.nbytes)
+        load = Reservation(self._bytes(shard), shard.image_bytes)
         self._promised += load.reserved_bytes
         self._add(load.used_bytes)
         return load
@@ -85,12 +85,12 @@ class InFlightBudget:
         self.peak_bytes = max(self.peak_bytes, self._there)
 
     def _bytes(self, shard: Shard) -> int:
-        encoded: int = shard.images.nbytes
         if not self._gathers_maps:
-            return encoded
+            return shard.image_bytes
         columns = (shard.images.column(name).to_pylist() for name in ("height", "width"))
-        shapes = [self._profile.input_shape(*size)[1:] for size in zip(*columns, strict=True)]
-        return encoded + sum(self._maps_bytes(*shape) for shape in shapes)
+        sizes = Counter(zip(*columns, strict=True))
+        shapes = [(self._profile.input_shape(*size)[1:], number) for size, number in sizes.items()]
+        return shard.image_bytes + sum(number * self._maps_bytes(*one) for one, number in shapes)
 
     def _maps_bytes(self, height: int, width: int) -> int:
         cells = (height // STRIDE) * (width // STRIDE)

@@ -259,16 +259,8 @@ class Call:
         """
         return self.since + self.limit_s * (2 if self.is_late else 1)
 
-    def is_overdue(self) -> bool:
-        """Returns whether the call has passed its deadline."""
-        return monotonic() > self.deadline_at
-
-    def answer(self) -> Any:
-        """Returns the answer of a call that is done, or a `CallFailure`.
-
-        An answer that is not for the images of the call is a failure, too.
-        """
-        answer = fetch(self.reference)
+    def checked(self, answer: Any) -> Any:
+        """Returns an answer, or a `CallFailure` if it is not for the images of the call."""
         if isinstance(answer, CallFailure):
             return answer
         try:

@@ -21,14 +21,14 @@ import ray
 
 from distributed_pose.cluster.address import ClusterAddress, cluster_address
 from distributed_pose.cluster.guard import Cluster
-from distributed_pose.devices.ascend import is_soc
 from distributed_pose.devices.discovery import local_accelerators
 from distributed_pose.devices.host import num_cpus
-from distributed_pose.devices.kinds import KINDS, NPU, accelerators
+from distributed_pose.devices.kinds import KINDS, accelerators
 from distributed_pose.devices.planning import Accelerator, Node
 from distributed_pose.errors import SetupError
 from distributed_pose.files.package_identity import package_identity
 from distributed_pose.locations import redacted
+from distributed_pose.packages import load
 
 _LOG = logging.getLogger(__name__)
 
@@ -171,11 +171,10 @@ def _accelerators(node: Mapping[str, Any]) -> tuple[Accelerator, ...]:
 def _label(node: Mapping[str, Any], kind: str) -> str:
     """Returns the model of a node's devices of a kind according to its labels; empty if unknown."""
     labels = node.get("Labels", {})
-    # A node with NPUs and GPUs has a single label of Ray's for both.
-    given = [value for name in KINDS[kind].labels if (value := labels.get(name, ""))]
-    if kind != NPU:
-        return given[0] if given else ""
-    return next((value.removeprefix("Ascend") for value in given if is_soc(value)), "")
+    found = KINDS[kind]
+    read = load(found.model_reader) if found.model_reader else str
+    given = (read(labels.get(name, "")) for name in found.labels)
+    return next(filter(None, given), "")
 
 
 def _local(node: Mapping[str, Any], kind: str) -> list[Accelerator]:

@@ -2,24 +2,19 @@
 
 The driver hands out shards and counts results; heatmaps and PAFs go from worker to reducer
 through the object store and never pass through the driver.
-
-Every wait has a deadline. When a call passes its deadline, its shard is given to another device as
-well. After twice the time, the actor of the call is ended and restarted. An actor whose process
-dies is restarted, too.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from time import monotonic, process_time
+from collections.abc import Callable, Iterator
+from time import process_time
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import ray
 
-from distributed_pose.backends.selection import Selection
-from distributed_pose.cluster.answers import CallFailure, wait
+from distributed_pose.cluster.answers import RayAnswers
 from distributed_pose.cluster.backpressure import InFlightBudget
-from distributed_pose.cluster.calls import Actor, Call, ask
+from distributed_pose.cluster.calls import ask
 from distributed_pose.cluster.connection import (
     abandon,
     connect,
@@ -29,18 +24,17 @@ from distributed_pose.cluster.connection import (
 )
 from distributed_pose.cluster.fleet import ActorPool
 from distributed_pose.cluster.guard import ClusterLostError, Guard, Watch
+from distributed_pose.cluster.loop import DispatchLoop, DispatchSettings
 from distributed_pose.config.schema import RunConfig
+from distributed_pose.config.selection import Selection
 from distributed_pose.data.read_ahead import read_ahead
 from distributed_pose.devices.host import peak_rss_bytes
 from distributed_pose.engine.base import Workload
-from distributed_pose.engine.dispatch import IN_FLIGHT, batches_per_call, calls_in_flight
+from distributed_pose.engine.dispatch import batches_per_call, calls_in_flight
 from distributed_pose.engine.flow import choose_flow
-from distributed_pose.engine.health import Health, collect_faults, none_left
-from distributed_pose.engine.results import failed_result, shard_result
-from distributed_pose.engine.settling import out_of_line, settle
+from distributed_pose.engine.health import collect_faults
 from distributed_pose.engine.task_queue import TaskQueue
 from distributed_pose.engine.trials import Sweep
-from distributed_pose.errors import ExecutionError
 from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.makers import Calibration
 from distributed_pose.records import (
@@ -58,9 +52,6 @@ _LOG = logging.getLogger(__name__)
 
 _QUESTION_TIMEOUT_S = 2.0
 
-# Known faults are handled long before this limit; it catches those that nobody has foreseen.
-_STALL_FACTOR = 10
-
 
 class RayEngine:
     """Runs workers and reducers as Ray actors, on an existing cluster or on a local one."""
@@ -72,14 +63,10 @@ class RayEngine:
         self._leave: Callable[[], None] | None = None
         self._fleet = ActorPool(config)
         self._guard = Guard()
-        self._calls: dict[Any, Call] = {}
-        self._waiting: list[Call] = []
         self._transit = InFlightBudget(config, room_bytes=0)
         self._shard_sizes: dict[str, int] = {}
-        self._ready: Sequence[DeviceReady] = ()
+        self._ready: tuple[DeviceReady, ...] = ()
         self._batches_a_call: dict[str, int] = {}
-        self._in_flight: dict[str, int] = {}
-        self._progress_at = 0.0
         self._cpu_before_s: dict[str, float] = {}
         self._num_images = 0
         self._flow = DataFlow()
@@ -113,16 +100,17 @@ class RayEngine:
         return self._guard.call(self._fleet.sweep, device, batch_size, least_s)
 
     def run(self, workload: Workload) -> Iterator[ShardResult]:
-        results = self._results(workload)
-        while result := self._guard.call(next, results, None):
-            yield result
+        loop = self._guard.call(self._loop, workload)
+        results = loop.results()
+        while some := self._guard.call(next, results, None):
+            yield from some
 
-    def _results(self, workload: Workload) -> Iterator[ShardResult]:
+    def _loop(self, workload: Workload) -> DispatchLoop:
         self._num_images = workload.num_images
         # Shards without images and answers without maps are small, so a call may have several.
         is_short = workload.is_listed and self._flow.gather == "poses"
         batches = self._batches_a_call if is_short else {}
-        self._in_flight = {
+        in_flight = {
             device.plan.name: calls_in_flight(device, batches.get(device.plan.name, 1))
             for device in self._ready
         }
@@ -130,17 +118,10 @@ class RayEngine:
         shards = workload.shards
         source = iter(shards) if workload.is_listed else read_ahead(shards)
         nodes = {worker.name: worker.node_id for worker in self._fleet.workers}
-        work = TaskQueue(source, self._shard_sizes, batches, workload.num_images, nodes)
-        self._progress_at = monotonic()
-        others_s = self._others_cpu_s()
-        self._cpu_before_s = {"driver": process_time(), **others_s}
-        while not self._fleet.is_stopped:
-            self._reduce()
-            self._dispatch(work)
-            if not self._calls and not self._waiting and not work.is_left():
-                return
-            self._check_progress()
-            yield from self._next_event(work)
+        queue = TaskQueue(source, self._shard_sizes, batches, workload.num_images, nodes)
+        self._cpu_before_s = {"driver": process_time(), **self._others_cpu_s()}
+        settings = DispatchSettings(gather=self._flow.gather, in_flight=in_flight)
+        return DispatchLoop(self._fleet, queue, self._transit, RayAnswers(), settings)
 
     def facts(self) -> EngineFacts:
         compile_s = self._fleet.compile_s
@@ -201,177 +182,3 @@ class RayEngine:
             abandon()
         finally:
             self._guard.end()
-
-    def _wait(self, references: list[Any]) -> list[Any]:
-        """Returns a list of one reference that is done, or an empty one at the next deadline."""
-        deadlines = [call.deadline_at for call in self._calls.values()]
-        return wait(references, [*deadlines, *self._fleet.start_deadlines])
-
-    def _next_event(self, work: TaskQueue) -> Iterator[ShardResult]:
-        starting = {actor.starting: actor for actor in self._fleet.actors if actor.starting}
-        for reference in self._wait([*self._calls, *starting]):
-            if call := self._calls.get(reference):
-                yield from self._finish(work, call)
-            else:
-                self._fleet.finish_start(starting[reference])
-        yield from self._expire(work)
-
-    def _finish(self, work: TaskQueue, call: Call) -> Iterator[ShardResult]:
-        """Handles the answer of a call: a result, a report or a failure."""
-        answer = call.answer()
-        if isinstance(answer, CallFailure):
-            if answer.is_lost_input:
-                # The maps were lost with the node that made them; the reducer is not at fault.
-                self._forget(call)
-                yield from self._fail(work, call, answer.reason)
-            elif answer.is_foreign_input:
-                self._forget(call)
-                yield from self._fault(work, self._worker(call.device), answer.reason, [])
-                yield from self._fail(work, call, answer.reason)
-            else:
-                blamed = [call] if answer.error else [*call.actor.calls]
-                yield from self._fault(work, call.actor, answer.reason, blamed)
-            return
-        self._forget(call)
-        call.actor.health.success(monotonic() - call.since)
-        self._progress_at = monotonic()
-        if call.maps is not None and call.report is None:
-            call.report = answer
-            self._transit.add(call.load, answer.maps_bytes)
-            self._waiting.append(call)
-            return
-        self._transit.release(call.load)
-        reduction, report = (answer, call.report) if call.report else answer
-        settled = settle(work, call.task, call.device, report, self._devices())
-        yield shard_result(call.device, call.task.shard, settled, reduction)
-        yield from self._take_out(work, out_of_line(call.task, self._devices()))
-
-    def _take_out(self, work: TaskQueue, name: str) -> Iterator[ShardResult]:
-        """Excludes the named device, which cannot read images that others can.
-
-        Args:
-            work: queue of the run.
-            name: name of the device; empty for none.
-        """
-        if name:
-            actor = self._worker(name)
-            yield from self._fault(work, actor, actor.health.refusal_summary, [], final=True)
-            work.exclude(name)
-
-    def _devices(self) -> dict[str, Health]:
-        return {worker.name: worker.health for worker in self._fleet.workers}
-
-    def _worker(self, name: str) -> Actor:
-        (worker,) = (worker for worker in self._fleet.workers if worker.name == name)
-        return worker
-
-    def _forget(self, call: Call) -> None:
-        del self._calls[call.reference]
-        call.actor.calls.remove(call)
-
-    def _fail(self, work: TaskQueue, call: Call, reason: str) -> Iterator[ShardResult]:
-        self._transit.release(call.load)
-        if failures := work.fail(call.task, call.actor.name, reason):
-            yield failed_result(call.device, failures)
-
-    def _fault(
-        self,
-        work: TaskQueue,
-        actor: Actor,
-        reason: str,
-        blamed: Sequence[Call],
-        *,
-        final: bool = False,
-    ) -> Iterator[ShardResult]:
-        """Restarts or excludes an actor, and returns its shards to the queue.
-
-        Args:
-            work: queue of the run.
-            actor: actor whose process failed.
-            reason: description of the fault, in one line.
-            blamed: calls that may have caused the fault. Their tasks count it as a failed attempt,
-                unless the node of the actor has left.
-            final: whether the actor is excluded and never restarted.
-        """
-        is_suspect = any(call.task.is_suspect for call in blamed)
-        node_left = self._fleet.restart(actor, reason, is_suspect=is_suspect, final=final)
-        for call in [*actor.calls]:
-            self._forget(call)
-            if call in blamed and not node_left:
-                yield from self._fail(work, call, reason)
-            else:
-                self._transit.release(call.load)
-                work.put_back(call.task)
-
-    def _expire(self, work: TaskQueue) -> Iterator[ShardResult]:
-        """Handles the calls and the starting actors that pass their deadlines."""
-        overdue = [call for call in self._calls.values() if call.is_overdue()]
-        hanging = [call for call in overdue if call.is_late]
-        for call in overdue:
-            if not call.is_late:
-                call.is_late = True
-                work.put_back(call.task)
-        # All actors are asked at once, since the driver does nothing else until the time to answer
-        # has passed.
-        doing = ask([call.actor for call in hanging], "doing", _QUESTION_TIMEOUT_S)
-        for call in hanging:
-            # A fault of another call of the same actor may have removed the call already.
-            if call.reference in self._calls:
-                yield from self._fault(work, call.actor, _hang(call, doing), [call])
-        for actor in self._fleet.actors:
-            if actor.starting and actor.is_overdue():
-                self._fleet.restart(actor, f"not ready within {actor.start_deadline_s:.0f} s")
-
-    def _check_progress(self) -> None:
-        for kind, actors in (("device", self._fleet.workers), ("reducer", self._fleet.reducers)):
-            if actors and all(actor.health.is_excluded for actor in actors):
-                raise none_left(kind, {actor.name: actor.health for actor in actors})
-        limit_s = _STALL_FACTOR * max(
-            max(actor.health.deadline_s, actor.start_deadline_s) for actor in self._fleet.actors
-        )
-        if monotonic() - self._progress_at > limit_s:
-            raise ExecutionError(f"no result for {limit_s:.0f} s: {self._diagnosis()}")
-
-    def _diagnosis(self) -> str:
-        doing = ask(self._fleet.actors, "doing", _QUESTION_TIMEOUT_S)
-        return "; ".join(
-            f"{actor.name} {actor.describe()}, {doing.get(actor.name, 'does not answer')}"
-            for actor in self._fleet.actors
-        )
-
-    def _dispatch(self, work: TaskQueue) -> None:
-        """Gives shards to workers that have room, unless the reducers are behind."""
-        usable = [worker.name for worker in self._fleet.workers if not worker.health.is_excluded]
-        while len(self._waiting) < len(self._fleet.workers):
-            free = [
-                worker
-                for worker in self._fleet.workers
-                if worker.has_room(self._in_flight[worker.name])
-            ]
-            for actor in sorted(free, key=lambda worker: len(worker.calls)):
-                idle = not actor.calls
-                if task := work.take(actor.name, usable, self._transit.has_room, is_idle=idle):
-                    load = self._transit.reserve(task.shard)
-                    self._call(Call.infer(actor, task, load, gather=self._flow.gather))
-                    break
-            else:
-                return
-
-    def _reduce(self) -> None:
-        """Gives finished maps to reducers that have room."""
-        while self._waiting:
-            in_flight = 1 if self._waiting[0].task.is_suspect else IN_FLIGHT
-            free = [reducer for reducer in self._fleet.reducers if reducer.has_room(in_flight)]
-            if not free:
-                return
-            actor = min(free, key=lambda reducer: len(reducer.calls))
-            self._call(Call.reduce(actor, self._waiting.pop(0)))
-
-    def _call(self, call: Call) -> None:
-        call.actor.calls.append(call)
-        self._calls[call.reference] = call
-
-
-def _hang(call: Call, doing: Mapping[str, str]) -> str:
-    where = doing.get(call.actor.name, "its process does not answer questions either")
-    return f"no answer for {monotonic() - call.since:.0f} s: {where}"

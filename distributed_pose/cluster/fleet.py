@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import ray
 
-from distributed_pose.backends.selection import Selection
 from distributed_pose.cluster.actors import (
     DeviceAssignment,
     create_reducer,
@@ -22,6 +21,7 @@ from distributed_pose.cluster.connection import is_alive, live_nodes
 from distributed_pose.cluster.placement import match_device
 from distributed_pose.cluster.reservations import shortage
 from distributed_pose.config.schema import RunConfig
+from distributed_pose.config.selection import Selection
 from distributed_pose.devices.planning import plan_devices
 from distributed_pose.engine.base import starting
 from distributed_pose.engine.choice import Choice, Site, tell
@@ -67,6 +67,8 @@ class ActorPool:
         self.reducers: list[Actor] = []
         self.compile_s = 0.0
         self.is_stopped = False
+        # Only a fault changes it while shards are in flight, so it is not looked up per result.
+        self._starting: Mapping[Any, Actor] | None = None
         self._deployments: dict[str, Deployment] = {}
         # Specification and artifact that a restarted process loads, by device name. A device has no
         # entry before its first process begins to load them.
@@ -76,6 +78,13 @@ class ActorPool:
     def actors(self) -> Sequence[Actor]:
         """All workers, followed by all reducers."""
         return (*self.workers, *self.reducers)
+
+    @property
+    def starting(self) -> Mapping[Any, Actor]:
+        """Actors that are not ready, by the reference to the answer that they wait for."""
+        if self._starting is None:
+            self._starting = {actor.starting: actor for actor in self.actors if actor.starting}
+        return self._starting
 
     @property
     def start_deadlines(self) -> list[float]:
@@ -165,6 +174,7 @@ class ActorPool:
             is_suspect: whether a suspect task may have caused the fault.
             final: whether the actor is excluded and never restarted.
         """
+        self._starting = None
         gone = bool(actor.node_id) and not is_alive(actor.node_id)
         actor.end()
         reason = f"its node left: {reason}" if gone else reason
@@ -316,6 +326,7 @@ class ActorPool:
         Raises:
             SetupError: if an actor that has never been ready cannot be set up.
         """
+        self._starting = None
         answer = fetch(actor.starting)
         if isinstance(answer, CallFailure):
             if isinstance(answer.error, SetupError) and not actor.has_started:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, cast
 
 from distributed_pose.cluster.actors import DeviceAssignment
 from distributed_pose.cluster.calls import Actor
+from distributed_pose.devices.kinds import CPU
 from distributed_pose.devices.planning import Node
 from distributed_pose.errors import SetupError
 
@@ -28,7 +29,7 @@ def match_device(
             from 0, so that the devices cannot be identified.
     """
     plan = cast("DevicePlan", actor.plan)
-    if plan.kind == "cpu":
+    if plan.kind == CPU:
         return actor
     peers = [
         worker

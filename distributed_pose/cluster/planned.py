@@ -1,8 +1,8 @@
 """Plans the devices that a run would use, on this machine or on the cluster that it would join."""
 
-from distributed_pose.backends.selection import select
 from distributed_pose.cluster.address import joins_cluster
 from distributed_pose.config.schema import RunConfig
+from distributed_pose.config.selection import select
 from distributed_pose.engine.deployment import local_devices
 from distributed_pose.records import DevicePlan
 

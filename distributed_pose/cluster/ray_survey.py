@@ -8,11 +8,11 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distributed_pose.backends.readiness import NodeSurvey
-from distributed_pose.backends.selection import Selection
 from distributed_pose.cluster.answers import CallFailure, fetch
 from distributed_pose.cluster.connection import live_nodes
 from distributed_pose.cluster.engine import RayEngine
 from distributed_pose.config.schema import RunConfig
+from distributed_pose.config.selection import Selection
 from distributed_pose.devices.lacks import Lack
 from distributed_pose.devices.planning import Node
 from distributed_pose.engine.examination import examine_node

@@ -6,11 +6,12 @@ from pathlib import Path
 from distributed_pose.backends.needs import Module
 from distributed_pose.backends.readiness import DeviceSurvey, NodeSurvey, Survey
 from distributed_pose.backends.requirements import lacks
-from distributed_pose.backends.selection import Selection, select
 from distributed_pose.cluster.address import joins_cluster
 from distributed_pose.config.schema import RunConfig
+from distributed_pose.config.selection import Selection, select
 from distributed_pose.devices.discovery import local_accelerators
 from distributed_pose.devices.host import num_cpus
+from distributed_pose.devices.kinds import CPU
 from distributed_pose.devices.lacks import Lack
 from distributed_pose.devices.planning import Node, plan_devices
 from distributed_pose.engine.choice import Choice, Site
@@ -84,8 +85,8 @@ def every_device(selection: Selection, nodes: Sequence[Node]) -> tuple[DevicePla
         found = {device.kind for node in nodes for device in node.accelerators}
         requests = [f"{kind}:*" for kind in selection.auto_kinds if kind in found]
         with_cpus = sum(node.cpus >= 1 for node in nodes)
-        if with_cpus and selection.runs_on("cpu"):
-            requests.append(f"cpu:{with_cpus}")
+        if with_cpus and selection.runs_on(CPU):
+            requests.append(f"{CPU}:{with_cpus}")
     return plan_devices(requests, nodes, cpus=selection.cpus)
 
 
@@ -107,14 +108,14 @@ def _summed_up(
         ]
         chosen = zip(sites, choice.choose(sites), strict=True)
         takes |= {site.plan.name: backend for site, backend in chosen}
-    has_spares = selection.devices == ("auto",) and any(plan.kind != "cpu" for plan in plans)
+    has_spares = selection.devices == ("auto",) and any(plan.kind != CPU for plan in plans)
     return Survey(
         tuple(
             DeviceSurvey(
                 plan,
                 backends[plan.name],
                 takes[plan.name],
-                is_spare=has_spares and plan.kind == "cpu",
+                is_spare=has_spares and plan.kind == CPU,
             )
             for plan in plans
         ),

@@ -1,6 +1,7 @@
 """Configurations from YAML files and `--set`, with messages that name the key."""
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -18,6 +19,9 @@ _MAX_FILE_BYTES = 2**18
 
 
 _MAX_MISTAKES = 20
+
+# A choice in pydantic's message about a value that is none of them.
+_QUOTED = re.compile(r"'([^']+)'")
 
 
 def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
@@ -123,7 +127,8 @@ def _explain(entry: Any) -> str:
     if entry["type"] != "value_error":
         text += f", not {short_repr(entry['input'])}"
     if entry["type"] == "literal_error":
-        text += _did_you_mean(short_repr(entry["input"]), _choices(dotted))
+        choices = _QUOTED.findall(entry["ctx"]["expected"])
+        text += _did_you_mean(short_repr(entry["input"]), choices)
     return f"{dotted}: {text}"
 
 
@@ -142,15 +147,3 @@ def _dotted_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from _dotted_keys(nested, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
-
-
-def _choices(dotted: str) -> Iterator[str]:
-    section: type[BaseModel] = RunConfig
-    *parents, leaf = dotted.split(".")
-    for name in parents:
-        nested = section.model_fields[name].annotation
-        assert isinstance(nested, type)  # noqa: S101 - pydantic came here the same way
-        section = nested
-    # A literal, or one or nothing.
-    for choice in get_args(section.model_fields[leaf].annotation):
-        yield from (choice,) if isinstance(choice, str) else get_args(choice)

@@ -4,9 +4,8 @@ Relative paths are relative to the working directory of the command.
 """
 
 import os
-import re
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -15,36 +14,18 @@ from pydantic import (
     ConfigDict,
     Field,
     GetPydanticSchema,
+    create_model,
     model_validator,
 )
 from pydantic_core import core_schema
 
 from distributed_pose.config.messages import short_repr
+from distributed_pose.config.names import BackendName, check_chip, check_devices
+from distributed_pose.devices.kinds import CPU, CUDA, KINDS, NPU
 from distributed_pose.locations import Location, redacted
 from distributed_pose.records import SimulatedHost, Simulation
 
 ProfileName = Literal["modelzoo", "upstream", "uint8"]
-BackendName = Literal[
-    "auto",
-    "openvino",
-    "onnxruntime",
-    "onnxruntime:cpu",
-    "onnxruntime:cuda",
-    "onnxruntime:tensorrt",
-    "onnxruntime:cann",
-    "torch",
-    "torch:cpu",
-    "torch:cuda",
-    "ascend",
-    "ascend-ais",
-    "recorded",
-    "oracle",
-    "simulated",
-    "simulated:ascend310",
-    "simulated:ascend310p3",
-    "simulated:ascend710",
-    "simulated:t4",
-]
 Precision = Literal["auto", "f32", "bf16", "f16", "int8"]
 EngineName = Literal["ray", "inline"]
 Gather = Literal["auto", "maps", "poses"]
@@ -77,26 +58,9 @@ def _check_processes(value: object) -> object:
 Feeders = Annotated[int | Literal["auto"], BeforeValidator(_check_processes)]
 Reducers = Annotated[int | Literal["auto"], BeforeValidator(_check_processes)]
 
-# No cluster has more devices of a kind than five digits count.
-_DEVICE = re.compile(r"cpu(:[1-9][0-9]{0,4})?|(cuda|npu):(\*|0|[1-9][0-9]{0,4})")
-
 
 def _as_list(value: object) -> object:
     return (value,) if isinstance(value, str) else value
-
-
-def _check_devices(devices: tuple[str, ...]) -> tuple[str, ...]:
-    if not devices:
-        raise ValueError("needs at least one device, or 'auto'")
-    if devices == ("auto",):
-        return devices
-    for device in devices:
-        if not _DEVICE.fullmatch(device):
-            raise ValueError(
-                f"'{device}' is no device: use 'auto', 'cpu' or 'cpu:N' (N workers), 'cuda:*' or "
-                "'npu:*' (all of a kind), 'cuda:N' or 'npu:N' (the one of that number)"
-            )
-    return devices
 
 
 def _check_category(value: object) -> object:
@@ -238,7 +202,7 @@ class CudaConfig(KindConfig):
 class NpuConfig(KindConfig):
     """Settings of Ascend NPUs."""
 
-    soc: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")] | None = None
+    soc: Annotated[str, AfterValidator(check_chip)] | None = None
     """Chip to compile for, such as `310P3`; by default the one that the node reports."""
 
 
@@ -320,7 +284,18 @@ class SimulatedConfig(_Section):
         )
 
 
-class RunConfig(_Section):
+if TYPE_CHECKING:
+    _RegisteredKinds = _Section
+else:
+    # A section for each kind of device that has no keys of its own.
+    _RegisteredKinds = create_model(
+        "_RegisteredKinds",
+        __base__=_Section,
+        **{kind: (KindConfig, KindConfig()) for kind in KINDS if kind not in {CPU, CUDA, NPU}},
+    )
+
+
+class RunConfig(_RegisteredKinds):
     """One evaluation run. Every key has a default."""
 
     data: DataConfig = DataConfig()
@@ -345,7 +320,7 @@ class RunConfig(_Section):
     the size with the highest throughput."""
 
     devices: Annotated[
-        tuple[str, ...], BeforeValidator(_as_list), AfterValidator(_check_devices)
+        tuple[str, ...], BeforeValidator(_as_list), AfterValidator(check_devices)
     ] = ("auto",)
     """Devices to use: `auto`, or a list such as `[npu:*, cuda:0, cpu:2]` of all devices of a kind,
     the device with a number (as `distributed-pose devices` counts them), or a number of CPU
@@ -388,9 +363,14 @@ class RunConfig(_Section):
     """Seconds that a batch may take in addition to ten times the slowest of the last 64 batches of
     its device."""
 
+    def section(self, kind: str) -> KindConfig:
+        """Returns the settings of a kind of device alone."""
+        section: KindConfig = getattr(self, kind)
+        return section
+
     def on(self, kind: str) -> "KindSettings":
-        """Returns what holds on devices of a kind: `cpu`, `cuda` or `npu`."""
-        own: KindConfig = getattr(self, kind)
+        """Returns what holds on devices of a kind."""
+        own = self.section(kind)
         return KindSettings(
             own.backend or self.backend,
             own.precision or self.precision,

@@ -15,6 +15,8 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from distributed_pose.data.annotation_file import read_annotation_file
 from distributed_pose.data.categories import Category, choose_category, read_categories
 from distributed_pose.data.entries import (
@@ -32,6 +34,7 @@ from distributed_pose.data.sources import ImageSource
 from distributed_pose.errors import SetupError
 from distributed_pose.locations import Location
 from distributed_pose.metrics.coco_ap import PERSON_CATEGORY
+from distributed_pose.metrics.ground_truth import People, people_of
 from distributed_pose.pose.skeleton import COCO_KEYPOINTS
 from distributed_pose.records import ImageRecord
 
@@ -52,8 +55,8 @@ class CocoIndex:
 
     Attributes:
         images: images to evaluate, in ascending order of id, including those without people.
-        ground_truth: images and people in COCO's format, normalised: annotation ids from 1,
-            category 1, and all fields that COCOeval reads.
+        listed: all images that have ground truth, including those that a limit excludes.
+        people: people of all of these, with all values that COCOeval reads.
         num_images_listed: number of images that the annotation file lists.
         is_labelled: whether the file has annotations; without them no AP can be computed.
         category_id: id of the person's category in the file.
@@ -63,7 +66,8 @@ class CocoIndex:
     """
 
     images: tuple[ImageRecord, ...]
-    ground_truth: JsonObject
+    listed: tuple[ImageRecord, ...]
+    people: People
     num_images_listed: int
     is_labelled: bool = True
     category_id: ListedId = PERSON_CATEGORY
@@ -76,23 +80,43 @@ class CocoIndex:
         """Whether a limit excludes some of the listed images."""
         return len(self.images) < self.num_images_listed
 
+    @property
+    def ground_truth(self) -> dict[str, Any]:
+        """Images and people in COCO's format, made at each access.
+
+        It is normalised: annotation ids from 1, category 1, and all fields that COCOeval reads.
+        """
+        return {
+            "images": [
+                {
+                    "id": image.image_id,
+                    "file_name": image.file_name,
+                    "height": image.height,
+                    "width": image.width,
+                }
+                for image in self.listed
+            ],
+            "annotations": [*self.people.rows()],
+            "categories": [
+                {"id": PERSON_CATEGORY, "name": "person", "keypoints": list(COCO_KEYPOINTS)}
+            ],
+        }
+
     def listed_id(self, image_id: int) -> ListedId:
         """Returns the id that the annotation file gives an image."""
         return self.listed_ids.get(image_id, image_id)
 
-    def as_listed(self, detections: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Returns detections with the image and category ids of the annotation file.
+    def as_listed(self, detections: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yields detections with the image and category ids of the annotation file.
 
         Any COCO tool can score them against the user's annotation file.
         """
-        return [
-            {
+        for detection in detections:
+            yield {
                 **detection,
                 "image_id": self.listed_id(detection["image_id"]),
                 "category_id": self.category_id,
             }
-            for detection in detections
-        ]
 
 
 def load_index(
@@ -131,34 +155,36 @@ def repeated(index: CocoIndex, times: int) -> CocoIndex:
     """
     if times == 1:
         return index
-    people: dict[int, list[JsonObject]] = {image.image_id: [] for image in index.images}
-    for person in index.ground_truth["annotations"]:
-        if person["image_id"] in people:
-            people[person["image_id"]].append(person)
-    new_ids = _unused_ids(people, (times - 1) * len(people))
+    first = np.array([image.image_id for image in index.images], np.int64)
+    people = index.people.of_images(first)
+    places = np.searchsorted(first, people.image_ids_N)
+    new_ids = _unused_ids(first.tolist(), (times - 1) * len(first))
+    ids = [first]
     images, listed_ids = list(index.images), dict(index.listed_ids)
-    annotations = [{**person} for image in images for person in people[image.image_id]]
     for turn in range(2, times + 1):
-        for first in index.images:
-            image = replace(first, image_id=next(new_ids))
-            images.append(image)
-            annotations += [{**p, "image_id": image.image_id} for p in people[first.image_id]]
+        ids.append(np.fromiter(islice(new_ids, len(first)), np.int64))
+        for image, image_id in zip(index.images, ids[-1].tolist(), strict=True):
+            images.append(replace(image, image_id=image_id))
             if index.listed_ids:
-                listed_ids[image.image_id] = f"{index.listed_id(first.image_id)}#{turn}"
+                listed_ids[image_id] = f"{index.listed_id(image.image_id)}#{turn}"
+    all_images = tuple(images)
     return replace(
         index,
-        images=tuple(images),
-        ground_truth=_ground_truth(images, annotations),
+        images=all_images,
+        listed=all_images,
+        people=people.repeated([some[places] for some in ids]),
         num_images_listed=times * index.num_images_listed,
         listed_ids=listed_ids,
     )
 
 
-def _unused_ids(used: Mapping[int, object], number: int) -> Iterator[int]:
+def _unused_ids(used: Sequence[int], number: int) -> Iterator[int]:
     first = 1 + max(used)
     # After the last used id if these fit into 64 bits, otherwise between the used ids.
-    free = count(first) if first + number < _END_ID else (i for i in count(1) if i not in used)
-    return islice(free, number)
+    if first + number < _END_ID:
+        return islice(count(first), number)
+    taken = set(used)
+    return islice((image_id for image_id in count(1) if image_id not in taken), number)
 
 
 @contextmanager
@@ -189,10 +215,11 @@ def _index(
     is_labelled = content.get("annotations") is not None
     has_categories = is_labelled or content.get("categories")
     category = _category(content, wanted, notes) if has_categories else None
-    people = _people(content, category, ours, notes) if is_labelled and category else []
+    people = people_of(_people(content, category, ours, notes) if is_labelled and category else [])
     return CocoIndex(
         images=images[:limit],
-        ground_truth=_ground_truth(images, people),
+        listed=images,
+        people=people,
         num_images_listed=len(images),
         is_labelled=is_labelled,
         category_id=category.id if category else PERSON_CATEGORY,
@@ -251,25 +278,3 @@ def _people(
     if not any(person["num_keypoints"] and not person["iscrowd"] for person in people):
         notes.say(_NOBODY)
     return people
-
-
-def _ground_truth(
-    images: Sequence[ImageRecord], people: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
-    for number, person in enumerate(people, 1):
-        person["id"] = number
-    return {
-        "images": [
-            {
-                "id": image.image_id,
-                "file_name": image.file_name,
-                "height": image.height,
-                "width": image.width,
-            }
-            for image in images
-        ],
-        "annotations": people,
-        "categories": [
-            {"id": PERSON_CATEGORY, "name": "person", "keypoints": list(COCO_KEYPOINTS)}
-        ],
-    }

@@ -12,6 +12,7 @@ from pathlib import Path
 import requests
 
 from distributed_pose.errors import SetupError
+from distributed_pose.files.local import one_line
 
 OnProgress = Callable[[str, int, int | None], None]
 _Report = Callable[[int, int | None], None]
@@ -245,4 +246,4 @@ def _root_cause(error: BaseException) -> str:
     # requests wraps the system's message in up to three exceptions.
     while error.__context__ is not None:
         error = error.__context__
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)

@@ -132,4 +132,4 @@ def _ground_truth(index: CocoIndex) -> dict[str, Any]:
         "categories": [{**truth["categories"][0], "id": index.category_id}],
     }
     # A file without the key means unlabelled images; an empty list means images without people.
-    return {**content, "annotations": index.as_listed(people)} if index.is_labelled else content
+    return {**content, "annotations": [*index.as_listed(people)]} if index.is_labelled else content

@@ -7,7 +7,7 @@ Array legend: N images, K heatmaps, P PAF channels, H and W map size in cells.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain, islice
 from time import perf_counter_ns
 from typing import Any, NamedTuple
@@ -66,6 +66,16 @@ class Shard:
     images: pa.RecordBatch
     failures: tuple[Failure, ...]
     read_ns: tuple[int, ...]
+
+    @cached_property
+    def image_bytes(self) -> int:
+        """Size in bytes of the record batch; Arrow walks all columns to find it."""
+        return int(self.images.nbytes)
+
+    @cached_property
+    def image_ids(self) -> tuple[int, ...]:
+        """Ids of the images that could be read."""
+        return tuple(self.images.column("image_id").to_pylist())
 
 
 @dataclass(frozen=True)
@@ -220,10 +230,12 @@ def detected_images(serialised: bytes) -> set[int]:
     except (pa.ArrowException, OSError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ExecutionError(f"returned detections that cannot be read: {reason}") from None
-    for numbers in (detections.column("score"), detections.column("keypoints").flatten()):
-        if not pc.all(pc.is_finite(numbers)).as_py() and len(numbers):
+    ids, scores, keypoints = detections.columns
+    for numbers in (scores, keypoints.flatten()):
+        # A missing number becomes one that is not finite.
+        if not np.isfinite(numbers.to_numpy(zero_copy_only=False)).all():
             raise ExecutionError("returned detections that are not finite")
-    return set(detections.column("image_id").to_pylist())
+    return set(ids.to_pylist())
 
 
 def keep_detections(serialised: bytes, image_ids: Sequence[int]) -> bytes:

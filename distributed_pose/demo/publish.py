@@ -34,8 +34,8 @@ from distributed_pose.model.checkpoint import load_checkpoint
 from distributed_pose.model.export import write_checkpoint
 from distributed_pose.model.network import LightweightOpenPose, network_of
 from distributed_pose.pose.decode import Decoder
-from distributed_pose.vision.decode import decode_image
-from distributed_pose.vision.preprocess import preprocess
+from distributed_pose.records import ImageRecord
+from distributed_pose.vision.preprocess import network_input
 from distributed_pose.vision.profiles import PROFILES
 
 PROFILE = "modelzoo"
@@ -96,8 +96,8 @@ def _detect(
 ) -> list[dict[str, Any]]:
     """Returns the detections in an image in COCO's format, in descending order of score."""
     encoded = (images / record["file_name"]).read_bytes()
-    image_HW3, _ = decode_image(encoded, record["height"], record["width"])
-    input_3HW, geometry = preprocess(image_HW3, PROFILES[PROFILE])
+    listed = ImageRecord(record["id"], record["file_name"], record["height"], record["width"])
+    input_3HW, geometry = network_input(encoded, listed, PROFILES[PROFILE])
     with torch.inference_mode():
         *_, heatmaps, pafs = network(torch.from_numpy(input_3HW)[None])
     poses = Decoder().decode(heatmaps[0].numpy(), pafs[0].numpy(), geometry)

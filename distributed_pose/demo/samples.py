@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from distributed_pose.demo.dataset import FIRST_TRAINING_SEED, encode_jpeg, person_box
 from distributed_pose.demo.scenes import Scene, render_scene
-from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS, STRIDE
+from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
+from distributed_pose.records import BYTE_RANGE, MEAN_BYTE, STRIDE
 from distributed_pose.vision.profiles import PROFILES
 
 Floats = npt.NDArray[np.float32]
@@ -26,7 +27,8 @@ Floats = npt.NDArray[np.float32]
 _SCALE_JITTER = (0.8, 1.25)
 _BRIGHTNESS, _CONTRAST = (-20.0, 20.0), (0.8, 1.2)
 # This level becomes 0 by the normalisation.
-_GREY = 128
+# The padding of network inputs, which is 0 after their normalisation.
+_GREY = MEAN_BYTE
 # Unlabelled people are masked with this margin, as a share of their box.
 _MASK_MARGIN = 0.1
 _AIM_CHANCE = 0.85
@@ -130,7 +132,7 @@ def _cut(image_HW3: npt.NDArray[np.uint8], scale: float, corner_px: Floats, side
     crop_SS3 = cv2.warpAffine(
         image_HW3, placing, (side_px, side_px), flags=cv2.INTER_LINEAR, borderValue=(_GREY,) * 3
     )
-    normalised = (crop_SS3.astype(np.float32) - _GREY) / 256
+    normalised = (crop_SS3.astype(np.float32) - MEAN_BYTE) / BYTE_RANGE
     return np.ascontiguousarray(normalised.transpose(2, 0, 1))
 
 

@@ -76,6 +76,14 @@ def is_soc(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+def model_of_label(value: str) -> str:
+    """Returns the model name of a chip in the value of a node's label; empty if it names none.
+
+    A node with NPUs and GPUs has a single label of Ray's for both.
+    """
+    return value.removeprefix(_MAKER) if is_soc(value) else ""
+
+
 def is_published(name: str) -> bool:
     """Returns whether a name, with or without `Ascend`, is that of a chip and not of a family."""
     match = _NAME.fullmatch(name)

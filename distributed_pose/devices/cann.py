@@ -36,6 +36,10 @@ _VERSION = re.compile(
 )
 _CHIP_FILES = ("*-linux/data/platform_config/*.ini", "compiler/data/platform_config/*.ini")
 
+# The version file of the NPU driver, in the default folder of its installer.
+_DRIVER = Path("/usr/local/Ascend/driver/version.info")
+_DRIVER_VERSION = re.compile(r"^Version=(\S+)", re.MULTILINE)
+
 # These variables configure this program's Python, and would make another Python fail.
 _OUR_PYTHON = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 
@@ -80,6 +84,13 @@ def find_cann() -> Cann | None:
     if home := _home(os.environ):
         return Cann(home, None, _version(home), _chips(home), _without_our_python(home))
     return None
+
+
+def npu_versions() -> dict[str, str]:
+    """Returns the versions of CANN and of the NPU driver, as far as known."""
+    cann = find_cann()
+    found = {"cann": cann.version if cann else "", "npu-driver": _driver_version()}
+    return {name: value for name, value in found.items() if value}
 
 
 def output(command: Sequence[str], environment: Mapping[str, str]) -> str:
@@ -132,6 +143,14 @@ def _without_our_python(home: Path | None = None) -> dict[str, str]:
     if kept := [entry for entry in entries if home and entry.startswith(str(home))]:
         environment["PYTHONPATH"] = os.pathsep.join(kept)
     return environment
+
+
+def _driver_version() -> str:
+    try:
+        found = _DRIVER_VERSION.search(_DRIVER.read_text())
+    except (OSError, ValueError):
+        return ""
+    return found[1] if found else ""
 
 
 def _home(environment: Mapping[str, str]) -> Path | None:

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 from collections.abc import Iterable, Sequence
-from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from distributed_pose.devices.kinds import CUDA, KINDS, NPU, accelerators
 from distributed_pose.devices.npu_smi import npu_chips
 from distributed_pose.devices.planning import Accelerator
 from distributed_pose.errors import shown
+from distributed_pose.packages import load
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,8 +38,7 @@ def local_accelerators() -> tuple[Accelerator, ...]:
     count_cards_as_tools_do()
     found: list[Accelerator] = []
     for kind in accelerators():
-        module, _, function = KINDS[kind].lister.partition(":")
-        found += _visible(getattr(import_module(module), function)())
+        found += _visible(load(KINDS[kind].lister)())
     return tuple(found)
 
 
@@ -127,12 +126,13 @@ def _listed(kind: str) -> list[str] | None:
     value = os.environ.get(KINDS[kind].variable)
     if value is None:
         return None
-    if kind == NPU and value not in _NO_DEVICE:
-        return _npu_ids(value)
+    if (reader := KINDS[kind].id_reader) and value not in _NO_DEVICE:
+        ids: list[str] = load(reader)(value)
+        return ids
     return [name for word in value.split(",") if (name := word.strip())]
 
 
-def _npu_ids(value: str) -> list[str]:
+def npu_ids(value: str) -> list[str]:
     """Returns the ids that CANN reads from the value of its variable.
 
     CANN reads up to the first character that is no digit or comma, and accepts only ids in

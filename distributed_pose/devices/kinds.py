@@ -1,27 +1,41 @@
 """Defines the kinds of devices: one entry per kind, with everything that differs between kinds."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
+
+from distributed_pose.packages import Registry
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceKind:
     """The properties of a kind of device.
 
+    Functions are given by their location, `module:function`, and are loaded on first use.
+
     Attributes:
         resource: Ray's name of the resource that a worker reserves.
         labels: names of the Ray node labels that hold the model name of the devices, best first.
         variable: environment variable that hides devices of the kind from a process; empty for
             CPUs.
-        lister: `module:function` that returns the devices of this machine as a sequence of
+        lister: function that returns the devices of this machine as a sequence of
             `devices.planning.Accelerator`, without loading an SDK; empty for CPUs.
+        id_reader: function that returns the ids in a value of `variable` as the vendor's runtime
+            reads them; empty if they are separated by commas.
+        model_reader: function that returns the model name in the value of a label, or an empty
+            string if the value names no device of the kind; empty if the value is the model name.
+        chip_namer: function that returns the name that compilers use for a chip, from its model
+            name, and raises ConfigError for other names; empty if no artifact is bound to a chip.
+        versions: function that returns the versions of drivers and toolkits by name; empty if
+            there are none.
     """
 
     resource: str
     labels: tuple[str, ...] = ()
     variable: str = ""
     lister: str = ""
+    id_reader: str = ""
+    model_reader: str = ""
+    chip_namer: str = ""
+    versions: str = ""
 
     @property
     def is_accelerator(self) -> bool:
@@ -35,10 +49,13 @@ CPU, CUDA, NPU = "cpu", "cuda", "npu"
 # environment.
 _RAYS_LABEL = "ray.io/accelerator-type"
 
-_DISCOVERY = "distributed_pose.devices.discovery"
+_ROOM = "distributed_pose.devices"
 
-# The order of the kinds is the order in which devices are listed and numbered.
-KINDS: Mapping[str, DeviceKind] = MappingProxyType(
+# The order of the kinds is the order in which devices are listed and numbered. The kinds of other
+# distributions follow; the name of a kind is also a section of the configuration.
+KINDS: Registry[DeviceKind] = Registry(
+    "distributed_pose.device_kinds",
+    DeviceKind,
     {
         CPU: DeviceKind(resource="CPU"),
         NPU: DeviceKind(
@@ -46,18 +63,24 @@ KINDS: Mapping[str, DeviceKind] = MappingProxyType(
             # Users set `ray start --labels soc=310P3` where Ray does not know the chip.
             labels=(_RAYS_LABEL, "soc"),
             variable="ASCEND_RT_VISIBLE_DEVICES",
-            lister=f"{_DISCOVERY}:list_npus",
+            lister=f"{_ROOM}.discovery:list_npus",
+            id_reader=f"{_ROOM}.discovery:npu_ids",
+            model_reader=f"{_ROOM}.ascend:model_of_label",
+            chip_namer=f"{_ROOM}.ascend:soc_version",
+            versions=f"{_ROOM}.cann:npu_versions",
         ),
         CUDA: DeviceKind(
             resource="GPU",
             labels=(_RAYS_LABEL,),
             variable="CUDA_VISIBLE_DEVICES",
-            lister=f"{_DISCOVERY}:list_gpus",
+            lister=f"{_ROOM}.discovery:list_gpus",
+            versions=f"{_ROOM}.nvidia:cuda_versions",
         ),
-    }
+    },
+    names="[a-z][a-z0-9]{0,15}",
 )
 
 
 def accelerators() -> tuple[str, ...]:
     """Returns the names of the kinds that are accelerators, in the order of the table."""
-    return tuple(name for name, kind in KINDS.items() if kind.is_accelerator)
+    return tuple(name for name, kind in KINDS.working().items() if kind.is_accelerator)

@@ -8,12 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distributed_pose.errors import first_line
+from distributed_pose.packages import installed_versions
 
 _UNKNOWN = "NVIDIA GPU"
 _NAME_BYTES = 256
 # Values of CUdevice_attribute for the major and minor version of the compute capability.
 _COMPUTE_CAPABILITY = (75, 76)
 _CUDA_FAILURE = re.compile(r"CUDA failure \d+: [^;\n]+")
+_CUDA_DISTRIBUTIONS = (
+    "nvidia-cuda-runtime",
+    "nvidia-cuda-runtime-cu12",
+    "nvidia-cudnn-cu12",
+    "nvidia-cudnn-cu13",
+)
 _MODULE_VERSION = Path("/sys/module/nvidia/version")
 
 
@@ -93,6 +100,11 @@ def _driver_device(index: int) -> tuple[ctypes.CDLL | None, ctypes.c_int]:
     except (OSError, AttributeError):
         return None, device
     return (None if failed else driver), device
+
+
+def cuda_versions() -> dict[str, str]:
+    """Returns the versions of CUDA's libraries and of the driver, as far as known."""
+    return {**installed_versions(_CUDA_DISTRIBUTIONS), **driver_versions()}
 
 
 def driver_versions() -> dict[str, str]:

@@ -130,6 +130,12 @@ def require_provider(variant: str) -> None:
 
 
 @cache
+def tensorrt_versions() -> dict[str, str]:
+    """Returns the version of the TensorRT that the provider loads, by the name `tensorrt`."""
+    found = loaded_tensorrt_version()
+    return {"tensorrt": found} if found else {}
+
+
 def loaded_tensorrt_version() -> str:
     """Returns the version of the TensorRT that the provider loads, such as `10.13.2`.
 

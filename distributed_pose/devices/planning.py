@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from distributed_pose.devices.kinds import accelerators
+from distributed_pose.devices.kinds import CPU, KINDS, accelerators
 from distributed_pose.errors import SetupError
 from distributed_pose.records import DevicePlan
 
@@ -127,10 +127,14 @@ def _selected(requests: Sequence[str], names: Sequence[str]) -> set[str]:
             available = ", ".join(names) or "only CPUs"
             raise SetupError(
                 f"there is no device {request}: found {available}",
-                "see `distributed-pose devices`; on a cluster, `ray status` lists GPU and NPU",
+                f"see `distributed-pose devices`; on a cluster, `ray status` lists {_resources()}",
             )
         selected.update(matching)
     return selected
+
+
+def _resources() -> str:
+    return " and ".join(sorted(KINDS[kind].resource for kind in accelerators()))
 
 
 def _cpu_workers(count: int, nodes: Sequence[Node]) -> Iterator[tuple[DevicePlan, Node]]:
@@ -141,7 +145,7 @@ def _cpu_workers(count: int, nodes: Sequence[Node]) -> Iterator[tuple[DevicePlan
         node = owners[index % len(owners)]
         yield (
             DevicePlan(
-                name=f"cpu:{index}", kind="cpu", node=node.address, node_id=node.node_id, cpus=0
+                name=f"{CPU}:{index}", kind=CPU, node=node.address, node_id=node.node_id, cpus=0
             ),
             node,
         )
@@ -153,24 +157,24 @@ def _with_cpus(nodes: Sequence[Node]) -> list[Node]:
 
 def _count(request: str) -> int:
     kind, _, number = request.partition(":")
-    return int(number or 1) if kind == "cpu" else 0
+    return int(number or 1) if kind == CPU else 0
 
 
 def _with_shares(
     placed: Sequence[tuple[DevicePlan, Node]], cpus: int | None
 ) -> tuple[DevicePlan, ...]:
-    feeders = Counter(node for plan, node in placed if plan.kind != "cpu")
-    workers = Counter(node for plan, node in placed if plan.kind == "cpu")
+    feeders = Counter(node for plan, node in placed if plan.kind != CPU)
+    workers = Counter(node for plan, node in placed if plan.kind == CPU)
     if cpus:
         _check_room(workers, cpus)
     plans = []
     for plan, node in placed:
         everyone = feeders[node] + workers[node]
-        if cpus and plan.kind == "cpu":
+        if cpus and plan.kind == CPU:
             share: float = cpus
         elif node.cpus <= everyone:
             share = node.cpus / everyone
-        elif plan.kind == "cpu":
+        elif plan.kind == CPU:
             share = (node.cpus - feeders[node]) // workers[node]
         else:
             share = 1

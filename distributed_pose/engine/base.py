@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-from distributed_pose.backends.selection import Selection
+from distributed_pose.config.selection import Selection
 from distributed_pose.data.shards import Shard
 from distributed_pose.engine.trials import Sweep
 from distributed_pose.errors import BackendError, SetupError

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from distributed_pose.backends.readiness import Readiness, examine
 from distributed_pose.backends.registry import resolve_backend
-from distributed_pose.backends.selection import Selection
+from distributed_pose.config.selection import Selection
 from distributed_pose.devices.lacks import listed, mends
 from distributed_pose.engine.deployment import Deployment, chip_of, fits, plan_deployment
 from distributed_pose.errors import BackendError, SetupError
@@ -39,11 +39,6 @@ def examine_here(selection: Selection, plan: DevicePlan) -> Site:
     """Returns a device of this machine with the readiness of its backends."""
     names = selection.kinds[plan.kind].candidates
     return Site(plan, examine(names, chip_of(selection, plan)))
-
-
-def deploy_here(selection: Selection, plan: DevicePlan, model_format: str) -> Deployment:
-    """Returns the deployment of a single device of this machine; see `Choice.deployments`."""
-    return Choice(selection, model_format).deployments([examine_here(selection, plan)])[plan.name]
 
 
 class Choice:

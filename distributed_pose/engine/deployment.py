@@ -5,13 +5,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from distributed_pose.backends.readiness import Readiness, examine
-from distributed_pose.backends.registry import BACKENDS, entry, resolve_precision
-from distributed_pose.backends.selection import Selection
-from distributed_pose.devices.ascend import soc_version
+from distributed_pose.backends.registry import (
+    BACKENDS,
+    compile_spec,
+    entry,
+    resolve_precision,
+)
+from distributed_pose.config.selection import Selection
 from distributed_pose.devices.discovery import local_accelerators
 from distributed_pose.devices.host import num_cpus
+from distributed_pose.devices.kinds import KINDS
 from distributed_pose.devices.planning import Accelerator, Node, plan_devices
 from distributed_pose.errors import ConfigError
+from distributed_pose.packages import load
 from distributed_pose.records import CompileSpec, DevicePlan, ImagesToRead, WorkerSpec
 
 _LOG = logging.getLogger(__name__)
@@ -128,20 +134,14 @@ def plan_deployment(
     target = _target(selection, plan, backend)
     return Deployment(
         spec,
-        CompileSpec(
-            backend=backend,
-            precision=precision,
-            profile=selection.profile,
-            batch_sizes=settings.batch_sizes,
-            target=target,
-        ),
+        compile_spec(backend, precision, selection.profile, settings.batch_sizes, target),
     )
 
 
 def on_this_machine(deployment: Deployment) -> Deployment:
     """Returns a deployment for a process that sees all devices of its machine."""
     plan = deployment.spec.plan
-    index = 0 if plan.kind == "cpu" else plan.number
+    index = plan.number if KINDS[plan.kind].is_accelerator else 0
     order = replace(deployment.order, index=index)
     return replace(deployment, spec=replace(deployment.spec, index=index), order=order)
 
@@ -171,17 +171,23 @@ def _has_fixed_inputs(profile: str) -> bool:
 
 
 def chip_of(selection: Selection, plan: DevicePlan) -> str:
-    """Returns the full name of a device's Ascend chip; empty if unknown or for other kinds."""
+    """Returns the name of a device's chip for compilers.
+
+    The name is empty if the chip is unknown, and for kinds whose artifacts are bound to no chip.
+    """
+    namer = KINDS[plan.kind].chip_namer
     try:
-        return soc_version(selection.soc or plan.model) if plan.kind == "npu" else ""
+        name: str = load(namer)(selection.soc or plan.model) if namer else ""
+    # A node can report the name of a family of chips, or none.
     except ConfigError:
         return ""
+    return name
 
 
 def _target(selection: Selection, plan: DevicePlan, backend: str) -> str:
     """Returns the chip or GPU that an artifact is bound to; empty for portable artifacts."""
-    if backend.startswith("ascend"):
-        name = selection.soc or plan.model
-        return soc_version(name) if name else ""
+    bound_to = entry(backend).bound_to
+    if bound_to == "chip":
+        return chip_of(selection, plan)
     # Two cards of unknown model may differ, so each one gets an artifact of its own.
-    return (plan.model or plan.name) if backend == "onnxruntime:tensorrt" else ""
+    return (plan.model or plan.name) if bound_to == "device" else ""

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from distributed_pose.backends.readiness import NodeSurvey, examine
 from distributed_pose.backends.registry import candidates
-from distributed_pose.backends.selection import Selection
+from distributed_pose.config.selection import Selection
 from distributed_pose.devices.driverless import driverless_cards
 from distributed_pose.engine.deployment import chip_of
 from distributed_pose.records import DevicePlan

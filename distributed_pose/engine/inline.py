@@ -8,8 +8,8 @@ from time import perf_counter, process_time
 from types import TracebackType
 from typing import Self
 
-from distributed_pose.backends.selection import Selection
 from distributed_pose.config.schema import RunConfig
+from distributed_pose.config.selection import Selection
 from distributed_pose.data.shards import Shard
 from distributed_pose.devices.host import num_cpus, peak_rss_bytes
 from distributed_pose.engine.base import Workload, starting

@@ -32,9 +32,10 @@ def settle(
         for refusal in task.refusals:
             for image_id in refusal.reasons.keys() & set(report.image_ids):
                 devices[refusal.device].refute(refusal.reasons[image_id])
-    usable = [name for name, health in devices.items() if not health.is_excluded]
+    # Without failures it does not matter who else could try the images.
+    usable = _usable(devices) if report.failures else ()
     failures = work.settle(task, device, report.failures, usable)
-    return replace(report, failures=failures)
+    return replace(report, failures=failures) if report.failures else report
 
 
 def out_of_line(task: Task, devices: Mapping[str, Health]) -> str:
@@ -42,10 +43,16 @@ def out_of_line(task: Task, devices: Mapping[str, Health]) -> str:
 
     The last usable device is never excluded.
     """
-    usable = {name for name, health in devices.items() if not health.is_excluded}
+    if not task.refusals:
+        return ""
+    usable = _usable(devices)
     found = [
         refusal.device
         for refusal in task.refusals
         if refusal.device in usable and devices[refusal.device].is_out_of_line
     ]
     return found[0] if found and len(usable) > 1 else ""
+
+
+def _usable(devices: Mapping[str, Health]) -> list[str]:
+    return [name for name, health in devices.items() if not health.is_excluded]

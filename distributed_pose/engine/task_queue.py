@@ -87,6 +87,12 @@ class TaskQueue:
         self._sizes = sizes or {}
         self._fresh: deque[Shard] = deque()
         self._retries: deque[Task] = deque()
+        self._num_changes = 0
+
+    @property
+    def num_changes(self) -> int:
+        """Number that grows when there may be a task for a device for which there was none."""
+        return self._num_changes
 
     def is_left(self) -> bool:
         """Returns whether any task is pending."""
@@ -128,14 +134,14 @@ class TaskQueue:
             if task.is_suspect and not is_idle:
                 continue
             if (device in elsewhere or not elsewhere) and fits(task.shard):
-                self._retries.remove(task)
+                self._remove(task)
                 return task
         return None
 
     def put_back(self, task: Task) -> None:
         """Returns a task to the queue without counting a failure."""
         if not (task.is_done or task in self._retries):
-            self._retries.append(task)
+            self._try_again(task)
 
     def fail(self, task: Task, device: str, reason: str) -> tuple[Failure, ...]:
         """Queues a task again that a device failed with, and returns the failures that are final.
@@ -157,9 +163,8 @@ class TaskQueue:
         if not images.num_rows:
             return task.shard.failures
         if images.num_rows > 1:
-            self._retries.extend(
-                Task(part, refusals=task.refusals, is_suspect=True) for part in _parts(task.shard)
-            )
+            for part in _parts(task.shard):
+                self._try_again(Task(part, refusals=task.refusals, is_suspect=True))
             return ()
         row = images.select(["image_id", "file_name"]).to_pylist()[0]
         tries = f"failed {len(task.failed_on)} times, on {' and '.join(task.failed_on)}: {reason}"
@@ -189,7 +194,7 @@ class TaskQueue:
         counting = self._counting(again)
         in_doubt = all(self._doubts[refusal.device] >= _MAX_DOUBT for refusal in counting)
         if len(counting) < _ATTEMPTS or (in_doubt and self._elsewhere(again, usable)):
-            self._retries.append(again)
+            self._try_again(again)
             return ()
         self._keep(again)
         return final_failures(counting, failures)
@@ -200,9 +205,18 @@ class TaskQueue:
         given_up, self._given_up, self._kept_bytes = self._given_up, [], 0
         for task in given_up:
             if len(self._counting(task)) < _ATTEMPTS:
-                self._retries.append(task)
+                self._try_again(task)
             else:
                 self._keep(task)
+
+    def _try_again(self, task: Task) -> None:
+        self._retries.append(task)
+        self._num_changes += 1
+
+    def _remove(self, task: Task) -> None:
+        self._retries.remove(task)
+        # New tasks are handed out again once there are few failed ones.
+        self._num_changes += 1
 
     def _counting(self, task: Task) -> list[Refusal]:
         """Returns the refusals of devices that have not been excluded."""
@@ -220,7 +234,7 @@ class TaskQueue:
         for task in self._retries:
             has_no_other_fault = task.refusals and not task.is_suspect
             if has_no_other_fault and device in self._elsewhere(task, usable) and fits(task.shard):
-                self._retries.remove(task)
+                self._remove(task)
                 return task
         return None
 
@@ -245,7 +259,7 @@ class TaskQueue:
         images = encoded_bytes = 0
         while images < size and (shard := self._at(len(parts))):
             images += num_images(shard)
-            encoded_bytes += shard.images.nbytes
+            encoded_bytes += shard.image_bytes
             if parts and (images > size or encoded_bytes > MAX_SHARD_BYTES):
                 break
             parts.append(shard)
@@ -259,6 +273,7 @@ class TaskQueue:
     def _drop_done(self) -> None:
         if any(task.is_done for task in self._retries):
             self._retries = deque(task for task in self._retries if not task.is_done)
+            self._num_changes += 1
 
 
 def _part(shard: Shard, image_ids: Collection[int]) -> Shard:

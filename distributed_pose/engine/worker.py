@@ -41,6 +41,7 @@ from distributed_pose.recordings.pads import output_name
 from distributed_pose.recordings.recording import Recording
 from distributed_pose.records import (
     DEVICE_STAGES,
+    FLOATS,
     DeviceReady,
     WorkerSpec,
 )
@@ -48,7 +49,7 @@ from distributed_pose.vision.profiles import PROFILES
 
 # Type of the maps that travel to the reducer. None keeps the type that the backend returns, because
 # the decoder widens float16 itself.
-_DTYPES: dict[str, type[np.float16] | None] = {"f32": None, "f16": np.float16}
+_DTYPES: dict[str, str | None] = {"f32": None, "f16": FLOATS["f16"]}
 
 
 _T = TypeVar("_T")
@@ -317,9 +318,7 @@ def _packed(maps: ImageMaps) -> tuple[pa.RecordBatch, int]:
     return pack_maps(maps), perf_counter_ns() - start
 
 
-def _image_maps(
-    batch: InputBatch, maps: NetworkOutput, dtype: type[np.float16] | None
-) -> ImageMaps:
+def _image_maps(batch: InputBatch, maps: NetworkOutput, dtype: str | None) -> ImageMaps:
     heatmaps, pafs = (np.ascontiguousarray(array, dtype) for array in maps)
     return ImageMaps(batch.image_ids, batch.geometries, heatmaps, pafs)
 

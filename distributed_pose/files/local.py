@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -154,11 +154,11 @@ def write_atomically(
     """
     with writing(str(path)):
         data = content.encode() if isinstance(content, str) else content
-        replace_file(path, data, durable=durable)
+        replace_file(path, [data], durable=durable)
 
 
-def replace_file(path: Path, content: bytes | memoryview, *, durable: bool) -> None:
-    """Writes a file as `write_atomically` does, but raises the original error.
+def replace_file(path: Path, parts: Iterable[bytes | memoryview], *, durable: bool) -> None:
+    """Writes a file from its parts as `write_atomically` does, but raises the original error.
 
     Raises:
         OSError: if the file cannot be written.
@@ -172,7 +172,8 @@ def replace_file(path: Path, content: bytes | memoryview, *, durable: bool) -> N
         with os.fdopen(os.open(temporary, flags, 0o666), "wb") as stream:
             if mode is not None:
                 os.fchmod(stream.fileno(), mode)
-            stream.write(content)
+            for part in parts:
+                stream.write(part)
             stream.flush()
             if durable:
                 os.fsync(stream.fileno())
@@ -272,7 +273,7 @@ def writing(name: str) -> Iterator[None]:
 def one_line(error: BaseException) -> str:
     """Returns the message of an exception as one line."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return " ".join(text.split())
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _mode_to_keep(path: Path) -> int | None:

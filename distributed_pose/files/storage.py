@@ -1,6 +1,7 @@
 """Writes folders and reads files that a user names by a path or a URI."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
@@ -63,7 +64,11 @@ class Folder:
         Raises:
             ExecutionError: if the file cannot be written; names it.
         """
-        data = content.encode() if isinstance(content, str) else content
+        self.write_parts(name, [content], durable=durable)
+
+    def write_parts(self, name: str, parts: Iterable[bytes | str], *, durable: bool = True) -> None:
+        """Writes a file from its parts in order, without holding all of them; see `write`."""
+        data = (part.encode() if isinstance(part, str) else part for part in parts)
         path = f"{self._path}/{name}"
         with writing(str(self.at(name))):
             if self._is_local:
@@ -73,7 +78,8 @@ class Folder:
             # An object appears only when its upload is closed. On other filesystems, readers
             # detect an incomplete file by its checksum.
             with self._filesystem.open_output_stream(path) as stream:
-                stream.write(data)
+                for part in data:
+                    stream.write(part)
 
     def read(self, name: str, max_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:
         """Returns the content of a file.

@@ -86,7 +86,7 @@ def postprocess(
     detections = coco_results(rows)
     image_ids = sorted(job.image_id for job in jobs)
     return Scored(
-        detections=index.as_listed(detections),
+        detections=[*index.as_listed(detections)],
         ap=coco_ap(index.ground_truth, detections, image_ids) if index.is_labelled else None,
         num_images=len(jobs),
         num_labelled=len(index.images),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
+from distributed_pose.backends.registry import is_fake
 from distributed_pose.devices.published import PUBLISHED
 from distributed_pose.files.json_records import AveragePrecision, Figure, Positive
 from distributed_pose.report.run_figures import DeviceFigures, RunFigures
@@ -17,10 +18,6 @@ _CHIPS_A_CARD = (
     (re.compile(r"(Ascend ?)?(310P\d?|710)", re.IGNORECASE), 1),
     (re.compile(r"T4|.*(NVIDIA|Tesla|GeForce).*", re.IGNORECASE), 1),
 )
-
-
-# These backends run no model, so their times are not those of a device.
-_FAKES = {"oracle", "simulated"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,12 +119,13 @@ def _measured(
     names = sorted({device.description for device in devices})
     batches = {device.batch_size for device in devices}
     is_uniform = len({_kind(device) for device in devices}) == 1
-    backends = {device.backend.partition(":")[0] for device in devices}
+    backends = {device.backend for device in devices}
     return Row(
         device=" + ".join(names),
         total_images_per_s=total,
         clock=clock,
-        origin="simulated" if backends & _FAKES else "measured",
+        # Fakes run no model, so their times are not those of a device.
+        origin="simulated" if any(map(is_fake, backends)) else "measured",
         source=source,
         devices=len(devices),
         is_uniform=is_uniform,

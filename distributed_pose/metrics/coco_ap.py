@@ -5,7 +5,7 @@ Source: pycocotools' COCOeval with iouType "keypoints", the reference implementa
 
 import contextlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from pycocotools.coco import COCO
@@ -19,7 +19,7 @@ FIGURES = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl
 
 def coco_ap(
     ground_truth: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
+    detections: Collection[Mapping[str, Any]],
     image_ids: Sequence[int],
 ) -> dict[str, float]:
     """Returns the ten COCO keypoint figures by name, over the given images.

@@ -4,12 +4,10 @@ Wall-clock and compute-only throughput are two named figures. The first determin
 waits, and the second compares with the data sheet of a device.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-from distributed_pose.records import STAGES, Durations
 
 _NS = 1e9
 
@@ -121,16 +119,7 @@ def best_batch_size(durations_ns: Mapping[int, Sequence[int]]) -> int:
     return min(size for size, rate in rates.items() if rate >= _AS_GOOD * max(rates.values()))
 
 
-def merge(parts: Iterable[Durations]) -> dict[str, list[int]]:
-    """Returns the raw durations of all parts in nanoseconds, by stage."""
-    merged: dict[str, list[int]] = {stage: [] for stage in STAGES}
-    for part in parts:
-        for stage, durations_ns in part.items():
-            merged[stage].extend(durations_ns)
-    return merged
-
-
-def stage_figures(durations: Mapping[str, list[int]]) -> dict[str, StageFigures]:
+def stage_figures(durations: Mapping[str, Sequence[int]]) -> dict[str, StageFigures]:
     """Returns the figures of each stage.
 
     Args:
@@ -144,10 +133,10 @@ def images_per_s(images: int, duration_ns: int) -> float:
     return images * _NS / duration_ns if duration_ns else 0.0
 
 
-def _figures(durations_ns: list[int]) -> StageFigures:
+def _figures(durations_ns: Sequence[int]) -> StageFigures:
     if not durations_ns:
         return StageFigures(count=0, total_ns=0, p50_ns=0, p90_ns=0, p99_ns=0, min_ns=0, max_ns=0)
-    percentiles = np.percentile(durations_ns, (50, 90, 99)).tolist()
+    percentiles = np.percentile(np.asarray(durations_ns), (50, 90, 99)).tolist()
     p50, p90, p99 = map(round, percentiles)
     count, total_ns = len(durations_ns), sum(durations_ns)
     return StageFigures(

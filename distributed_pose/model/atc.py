@@ -17,6 +17,7 @@ from distributed_pose.devices.ascend import check_precision_on, has_hf32, soc_ve
 from distributed_pose.devices.cann import find_cann
 from distributed_pose.devices.cann_lacks import compiler_environment, compiler_lacks, first_version
 from distributed_pose.errors import ConfigError, SetupError
+from distributed_pose.records import BYTE_RANGE, MEAN_BYTE
 
 AIPP_FILE = "aipp.cfg"
 
@@ -187,9 +188,9 @@ def aipp_text(height: int = 368, width: int = 640) -> str:
         "crop": "false",
         "csc_switch": "false",
         "rbuv_swap_switch": "false",
-        **{f"mean_chn_{channel}": 128 for channel in range(3)},
+        **{f"mean_chn_{channel}": MEAN_BYTE for channel in range(3)},
         **{f"min_chn_{channel}": 0.0 for channel in range(3)},
-        **{f"var_reci_chn_{channel}": 0.00390625 for channel in range(3)},
+        **{f"var_reci_chn_{channel}": 1 / BYTE_RANGE for channel in range(3)},
     }
     lines = "".join(f"    {key}: {value}\n" for key, value in settings.items())
     return f"aipp_op {{\n{lines}}}\n"

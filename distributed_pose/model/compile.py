@@ -13,7 +13,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from distributed_pose.devices.nvidia import cuda_device_facts
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.files.json_records import Count, Figure, Positive, read_record
 from distributed_pose.files.local import sha256_hex
@@ -52,19 +51,18 @@ def needs_device(source: ModelSource, spec: CompileSpec) -> bool:
 def portable(source: ModelSource, spec: CompileSpec) -> ModelSource:
     """Returns a model in the form that is sent to the node that compiles it.
 
-    A checkpoint is exported to ONNX, except for backends that load checkpoints.
+    A checkpoint is exported to ONNX, except for backends that take checkpoints alone.
 
     Raises:
         SetupError: if the backend cannot run a model of this format, or a checkpoint cannot be
             exported.
     """
-    is_ascend = spec.backend in {"ascend", "ascend-ais"}
-    if source.format == "om" and not is_ascend:
+    if source.format == "om" and "om" not in spec.model_formats:
         raise SetupError(
             f"{source.path} is compiled for Ascend, and backend {spec.backend} cannot run it",
             "give the ONNX file or checkpoint that it was made of",
         )
-    if source.format != "pth" or spec.backend.startswith("torch"):
+    if source.format != "pth" or "onnx" not in spec.model_formats:
         return source
     return replace(source, content=_exported(source), format="onnx")
 
@@ -111,9 +109,7 @@ def _key_parts(
 ) -> dict[str, Any]:
     # An artifact that takes any batch size does not depend on `spec.batch_sizes`.
     sizes = spec.batch_sizes if compiler.needs_device else ()
-    # The driver identifies an engine's GPU, since other sources of its name differ.
-    is_engine = spec.backend == "onnxruntime:tensorrt"
-    target = cuda_device_facts(spec.index) if is_engine else spec.target
+    target = compiler.device_facts(spec.index) if compiler.device_facts else spec.target
     return {
         "source": sha256_hex(source.content),
         "refinement_stages": source.refinement_stages,
@@ -159,7 +155,8 @@ def _made_from(source: ModelSource) -> dict[str, Any]:
 
 def _facts(spec: CompileSpec) -> dict[str, Any]:
     """Returns the fields of a specification that determine its artifact."""
-    return {key: value for key, value in asdict(spec).items() if key != "index"}
+    others = {"index", "compiler", "model_formats"}
+    return {key: value for key, value in asdict(spec).items() if key not in others}
 
 
 def _keep_if_possible(key: str, artifact: Artifact) -> None:

@@ -6,9 +6,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from distributed_pose.errors import SetupError
 from distributed_pose.model.onnx_graph import image_input, inner_graphs, parse_checked
-
-_MEAN = 128.0
-_SCALE = 1 / 256
+from distributed_pose.records import BYTE_RANGE, MEAN_BYTE
 
 _PREFIX = "folded_normalisation"
 
@@ -93,9 +91,9 @@ def _normalisation(image: str, kind: int, prefix: str) -> list[NodeProto]:
     floats, centred, normalised = (f"{prefix}.{step}" for step in ("cast", "sub", "mul"))
     steps = [
         helper.make_node("Cast", [image], [floats], floats, to=TensorProto.FLOAT),
-        _constant(f"{prefix}.mean", _MEAN),
+        _constant(f"{prefix}.mean", float(MEAN_BYTE)),
         helper.make_node("Sub", [floats, f"{prefix}.mean"], [centred], centred),
-        _constant(f"{prefix}.scale", _SCALE),
+        _constant(f"{prefix}.scale", 1 / BYTE_RANGE),
         helper.make_node("Mul", [centred, f"{prefix}.scale"], [normalised], normalised),
     ]
     if kind != TensorProto.FLOAT:

@@ -14,7 +14,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from distributed_pose.errors import SetupError, first_line
-from distributed_pose.model.onnx_graph import inner_graphs, parse_checked
+from distributed_pose.model.onnx_graph import image_inputs, inner_graphs, parse_checked
+from distributed_pose.records import BYTE_RANGE, MEAN_BYTE
 
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -76,8 +77,7 @@ def _converted(model: ModelProto, *, half_outputs: bool) -> bytes:
 
 
 def _with_plain_inputs(model: ModelProto) -> ModelProto:
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [port for port in model.graph.input if port.name not in weights]
+    inputs = image_inputs(model)
     del model.graph.input[:]
     model.graph.input.extend(inputs)
     model.ir_version = max(model.ir_version, _LEAST_IR_VERSION)
@@ -149,7 +149,8 @@ def _run(content: bytes) -> tuple[list[str], list[npt.NDArray[np.float32]]]:
         ]
         noise_N3HW = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
         is_bytes = image.type == "tensor(uint8)"
-        inputs_N3HW = noise_N3HW if is_bytes else _DTYPES[image.type](noise_N3HW / 256 - 0.5)
+        normalised_N3HW = noise_N3HW / BYTE_RANGE - MEAN_BYTE / BYTE_RANGE
+        inputs_N3HW = noise_N3HW if is_bytes else _DTYPES[image.type](normalised_N3HW)
         names = [output.name for output in session.get_outputs()]
         return names, session.run(names, {image.name: inputs_N3HW})
     # The runtime's own exceptions have no common documented base class.

@@ -1,21 +1,23 @@
-"""Turns a portable model into the artifact that a backend loads, by one compiler per backend.
+"""Turns a portable model into the artifact that a backend loads.
 
-Each calls a vendor's compiler or a library and reports its version.
+Each compiler calls a vendor's compiler or a library and reports its version. The entry of a backend
+names its compiler.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from distributed_pose.errors import ConfigError, SetupError
+from distributed_pose.devices.nvidia import cuda_device_facts
+from distributed_pose.errors import ConfigError, SetupError, first_line
 from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.folding import fold_normalisation
 from distributed_pose.model.onnx_graph import image_input, parse
 from distributed_pose.model.onnx_precision import is_quantised, precision_of
-from distributed_pose.packages import require
+from distributed_pose.packages import load, require
 from distributed_pose.records import CompileSpec
 from distributed_pose.vision.profiles import PROFILES
 
@@ -66,12 +68,25 @@ class Compiler:
             installed.
         is_kept: whether artifacts are kept in the cache, since making one takes longer than
             reading it.
+        suffix: ending of the file of an artifact.
+        suffix_of_several: ending where the artifact has a part for each of several batch sizes.
+        device_facts: function that returns the facts that an artifact depends on about the device
+            of an index; None if the target identifies the device.
+        int8: compiler of artifacts in int8, where it is another one.
     """
 
     make: Callable[[ModelSource, CompileSpec, Calibration | None], CompilerOutput]
     toolchain: Callable[[], str]
     needs_device: bool = False
     is_kept: bool = True
+    suffix: str = ".onnx"
+    suffix_of_several: str = ""
+    device_facts: Callable[[int], str] | None = None
+    int8: "Compiler | None" = None
+
+    def suffix_for(self, spec: CompileSpec) -> str:
+        """Returns the ending of the file of an artifact."""
+        return (self.suffix_of_several if len(spec.batch_sizes) > 1 else "") or self.suffix
 
 
 def fixed_input(profile: str) -> tuple[int, int]:
@@ -258,24 +273,37 @@ def _tensorrt_version() -> str:
     return toolkit_version()
 
 
-_COMPILERS: Mapping[str, Compiler] = {
-    "openvino": Compiler(_make_onnx, _onnx_version, is_kept=False),
-    "openvino int8": Compiler(_make_int8, _int8_version),
-    "onnxruntime:cpu": Compiler(_make_onnx, _onnx_version, is_kept=False),
-    "onnxruntime:cuda": Compiler(_make_half, _half_version),
-    "onnxruntime:cann": Compiler(_make_onnx, _onnx_version, is_kept=False),
-    "onnxruntime:tensorrt": Compiler(_make_tensorrt, _tensorrt_version, needs_device=True),
-    "torch:cpu": Compiler(_make_torch, _torch_version),
-    "torch:cuda": Compiler(_make_torch, _torch_version),
-    "ascend": Compiler(_make_om, _ascend_version, needs_device=True),
-    "ascend-ais": Compiler(_make_om, _ascend_version, needs_device=True),
-}
+ONNX = Compiler(_make_onnx, _onnx_version, is_kept=False)
+# `model.quantise` packs a model of several parts as a ZIP archive.
+OPENVINO = replace(ONNX, int8=Compiler(_make_int8, _int8_version, suffix=".zip"))
+HALF = Compiler(_make_half, _half_version)
+# `model.engines` packs an engine for each batch size as a ZIP archive. The driver identifies an
+# engine's GPU, since other sources of its name differ.
+TENSORRT = Compiler(
+    _make_tensorrt,
+    _tensorrt_version,
+    needs_device=True,
+    suffix_of_several=".zip",
+    device_facts=cuda_device_facts,
+)
+TORCH = Compiler(_make_torch, _torch_version, suffix=".pt2")
+OM = Compiler(_make_om, _ascend_version, needs_device=True, suffix=".om")
 
 # Backends that are not runtimes of models load their source unchanged.
 _NONE = Compiler(passthrough, lambda: "", is_kept=False)
 
 
 def compiler_for(spec: CompileSpec) -> Compiler:
-    """Returns the compiler of an artifact."""
-    special = _COMPILERS.get(f"{spec.backend} {spec.precision}")
-    return special or _COMPILERS.get(spec.backend, _NONE)
+    """Returns the compiler of an artifact.
+
+    Raises:
+        SetupError: if the package that has the compiler is not installed here.
+    """
+    try:
+        compiler: Compiler = load(spec.compiler) if spec.compiler else _NONE
+    except (ImportError, AttributeError) as error:
+        raise SetupError(
+            f"backend {spec.backend}: its compiler cannot be loaded: {first_line(error)}",
+            "install the package that registers it on all nodes",
+        ) from None
+    return compiler.int8 if compiler.int8 and spec.precision == "int8" else compiler

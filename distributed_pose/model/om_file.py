@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from distributed_pose.devices.ascend import has_f32, has_hf32, soc_version
 from distributed_pose.errors import ConfigError
 from distributed_pose.model.atc import FULL_F32_FILE
+from distributed_pose.records import FLOATS
 
 UNKNOWN = "unknown"
 
@@ -35,7 +36,7 @@ _SINGLE = {"force_fp32"}
 _ORIGINAL = {"must_keep_origin_dtype", "origin"}
 _HALF_IF_NEEDED = {"allow_fp32_to_fp16"}
 
-_BY_DTYPE = {"float32": "f32", "float16": "f16"}
+_BY_DTYPE = {dtype: name for name, dtype in FLOATS.items()}
 
 
 def compiled_soc(content: bytes) -> str:

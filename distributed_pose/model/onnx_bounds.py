@@ -20,10 +20,11 @@ from onnx import (
     inliner,
 )
 
-from distributed_pose.errors import SetupError, shown
+from distributed_pose.errors import SetupError, first_line, shown
 from distributed_pose.model.onnx_graph import (
     image_input,
     inner_graphs,
+    invalid,
     is_engine,
     messages,
     nodes,
@@ -158,8 +159,7 @@ def _with_shapes(model: ModelProto, name: str) -> ModelProto:
         raise
     # The C++ code raises more exceptions than it documents.
     except Exception as error:  # noqa: BLE001
-        reason = shown(str(error).strip().partition("\n")[0])
-        raise SetupError(f"{name} is not valid ONNX: {reason}", "check model.path") from None
+        raise invalid(name, first_line(error)) from None
 
 
 def _bare(model: ModelProto) -> ModelProto:

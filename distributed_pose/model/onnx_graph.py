@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from distributed_pose.errors import SetupError, shown
+from distributed_pose.errors import SetupError, first_line, shown
 from distributed_pose.records import ModelPort
 
 # The number of characters of a name in a model, or of a reason, that a message shows.
@@ -36,9 +36,9 @@ def parse(content: bytes, name: str = "the model") -> ModelProto:
         model: ModelProto = onnx.load_model_from_string(content)
     # Each implementation of protocol buffers raises its own exceptions.
     except Exception as error:  # noqa: BLE001
-        raise _invalid(name, str(error)) from None
+        raise invalid(name, first_line(error)) from None
     if not model.HasField("graph"):
-        raise _invalid(name, "it holds no graph")
+        raise invalid(name, "it holds no graph")
     _check_messages(model, name)
     return model
 
@@ -53,8 +53,27 @@ def parse_checked(content: bytes) -> ModelProto:
     try:
         onnx.checker.check_model(content)
     except (ValueError, onnx.checker.ValidationError) as error:
-        raise _invalid("the model", str(error)) from None
+        raise invalid("the model", first_line(error)) from None
     return model
+
+
+def invalid(name: str, reason: str) -> SetupError:
+    """Returns the error about content that is not ONNX.
+
+    Args:
+        name: name of the model.
+        reason: one line that says why.
+    """
+    return SetupError(f"{name} is not valid ONNX: {shown(reason, _MAX_SHOWN)}", "check model.path")
+
+
+def image_inputs(model: ModelProto) -> list[ValueInfoProto]:
+    """Returns the inputs of a model that are no weights.
+
+    Files of the oldest format list the weights as inputs, too.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [port for port in model.graph.input if port.name not in weights]
 
 
 def image_input(model: ModelProto) -> ValueInfoProto:
@@ -63,7 +82,7 @@ def image_input(model: ModelProto) -> ValueInfoProto:
     Raises:
         SetupError: if the model has no input or several; the message lists them.
     """
-    inputs = _inputs(model)
+    inputs = image_inputs(model)
     if len(inputs) == 1:
         return inputs[0]
     found = ", ".join(f"{shown(port.name)} {_shape(port)}" for port in inputs) or "none"
@@ -82,7 +101,16 @@ def input_ports(content: bytes, name: str = "the model") -> list[ModelPort]:
     Raises:
         SetupError: if `parse` refuses the content.
     """
-    return [_model_port(port) for port in _inputs(parse(content, name))]
+    return [_model_port(port) for port in image_inputs(parse(content, name))]
+
+
+def output_ports(content: bytes) -> list[ModelPort]:
+    """Returns the outputs of serialised ONNX.
+
+    Raises:
+        SetupError: if `parse` refuses the content.
+    """
+    return [_model_port(port) for port in parse(content).graph.output]
 
 
 def ports(content: bytes) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -96,7 +124,7 @@ def ports(content: bytes) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     model = parse(content)
     described = [
         [{"name": port.name, "shape": _shape(port), "dtype": _dtype(port)} for port in side]
-        for side in (_inputs(model), model.graph.output)
+        for side in (image_inputs(model), model.graph.output)
     ]
     return described[0], described[1]
 
@@ -146,12 +174,6 @@ def messages(message: Any, kind: type) -> Iterable[Any]:
         pending += reversed(children)
 
 
-def _inputs(model: ModelProto) -> list[ValueInfoProto]:
-    # Files of the oldest format list the weights as inputs, too.
-    weights = {tensor.name for tensor in model.graph.initializer}
-    return [port for port in model.graph.input if port.name not in weights]
-
-
 def _model_port(port: ValueInfoProto) -> ModelPort:
     # Exporters write open dimensions with a name, without one, or as -1.
     shape = (n if isinstance(n, int) and n >= 0 else None for n in _shape(port))
@@ -186,7 +208,7 @@ def _check_messages(model: ModelProto, name: str) -> None:
         # Listing a tensor's fields would copy its values.
         if isinstance(message, TensorProto):
             if isinstance(message.name, bytes):
-                raise _invalid(name, _NO_TEXT)
+                raise invalid(name, _NO_TEXT)
             continue
         for field, value in message.ListFields():
             is_single = hasattr(value, "ListFields") or isinstance(value, str | bytes)
@@ -195,9 +217,4 @@ def _check_messages(model: ModelProto, name: str) -> None:
                 pending += values
             # The library returns a string that is not UTF-8 as bytes.
             elif field.type == field.TYPE_STRING and any(isinstance(v, bytes) for v in values):
-                raise _invalid(name, _NO_TEXT)
-
-
-def _invalid(name: str, reason: str) -> SetupError:
-    line = shown(reason.strip().partition("\n")[0], 200)
-    return SetupError(f"{name} is not valid ONNX: {line}", "check model.path")
+                raise invalid(name, _NO_TEXT)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from distributed_pose.errors import SetupError
+from distributed_pose.errors import SetupError, last_line
 from distributed_pose.packages import require
 
 if TYPE_CHECKING:
@@ -64,8 +64,7 @@ def quantise(content: bytes, calibration: Iterable[npt.NDArray[np.float32 | np.u
             model = _quantised(nncf, content, images)
         # NNCF's and OpenVINO's exceptions have no common base class.
         except Exception as error:  # noqa: BLE001
-            reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
-            raise SetupError(f"NNCF cannot quantise the model: {reason}") from None
+            raise SetupError(f"NNCF cannot quantise the model: {last_line(error)}") from None
     if not any(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops()):
         raise SetupError(
             "the model has no layer to quantise: its convolutions make outputs or are depthwise",

@@ -13,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from distributed_pose.errors import SetupError, first_line
 from distributed_pose.model.network import LightweightOpenPose
+from distributed_pose.records import BYTE_RANGE, MEAN_BYTE
 
 HEATMAPS, PAFS = "heatmaps", "pafs"
 
@@ -23,6 +24,9 @@ _CHECKED_N3HW = (3, 3, 96, 64)
 # The largest difference to the network, relative to its outputs. It allows for float32 rounding in
 # about 60 layers whose normalisation is folded into the weights.
 _TOLERANCE = 1e-4
+
+
+_OFFSET = MEAN_BYTE / BYTE_RANGE
 
 
 class _LastStage(nn.Module):
@@ -41,11 +45,11 @@ class _LastStage(nn.Module):
         self.on_bytes = on_bytes
         # The scale is a buffer, so that it has the type of the weights, and bytes become float32,
         # or float16 if the program is cast.
-        self.register_buffer("scale", torch.full((1,), 1 / 256))
+        self.register_buffer("scale", torch.full((1,), 1 / BYTE_RANGE))
 
     def forward(self, data: torch.Tensor) -> dict[str, torch.Tensor]:
         # This equals (data - 128) / 256, and is exact in half precision, too.
-        images_N3HW = data * self.scale - 0.5 if self.on_bytes else data
+        images_N3HW = data * self.scale - _OFFSET if self.on_bytes else data
         heatmaps, pafs = self.network(images_N3HW)[-2:]
         return {HEATMAPS: heatmaps, PAFS: pafs}
 
@@ -98,7 +102,7 @@ def _check(expected: _LastStage, program: torch.export.ExportedProgram) -> None:
     noise = np.random.default_rng(0).integers(0, 256, _CHECKED_N3HW)
     images_N3HW = torch.from_numpy(noise.astype(np.uint8))
     if not expected.on_bytes:
-        images_N3HW = images_N3HW / 256 - 0.5
+        images_N3HW = images_N3HW / BYTE_RANGE - _OFFSET
     with torch.inference_mode():
         wanted, found = expected(images_N3HW), program.module(check_guards=False)(images_N3HW)
     for name, output in wanted.items():

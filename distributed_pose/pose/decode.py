@@ -19,8 +19,8 @@ from distributed_pose.pose.limbs import Limbs, Pairs, find_limbs
 from distributed_pose.pose.peaks import Candidates, Scratch, find_peaks
 from distributed_pose.pose.resample import Axis, axes
 from distributed_pose.pose.samples import new_samples
-from distributed_pose.pose.skeleton import LIMBS, NUM_HEATMAPS, NUM_KEYPOINTS, NUM_PAFS, STRIDE
-from distributed_pose.records import Geometry
+from distributed_pose.pose.skeleton import LIMBS, NUM_HEATMAPS, NUM_KEYPOINTS, NUM_PAFS
+from distributed_pose.records import STRIDE, Geometry
 
 Maps = npt.NDArray[np.floating[Any]]
 

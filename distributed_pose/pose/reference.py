@@ -24,10 +24,9 @@ from distributed_pose.pose.skeleton import (
     LIMBS,
     NUM_COCO_KEYPOINTS,
     NUM_KEYPOINTS,
-    STRIDE,
     TO_COCO,
 )
-from distributed_pose.records import Geometry
+from distributed_pose.records import STRIDE, Geometry
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]

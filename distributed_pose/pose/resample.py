@@ -18,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_pose.pose.kernels import compiled
-from distributed_pose.pose.skeleton import STRIDE
-from distributed_pose.records import Geometry
+from distributed_pose.records import STRIDE, Geometry
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]

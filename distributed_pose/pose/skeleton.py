@@ -53,8 +53,6 @@ NECK = KEYPOINTS.index("neck")
 NUM_HEATMAPS = NUM_KEYPOINTS + 1
 NUM_PAFS = 38
 
-# Network output stride in input pixels.
-STRIDE = 8
 
 # The position of each network keypoint in COCO's order; COCO has no neck.
 TO_COCO = tuple(

@@ -17,9 +17,9 @@ from distributed_pose.pose.skeleton import (
     NUM_HEATMAPS,
     NUM_KEYPOINTS,
     NUM_PAFS,
-    STRIDE,
     TO_COCO,
 )
+from distributed_pose.records import STRIDE
 
 Floats = npt.NDArray[np.float32]
 

@@ -15,8 +15,8 @@ from distributed_pose.recordings.card import Card, read_card
 from distributed_pose.recordings.layout import Found, Layout, find_layout, missing_file, scan
 from distributed_pose.recordings.pads import PAD_FILE, check_pads, output_names, read_pads
 from distributed_pose.recordings.recording import Recording
-from distributed_pose.records import ImageRecord
-from distributed_pose.vision.profiles import PROFILES, STRIDE
+from distributed_pose.records import STRIDE, ImageRecord
+from distributed_pose.vision.profiles import PROFILES
 
 
 @dataclass(frozen=True)

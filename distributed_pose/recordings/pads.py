@@ -10,9 +10,9 @@ from pathlib import Path
 
 from distributed_pose.errors import SetupError
 from distributed_pose.files.local import read_regular
-from distributed_pose.records import Geometry, ImageRecord
+from distributed_pose.records import STRIDE, Geometry, ImageRecord
 from distributed_pose.vision.decode import MAX_IMAGE_PIXELS
-from distributed_pose.vision.profiles import PROFILES, STRIDE
+from distributed_pose.vision.profiles import PROFILES
 
 PAD_FILE = "pad.txt"
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from distributed_pose.backends.readiness import DeviceSurvey, Readiness, Survey
 from distributed_pose.backends.registry import entry
+from distributed_pose.devices.kinds import CPU
 from distributed_pose.devices.lacks import Lack
 
 _WIDTH = 80
@@ -107,7 +108,7 @@ def _heading(devices: Sequence[DeviceSurvey]) -> str:
     names = [device.plan.name for device in devices]
     hidden = len(names) - _DEVICES_SHOWN
     more = f" and {hidden} more" if hidden > 0 else ""
-    what = plan.model or ("processor" if plan.kind == "cpu" else "of unknown name")
+    what = plan.model or ("processor" if plan.kind == CPU else "of unknown name")
     where = f"node {plan.node}" if plan.node else "this machine"
     spare = ", used only without an accelerator" if devices[0].is_spare else ""
     return f"{', '.join(names[:_DEVICES_SHOWN])}{more}: {what}, {where}{spare}"

@@ -1,9 +1,10 @@
 """The report of a run, and its files."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,10 +34,14 @@ _LIBRARIES = (
     "openvino",
     "numpy",
     "pycocotools",
+    "hotcoco",
     "ray",
 )
 
 _DAMAGED_SHOWN = 3
+
+# Detections that are written at once; they take about a megabyte.
+_ROWS_PER_PART = 2048
 
 _RUN_HINT = "give the output folder of an evaluation"
 
@@ -207,6 +212,8 @@ class RunReport:
         host_use: processor time and object-store traffic of the timed phase in the last session.
         devices: the devices, in the order of their names.
         versions: versions of the libraries in the driver, by name.
+        scorer: library that computed `ap`, with its version and how it was checked; empty where
+            `ap` is null.
     """
 
     note: str
@@ -238,6 +245,7 @@ class RunReport:
     host_use: HostUse
     devices: tuple[DeviceReport, ...]
     versions: Mapping[str, str]
+    scorer: str = ""
 
     @property
     def is_usable(self) -> bool:
@@ -287,20 +295,29 @@ def library_versions() -> dict[str, str]:
     return found
 
 
-def detections_json(detections: Sequence[Mapping[str, Any]]) -> str:
+def detections_json(detections: Iterable[Mapping[str, Any]]) -> str:
     """Returns COCO results as JSON, one line per detection, each with its normalised score."""
+    return "".join(detections_json_parts(detections))
+
+
+def detections_json_parts(detections: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Yields the JSON of `detections_json` in parts, so that it is never in memory as a whole."""
     listed = (
         {**detection, "score_normalised": normalised_score(detection["score"])}
         for detection in detections
     )
-    rows = ",\n".join(json.dumps(detection, allow_nan=False) for detection in listed)
-    return f"[\n{rows}\n]\n" if rows else "[]\n"
+    rows = (json.dumps(detection, allow_nan=False) for detection in listed)
+    before = "[\n"
+    while part := ",\n".join(islice(rows, _ROWS_PER_PART)):
+        yield before + part
+        before = ",\n"
+    yield "[]\n" if before == "[\n" else "\n]\n"
 
 
 def write_run(
     folder: Folder,
     report: RunReport,
-    detections: Sequence[Mapping[str, Any]],
+    detections: Iterable[Mapping[str, Any]],
     config: Mapping[str, Any],
     config_name: str = CONFIG,
 ) -> None:
@@ -309,6 +326,6 @@ def write_run(
     Raises:
         ExecutionError: if a file cannot be written.
     """
-    folder.write(DETECTIONS, detections_json(detections))
+    folder.write_parts(DETECTIONS, detections_json_parts(detections))
     folder.write(config_name, yaml.safe_dump(dict(config), sort_keys=False))
     folder.write(REPORT, report.to_json())

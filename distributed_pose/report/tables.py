@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from distributed_pose.config.schema import KindSettings
+from distributed_pose.devices.kinds import CPU
 from distributed_pose.records import DevicePlan
 from distributed_pose.report.run_report import DeviceReport, RunReport, damage_summary
 
@@ -61,7 +62,7 @@ def device_table(devices: Sequence[tuple[DevicePlan, KindSettings, str]]) -> Tab
 
 
 def _model(plan: DevicePlan) -> str:
-    model = plan.model or ("processor" if plan.kind == "cpu" else "unknown")
+    model = plan.model or ("processor" if plan.kind == CPU else "unknown")
     return f"{model}, card {plan.card}" if plan.card else model
 
 
@@ -96,6 +97,8 @@ def _ap(report: RunReport) -> Table:
         f"{report.backend} · {report.precision} · profile {report.profile} · "
         f"{report.num_detections} detections"
     )
+    if report.scorer and not report.scorer.startswith("pycocotools"):
+        caption += f" · scored by {report.scorer}"
     return ap_table(report.ap or {}, title, caption)
 
 

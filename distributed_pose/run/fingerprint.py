@@ -3,6 +3,7 @@
 from functools import cache
 
 from distributed_pose.config.schema import RunConfig
+from distributed_pose.config.selection import foreign_code
 from distributed_pose.devices.kinds import KINDS
 from distributed_pose.files.package_identity import package_identity, source_digest
 from distributed_pose.run.inputs import RunInputs
@@ -37,12 +38,12 @@ def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
         "profile": config.profile,
         "precision": _precision(config),
         "maps_dtype": config.maps_dtype,
-        "code": f"{package_identity().version} {_code_digest()}",
+        "code": f"{package_identity().version} {_code_digest()}{foreign_code(config)}",
     }
 
 
 def _precision(config: RunConfig) -> str:
-    own = {kind: getattr(config, kind).precision for kind in KINDS}
+    own = {kind: config.section(kind).precision for kind in KINDS}
     return ", ".join(
         [config.precision, *(f"{kind} {value}" for kind, value in own.items() if value)]
     )

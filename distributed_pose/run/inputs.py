@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import numpy.typing as npt
 
 from distributed_pose.backends.ports import check_profile
-from distributed_pose.backends.selection import Selection, Source, select
 from distributed_pose.config.schema import RunConfig
+from distributed_pose.config.selection import Selection, Source, select
 from distributed_pose.data.coco import CocoIndex, load_index, repeated
 from distributed_pose.data.shards import image_rows, read_shards
 from distributed_pose.data.sources import ImageSource, open_images
@@ -24,16 +24,15 @@ from distributed_pose.model.onnx_bounds import check_bounds
 from distributed_pose.model.onnx_graph import input_ports
 from distributed_pose.recordings.manifest import describe_recording
 from distributed_pose.records import ImagesToRead
-from distributed_pose.vision.decode import decode_image
 from distributed_pose.vision.headers import UndecodableImageError
-from distributed_pose.vision.preprocess import preprocess
+from distributed_pose.vision.preprocess import network_input
 from distributed_pose.vision.profiles import PROFILES
 
 # Enough for the ranges of values, and at most a minute of inference.
 _CALIBRATION_IMAGES = 64
 
-# A repeated image takes a kilobyte of the driver's memory.
-_MAX_REPEATED = 1_000_000
+# A repeated image takes half a kilobyte of the driver's memory, and its result a kilobyte.
+_MAX_REPEATED = 10_000_000
 
 # This many images are searched for one that the driver can see, as a sample for the workers.
 _SAMPLES = 16
@@ -227,10 +226,10 @@ def _calibration(
         for shard in read_shards(images, source, 1):
             for record, encoded in image_rows(shard.images):
                 try:
-                    image_HW3, _ = decode_image(encoded, record.height, record.width)
+                    input_3HW, _ = network_input(encoded, record, profile)
                 except UndecodableImageError:
                     continue
-                yield preprocess(image_HW3, profile)[0][None]
+                yield input_3HW[None]
 
     sizes = [(image.image_id, source.size(image.file_name)) for image in images]
     digest = short_digest(repr((model.sha256, selection.profile, sizes)).encode())

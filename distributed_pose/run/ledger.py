@@ -1,16 +1,17 @@
 """The ledger, in which every image of a run gets exactly one result or recorded failure."""
 
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, MutableSequence, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
-from typing import Any, TypeVar
+from functools import lru_cache
+from typing import TypeVar
 
-from distributed_pose.data.shards import keep_detections, unpack_detections
+from distributed_pose.data.detections import Detections, DetectionsStore
+from distributed_pose.data.shards import keep_detections
 from distributed_pose.errors import ExecutionError
-from distributed_pose.metrics.coco_ap import coco_results
-from distributed_pose.metrics.throughput import merge
 from distributed_pose.records import (
+    STAGES,
     Damage,
     DeviceReady,
     Durations,
@@ -18,6 +19,9 @@ from distributed_pose.records import (
     ImageRecord,
     ShardResult,
 )
+
+# The file size of an image without a result.
+_UNKNOWN = -1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,41 +58,69 @@ class DeviceFigures:
     wall_ns: int
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
+class EvaluatedImage:
+    """The file of an image that has a result, as it was when it was evaluated.
+
+    Attributes:
+        encoded_bytes: file size in bytes.
+        digest: digest of the file; see `ShardResult`.
+        stamp: stamp of the file; empty if it has none.
+    """
+
+    encoded_bytes: int
+    digest: str
+    stamp: str
+
+
+@dataclass(slots=True)
+class _Share:
+    """The part of a session that one device has done."""
+
+    images: int = 0
+    compute_ns: int = 0
+    last_ns: int = 0
+
+
+@dataclass(slots=True)
 class _Session:
     wall_ns: int = 0
-    devices: set[DeviceReady] = field(default_factory=set)
-    last_ns: dict[DeviceReady, int] = field(default_factory=dict)
+    shares: dict[DeviceReady, _Share] = field(default_factory=lambda: defaultdict(_Share))
 
     @property
     def straggled_ns(self) -> int:
         """Nanoseconds from the last result of each device to that of the session, summed up."""
-        return sum(self.wall_ns - self.last_ns.get(device, 0) for device in self.devices)
+        return sum(self.wall_ns - share.last_ns for share in self.shares.values())
 
 
 class Ledger:
     """Collects the results of shards, and counts an image once if it has several results.
+
+    The work per result does not grow with the number of images, and an image takes some hundred
+    bytes, without its detections.
 
     Args:
         images: all images of the run.
     """
 
     def __init__(self, images: Sequence[ImageRecord]) -> None:
-        self._expected = {image.image_id: image for image in images}
-        self._encoded_bytes: dict[int, int] = {}
-        self._digests: dict[int, str] = {}
-        self._stamps: dict[int, str] = {}
+        self._images = images
+        self._rows = {image.image_id: row for row, image in enumerate(images)}
+        self._encoded_bytes = array("q", [_UNKNOWN]) * len(images)
+        # Sixteen hexadecimal digits are one number of 64 bits.
+        self._digests = array("Q", [0]) * len(images)
+        self._stamps = [""] * len(images)
+        self._num_evaluated = 0
         self._failures: dict[int, Failure] = {}
         self._damaged: dict[int, Damage] = {}
-        self._detections: list[bytes] = []
-        self._durations: list[Durations] = []
+        self._detections = DetectionsStore()
+        self._durations = {stage: array("q") for stage in STAGES}
         self._sessions: dict[str, _Session] = defaultdict(_Session)
-        self._num_images: Counter[DeviceReady] = Counter()
-        self._compute_ns: Counter[DeviceReady] = Counter()
 
     def begin(self, session: str, devices: Iterable[DeviceReady]) -> None:
         """Records a session and the devices that take part in it."""
-        self._sessions[session].devices |= {_lasting(device) for device in devices}
+        for device in devices:
+            self._share(session, device)
 
     def accept(self, entry: LedgerEntry) -> LedgerEntry | None:
         """Records an entry and returns the part of it that is new; None if there is none.
@@ -98,57 +130,48 @@ class Ledger:
         Raises:
             ExecutionError: if the entry has an image that is not in the run.
         """
-        result, device = entry.result, _lasting(entry.device)
-        failed = {failure.image_id: failure for failure in result.failures}
-        if strangers := {*result.image_ids, *failed} - self._expected.keys():
-            raise ExecutionError(
-                f"a result of images that are not in the run: {sorted(strangers)}",
-                device=result.device,
-            )
-        self.begin(entry.session, [device])
+        result = entry.result
+        self._check_known(result)
+        device, share = self._share(entry.session, entry.device)
         session = self._sessions[entry.session]
         session.wall_ns = max(session.wall_ns, entry.elapsed_ns)
-        session.last_ns[device] = max(session.last_ns.get(device, 0), entry.elapsed_ns)
-        self._failures |= {i: f for i, f in failed.items() if i not in self._encoded_bytes}
-        new = _new_part(result, self._encoded_bytes.keys())
+        share.last_ns = max(share.last_ns, entry.elapsed_ns)
+        for failure in result.failures:
+            if not self._is_evaluated(failure.image_id):
+                self._failures[failure.image_id] = failure
+        new = self._new_part(result)
         if not new.image_ids:
             return None
-        self._encoded_bytes |= zip(new.image_ids, new.encoded_bytes, strict=True)
-        self._digests |= zip(new.image_ids, new.digests, strict=bool(new.digests))
-        self._stamps |= zip(new.image_ids, new.stamps, strict=bool(new.stamps))
-        for image_id in self._failures.keys() & set(new.image_ids):
-            del self._failures[image_id]
-        self._damaged |= {damage.image_id: damage for damage in new.damaged}
-        self._detections.append(new.detections)
-        self._durations.append(new.durations)
-        self._num_images[device] += len(new.image_ids)
-        self._compute_ns[device] += sum(new.durations.get("compute", ()))
-        return replace(entry, device=device, result=new)
+        self._keep(new)
+        share.images += len(new.image_ids)
+        share.compute_ns += sum(new.durations.get("compute", ()))
+        return LedgerEntry(
+            session=entry.session, elapsed_ns=entry.elapsed_ns, device=device, result=new
+        )
 
     @property
     def num_settled(self) -> int:
         """Number of images that have a result or a failure."""
-        return len(self._encoded_bytes) + len(self._failures)
+        return self._num_evaluated + len(self._failures)
+
+    def evaluated(self, image_id: int) -> EvaluatedImage | None:
+        """Returns the file of an image that has a result; None for other images."""
+        if not self._is_evaluated(image_id):
+            return None
+        row = self._rows[image_id]
+        return EvaluatedImage(
+            self._encoded_bytes[row], f"{self._digests[row]:016x}", self._stamps[row]
+        )
 
     @property
-    def encoded_bytes(self) -> Mapping[int, int]:
-        """File size in bytes of each image that has a result, by image id."""
-        return self._encoded_bytes
-
-    @property
-    def digests(self) -> Mapping[int, str]:
-        """Digest of the encoded bytes of each image that has a result, by image id."""
-        return self._digests
-
-    @property
-    def stamps(self) -> Mapping[int, str]:
-        """Stamp of each image that has a result, by image id; see `ShardResult`."""
-        return self._stamps
+    def evaluated_ids(self) -> set[int]:
+        """Ids of the images that have a result."""
+        return {image_id for image_id in self._rows if self._is_evaluated(image_id)}
 
     @property
     def open_images(self) -> list[ImageRecord]:
         """Images without a result, in the order of the run."""
-        return [image for i, image in self._expected.items() if i not in self._encoded_bytes]
+        return [image for image in self._images if not self._is_evaluated(image.image_id)]
 
     @property
     def failures(self) -> list[Failure]:
@@ -171,14 +194,14 @@ class Ledger:
         return [failure for _, failure in sorted(self._failures.items())]
 
     @property
-    def detections(self) -> list[dict[str, Any]]:
-        """All detections in COCO results format and in canonical order."""
-        return coco_results(chain.from_iterable(map(unpack_detections, self._detections)))
+    def detections(self) -> Detections:
+        """All detections, in canonical order."""
+        return self._detections.in_canonical_order()
 
     @property
-    def durations(self) -> dict[str, list[int]]:
+    def durations(self) -> dict[str, MutableSequence[int]]:
         """All raw durations in nanoseconds, by stage."""
-        return merge(self._durations)
+        return {stage: array("q", times_ns) for stage, times_ns in self._durations.items()}
 
     @property
     def num_sessions(self) -> int:
@@ -193,28 +216,68 @@ class Ledger:
     @property
     def straggler_share(self) -> float:
         """Share of the devices' wall time that they spent waiting for others at the end."""
-        device_ns = sum(one.wall_ns * len(one.devices) for one in self._sessions.values())
+        device_ns = sum(one.wall_ns * len(one.shares) for one in self._sessions.values())
         straggled_ns = sum(session.straggled_ns for session in self._sessions.values())
         return straggled_ns / device_ns if device_ns else 0.0
 
     @property
     def devices(self) -> list[DeviceFigures]:
         """Figures of each device, sorted by name."""
-        wall_ns: Counter[DeviceReady] = Counter()
+        totals: dict[DeviceReady, tuple[int, int, int]] = defaultdict(lambda: (0, 0, 0))
         for session in self._sessions.values():
-            wall_ns.update(dict.fromkeys(session.devices, session.wall_ns))
+            for device, share in session.shares.items():
+                images, compute_ns, wall_ns = totals[device]
+                totals[device] = (
+                    images + share.images,
+                    compute_ns + share.compute_ns,
+                    wall_ns + session.wall_ns,
+                )
         figures = [
-            DeviceFigures(
-                device=device,
-                images=self._num_images[device],
-                compute_ns=self._compute_ns[device],
-                wall_ns=time_ns,
-            )
-            for device, time_ns in wall_ns.items()
+            DeviceFigures(device=device, images=images, compute_ns=compute_ns, wall_ns=wall_ns)
+            for device, (images, compute_ns, wall_ns) in totals.items()
         ]
         return sorted(figures, key=lambda f: (_natural(f.device.plan.name), repr(f.device)))
 
+    def _is_evaluated(self, image_id: int) -> bool:
+        return self._encoded_bytes[self._rows[image_id]] != _UNKNOWN
 
+    def _share(self, session: str, device: DeviceReady) -> tuple[DeviceReady, _Share]:
+        lasting = _lasting(device)
+        return lasting, self._sessions[session].shares[lasting]
+
+    def _check_known(self, result: ShardResult) -> None:
+        ids = (*result.image_ids, *(failure.image_id for failure in result.failures))
+        if strangers := {image_id for image_id in ids if image_id not in self._rows}:
+            raise ExecutionError(
+                f"a result of images that are not in the run: {sorted(strangers)}",
+                device=result.device,
+            )
+
+    def _new_part(self, result: ShardResult) -> ShardResult:
+        ids = result.image_ids
+        new = [row for row, image_id in enumerate(ids) if not self._is_evaluated(image_id)]
+        return result if len(new) == len(ids) else _part(result, new)
+
+    def _keep(self, new: ShardResult) -> None:
+        rows = [self._rows[image_id] for image_id in new.image_ids]
+        for row, encoded_bytes in zip(rows, new.encoded_bytes, strict=True):
+            self._encoded_bytes[row] = encoded_bytes
+        for row, digest in zip(rows, new.digests, strict=bool(new.digests)):
+            self._digests[row] = int(digest, 16)
+        for row, stamp in zip(rows, new.stamps, strict=bool(new.stamps)):
+            self._stamps[row] = stamp
+        self._num_evaluated += len(rows)
+        if self._failures:
+            for image_id in new.image_ids:
+                self._failures.pop(image_id, None)
+        for damage in new.damaged:
+            self._damaged[damage.image_id] = damage
+        self._detections.add(new.detections)
+        for stage, times_ns in new.durations.items():
+            self._durations[stage].extend(times_ns)
+
+
+@lru_cache(maxsize=1024)
 def _lasting(device: DeviceReady) -> DeviceReady:
     """Returns a device without the facts that differ between sessions."""
     return replace(device, plan=replace(device.plan, node_id=""), warmup_ns=0, batch_ns=0)
@@ -225,21 +288,18 @@ def _natural(name: str) -> tuple[str, tuple[int, ...]]:
     return kind, tuple(map(int, numbers.split("."))) if numbers else ()
 
 
-def _new_part(result: ShardResult, settled: Collection[int]) -> ShardResult:
-    """Returns a result without the settled images, and with a reduced share of its durations."""
-    rows = [row for row, image_id in enumerate(result.image_ids) if image_id not in settled]
-    if len(rows) == len(result.image_ids):
-        return result
-    new = [result.image_ids[row] for row in rows]
+def _part(result: ShardResult, rows: Sequence[int]) -> ShardResult:
+    """Returns some images of a result, with a share of its durations."""
+    ids = tuple(result.image_ids[row] for row in rows)
     return replace(
         result,
-        image_ids=tuple(new),
-        detections=keep_detections(result.detections, new),
+        image_ids=ids,
+        detections=keep_detections(result.detections, ids),
         encoded_bytes=_picked(result.encoded_bytes, rows),
         digests=_picked(result.digests, rows),
         stamps=_picked(result.stamps, rows),
-        damaged=tuple(damage for damage in result.damaged if damage.image_id in new),
-        durations=_shared_out(result.durations, len(new), len(result.image_ids)),
+        damaged=tuple(damage for damage in result.damaged if damage.image_id in ids),
+        durations=_shared_out(result.durations, len(ids), len(result.image_ids)),
     )
 
 

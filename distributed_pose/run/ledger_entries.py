@@ -1,18 +1,18 @@
-"""The format of a ledger file: a shard's detections as Arrow IPC, all other fields as its metadata.
+"""The format of a ledger file: detections of some shards as Arrow IPC, other fields as metadata.
 
 A file with the right checksum may come from another version or from an attacker, so each field is
 checked before anything is counted.
 """
 
-import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Annotated
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import FailFast, Field
+from pydantic_core import to_json
 
 from distributed_pose.data.shards import DETECTIONS
 from distributed_pose.files.json_records import Count, Positive, read_record
@@ -81,29 +81,51 @@ class _Result:
 
 
 @dataclass(frozen=True)
-class _About:
+class _Entry:
     session: str
     elapsed_ns: Count
-    device: _Device
+    device: Count
+    num_detections: Count
     result: _Result
 
 
-def pack_entry(entry: LedgerEntry, fingerprint: Mapping[str, str]) -> bytes:
-    """Returns the content of the file of an entry.
+@dataclass(frozen=True)
+class _About:
+    devices: Annotated[tuple[_Device, ...], FailFast()]
+    entries: Annotated[tuple[_Entry, ...], FailFast()]
+
+
+# Failures are not kept, because an unreadable image may be available when the run is resumed.
+_KEPT = tuple(one.name for one in fields(_Result))
+
+
+def pack_entries(entries: Sequence[LedgerEntry], fingerprint: Mapping[str, str]) -> bytes:
+    """Returns the content of a file with some entries.
 
     Args:
-        entry: entry of the ledger.
+        entries: entries of the ledger.
         fingerprint: digests and settings that the results of the run depend on, by name.
     """
-    result = asdict(entry.result)
-    # Failures are not kept, because an unreadable image may be available when the run is resumed.
-    del result["failures"]
-    detections = pa.ipc.read_record_batch(result.pop("detections"), DETECTIONS)
-    about = {**asdict(entry), "result": result, "fingerprint": fingerprint}
-    schema = DETECTIONS.with_metadata({_KEY: json.dumps(about)})
+    devices: dict[DeviceReady, int] = {}
+    batches = [pa.ipc.read_record_batch(one.result.detections, DETECTIONS) for one in entries]
+    about = {
+        "fingerprint": fingerprint,
+        "entries": [
+            {
+                "session": entry.session,
+                "elapsed_ns": entry.elapsed_ns,
+                "device": devices.setdefault(entry.device, len(devices)),
+                "num_detections": batch.num_rows,
+                "result": {name: getattr(entry.result, name) for name in _KEPT},
+            }
+            for entry, batch in zip(entries, batches, strict=True)
+        ],
+        "devices": [*devices],
+    }
+    schema = DETECTIONS.with_metadata({_KEY: to_json(about)})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(detections.replace_schema_metadata(schema.metadata))
+        writer.write_table(pa.Table.from_batches(batches).combine_chunks().cast(schema))
     content: bytes = sink.getvalue().to_pybytes()
     return content
 
@@ -122,7 +144,7 @@ def read_entry_file(content: bytes) -> tuple[bytes, pa.RecordBatch]:
     try:
         with pa.ipc.open_file(content) as reader:
             about: bytes = (reader.schema.metadata or {})[_KEY]
-            batch = reader.get_batch(0).replace_schema_metadata(None).cast(DETECTIONS)
+            batch = _only_batch(reader).replace_schema_metadata(None).cast(DETECTIONS)
         # Reading does not check offsets, which can point outside the buffers.
         batch.validate(full=True)
     except (pa.ArrowException, KeyError, OSError, IndexError) as error:
@@ -142,8 +164,8 @@ def read_fingerprint(about: bytes) -> Mapping[str, str]:
     return read_record(_Fingerprint, about).fingerprint
 
 
-def read_entry(about: bytes, detections: pa.RecordBatch) -> LedgerEntry:
-    """Returns the entry of a file, with all fields checked.
+def read_entries(about: bytes, detections: pa.RecordBatch) -> list[LedgerEntry]:
+    """Returns the entries of a file, with all fields checked.
 
     Args:
         about: metadata of the file as JSON.
@@ -151,32 +173,51 @@ def read_entry(about: bytes, detections: pa.RecordBatch) -> LedgerEntry:
 
     Raises:
         ValueError: if a field is missing or of a wrong type, a number is out of range, an image is
-            listed twice, or a detection is in an image that is not listed.
+            listed twice in an entry, or a detection is in an image that its entry does not list.
     """
     told = read_record(_About, about)
-    device, result = told.device, told.result
-    _check(device, result)
-    _check_detections(detections, result.image_ids)
+    _check_numbers(detections)
+    devices = [_device(one) for one in told.devices]
+    entries, start = [], 0
+    for entry in told.entries:
+        part = detections.slice(start, entry.num_detections)
+        start += entry.num_detections
+        _check(entry.result)
+        if not entry.device < len(devices):
+            raise ValueError("entries.device: no such device")
+        if not set(part.column("image_id").to_pylist()) <= set(entry.result.image_ids):
+            raise ValueError("detections: one is of another image")
+        entries.append(_entry(entry, devices[entry.device], part))
+    if start != detections.num_rows:
+        raise ValueError("entries.num_detections: not those of the file")
+    return entries
+
+
+def _only_batch(reader: pa.ipc.RecordBatchFileReader) -> pa.RecordBatch:
+    if reader.num_record_batches > 1:
+        raise IndexError("more than one batch")
+    if reader.num_record_batches:
+        return reader.get_batch(0)
+    return pa.record_batch([[] for _ in reader.schema], schema=reader.schema)
+
+
+def _entry(entry: _Entry, device: DeviceReady, detections: pa.RecordBatch) -> LedgerEntry:
+    kept = {name: getattr(entry.result, name) for name in _KEPT}
     return LedgerEntry(
-        session=told.session,
-        elapsed_ns=told.elapsed_ns,
-        device=DeviceReady(**{**vars(device), "plan": DevicePlan(**vars(device.plan))}),
-        result=ShardResult(
-            device=result.device,
-            image_ids=result.image_ids,
-            detections=bytes(detections.serialize()),
-            durations=result.durations,
-            encoded_bytes=result.encoded_bytes,
-            damaged=result.damaged,
-            digests=result.digests,
-            stamps=result.stamps,
-        ),
+        session=entry.session,
+        elapsed_ns=entry.elapsed_ns,
+        device=device,
+        result=ShardResult(detections=bytes(detections.serialize()), **kept),
     )
 
 
-def _check(device: _Device, result: _Result) -> None:
+def _device(device: _Device) -> DeviceReady:
     if not _DEVICE_NAME.fullmatch(device.plan.name):
-        raise ValueError("device.plan.name: no name of a device")
+        raise ValueError("devices.plan.name: no name of a device")
+    return DeviceReady(**{**vars(device), "plan": DevicePlan(**vars(device.plan))})
+
+
+def _check(result: _Result) -> None:
     if len(set(result.image_ids)) != len(result.image_ids):
         raise ValueError("result.image_ids: an image is there twice")
     if len(result.image_ids) != len(result.encoded_bytes):
@@ -191,7 +232,7 @@ def _check(device: _Device, result: _Result) -> None:
         raise ValueError("result.durations: an unknown stage")
 
 
-def _check_detections(detections: pa.RecordBatch, image_ids: tuple[int, ...]) -> None:
+def _check_numbers(detections: pa.RecordBatch) -> None:
     ids, scores, keypoints = detections.columns
     numbers = keypoints.flatten()
     if any(column.null_count for column in (ids, scores, keypoints, numbers)):
@@ -200,5 +241,3 @@ def _check_detections(detections: pa.RecordBatch, image_ids: tuple[int, ...]) ->
         pc.all(pc.is_finite(column)).as_py() in {True, None} for column in (scores, numbers)
     ):
         raise ValueError("detections: a number is not finite")
-    if not set(ids.to_pylist()) <= set(image_ids):
-        raise ValueError("detections: one is of another image")

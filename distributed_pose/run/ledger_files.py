@@ -1,15 +1,16 @@
-"""The ledger on storage: one small file per finished shard, from which a run is resumed.
+"""The ledger on storage: files with the results of some shards, from which a run is resumed.
 
 `ledger_entries` has the format of a file. Its name is the SHA-256 of its content, so that an
-incomplete file is recognised.
+incomplete file is recognised. A thread writes the files, and each has all results that came while
+the last one was written, so that a fast run has few files and a slow one loses nothing.
 """
 
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from queue import Full, Queue
-from threading import Thread
+from itertools import accumulate
+from threading import Condition, Event, Thread
 from typing import Self
 
 from distributed_pose.errors import ExecutionError, SetupError
@@ -17,8 +18,8 @@ from distributed_pose.files.local import PARTIAL_PREFIX, one_line, sha256_hex
 from distributed_pose.files.storage import Folder
 from distributed_pose.run.ledger import LedgerEntry
 from distributed_pose.run.ledger_entries import (
-    pack_entry,
-    read_entry,
+    pack_entries,
+    read_entries,
     read_entry_file,
     read_fingerprint,
 )
@@ -32,12 +33,20 @@ _SUFFIX = ".arrow"
 _ENTRY = re.compile(rf"{_FOLDER}/[0-9a-f]{{64}}{re.escape(_SUFFIX)}")
 _UNFINISHED = re.compile(rf"{_FOLDER}/{re.escape(PARTIAL_PREFIX)}[0-9a-f]{{16}}")
 
-# A shard has at most some hundred images, and an image some kilobytes of detections.
-_MAX_ENTRY_BYTES = 2**28
+# A file has about twice the size of its detections, and a shard's are at most some megabytes.
+_MAX_READ_BYTES = 2**28
+_MAX_DETECTION_BYTES = 2**25
 
-# Object stores answer in tens of milliseconds, and a run must not wait for them.
-_THREADS = 4
-_MAX_QUEUED = 64
+# A killed driver loses the results of this many seconds and of the time to write them, which is far
+# less than two seconds. Opening and naming a file takes half a millisecond.
+_EVERY_S = 0.1
+
+# Images that wait to be written: a second of the fastest run. With more of them, the run waits for
+# the disk or object store.
+_MAX_WAITING = 20_000
+
+# Object stores answer in tens of milliseconds, so several files are read at once.
+_READERS = 4
 # A disk or object store that has not answered by then never will.
 _DEADLINE_S = 120.0
 
@@ -55,8 +64,11 @@ class LedgerFiles:
     def __init__(self, folder: Folder, fingerprint: Mapping[str, str]) -> None:
         self._folder = folder
         self._fingerprint = dict(fingerprint)
-        self._queue: Queue[LedgerEntry | None] = Queue(_MAX_QUEUED)
-        self._threads: list[Thread] = []
+        self._changed = Condition()
+        self._waiting: list[LedgerEntry] = []
+        self._num_waiting = 0
+        self._thread: Thread | None = None
+        self._is_ending = Event()
         self._error: Exception | None = None
 
     def load(self) -> Iterator[LedgerEntry]:
@@ -68,7 +80,7 @@ class LedgerFiles:
         names = [name for name in self._folder.names(_FOLDER) if _ENTRY.fullmatch(name)]
         for name, content in self._contents(names):
             try:
-                yield self._entry(name, content)
+                yield from self._entries(name, content)
             except ValueError:
                 _LOG.warning("%s is damaged; its images are run again", self._folder.at(name))
 
@@ -95,22 +107,27 @@ class LedgerFiles:
             ExecutionError: if this or an earlier entry could not be written.
         """
         self._check()
-        self._put(entry)
+        with self._changed:
+            if not self._changed.wait_for(self._has_room, _DEADLINE_S):
+                raise self._too_slow()
+            self._waiting.append(entry)
+            self._num_waiting += len(entry.result.image_ids)
+            self._changed.notify_all()
 
     def __enter__(self) -> Self:
-        # An executor's threads would keep the process from ending while a write hangs.
-        self._threads = [Thread(target=self._write_queued, daemon=True) for _ in range(_THREADS)]
-        for thread in self._threads:
-            thread.start()
+        # An executor's thread would keep the process from ending while a write hangs.
+        self._thread = Thread(target=self._write_added, name="ledger files", daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            for _thread in self._threads:
-                self._put(None)
-            for thread in self._threads:
-                thread.join(_DEADLINE_S)
-                if thread.is_alive():
+            self._is_ending.set()
+            with self._changed:
+                self._changed.notify_all()
+            if self._thread:
+                self._thread.join(_DEADLINE_S)
+                if self._thread.is_alive():
                     raise self._too_slow()
             self._check()
         except ExecutionError:
@@ -118,11 +135,8 @@ class LedgerFiles:
             if kind is None:
                 raise
 
-    def _put(self, entry: LedgerEntry | None) -> None:
-        try:
-            self._queue.put(entry, timeout=_DEADLINE_S)
-        except Full:
-            raise self._too_slow() from None
+    def _has_room(self) -> bool:
+        return self._num_waiting < _MAX_WAITING or self._error is not None
 
     def _too_slow(self) -> ExecutionError:
         return ExecutionError(
@@ -133,20 +147,35 @@ class LedgerFiles:
         if self._error:
             raise self._error
 
-    def _write_queued(self) -> None:
-        while (entry := self._queue.get()) is not None:
-            # After an error the queue is emptied, so that nobody waits for room in it.
+    def _write_added(self) -> None:
+        while entries := self._taken():
+            # After an error entries are dropped, so that nobody waits for room.
             if self._error is None:
                 try:
-                    content = pack_entry(entry, self._fingerprint)
-                    name = f"{_FOLDER}/{sha256_hex(content)}{_SUFFIX}"
-                    self._folder.write(name, content, durable=False)
+                    self._write(entries)
                 # Raised again in the thread that adds entries.
                 except Exception as error:  # noqa: BLE001
                     self._error = error
+            self._is_ending.wait(_EVERY_S)
+
+    def _taken(self) -> list[LedgerEntry]:
+        """Returns the entries of the next file once there are any; none if the run has ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._is_ending.is_set())
+            sizes = accumulate(len(entry.result.detections) for entry in self._waiting)
+            number = 1 + sum(size < _MAX_DETECTION_BYTES for size in sizes)
+            entries, self._waiting = self._waiting[:number], self._waiting[number:]
+            self._num_waiting -= sum(len(entry.result.image_ids) for entry in entries)
+            self._changed.notify_all()
+        return entries
+
+    def _write(self, entries: Sequence[LedgerEntry]) -> None:
+        content = pack_entries(entries, self._fingerprint)
+        name = f"{_FOLDER}/{sha256_hex(content)}{_SUFFIX}"
+        self._folder.write(name, content, durable=False)
 
     def _contents(self, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-        threads = ThreadPoolExecutor(_THREADS)
+        threads = ThreadPoolExecutor(_READERS)
         try:
             yield from zip(
                 names, threads.map(self._read, names, timeout=_DEADLINE_S + len(names)), strict=True
@@ -159,12 +188,12 @@ class LedgerFiles:
 
     def _read(self, name: str) -> bytes:
         try:
-            return self._folder.read(name, _MAX_ENTRY_BYTES)
+            return self._folder.read(name, _MAX_READ_BYTES)
         except OSError as error:
             reason = self._folder.location.cleaned(one_line(error))
             raise SetupError(f"cannot read {self._folder.at(name)}: {reason}") from None
 
-    def _entry(self, name: str, content: bytes) -> LedgerEntry:
+    def _entries(self, name: str, content: bytes) -> list[LedgerEntry]:
         if name != f"{_FOLDER}/{sha256_hex(content)}{_SUFFIX}":
             raise ValueError(name)
         about, detections = read_entry_file(content)
@@ -174,7 +203,7 @@ class LedgerFiles:
                 f"{self._folder} holds another run: {'; '.join(different)}",
                 "choose another --output, or --restart to start anew in its place",
             )
-        return read_entry(about, detections)
+        return read_entries(about, detections)
 
 
 def _differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:

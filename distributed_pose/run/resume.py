@@ -4,14 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from distributed_pose.backends.selection import Selection
+from distributed_pose.config.selection import Selection
 from distributed_pose.data.shards import read_image
 from distributed_pose.data.sources import ImageSource
 from distributed_pose.errors import SetupError
 from distributed_pose.files.local import content_digest
 from distributed_pose.records import DeviceReady, Failure, ImageRecord, ShardResult
 from distributed_pose.run.inputs import RunInputs
-from distributed_pose.run.ledger import Ledger
+from distributed_pose.run.ledger import EvaluatedImage, Ledger
 
 _OTHER_FOLDER = "choose another --output, or --restart to replace the run"
 
@@ -31,17 +31,19 @@ def check_images(ledger: Ledger, inputs: RunInputs) -> None:
     Raises:
         SetupError: if an image has other content, or is missing or unreadable.
     """
-    kept = [image for image in inputs.index.images if image.image_id in ledger.digests]
-    stamps = image_stamps(kept, inputs.images)
+    kept = [
+        (image, then) for image in inputs.index.images if (then := ledger.evaluated(image.image_id))
+    ]
+    stamps = image_stamps([image for image, _ in kept], inputs.images)
     # A file that is listed several times is read once.
     suspects = {
-        (image.file_name, ledger.digests[image.image_id]): image
-        for image in kept
-        if not stamps[image.image_id] or stamps[image.image_id] != ledger.stamps.get(image.image_id)
+        (image.file_name, then.digest): (image, then)
+        for image, then in kept
+        if not stamps[image.image_id] or stamps[image.image_id] != then.stamp
     }
     with ThreadPoolExecutor(_THREADS) as threads:
-        changes = threads.map(lambda image: _change(image, ledger, inputs), suspects.values())
-        for image, change in zip(suspects.values(), changes, strict=True):
+        changes = threads.map(lambda one: _change(one[0], one[1], inputs), suspects.values())
+        for (image, _), change in zip(suspects.values(), changes, strict=True):
             if change:
                 threads.shutdown(wait=False, cancel_futures=True)
                 where = inputs.images.location.within(image.file_name)
@@ -99,14 +101,13 @@ def _named(devices: Iterable[DeviceReady]) -> str:
     )
 
 
-def _change(image: ImageRecord, ledger: Ledger, inputs: RunInputs) -> str:
+def _change(image: ImageRecord, then: EvaluatedImage, inputs: RunInputs) -> str:
     """Returns how an image differs from the evaluated one; empty if it does not."""
-    then = ledger.encoded_bytes[image.image_id]
     now = inputs.images.size(image.file_name)
-    if now != then:
-        return f"it had {then} bytes and has {'none' if now is None else now}"
+    if now != then.encoded_bytes:
+        return f"it had {then.encoded_bytes} bytes and has {'none' if now is None else now}"
     content = read_image(image, inputs.images)
     if isinstance(content, Failure):
         return content.reason
-    is_same = content_digest(content) == ledger.digests[image.image_id]
-    return "" if is_same else f"it has other content, of {then} bytes as before"
+    is_same = content_digest(content) == then.digest
+    return "" if is_same else f"it has other content, of {then.encoded_bytes} bytes as before"

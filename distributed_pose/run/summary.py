@@ -1,13 +1,12 @@
 """Makes the report of a run from its ledger."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from time import perf_counter_ns
-from typing import Any
 
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.coco import CocoIndex
-from distributed_pose.metrics.coco_ap import coco_ap
+from distributed_pose.data.detections import Detections
+from distributed_pose.metrics.scoring import Score, score
 from distributed_pose.metrics.throughput import StageFigures, images_per_s, stage_figures
 from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.records import DEVICE_STAGES, Damage, EngineFacts, Failure
@@ -43,7 +42,7 @@ def summarise(
     config: RunConfig,
     inputs: RunInputs,
     ledger: Ledger,
-    detections: Sequence[Mapping[str, Any]],
+    detections: Detections,
     facts: SessionFacts,
     *,
     is_stopped: bool = False,
@@ -78,14 +77,6 @@ def summarise(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Score:
-    """The COCO figures of a run, by name, and the nanoseconds that scoring took."""
-
-    ap: Mapping[str, float]
-    duration_ns: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class _Outcome:
     """How a run ended.
 
@@ -101,7 +92,7 @@ class _Outcome:
     num_detections: int
     failures: tuple[NamedImage, ...]
     unscored: str
-    score: _Score | None
+    score: Score | None
 
 
 def _report(
@@ -118,7 +109,7 @@ def _report(
         failures=outcome.failures,
         damaged=_named(index, ledger.damaged),
         failures_allowed=config.allow_failures,
-        ap=outcome.score.ap if outcome.score else None,
+        ap=outcome.score.figures if outcome.score else None,
         unscored=outcome.unscored,
         profile=config.profile,
         precision=_joined(figures.device.precision for figures in devices),
@@ -139,6 +130,7 @@ def _report(
         host_use=facts.engine.host_use,
         devices=tuple(_device(figures, computed=computed) for figures in devices),
         versions=library_versions(),
+        scorer=outcome.score.scorer if outcome.score else "",
     )
 
 
@@ -162,20 +154,17 @@ def _model(model: ModelSource) -> ModelReport:
     )
 
 
-def _score(index: CocoIndex, detections: Sequence[Mapping[str, Any]]) -> _Score:
-    start = perf_counter_ns()
-    image_ids = [image.image_id for image in index.images]
-    ap = coco_ap(index.ground_truth, detections, image_ids)
-    return _Score(ap=ap, duration_ns=perf_counter_ns() - start)
+def _score(index: CocoIndex, detections: Detections) -> Score:
+    return score(index.people, detections, [image.image_id for image in index.images])
 
 
-def _stages(ledger: Ledger, score: _Score | None, *, computed: bool) -> dict[str, StageFigures]:
+def _stages(ledger: Ledger, score: Score | None, *, computed: bool) -> dict[str, StageFigures]:
     durations = ledger.durations
     if score:
         durations["score"].append(score.duration_ns)
     if not computed:
         for stage in DEVICE_STAGES:
-            durations[stage].clear()
+            del durations[stage][:]
     return stage_figures(durations)
 
 

@@ -9,13 +9,13 @@ from distributed_pose.files.local import one_line
 from distributed_pose.files.storage import Folder
 from distributed_pose.locations import Location
 from distributed_pose.report.timeline import SettledShard
-from distributed_pose.run.ledger_entries import read_entry, read_entry_file
+from distributed_pose.run.ledger_entries import read_entries, read_entry_file
 
 _LOG = logging.getLogger(__name__)
 
 _FOLDER = "ledger"
 _ENTRY = re.compile(rf"{_FOLDER}/[0-9a-f]{{64}}\.arrow")
-_MAX_ENTRY_BYTES = 2**28
+_MAX_FILE_BYTES = 2**28
 _NS = 1e9
 
 
@@ -33,20 +33,23 @@ def read_timeline(folder: Path | str | Location) -> list[SettledShard]:
     except (OSError, PoseEvalError) as error:
         _LOG.warning("%s is left out of the report: %s", own.at(_FOLDER), one_line(error))
         return []
-    shards = [shard for name in sorted(names) if (shard := _shard(own, name))]
+    shards = [shard for name in sorted(names) for shard in _shards(own, name)]
     return sorted(shards, key=lambda shard: (shard.session, shard.elapsed_s))
 
 
-def _shard(folder: Folder, name: str) -> SettledShard | None:
+def _shards(folder: Folder, name: str) -> list[SettledShard]:
     try:
-        entry = read_entry(*read_entry_file(folder.read(name, _MAX_ENTRY_BYTES)))
+        entries = read_entries(*read_entry_file(folder.read(name, _MAX_FILE_BYTES)))
     except (OSError, ValueError) as error:
         _LOG.warning("%s is left out of the report: %s", folder.at(name), one_line(error))
-        return None
-    return SettledShard(
-        session=entry.session,
-        device=entry.device.plan.name,
-        elapsed_s=entry.elapsed_ns / _NS,
-        images=len(entry.result.image_ids),
-        stage_ns={stage: sum(times) for stage, times in entry.result.durations.items()},
-    )
+        return []
+    return [
+        SettledShard(
+            session=entry.session,
+            device=entry.device.plan.name,
+            elapsed_s=entry.elapsed_ns / _NS,
+            images=len(entry.result.image_ids),
+            stage_ns={stage: sum(times) for stage, times in entry.result.durations.items()},
+        )
+        for entry in entries
+    ]

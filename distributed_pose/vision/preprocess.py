@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from distributed_pose.records import Geometry
-from distributed_pose.vision.profiles import MEAN_BYTE, Profile
+from distributed_pose.records import BYTE_RANGE, MEAN_BYTE, Geometry, ImageRecord
+from distributed_pose.vision.decode import decode_image
+from distributed_pose.vision.profiles import Profile
 
 # One network input or a batch of them, in the type of the profile.
 InputArray = npt.NDArray[np.float32 | np.uint8]
@@ -59,12 +60,29 @@ def preprocess(
     return out_3HW, geometry
 
 
+def network_input(
+    encoded: bytes, record: ImageRecord, profile: Profile
+) -> tuple[InputArray, Geometry]:
+    """Returns the network input of an encoded image, and its geometry; see `preprocess`.
+
+    Args:
+        encoded: content of the image's file, which may be damaged.
+        record: listed facts of the image.
+        profile: preprocessing profile.
+
+    Raises:
+        UndecodableImageError: if `decode_image` raises it.
+    """
+    return preprocess(decode_image(encoded, record.height, record.width).image_HW3, profile)
+
+
 def _normalised(image_HW3: npt.NDArray[np.uint8], profile: Profile) -> _ImageArray:
     if profile.on_bytes:
         return image_HW3
     # One pass where NumPy needs three. Exact, because every byte / 256 - 0.5 is a float32.
     depth = _CV_DEPTHS[profile.arithmetic]
-    normalised = cv2.addWeighted(image_HW3, 1 / 256, image_HW3, 0, -MEAN_BYTE / 256, dtype=depth)
+    scale, offset = 1 / BYTE_RANGE, -MEAN_BYTE / BYTE_RANGE
+    normalised = cv2.addWeighted(image_HW3, scale, image_HW3, 0, offset, dtype=depth)
     return np.asarray(normalised, profile.arithmetic)
 
 

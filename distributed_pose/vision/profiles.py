@@ -16,13 +16,9 @@ from types import MappingProxyType
 import cv2
 import numpy as np
 
-from distributed_pose.records import Geometry
+from distributed_pose.records import MEAN_BYTE, STRIDE, Geometry
 
-STRIDE = 8
 BASE_HEIGHT = 368
-
-# This byte becomes 0 by the normalisation `(x - 128) / 256`.
-MEAN_BYTE = 128
 
 
 @dataclass(frozen=True)

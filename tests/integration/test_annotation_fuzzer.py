@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from distributed_pose import PoseEvalError, evaluate
 from distributed_pose.data.coco import CocoIndex, load_index
 from distributed_pose.metrics.coco_ap import coco_ap, coco_results
+from distributed_pose.metrics.fast_ap import fast_ap
 from tests.annotation_files import (
     HEIGHT,
     WIDTH,
@@ -346,8 +347,10 @@ def score_files(folder: Path, examples: int) -> None:
         path.write_bytes(content)
         index = load_index(path)
         detections = found_by_a_model(index, seed)
-        figures = coco_ap(index.ground_truth, detections, [i.image_id for i in index.images])
-        listed = index.as_listed(detections)
+        image_ids = [image.image_id for image in index.images]
+        figures = coco_ap(index.ground_truth, detections, image_ids)
+        assert fast_ap(index.people, detections, image_ids) == figures
+        listed = [*index.as_listed(detections)]
         expected = pycocotools_figures(folder / "plain.json", plain, listed, index.category_id)
         assert figures == expected
         telling[0 < figures["AP"] < 1] += 1

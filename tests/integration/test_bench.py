@@ -144,3 +144,16 @@ def test_sizes_that_a_device_cannot_take_are_left_out_and_the_others_kept(
 def test_batch_sizes_that_are_none_are_named(people: Dataset, text: str) -> None:
     result = CliRunner().invoke(app, ["bench", "device", *arguments(people, f"--batch={text}")])
     assert f"--batch {text}: expected counts" in str(result.exception)
+
+
+def test_the_driver_costs_the_same_per_image_with_any_number_of_devices() -> None:
+    options = ["--devices", "2,64", "--images", "20000", "--json"]
+    result = CliRunner().invoke(app, ["bench", "driver", *options])
+    assert result.exit_code == 0
+    few, many = json.loads(result.stdout)
+    assert (few["devices"], many["devices"], many["images"]) == (2, 64, 20_000)
+    # A loop that walks all devices per result takes ten times as long with 64 of them.
+    assert 0 < many["cpu_us_per_image"] < 4 * few["cpu_us_per_image"]
+    assert few["ledger_bytes_per_image"] > 800
+    table = CliRunner().invoke(app, ["bench", "driver", "--devices", "3", "--images", "100"])
+    assert "Ray's time per call is not included" in " ".join(table.stdout.split())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from distributed_pose import RunConfig, SetupError
-from distributed_pose.backends.selection import select
+from distributed_pose.config.selection import select
 from distributed_pose.data.packing import pack_dataset
 from distributed_pose.data.shards import no_detections
 from distributed_pose.data.sources import open_images

@@ -12,13 +12,13 @@ import pytest
 from typer.testing import CliRunner
 
 from distributed_pose import ConfigError, SetupError
+from distributed_pose.backends.registry import compile_spec
 from distributed_pose.cli.main import app
 from distributed_pose.demo.dataset import write_dataset
 from distributed_pose.demo.default import WEIGHTS
 from distributed_pose.evaluation import evaluate
 from distributed_pose.model.artifacts import load_source
 from distributed_pose.model.compile import portable
-from distributed_pose.records import CompileSpec
 from tests.clusters import two_nodes
 from tests.conftest import Dataset
 from tests.fakes.ascend import FOLDER, install_cann
@@ -39,7 +39,7 @@ ATC = (
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's network as ONNX."""
-    order = CompileSpec(backend="onnxruntime:cpu", precision="auto", profile="modelzoo")
+    order = compile_spec("onnxruntime:cpu", "auto", "modelzoo")
     path = tmp_path_factory.mktemp("model") / "demo.onnx"
     path.write_bytes(portable(load_source(WEIGHTS), order).content)
     return path
@@ -169,7 +169,7 @@ def test_a_target_that_a_library_compiles_has_no_command_to_print(tmp_path: Path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--for", "tpu"], "no such target.*known: ascend310, .*tensorrt"),
+        (["--for", "tpu"], "no such target.*known: .*tensorrt, .*ascendSOC, such as ascend310p3"),
         (["--for", "ascendx"], "x is not an Ascend chip"),
         (["--for", "cuda", "--precision", "int8"], "precision: int8 is not available"),
         (["--for", "onnxruntime", "--precision", "int8"], "none is converted for it"),

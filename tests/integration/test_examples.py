@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,20 @@ def test_a_run_from_python_is_read_by_the_report_reader(tmp_path: Path) -> None:
     rates = run_code(tmp_path, str(EXAMPLES / "read_report.py"), "runs/example")
     assert "cpu:0" in rates
     assert "all together" in rates
+
+
+def test_the_package_with_a_backend_is_installed_and_evaluates_the_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A build leaves files in the folder of its project.
+    project = shutil.copytree(EXAMPLES / "custom_backend", tmp_path / "project")
+    options = ["--no-deps", "--no-build-isolation", "--target", str(tmp_path / "packages")]
+    run_code(tmp_path, "-m", "pip", "install", "--quiet", *options, str(project))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
+    words = ["--set", "backend=opencv", "--set", "data.limit=2", "--set", "batch_size=1"]
+    out = run_code(tmp_path, "-m", "distributed_pose", "evaluate", *words)
+    assert "opencv" in out
+    assert "OpenCV" in out
 
 
 def test_the_notebook_runs_cell_by_cell(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +60,17 @@ class TestOfAnNpu:
         Terminal().print(*run_tables(report))
         assert "backend ascend-ais, since ascend cannot start" in capsys.readouterr().out
 
+    @pytest.mark.parametrize("backend", ["auto", "ascend"])
+    def test_without_a_known_chip_reports_what_names_it(
+        self, people: Dataset, npu_host: Host, backend: str
+    ) -> None:
+        npu_host.tool("npu-smi", "no table")
+        with pytest.raises(SetupError, match=r"ascend lacks the name of the chip.*npu\.soc=310P3"):
+            evaluate(on_npu(people, npu_host, backend))
+        known = on_npu(people, npu_host, backend)
+        section = known.npu.model_copy(update={"soc": "310P3"})
+        assert evaluate(known.model_copy(update={"npu": section})).complete
+
     def test_with_a_named_backend_fails_if_the_backend_does(
         self, people: Dataset, npu_host: Host
     ) -> None:
@@ -97,3 +110,27 @@ def test_workers_of_a_cluster_are_started_again_with_the_next_backend(
         (line,) = device.passed_over
         assert line.startswith("openvino cannot start: backend openvino cannot be loaded")
         assert "undefined symbol" in line
+
+
+@pytest.mark.usefixtures("broken_openvino")
+@pytest.mark.parametrize("command", ["host", "pipeline"])
+def test_benchmarks_on_the_processor_go_on_with_the_next_backend(
+    people: Dataset, tmp_path: Path, command: str
+) -> None:
+    values = {
+        "data.images": people.images,
+        "data.annotations": people.annotations,
+        "data.limit": 2,
+        "model.path": save_constant_model(tmp_path / "model.onnx"),
+        "batch_size": 2,
+        "engine": "inline",
+    }
+    words = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+    answer = subprocess.run(
+        [sys.executable, "-m", "distributed_pose", "bench", command, "--repeat", "1", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "backend onnxruntime:cpu, since openvino cannot start" in answer.stderr

@@ -259,7 +259,7 @@ def test_rendered_images_do_not_replace_others(run: Run, tmp_path: Path) -> None
     (images / "000000000001.jpg").write_bytes(b"mine")
     code, _, err = run("demo-data", "x", "--images", "2")
     assert code == 3
-    assert "no demo dataset (choose another folder)" in err
+    assert "is not a demo dataset (choose another folder)" in err
     assert state(tmp_path) == {"x/images/000000000001.jpg": b"mine"}
     for _ in range(2):
         assert run("demo-data", "y", "--images", "2")[0] == 0

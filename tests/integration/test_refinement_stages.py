@@ -13,13 +13,13 @@ import pytest
 from typer.testing import CliRunner
 
 from distributed_pose import ConfigError, SetupError, evaluate
+from distributed_pose.backends.registry import compile_spec
 from distributed_pose.cli.main import app
 from distributed_pose.demo.default import WEIGHTS
 from distributed_pose.model.artifacts import load_source
 from distributed_pose.model.checkpoint import load_checkpoint
 from distributed_pose.model.compile import cache_name, compile_model, portable
 from distributed_pose.model.export import export_onnx
-from distributed_pose.records import CompileSpec
 from tests.checkpoints import demo_state, saved, snapshot, three_stages
 from tests.conftest import Dataset, Run
 from tests.fakes.ascend import install_cann
@@ -118,12 +118,8 @@ def test_a_run_is_not_resumed_with_another_number_of_stages(
 def test_artifacts_in_the_cache_differ_by_the_number_of_stages(
     published: Path, backend: str
 ) -> None:
-    order = CompileSpec(
-        backend=backend,
-        precision="f16" if backend != "torch:cpu" else "f32",
-        profile="modelzoo",
-        batch_sizes=(1,),
-        target="Ascend310",
+    order = compile_spec(
+        backend, "f16" if backend != "torch:cpu" else "f32", "modelzoo", (1,), "Ascend310"
     )
     sources = [load_source(published, stages) for stages in (1, 2, 3)]
     names = {cache_name(portable(source, order), order) for source in sources}
@@ -131,7 +127,7 @@ def test_artifacts_in_the_cache_differ_by_the_number_of_stages(
 
 
 def test_the_card_of_an_artifact_has_the_stages_of_its_checkpoint(published: Path) -> None:
-    order = CompileSpec(backend="onnxruntime:cpu", precision="f32", profile="modelzoo")
+    order = compile_spec("onnxruntime:cpu", "f32", "modelzoo")
     card = compile_model(portable(load_source(published, 2), order), order).card
     assert card["source"]["refinement_stages"] == 2
     assert [port["name"] for port in card["outputs"]] == [
@@ -143,7 +139,9 @@ def test_the_card_of_an_artifact_has_the_stages_of_its_checkpoint(published: Pat
 @pytest.mark.parametrize("backend", ["oracle", "simulated:t4"])
 def test_stages_without_a_checkpoint_are_a_config_error(people: Dataset, backend: str) -> None:
     config = people.config(backend=backend, model={"refinement_stages": 2})
-    with pytest.raises(ConfigError, match=r"refinement_stages=2 is for checkpoints, and the gro"):
+    with pytest.raises(
+        ConfigError, match=r"refinement_stages=2 applies only to checkpoints, and the gro"
+    ):
         evaluate(config)
 
 

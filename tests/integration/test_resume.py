@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.conftest import Dataset
+from tests.soak.runs import settled_ids
 
 # Long enough to be cut short: the driver is killed between two of some hundred batches.
 TIMES = 100
@@ -58,17 +59,17 @@ def finish(run: subprocess.Popen[str]) -> tuple[int, str]:
     return run.returncode, stderr
 
 
-def wait_for_shards(run: subprocess.Popen[str], output: Path, count: int) -> None:
-    """Waits until a run has so many more shards in its ledger."""
-    before, end = num_shards(output), time.monotonic() + 60
-    while num_shards(output) < before + count:
+def wait_for_images(run: subprocess.Popen[str], output: Path, count: int) -> None:
+    """Waits until a run has so many more images in its ledger."""
+    before, end = num_images(output), time.monotonic() + 60
+    while num_images(output) < before + count:
         assert run.poll() is None, "the run ended before it could be cut short"
         assert time.monotonic() < end
         time.sleep(0.01)
 
 
-def num_shards(output: Path) -> int:
-    return len([*(output / "ledger").glob("*.arrow")])
+def num_images(output: Path) -> int:
+    return len(settled_ids(output))
 
 
 @pytest.mark.slow
@@ -76,9 +77,9 @@ def test_a_driver_killed_five_times_and_resumed_with_other_devices_loses_nothing
     many: Dataset, expected: bytes, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
-    for count, devices, batch_size in ((1, 1, 4), (20, 2, 3), (5, 3, 8), (33, 1, 5), (2, 4, 2)):
+    for count, devices, batch_size in ((4, 1, 4), (60, 2, 3), (40, 3, 8), (165, 1, 5), (4, 4, 2)):
         run = start(many, output, f"devices=cpu:{devices}", f"batch_size={batch_size}")
-        wait_for_shards(run, output, count)
+        wait_for_images(run, output, count)
         run.kill()
         finish(run)
     last = start(many, output, "devices=cpu:2", "gather=poses")
@@ -105,24 +106,24 @@ def test_a_stopped_run_says_how_to_go_on(
     many: Dataset, expected: bytes, tmp_path: Path, number: signal.Signals
 ) -> None:
     run = start(many, tmp_path / "run", "devices=cpu:2")
-    wait_for_shards(run, tmp_path / "run", 3)
+    wait_for_images(run, tmp_path / "run", 12)
     run.send_signal(number)
     code, stderr = finish(run)
     assert code == 4
     assert f"of {12 * TIMES} images are done" in stderr
     again = shlex.split(stderr.partition("resume with: ")[2].strip().removesuffix(")"))
-    kept = num_shards(tmp_path / "run")
-    assert kept >= 3
+    kept = num_images(tmp_path / "run")
+    assert kept >= 12
     command = [sys.executable, "-m", *again, "--set", "engine=inline"]
     command[2] = "distributed_pose"
     assert subprocess.run(command, capture_output=True, check=True).stderr == b""
     assert (tmp_path / "run" / "detections.json").read_bytes() == expected
-    assert num_shards(tmp_path / "run") > kept
+    assert num_images(tmp_path / "run") > kept
 
 
 def test_signals_to_each_process_of_a_run_stop_it_once(many: Dataset, tmp_path: Path) -> None:
     run = start(many, tmp_path / "run", "engine=inline")
-    wait_for_shards(run, tmp_path / "run", 3)
+    wait_for_images(run, tmp_path / "run", 12)
     (child,) = psutil.Process(run.pid).children()
     # As Slurm and systemd do; the watching process passes its own on.
     child.terminate()
@@ -171,7 +172,7 @@ def test_a_full_disk_is_named_and_the_run_can_go_on(
         assert len(stderr.splitlines()) == 1
         assert f"cannot write {disk}/run/ledger/" in stderr
         assert "No space left on device" in stderr
-        assert num_shards(disk / "run") > 3
+        assert num_images(disk / "run") > 12
         subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
         assert finish(start(many, disk / "run", "engine=inline")) == (0, "")
         assert (disk / "run" / "detections.json").read_bytes() == expected

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.soak.campaign import KINDS, planned, table
-from tests.soak.runs import Outcome, Verdict, compare, scenery
+from tests.soak.runs import Outcome, Verdict, compare, scenery, settled_ids
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -45,7 +45,7 @@ def test_a_plan_has_each_kind_and_as_many_faults_as_were_asked_for() -> None:
 
 def test_what_is_lost_counted_twice_or_changed_in_a_run_is_found(tmp_path: Path) -> None:
     there = scenery(tmp_path, 2)
-    first, second, *_ = sorted((there.undisturbed / "ledger").glob("*.arrow"))
+    first, *_ = sorted((there.undisturbed / "ledger").glob("*.arrow"))
 
     def copy(name: str) -> Path:
         return Path(shutil.copytree(there.undisturbed, tmp_path / name))
@@ -53,10 +53,12 @@ def test_what_is_lost_counted_twice_or_changed_in_a_run_is_found(tmp_path: Path)
     assert compare(there, copy("same")) == Verdict(0, 0, 0)
     lost = copy("lost")
     (lost / "ledger" / first.name).unlink()
-    assert compare(there, lost).lost == 8
+    number = there.num_images - len(settled_ids(lost))
+    assert number > 0
+    assert compare(there, lost).lost == number
     twice = copy("twice")
-    (twice / "ledger" / "again.arrow").write_bytes(second.read_bytes())
-    assert compare(there, twice) == Verdict(0, 8, 0)
+    (twice / "ledger" / "again.arrow").write_bytes(first.read_bytes())
+    assert compare(there, twice) == Verdict(0, number, 0)
     changed = copy("changed")
     detections = json.loads((changed / "detections.json").read_bytes())
     detections[3]["score"] /= 2

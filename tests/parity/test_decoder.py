@@ -17,15 +17,16 @@ from hypothesis import strategies as st
 
 from distributed_pose.backends.base import BackendOptions, InputBatch
 from distributed_pose.backends.onnxruntime import OnnxRuntimeBackend
+from distributed_pose.backends.registry import compile_spec
 from distributed_pose.data.coco import load_index
 from distributed_pose.demo.default import WEIGHTS
 from distributed_pose.model.artifacts import load_source
 from distributed_pose.model.compile import portable
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.pose.reference import plain_decode
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS, STRIDE
+from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs
-from distributed_pose.records import CompileSpec, Geometry
+from distributed_pose.records import STRIDE, Geometry
 from distributed_pose.vision.decode import decode_image
 from distributed_pose.vision.preprocess import preprocess
 from distributed_pose.vision.profiles import PROFILES
@@ -216,7 +217,7 @@ def network_maps(
     dataset: Dataset, model: Path, profile: str
 ) -> Iterator[tuple[Geometry, Floats, Floats]]:
     """Yields geometry, heatmaps and PAFs of each image of a dataset, computed by ONNX Runtime."""
-    order = CompileSpec(backend="onnxruntime:cpu", precision="f32", profile=profile)
+    order = compile_spec("onnxruntime:cpu", "f32", profile)
     content = portable(load_source(model), order).content
     backend = OnnxRuntimeBackend(content, BackendOptions(threads=2))
     for record in load_index(dataset.annotations).images:

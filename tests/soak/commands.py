@@ -18,7 +18,7 @@ import psutil
 
 from distributed_pose.files.local import PARTIAL_PREFIX
 from distributed_pose.report.run_report import DETECTIONS
-from tests.soak.runs import Scenery
+from tests.soak.runs import Scenery, settled_ids
 
 _COMMAND = Path(sys.executable).with_name("distributed-pose")
 _RATE = 60.0
@@ -89,7 +89,7 @@ class Command:
 
     def __init__(self, there: Scenery, output: Path, way: Way) -> None:
         self._output = output
-        self._shards = -(-there.num_images // way.batch_size)
+        self._num_images = there.num_images
         self._rays = Path(mkdtemp(prefix="dp-"))
         self._err = TemporaryFile("w+")  # noqa: SIM115 - it is closed at the exit
         data = {"images": there.dataset.images, "annotations": there.dataset.annotations}
@@ -112,9 +112,8 @@ class Command:
     def _has_begun(self, phase: str) -> bool:
         if phase == "writing":
             return any(is_result(path) for path in self._output.glob("*"))
-        needed = {"start": 0, "run": 1, "scoring": self._shards}[phase]
-        entries = (self._output / "ledger").glob("*.arrow") if needed else ()
-        return len([*entries]) >= needed
+        needed = {"start": 0, "run": 1, "scoring": self._num_images}[phase]
+        return not needed or len(settled_ids(self._output)) >= needed
 
     def ray_process(self, name: str) -> psutil.Process | None:
         """Returns a process of its Ray, if it has it now."""

@@ -13,7 +13,7 @@ from threading import Thread
 from distributed_pose.demo.dataset import write_dataset
 from distributed_pose.evaluation import evaluate
 from distributed_pose.report.run_report import RunReport
-from distributed_pose.run.ledger_entries import read_entry, read_entry_file
+from distributed_pose.run.ledger_entries import read_entries, read_entry_file
 from tests.conftest import Dataset
 
 # The results in a report, which do not depend on who computed them and how often it was tried.
@@ -128,7 +128,8 @@ def settled_ids(output: Path) -> list[int]:
     for path in sorted((output / "ledger").glob("*.arrow")):
         # One that a kill has cut short counts as little as for the run.
         with suppress(ValueError):
-            ids += read_entry(*read_entry_file(path.read_bytes())).result.image_ids
+            for entry in read_entries(*read_entry_file(path.read_bytes())):
+                ids += entry.result.image_ids
     return ids
 
 

@@ -16,8 +16,8 @@ import yaml
 from typer.main import get_command
 
 from distributed_pose import load_config, parse_config
-from distributed_pose.backends.selection import select
 from distributed_pose.cli.main import app
+from distributed_pose.config.selection import select
 
 REPOSITORY = Path(__file__).parents[2]
 LAUNCH = REPOSITORY / "launch"

@@ -1,4 +1,4 @@
-"""What the stand-in for pyACL knows of the process: calls made, what was taken, what was wrong.
+"""The state of the fake of pyACL: calls, allocated resources, and violations of its rules.
 
 Not part of pyACL. Tests set what is to fail and ask what is left; a fresh import is a fresh
 process. Misuse that the real library may let pass, or die of, is noted in `violations`.

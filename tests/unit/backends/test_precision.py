@@ -16,14 +16,13 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from distributed_pose import RunConfig, SetupError
 from distributed_pose.backends.base import Backend, BackendOptions, check_precision
-from distributed_pose.backends.registry import open_backend
+from distributed_pose.backends.registry import compile_spec, open_backend
 from distributed_pose.compilation import compile_for
 from distributed_pose.model.artifacts import load_source
 from distributed_pose.model.compile import compile_model
 from distributed_pose.model.makers import Calibration
 from distributed_pose.model.onnx_graph import parse
 from distributed_pose.model.onnx_precision import is_quantised, precision_of
-from distributed_pose.records import CompileSpec
 from tests.int8_models import batch_of, needs_int8, random_inputs, small_network
 
 ORT, OPENVINO = "onnxruntime:cpu", "openvino"
@@ -138,7 +137,7 @@ def test_half_precision_answers_nearly_as_float32(folder: Path, backend: str) ->
 
 
 def test_int8_is_not_compiled_from_a_quantised_model(folder: Path) -> None:
-    order = CompileSpec(backend="openvino", precision="int8", profile="modelzoo")
+    order = compile_spec("openvino", "int8", "modelzoo")
     with pytest.raises(SetupError, match=r"qdq.onnx is quantised already .*precision=auto"):
         compile_for(load_source(folder / "qdq.onnx"), [order], RunConfig(), None)
 
@@ -159,5 +158,5 @@ def test_a_quantised_model_is_not_converted_again(
     source = load_source(folder / f"{name}.onnx")
     assert is_quantised(parse(source.content))
     ranges = Calibration(lambda: iter(()), "no images", 0)
-    order = CompileSpec(backend=backend, precision=precision, profile="modelzoo")
+    order = compile_spec(backend, precision, "modelzoo")
     assert compile_model(source, order, ranges).content == source.content

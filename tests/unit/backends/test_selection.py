@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from distributed_pose import parse_config
-from distributed_pose.backends.selection import Selection, check_computes, select
+from distributed_pose.config.selection import Selection, check_computes, select
 from distributed_pose.errors import ConfigError
 
 

@@ -12,7 +12,7 @@ MAPS_BYTES = 46 * 80 * (19 + 38) * 4
 
 
 def config(**values: object) -> RunConfig:
-    return parse_config({"batch_size": 1, **values})
+    return parse_config({"batch_size": 1, "gather": "maps", **values})
 
 
 def shard(count: int = 1, height: int = 480, width: int = 640, encoded: bytes = b"jpeg") -> Shard:

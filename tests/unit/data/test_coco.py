@@ -163,7 +163,7 @@ def test_detections_are_returned_with_the_ids_of_the_file(tmp_path: Path) -> Non
     renamed["annotations"] = []
     index = load_index(write(tmp_path, renamed))
     found = [{"image_id": image.image_id, "category_id": 1, "score": 1} for image in index.images]
-    assert index.as_listed(found) == [
+    assert [*index.as_listed(found)] == [
         {"image_id": listed, "category_id": "human", "score": 1}
         for listed in ("0010", "0020", "0030")
     ]

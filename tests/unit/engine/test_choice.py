@@ -5,7 +5,7 @@ import pytest
 from distributed_pose import ConfigError, SetupError, parse_config
 from distributed_pose.backends.readiness import Readiness
 from distributed_pose.backends.registry import candidates
-from distributed_pose.backends.selection import select
+from distributed_pose.config.selection import select
 from distributed_pose.devices.lacks import Lack
 from distributed_pose.engine.choice import Choice, Site, tell
 from distributed_pose.errors import BackendError
@@ -165,3 +165,13 @@ def test_a_compiled_model_needs_no_compiler() -> None:
         for model_format in ("om", "onnx")
     }
     assert found == {"om": ["ascend"], "onnx": ["onnxruntime:cann"]}
+
+
+def test_a_chip_of_unknown_name_leaves_the_backends_that_compile_for_none() -> None:
+    plan = DevicePlan(name="npu:0", kind="npu", node="", node_id="", cpus=1, device_id="0")
+    chip = Lack("the name of the chip", "", "set npu.soc=310P3")
+    backends = (Readiness("ascend", (), (chip,)), Readiness("onnxruntime:cann"))
+    run = Choice(select(parse_config({"devices": "npu:*"})), "onnx")
+    (found,) = run.deployments([Site(plan, backends)]).values()
+    assert found.spec.backend == "onnxruntime:cann"
+    assert found.passed_over == ("ascend lacks the name of the chip: set npu.soc=310P3",)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from distributed_pose import ConfigError, parse_config
-from distributed_pose.backends.selection import Selection, select
+from distributed_pose.config.selection import Selection, select
 from distributed_pose.devices.planning import Accelerator
 from distributed_pose.engine.deployment import (
     Deployment,

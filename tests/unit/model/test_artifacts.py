@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto
 
 from distributed_pose import ConfigError, SetupError
+from distributed_pose.backends.registry import compile_spec
 from distributed_pose.files.local import sha256_hex
 from distributed_pose.model.artifacts import (
     Artifact,
@@ -24,14 +25,11 @@ from distributed_pose.model.artifacts import (
 )
 from distributed_pose.model.compile import cache_name, compile_model, needs_device, portable
 from distributed_pose.model.makers import Calibration, fixed_input
-from distributed_pose.records import CompileSpec
 from tests.tiny_models import save_constant_model
 
-CPU = CompileSpec(backend="onnxruntime:cpu", precision="f32", profile="modelzoo")
-HALF = CompileSpec(backend="onnxruntime:cuda", precision="f16", profile="modelzoo")
-OM = CompileSpec(
-    backend="ascend", precision="f16", profile="modelzoo", batch_sizes=(1,), target="Ascend310P3"
-)
+CPU = compile_spec("onnxruntime:cpu", "f32", "modelzoo")
+HALF = compile_spec("onnxruntime:cuda", "f16", "modelzoo")
+OM = compile_spec("ascend", "f16", "modelzoo", (1,), "Ascend310P3")
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +61,7 @@ def input_type(content: bytes) -> int:
 def test_artifacts_of_a_vendors_compiler_are_made_on_the_node_of_the_compiler(
     source: ModelSource, backend: str, *, expected: bool
 ) -> None:
-    spec = CompileSpec(backend=backend, precision="auto", profile="modelzoo")
+    spec = compile_spec(backend, "auto", "modelzoo")
     assert needs_device(source, spec) is expected
     assert not needs_device(replace(source, format="om"), spec)
 
@@ -109,7 +107,7 @@ def test_cache_names_differ_with_everything_that_an_artifact_depends_on(
 ) -> None:
     other = replace(source, content=source.content + b"x")
     calibration = Calibration(list, "some images", 3)
-    int8 = CompileSpec(backend="openvino", precision="int8", profile="modelzoo")
+    int8 = compile_spec("openvino", "int8", "modelzoo")
     names = [
         cache_name(source, OM),
         cache_name(other, OM),
@@ -203,7 +201,7 @@ def test_a_compiled_model_runs_only_on_ascend() -> None:
 
 def test_int8_without_images_is_a_setup_error(source: ModelSource) -> None:
     with pytest.raises(SetupError, match=r"int8 needs images .*data\.images"):
-        compile_model(source, CompileSpec(backend="openvino", precision="int8", profile="modelzoo"))
+        compile_model(source, compile_spec("openvino", "int8", "modelzoo"))
 
 
 def test_a_missing_chip_name_is_a_config_error(source: ModelSource) -> None:

@@ -12,11 +12,11 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from distributed_pose import SetupError
+from distributed_pose.backends.registry import compile_spec
 from distributed_pose.files.local import sha256_hex
 from distributed_pose.model.artifacts import load_source
 from distributed_pose.model.compile import cache_name
 from distributed_pose.model.onnx_graph import messages
-from distributed_pose.records import CompileSpec
 from tests.tiny_models import save_constant_model, save_external_model
 
 DATA = "model.onnx.data"
@@ -73,7 +73,7 @@ def test_the_digest_depends_on_graph_and_weights(path: Path, tmp_path: Path) -> 
     after = load_source(path)
     assert path.read_bytes() == graph
     assert (after.sha256, after.content) != (before.sha256, before.content)
-    order = CompileSpec(backend="onnxruntime:cuda", precision="f16", profile="modelzoo")
+    order = compile_spec("onnxruntime:cuda", "f16", "modelzoo")
     assert cache_name(after, order) != cache_name(before, order)
 
 

@@ -14,6 +14,7 @@ import torch
 from onnx import TensorProto
 
 from distributed_pose import ConfigError, SetupError
+from distributed_pose.backends.registry import compile_spec
 from distributed_pose.demo.publish import weights_of
 from distributed_pose.files.local import sha256_hex
 from distributed_pose.model.architecture import Weights, output_names, tensor_shapes
@@ -23,7 +24,6 @@ from distributed_pose.model.compile import portable
 from distributed_pose.model.export import OPSETS, export_onnx, write_checkpoint
 from distributed_pose.model.network import LightweightOpenPose
 from distributed_pose.model.state_dict import COUNTER
-from distributed_pose.records import CompileSpec
 from tests.checkpoints import network_in
 from tests.tiny_models import save_constant_model
 
@@ -312,9 +312,7 @@ def test_an_opset_that_cannot_be_written_is_a_config_error(weights: Weights, ops
 
 
 def onnx_of(path: Path) -> bytes:
-    return portable(
-        load_source(path), CompileSpec(backend="openvino", precision="auto", profile="modelzoo")
-    ).content
+    return portable(load_source(path), compile_spec("openvino", "auto", "modelzoo")).content
 
 
 def test_an_onnx_file_is_loaded_unchanged(tmp_path: Path) -> None:

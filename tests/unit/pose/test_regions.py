@@ -13,8 +13,8 @@ from distributed_pose.pose import regions
 from distributed_pose.pose.reference import full_resolution
 from distributed_pose.pose.regions import THRESHOLD, hot_boxes, trimmed
 from distributed_pose.pose.resample import ENLARGE, TAPS, _cubic, axes, gap_and_phase
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, STRIDE
-from distributed_pose.records import Geometry
+from distributed_pose.pose.skeleton import NUM_HEATMAPS
+from distributed_pose.records import STRIDE, Geometry
 
 Doubles = npt.NDArray[np.float64]
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from statistics import median
+from time import thread_time_ns
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from distributed_pose.records import (
     ImageRecord,
     ShardResult,
 )
-from distributed_pose.run.ledger import DeviceFigures, Ledger, LedgerEntry
+from distributed_pose.run.ledger import DeviceFigures, EvaluatedImage, Ledger, LedgerEntry
 
 # In the order of the run, which need not be that of the ids.
 IMAGES = [ImageRecord(number, f"{number}.jpg", 4, 6) for number in (3, 1, 2)]
@@ -43,7 +45,7 @@ def result(
     poses = Poses(np.full((number, 51), x), np.full(number, score))
     detections = pack_detections(np.array(image_ids, np.int64), poses)
     sizes = tuple(100 * image_id for image_id in image_ids)
-    texts = [tuple(f"{what} of {i}" for i in image_ids) for what in ("digest", "stamp")]
+    texts = [tuple(form.format(i) for i in image_ids) for form in ("{:016x}", "stamp of {}")]
     digests, stamps = texts
     return ShardResult(
         device=device,
@@ -82,7 +84,8 @@ def test_an_image_in_two_shards_counts_once_with_the_detections_of_the_first() -
     ledger = filled(result(1, 2), result(2, 3, score=0.5, device="cpu:1"), result(1, 2, 3))
     assert scores(ledger) == [(1, 1.0), (2, 1.0), (3, 0.5)]
     assert [figures.images for figures in ledger.devices] == [2, 1]
-    assert ledger.encoded_bytes == {1: 100, 2: 200, 3: 300}
+    assert ledger.evaluated_ids == {1, 2, 3}
+    assert ledger.evaluated(3) == EvaluatedImage(300, f"{3:016x}", "stamp of 3")
     assert not ledger.failures
     assert not ledger.open_images
 
@@ -110,7 +113,7 @@ def test_of_a_result_that_is_new_in_part_that_part_is_returned() -> None:
     assert new is not None
     assert (new.result.image_ids, new.result.encoded_bytes) == ((1, 3), (100, 300))
     assert [row["image_id"] for row in unpack_detections(new.result.detections)] == [1, 3]
-    assert new.result.digests == ("digest of 1", "digest of 3")
+    assert new.result.digests == (f"{1:016x}", f"{3:016x}")
     assert new.result.stamps == ("stamp of 1", "stamp of 3")
     # They are of three images, of which one is not in the part.
     assert new.result.durations == {"compute": (600,), "peaks": (20, 40, 60)}
@@ -146,7 +149,8 @@ def test_an_image_with_nobody_in_it_has_a_result() -> None:
         ShardResult(device="cpu:0", image_ids=(1,), detections=no_detections(), encoded_bytes=(9,))
     )
     assert 1 not in {image.image_id for image in ledger.open_images}
-    assert ledger.encoded_bytes == {1: 9}
+    assert ledger.evaluated(1) == EvaluatedImage(9, f"{0:016x}", "")
+    assert ledger.evaluated(2) is None
     assert not ledger.detections
 
 
@@ -208,7 +212,7 @@ def test_a_result_of_another_dataset_is_an_error_and_leaves_no_trace(one: ShardR
 def test_detections_have_one_order_whoever_came_first() -> None:
     parts = [result(3), result(1, score=0.5), result(2, x=4.0)]
     forward, backward = filled(*parts), filled(*parts[::-1])
-    assert forward.detections == backward.detections
+    assert [*forward.detections] == [*backward.detections]
     assert [row["image_id"] for row in forward.detections] == [1, 2, 3]
     assert {row["category_id"] for row in forward.detections} == {1}
 
@@ -245,7 +249,7 @@ def test_shards_may_overlap_and_come_in_any_order(
 
 def test_durations_are_kept_by_stage_and_those_of_known_images_are_taken_off() -> None:
     ledger = filled(result(1), result(2, device="cpu:1"), result(1, 3), result(2))
-    assert ledger.durations["compute"] == [5, 5, 2]
+    assert [*ledger.durations["compute"]] == [5, 5, 2]
     assert [figures.compute_ns for figures in ledger.devices] == [7, 5]
 
 
@@ -326,3 +330,18 @@ def test_the_part_of_a_result_that_is_kept_names_its_own_damaged_images_alone() 
     kept = ledger.accept(entry(damaged(2, 3, among=(2, 3))))
     assert kept is not None
     assert [one.image_id for one in kept.result.damaged] == [3]
+
+
+def test_the_work_per_result_does_not_grow_with_the_number_of_images() -> None:
+    def median_ns(number: int) -> float:
+        ledger = Ledger([ImageRecord(i, f"{i}.jpg", 4, 6) for i in range(number)])
+        times = []
+        for image_id in range(200):
+            one = entry(result(image_id))
+            start = thread_time_ns()
+            ledger.accept(one)
+            assert ledger.num_settled == image_id + 1
+            times.append(thread_time_ns() - start)
+        return median(times)
+
+    assert median_ns(200_000) < 10 * median_ns(200)

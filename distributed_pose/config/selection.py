@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from distributed_pose.backends.registry import candidates, entries, resolve_backend
+from distributed_pose.backends.registry import candidates, entries, owners, resolve_backend
 from distributed_pose.config.schema import RunConfig
-from distributed_pose.devices.kinds import KINDS, accelerators
+from distributed_pose.devices.kinds import CPU, CUDA, KINDS, accelerators
 from distributed_pose.errors import ConfigError
 from distributed_pose.records import Simulation
 
@@ -106,7 +106,7 @@ def select(config: RunConfig) -> Selection:
         devices=config.devices,
         auto_kinds=tuple(kind for kind in accelerators() if _is_automatic(kinds[kind], kind)),
         cpus=config.cpu.cpus,
-        workers_per_device={"cuda": config.cuda.workers_per_device},
+        workers_per_device={CUDA: config.cuda.workers_per_device},
         soc=config.npu.soc or "",
         profile=config.profile,
         gather=config.gather,
@@ -131,6 +131,17 @@ def check_computes(selection: Selection) -> None:
         )
 
 
+def foreign_code(config: RunConfig) -> str:
+    """Returns the other distributions whose backends or kinds a run can use; empty for none.
+
+    Each is preceded by a comma, as in `, tvm-pose 1.2`.
+    """
+    found = {
+        owner for kind in KINDS for owner in owners(candidates(config.on(kind).backend, kind), kind)
+    }
+    return "".join(f", {name} {version}" for name, version in sorted(found))
+
+
 def _kind_selection(config: RunConfig, kind: str) -> KindSelection:
     settings = config.on(kind)
     size = settings.batch_size
@@ -147,9 +158,9 @@ def _used_kinds(config: RunConfig) -> Iterator[str]:
     if config.devices != ("auto",):
         yield from sorted({request.partition(":")[0] for request in config.devices})
     elif config.backend == "auto":
-        yield "cpu"
+        yield CPU
     else:
-        yield next(kind for kind in KINDS if _runs_on(config.backend, kind))
+        yield next((kind for kind in KINDS if _runs_on(config.backend, kind)), CPU)
 
 
 def _source(backends: list[str]) -> Source:
@@ -198,4 +209,4 @@ def _is_automatic(settings: KindSelection, kind: str) -> bool:
 
 
 def _runs_on(backend: str, kind: str) -> bool:
-    return backend == "auto" or any(kind in found.kinds for found in entries(backend))
+    return backend == "auto" or any(found.runs_on(kind) for found in entries(backend))
