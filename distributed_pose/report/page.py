@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from distributed_pose.errors import printable
-from distributed_pose.report.analysis import Analysis, GroupFigures
+from distributed_pose.report.analysis import Analysis, GroupFigures, ImageFigures
 from distributed_pose.report.charts import (
     device_chart,
     keypoint_chart,
@@ -153,8 +153,16 @@ def _accuracy_rows(run: StoredRun, analysis: Analysis | None) -> dict[str, Any]:
             for one in analysis.keypoints
         ],
         "groups": [_group_row(one) for one in (*analysis.sizes, *analysis.crowding)],
-        "worst": thumbnails([run], analysis.images[:_WORST]),
+        "worst": thumbnails([run], _distinct(analysis.images)[:_WORST]),
     }
+
+
+def _distinct(images: Sequence[ImageFigures]) -> list[ImageFigures]:
+    """Returns the first entry of each file, since `data.repeat` lists a file several times."""
+    first: dict[str, ImageFigures] = {}
+    for one in images:
+        first.setdefault(one.file_name, one)
+    return [*first.values()]
 
 
 def _group_row(group: GroupFigures) -> tuple[object, ...]:

@@ -247,6 +247,8 @@ def test_repeated_images_and_a_part_of_them_are_analysed(
     analysis = analysis_of(run, tmp_path / "run")
     assert analysis["ap"] == (report.ap or {})["AP"]
     assert sum(one["images"] for one in analysis["crowding"]) <= 10
+    captions = re.findall(r"<figcaption>(\S+\.jpg),", page_of(run, tmp_path / "run"))
+    assert 0 < len(captions) == len({*captions}) <= 5
 
 
 def test_a_page_of_damaged_ledger_files_has_the_others(run: Run, stored: Path) -> None:
