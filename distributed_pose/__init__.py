@@ -33,15 +33,15 @@ def evaluate(
     """Returns the report of an evaluation run.
 
     Args:
-        config: what to run; see `load_config` and `parse_config`.
+        config: configuration of the run, from `load_config` or `parse_config`.
         output: folder for `detections.json`, `report.json`, `config.yaml` and the ledger, from
-            which a run that was cut short is taken up again; a path, or a URI that pyarrow opens.
+            which an interrupted run is resumed; a path, or a URI that pyarrow opens.
             None writes nothing.
-        restart: whether to start anew in a folder that holds a run.
+        restart: whether to replace the run that the folder holds.
 
     Raises:
         PoseEvalError: if the run cannot be done. A run that is done but not complete, because
-            images failed, is no error: look at `report.complete`.
+            images failed, is not an error: check `report.complete`.
     """
     # Loads Ray and the rest, which importing this package must not.
     from distributed_pose.evaluation import evaluate as run

@@ -39,7 +39,7 @@ class PoseEvalError(Exception):
         shard: int | None = None,
         image_ids: Sequence[int] = (),
     ) -> None:
-        # What others say can quote URIs with their credentials.
+        # Messages of libraries can quote URIs with their credentials.
         message = redacted(message)
         super().__init__(message)
         self.message = message
@@ -94,12 +94,12 @@ def _rebuild(kind: type[PoseEvalError], fields: dict[str, Any]) -> PoseEvalError
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of what an exception of a library says, or else its type."""
+    """Returns the first line of an exception's message, or its type if it has none."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def last_line(error: BaseException) -> str:
-    """Returns the last line of what an exception of a library says, or else its type.
+    """Returns the last line of an exception's message, or its type if it has none.
 
     OpenVINO puts the places in its source first, and the reason last.
     """
@@ -113,8 +113,8 @@ def printable(text: str, keep: str = "") -> str:
     marks of writing direction included. The escapes are those of JSON.
 
     Args:
-        text: of any origin, halves of characters included.
-        keep: characters to leave as they are, such as line breaks.
+        text: text of any origin, which may have unpaired surrogates.
+        keep: characters to keep unchanged, such as line breaks.
     """
     if text.isprintable():
         return text

@@ -147,7 +147,7 @@ class Registry(Mapping[str, _T], Generic[_T]):
             if is_free and self._pattern.fullmatch(point.name):
                 points[point.name] = point
             else:
-                reason = "is no valid name" if is_free else "is taken already"
+                reason = "is not a valid name" if is_free else "is taken already"
                 _LOG.warning("entry point %s is left out: the name %s", _shown(point), reason)
         return points
 

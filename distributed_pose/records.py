@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from distributed_pose.locations import Location
 
-# Durations in nanoseconds by stage, one entry a measurement. They stay raw until the end of the
+# Durations in nanoseconds by stage, one entry per measurement. They stay raw until the end of the
 # run, because percentiles of merged runs cannot be had from percentiles of their parts.
 Durations = Mapping[str, tuple[int, ...]]
 
@@ -188,7 +188,7 @@ class Simulation:
         jitter: half the range of a batch's time, as a fraction of it.
         copy_in_s: seconds per image to copy its input to the device.
         copy_out_s: seconds per image to copy its maps from the device.
-        slots: number of batches that the device has under way at once.
+        slots: number of batches that the device has in flight at once.
         host: simulated cores of its node; None where the stages on the host are real.
     """
 
@@ -271,7 +271,7 @@ class DeviceReady:
         warmup_ns: nanoseconds to load and warm up.
         batch_ns: nanoseconds of the last warm-up batch.
         shard_size: number of images that are sent to the worker at once.
-        slots: number of batches that the device has under way at once; see `Backend`.
+        slots: number of batches that the device has in flight at once.
         host: name of the machine that its worker runs on.
         versions: name and version of the driver, runtime and libraries that the worker found.
         passed_over: one line per backend that `auto` prefers and the device could not take, with

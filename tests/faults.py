@@ -1,4 +1,4 @@
-"""Faults to inject into the actors of a run on Ray, and runs that should not care."""
+"""Faults to inject into the actors of a run on Ray, which must not change its results."""
 
 import json
 import math
@@ -26,10 +26,10 @@ from distributed_pose.errors import ExecutionError
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.records import DeviceReady, WorkerSpec
 
-# What an actor is there for: images to maps and report, maps to detections.
+# The work of an actor: images to maps and report, or maps to detections.
 Work = Callable[[Any], Any]
 
-# What it does instead, given a scene, its name, what it is to work on, and its work.
+# A fault in place of the work, given a scene, the actor's name, its input, and its work.
 Fault = Callable[["Scene", str, Any, Work], Any]
 
 
@@ -40,11 +40,11 @@ class Scene:
     folder: Path
 
     def once(self, name: str) -> bool:
-        """Returns True to the first who asks."""
+        """Returns True to the first caller, and False to all others."""
         return self.first(name, 1)
 
     def first(self, name: str, count: int) -> bool:
-        """Returns True to the first so many who ask."""
+        """Returns True to the first `count` callers, and False to all others."""
         for number in range(count):
             try:
                 (self.folder / f"{name}.{number}").touch(exist_ok=False)
@@ -54,15 +54,15 @@ class Scene:
         return False
 
     def count(self, name: str) -> int:
-        """Returns how many marks there are of a name."""
+        """Returns the number of marks with a name."""
         return len([*self.folder.glob(f"{name}.*")])
 
     def mark(self, name: str) -> None:
-        """Leaves one more mark of a name."""
+        """Leaves another mark with a name."""
         (self.folder / f"{name}.{time.monotonic_ns()}-{os.getpid()}").touch()
 
     def wait_for(self, name: str, count: int = 1, timeout_s: float = 60.0) -> None:
-        """Waits until there are so many marks of a name."""
+        """Waits until there are `count` marks with a name."""
         end = time.monotonic() + timeout_s
         while self.count(name) < count:
             assert time.monotonic() < end, f"no {name} in {timeout_s:.0f} s"
@@ -148,15 +148,15 @@ def kill_first(scene: Scene, _name: str, given: Any, work: Work) -> Any:
 _DYING = Lock()
 
 
-def tell_place(scene: Scene, name: str, given: Any, work: Work) -> Any:
-    """Tells which device of which node a process has and sees; one device's process dies once."""
+def record_place(scene: Scene, name: str, given: Any, work: Work) -> Any:
+    """Records the node and devices of a process; the process of one device dies once."""
     context = ray.get_runtime_context()
     ids = context.get_accelerator_ids()["NPU"]
     seen = os.environ.get("ASCEND_RT_VISIBLE_DEVICES")
     node = context.get_node_id()
     place = {"name": name, "node": node, "ids": ids, "seen": seen, "pid": os.getpid()}
     (scene.folder / f"place.{name}.{os.getpid()}").write_text(json.dumps(place))
-    # Until all have some of the work, and the one that dies has some of it again.
+    # Waits until all devices have had work, and the restarted one has had some again.
     scene.wait_for("place", scene.count("devices"))
     if name == "npu:1":
         with _DYING:
@@ -196,7 +196,7 @@ def late_once(scene: Scene, _name: str, given: Any, work: Work) -> Any:
     if scene.once("late"):
         scene.wait_for(mark, 2)
     elif scene.count(mark) == 2:
-        # Else the run could end before the late answer is there.
+        # Otherwise the run could end before the late answer arrives.
         scene.wait_for("answered-late")
     answer = work(given)
     if scene.count(mark) == 2:
@@ -240,20 +240,20 @@ def people_elsewhere(scene: Scene, _name: str, given: Any, work: Work) -> Any:
     reduction = work(given)
     if _ANSWERS and scene.once("again"):
         return replace(reduction, detections=_ANSWERS[-1].detections)
-    # Only what has people can be told from others.
+    # Only reductions with people can be distinguished from others.
     if detected_images(reduction.detections):
         _ANSWERS.append(reduction)
     return reduction
 
 
 def garbage_once(scene: Scene, _name: str, given: Any, work: Work) -> Any:
-    """Answers once with bytes that are no detections."""
+    """Answers once with bytes that are not detections."""
     reduction = work(given)
     return replace(reduction, detections=b"garbage") if scene.once("again") else reduction
 
 
 def other_type_once(scene: Scene, _name: str, given: Any, work: Work) -> Any:
-    """Answers once with something that is no answer at all."""
+    """Answers once with a value of another type than an answer."""
     return (None, b"garbage") if scene.once("again") else work(given)
 
 
@@ -268,7 +268,7 @@ def not_finite_once(scene: Scene, _name: str, given: Any, work: Work) -> Any:
 
 
 def fail_on_cpu_1(scene: Scene, name: str, given: Any, work: Work) -> Any:
-    """Answers nonsense on one device; the others wait until four processes of it have."""
+    """Fails on one device; the others wait until four of its processes have failed."""
     if name == "cpu:1":
         (scene.folder / f"nonsense.{os.getpid()}").touch()
         raise ExecutionError("the model's output has values that are not finite")
@@ -295,11 +295,11 @@ def fail_after_six(scene: Scene, _name: str, given: Any, work: Work) -> Any:
     raise RuntimeError("the card fell off the bus")
 
 
-def stop_where_told(scene: Scene, _name: str, given: Any, work: Work) -> Any:
+def stop_where_marked(scene: Scene, _name: str, given: Any, work: Work) -> Any:
     """Stops working on the node of a mark after three batches, until which the others wait."""
-    # Names of devices do not tell their nodes, which are in the order of random identifiers.
-    is_told = scene.count(f"leaving-{ray.get_runtime_context().get_node_id()}")
-    if not is_told:
+    # Nodes are in the order of random identifiers, so a device's name does not determine its node.
+    is_marked = scene.count(f"leaving-{ray.get_runtime_context().get_node_id()}")
+    if not is_marked:
         scene.wait_for("stopped")
     elif not scene.first("served", 3):
         scene.mark("stopped")
@@ -308,10 +308,10 @@ def stop_where_told(scene: Scene, _name: str, given: Any, work: Work) -> Any:
 
 
 def serve(scene: Scene, _name: str, given: Any, work: Work) -> Any:
-    """Works as it should, no faster than `killer` kills, and offers its process to it."""
+    """Works no faster than `killer` kills processes, and offers it its own process."""
     mark = scene.folder / f"batch.{_image_ids(given)[0]}"
     end = time.monotonic() + _PATIENCE_S
-    # What is tried again does not wait, or it would be the target of most kills.
+    # A repeated batch does not wait, because it would be the target of most kills.
     if not mark.exists():
         mark.touch()
         while scene.count("kill") < _kills_due(scene) and time.monotonic() < end:
@@ -341,7 +341,7 @@ def _image_ids(images: pa.RecordBatch) -> list[int]:
 
 @contextmanager
 def killer(scene: Scene, seed: int) -> Iterator[None]:
-    """Kills processes that have served, at random, as long as it is entered."""
+    """Kills random processes that have worked, as long as the context is entered."""
     stop = Event()
     thread = Thread(target=_kill, args=(scene, random.Random(seed), stop))
     thread.start()

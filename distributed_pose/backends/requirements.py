@@ -54,7 +54,8 @@ _ACL = Module(
 _CHIP_NAME = Lack(
     "the name of the chip",
     "",
-    "set npu.soc=310P3 (see `npu-smi info`), or start the node with `ray start --labels soc=310P3`",
+    "set npu.soc=310P3 (check `npu-smi info`), or start the node with "
+    "`ray start --labels soc=310P3`",
 )
 
 # The loader's message about a missing library that another library needs.

@@ -26,7 +26,7 @@ class BackendSpec:
         bound_to: `chip` or `device` if an artifact runs only on one chip, or only on one model of
             device; empty if it is portable.
         target: name of the backend in `compile --for`, where the chip's name follows if artifacts
-            are bound to one; empty if the backend is not offered there.
+            are bound to one; empty if the backend is not a target.
         variants: further names of the backend after a colon, which its factory distinguishes.
         runs_model: whether the backend loads the user's model.
         replays: whether the backend answers from recorded maps. A backend that neither runs the

@@ -1,6 +1,6 @@
 """Measures the processor time per image of each stage on the host, on one core.
 
-Poses are checked before any time is reported: the plain decoder must find the same poses in the
+Poses are checked before any time is reported: the reference decoder must find the same poses in the
 same maps.
 """
 
@@ -58,8 +58,8 @@ class HostReport:
         stages: cost of each stage, by name.
         decode: cost of peaks, limbs and assembly together.
         host: cost of all stages together.
-        plain_decode: cost of the plain decoder on the same maps.
-        speedup: time of the plain decoder divided by that of the decoder, median over the images.
+        plain_decode: cost of the reference decoder on the same maps.
+        speedup: time of the reference decoder divided by that of the decoder, median over images.
     """
 
     processor: str
@@ -134,8 +134,10 @@ class _HostBench:
         self._images = images
         self._decoder = Decoder(thread_time_ns)
         self._decoder.warm_up()
-        # The plain decoder is not part of any run, so it is imported by name.
-        self._plain_decode = importlib.import_module("distributed_pose.pose.reference").plain_decode
+        # The reference decoder is not part of any run, so it is imported by name.
+        self._reference = importlib.import_module(
+            "distributed_pose.pose.reference"
+        ).reference_decode
         self._costs_ns: dict[str, list[float]] = {stage: [] for stage in (*STAGES, "plain")}
         self._is_half = config.maps_dtype == "f16"
 
@@ -167,12 +169,12 @@ class _HostBench:
             maps.geometries[0],
         )
         start = thread_time_ns()
-        expected = self._plain_decode(*arguments)
+        expected = self._reference(*arguments)
         self._costs_ns["plain"].append(thread_time_ns() - start)
         found = self._decoder.decode(*arguments)
         if not np.array_equal(found.keypoints_P51, expected.keypoints_P51):
             raise ExecutionError(
-                "the decoder's poses are not the plain decoder's", image_ids=(image.image_id,)
+                "the decoder's poses are not the reference decoder's", image_ids=(image.image_id,)
             )
         return len(found.scores_P)
 
@@ -200,13 +202,13 @@ class _HostBench:
         return HostReport(
             processor=cpu_name(),
             profile=self._profile.name,
-            num_images=len(costs["plain"]),
+            num_images=len(costs["reference"]),
             poses=poses,
             stages={stage: _cost(costs[stage]) for stage in STAGES},
             decode=_cost(decode),
             host=_cost(host),
-            plain_decode=_cost(costs["plain"]),
-            speedup=float(np.median(costs["plain"] / decode)),
+            plain_decode=_cost(costs["reference"]),
+            speedup=float(np.median(costs["reference"] / decode)),
         )
 
 

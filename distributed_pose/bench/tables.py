@@ -16,7 +16,7 @@ from distributed_pose.bench.worst_case import WorstCaseReport
 
 def host_table(report: HostReport) -> Table:
     """Returns a table of the cost of each stage, their sum, and both decoders."""
-    table = Table(title="Processor time an image, one core, microseconds", box=box.SIMPLE_HEAD)
+    table = Table(title="Processor time per image on one core, microseconds", box=box.SIMPLE_HEAD)
     table.add_column("stage")
     table.add_column("median", justify="right")
     table.add_column("p90", justify="right")
@@ -26,11 +26,11 @@ def host_table(report: HostReport) -> Table:
     _add(table, "whole host share", report.host)
     table.add_section()
     _add(table, "decode: peaks + limbs + assemble", report.decode)
-    _add(table, "plain decoder, same maps", report.plain_decode)
-    table.add_row("plain decoder / decode", f"{report.speedup:,.0f}", "")
+    _add(table, "reference decoder, same maps", report.plain_decode)
+    table.add_row("reference decoder / decode", f"{report.speedup:,.0f}", "")
     table.caption = (
         f"{report.processor} · profile {report.profile} · {report.num_images} images, "
-        f"{report.poses} poses, all equal to the plain decoder's"
+        f"{report.poses} poses, all equal to the reference decoder's"
     )
     return table
 
@@ -59,7 +59,7 @@ def pipeline_table(report: PipelineReport) -> Table:
     table = Table(title="Whole run and bare model, same cores", box=box.SIMPLE_HEAD)
     table.add_column("")
     table.add_column("images/s", justify="right")
-    table.add_column("ms an image", justify="right")
+    table.add_column("ms per image", justify="right")
     pairs = zip(report.bare_images_per_s, report.whole_images_per_s, strict=True)
     for bare, whole in pairs:
         table.add_row("bare model, compute only", f"{bare:.2f}", f"{1e3 / bare:.1f}")
@@ -155,7 +155,7 @@ def scale_table(report: ScaleReport) -> Table:
 
 def scale_costs_table(report: ScaleReport) -> Table:
     """Returns a table of the host's costs per image, with a column for each number of devices."""
-    table = Table(title="Host, microseconds an image", box=box.SIMPLE_HEAD)
+    table = Table(title="Host, microseconds per image", box=box.SIMPLE_HEAD)
     table.add_column("devices")
     for point in report.points:
         table.add_column(str(point.devices), justify="right")
@@ -169,7 +169,7 @@ def scale_costs_table(report: ScaleReport) -> Table:
             table.add_row(f"elapsed, {stage}", *costs)
     table.add_section()
     stored = (f"{point.object_store_bytes / 1e3:,.0f}" for point in report.points)
-    table.add_row("object store, kB an image", *stored)
+    table.add_row("object store, kB per image", *stored)
     return table
 
 

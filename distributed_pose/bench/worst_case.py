@@ -98,7 +98,7 @@ def bench_worst_case(repeat: int, on_progress: Callable[[int, int], None]) -> Wo
         measured.append(_measure(decoder, scene, repeat))
         on_progress(len(scenes), len(measured))
     memory_bytes = peak_rss_bytes() - before_bytes
-    # The plain decoder's maps of the whole image would count as memory of the decoder.
+    # The reference decoder's maps of the whole image would count as memory of the decoder.
     cases = [_case(scene, *found) for scene, found in zip(scenes, measured, strict=True)]
     return WorstCaseReport(cpu_name(), tuple(cases), memory_bytes)
 

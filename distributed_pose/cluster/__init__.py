@@ -1,1 +1,1 @@
-"""Workers, reducers and the engines that run them."""
+"""The engine on Ray, and the only room that imports Ray."""

@@ -33,7 +33,7 @@ Create = Callable[[], tuple[Any, Any]]
 
 @dataclass(frozen=True)
 class DeviceAssignment:
-    """The device that Ray gave a worker's process, and what can run there.
+    """The device that Ray gave a worker's process, and the backends that can run on it.
 
     Attributes:
         device_id: id of the device that Ray gave the process; empty for CPUs.
@@ -94,7 +94,7 @@ class _WorkerActor(ActorProcess):
         return ready
 
     def direct(self, gather: str) -> None:
-        """Sets what the worker answers with: `maps` or `poses`."""
+        """Sets whether the worker returns `maps` or `poses`."""
         worker = cast("Worker", self._worker)
         self._answer: Callable[[pa.RecordBatch], tuple[Any, WorkerReport]] = worker.infer
         if gather == "poses":
@@ -174,7 +174,7 @@ def create_reducer(host: SimulatedHost | None = None) -> tuple[Any, Any]:
     Returns the actor's handle, and a reference to a `ReducerReady`.
 
     Args:
-        host: simulated cores that group the maps; None where real ones do.
+        host: simulated cores that group the maps; None where real cores do.
     """
     # Reducers are spread over the nodes, because they take the processors that are idle there.
     options = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}

@@ -163,7 +163,7 @@ def _checked(named: str) -> str:
         )
     host, _, port = named.rpartition(":")
     if not host or not port.isdecimal():
-        raise SetupError(f"{_ADDRESS}={named} is no address", "name the head as HOST:6379")
+        raise SetupError(f"{_ADDRESS}={named} is not an address", "name the head as HOST:6379")
     return named
 
 
@@ -189,7 +189,7 @@ def _call(target: str, token: str) -> tuple[str, str]:
 def _unreachable(address: ClusterAddress, details: str) -> SetupError:
     if "HTTP" in details:
         return SetupError(
-            f"what answers at {address} is no head of a Ray cluster, but perhaps its dashboard",
+            f"the server at {address} is not the head of a Ray cluster, but perhaps its dashboard",
             "name the head's own port, which is 6379 unless it was chosen",
         )
     reason = details.rpartition("last error: ")[2] or f"no answer within {_TIMEOUT_S:.0f} s"

@@ -101,7 +101,7 @@ def _timeout_s(deadlines: Iterable[float]) -> float:
 
 
 class RayAnswers:
-    """Awaits and fetches the answers of Ray actors, as many at once as are there."""
+    """Awaits and fetches the answers of Ray actors, all available ones at once."""
 
     def wait(self, references: Sequence[Any], deadline_at: float | None) -> Sequence[Any]:
         """Returns all references that are done once one is; none if none is done in time."""
@@ -129,7 +129,7 @@ def memory_kill(text: str) -> str:
     node, process = _NODE_MEMORY.search(text), _PROCESS_MEMORY.search(text)
     figures = [f"its node used {node[1]} of {node[2]}"] if node else []
     figures += [f"the process {process[1]}"] if process else []
-    return f"Ray ended its process for want of memory{': ' if figures else ''}{', '.join(figures)}"
+    return f"Ray ended its process for lack of memory{': ' if figures else ''}{', '.join(figures)}"
 
 
 def _cause_of_death(error: RayActorError) -> str:
@@ -138,5 +138,5 @@ def _cause_of_death(error: RayActorError) -> str:
     # All other messages begin with the cause.
     cause = lines[-1 if "creation task" in lines[0] else 0]
     if "connection error code" in lines[-1]:
-        cause += " The system may have ended it for want of memory: see `dmesg` on its node."
+        cause += " The system may have ended it for lack of memory: check `dmesg` on its node."
     return redacted(cause)

@@ -21,8 +21,8 @@ class Reservation:
     """The bytes of one shard in flight.
 
     Attributes:
-        promised: bytes that the shard and its maps can take.
-        there: bytes that they take so far.
+        reserved_bytes: bytes that the shard and its maps can take.
+        used_bytes: bytes that they take so far.
     """
 
     reserved_bytes: int
@@ -46,7 +46,7 @@ class InFlightBudget:
         self._gathers_maps = config.gather == "maps"
         self._itemsize = np.dtype(FLOATS[config.maps_dtype]).itemsize
         self._room = int(room_bytes * _SHARE) if room_bytes else 0
-        self._promised = self._there = self.peak_bytes = self.total_bytes = 0
+        self._reserved = self._used = self.peak_bytes = self.total_bytes = 0
         height, width = self._profile.nominal_input
         needed = shard_size * self._maps_bytes(height, width)
         if self._room and needed > self._room:
@@ -58,14 +58,14 @@ class InFlightBudget:
 
     def has_room(self, shard: Shard) -> bool:
         """Returns whether a shard may be sent; a single shard in flight always may."""
-        return not (self._promised and self._room) or (
-            self._promised + self._bytes(shard) <= self._room
+        return not (self._reserved and self._room) or (
+            self._reserved + self._bytes(shard) <= self._room
         )
 
     def reserve(self, shard: Shard) -> Reservation:
         """Reserves the bytes of a shard that is sent to a worker."""
         load = Reservation(self._bytes(shard), shard.image_bytes)
-        self._promised += load.reserved_bytes
+        self._reserved += load.reserved_bytes
         self._add(load.used_bytes)
         return load
 
@@ -76,13 +76,13 @@ class InFlightBudget:
 
     def release(self, load: Reservation) -> None:
         """Releases the bytes of a shard that is no longer in flight."""
-        self._promised -= load.reserved_bytes
+        self._reserved -= load.reserved_bytes
         self._add(-load.used_bytes)
 
     def _add(self, number: int) -> None:
-        self._there += number
+        self._used += number
         self.total_bytes += max(0, number)
-        self.peak_bytes = max(self.peak_bytes, self._there)
+        self.peak_bytes = max(self.peak_bytes, self._used)
 
     def _bytes(self, shard: Shard) -> int:
         if not self._gathers_maps:

@@ -134,7 +134,7 @@ class Actor:
     @property
     def node_address(self) -> str:
         """Address of the node that the actor must run on, for messages."""
-        return self.plan.node if self.plan else "of its own choice"
+        return self.plan.node if self.plan else "chosen by Ray"
 
     def has_room(self, in_flight: int) -> bool:
         """Returns whether the actor can take another call.
@@ -174,7 +174,7 @@ class Actor:
         """Returns the state of the actor as the driver knows it, for messages."""
         now = monotonic()
         if self.health.is_excluded:
-            return "is taken out"
+            return "is excluded"
         if self.starting:
             return f"has been starting for {now - self._since:.0f} s"
         if self.calls:

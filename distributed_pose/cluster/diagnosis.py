@@ -1,4 +1,4 @@
-"""Describes what a process is doing, for the message of a run that makes no progress."""
+"""Describes the activity of a process, for the message of a run that makes no progress."""
 
 import sys
 import threading
@@ -21,4 +21,4 @@ def describe_threads() -> str:
         if innermost and ident != threading.get_ident():
             module = Path(innermost.f_code.co_filename).relative_to(_PACKAGE).with_suffix("")
             found.append(f"{'.'.join(module.parts)}.{innermost.f_code.co_name}")
-    return ", ".join(sorted(set(found))) or "nothing of its own"
+    return ", ".join(sorted(set(found))) or "no function of this package"

@@ -24,7 +24,7 @@ from distributed_pose.config.schema import RunConfig
 from distributed_pose.config.selection import Selection
 from distributed_pose.devices.planning import plan_devices
 from distributed_pose.engine.base import starting
-from distributed_pose.engine.choice import Choice, Site, tell
+from distributed_pose.engine.choice import Choice, Site, warn_passed_over
 from distributed_pose.engine.deployment import Deployment, chip_of, usable_here
 from distributed_pose.engine.health import Health
 from distributed_pose.engine.trials import Sweep
@@ -131,7 +131,7 @@ class ActorPool:
                 failed = self._deployments[str(error.device)]
                 choice.rule_out(error, failed)
                 self._relaunch(failed.spec.plan.kind, selection)
-        tell(self._deployments.values())
+        warn_passed_over(self._deployments.values())
         return ready
 
     def direct(self, flow: DataFlow) -> None:
@@ -310,7 +310,7 @@ class ActorPool:
             if actor.starting and actor.is_overdue():
                 raise SetupError(
                     f"not ready within {actor.start_deadline_s:.0f} s",
-                    "see `ray status` and the logs of its node",
+                    "check `ray status` and the logs of its node",
                     device=actor.name,
                 )
             if actor.health.is_excluded:
@@ -388,5 +388,5 @@ def _check_reservation(actor: Actor) -> None:
         return
     if lacking := shortage(actor.plan, reservation(actor.plan)):
         raise SetupError(
-            lacking, "wait for it, end it, or choose others by devices", device=actor.name
+            lacking, "wait for that job, end it, or choose other devices", device=actor.name
         )

@@ -23,12 +23,12 @@ from distributed_pose.data.shards import Shard
 from distributed_pose.engine.dispatch import IN_FLIGHT
 from distributed_pose.engine.health import none_left
 from distributed_pose.engine.results import failed_result, shard_result, with_failures
-from distributed_pose.engine.settling import out_of_line, settle
+from distributed_pose.engine.settling import device_to_exclude, settle
 from distributed_pose.engine.task_queue import Task, TaskQueue
 from distributed_pose.errors import ExecutionError
 from distributed_pose.records import ShardResult
 
-# Known faults are handled long before this limit; it catches those that nobody has foreseen.
+# Known faults are handled long before this limit, which is for all others.
 _STALL_FACTOR = 10
 
 _QUESTION_TIMEOUT_S = 2.0
@@ -85,7 +85,7 @@ class DispatchLoop:
         self._progress_at = monotonic()
 
     def results(self) -> Iterator[list[ShardResult]]:
-        """Yields the results in the order in which they come, all that are there at once.
+        """Yields the results as they come; each wait takes all that are available.
 
         Raises:
             ExecutionError: if no device is left, or the run makes no progress.
@@ -93,7 +93,7 @@ class DispatchLoop:
         while not self._pool.is_stopped:
             self._reduce()
             self._dispatch()
-            if not self._calls and not self._waiting and not self._queue.is_left():
+            if not self._calls and not self._waiting and not self._queue.has_pending():
                 return
             self._check_progress()
             if results := [*self._next_events()]:
@@ -136,7 +136,7 @@ class DispatchLoop:
         report = with_failures(call.task.shard, report, reduction)
         settled = settle(self._queue, call.task, call.device, report, self._health)
         yield shard_result(call.device, call.task.shard, settled, reduction)
-        yield from self._exclude(out_of_line(call.task, self._health))
+        yield from self._exclude(device_to_exclude(call.task, self._health))
 
     def _finish_failed(self, call: Call, failure: CallFailure) -> Iterator[ShardResult]:
         if failure.is_lost_input:
@@ -197,10 +197,10 @@ class DispatchLoop:
                 yield from self._fail(call, reason)
             else:
                 self._budget.release(call.load)
-                self._queue.put_back(call.task)
+                self._queue.requeue(call.task)
 
     def _look_at_all(self) -> None:
-        """Takes account of a fault: of who is left, and for whom there may be tasks now."""
+        """Updates the usable devices after a fault, and offers tasks to all actors again."""
         self._usable = [name for name, one in self._health.items() if not one.is_excluded]
         self._free.offer_rejected()
         self._check_at = 0.0
@@ -214,7 +214,7 @@ class DispatchLoop:
             if not call.is_late:
                 call.is_late = True
                 self._deadlines.add(call)
-                self._queue.put_back(call.task)
+                self._queue.requeue(call.task)
         # All actors are asked at once, since the driver does nothing else until the time to answer
         # has passed.
         doing = ask([call.actor for call in hanging], "doing", _QUESTION_TIMEOUT_S)

@@ -36,7 +36,7 @@ def match_device(
         for worker in workers
         if worker.plan and (worker.plan.kind, worker.node_id) == (plan.kind, plan.node_id)
     ]
-    there = [
+    available = [
         device.device_id
         for node in nodes
         if node.node_id == plan.node_id
@@ -49,12 +49,12 @@ def match_device(
         # Workers that share a device are interchangeable.
         return actor if actor in waiting else next(iter(waiting), None)
     # The run uses all devices of the node, so the numbers that the node gives them do not matter.
-    if len({peer.plan.device_id for peer in peers if peer.plan}) == len(there):
+    if len({peer.plan.device_id for peer in peers if peer.plan}) == len(available):
         return actor
-    if place.device_id in there:
+    if place.device_id in available:
         return None
     raise SetupError(
-        f"the node has devices {plan.kind} by other numbers, such as {place.device_id}",
+        f"the node numbers its {plan.kind} devices otherwise, for example {place.device_id}",
         f"choose all of them, devices={plan.kind}:*",
         device=actor.name,
     )

@@ -1,4 +1,4 @@
-"""What the dispatch loop needs of Ray: answers of actors, and the actors of a run."""
+"""The protocols by which the dispatch loop uses Ray: the actors of a run and their answers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ class Answers(Protocol):
 
 
 class Pool(Protocol):
-    """The actors of a run; see `ActorPool`."""
+    """The actors of a run, which `ActorPool` implements."""
 
     is_stopped: bool
 

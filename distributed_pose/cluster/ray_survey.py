@@ -73,7 +73,7 @@ def _answer(call: Any, plans: Sequence[DevicePlan], *, is_there: bool) -> NodeSu
     """
     answer = fetch(call) if is_there else CallFailure(f"no answer within {_TIMEOUT_S:.0f} s")
     if isinstance(answer, CallFailure):
-        lack = Lack("an answer of its processes", answer.reason, "see the logs of its Ray")
+        lack = Lack("an answer of its processes", answer.reason, "check the logs of its Ray")
     elif different := difference(answer[0]):
         lack = Lack("the driver's version", different, "install the same version on all nodes")
     else:

@@ -1,4 +1,4 @@
-"""Reads what a node of the cluster has free, and which jobs have reserved the rest."""
+"""Reads the free resources of a node of the cluster, and the jobs that hold the others."""
 
 import re
 from collections import Counter
@@ -36,7 +36,7 @@ def shortage(plan: DevicePlan, reserved: Mapping[str, float]) -> str:
     try:
         free = _left_by_others(plan.node_id)
         holders = _holders(plan.node_id)
-    except Exception:  # noqa: BLE001 - a private call of Ray's, of which nothing is promised
+    except Exception:  # noqa: BLE001 - a private call of Ray, which may change
         return ""
     lacking = [
         f"{free.get(name, 0.0):g} of the {amount:g} {name} that it needs"
@@ -52,8 +52,8 @@ def _left_by_others(node_id: str) -> Mapping[str, float]:
     """Returns the resources of a node that actors of other jobs do not hold."""
     mine = ray.get_runtime_context().get_job_id()
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    (there,) = (node["Resources"] for node in nodes if node["NodeID"] == node_id)
-    left = Counter[str](there)
+    (resources,) = (node["Resources"] for node in nodes if node["NodeID"] == node_id)
+    left = Counter[str](resources)
     accessor = state.state._connect_and_get_accessor()  # noqa: SLF001
     for content in accessor.get_actor_table(None, "ALIVE"):
         actor = ActorTableData.FromString(content)
@@ -84,7 +84,7 @@ def _holder(actor: Mapping[str, Any], mine: str, commands: Mapping[str, str]) ->
         return "the entrypoint of a submitted job, by --entrypoint-num-cpus or the like"
     if actor["JobID"] == mine:
         return ""
-    command = " ".join(commands.get(actor["JobID"], "").split()) or "of unknown command"
+    command = " ".join(commands.get(actor["JobID"], "").split()) or "of an unknown command"
     # The end of a command names the program; its beginning is the path of an interpreter.
     shown = command if len(command) <= _MAX_COMMAND else f"...{command[-_MAX_COMMAND:]}"
     return f"job {actor['JobID']} {shown}"

@@ -1,1 +1,1 @@
-"""What a run is: its keys, and how they are read."""
+"""The configuration of a run: its keys, and how they are read."""

@@ -72,7 +72,7 @@ def _limits(field: Mapping[str, Any]) -> str:
             ("maximum", "to"),
             ("exclusiveMaximum", "below"),
         )
-        # The largest 32-bit integer bounds memory, and is no limit that a user meets.
+        # The largest 32-bit integer bounds memory, and is not a limit that a user meets.
         if key in field and field[key] != 2**31 - 1
     ]
     return "".join(f" {limit}" for limit in limits)

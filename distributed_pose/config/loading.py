@@ -105,7 +105,7 @@ def _text_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
         nested = field.annotation
         if isinstance(nested, type) and issubclass(nested, BaseModel):
             yield from _text_keys(nested, f"{prefix}{name}.")
-        # Of a path or name or nothing; literals are no classes, and numbers no text.
+        # Paths, names and None. A literal's values are not classes, and a number is not text.
         elif all(
             isinstance(kind, type) and not issubclass(kind, int | float | tuple)
             for kind in map(_without_checks, get_args(nested) or (nested,))

@@ -62,7 +62,7 @@ def check_devices(devices: tuple[str, ...]) -> tuple[str, ...]:
     for device in devices:
         if not _DEVICE.fullmatch(device):
             raise ValueError(
-                f"'{device}' is no device: use 'auto', 'cpu' or 'cpu:N' (N workers), "
+                f"'{device}' is not a device: use 'auto', 'cpu' or 'cpu:N' (N workers), "
                 f"{_of_each('*')} (all of a kind), {_of_each('N')} (the one of that number)"
             )
     return devices

@@ -1,4 +1,4 @@
-"""What a run is: frozen, validated, read from YAML and `--set dotted.key=value`.
+"""The configuration of a run: frozen, validated, read from YAML and `--set dotted.key=value`.
 
 Relative paths are relative to the working directory of the command.
 """
@@ -172,7 +172,7 @@ class ModelConfig(_Section):
 
 
 class KindConfig(_Section):
-    """Settings of one kind of device, which win over those of the whole run."""
+    """Settings of one kind of device, which take precedence over those of the whole run."""
 
     backend: BackendName | None = None
     """Backend of the devices of this kind, where it differs from `backend`."""
@@ -265,7 +265,7 @@ class SimulatedConfig(_Section):
     """Milliseconds per image that copying the outputs from a simulated device takes."""
 
     slots: Annotated[int, Field(strict=True, ge=1, le=4)] = 2
-    """Number of batches that a simulated device has under way at once. With 2 or more it copies one
+    """Number of batches that a simulated device has in flight at once. With 2 or more it copies one
     batch while it executes another."""
 
     host: SimulatedHostConfig = SimulatedHostConfig()
@@ -369,7 +369,7 @@ class RunConfig(_RegisteredKinds):
         return section
 
     def on(self, kind: str) -> "KindSettings":
-        """Returns what holds on devices of a kind."""
+        """Returns the settings that apply to devices of a kind."""
         own = self.section(kind)
         return KindSettings(
             own.backend or self.backend,
@@ -379,7 +379,7 @@ class RunConfig(_RegisteredKinds):
 
 
 class KindSettings(NamedTuple):
-    """What holds on devices of a kind."""
+    """The settings that apply to devices of a kind."""
 
     backend: BackendName
     precision: Precision

@@ -135,7 +135,7 @@ def _listed(kind: str) -> list[str] | None:
 def npu_ids(value: str) -> list[str]:
     """Returns the ids that CANN reads from the value of its variable.
 
-    CANN reads up to the first character that is no digit or comma, and accepts only ids in
+    CANN reads up to the first character that is not a digit or comma, and accepts only ids in
     ascending order.
 
     Source: ASCEND_RT_VISIBLE_DEVICES in the reference of CANN's environment variables, 8.0 to 9.1.

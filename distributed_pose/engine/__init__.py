@@ -1,1 +1,1 @@
-"""Who does the work of a run, without Ray."""
+"""Workers, reducers and their scheduling, without Ray."""

@@ -63,7 +63,7 @@ class Choice:
         """Returns the deployment of each device, by device name.
 
         Devices of a kind take the same backend. If no backend can start on all of them, each device
-        takes its best one, and `tell` warns of it.
+        takes its best one, and `warn_passed_over` warns of it.
 
         Args:
             sites: devices with the readiness of their backends.
@@ -147,7 +147,7 @@ class Choice:
         ]
         return SetupError(
             f"no backend can run the model on {kind} devices: {'; '.join(reasons)}",
-            "see `distributed-pose doctor`; or choose other devices, such as devices=cpu",
+            "check `distributed-pose doctor`, or choose other devices, such as devices=cpu",
             device=device,
         )
 
@@ -168,7 +168,7 @@ class Choice:
                     break
 
 
-def tell(deployments: Iterable[Deployment]) -> None:
+def warn_passed_over(deployments: Iterable[Deployment]) -> None:
     """Warns of backends that were passed over, and of kinds whose devices differ in backend."""
     devices: dict[tuple[str, str], list[str]] = defaultdict(list)
     backends: dict[str, dict[str, str]] = defaultdict(dict)
@@ -185,8 +185,8 @@ def tell(deployments: Iterable[Deployment]) -> None:
         )
     for kind, found in backends.items():
         if len(found) > 1:
-            told = ", ".join(f"{backend} on {device}" for backend, device in found.items())
-            _LOG.warning("no backend can start on all %s devices: %s", kind, told)
+            chosen = ", ".join(f"{backend} on {device}" for backend, device in found.items())
+            _LOG.warning("no backend can start on all %s devices: %s", kind, chosen)
 
 
 def _place(plan: DevicePlan) -> str:

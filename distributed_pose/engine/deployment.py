@@ -53,16 +53,16 @@ def usable_here(selection: Selection, accelerators: Iterable[Accelerator]) -> tu
         accelerators: accelerators of this machine.
     """
     kinds = []
-    there = {device.kind for device in accelerators}
+    available = {device.kind for device in accelerators}
     for kind in selection.auto_kinds:
         settings = selection.kinds[kind]
-        is_open = kind in there and settings.backend not in BACKENDS
+        is_open = kind in available and settings.backend not in BACKENDS
         found = examine(settings.candidates) if is_open else ()
         if not found or any(not ready.lacks for ready in found):
             kinds.append(kind)
         elif selection.devices == ("auto",):
             _LOG.warning(
-                "%s devices are left out: %s; see `distributed-pose doctor`", kind, reasons(found)
+                "%s devices are left out: %s; check `distributed-pose doctor`", kind, reasons(found)
             )
     return tuple(kinds)
 

@@ -15,7 +15,7 @@ _DRIVER_READS = 200.0
 # Devices of this rate together lose nothing by it; faster ones are fed better without it.
 _MAPS_PER_S = 500.0
 
-# Seconds that a reducer takes for an image: the maps of crowds take more than those of few people.
+# Seconds that a reducer takes for an image; crowds take longer than few people.
 _REDUCE_S = 1.5e-3
 
 

@@ -12,7 +12,7 @@ from distributed_pose.records import Faults
 _MAX_STREAK = 4
 
 # This many refuted refusals of a device are reported one by one; the rest are only counted.
-_MAX_TOLD = 4
+_MAX_LISTED = 4
 
 # Durations scatter by a factor of two or three on shared machines.
 _FACTOR = 10
@@ -70,11 +70,11 @@ class Health:
         """
         self._num_refuted += 1
         self._excess += 1
-        if self._num_refuted <= _MAX_TOLD:
+        if self._num_refuted <= _MAX_LISTED:
             self.faults.append(f"{reason}, and at another try it was evaluated")
 
     @property
-    def is_out_of_line(self) -> bool:
+    def is_refusing(self) -> bool:
         """Whether the device fails with most of its images while other tries succeed."""
         return self._excess >= _MAX_STREAK
 
@@ -89,7 +89,7 @@ class Health:
     def deadline_s(self) -> float:
         """Time in seconds that the next call may take, computed from the median of the last calls.
 
-        The slowest call is no measure: if it waited for a device that hangs, the next hang could
+        The slowest call is not used: if it waited for a device that hangs, the next hang could
         last ten times as long, and so on.
         """
         typical_s = median_high(self._durations_s) if self._durations_s else 0.0

@@ -31,8 +31,8 @@ _Maps = npt.NDArray[np.floating[Any]]
 # A run lists its images at most a few thousand times under other ids.
 _KEPT_POSES = 20_000
 
-# Every eighth cell of each map and every second of the background tell the maps of different people
-# apart, and take a fiftieth of the time that all cells take.
+# Every eighth cell of each map and every second of the background distinguish the maps of different
+# people, and take a fiftieth of the time that all cells take.
 _STEP, _BACKGROUND_STEP = 8, 2
 
 
@@ -138,7 +138,7 @@ class SimulatedStages(HostStages):
     def decode(self, encoded: bytes, height: int, width: int) -> Decoded:
         del encoded
         self._cores.work(self._host.decode_s)
-        # Memory that nobody writes or reads takes no time.
+        # Memory that is not accessed takes no time.
         return Decoded(np.empty((height, width, 3), np.uint8))
 
     def preprocess(

@@ -13,7 +13,7 @@ from distributed_pose.config.selection import Selection
 from distributed_pose.data.shards import Shard
 from distributed_pose.devices.host import num_cpus, peak_rss_bytes
 from distributed_pose.engine.base import Workload, starting
-from distributed_pose.engine.choice import Choice, examine_here, tell
+from distributed_pose.engine.choice import Choice, examine_here, warn_passed_over
 from distributed_pose.engine.deployment import Deployment, local_devices, on_this_machine
 from distributed_pose.engine.flow import choose_flow
 from distributed_pose.engine.health import Health, collect_faults, none_left
@@ -27,7 +27,7 @@ from distributed_pose.engine.results import (
     shard_result,
     with_failures,
 )
-from distributed_pose.engine.settling import out_of_line, settle
+from distributed_pose.engine.settling import device_to_exclude, settle
 from distributed_pose.engine.task_queue import Task, TaskQueue
 from distributed_pose.engine.trials import Sweep
 from distributed_pose.engine.worker import Worker
@@ -101,7 +101,7 @@ class InlineEngine:
                 self._close()
                 self._devices.clear()
                 choice.rule_out(error, deployments[str(error.device)])
-        tell(deployments.values())
+        warn_passed_over(deployments.values())
         self._shard_sizes = {device.plan.name: device.shard_size for device in ready}
         self._reducer.warm_up()
         self._flow = choose_flow(self._config, ready, images, num_cpus())
@@ -151,7 +151,7 @@ class InlineEngine:
         # Tasks of several batches would not save any call here, so all have one.
         work = TaskQueue(iter(workload.shards), self._shard_sizes)
         turns = cycle(self._devices)
-        while work.is_left():
+        while work.has_pending():
             usable = [device.name for device in self._devices if not device.health.is_excluded]
             if not usable:
                 raise none_left("device", self._health())
@@ -174,9 +174,9 @@ class InlineEngine:
             grouped = with_failures(task.shard, report, reduction)
             settled = settle(work, task, device.name, grouped, self._health())
             yield shard_result(device.name, task.shard, settled, reduction)
-            self._take_out(work, out_of_line(task, self._health()))
+            self._exclude(work, device_to_exclude(task, self._health()))
 
-    def _take_out(self, work: TaskQueue, name: str) -> None:
+    def _exclude(self, work: TaskQueue, name: str) -> None:
         """Excludes the named device, which cannot read images that others can; none if empty."""
         if name:
             health = self._health()[name]

@@ -33,7 +33,7 @@ def versions(backend: str, kind: str) -> dict[str, str]:
         "opencv": cv2.__version__,
         **installed_versions((*_ALWAYS, *spec.distributions)),
     }
-    # The libraries themselves are asked where packages of the system can provide them.
+    # Packages of the system can provide these libraries, so their own version is read.
     for location in filter(None, (KINDS[kind].versions, spec.versions)):
         found |= load(location)()
     return found | dict(owners((backend,), kind))
@@ -47,8 +47,8 @@ def differences(devices: Sequence[DeviceReady]) -> Iterator[str]:
             devices_by_version[name][value].append(_where(device))
     for name, found in sorted(devices_by_version.items()):
         if len(found) > 1:
-            told = ", ".join(f"{value} on {where[0]}" for value, where in sorted(found.items()))
-            yield f"{name} is not the same on all nodes: {told}"
+            where = ", ".join(f"{value} on {names[0]}" for value, names in sorted(found.items()))
+            yield f"{name} is not the same on all nodes: {where}"
 
 
 def _where(device: DeviceReady) -> str:

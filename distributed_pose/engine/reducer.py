@@ -32,7 +32,7 @@ class Reduction:
         detections: serialised Arrow record batch, schema `data.shards.DETECTIONS`.
         durations: nanoseconds per grouped image in the stages `peaks`, `limbs` and `assemble`.
         unpack_ns: nanoseconds to read the Arrow batches.
-        failures: reason by id of each image whose heatmaps are no pose heatmaps.
+        failures: reason by id of each image whose heatmaps are not pose heatmaps.
     """
 
     image_ids: tuple[int, ...]

@@ -38,7 +38,7 @@ def settle(
     return replace(report, failures=failures) if report.failures else report
 
 
-def out_of_line(task: Task, devices: Mapping[str, Health]) -> str:
+def device_to_exclude(task: Task, devices: Mapping[str, Health]) -> str:
     """Returns the name of a device to exclude because it refuses what others can read, or `""`.
 
     The last usable device is never excluded.
@@ -49,7 +49,7 @@ def out_of_line(task: Task, devices: Mapping[str, Health]) -> str:
     found = [
         refusal.device
         for refusal in task.refusals
-        if refusal.device in usable and devices[refusal.device].is_out_of_line
+        if refusal.device in usable and devices[refusal.device].is_refusing
     ]
     return found[0] if found and len(usable) > 1 else ""
 

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from distributed_pose.config.selection import Selection
 from distributed_pose.engine.base import starting
-from distributed_pose.engine.choice import Choice, examine_here, tell
+from distributed_pose.engine.choice import Choice, examine_here, warn_passed_over
 from distributed_pose.engine.deployment import Deployment
 from distributed_pose.errors import BackendError
 from distributed_pose.records import DevicePlan
@@ -38,5 +38,5 @@ def start_here(
         except BackendError as error:
             choice.rule_out(error, deployment)
         else:
-            tell([deployment])
+            warn_passed_over([deployment])
             return started

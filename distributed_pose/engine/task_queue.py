@@ -94,7 +94,7 @@ class TaskQueue:
         """Number that grows when there may be a task for a device for which there was none."""
         return self._num_changes
 
-    def is_left(self) -> bool:
+    def has_pending(self) -> bool:
         """Returns whether any task is pending."""
         self._drop_done()
         return bool(self._retries or self._peek(1))
@@ -138,7 +138,7 @@ class TaskQueue:
                 return task
         return None
 
-    def put_back(self, task: Task) -> None:
+    def requeue(self, task: Task) -> None:
         """Returns a task to the queue without counting a failure."""
         if not (task.is_done or task in self._retries):
             self._try_again(task)
@@ -157,7 +157,7 @@ class TaskQueue:
         task.is_suspect = True
         images = task.shard.images
         if len(task.failed_on) < _ATTEMPTS:
-            self.put_back(task)
+            self.requeue(task)
             return ()
         task.is_done = True
         if not images.num_rows:

@@ -1,4 +1,4 @@
-"""What a worker reports to the driver about a shard."""
+"""The report of a worker to the driver about a shard."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

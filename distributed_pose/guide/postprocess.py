@@ -68,7 +68,7 @@ def postprocess(
 
     Raises:
         SetupError: if a file is missing or damaged, or belongs to an unlisted image; names it.
-        ExecutionError: if the heatmaps of an image are no pose heatmaps; names it.
+        ExecutionError: if the heatmaps of an image are not pose heatmaps; names it.
     """
     index = load_index(labels, category=category)
     jobs = _jobs(pad_file, labels, index)

@@ -148,7 +148,7 @@ def _perf_source(perf: PerfFile, path: Path, facts: LogFacts) -> FigureSource:
 
 def _trtexec_source(log: TrtexecLog, path: Path, facts: LogFacts) -> FigureSource:
     batch = facts.batch or log.batch
-    notes = () if batch else ("the log does not state the batch size: 1 is assumed, see --batch",)
+    notes = () if batch else ("the log does not state the batch size: 1 is assumed (set --batch)",)
     known = LogFacts(
         facts.device or log.device, batch or 1, facts.precision or log.precision, facts.ap
     )

@@ -16,7 +16,7 @@ import numpy as np
 from distributed_pose.metrics.matches import Bools, Floats, Ints, Matches, match
 from distributed_pose.pose.skeleton import COCO_KEYPOINTS, NUM_COCO_KEYPOINTS
 
-# The kinds of a keypoint that a matched person has a label for; the first is no error.
+# The kinds of a keypoint that a matched person has a label for; the first is not an error.
 GOOD, JITTER, INVERSION, SWAP, MISSED = range(5)
 KEYPOINT_KINDS = ("good", "jitter", "inversion", "swap", "missed")
 UNLABELLED = -1

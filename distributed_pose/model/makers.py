@@ -120,7 +120,7 @@ def atc_spec(input_name: str, spec: CompileSpec) -> "AtcSpec":
     if not spec.target:
         raise ConfigError(
             "npu.soc is not set, and the node does not report its chip",
-            "set npu.soc=310P3 (see `npu-smi info`), or start the node with "
+            "set npu.soc=310P3 (check `npu-smi info`), or start the node with "
             "`ray start --labels soc=310P3`",
         )
     return AtcSpec(

@@ -68,7 +68,7 @@ def invalid(name: str, reason: str) -> SetupError:
 
 
 def image_inputs(model: ModelProto) -> list[ValueInfoProto]:
-    """Returns the inputs of a model that are no weights.
+    """Returns the inputs of a model that are not weights.
 
     Files of the oldest format list the weights as inputs, too.
     """

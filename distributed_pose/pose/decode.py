@@ -49,7 +49,7 @@ class Decoded(NamedTuple):
         counts_N: int64 [N], number of poses per image; 0 for one that failed.
         poses: the poses of all images, in the order of the images.
         durations_ns_N3: int64 [N, 3], time per image for peaks, limbs and assembly.
-        failures: reason by index of each image whose heatmaps are no pose heatmaps.
+        failures: reason by index of each image whose heatmaps are not pose heatmaps.
     """
 
     counts_N: npt.NDArray[np.int64]

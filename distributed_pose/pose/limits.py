@@ -14,7 +14,7 @@ MAX_CANDIDATES = 1000
 # Pairs of candidates that may be limbs, of all kinds in an image together.
 MAX_PAIRS = 1_000_000
 
-_NO_POSES = "the heatmaps are no pose heatmaps"
+_NO_POSES = "the heatmaps are not pose heatmaps"
 
 
 class NoPoseMapsError(ExecutionError):

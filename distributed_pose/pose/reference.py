@@ -1,6 +1,6 @@
-"""The plain decoder: dense maps and loops over them, as the reference implementation has it.
+"""The reference decoder: dense maps and loops over them, as in the reference implementation.
 
-It is what the compiled decoder must equal. Its own detections equal those of the reference files.
+The compiled decoder must equal it. Its own detections equal those of the reference files.
 
 Source: Cao et al., "Realtime Multi-Person 2D Pose Estimation using Part Affinity Fields",
 arXiv:1611.08050, with the thresholds and the order of steps of Lightweight OpenPose's validation.
@@ -81,7 +81,7 @@ class _Person:
     count: int = 2
 
 
-def plain_decode(heatmaps_KHW: Floats, pafs_PHW: Floats, geometry: Geometry) -> Poses:
+def reference_decode(heatmaps_KHW: Floats, pafs_PHW: Floats, geometry: Geometry) -> Poses:
     """Returns the poses in one image, in image pixels.
 
     Args:

@@ -54,7 +54,7 @@ def device_table(devices: Sequence[tuple[DevicePlan, KindSettings, str]]) -> Tab
             plan.node or "here",
             plan.device_id,
             str(plan.threads),
-            takes or "none, see `doctor`",
+            takes or "none, check `doctor`",
             settings.precision,
             str(settings.batch_size),
         )

@@ -1,1 +1,1 @@
-"""What one run reads, remembers and sums up."""
+"""The inputs, the ledger and the summary of one run."""

@@ -202,8 +202,8 @@ def load_model(path: Path, profile: str, refinement_stages: int = 1) -> ModelSou
         refinement_stages: number of refinement stages of a checkpoint's network.
 
     Raises:
-        ConfigError: if stages are configured for a model that is no checkpoint.
-        SetupError: if the file is no model, its input does not fit the profile, or it takes far
+        ConfigError: if stages are configured for a model that is not a checkpoint.
+        SetupError: if the file is not a model, its input does not fit the profile, or it takes far
             more memory than a pose network does.
     """
     source = load_source(path, refinement_stages)

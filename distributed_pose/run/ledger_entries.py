@@ -175,21 +175,21 @@ def read_entries(about: bytes, detections: pa.RecordBatch) -> list[LedgerEntry]:
         ValueError: if a field is missing or of a wrong type, a number is out of range, an image is
             listed twice in an entry, or a detection is in an image that its entry does not list.
     """
-    told = read_record(_About, about)
+    record = read_record(_About, about)
     _check_numbers(detections)
-    devices = [_device(one) for one in told.devices]
+    devices = [_device(one) for one in record.devices]
     entries, start = [], 0
-    for entry in told.entries:
+    for entry in record.entries:
         part = detections.slice(start, entry.num_detections)
         start += entry.num_detections
         _check(entry.result)
         if not entry.device < len(devices):
-            raise ValueError("entries.device: no such device")
+            raise ValueError("entries.device: the device is not in the list")
         if not set(part.column("image_id").to_pylist()) <= set(entry.result.image_ids):
-            raise ValueError("detections: one is of another image")
+            raise ValueError("detections: one is in an image that its entry does not list")
         entries.append(_entry(entry, devices[entry.device], part))
     if start != detections.num_rows:
-        raise ValueError("entries.num_detections: not those of the file")
+        raise ValueError("entries.num_detections: the sum is not that of the file")
     return entries
 
 
@@ -213,19 +213,19 @@ def _entry(entry: _Entry, device: DeviceReady, detections: pa.RecordBatch) -> Le
 
 def _device(device: _Device) -> DeviceReady:
     if not _DEVICE_NAME.fullmatch(device.plan.name):
-        raise ValueError("devices.plan.name: no name of a device")
+        raise ValueError("devices.plan.name: not the name of a device")
     return DeviceReady(**{**vars(device), "plan": DevicePlan(**vars(device.plan))})
 
 
 def _check(result: _Result) -> None:
     if len(set(result.image_ids)) != len(result.image_ids):
-        raise ValueError("result.image_ids: an image is there twice")
+        raise ValueError("result.image_ids: an image is listed twice")
     if len(result.image_ids) != len(result.encoded_bytes):
         raise ValueError("result.encoded_bytes: one is needed for each image")
     if len(result.image_ids) != len(result.digests):
         raise ValueError("result.digests: one is needed for each image")
     if not all(_DIGEST.fullmatch(digest) for digest in result.digests):
-        raise ValueError("result.digests: one is no digest")
+        raise ValueError("result.digests: one is not a digest")
     if len(result.stamps) not in {0, len(result.image_ids)}:
         raise ValueError("result.stamps: one is needed for each image, or none")
     if not set(result.durations) <= set(STAGES):

@@ -131,7 +131,7 @@ class LedgerFiles:
                     raise self._too_slow()
             self._check()
         except ExecutionError:
-            # What ended the run is the better message.
+            # The error that ended the run is the better message.
             if kind is None:
                 raise
 
@@ -149,7 +149,7 @@ class LedgerFiles:
 
     def _write_added(self) -> None:
         while entries := self._taken():
-            # After an error entries are dropped, so that nobody waits for room.
+            # After an error entries are dropped, so that no thread waits for room.
             if self._error is None:
                 try:
                     self._write(entries)
@@ -201,14 +201,14 @@ class LedgerFiles:
         if different := _differences(read_fingerprint(about), self._fingerprint):
             raise SetupError(
                 f"{self._folder} holds another run: {'; '.join(different)}",
-                "choose another --output, or --restart to start anew in its place",
+                "choose another --output, or --restart to replace it",
             )
         return read_entries(about, detections)
 
 
-def _differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
+def _differences(stored: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
     return [
-        f"{part} is {there.get(part, 'unknown')} there and {here.get(part, 'unknown')} here"
-        for part in {**here, **there}
-        if there.get(part) != here.get(part)
+        f"{part} is {stored.get(part, 'unknown')} there and {current.get(part, 'unknown')} here"
+        for part in {**current, **stored}
+        if stored.get(part) != current.get(part)
     ]

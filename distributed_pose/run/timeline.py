@@ -1,4 +1,4 @@
-"""Reads from the ledger of a stored run when each device settled which images."""
+"""Reads from the ledger of a stored run which images each device settled, and when."""
 
 import logging
 import re

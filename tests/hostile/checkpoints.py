@@ -160,7 +160,7 @@ _CONTENTS: dict[str, Callable[[Random], bytes]] = {
     "no tensors": lambda r: _saved(r.choice(({}, [], None, {"state_dict": {}}, {"state_dict": 5}))),
     "100,000 tensors": lambda _: _saved({f"t{n}": torch.zeros(1) for n in range(10_000)}),
     "tensors of other shapes": lambda _: _saved({n: t.reshape(-1) for n, t in _weights().items()}),
-    "values that are no numbers": lambda _: _saved(
+    "values that are not numbers": lambda _: _saved(
         {n: t * float("nan") for n, t in _weights().items()}
     ),
     "sparse tensors": lambda _: _saved({n: t.to_sparse() for n, t in [*_weights().items()][:5]}),

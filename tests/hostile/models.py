@@ -295,7 +295,7 @@ _CONTENTS: dict[str, Callable[[Random], bytes]] = {
     "text as input": lambda _: _changed(
         lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", TensorProto.STRING)
     ),
-    "values that are no numbers": lambda _: _changed(
+    "values that are not numbers": lambda _: _changed(
         lambda m: setattr(m.graph.initializer[1], "raw_data", struct.pack("<f", float("nan")) * 19)
     ),
 }

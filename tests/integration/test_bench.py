@@ -27,7 +27,7 @@ def arguments(dataset: Dataset, *more: str) -> list[str]:
 
 
 @pytest.mark.parametrize("profile", ["modelzoo", "uint8"])
-def test_the_host_costs_what_its_stages_cost(people: Dataset, profile: str) -> None:
+def test_the_cost_of_the_host_is_that_of_its_stages(people: Dataset, profile: str) -> None:
     options = arguments(people, "--set", f"profile={profile}", "--repeat", "2", "--json")
     result = CliRunner().invoke(app, ["bench", "host", *options])
     assert result.exit_code == 0
@@ -153,7 +153,7 @@ def test_sizes_that_a_device_cannot_take_are_left_out_and_the_others_kept(
 
 
 @pytest.mark.parametrize("text", ["", "0", "1,,2", "a", "-1", "1.5", "99999"])
-def test_batch_sizes_that_are_none_are_named(people: Dataset, text: str) -> None:
+def test_invalid_batch_sizes_are_named(people: Dataset, text: str) -> None:
     result = CliRunner().invoke(app, ["bench", "device", *arguments(people, f"--batch={text}")])
     assert f"--batch {text}: expected counts" in str(result.exception)
 

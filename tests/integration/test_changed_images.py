@@ -124,7 +124,7 @@ def test_only_files_that_were_written_since_are_read_again(mine: Dataset, tmp_pa
     assert counted.names == [touched.name]
 
 
-def test_a_restart_leaves_nothing_of_the_run_before(mine: Dataset, tmp_path: Path) -> None:
+def test_a_restart_deletes_all_results_of_the_earlier_run(mine: Dataset, tmp_path: Path) -> None:
     config = mine.config(batch_size=1)
     evaluate(config, tmp_path / "run")
     (tmp_path / "run" / "mine.txt").write_text("of the user")
@@ -165,7 +165,7 @@ def ledger_of(*devices: DeviceReady) -> Ledger:
     return ledger
 
 
-def test_a_run_goes_on_in_the_precisions_that_it_has_alone(people: Dataset) -> None:
+def test_a_run_is_resumed_only_in_the_precisions_that_it_has(people: Dataset) -> None:
     selection = select(people.config())
     check_precisions(Ledger([]), [ready("cpu", "bf16")], selection)
     check_precisions(ledger_of(ready("cpu", "bf16")), [ready("cuda", "bf16")], selection)

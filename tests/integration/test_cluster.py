@@ -49,7 +49,7 @@ def test_a_node_that_leaves_takes_its_devices_along_and_nothing_else(
     stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path
 ) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
-    stage.workers(faults.stop_where_told)
+    stage.workers(faults.stop_where_marked)
     try:
         second = cluster.add_node(**NODE)
         stage.scene.mark(f"leaving-{second.node_id}")
@@ -213,11 +213,11 @@ def test_several_workers_share_each_card_and_answer_as_one(people: Dataset, tmp_
 
 
 @pytest.mark.slow
-def test_each_actor_has_its_own_device_where_ray_is_told_to_hide_none(
+def test_each_actor_has_its_own_device_where_ray_hides_none(
     stage: Stage, crowd: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_EXPERIMENTAL_NOSET_ASCEND_RT_VISIBLE_DEVICES", "1")
-    stage.workers(faults.tell_place)
+    stage.workers(faults.record_place)
     for _ in range(4):
         stage.scene.mark("devices")
     with two_nodes(npus=2, cpus=2):
@@ -229,7 +229,7 @@ def test_each_actor_has_its_own_device_where_ray_is_told_to_hide_none(
 
 
 @pytest.mark.slow
-def test_a_worker_that_ray_ends_for_want_of_memory_is_told_with_the_figures(
+def test_a_worker_that_ray_ends_for_lack_of_memory_is_reported_with_the_figures(
     stage: Stage,
     crowd: Dataset,
     undisturbed: bytes,
@@ -245,7 +245,7 @@ def test_a_worker_that_ray_ends_for_want_of_memory_is_told_with_the_figures(
     report = evaluate(crowd.config(engine="ray", deadline_s=60.0), tmp_path)
     assert (tmp_path / "detections.json").read_bytes() == undisturbed
     reasons = " ".join(reason for found in report.faults.reasons.values() for reason in found)
-    assert re.search(r"for want of memory: its node used [\d.]+GB of [\d.]+GB", reasons), reasons
+    assert re.search(r"for lack of memory: its node used [\d.]+GB of [\d.]+GB", reasons), reasons
 
 
 @pytest.fixture
@@ -267,7 +267,7 @@ def half_blind(people: Dataset, tmp_path: Path) -> Iterator[str]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("half_blind")
-def test_a_node_that_cannot_see_the_images_is_told_from_broken_images(
+def test_a_node_that_cannot_see_the_images_is_distinguished_from_broken_images(
     crowd: Dataset, undisturbed: bytes, tmp_path: Path
 ) -> None:
     for gather in ("maps", "poses"):

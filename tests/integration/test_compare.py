@@ -66,7 +66,7 @@ def test_two_runs_of_the_same_model_cover_0(
     assert [one["name"] for one in comparison["settings"]] == ["batch_size", "batch size in use"]
 
 
-def test_what_is_worse_and_what_differs_are_named(run: Run, first: Path, worse: Path) -> None:
+def test_worse_figures_and_different_settings_are_named(run: Run, first: Path, worse: Path) -> None:
     (comparison,) = compared(run, first, worse)
     lost = json.loads((first / "detections.json").read_text())[0]["image_id"]
     assert [one["image_id"] for one in comparison["images"]] == [lost]
@@ -122,7 +122,7 @@ def test_runs_over_other_images_are_compared_in_throughput_only(
         (("run", "run", "--html", "run/detections.json"), 2, "would be overwritten"),
     ],
 )
-def test_what_cannot_be_compared_is_an_error_of_one_line(
+def test_runs_that_cannot_be_compared_are_an_error_of_one_line(
     run: Run, first: Path, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
     shutil.copytree(first, "run")

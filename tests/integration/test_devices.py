@@ -38,7 +38,7 @@ def physical(report: RunReport) -> list[tuple[str, str]]:
 def test_four_actors_are_on_four_devices_and_a_killed_one_comes_back_on_its_own(
     stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path
 ) -> None:
-    stage.workers(faults.tell_place)
+    stage.workers(faults.record_place)
     for _ in range(4):
         stage.scene.mark("devices")
     report = evaluate(crowd.config(engine="ray", devices="npu:*", batch_size=2), tmp_path / "run")
@@ -103,14 +103,14 @@ def test_kinds_are_mixed_each_with_its_own_batch_size_and_the_faster_takes_more(
 def test_a_worker_on_a_cpu_sees_no_npu_of_its_node(
     stage: Stage, people: Dataset, tmp_path: Path
 ) -> None:
-    stage.workers(faults.tell_place)
+    stage.workers(faults.record_place)
     evaluate(people.config(engine="ray", devices="cpu"), tmp_path / "run")
     (place,) = places(stage.scene)
     assert (place["ids"], place["seen"]) == ([], "")
 
 
 @pytest.mark.usefixtures("npus")
-def test_devices_are_listed_with_what_their_nodes_tell(people: Dataset) -> None:
+def test_devices_are_listed_with_the_facts_that_their_nodes_report(people: Dataset) -> None:
     listed = planned_devices(people.config(engine="ray", devices="npu:*"))
     assert [(plan.name, plan.device_id, plan.model) for plan in listed] == [
         ("npu:0", "0", "310P3"),
@@ -121,7 +121,7 @@ def test_devices_are_listed_with_what_their_nodes_tell(people: Dataset) -> None:
 
 
 @pytest.mark.usefixtures("npus")
-def test_a_device_that_is_not_there_is_a_setup_error_that_lists_what_is(people: Dataset) -> None:
+def test_a_missing_device_is_a_setup_error_that_lists_the_available_ones(people: Dataset) -> None:
     with pytest.raises(SetupError, match=r"no device npu:4: found npu:0, npu:1, npu:2, npu:3"):
         evaluate(people.config(engine="ray", devices="npu:4"))
 

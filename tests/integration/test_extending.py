@@ -122,7 +122,7 @@ class TestOfABackend:
             ('toy = "toy:SPEC"', "SPEC = 1", "is int, and must be BackendSpec"),
             ('toy = "toy:SPEC"', "raise OSError('libtoy.so: not found')", "libtoy.so: not found"),
             ('torch = "toy:SPEC"', "", "the name is taken already"),
-            ('"A b" = "toy:SPEC"', "", "the name is no valid name"),
+            ('"A b" = "toy:SPEC"', "", "the name is not a valid name"),
         ],
     )
     def test_whose_package_is_broken_is_left_out_with_a_warning(

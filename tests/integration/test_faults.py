@@ -88,7 +88,7 @@ def test_a_hanging_process_is_ended_and_its_batch_goes_elsewhere(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
-def test_a_run_that_does_not_go_on_ends_with_what_its_actors_do(
+def test_a_run_without_progress_ends_and_describes_its_actors(
     stage: Stage, crowd: Dataset, tmp_path: Path
 ) -> None:
     stage.workers(faults.hang)
@@ -188,7 +188,7 @@ def test_an_answer_that_is_not_for_its_question_is_tried_again_and_changes_nothi
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_device_that_keeps_failing_is_taken_out_and_named(
+def test_a_device_that_keeps_failing_is_excluded_and_named(
     stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path
 ) -> None:
     stage.workers(faults.fail_on_cpu_1)
@@ -215,7 +215,7 @@ def test_an_image_that_kills_every_process_is_the_only_one_that_fails(
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_run_without_devices_ends_and_keeps_what_is_done(
+def test_a_run_without_devices_ends_and_keeps_its_results(
     stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path
 ) -> None:
     stage.workers(faults.fail_after_six)

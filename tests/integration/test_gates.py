@@ -76,7 +76,7 @@ def test_a_run_below_its_gates_exits_with_5_and_names_both_figures_in_one_line(
     assert json.loads(Path("first/report.json").read_text())["complete"]
 
 
-def test_a_gap_is_told_from_chance(run: Run, stored: Path) -> None:
+def test_a_gap_is_distinguished_from_chance(run: Run, stored: Path) -> None:
     ap = json.loads((stored / "report.json").read_text())["ap"]["AP"]
     near, far = f"--min-ap={ap + 0.0001}", "--min-ap=0.9999"
     code, _, err = run("compare", str(stored), str(stored), near)

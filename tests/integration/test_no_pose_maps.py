@@ -11,7 +11,7 @@ from distributed_pose.report.run_report import RunReport
 from tests.conftest import Dataset, Run
 from tests.tiny_models import save_constant_model
 
-REASON = "the heatmaps are no pose heatmaps: more than 1000 candidates of nose"
+REASON = "the heatmaps are not pose heatmaps: more than 1000 candidates of nose"
 
 # Most images of the demo are so large that flat maps exceed the limits; a small one has no poses.
 MOST = 10
@@ -35,7 +35,7 @@ def check_failed(report: RunReport) -> None:
     assert len(report.failures) >= MOST
     assert report.num_detections == 0
     reasons = [failure.reason for failure in report.failures]
-    assert all(reason.startswith("the heatmaps are no pose heatmaps: ") for reason in reasons)
+    assert all(reason.startswith("the heatmaps are not pose heatmaps: ") for reason in reasons)
     assert REASON in reasons
     assert not report.faults.reasons
 

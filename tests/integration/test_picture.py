@@ -75,7 +75,7 @@ def test_scores_are_written_above_the_people(run: Run, stored: Path) -> None:
         (("--columns=0",), 2, "--columns"),
     ],
 )
-def test_what_cannot_be_shown_is_an_error_of_one_line(
+def test_a_picture_that_cannot_be_drawn_is_an_error_of_one_line(
     run: Run, stored: Path, options: tuple[str, ...], code: int, message: str
 ) -> None:
     answer, out, err = run("picture", str(stored), "poses.png", *options)

@@ -125,7 +125,7 @@ def test_a_log_becomes_a_compute_row(
 
 def test_an_assumed_batch_size_is_noted(run: Run) -> None:
     Path("tool.log").write_text(TRTEXEC)
-    assert "1 is assumed, see --batch" in run("report", "import", "tool.log")[2]
+    assert "1 is assumed (set --batch)" in run("report", "import", "tool.log")[2]
     assert run("report", "import", "tool.log", "--batch", "1")[2] == ""
 
 

@@ -1,4 +1,4 @@
-"""Runs that are cut short and taken up again, as a user meets them at the command line."""
+"""Runs that are interrupted and resumed on the command line."""
 
 import json
 import os
@@ -105,7 +105,7 @@ def heeds_ctrl_c() -> Iterator[None]:
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )
-def test_a_stopped_run_says_how_to_go_on(
+def test_a_stopped_run_says_how_to_resume_it(
     many: Dataset, expected: bytes, tmp_path: Path, number: signal.Signals
 ) -> None:
     run = start(many, tmp_path / "run", "devices=cpu:2")
@@ -140,7 +140,7 @@ def test_signals_to_each_process_of_a_run_stop_it_once(many: Dataset, tmp_path: 
 
 
 @pytest.mark.parametrize("delay_s", [0.5, pytest.param(2.0, marks=pytest.mark.slow)])
-def test_a_run_that_is_stopped_while_ray_starts_says_how_to_go_on(
+def test_a_run_that_is_stopped_while_ray_starts_says_how_to_resume_it(
     people: Dataset, tmp_path: Path, delay_s: float
 ) -> None:
     sessions = Path(os.environ["RAY_TMPDIR"], "ray")
@@ -160,7 +160,7 @@ def test_a_run_that_is_stopped_while_ray_starts_says_how_to_go_on(
 
 
 @pytest.mark.parametrize("engine", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
-def test_a_full_disk_is_named_and_the_run_can_go_on(
+def test_a_full_disk_is_named_and_the_run_can_be_resumed(
     many: Dataset, expected: bytes, tmp_path: Path, engine: str
 ) -> None:
     disk = tmp_path / "disk"
@@ -183,7 +183,7 @@ def test_a_full_disk_is_named_and_the_run_can_go_on(
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def test_another_run_in_the_folder_is_refused_unless_it_may_start_anew(
+def test_another_run_in_the_folder_is_refused_without_restart(
     people: Dataset, tmp_path: Path
 ) -> None:
     assert finish(start(people, tmp_path, "engine=inline")) == (0, "")

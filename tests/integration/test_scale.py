@@ -40,7 +40,7 @@ def options(dataset: Dataset, *more: str) -> list[str]:
 @pytest.mark.usefixtures("local_ray")
 def test_each_count_has_its_figures_and_all_have_one_ap(people: Dataset) -> None:
     done: list[tuple[int, int]] = []
-    report = run_scaling(simulated(people), [2, 1], 1, lambda *told: done.append(told))
+    report = run_scaling(simulated(people), [2, 1], 1, lambda *counts: done.append(counts))
     one, two = report.points
     assert (one.devices, two.devices) == (1, 2)
     assert (one.speed_up, one.efficiency, one.bound_by) == (1.0, 1.0, "devices")
@@ -85,7 +85,7 @@ def test_runs_of_the_same_images_with_another_ap_are_an_error(people: Dataset) -
         ({"driver": 1.0}, 0.0, "waits in the host"),
     ],
 )
-def test_what_does_not_scale_is_bound_by_what_is_used_up(
+def test_poor_scaling_is_attributed_to_what_limits_it(
     people: Dataset, cpu_s: dict[str, float], straggler_share: float, expected: str
 ) -> None:
     report = evaluate(people.config())
@@ -110,7 +110,7 @@ def test_the_command_writes_figures_and_plots(people: Dataset, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("text", ["", "0", "1,,2", "a", "-1"])
-def test_counts_that_are_none_are_named(people: Dataset, text: str) -> None:
+def test_invalid_counts_are_named(people: Dataset, text: str) -> None:
     result = CliRunner().invoke(app, ["scale", f"--devices={text}", *options(people)])
     assert isinstance(result.exception, ConfigError)
     assert f"--devices {text}: expected counts" in str(result.exception)
@@ -123,7 +123,7 @@ def test_recorded_maps_do_not_scale(people: Dataset) -> None:
     assert "nothing to measure" in str(result.exception)
 
 
-def test_a_plan_of_kept_costs_says_what_binds(tmp_path: Path) -> None:
+def test_a_plan_from_saved_costs_names_the_bottleneck(tmp_path: Path) -> None:
     costs = {
         "cores": 2,
         "ceiling_images_per_s": 400.0,

@@ -132,7 +132,7 @@ DETECTION = {"image_id": 1, "category_id": 1, "keypoints": [1.0] * 51, "score": 
         (json.dumps([{"image_id": 1, "category_id": 1, "score": 1}]), "'keypoints' is missing"),
     ],
 )
-def test_files_that_are_no_results_are_one_line(
+def test_files_that_are_not_results_are_an_error_of_one_line(
     run: Run, people: Dataset, tmp_path: Path, content: str, message: str
 ) -> None:
     file = tmp_path / "results.json"

@@ -1,4 +1,4 @@
-"""The compiled decoder and the plain decoder return the same keypoints and the same scores.
+"""The compiled decoder and the reference decoder return the same keypoints and the same scores.
 
 The maps come from networks on images, or are drawn, with and without distortions. Legend: K
 heatmaps, P PAF channels and people, H and W map size in cells.
@@ -25,7 +25,7 @@ from distributed_pose.model.artifacts import load_source
 from distributed_pose.model.compile import portable
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.pose.limits import NoPoseMapsError
-from distributed_pose.pose.reference import plain_decode
+from distributed_pose.pose.reference import reference_decode
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs
 from distributed_pose.records import STRIDE, Geometry
@@ -137,7 +137,7 @@ def geometries(draw: st.DrawFn, grid_hw: tuple[int, int]) -> Geometry:
 @st.composite
 def scenes(draw: st.DrawFn) -> Scene:
     kind, change = draw(st.sampled_from(KINDS)), draw(st.sampled_from(CHANGES))
-    # Noise has candidates everywhere, so the plain decoder would take long on large maps.
+    # Noise has candidates everywhere, so the reference decoder would take long on large maps.
     if kind in {"noise", "storm"}:
         grid_hw = draw(st.sampled_from(SMALL_GRIDS[:6]))
     else:
@@ -209,9 +209,9 @@ def check_agree(
         found = decoder().decode(heatmaps_KHW, pafs_PHW, geometry)
     except NoPoseMapsError as error:
         with pytest.raises(NoPoseMapsError, match=f"^{re.escape(error.message)}$"):
-            plain_decode(*same, geometry)
+            reference_decode(*same, geometry)
         return 0
-    expected = plain_decode(*same, geometry)
+    expected = reference_decode(*same, geometry)
     np.testing.assert_array_equal(found.keypoints_P51, expected.keypoints_P51)
     np.testing.assert_array_equal(found.scores_P, expected.scores_P)
     return len(expected.scores_P)

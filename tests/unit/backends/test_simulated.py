@@ -37,7 +37,7 @@ def batch(*image_ids: int, size: tuple[int, int] = SIZE, padding: int = 0) -> In
 
 
 class Clock:
-    """A clock that goes on when it is told to, and by `step_s` whenever it is read."""
+    """A clock that moves on when it sleeps, and by `step_s` whenever it is read."""
 
     def __init__(self, step_s: float = 0.0) -> None:
         self.now_s = 100.0
@@ -69,8 +69,8 @@ def test_a_device_may_have_another_rate_and_overhead(
     backend = SimulatedBackend(truth(), options, clock.read, clock.sleep)
     backend.infer(batch(1, 2, 3, 1))
     assert sum(clock.slept_s) == pytest.approx(expected_s)
-    told = "50 images/s" if simulation.images_per_s == 50 else "simulated"
-    assert told in backend.description
+    expected = "50 images/s" if simulation.images_per_s == 50 else "simulated"
+    assert expected in backend.description
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.5])
@@ -84,7 +84,7 @@ def test_jitter_spreads_the_times_about_the_mean(jitter: float) -> None:
     assert max(clock.slept_s) - min(clock.slept_s) == pytest.approx(2 * jitter, abs=0.05)
 
 
-def test_copies_take_time_by_image_and_are_told_apart_from_execution() -> None:
+def test_copies_take_time_per_image_and_are_timed_apart_from_execution() -> None:
     clock = Clock()
     simulation = Simulation(images_per_s=100, jitter=0.0, copy_in_s=0.002, copy_out_s=0.001)
     backend = SimulatedBackend(
@@ -97,7 +97,7 @@ def test_copies_take_time_by_image_and_are_told_apart_from_execution() -> None:
     assert sum(clock.slept_s) == pytest.approx(0.039)
 
 
-def test_jitter_is_of_execution_alone_and_the_told_times_are_those_that_are_waited_for() -> None:
+def test_only_execution_has_jitter_and_the_reported_times_are_those_waited_for() -> None:
     clock = Clock()
     simulation = Simulation(images_per_s=1, jitter=0.5, copy_in_s=0.25, copy_out_s=0.125)
     backend = SimulatedBackend(
@@ -110,7 +110,7 @@ def test_jitter_is_of_execution_alone_and_the_told_times_are_those_that_are_wait
         assert clock.slept_s[-1] == pytest.approx(times.latency_ns / 1e9)
 
 
-def test_batches_come_back_in_order_and_after_an_error_none_is_under_way() -> None:
+def test_batches_come_back_in_order_and_after_an_error_none_is_in_flight() -> None:
     backend = simulated(clock=Clock())
     assert backend.slots == 2
     expected = [OracleBackend(truth(), BackendOptions()).infer(batch(n)) for n in (1, 2)]
@@ -196,13 +196,13 @@ def test_the_jitter_is_the_same_in_every_run_and_another_on_every_device() -> No
     assert runs[0] != runs[2]
 
 
-def test_what_drawing_takes_is_part_of_the_modelled_time() -> None:
+def test_the_time_to_draw_is_part_of_the_modelled_time() -> None:
     clocks = Clock(), Clock(step_s=0.001)
     (alone_s,), (beside_s,) = (durations_s(simulated("t4", c), c, 1, 1) for c in clocks)
     assert beside_s == pytest.approx(alone_s - 0.001)
 
 
-def test_nothing_is_waited_for_once_the_modelled_time_is_over() -> None:
+def test_a_batch_does_not_wait_once_its_modelled_time_is_over() -> None:
     clock = Clock(step_s=1.0)
     assert durations_s(simulated("t4", clock), clock, 2, 1) == []
 
@@ -269,7 +269,7 @@ def test_it_waits_in_real_time_without_using_the_processor() -> None:
 
 
 @pytest.mark.parametrize("variant", DEVICES)
-def test_it_tells_its_device_and_the_precision_of_its_maps(variant: str) -> None:
+def test_it_names_its_device_and_the_precision_of_its_maps(variant: str) -> None:
     backend = simulated(variant)
     assert backend.description == f"simulated {variant}"
     assert backend.precision == "f32"

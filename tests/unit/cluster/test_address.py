@@ -82,11 +82,11 @@ def test_the_environment_comes_before_the_file_that_ray_leaves(
         ("auto", "no Ray cluster runs on this machine"),
         ("ray://10.0.0.1:10001", "Ray Client"),
         ("http://10.0.0.1:8265", "dashboard"),
-        ("10.0.0.1", "is no address"),
-        ("no such address", "is no address"),
+        ("10.0.0.1", "is not an address"),
+        ("no such address", "is not an address"),
     ],
 )
-def test_an_address_that_is_none_of_a_head_is_refused_with_what_to_do(
+def test_an_address_that_is_not_of_a_head_is_refused_with_a_remedy(
     monkeypatch: pytest.MonkeyPatch, named_address: str, message: str
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", named_address)
@@ -122,7 +122,7 @@ def test_a_token_is_shown_to_a_head_that_asks_for_it(
         ({"RAY_AUTH_TOKEN": TOKEN, "RAY_AUTH_MODE": "disabled"}, "there is none here"),
     ],
 )
-def test_a_missing_or_wrong_token_is_told(
+def test_a_missing_or_wrong_token_is_reported(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
 ) -> None:
     for name, value in variables.items():
@@ -131,7 +131,7 @@ def test_a_missing_or_wrong_token_is_told(
         check_answers(cluster)
 
 
-def test_a_dead_address_is_told_with_its_origin() -> None:
+def test_a_dead_address_is_reported_with_its_origin() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -147,7 +147,7 @@ def test_a_dashboard_is_not_taken_for_a_head() -> None:
         server.shutdown()
 
 
-def test_what_does_not_answer_is_told_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_is_reported_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(address, "_TIMEOUT_S", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

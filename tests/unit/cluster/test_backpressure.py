@@ -22,7 +22,7 @@ def shard(count: int = 1, height: int = 480, width: int = 640, encoded: bytes = 
     return Shard(0, pa.record_batch(arrays, schema=IMAGES), (), ())
 
 
-def test_half_of_the_object_store_may_be_promised() -> None:
+def test_half_of_the_object_store_may_be_reserved() -> None:
     one = shard()
     size = one.images.nbytes + MAPS_BYTES
     transit = InFlightBudget(config(), room_bytes=2 * 2 * size)
@@ -52,7 +52,7 @@ def test_one_shard_may_always_be_sent_and_nothing_beside_it() -> None:
     assert transit.has_room(large)
 
 
-def test_maps_are_promised_before_they_are_there() -> None:
+def test_maps_are_reserved_before_they_arrive() -> None:
     one = shard(count=3)
     load = InFlightBudget(config(), room_bytes=0).reserve(one)
     assert load.used_bytes == one.images.nbytes
@@ -98,7 +98,7 @@ def test_wide_images_promise_more_where_the_canvas_follows_them() -> None:
     assert promised == [46 * 46 * 57 * 4, 3 * 46 * 46 * 57 * 4]
 
 
-def test_the_peak_is_of_what_was_there_at_once() -> None:
+def test_the_peak_is_of_bytes_that_are_used_at_once() -> None:
     transit = InFlightBudget(config(), room_bytes=0)
     one, two = shard(), shard(count=2)
     first = transit.reserve(one)

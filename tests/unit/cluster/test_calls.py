@@ -1,4 +1,4 @@
-"""What the driver says of a process that was ended for want of memory."""
+"""The message about a process that was ended for lack of memory."""
 
 import pytest
 
@@ -21,7 +21,7 @@ Top 10 memory users: PID	MEM(GB)	COMMAND
         ("something else", ""),
     ],
 )
-def test_a_process_that_ray_ends_for_want_of_memory_is_told_in_one_line_with_its_figures(
+def test_a_process_that_ray_ends_for_lack_of_memory_is_reported_in_one_line_with_its_figures(
     report: str, expected: str
 ) -> None:
-    assert memory_kill(report) == f"Ray ended its process for want of memory{expected}"
+    assert memory_kill(report) == f"Ray ended its process for lack of memory{expected}"

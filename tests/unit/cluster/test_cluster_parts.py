@@ -70,7 +70,7 @@ def test_workers_of_one_card_share_it_and_are_chosen_together() -> None:
     assert sum(plan.share for plan in several) == pytest.approx(3)
 
 
-def test_a_plan_tells_the_kind_the_model_and_the_address() -> None:
+def test_a_plan_has_the_kind_the_model_and_the_address() -> None:
     first, second = plan_devices(("npu:0", "cuda:1"), MIXED)
     assert (first.kind, first.model, first.node) == ("npu", "310P3", "10.0.0.1")
     assert (second.kind, second.model, second.node) == ("cuda", "T4", "10.0.0.2")
@@ -84,7 +84,7 @@ def test_a_plan_tells_the_kind_the_model_and_the_address() -> None:
         ((), ["cpu:0", "cpu:1"]),
     ],
 )
-def test_auto_is_what_may_be_used_or_a_cpu_worker_on_every_node_that_has_one(
+def test_auto_is_all_usable_accelerators_or_a_cpu_worker_on_every_node_with_a_cpu(
     kinds: tuple[str, ...], expected: list[str]
 ) -> None:
     plans = plan_devices(("auto",), MIXED, kinds)
@@ -114,7 +114,7 @@ def test_a_cpu_feeds_each_accelerator_and_cpu_workers_share_the_rest(
     assert all(share == int(share) or share < 1 for share in shares)
 
 
-def test_a_cpu_worker_takes_as_many_cpus_as_it_is_told() -> None:
+def test_a_cpu_worker_takes_as_many_cpus_as_are_configured() -> None:
     node = Node("", "", 8, accelerators=(npu("0"),))
     plans = plan_devices(("npu:*", "cpu:2"), [node], cpus=3)
     assert [plan.cpus for plan in plans] == [1, 3, 3]
@@ -129,7 +129,7 @@ def test_a_cpu_worker_takes_as_many_cpus_as_it_is_told() -> None:
         (("cuda:9", "npu:0"), "no device cuda:9"),
     ],
 )
-def test_a_device_that_is_not_there_is_an_error_that_lists_what_is(
+def test_a_missing_device_is_an_error_that_lists_the_available_ones(
     requests: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(SetupError, match=message):

@@ -32,12 +32,12 @@ def test_the_function_that_another_thread_is_in_is_named(release: Event) -> None
         release.wait(5.0)
         yield from ()
 
-    thread = Thread(target=TaskQueue(blocked()).is_left)
+    thread = Thread(target=TaskQueue(blocked()).has_pending)
     thread.start()
     # Not what it waits in, which is Python's and says nothing, nor who called it.
     wait_until(lambda: "engine.task_queue._at" in describe_threads().split(", "))
     assert "wait" not in describe_threads()
-    assert "engine.task_queue.is_left" not in describe_threads()
+    assert "engine.task_queue.has_pending" not in describe_threads()
     release.set()
     thread.join()
     assert "engine.task_queue" not in describe_threads()
@@ -54,7 +54,7 @@ def test_the_thread_that_asks_and_those_elsewhere_are_not_named(
     monkeypatch.setattr(
         sys, "_current_frames", lambda: {i: frame for i, frame in frames().items() if i in here}
     )
-    assert describe_threads() == "nothing of its own"
+    assert describe_threads() == "no function of this package"
     release.set()
     elsewhere.join()
 
@@ -64,7 +64,7 @@ def test_threads_in_the_same_function_are_named_once(release: Event) -> None:
         release.wait(5.0)
         yield from ()
 
-    threads = [Thread(target=TaskQueue(blocked()).is_left) for _ in range(3)]
+    threads = [Thread(target=TaskQueue(blocked()).has_pending) for _ in range(3)]
     for thread in threads:
         thread.start()
     wait_until(lambda: describe_threads().count("engine.task_queue._at") == 1)

@@ -117,7 +117,7 @@ def evaluated(results: Iterator[list[Any]]) -> list[int]:
     return sorted(i for some in results for result in some for i in result.image_ids)
 
 
-def test_all_results_that_are_there_are_taken_with_one_wait() -> None:
+def test_all_available_results_are_taken_with_one_wait() -> None:
     answers = Answers()
     assert evaluated(loop(answers, devices=4, images=100).results()) == [*range(100)]
     # Fifty shards in groups of four devices with three calls each.
@@ -176,7 +176,7 @@ def test_the_deadline_that_comes_first_is_next_and_calls_that_are_done_have_none
     assert deadlines.next_at is None
 
 
-def test_the_actor_with_the_fewest_calls_is_next_and_each_is_there_once() -> None:
+def test_the_actor_with_the_fewest_calls_is_next_and_each_occurs_once() -> None:
     busy, idle = (actor(Answers(), name) for name in ("cpu:0", "cpu:1"))
     free = FreeActors([busy, idle])
     busy.calls.append(call())

@@ -63,7 +63,7 @@ def test_where_all_of_a_nodes_devices_are_wanted_each_gets_one_by_whatever_numbe
 
 
 @pytest.mark.parametrize("given", [("0", "1"), ("2", "1"), ("7", "6")])
-def test_a_process_that_is_started_anew_is_on_the_same_device(given: tuple[str, str]) -> None:
+def test_a_restarted_process_is_on_the_same_device(given: tuple[str, str]) -> None:
     workers = [worker(0), worker(1)]
     for device_id in given:
         find_place(next(actor for actor in workers if actor.starting), workers, device_id)
@@ -85,7 +85,7 @@ def test_workers_that_share_devices_are_spread_over_them(given: str) -> None:
     assert not any(actor.starting for actor in workers)
 
 
-def test_a_process_on_a_device_that_is_not_wanted_is_for_nobody() -> None:
+def test_a_process_on_a_device_that_is_not_in_the_run_has_no_worker() -> None:
     (wanted,) = workers = [worker(1)]
     assert find_place(wanted, workers, "0") is None
     assert find_place(wanted, workers, "1") is wanted
@@ -93,7 +93,7 @@ def test_a_process_on_a_device_that_is_not_wanted_is_for_nobody() -> None:
 
 def test_a_part_of_devices_that_are_counted_otherwise_is_an_error() -> None:
     (wanted,) = workers = [worker(1)]
-    with pytest.raises(SetupError, match=r"by other numbers, such as 5.*devices=npu:\*"):
+    with pytest.raises(SetupError, match=r"otherwise, for example 5.*devices=npu:\*"):
         find_place(wanted, workers, "5")
 
 
@@ -106,7 +106,7 @@ class Launched:
             return object()
 
 
-def test_a_process_may_take_ten_times_as_long_to_be_there_as_the_first_one_did() -> None:
+def test_a_process_may_take_ten_times_as_long_to_be_ready_as_the_first_one_did() -> None:
     plan = DevicePlan(
         name="cpu:0", kind="cpu", node=NODE.address, node_id=NODE.node_id, cpus=1, device_id=""
     )

@@ -26,7 +26,7 @@ def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path: Path)
     assert str(config.data.images) == "pictures"
 
 
-def test_a_kind_of_device_has_what_all_have_unless_it_has_its_own() -> None:
+def test_a_kind_of_device_has_the_common_settings_unless_it_has_its_own() -> None:
     overrides = ["precision=f32", "batch_size=2", "npu.batch_size=auto", "cuda.precision=f16"]
     config = load_config(None, overrides)
     assert config.on("cpu") == ("auto", "f32", 2)
@@ -65,8 +65,8 @@ def test_every_profile_can_be_named_and_bears_its_name() -> None:
         ("cuda.workers_per_device=0", "cuda.workers_per_device: input should be greater"),
         ("npu.workers_per_device=2", "unknown key 'npu.workers_per_device'"),
         ("cuda.soc=310", "unknown key 'cuda.soc'"),
-        ("devices=cuda", "devices: 'cuda' is no device.*'cuda:\\*'"),
-        ("devices=npu:01", "devices: 'npu:01' is no device"),
+        ("devices=cuda", "devices: 'cuda' is not a device.*'cuda:\\*'"),
+        ("devices=npu:01", "devices: 'npu:01' is not a device"),
         ("batch_size=99999999999999999999", "batch_size: "),
         ("data.limit=-1", "data.limit: "),
         ("data.limit=true", "data.limit: "),
@@ -75,11 +75,11 @@ def test_every_profile_can_be_named_and_bears_its_name() -> None:
         ("data=5", "data: "),
         ("profile=modelzo", "profile: .*did you mean 'modelzoo'"),
         ("precision=fp32", "precision: .*did you mean 'f32'"),
-        ("devices=tpu", "devices: 'tpu' is no device"),
-        ("devices=cpu:0", "devices: 'cpu:0' is no device"),
-        ("devices=cpu:-1", "devices: 'cpu:-1' is no device"),
+        ("devices=tpu", "devices: 'tpu' is not a device"),
+        ("devices=cpu:0", "devices: 'cpu:0' is not a device"),
+        ("devices=cpu:-1", "devices: 'cpu:-1' is not a device"),
         ("devices=[]", "devices: needs at least one"),
-        ("devices=[auto, cpu]", "devices: 'auto' is no device"),
+        ("devices=[auto, cpu]", "devices: 'auto' is not a device"),
         ("devices=3", "devices: "),
         ("data.images.x=1", "--set data.images.x"),
         ("=1", "expected dotted.key=value"),
@@ -92,7 +92,7 @@ def test_every_profile_can_be_named_and_bears_its_name() -> None:
         ("1=2", "keys should be strings|unknown key"),
     ],
 )
-def test_what_is_wrong_is_named_by_its_key(override: str, message: str) -> None:
+def test_a_wrong_setting_is_named_by_its_key(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(None, ["data.images=a", override])
 
@@ -121,7 +121,7 @@ def test_devices_are_one_or_a_list(text: str, expected: tuple[str, ...]) -> None
         b"[" * 5000,
     ],
 )
-def test_a_file_that_is_no_mapping_is_an_error_that_names_it(
+def test_a_file_that_is_not_a_mapping_is_an_error_that_names_it(
     tmp_path: Path, content: bytes
 ) -> None:
     path = tmp_path / "run.yaml"
@@ -174,7 +174,7 @@ def test_scalars_of_a_file_are_those_of_yaml_1_2(tmp_path: Path) -> None:
     assert config.deadline_s == 100.0
 
 
-def test_all_that_is_wrong_is_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     with pytest.raises(ConfigError, match=r"profile: .*; batch_size: "):
         load_config(None, ["batch_size=0", "profile=none"])
 

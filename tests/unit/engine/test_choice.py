@@ -7,7 +7,7 @@ from distributed_pose.backends.readiness import Readiness
 from distributed_pose.backends.registry import candidates
 from distributed_pose.config.selection import select
 from distributed_pose.devices.lacks import Lack
-from distributed_pose.engine.choice import Choice, Site, tell
+from distributed_pose.engine.choice import Choice, Site, warn_passed_over
 from distributed_pose.errors import BackendError
 from distributed_pose.records import DevicePlan
 
@@ -49,12 +49,12 @@ def test_the_best_is_taken_where_nothing_is_missing() -> None:
 
 
 @pytest.mark.parametrize(("model_format", "expected"), [("pth", TORCH), ("onnx", CUDA)])
-def test_the_next_one_that_runs_the_model_stands_in_for_what_lacks_something(
+def test_the_next_backend_that_runs_the_model_replaces_one_that_lacks_something(
     model_format: str, expected: str
 ) -> None:
     (found,) = choice(model_format).deployments([site(0, onnxruntime_tensorrt=NVINFER)]).values()
     assert found.spec.backend == expected
-    # That PyTorch does not run ONNX models is no lack.
+    # That PyTorch does not run ONNX models is not reported as missing.
     lacking = "onnxruntime:tensorrt lacks libnvinfer.so.10 (found libnvinfer.so.11)"
     assert found.passed_over == (f"{lacking}: pip install 'tensorrt-cu13<11'",)
 
@@ -67,7 +67,7 @@ def test_devices_of_a_kind_take_the_best_that_all_of_them_have() -> None:
     assert line.startswith("on cuda:1 (10.0.0.1) onnxruntime:tensorrt lacks libnvinfer.so.10")
 
 
-def test_devices_without_any_in_common_take_their_own_and_that_is_told(
+def test_devices_without_any_in_common_take_their_own_with_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     sites = [
@@ -76,23 +76,23 @@ def test_devices_without_any_in_common_take_their_own_and_that_is_told(
     ]
     deployments = choice("onnx").deployments(sites)
     assert [found.spec.backend for found in deployments.values()] == [TENSORRT, CUDA]
-    tell(deployments.values())
-    told = "on all cuda devices: onnxruntime:tensorrt on cuda:0, onnxruntime:cuda on cuda:1"
-    assert told in caplog.text
+    warn_passed_over(deployments.values())
+    expected = "on all cuda devices: onnxruntime:tensorrt on cuda:0, onnxruntime:cuda on cuda:1"
+    assert expected in caplog.text
 
 
-def test_a_reason_is_told_once_for_all_devices_that_have_it(
+def test_a_reason_is_logged_once_for_all_devices_that_have_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     sites = [site(number, onnxruntime_tensorrt=NVINFER) for number in range(5)]
-    tell(choice().deployments(sites).values())
+    warn_passed_over(choice().deployments(sites).values())
     (record,) = caplog.records
     assert record.getMessage().startswith(
         "cuda:0, cuda:1, cuda:2 and 2 more: backend torch:cuda, since onnxruntime:tensorrt lacks"
     )
 
 
-def test_what_cannot_start_on_one_device_is_left_on_all_of_its_kind() -> None:
+def test_a_backend_that_cannot_start_on_one_device_is_ruled_out_for_its_kind() -> None:
     run, sites = choice(), [site(0), site(1)]
     first = run.deployments(sites)
     run.rule_out(BackendError("it refuses the graph", device="cuda:1"), first["cuda:1"])
@@ -121,7 +121,7 @@ def test_a_backend_that_is_named_is_not_replaced() -> None:
         run.rule_out(error, deployment)
 
 
-def test_the_error_of_a_named_backend_says_what_is_missing_and_what_mends_it() -> None:
+def test_the_error_of_a_named_backend_names_the_missing_part_and_its_remedy() -> None:
     run = choice(backend=TENSORRT)
     message = r"onnxruntime:tensorrt lacks libnvinfer\.so\.10 .*\(pip install 'tensorrt-cu13<11'\)"
     with pytest.raises(SetupError, match=message):
@@ -133,7 +133,7 @@ def test_a_name_without_variant_leaves_the_choice_among_them() -> None:
     assert taken(run, site(0, "onnxruntime", onnxruntime_tensorrt=NVINFER)) == [CUDA]
 
 
-def test_where_nothing_can_run_the_model_the_error_says_why_of_each_backend() -> None:
+def test_where_no_backend_can_run_the_model_the_error_gives_the_reason_of_each() -> None:
     lacking = site(0, onnxruntime_tensorrt=NVINFER, onnxruntime_cuda=CUDNN)
     message = (
         r"device cuda:0\] no backend can run the model on cuda devices: "
@@ -149,7 +149,7 @@ def test_a_precision_that_no_backend_of_a_kind_has_is_a_config_error() -> None:
         Choice(select(parse_config({"precision": "int8"})), "onnx").deployments([site(0)])
 
 
-def test_what_compiles_for_one_size_is_not_chosen_for_inputs_of_any_width() -> None:
+def test_a_backend_that_compiles_for_one_size_is_not_chosen_for_inputs_of_any_width() -> None:
     assert taken(choice("onnx", profile="upstream"), site(0)) == [CUDA]
 
 

@@ -55,7 +55,7 @@ def deployed(plan: DevicePlan, selection: Selection) -> Deployment:
         {"precision": "int8"},
     ],
 )
-def test_what_can_run_is_let_through(values: dict[str, object]) -> None:
+def test_a_possible_configuration_is_accepted(values: dict[str, object]) -> None:
     assert selected(**values)
 
 
@@ -72,7 +72,9 @@ def test_what_can_run_is_let_through(values: dict[str, object]) -> None:
         ),
     ],
 )
-def test_what_cannot_run_is_a_config_error(values: dict[str, object], message: str) -> None:
+def test_an_impossible_configuration_is_a_config_error(
+    values: dict[str, object], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         selected(**values)
 
@@ -89,7 +91,7 @@ def test_what_cannot_run_is_a_config_error(values: dict[str, object], message: s
         ({"npu": {"backend": "simulated"}}, "model"),
     ],
 )
-def test_a_run_answers_from_what_its_backends_answer_from(
+def test_the_source_of_a_run_is_that_of_its_backends(
     values: dict[str, object], expected: str
 ) -> None:
     found = selected(**values)
@@ -116,7 +118,7 @@ def test_auto_takes_the_accelerators_that_the_backend_runs_on(
     assert selected(**values).auto_kinds == expected
 
 
-def test_a_device_has_what_its_kind_has() -> None:
+def test_a_device_has_the_settings_of_its_kind() -> None:
     settings = selected(batch_size=2, npu={"batch_size": 4, "precision": "f16"}, precision="f32")
     npu, cpu = (deployed(plan, settings) for plan in (NPU, CPU))
     assert (npu.spec.backend, npu.spec.precision, npu.spec.batch_sizes) == ("ascend", "f16", (4,))
@@ -142,18 +144,18 @@ def test_an_artifact_is_bound_to_a_chip_only_where_its_compiler_must_know() -> N
 
 
 @pytest.mark.parametrize(
-    ("asked", "model_format", "told"),
+    ("asked", "model_format", "expected"),
     [
         ("auto", "onnx", "f16"),
         ("auto", "om", "auto"),
         ("f32", "om", "f32"),
     ],
 )
-def test_what_a_compiled_model_computes_in_is_not_asked_for(
-    asked: str, model_format: str, told: str
+def test_the_precision_of_a_compiled_model_is_not_requested(
+    asked: str, model_format: str, expected: str
 ) -> None:
     found = plan_deployment(selected(precision=asked), NPU, "ascend", model_format)
-    assert (found.spec.precision, found.order.precision) == (told, told)
+    assert (found.spec.precision, found.order.precision) == (expected, expected)
 
 
 def test_devices_alike_have_one_order() -> None:
@@ -197,14 +199,14 @@ def test_a_backend_is_for_models_profiles_and_precisions_that_it_has(
     assert fits(backend, selected(**values), "cpu", model_format) is expected
 
 
-def test_a_chip_is_what_is_configured_or_the_node_tells_and_nothing_if_it_is_none() -> None:
+def test_a_chip_is_the_configured_or_reported_one_and_empty_if_it_is_not_valid() -> None:
     assert chip_of(selected(), NPU) == "Ascend310P3"
     assert chip_of(selected(npu={"soc": "310"}), NPU) == "Ascend310"
     assert chip_of(selected(), replace(NPU, model="of-some-kind")) == ""
     assert chip_of(selected(), GPU) == ""
 
 
-def test_cards_that_nobody_names_are_taken_for_different_ones() -> None:
+def test_cards_of_unknown_model_count_as_different_ones() -> None:
     cards = [replace(GPU, name=f"cuda:{n}", model="") for n in range(2)]
     settings = selected(backend="onnxruntime:tensorrt")
     assert len({deployed(card, settings).order for card in cards}) == 2
@@ -221,14 +223,14 @@ def test_cards_that_nobody_names_are_taken_for_different_ones() -> None:
         ({"backend": "simulated", "devices": "npu:*"}, (), 0),
     ],
 )
-def test_auto_leaves_out_what_nothing_installed_can_use_and_says_so(
+def test_auto_leaves_out_devices_without_an_installed_backend_with_a_warning(
     caplog: pytest.LogCaptureFixture,
     values: dict[str, object],
     expected: tuple[str, ...],
     warnings: int,
 ) -> None:
     assert usable_here(selected(**values), [Accelerator("npu", "0", "310P3")]) == expected
-    told = [record.getMessage() for record in caplog.records]
-    left_out = [text for text in told if "npu devices are left out" in text]
+    messages = [record.getMessage() for record in caplog.records]
+    left_out = [text for text in messages if "npu devices are left out" in text]
     assert len(left_out) == warnings
     assert all("onnxruntime:cann lacks onnxruntime-cann" in text for text in left_out)

@@ -34,9 +34,9 @@ class Device(Backend):
     """Answers with the batch's number as its time, and keeps to the protocol or fails the test.
 
     Args:
-        slots: that it has.
-        bad: batches that fail: with `submit`, or while they are under way, which the next call of
-            the device tells, of whatever batch that is.
+        slots: number of slots.
+        bad: batches that fail, in `submit` or in flight; the next call of the device then raises
+            the error, whichever batch the call is for.
 
     Calls wait while `gate` is closed.
     """
@@ -114,13 +114,13 @@ def test_the_oldest_is_collected_when_no_slot_is_free_or_nothing_else_is_ready()
         answers = [queue.submit(batch(number)) for number in range(4)]
         device.gate.set()
         assert outcomes(answers) == [0, 1, 2, 3]
-    told = [f"{call} {number}" for call, number in device.calls]
-    assert told[:4] == ["submit 0", "submit 1", "collect 0", "submit 2"]
-    assert told[4:] == ["collect 1", "submit 3", "collect 2", "collect 3", "close -1"]
+    calls = [f"{call} {number}" for call, number in device.calls]
+    assert calls[:4] == ["submit 0", "submit 1", "collect 0", "submit 2"]
+    assert calls[4:] == ["collect 1", "submit 3", "collect 2", "collect 3", "close -1"]
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3])
-def test_a_device_never_has_more_under_way_than_it_has_slots(slots: int) -> None:
+def test_a_device_never_has_more_batches_in_flight_than_slots(slots: int) -> None:
     with opened(lambda: Device(slots)) as (queue, device):
         device.gate.clear()
         first = queue.submit(batch(0))
@@ -155,7 +155,7 @@ def test_a_batch_that_fails_fails_alone(kind: str) -> None:
         assert outcomes(answers) == [0, 1, "batch 2", 3, 4, 5]
 
 
-def test_a_device_gets_ready_for_a_size_while_nothing_is_under_way() -> None:
+def test_a_device_is_prepared_for_a_size_while_nothing_is_in_flight() -> None:
     with opened(Device) as (queue, device), ThreadPoolExecutor(1) as thread:
         device.gate.clear()
         answers = [queue.submit(batch(number)) for number in range(3)]
@@ -206,7 +206,7 @@ def test_each_batch_is_answered_once_whatever_fails_and_is_cancelled(
     assert {number for call, number in device.calls if call == "submit"} == set(kept)
 
 
-def test_what_was_submitted_is_worked_off_before_the_device_is_closed() -> None:
+def test_submitted_batches_run_before_the_device_is_closed() -> None:
     with opened(Device) as (queue, device):
         device.gate.clear()
         answers = [queue.submit(batch(number)) for number in range(3)]

@@ -95,7 +95,7 @@ def test_fast_devices_read_and_group_themselves() -> None:
         (devices(1, 887.0), None, "driver"),
     ],
 )
-def test_workers_read_only_what_they_surely_see(
+def test_workers_read_only_images_that_they_certainly_see(
     ready: list[DeviceReady], images: ImagesToRead | None, read: str
 ) -> None:
     assert flow(ready, images).read == read
@@ -106,7 +106,7 @@ def test_gathered_maps_get_as_many_reducers_as_the_rates_ask_for() -> None:
     assert flow(devices(80, 887.0), LOCAL, gather="maps").reducers == 40
 
 
-def test_what_is_configured_is_kept() -> None:
+def test_configured_values_are_kept() -> None:
     fixed = {"gather": "maps", "reducers": 3, "data": {"read": "driver"}}
     assert flow(devices(8, 887.0), LOCAL, **fixed) == DataFlow(
         gather="maps", read="driver", reducers=3

@@ -11,7 +11,7 @@ def faulty(*reasons: str) -> Health:
     return health
 
 
-def test_four_failures_in_a_row_take_a_device_out() -> None:
+def test_four_failures_in_a_row_exclude_a_device() -> None:
     health = faulty("a", "b", "c")
     assert not health.is_excluded
     health.fault("d")
@@ -19,7 +19,7 @@ def test_four_failures_in_a_row_take_a_device_out() -> None:
     assert health.faults == ["a", "b", "c", "d"]
 
 
-def test_a_success_begins_the_count_anew_and_forgets_no_reason() -> None:
+def test_a_success_resets_the_count_and_keeps_all_reasons() -> None:
     health = faulty("a", "b", "c")
     health.success(0.1)
     for reason in "def":
@@ -34,7 +34,7 @@ def test_a_failure_without_hope_takes_a_device_out_at_once() -> None:
     assert health.is_excluded
 
 
-def test_a_device_that_is_out_stays_out() -> None:
+def test_an_excluded_device_stays_excluded() -> None:
     gone, worn = Health(floor_s=1.0), faulty(*"abcd")
     gone.fault("its node left", final=True)
     gone.fault("a late answer was wrong")
@@ -53,7 +53,7 @@ def test_a_call_may_take_the_floor_and_ten_times_the_median() -> None:
     assert health.deadline_s == 8.0
 
 
-def test_failures_do_not_change_what_a_call_may_take() -> None:
+def test_failures_do_not_change_the_deadline_of_a_call() -> None:
     health = Health(floor_s=3.0)
     health.success(0.5)
     health.fault("a")
@@ -88,7 +88,7 @@ def test_faults_are_collected_of_those_that_had_some() -> None:
     assert collect_faults({}) == Faults()
 
 
-def test_an_error_for_want_of_devices_tells_the_last_reason_of_each() -> None:
+def test_an_error_for_lack_of_devices_gives_the_last_reason_of_each() -> None:
     error = none_left("device", {"cpu:0": faulty("old", "new"), "cpu:1": faulty("other")})
     assert error.message == "no device is left: cpu:0: new; cpu:1: other"
     assert error.exit_code == 4

@@ -19,7 +19,6 @@ from tests.conftest import Dataset
 
 def ready(name: str, node: str = "", **versions: str) -> DeviceReady:
     plan = DevicePlan(name=name, kind="cpu", node=node, node_id="", cpus=1.0)
-    told = tuple(versions.items())
     return DeviceReady(
         plan=plan,
         backend="openvino",
@@ -28,7 +27,7 @@ def ready(name: str, node: str = "", **versions: str) -> DeviceReady:
         batch_size=1,
         warmup_ns=0,
         host="a-host",
-        versions=told,
+        versions=tuple(versions.items()),
     )
 
 
@@ -36,7 +35,9 @@ def ready(name: str, node: str = "", **versions: str) -> DeviceReady:
     ("backend", "runtime"),
     [("openvino", "openvino"), ("onnxruntime:cpu", "onnxruntime"), ("torch:cpu", "torch")],
 )
-def test_a_worker_knows_the_versions_of_what_it_computes_with(backend: str, runtime: str) -> None:
+def test_a_worker_reports_the_versions_of_the_software_that_computes(
+    backend: str, runtime: str
+) -> None:
     found = versions(backend, "cpu")
     assert found["numpy"] == np.__version__
     assert found["opencv"] == cv2.__version__
@@ -55,7 +56,7 @@ def test_the_version_of_cann_is_that_which_the_environment_names(
     assert "cann" not in versions("openvino", "cpu")
 
 
-def test_versions_that_differ_are_told_once_with_a_device_of_each() -> None:
+def test_versions_that_differ_are_reported_once_with_a_device_of_each() -> None:
     devices = [
         ready("cpu:0", "10.0.0.1", numpy="2.1.0", opencv="4.12.0"),
         ready("cpu:1", "10.0.0.1", numpy="2.1.0", opencv="4.12.0"),
@@ -74,6 +75,6 @@ def test_the_report_has_host_and_versions_of_each_device(people: Dataset, tmp_pa
     for device in devices:
         assert device["host"] == socket.gethostname()
         assert device["versions"]["opencv"] == cv2.__version__
-    # They are kept with the results, so that a run that is only resumed tells them, too.
+    # They are kept with the results, so that a run that is only resumed reports them, too.
     evaluate(people.config(), tmp_path)
     assert json.loads((tmp_path / "report.json").read_text())["devices"] == devices

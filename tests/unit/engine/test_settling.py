@@ -88,7 +88,7 @@ def test_broken_images_fail_once_with_their_own_reason_and_no_device_is_blamed(
 
 
 @pytest.mark.parametrize("size", [1, 4])
-def test_a_device_that_sees_nothing_costs_no_image_and_is_taken_out(size: int) -> None:
+def test_a_device_that_sees_no_image_costs_no_result_and_is_excluded(size: int) -> None:
     engine = ShortSightedEngine({"cpu:0": set(), "cpu:1": {*range(200)}, "cpu:2": {2}})
     done, failures = settled([*engine.run(workload(200, size))])
     assert (done, failures) == ([*range(200)], [])
@@ -98,7 +98,7 @@ def test_a_device_that_sees_nothing_costs_no_image_and_is_taken_out(size: int) -
     assert len(engine.asked["cpu:1"]) <= 5 * size
 
 
-def test_what_two_blind_devices_have_given_up_is_tried_again_when_one_is_taken_out() -> None:
+def test_images_that_failed_on_two_blind_devices_are_tried_again_when_one_is_excluded() -> None:
     # On the last device alone all images are seen.
     engine = ShortSightedEngine({"a": {*range(99)}, "b": {*range(99)}, "c": set()})
     done, _ = settled([*engine.run(workload(99, 1))])
@@ -121,7 +121,7 @@ def test_devices_that_see_half_of_the_images_each_finish_together() -> None:
     assert (done, failures) == ([*range(40)], [])
 
 
-def test_the_only_device_tries_again_and_is_never_taken_out() -> None:
+def test_the_only_device_tries_again_and_is_never_excluded() -> None:
     engine = ShortSightedEngine({"cpu:0": {*range(8)}})
     done, failures = settled([*engine.run(workload(12, 2))])
     assert done == [8, 9, 10, 11]
@@ -129,7 +129,7 @@ def test_the_only_device_tries_again_and_is_never_taken_out() -> None:
     assert sorted(engine.asked["cpu:0"]) == sorted([*range(12), *range(8)])
 
 
-def test_what_a_device_cannot_read_is_tried_on_another_node_where_there_is_one() -> None:
+def test_images_that_a_device_cannot_read_are_tried_on_another_node_where_there_is_one() -> None:
     work = work_on(1, 1, {"a": "first", "b": "first", "c": "second"})
     usable = ("a", "b", "c")
     assert work.settle(take(work, "a", usable), "a", refused(0), BOTH) == ()
@@ -143,7 +143,7 @@ def test_the_images_that_failed_are_tried_again_without_the_others() -> None:
     assert ids(take(work, "b").shard) == [1, 2]
 
 
-def test_two_reasons_are_both_told() -> None:
+def test_both_of_two_reasons_are_reported() -> None:
     work = work_on(1, 1)
     work.settle(take(work, "a"), "a", refused(0, reason="no such file"), BOTH)
     (failure,) = work.settle(take(work, "b"), "b", refused(0, reason="not a JPEG"), BOTH)
@@ -153,12 +153,12 @@ def test_two_reasons_are_both_told() -> None:
 def test_the_second_answer_of_a_task_that_two_devices_had_changes_nothing() -> None:
     work = work_on(2, 2)
     task = take(work, "a")
-    work.put_back(task)
+    work.requeue(task)
     assert take(work, "b") is task
     assert work.settle(task, "a", refused(0), BOTH) == ()
     assert work.settle(task, "b", refused(0, 1), BOTH) == ()
     assert ids(take(work, "b").shard) == [0]
-    assert not work.is_left()
+    assert not work.has_pending()
 
 
 def test_a_device_that_cannot_read_an_image_now_and_then_stays() -> None:

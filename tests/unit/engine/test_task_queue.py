@@ -52,7 +52,7 @@ def take(
 def numbers(work: TaskQueue) -> list[int]:
     """Returns the numbers of the shards that are left, which are taken as done."""
     found = []
-    while work.is_left():
+    while work.has_pending():
         task = take(work)
         task.is_done = True
         found.append(task.shard.number)
@@ -67,7 +67,7 @@ def fail_twice(work: TaskQueue, *, reason: str = "broken") -> tuple[Failure, ...
     return work.fail(first, "b", reason)
 
 
-def test_small_shards_are_joined_to_what_a_device_takes_at_once() -> None:
+def test_small_shards_are_joined_to_the_batch_of_a_device() -> None:
     work = TaskQueue(iter([shard(number, number) for number in range(7)]), {"a": 1, "b": 4})
     assert ids(take(work, "b", TWO)) == [0, 1, 2, 3]
     assert ids(take(work, "a", TWO)) == [4]
@@ -78,11 +78,11 @@ def test_small_shards_are_joined_to_what_a_device_takes_at_once() -> None:
     assert work.take("a", TWO) is None
 
 
-def test_a_task_is_of_several_batches_while_there_is_much_to_do() -> None:
+def test_a_task_has_several_batches_while_much_is_pending() -> None:
     source = iter([shard(number, number) for number in range(200)])
     work = TaskQueue(source, {"a": 2, "b": 2}, {"a": 8}, 200)
     sizes = []
-    while work.is_left():
+    while work.has_pending():
         task = take(work, "a", TWO)
         task.is_done = True
         sizes.append(len(ids(task)))
@@ -105,7 +105,7 @@ def test_unreadable_images_count_and_go_with_the_shard_that_they_are_joined_to()
     assert [failure.image_id for failure in task.shard.failures] == [0, 2]
 
 
-def test_what_does_not_fit_is_whole_for_the_next_who_asks() -> None:
+def test_a_shard_that_does_not_fit_stays_whole_for_the_next_device() -> None:
     work = TaskQueue(iter([shard(number, number) for number in range(4)]), {"a": 4, "b": 2})
     assert work.take("a", TWO, lambda given: given.images.num_rows < 4) is None
     assert ids(take(work, "b", TWO)) == [0, 1]
@@ -137,7 +137,7 @@ def test_however_shards_are_joined_every_image_is_handed_out_once(
     work = TaskQueue(iter(shards), sizes)
     found: list[int] = []
     unreadable: list[int] = []
-    while work.is_left():
+    while work.has_pending():
         device = choice.choice(TWO)
         task = take(work, device, TWO)
         task.is_done = True
@@ -153,8 +153,8 @@ def test_shards_are_handed_out_in_the_order_of_the_source() -> None:
     assert work.take("a", ["a"]) is None
 
 
-def test_a_source_without_shards_leaves_nothing_to_do() -> None:
-    assert not TaskQueue(iter([])).is_left()
+def test_a_source_without_shards_leaves_nothing_pending() -> None:
+    assert not TaskQueue(iter([])).has_pending()
 
 
 def test_a_shard_is_read_when_it_is_asked_for() -> None:
@@ -167,23 +167,23 @@ def test_a_shard_is_read_when_it_is_asked_for() -> None:
 
     work = TaskQueue(one for _ in range(9) for one in source())
     take(work)
-    assert work.is_left()
-    assert work.is_left()
+    assert work.has_pending()
+    assert work.has_pending()
     assert num_read == 2
 
 
-def test_what_does_not_fit_stays_for_the_next_time() -> None:
+def test_a_shard_that_does_not_fit_stays_in_the_queue() -> None:
     work = TaskQueue(iter([shard(0, 1, 2), shard(1, 3)]))
     assert work.take("a", ["a"], lambda one: one.images.num_rows < 2) is None
     assert take(work).shard.number == 0
     assert take(work).shard.number == 1
 
 
-def test_a_retry_that_does_not_fit_stays_too() -> None:
+def test_a_retry_that_does_not_fit_stays_in_the_queue() -> None:
     work = TaskQueue(iter([shard(0, 1, 2), shard(1, 3)]))
     large, small = take(work), take(work)
-    work.put_back(large)
-    work.put_back(small)
+    work.requeue(large)
+    work.requeue(small)
     assert work.take("a", ["a"], lambda one: one.images.num_rows < 2) is small
     assert take(work) is large
 
@@ -198,7 +198,7 @@ def test_a_second_try_is_on_a_device_that_has_not_failed() -> None:
     work = TaskQueue(iter([shard(0, 1)]))
     work.fail(take(work, "a", TWO), "a", "broken")
     assert work.take("a", TWO) is None
-    assert work.is_left()
+    assert work.has_pending()
     assert take(work, "b", TWO).shard.number == 0
 
 
@@ -209,55 +209,55 @@ def test_a_second_try_is_on_the_same_device_where_there_is_no_other() -> None:
     assert take(work, "a", ["a"]) is task
 
 
-def test_what_failed_goes_only_to_a_device_that_is_idle() -> None:
+def test_a_failed_task_goes_only_to_an_idle_device() -> None:
     work = TaskQueue(iter([shard(0, 1), shard(1, 2)]))
     suspect, other = take(work), take(work)
     work.fail(suspect, "a", "broken")
     assert suspect.is_suspect
-    work.put_back(other)
+    work.requeue(other)
     assert take(work, is_idle=False) is other
     assert work.take("a", ["a"], is_idle=False) is None
     assert take(work, is_idle=True) is suspect
 
 
-def test_what_is_put_back_is_not_blamed() -> None:
+def test_a_returned_task_is_not_blamed() -> None:
     work = TaskQueue(iter([shard(0, 1)]))
     task = take(work)
     for _ in range(10):
-        work.put_back(task)
+        work.requeue(task)
         assert take(work, is_idle=False) is task
     assert (task.failed_on, task.is_suspect) == ([], False)
 
 
-def test_what_is_put_back_twice_is_handed_out_once() -> None:
+def test_a_task_that_is_returned_twice_is_handed_out_once() -> None:
     work = TaskQueue(iter([shard(0, 1)]))
     task = take(work)
-    work.put_back(task)
-    work.put_back(task)
+    work.requeue(task)
+    work.requeue(task)
     assert take(work) is task
-    assert not work.is_left()
+    assert not work.has_pending()
 
 
-def test_a_copy_of_what_is_done_is_dropped() -> None:
+def test_a_copy_of_a_done_task_is_dropped() -> None:
     work = TaskQueue(iter([shard(0, 1)]))
     task = take(work)
-    work.put_back(task)
+    work.requeue(task)
     task.is_done = True
     assert work.take("a", ["a"]) is None
-    assert not work.is_left()
+    assert not work.has_pending()
 
 
-def test_what_is_done_is_neither_put_back_nor_failed() -> None:
+def test_a_done_task_is_neither_returned_nor_failed() -> None:
     work = TaskQueue(iter([shard(0, 1)]))
     task = take(work)
     task.is_done = True
-    work.put_back(task)
+    work.requeue(task)
     assert [work.fail(task, "a", "late") for _ in range(3)] == [()] * 3
-    assert not work.is_left()
+    assert not work.has_pending()
     assert task.failed_on == []
 
 
-def test_a_shard_that_fails_twice_is_taken_apart() -> None:
+def test_a_shard_that_fails_twice_is_split() -> None:
     work = TaskQueue(iter([shard(7, 1, 2, 3)]))
     assert fail_twice(work) == ()
     parts = [take(work) for _ in range(3)]
@@ -269,7 +269,7 @@ def test_a_shard_that_fails_twice_is_taken_apart() -> None:
     ]
     assert {part.shard.number for part in parts} == {7}
     assert all(part.is_suspect and not part.failed_on for part in parts)
-    assert not work.is_left()
+    assert not work.has_pending()
 
 
 def test_a_part_holds_no_more_than_its_image() -> None:
@@ -281,7 +281,7 @@ def test_a_part_holds_no_more_than_its_image() -> None:
     assert take(work).shard.images.get_total_buffer_size() < whole / 10
 
 
-def test_what_is_of_the_whole_shard_goes_along_once() -> None:
+def test_failures_and_times_of_a_split_shard_are_handed_out_once() -> None:
     work = TaskQueue(iter([shard(0, 1, 2, 3, failed=[4])]))
     fail_twice(work)
     parts = [take(work).shard for _ in range(3)]
@@ -289,36 +289,36 @@ def test_what_is_of_the_whole_shard_goes_along_once() -> None:
     assert [part.read_ns for part in parts] == [(10, 20, 30), (), ()]
 
 
-def test_an_image_that_fails_twice_alone_is_given_up_with_its_devices_and_reason() -> None:
+def test_an_image_that_fails_twice_alone_is_a_failure_with_its_devices_and_reason() -> None:
     work = TaskQueue(iter([shard(0, 1)]))
     assert fail_twice(work, reason="out of memory") == (
         Failure(1, "1.jpg", "failed 2 times, on a and b: out of memory"),
     )
-    assert not work.is_left()
+    assert not work.has_pending()
 
 
-def test_the_failures_of_the_whole_are_told_when_its_first_image_is_given_up() -> None:
+def test_failures_of_a_split_shard_are_reported_when_its_first_image_fails() -> None:
     work = TaskQueue(iter([shard(0, 1, 2, failed=[3])]))
     fail_twice(work)
     first, second = take(work), take(work)
     for part, given_up in ((first, [3, 1]), (second, [2])):
         assert work.fail(part, "a", "broken") == ()
         assert [failure.image_id for failure in work.fail(part, "b", "broken")] == given_up
-    assert not work.is_left()
+    assert not work.has_pending()
 
 
-def test_a_copy_under_way_of_what_was_taken_apart_changes_nothing() -> None:
+def test_a_copy_in_flight_of_a_split_shard_changes_nothing() -> None:
     work = TaskQueue(iter([shard(0, 1, 2)]))
     task = take(work, "a", TWO)
-    work.put_back(task)
+    work.requeue(task)
     assert take(work, "b", TWO) is task
     work.fail(task, "a", "late")
     assert take(work, "b", TWO) is task
     work.fail(task, "b", "broken")
     assert work.fail(task, "b", "broken as well") == ()
-    work.put_back(task)
+    work.requeue(task)
     assert [ids(take(work)) for _ in range(2)] == [[1], [2]]
-    assert not work.is_left()
+    assert not work.has_pending()
 
 
 def test_no_more_than_a_few_failed_shards_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,11 +335,11 @@ def test_no_more_than_a_few_failed_shards_are_kept(monkeypatch: pytest.MonkeyPat
 
 def test_a_shard_that_could_not_be_read_is_not_tried_without_end() -> None:
     work = TaskQueue(iter([shard(0, failed=[1])]))
-    told: list[Failure] = []
+    failures: list[Failure] = []
     for _ in range(20):
-        if work.is_left():
-            told.extend(work.fail(take(work), "a", "broken"))
-    assert [failure.image_id for failure in told] == [1]
+        if work.has_pending():
+            failures.extend(work.fail(take(work), "a", "broken"))
+    assert [failure.image_id for failure in failures] == [1]
 
 
 @dataclass
@@ -347,13 +347,13 @@ class Run:
     """A run on devices that fail at random, in which copies are handed out at random.
 
     Attributes:
-        work: of the run.
-        choice: of what happens next.
-        devices: that are not taken out.
-        max_copies: how often a task under way is given to another device as well.
+        work: queue of the run.
+        choice: random numbers that decide what happens next.
+        devices: devices that are not excluded.
+        max_copies: how often a task in flight is given to another device as well.
         in_flight: tasks at devices.
         results: how often each image came.
-        failures: how often each image was given up.
+        failures: how often each image was a final failure.
     """
 
     work: TaskQueue
@@ -366,7 +366,7 @@ class Run:
 
     def play(self, max_steps: int) -> None:
         for _ in range(max_steps):
-            if not self.in_flight and not self.work.is_left():
+            if not self.in_flight and not self.work.has_pending():
                 return
             if not self._dispatch():
                 assert self.in_flight, "there is work, every device is idle, and none gets any"
@@ -394,12 +394,12 @@ class Run:
         if outcome < 0.2 and self.max_copies:
             self.max_copies -= 1
             self.in_flight.append((device, task))
-            self.work.put_back(task)
+            self.work.requeue(task)
         elif outcome < 0.3 and len(self.devices) > 1 and device in self.devices:
             self.devices.remove(device)
             for name, lost in [(device, task), *self.in_flight]:
                 if name == device:
-                    self.work.put_back(lost)
+                    self.work.requeue(lost)
             self.in_flight = [one for one in self.in_flight if one[0] != device]
         elif outcome < 0.45:
             refused = [
@@ -498,5 +498,5 @@ def test_images_that_kill_a_device_are_the_only_ones_without_a_result(poisonous:
     check_that_only_these_fail(poisonous, shards_of([(4, 0)] * 3))
 
 
-def test_images_that_kill_a_device_now_and_then_do_not_take_it_out() -> None:
+def test_images_that_kill_a_device_now_and_then_do_not_exclude_it() -> None:
     check_that_only_these_fail({1, 21, 41, 61}, shards_of([(4, 0)] * 16))

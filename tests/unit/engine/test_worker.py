@@ -82,7 +82,7 @@ def test_a_batch_is_at_most_as_large_as_asked_for(
     }
 
 
-def test_images_that_cannot_be_decoded_are_failures_and_the_rest_goes_on(
+def test_images_that_cannot_be_decoded_are_failures_and_the_others_have_maps(
     people: Dataset, tmp_path: Path
 ) -> None:
     jpeg = cv2.imencode(".jpg", np.zeros((40, 60, 3), np.uint8))[1].tobytes()
@@ -142,7 +142,7 @@ def test_an_image_that_a_worker_cannot_read_is_a_failure(people: Dataset, tmp_pa
     assert len(report.image_ids) == 2
 
 
-def test_a_worker_that_does_not_see_the_images_says_so_at_its_start(people: Dataset) -> None:
+def test_a_worker_that_does_not_see_the_images_fails_at_its_start(people: Dataset) -> None:
     worker, spec = worker_of(people)
     reader = Worker(replace(spec, images=ImagesToRead(Location("/nowhere"))), worker._model)
     with pytest.raises(SetupError, match=r"device cpu:0.*/nowhere is not a folder"):
@@ -151,7 +151,7 @@ def test_a_worker_that_does_not_see_the_images_says_so_at_its_start(people: Data
     worker.close()
 
 
-def test_a_worker_whose_node_lacks_an_image_that_the_driver_has_says_so_at_its_start(
+def test_a_worker_whose_node_lacks_an_image_of_the_driver_fails_at_its_start(
     people: Dataset, tmp_path: Path
 ) -> None:
     worker, spec = worker_of(people)
@@ -299,7 +299,7 @@ def test_batches_that_a_device_cannot_take_are_not_its_best(
     assert "batches of 8" in caplog.text
 
 
-def test_a_worker_that_is_not_started_says_so(people: Dataset) -> None:
+def test_a_worker_that_is_not_started_is_an_error(people: Dataset) -> None:
     worker, _ = worker_of(people)
     with pytest.raises(SetupError, match=r"device cpu:0.*not started"):
         worker.infer(shard_of(people, 1).images)

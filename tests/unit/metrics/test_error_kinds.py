@@ -211,7 +211,7 @@ def test_the_image_with_the_most_errors_comes_first_and_perfect_ones_are_left_ou
     ]
 
 
-def test_a_crowd_and_unlabelled_people_are_no_errors() -> None:
+def test_a_crowd_and_unlabelled_people_are_not_errors() -> None:
     index = dataset(1, 1)
     crowd, unlabelled = index.ground_truth["annotations"]
     crowd["iscrowd"] = 1
@@ -268,5 +268,5 @@ def test_weights_of_images_count_as_repeated_images_do() -> None:
     assert weighted == pytest.approx(part.ap(), abs=1e-12)
 
 
-def test_the_first_kind_is_no_error() -> None:
+def test_the_first_kind_is_not_an_error() -> None:
     assert KEYPOINT_KINDS[0] == "good"

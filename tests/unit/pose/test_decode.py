@@ -14,7 +14,7 @@ from distributed_pose.pose.assemble import Poses
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.pose.limits import MAX_CANDIDATES, NoPoseMapsError
 from distributed_pose.pose.peaks import MAX_PEAKS, SUPPRESSION_RADIUS_PX
-from distributed_pose.pose.reference import plain_decode
+from distributed_pose.pose.reference import reference_decode
 from distributed_pose.pose.skeleton import KEYPOINTS, NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
 from distributed_pose.records import Geometry
@@ -140,7 +140,7 @@ class TestDecode:
         self, grid_hw: tuple[int, int], geometry: Geometry
     ) -> None:
         maps = noise(grid_hw)
-        found, expected = Decoder().decode(*maps, geometry), plain_decode(*maps, geometry)
+        found, expected = Decoder().decode(*maps, geometry), reference_decode(*maps, geometry)
         np.testing.assert_array_equal(found.keypoints_P51, expected.keypoints_P51)
 
 
@@ -151,7 +151,7 @@ class TestBuffers:
         first = decoder.decode(*maps, geometry)
         assert decoder._candidates.offsets_K[-1] > 1024
         assert len(decoder._pairs.a_R) > 1024
-        assert_same(first, plain_decode(*maps, geometry))
+        assert_same(first, reference_decode(*maps, geometry))
         assert_same(decoder.decode(*maps, geometry), first)
         assert len(decoder.decode(*maps_of(0, 200), WHOLE).scores_P) == 2
 
@@ -214,7 +214,7 @@ class TestLimits:
     def test_flat_heatmaps_have_too_many_candidates(self, decoder: Decoder) -> None:
         heatmaps, pafs = flat_maps()
         with pytest.raises(
-            NoPoseMapsError, match=r"^the heatmaps are no pose heatmaps: more than "
+            NoPoseMapsError, match=r"^the heatmaps are not pose heatmaps: more than "
         ):
             decoder.decode(heatmaps, pafs, WHOLE)
         with pytest.raises(NoPoseMapsError, match=r"more than 1000 candidates of nose$"):
@@ -233,7 +233,7 @@ class TestLimits:
             decoder.decode(*noise(GRID_HW), WHOLE)
 
     @pytest.mark.parametrize("number", [MAX_CANDIDATES, MAX_CANDIDATES + 1])
-    def test_count_candidates_to_the_last_one_as_the_plain_decoder_does(
+    def test_count_candidates_to_the_last_one_as_the_reference_decoder_does(
         self, decoder: Decoder, number: int
     ) -> None:
         heatmaps = np.zeros((NUM_HEATMAPS, 80, 120), np.float32)
@@ -241,7 +241,7 @@ class TestLimits:
         rows, columns = np.divmod(np.arange(number), 50)
         heatmaps[LEFT_ANKLE, 2 * rows + 1, 2 * columns + 1] = np.linspace(0.5, 1, number)
         geometry = Geometry(700, 1050, 0, 0, 0, 0)
-        for decode in (decoder.decode, plain_decode):
+        for decode in (decoder.decode, reference_decode):
             if number > MAX_CANDIDATES:
                 with pytest.raises(NoPoseMapsError, match="1000 candidates of left_ankle"):
                     decode(heatmaps, pafs, geometry)

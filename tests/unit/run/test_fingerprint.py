@@ -39,7 +39,7 @@ def differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
         {"data": {"limit": 12}},
     ],
 )
-def test_what_detections_do_not_depend_on_is_not_in_it(
+def test_settings_that_detections_do_not_depend_on_are_not_in_it(
     people: Dataset, values: dict[str, object]
 ) -> None:
     assert of(people.config(**values)) == of(people.config())
@@ -64,7 +64,7 @@ def test_its_annotations_are_those_that_were_read(people: Dataset, tmp_path: Pat
         ({"data": {"limit": 5}}, "data.limit", "5 of 12 images"),
     ],
 )
-def test_what_detections_depend_on_is_in_it_by_name(
+def test_settings_that_detections_depend_on_are_in_it_by_name(
     people: Dataset, values: dict[str, object], part: str, text: str
 ) -> None:
     changed = of(people.config(**values))

@@ -101,12 +101,12 @@ def test_devices_straggle_from_their_last_result_to_the_end_of_the_session() -> 
     assert Ledger(IMAGES).straggler_share == 0
 
 
-def test_a_result_that_is_all_new_is_returned_as_it_came() -> None:
+def test_accept_returns_a_new_result_unchanged() -> None:
     came = entry(result(1, 2), elapsed_ns=7)
     assert Ledger(IMAGES).accept(came) == came
 
 
-def test_of_a_result_that_is_new_in_part_that_part_is_returned() -> None:
+def test_accept_returns_only_the_new_images_of_a_partly_known_result() -> None:
     ledger = filled(result(2))
     whole = replace(result(1, 2, 3), durations={"compute": (900,), "peaks": (30, 60, 90)})
     new = ledger.accept(entry(whole))
@@ -119,13 +119,13 @@ def test_of_a_result_that_is_new_in_part_that_part_is_returned() -> None:
     assert new.result.durations == {"compute": (600,), "peaks": (20, 40, 60)}
 
 
-def test_of_a_result_without_anything_new_nothing_is_returned() -> None:
+def test_accept_returns_none_for_a_result_without_new_images() -> None:
     ledger = filled(result(1, 2))
     assert ledger.accept(entry(result(2, 1))) is None
     assert ledger.accept(entry(failed(3))) is None
 
 
-def test_what_is_returned_does_not_tell_processes_and_nodes_apart() -> None:
+def test_an_accepted_entry_has_no_facts_of_processes_and_nodes() -> None:
     plan = DevicePlan(name="cpu:0", kind="cpu", node="10.0.0.1", node_id="a-node", cpus=2.0)
     ready = DeviceReady(
         plan=plan,
@@ -144,7 +144,7 @@ def test_what_is_returned_does_not_tell_processes_and_nodes_apart() -> None:
     assert (new.device.warmup_ns, new.device.batch_ns) == (0, 0)
 
 
-def test_an_image_with_nobody_in_it_has_a_result() -> None:
+def test_an_image_without_people_has_a_result() -> None:
     ledger = filled(
         ShardResult(device="cpu:0", image_ids=(1,), detections=no_detections(), encoded_bytes=(9,))
     )
@@ -154,7 +154,7 @@ def test_an_image_with_nobody_in_it_has_a_result() -> None:
     assert not ledger.detections
 
 
-def test_a_failure_gives_way_to_a_result() -> None:
+def test_a_failure_is_replaced_by_a_result() -> None:
     ledger = filled(failed(1, 2))
     assert [image.image_id for image in ledger.open_images] == [3, 1, 2]
     new = ledger.accept(entry(result(1)))
@@ -166,14 +166,14 @@ def test_a_failure_gives_way_to_a_result() -> None:
     ]
 
 
-def test_a_result_does_not_give_way_to_a_failure() -> None:
+def test_a_result_is_not_replaced_by_a_failure() -> None:
     ledger = filled(result(1), failed(1), images=IMAGES[1:2])
     assert not ledger.failures
     assert ledger.num_settled == 1
     assert scores(ledger) == [(1, 1.0)]
 
 
-def test_of_two_failures_of_an_image_the_last_is_told() -> None:
+def test_the_last_of_two_failures_of_an_image_is_reported() -> None:
     ledger = filled(failed(1, reason="first"), failed(1, reason="second"), images=IMAGES[1:2])
     assert [failure.reason for failure in ledger.failures] == ["second"]
     assert ledger.num_settled == 1
@@ -196,7 +196,7 @@ def test_images_that_never_came_back_are_failures_by_ascending_id() -> None:
     ]
 
 
-def test_open_images_come_in_the_order_of_the_run() -> None:
+def test_pending_images_are_in_the_order_of_the_run() -> None:
     assert filled(result(1)).open_images == [IMAGES[0], IMAGES[2]]
 
 
@@ -209,7 +209,7 @@ def test_a_result_of_another_dataset_is_an_error_and_leaves_no_trace(one: ShardR
     assert (ledger.num_settled, ledger.num_sessions, ledger.devices) == (0, 0, [])
 
 
-def test_detections_have_one_order_whoever_came_first() -> None:
+def test_detections_have_one_order_whichever_result_came_first() -> None:
     parts = [result(3), result(1, score=0.5), result(2, x=4.0)]
     forward, backward = filled(*parts), filled(*parts[::-1])
     assert [*forward.detections] == [*backward.detections]
@@ -217,7 +217,7 @@ def test_detections_have_one_order_whoever_came_first() -> None:
     assert {row["category_id"] for row in forward.detections} == {1}
 
 
-def test_of_an_image_the_better_detection_comes_first_and_of_ties_the_lesser_keypoints() -> None:
+def test_better_detections_of_an_image_come_first_and_ties_are_sorted_by_keypoints() -> None:
     poses = Poses(np.repeat([[3.0], [9.0], [7.0]], 51, axis=1), np.array([0.5, 1.0, 1.0]))
     ledger = filled(
         ShardResult(
@@ -247,7 +247,7 @@ def test_shards_may_overlap_and_come_in_any_order(
     assert sum(figures.images for figures in ledger.devices) == len(wanted)
 
 
-def test_durations_are_kept_by_stage_and_those_of_known_images_are_taken_off() -> None:
+def test_durations_are_kept_by_stage_without_those_of_known_images() -> None:
     ledger = filled(result(1), result(2, device="cpu:1"), result(1, 3), result(2))
     assert [*ledger.durations["compute"]] == [5, 5, 2]
     assert [figures.compute_ns for figures in ledger.devices] == [7, 5]

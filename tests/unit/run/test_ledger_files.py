@@ -144,14 +144,14 @@ def release() -> Iterator[Event]:
 
 
 @pytest.mark.parametrize("location", ["{}/run", "file://{}/run", "mock:///run"])
-def test_what_is_kept_comes_back_whole(tmp_path: Path, location: str) -> None:
+def test_entries_are_read_back_completely(tmp_path: Path, location: str) -> None:
     folder = Folder(location.format(tmp_path))
     entries = [entry(1, 2), entry(3), entry(4, 5, session="second", elapsed_ns=2**60)]
     keep(folder, *entries)
     assert [*map(comparable, load(folder))] == [*map(comparable, entries)]
 
 
-def test_images_with_nobody_in_them_come_back(folder: Folder) -> None:
+def test_images_without_people_are_read_back(folder: Folder) -> None:
     one = entry(1, 2)
     empty = replace(one, result=replace(one.result, detections=no_detections()))
     keep(folder, empty)
@@ -212,7 +212,7 @@ def test_no_field_is_lost_or_changed(one: LedgerEntry, fingerprint: dict[str, st
     assert repr(comparable(back)) == repr(comparable(one))
 
 
-def test_a_ledger_taken_up_again_has_the_figures_of_the_first(folder: Folder) -> None:
+def test_a_resumed_ledger_has_the_figures_of_the_first(folder: Folder) -> None:
     images = [ImageRecord(number, f"{number}.jpg", 4, 6) for number in range(1, 5)]
     first, second = Ledger(images), Ledger(images)
     with LedgerFiles(folder, FINGERPRINT) as files:
@@ -271,12 +271,12 @@ def test_a_file_has_the_name_of_its_content(folder: Folder, ledger: Path) -> Non
     assert path.name == f"{sha256_hex(path.read_bytes())}.arrow"
 
 
-def test_a_folder_without_a_ledger_has_nothing_kept(folder: Folder) -> None:
+def test_a_folder_without_a_ledger_has_no_entries(folder: Folder) -> None:
     assert load(folder) == []
     LedgerFiles(folder, FINGERPRINT).clear()
 
 
-def test_what_could_not_be_read_is_not_kept(folder: Folder, ledger: Path) -> None:
+def test_failures_are_not_kept(folder: Folder, ledger: Path) -> None:
     one = entry(1)
     failures = (Failure(2, "2.jpg", "unreadable"),)
     keep(folder, replace(one, result=replace(one.result, failures=failures)))
@@ -483,7 +483,7 @@ def test_a_file_of_another_version_is_another_run_and_not_damaged(folder: Folder
         load(folder)
 
 
-def test_a_damaged_file_of_another_run_does_not_tell_that_it_is(
+def test_a_damaged_file_of_another_run_is_only_reported_as_damaged(
     folder: Folder, ledger: Path
 ) -> None:
     keep(folder, entry(1), fingerprint={"profile": "upstream"})
@@ -505,7 +505,7 @@ def test_a_file_that_cannot_be_read_is_an_error_that_names_it(
         load(folder)
 
 
-def test_what_was_kept_can_be_cleared_and_the_rest_stays(folder: Folder, ledger: Path) -> None:
+def test_ledger_files_can_be_cleared_and_other_files_stay(folder: Folder, ledger: Path) -> None:
     keep(folder, entry(1), entry(2), fingerprint={"profile": "another"})
     (ledger / f"{PARTIAL_PREFIX}{16 * '0'}").write_bytes(b"a part")
     folder.write("report.json", "{}")
@@ -525,7 +525,7 @@ def fail_to_write(*_: object, **__: object) -> None:
     raise ExecutionError("cannot write: no space left")
 
 
-def test_after_an_error_no_more_is_added_and_what_was_there_loads(
+def test_after_an_error_no_more_is_added_and_earlier_entries_load(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep(folder, entry(1), entry(2))
@@ -558,7 +558,7 @@ def test_after_an_error_nothing_of_the_queue_is_written(
     assert len(tried) == 1
 
 
-def test_an_error_of_the_run_is_told_before_that_of_its_ledger(
+def test_an_error_of_the_run_takes_precedence_over_that_of_its_ledger(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Folder, "write", fail_to_write)
@@ -566,13 +566,13 @@ def test_an_error_of_the_run_is_told_before_that_of_its_ledger(
         keep_all(folder, Results(1))
 
 
-def test_what_was_added_is_written_when_the_run_ends_with_an_error(folder: Folder) -> None:
+def test_added_entries_are_written_when_the_run_ends_with_an_error(folder: Folder) -> None:
     with pytest.raises(KeyboardInterrupt):
         keep_all(folder, Results(20))
     assert len(load(folder)) == 20
 
 
-def test_a_mistake_in_an_entry_is_told_too(folder: Folder) -> None:
+def test_a_mistake_in_an_entry_is_raised(folder: Folder) -> None:
     one = entry(1)
     broken = replace(one, result=replace(one.result, detections=b"no batch"))
     with pytest.raises((ValueError, OSError)):

@@ -82,7 +82,9 @@ def test_a_recent_heartbeat_in_a_folder_behind_a_uri_keeps_other_runs_out(
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"[]", b'{"at": 5}'])
-def test_a_lock_without_a_readable_holder_keeps_no_run_out(tmp_path: Path, content: bytes) -> None:
+def test_a_lock_without_a_readable_holder_does_not_keep_runs_out(
+    tmp_path: Path, content: bytes
+) -> None:
     folder = Elsewhere(tmp_path)
     folder.write(".lock", content)
     with RunLock(folder):

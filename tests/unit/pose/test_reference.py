@@ -10,7 +10,7 @@ from distributed_pose.pose.reference import (
     find_limbs,
     find_peaks,
     full_resolution,
-    plain_decode,
+    reference_decode,
 )
 from distributed_pose.pose.skeleton import LIMBS, NUM_KEYPOINTS
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
@@ -201,7 +201,7 @@ def test_drawn_people_are_found_where_they_were_drawn(geometry: Geometry) -> Non
     coco[:, :, :2] = PERSON
     coco[1, :, 0] += 200
     keypoints = network_keypoints(coco)
-    poses = plain_decode(
+    poses = reference_decode(
         draw_heatmaps(keypoints, (46, 80)), draw_pafs(keypoints, (46, 80)), geometry
     )
     found = poses.keypoints_P51.reshape(-1, 17, 3)
@@ -215,4 +215,4 @@ def test_drawn_people_are_found_where_they_were_drawn(geometry: Geometry) -> Non
 def test_maps_without_people_have_no_poses() -> None:
     nobody = network_keypoints(np.zeros((0, 17, 3)))
     maps = draw_heatmaps(nobody, (46, 80)), draw_pafs(nobody, (46, 80))
-    assert not len(plain_decode(*maps, Geometry(368, 640, 0, 0, 0, 0)).scores_P)
+    assert not len(reference_decode(*maps, Geometry(368, 640, 0, 0, 0, 0)).scores_P)
