@@ -1,6 +1,7 @@
 """Kinds of error in detections that are the labels with one known change, and AP by part."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from distributed_pose.data.coco import CocoIndex
 from distributed_pose.metrics.coco_ap import coco_ap
 from distributed_pose.metrics.error_kinds import KEYPOINT_KINDS, OPPOSITE_17
+from distributed_pose.metrics.ground_truth import people_of
 from distributed_pose.metrics.matches import AREAS, match
 from distributed_pose.metrics.precision_recall import PrecisionRecall
 from distributed_pose.pose.skeleton import COCO_KEYPOINTS
@@ -53,14 +55,7 @@ def dataset(*people_per_image: int) -> CocoIndex:
         for image, count in zip(images, people_per_image, strict=True)
         for column in range(count)
     ]
-    for number, person in enumerate(people, 1):
-        person["id"] = number
-    truth = {
-        "images": [{"id": image.image_id} for image in images],
-        "annotations": people,
-        "categories": [{"id": 1, "name": "person"}],
-    }
-    return CocoIndex(images, truth, len(images))
+    return CocoIndex(images, images, people_of(people), len(images))
 
 
 def found(index: CocoIndex) -> list[dict[str, Any]]:
@@ -212,10 +207,10 @@ def test_the_image_with_the_most_errors_comes_first_and_perfect_ones_are_left_ou
 
 
 def test_a_crowd_and_unlabelled_people_are_not_errors() -> None:
-    index = dataset(1, 1)
-    crowd, unlabelled = index.ground_truth["annotations"]
+    crowd, unlabelled = dataset(1, 1).ground_truth["annotations"]
     crowd["iscrowd"] = 1
     unlabelled.update(num_keypoints=0, keypoints=[0] * 51)
+    index = replace(dataset(1, 1), people=people_of([crowd, unlabelled]))
     analysis = analyse(index, found(dataset(1, 1)))
     assert (analysis.ap, counts(analysis)) == (-1, {})
     assert analysis.curves == ()
@@ -230,12 +225,14 @@ def test_no_detections_at_all_are_missed_people() -> None:
 def test_matches_give_the_ap_of_pycocotools_to_the_last_bit(seed: int) -> None:
     noise = np.random.default_rng(seed)
     index = dataset(*noise.integers(0, 25, 12).tolist())
-    for person in index.ground_truth["annotations"]:
+    people = index.ground_truth["annotations"]
+    for person in people:
         person["area"] = float(noise.uniform(500, 40_000))
         person["iscrowd"] = int(noise.random() < 0.1)
         labelled = noise.random(17) < noise.random()
         person["keypoints"] = (points(person) * labelled[:, None]).astype(int).ravel().tolist()
         person["num_keypoints"] = int(labelled.sum())
+    index = replace(index, people=people_of(people))
     detections = [one for one in found(dataset(*_sizes(index))) if noise.random() < 0.9]
     for detection in detections:
         moved = points(detection) + noise.normal(0, 8, (17, 3)) * (1, 1, 0)
