@@ -1,7 +1,7 @@
 """The `compare` command: stored runs against the first of them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,11 @@ from distributed_pose.cli.pages import check_page
 from distributed_pose.cli.terminal import Terminal, print_line, print_text
 from distributed_pose.errors import ConfigError
 from distributed_pose.files.local import write_atomically
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from distributed_pose.report.stored_run import StoredRun
 
 
 def compare(  # noqa: PLR0913 - one argument per option
@@ -37,28 +42,11 @@ def compare(  # noqa: PLR0913 - one argument per option
         raise ConfigError("there is one run to compare", "name two or more")
     if html:
         check_page(html, runs)
-    from distributed_pose.report.comparison import compare as compared
-    from distributed_pose.report.comparison_text import comparison_tables, comparisons_json
     from distributed_pose.report.gates import Gates, check_gates
     from distributed_pose.report.stored_run import read_run
 
     first, *others = stored = [read_run(run) for run in runs]
-    rates = [gates.segments(run) for run in stored]
-    comparisons = [
-        compared(first, other, (rates[0], rate))
-        for other, rate in zip(others, rates[1:], strict=True)
-    ]
-    if html:
-        from distributed_pose.report.comparison_page import comparison_page
-
-        write_atomically(html, comparison_page(stored, comparisons))
-    if as_json:
-        print_text(comparisons_json(comparisons))
-    else:
-        for comparison in comparisons:
-            Terminal().print(*comparison_tables(comparison), sep="\n")
-        if html:
-            print_line(f"Written to {html}")
+    _show(stored, html, as_json=as_json)
     least = Gates(
         min_ap=min_ap,
         min_images_per_s=min_images_per_s,
@@ -67,3 +55,24 @@ def compare(  # noqa: PLR0913 - one argument per option
     )
     for other in others:
         check_gates(least, other, gates.segments, first)
+
+
+def _show(runs: "Sequence[StoredRun]", html: Path | None, *, as_json: bool) -> None:
+    """Prints the comparisons of runs with the first one, and writes them as a page if wanted."""
+    from distributed_pose.report.comparison import compare as compared
+    from distributed_pose.report.comparison_text import comparison_tables, comparisons_json
+
+    first, *others = runs
+    rates = gates.segments(first)
+    comparisons = [compared(first, other, (rates, gates.segments(other))) for other in others]
+    if html:
+        from distributed_pose.report.comparison_page import comparison_page
+
+        write_atomically(html, comparison_page(runs, comparisons))
+    if as_json:
+        print_text(comparisons_json(comparisons))
+        return
+    for comparison in comparisons:
+        Terminal().print(*comparison_tables(comparison), sep="\n")
+    if html:
+        print_line(f"Written to {html}")

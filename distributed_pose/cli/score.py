@@ -1,13 +1,18 @@
 """The `score` command: AP of any COCO keypoint results."""
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from distributed_pose.cli.options import AsJson
 from distributed_pose.cli.terminal import Terminal, print_line, print_text
 from distributed_pose.errors import SetupError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from distributed_pose.data.coco import CocoIndex
 
 
 def score(
@@ -44,20 +49,28 @@ def score(
     from distributed_pose.data.coco import load_index
     from distributed_pose.data.results_file import read_results
     from distributed_pose.metrics.coco_ap import coco_ap
-    from distributed_pose.report.tables import ap_table
 
     index = load_index(annotations, limit, category)
     if not index.is_labelled:
         raise SetupError(f"{annotations} has no annotations, so that nothing can be scored")
     found, notes = read_results(detections, index)
     figures = coco_ap(index.ground_truth, found, [image.image_id for image in index.images])
+    notes = (*index.notes, *notes)
     if as_json:
         sizes = {"num_images": len(index.images), "num_detections": len(found)}
-        record = {**sizes, "ap": figures, "notes": [*index.notes, *notes]}
+        record = {**sizes, "ap": figures, "notes": notes}
         print_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
-        return
-    for note in (*index.notes, *notes):
+    else:
+        _print_figures(figures, index, len(found), notes)
+
+
+def _print_figures(
+    figures: "Mapping[str, float]", index: "CocoIndex", num_detections: int, notes: "Sequence[str]"
+) -> None:
+    from distributed_pose.report.tables import ap_table
+
+    for note in notes:
         print_line(note)
     part = f" of {index.num_images_listed}" if index.is_partial else ""
     title = f"COCO keypoint AP, {len(index.images)}{part} images"
-    Terminal().print(ap_table(figures, title, f"{len(found)} detections"))
+    Terminal().print(ap_table(figures, title, f"{num_detections} detections"))

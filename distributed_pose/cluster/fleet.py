@@ -7,44 +7,29 @@ from functools import partial
 from time import monotonic
 from typing import Any, cast
 
-import ray
-
-from distributed_pose.cluster.actors import (
-    DeviceAssignment,
-    create_reducer,
-    create_worker,
-    reservation,
-)
+from distributed_pose.cluster.actors import DeviceAssignment, create_reducer, create_worker
 from distributed_pose.cluster.answers import CallFailure, fetch, wait
+from distributed_pose.cluster.artifacts import long_answer, make_artifacts
 from distributed_pose.cluster.calls import Actor, ask
 from distributed_pose.cluster.connection import is_alive, live_nodes
 from distributed_pose.cluster.placement import match_device
-from distributed_pose.cluster.reservations import shortage
+from distributed_pose.cluster.start_checks import check_start, other_code
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.config.selection import Selection
 from distributed_pose.devices.planning import plan_devices
-from distributed_pose.engine.base import starting
 from distributed_pose.engine.choice import Choice, Site, warn_passed_over
 from distributed_pose.engine.deployment import Deployment, chip_of, usable_here
 from distributed_pose.engine.health import Health
 from distributed_pose.engine.trials import Sweep
-from distributed_pose.errors import BackendError, ExecutionError, PoseEvalError, SetupError
+from distributed_pose.errors import BackendError, ExecutionError, SetupError
 from distributed_pose.files.package_identity import difference
 from distributed_pose.model.artifacts import ModelSource
-from distributed_pose.model.compile import compile_model, needs_device, portable
 from distributed_pose.model.makers import Calibration
-from distributed_pose.records import CompileSpec, DataFlow, DevicePlan, DeviceReady, ImagesToRead
+from distributed_pose.records import DataFlow, DevicePlan, DeviceReady, ImagesToRead
 
 _LOG = logging.getLogger(__name__)
 
 _CLOSE_TIMEOUT_S = 5.0
-
-# The resources of a run that has just ended are free again within seconds; resources that stay
-# reserved for longer belong to another job.
-_RESERVATION_S = 15.0
-
-# Vendors' compilers take minutes, and with tuning tens of minutes.
-_LONG_TIMEOUT_S = 7200.0
 
 
 class ActorPool:
@@ -221,7 +206,9 @@ class ActorPool:
         """Makes the artifacts of the workers that have not begun to load, and starts loading."""
         idle = [worker for worker in self.workers if worker.name not in self._deployed]
         orders = {worker.name: self._deployments[worker.name].order for worker in idle}
-        artifacts = self._compile(model, idle, orders, calibration)
+        start = monotonic()
+        artifacts = make_artifacts(model, idle, orders, calibration, self._ask_long)
+        self.compile_s += monotonic() - start
         for worker in idle:
             spec = self._deployments[worker.name].spec
             self._deployed[worker.name] = spec, artifacts[orders[worker.name]]
@@ -232,55 +219,8 @@ class ActorPool:
         ready = cast("DeviceReady", worker.ready)
         return replace(ready, passed_over=self._deployments[worker.name].passed_over)
 
-    def _compile(
-        self,
-        model: ModelSource,
-        workers: Sequence[Actor],
-        orders: Mapping[str, CompileSpec],
-        calibration: Calibration | None,
-    ) -> dict[CompileSpec, Any]:
-        """Returns references to the artifacts, by order.
-
-        Each artifact is made once, for the first worker that orders it.
-        """
-        start = monotonic()
-        artifacts: dict[CompileSpec, Any] = {}
-        for actor in workers:
-            order = orders[actor.name]
-            if order not in artifacts:
-                with starting(actor.name):
-                    artifacts[order] = ray.put(self._compiled(model, actor, order, calibration))
-        self.compile_s += monotonic() - start
-        return artifacts
-
-    def _compiled(
-        self, model: ModelSource, actor: Actor, order: CompileSpec, calibration: Calibration | None
-    ) -> Any:
-        source = portable(model, order)
-        if needs_device(source, order):
-            return self._ask_long(actor, actor.handle.compile.remote(source, order))
-        return compile_model(source, order, calibration).content
-
     def _ask_long(self, actor: Actor, reference: Any) -> Any:
-        """Returns the answer of a call that may take hours; used before shards are in flight.
-
-        Raises:
-            PoseEvalError: if the actor raises one; it then names the device.
-            SetupError: if the call fails otherwise, or there is no answer in time.
-            ExecutionError: if the run is stopped meanwhile.
-        """
-        deadline_at = monotonic() + _LONG_TIMEOUT_S
-        while not (done := wait([reference], [deadline_at])) and monotonic() < deadline_at:
-            self._check_stopped()
-        if not done:
-            raise SetupError(f"no answer within {_LONG_TIMEOUT_S:.0f} s", device=actor.name)
-        answer = fetch(reference)
-        if not isinstance(answer, CallFailure):
-            return answer
-        if isinstance(answer.error, PoseEvalError):
-            answer.error.device = actor.name
-            raise answer.error
-        raise SetupError(answer.reason, device=actor.name)
+        return long_answer(actor, reference, self._check_stopped)
 
     def _await_starts(self) -> None:
         while any(actor.starting for actor in self.actors):
@@ -306,19 +246,7 @@ class ActorPool:
         for actor in [starting[reference] for reference in done]:
             self.finish_start(actor)
         for actor in starting.values():
-            _check_reservation(actor)
-            if actor.starting and actor.is_overdue():
-                raise SetupError(
-                    f"not ready within {actor.start_deadline_s:.0f} s",
-                    "check `ray status` and the logs of its node",
-                    device=actor.name,
-                )
-            if actor.health.is_excluded:
-                # A device whose process died of its backend may work with another backend.
-                kind = BackendError if actor.name in self._deployed else SetupError
-                raise kind(
-                    f"on node {actor.node_address}: {actor.health.faults[-1]}", device=actor.name
-                )
+            check_start(actor, has_begun=actor.name in self._deployed)
 
     def finish_start(self, actor: Actor) -> None:
         """Handles the answer of an actor that is starting.
@@ -335,26 +263,13 @@ class ActorPool:
         elif isinstance(answer, DeviceReady):
             actor.started(answer)
         elif different := difference(getattr(answer, "package", None)):
-            self._refuse(actor, different)
+            if not actor.has_started:
+                raise other_code(actor, different)
+            self.restart(actor, different)
         elif isinstance(answer, DeviceAssignment):
             self._find_place(actor, answer)
         else:
             actor.started(None)
-
-    def _refuse(self, actor: Actor, different: str) -> None:
-        """Handles a process that runs other code than the driver.
-
-        Raises:
-            SetupError: if the actor has never been ready.
-        """
-        if actor.has_started:
-            self.restart(actor, different)
-            return
-        raise SetupError(
-            f"on node {actor.node_address} {different}",
-            "install the same version on all nodes",
-            device=actor.name,
-        )
 
     def _find_place(self, actor: Actor, place: DeviceAssignment) -> None:
         """Assigns a process to the worker of the device that Ray gave it.
@@ -376,17 +291,3 @@ def _site(worker: Actor) -> Site:
     # Plan and place are both set once the actor has been assigned to its device.
     plan, place = cast("DevicePlan", worker.plan), cast("DeviceAssignment", worker.place)
     return Site(replace(plan, device_id=place.device_id), place.backends)
-
-
-def _check_reservation(actor: Actor) -> None:
-    """Checks that a worker does not wait for resources that other jobs hold.
-
-    Raises:
-        SetupError: if it has waited for them for some time.
-    """
-    if not (actor.starting and actor.plan) or actor.place or actor.waited_s < _RESERVATION_S:
-        return
-    if lacking := shortage(actor.plan, reservation(actor.plan)):
-        raise SetupError(
-            lacking, "wait for that job, end it, or choose other devices", device=actor.name
-        )

@@ -3,9 +3,7 @@
 Relative paths are relative to the working directory of the command.
 """
 
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
 
 from pydantic import (
     AfterValidator,
@@ -13,16 +11,22 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    GetPydanticSchema,
     create_model,
     model_validator,
 )
-from pydantic_core import core_schema
 
-from distributed_pose.config.messages import short_repr
 from distributed_pose.config.names import BackendName, check_chip, check_devices
+from distributed_pose.config.values import (
+    BatchSize,
+    CategoryId,
+    Count,
+    DataLocation,
+    Feeders,
+    MountedPath,
+    Reducers,
+    as_list,
+)
 from distributed_pose.devices.kinds import CPU, CUDA, KINDS, NPU
-from distributed_pose.locations import Location, redacted
 from distributed_pose.records import SimulatedHost, Simulation
 
 ProfileName = Literal["modelzoo", "upstream", "uint8"]
@@ -32,90 +36,6 @@ Gather = Literal["auto", "maps", "poses"]
 MapsDtype = Literal["f32", "f16"]
 Reader = Literal["auto", "driver", "worker"]
 Damaged = Literal["keep", "fail"]
-
-
-# A count of images, workers or the like; strict, so that `true` and "8" are not numbers.
-_Count = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
-
-
-def _check_batch_size(value: object) -> object:
-    if value == "auto" or (type(value) is int and 1 <= value < 2**31):
-        return value
-    raise ValueError(f"must be a count from 1, or 'auto', not {short_repr(value)}")
-
-
-# Images in a batch; `auto` is the best one of a sweep on the device.
-BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_check_batch_size)]
-
-
-def _check_processes(value: object) -> object:
-    if value == "auto" or (type(value) is int and 1 <= value <= 256):
-        return value
-    raise ValueError(f"must be a count from 1 to 256, or 'auto', not {short_repr(value)}")
-
-
-# Threads of a worker, or processes of a run.
-Feeders = Annotated[int | Literal["auto"], BeforeValidator(_check_processes)]
-Reducers = Annotated[int | Literal["auto"], BeforeValidator(_check_processes)]
-
-
-def _as_list(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
-
-
-def _check_category(value: object) -> object:
-    if value is None or type(value) is int or (type(value) is str and value):
-        return value
-    raise ValueError(f"must be the id or the name of a category, not {short_repr(value)}")
-
-
-# COCO has numbers, other files have text.
-_CategoryId = Annotated[int | str | None, BeforeValidator(_check_category)]
-
-_PathT = TypeVar("_PathT", Path, str)
-
-
-def _check_path(path: _PathT) -> _PathT:
-    if "\0" in str(path):
-        raise ValueError("a path has no null byte")
-    # YAML can spell halves of characters; this is a ValueError with them.
-    os.fsencode(path)
-    return path
-
-
-def _as_text(value: object) -> object:
-    if isinstance(value, Location):
-        return value.plain
-    return str(value) if isinstance(value, Path) else value
-
-
-_Path = Annotated[Path, AfterValidator(_check_path)]
-
-# A path, or a URI that pyarrow opens; written as text, it has no credentials.
-_Location = Annotated[
-    Location,
-    GetPydanticSchema(
-        lambda _source, _handler: core_schema.no_info_after_validator_function(
-            lambda text: Location(_check_path(text)),
-            core_schema.str_schema(),
-            serialization=core_schema.to_string_ser_schema(),
-        )
-    ),
-    BeforeValidator(_as_text),
-]
-
-
-def _check_no_uri(value: object) -> object:
-    # As a path it would lead into the working directory, and show the credentials that it carries.
-    text = str(value) if isinstance(value, Path) else value
-    if isinstance(text, str) and ("://" in text or redacted(text) != text):
-        raise ValueError(
-            f"must be a path on a mounted filesystem, not a URI, as {short_repr(text)} is"
-        )
-    return value
-
-
-_MountedPath = Annotated[_Path, BeforeValidator(_check_no_uri)]
 
 
 class _Section(BaseModel):
@@ -128,22 +48,22 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """The dataset. A run that names neither data nor a model is the demo."""
 
-    images: _Location | None = None
+    images: DataLocation | None = None
     """Folder of the images, plain or packed by `distributed-pose pack`: a path, or a URI that
     pyarrow opens, such as `s3://bucket/val2017`."""
 
-    annotations: _Location | None = None
+    annotations: DataLocation | None = None
     """COCO person-keypoint annotation file, plain or gzipped: a path or a URI."""
 
-    category: _CategoryId = None
+    category: CategoryId = None
     """Id or name of the person category in the annotation file. Needed only where several
     categories have COCO's 17 keypoints, or where none names its keypoints."""
 
-    limit: _Count | None = None
+    limit: Count | None = None
     """Number of images to evaluate, those with the smallest ids. The report says that the run was
     limited. The demo renders more than its 64 images if the limit is higher."""
 
-    repeat: _Count = 1
+    repeat: Count = 1
     """Number of times that the images are evaluated, each time under other ids. It makes long
     throughput runs out of few images."""
 
@@ -161,7 +81,7 @@ class DataConfig(_Section):
 class ModelConfig(_Section):
     """The model."""
 
-    path: _MountedPath | None = None
+    path: MountedPath | None = None
     """Model file, recognised by its content: a checkpoint of Lightweight OpenPose, an ONNX file
     with its external data beside it, or a compiled `.om`. For `backend: recorded` it is a folder of
     recorded maps."""
@@ -187,7 +107,7 @@ class KindConfig(_Section):
 class CpuConfig(KindConfig):
     """Settings of CPU workers."""
 
-    cpus: _Count | None = None
+    cpus: Count | None = None
     """Number of CPUs that each CPU worker takes; by default its share of those of its node."""
 
 
@@ -319,9 +239,9 @@ class RunConfig(_RegisteredKinds):
     """Number of images per batch. `auto` measures 1 to 32 on each device before the run and takes
     the size with the highest throughput."""
 
-    devices: Annotated[
-        tuple[str, ...], BeforeValidator(_as_list), AfterValidator(check_devices)
-    ] = ("auto",)
+    devices: Annotated[tuple[str, ...], BeforeValidator(as_list), AfterValidator(check_devices)] = (
+        "auto",
+    )
     """Devices to use: `auto`, or a list such as `[npu:*, cuda:0, cpu:2]` of all devices of a kind,
     the device with a number (as `distributed-pose devices` counts them), or a number of CPU
     workers. `auto` is all GPUs and NPUs, or one CPU worker per node where there are none."""
@@ -351,7 +271,7 @@ class RunConfig(_RegisteredKinds):
     maps_dtype: MapsDtype = "f32"
     """Type of the values in heatmaps and PAFs between worker and reducer."""
 
-    dump_maps: _MountedPath | None = None
+    dump_maps: MountedPath | None = None
     """Folder into which workers write the maps of every image, in the vendor guide's format; none
     writes no maps."""
 
