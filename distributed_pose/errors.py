@@ -3,7 +3,7 @@
 PoseEvalError
 ├── ConfigError      exit 2: the configuration or the command line is wrong
 ├── SetupError       exit 3: something that the run needs is missing or unusable
-│   └── BackendError     the same, of a backend on a device
+│   └── BackendError     a backend cannot start on a device, or cannot run the model
 ├── ExecutionError   exit 4: the run started and could not be completed
 └── GateError        exit 5: a figure of a complete run does not reach its gate
 """
@@ -21,8 +21,8 @@ class PoseEvalError(Exception):
     """An error that is shown to the user as one line, without a traceback.
 
     Args:
-        message: what is wrong, with the name of the file, key or device.
-        hint: what to do next.
+        message: description of the error, with the name of the file, key or device.
+        hint: advice on what to do next.
         device: name of the device concerned.
         shard: index of the shard concerned.
         image_ids: COCO ids of the images concerned.
@@ -73,7 +73,7 @@ class SetupError(PoseEvalError):
 
 
 class BackendError(SetupError):
-    """A backend that cannot start on a device, or not with this model: another one may."""
+    """A backend cannot start on a device, or cannot run the model there; another one may."""
 
 
 class ExecutionError(PoseEvalError):
@@ -107,10 +107,10 @@ def last_line(error: BaseException) -> str:
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Returns a text in which every character that is not meant to be read is its escape.
+    """Returns a text in which every character that is not readable is replaced by its escape.
 
-    Names of files, keys and tensors come from strangers, and a terminal obeys control characters,
-    marks of writing direction included. The escapes are those of JSON.
+    Names of files, keys and tensors come from untrusted sources, and a terminal obeys control
+    characters, marks of writing direction included. The escapes are those of JSON.
 
     Args:
         text: text of any origin, which may have unpaired surrogates.
@@ -122,7 +122,7 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def shown(text: str, max_characters: int = 80) -> str:
-    """Returns a text of strangers as a message shows it: in one line, printable and cut off."""
+    """Returns an untrusted text as a message shows it: in one line, printable and shortened."""
     is_short = len(text) <= max_characters
     return printable(text if is_short else f"{text[:max_characters]}...")
 

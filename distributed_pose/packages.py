@@ -154,7 +154,7 @@ class Registry(Mapping[str, _T], Generic[_T]):
     def _load(self, point: EntryPoint) -> _T:
         try:
             found = point.load()
-        # Packages of strangers can raise anything.
+        # Other packages can raise any exception.
         except Exception as error:  # noqa: BLE001
             reason = f"cannot be loaded: {first_line(error)}"
         else:
@@ -162,7 +162,7 @@ class Registry(Mapping[str, _T], Generic[_T]):
                 return found
             reason = f"is {type(found).__name__}, and must be {self._kind.__name__}"
         raise SetupError(
-            f"entry point {_shown(point)} {reason}", "mend or uninstall the package that has it"
+            f"entry point {_shown(point)} {reason}", "repair or uninstall the package that has it"
         )
 
 

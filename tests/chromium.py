@@ -1,4 +1,4 @@
-"""Loads a page in Chromium, without a display, and says what it did."""
+"""Loads a page in Chromium, without a display, and returns its requests and errors."""
 
 import json
 import re

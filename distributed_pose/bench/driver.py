@@ -2,7 +2,7 @@
 
 Everything of the driver is real: the dispatch loop with its deadlines, the queue of tasks, the
 checks of answers, the ledger and its files on disk. The stubs answer at once with results of the
-usual size. Their own time is taken off, and Ray's own time per call is not part of it.
+usual size. Their own time is subtracted, and Ray's own time per call is not part of it.
 """
 
 import multiprocessing

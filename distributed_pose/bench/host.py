@@ -83,8 +83,8 @@ def bench_host(config: RunConfig, repeat: int, on_progress: Progress) -> HostRep
         on_progress: callback that is called after each image.
 
     Raises:
-        ExecutionError: if an image cannot be read, or if the poses of the decoder and the plain
-            decoder differ.
+        ExecutionError: if an image cannot be read, or if the poses of the decoder and the
+            reference decoder differ.
     """
     inputs = read_inputs(config)
     records = {image.image_id: image for image in inputs.index.images}
@@ -138,7 +138,7 @@ class _HostBench:
         self._reference = importlib.import_module(
             "distributed_pose.pose.reference"
         ).reference_decode
-        self._costs_ns: dict[str, list[float]] = {stage: [] for stage in (*STAGES, "plain")}
+        self._costs_ns: dict[str, list[float]] = {stage: [] for stage in (*STAGES, "reference")}
         self._is_half = config.maps_dtype == "f16"
 
     def measure(self, images: Sequence[ImageRecord], maps: ImageMaps, repeat: int) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""What all actor processes of a run have in common."""
+"""The base class of the actor processes of a run."""
 
 from functools import partial
 from time import process_time

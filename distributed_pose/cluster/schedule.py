@@ -1,4 +1,4 @@
-"""Which actor is next to get a call, and which call is next to pass its deadline, from heaps."""
+"""Heaps of the actors that have room for calls, and of the deadlines of calls."""
 
 from collections.abc import Iterable
 from heapq import heappop, heappush

@@ -1,4 +1,4 @@
-"""Values of users as messages show them."""
+"""Returns the values of users as messages show them."""
 
 from distributed_pose.locations import redacted
 
@@ -11,7 +11,7 @@ def short_repr(value: object) -> str:
         return short_line(redacted(repr(value)))
     # Python writes no integers of thousands of digits, and no mappings a thousand deep.
     except (ValueError, RecursionError):
-        return "one too long to show"
+        return "a value that is too long to show"
 
 
 def short_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Resolves what a configuration selects for a run: where answers come from, devices, backends."""
+"""Resolves the selection of a configuration: source of the maps, devices and backends."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from distributed_pose.devices.kinds import CPU, CUDA, KINDS, accelerators
 from distributed_pose.errors import ConfigError
 from distributed_pose.records import Simulation
 
-# What the backends of a run answer from: the user's model, recorded maps, or the ground truth.
+# Source of a run's maps: the user's model, recorded maps, or the ground truth.
 Source = Literal["model", "recording", "truth"]
 
 # Batch sizes that a sweep measures.
@@ -19,7 +19,7 @@ _SWEPT = (1, 2, 4, 8, 16, 32)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KindSelection:
-    """What a run uses on devices of one kind.
+    """The settings of a run for devices of one kind.
 
     Attributes:
         backend: configured name of the backend, which may be `auto` or lack its variant.
@@ -37,10 +37,10 @@ class KindSelection:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
-    """What a run uses, resolved once from its configuration.
+    """The selection of a run, resolved once from its configuration.
 
     Attributes:
-        source: what the backends of the run answer from.
+        source: source of the maps that the backends return.
         kinds: backend, precision and batch sizes by kind of device.
         devices: requested devices, or `auto` alone.
         auto_kinds: kinds of accelerators that `devices: auto` uses.
@@ -164,7 +164,7 @@ def _used_kinds(config: RunConfig) -> Iterator[str]:
 
 
 def _source(backends: list[str]) -> Source:
-    """Returns what backends answer from, which must be the same for all of them.
+    """Returns the source of the backends' maps, which must be the same for all of them.
 
     Raises:
         ConfigError: if it differs.

@@ -82,7 +82,7 @@ class SimulatedCores:
         self._thread = local()
 
     def work(self, seconds: float) -> None:
-        """Waits for a free core, and then for a time, which another core would compute."""
+        """Waits for a free core, and then for the time that a real core would compute."""
         if seconds <= 0:
             return
         with self._core():

@@ -98,7 +98,7 @@ def _unusable(people: People, detections: DetectionsByImage, sample: Sequence[in
     rows, some = detections.of_images(sample), people.of_images(sample)
     try:
         is_equal = fast_ap(some, rows, sample) == _reference_ap(some, rows, sample)
-    # Whatever it is, the reference scores instead.
+    # After any error the reference scores instead.
     except Exception as error:  # noqa: BLE001
         return f"{_LIBRARY} fails: {' '.join(str(error).split())}"
     return "" if is_equal else f"{_LIBRARY} differs from pycocotools on {len(sample)} images"

@@ -1,4 +1,4 @@
-"""The benchmark commands: what they print can be read, and adds up."""
+"""The benchmark commands print figures that are consistent, as tables and as JSON."""
 
 import json
 import shutil

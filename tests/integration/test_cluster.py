@@ -1,4 +1,4 @@
-"""Which Ray a run uses: the cluster that the environment names, or one of its own."""
+"""The Ray of a run is the cluster that the environment names, or a local one of its own."""
 
 import json
 import os

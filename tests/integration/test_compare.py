@@ -1,4 +1,4 @@
-"""Runs compared with each other: figures, intervals, what differs, and which images changed."""
+"""Comparisons of runs show figures, intervals, different settings and changed images."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Hostile files and command lines, each in a process that is measured; see `tests/hostile`."""
+"""The hostile files and command lines of `tests/hostile` end in one line, within limits."""
 
 import subprocess
 import sys

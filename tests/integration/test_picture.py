@@ -1,4 +1,4 @@
-"""Pictures of a run: which images they show, beside the labels, and with scores."""
+"""Pictures of a run show chosen or worst images, beside the labels, and with scores."""
 
 import json
 from pathlib import Path

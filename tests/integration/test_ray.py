@@ -1,4 +1,4 @@
-"""Runs on a Ray that is already there, and errors that come out of its actors."""
+"""Shipped configurations run on Ray, and errors of its actors are one line."""
 
 import math
 from pathlib import Path
@@ -20,7 +20,7 @@ def test_every_shipped_config_runs(people: Dataset, tmp_path: Path, path: Path) 
     keys = {"data.images": people.images, "data.annotations": people.annotations}
     values = {**keys, "model.path": model, "data.limit": 4}
     if load_config(path).devices[0].startswith(("cuda", "npu")):
-        # For cards that are not here; on a processor all else of it holds.
+        # A configuration for cards is run on the CPU, with its other settings.
         values |= {"devices": "cpu", "precision": "auto"}
     report = evaluate(load_config(path, [f"{key}={value}" for key, value in values.items()]))
     assert report.complete

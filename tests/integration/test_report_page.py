@@ -1,4 +1,4 @@
-"""Stored runs as text, JSON and page: what they name, and that the page needs no network."""
+"""Stored runs are shown as text, JSON and a page, which needs no network."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Faults by the hundred; see `tests/soak`."""
+"""Hundreds of faults of the kinds in `tests/soak` change no result."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The oracle draws maps that are decoded to the labelled people, and nobody else."""
+"""The oracle draws maps that are decoded to the labelled people, and to no others."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a configuration selects is resolved once, and travels to every node."""
+"""The selection of a configuration is resolved once, and is the same on every node."""
 
 import pickle
 from dataclasses import FrozenInstanceError

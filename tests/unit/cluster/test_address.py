@@ -1,4 +1,4 @@
-"""Which cluster is joined, and what is said within seconds if it cannot be."""
+"""The cluster that a run joins, and the error within seconds if it cannot be joined."""
 
 import socket
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Which worker a process is for, by the device that Ray gave it."""
+"""A process belongs to the worker of the device that Ray gave it."""
 
 from dataclasses import dataclass
 from time import sleep

@@ -1,4 +1,4 @@
-"""Detections in columns, which are given back exactly and in canonical order."""
+"""Detections in columns are returned exactly and in canonical order."""
 
 import json
 from typing import Any

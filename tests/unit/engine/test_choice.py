@@ -1,4 +1,4 @@
-"""Which backends devices take, from what their nodes lack and from what fails to start."""
+"""The backends of devices follow from missing requirements and from starts that fail."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""How many images a worker prepares at once, and how images and maps flow, by rates."""
+"""Feeders of a worker, and the flow of images and maps, follow from the rates of devices."""
 
 from dataclasses import replace
 from math import ceil

@@ -1,4 +1,4 @@
-"""The two libraries that score, and which of them scores a run."""
+"""Both scoring libraries have the same figures, and the size of a run decides between them."""
 
 import sys
 from types import ModuleType
