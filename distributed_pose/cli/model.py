@@ -1,4 +1,4 @@
-"""The commands `export` and `compile` for models, and `picture`, which draws the poses of a run."""
+"""The commands `export` and `compile` for models."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Images that a device could not read or decode, before it is clear whose fault it is."""
+"""Images that a device could not read or decode, before the cause is clear."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -32,7 +32,7 @@ def settle(
         for refusal in task.refusals:
             for image_id in refusal.reasons.keys() & set(report.image_ids):
                 devices[refusal.device].refute(refusal.reasons[image_id])
-    # Without failures it does not matter who else could try the images.
+    # Without failures no other device needs to try the images.
     usable = _usable(devices) if report.failures else ()
     failures = work.settle(task, device, report.failures, usable)
     return replace(report, failures=failures) if report.failures else report

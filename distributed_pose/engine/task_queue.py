@@ -230,7 +230,7 @@ class TaskQueue:
     def _refused_elsewhere(
         self, device: str, usable: Collection[str], fits: Callable[[Shard], bool]
     ) -> Task | None:
-        """Returns a task with images that another device refused, to find out whose fault it is."""
+        """Returns a task with images that another device refused, to find out what the cause is."""
         for task in self._retries:
             has_no_other_fault = task.refusals and not task.is_suspect
             if has_no_other_fault and device in self._elsewhere(task, usable) and fits(task.shard):
