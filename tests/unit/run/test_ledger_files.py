@@ -429,7 +429,9 @@ def test_the_files_that_follow_are_like_those_of_a_ledger(folder: Folder) -> Non
         arrow({**about(result=RESULT), "entries": None}),
         arrow(about(device={**asdict(DEVICE), "batch_size": 0}, result=RESULT)),
         *(
-            arrow(about(device={k: v for k, v in asdict(DEVICE).items() if k != name}, result=RESULT))
+            arrow(
+                about(device={k: v for k, v in asdict(DEVICE).items() if k != name}, result=RESULT)
+            )
             for name in ("feeders", "reads_images")
         ),
         arrow(about(device={**asdict(DEVICE), "plan": {**PLAN, "name": "cpu"}}, result=RESULT)),
