@@ -108,7 +108,7 @@ class DeviceReport:
 
     Attributes:
         name: unique name in the run, such as `cuda:0`.
-        kind: `cpu`, `cuda` or `npu`.
+        kind: kind of the device, such as `cuda`, or one that another package registers.
         id: number of the device among those of its kind, over all nodes.
         physical_id: id by which its node knows the device; empty for CPUs.
         node: address of its node.

@@ -174,7 +174,7 @@ def _throughput(report: RunReport) -> Table:
         if report.compile_s >= _WORTH_TELLING_S:
             table.caption += f" ({report.compile_s:.1f} s of it compiling)"
         table.caption += f" · at most {max(peaks) / _MIB:,.0f} MiB in a process"
-        table.caption += f"\n{_flow(report)}"
+        table.caption += f" · {_flow(report)}"
     return table
 
 
