@@ -17,7 +17,7 @@ from distributed_pose.report.run_report import RunReport
 GOOD_EFFICIENCY = 0.95
 
 # A host is saturated from this busy share on, since the rest is lost between its processes.
-_BUSY = 0.85
+BUSY = 0.85
 
 _ROLES = {**dict.fromkeys(KINDS, "workers"), "reducer": "reducers"}
 
@@ -149,6 +149,12 @@ def cpu_us(report: RunReport) -> dict[str, float]:
     return found
 
 
+def busy_share(report: RunReport) -> float:
+    """Returns the processor time of all processes as a share of that of all cores."""
+    used = report.host_use
+    return sum(used.cpu_s.values()) / (report.throughput.wall_s * max(1, used.cores))
+
+
 def _with_devices(config: RunConfig, count: int, *, weak: bool) -> RunConfig:
     kind = planned_devices(config)[0].kind
     if kind == CPU:
@@ -190,7 +196,7 @@ def _point(count: int, runs: Sequence[RunReport], base: Sequence[RunReport]) -> 
     # The figures below belong together, so they are all those of the run in the middle by its rate.
     run = sorted(runs, key=lambda one: one.throughput.wall_images_per_s)[len(runs) // 2]
     used, images = run.host_use, max(1, run.host_use.images)
-    busy = sum(used.cpu_s.values()) / (run.throughput.wall_s * max(1, used.cores))
+    busy = busy_share(run)
     return ScalePoint(
         devices=count,
         images=run.num_images,
@@ -212,14 +218,14 @@ def _point(count: int, runs: Sequence[RunReport], base: Sequence[RunReport]) -> 
 def _bound_by(run: RunReport, efficiency: float, busy: float) -> str:
     if efficiency >= GOOD_EFFICIENCY:
         return "devices"
-    if busy >= _BUSY:
+    if busy >= BUSY:
         return "host CPUs"
     shares = {
         name.partition(":")[0]: used_s / run.throughput.wall_s
         for name, used_s in run.host_use.cpu_s.items()
     }
     for role in ("driver", "reducer"):
-        if shares.get(role, 0.0) >= _BUSY:
+        if shares.get(role, 0.0) >= BUSY:
             return f"{role} process"
     lost = {
         "stragglers": run.throughput.straggler_share,

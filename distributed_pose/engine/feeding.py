@@ -36,6 +36,14 @@ class Feeding:
     processes: int
     batches: int
 
+    def max_images_per_s(self, prepare_s: float) -> float:
+        """Returns the rate at which images can be prepared where the host has enough cores.
+
+        Args:
+            prepare_s: seconds to prepare an image, including the time to read it.
+        """
+        return min(self.feeders / prepare_s, max(1, self.processes) * _PROCESS_RATE)
+
 
 def plan_feeding(
     images_per_s: float, prepare_s: float, slots: int, feeders: int = 0, max_processes: int = 0

@@ -33,9 +33,22 @@ def choose_flow(
         cores: number of CPUs of all nodes.
     """
     rate = sum(device.images_per_s for device in devices)
+    can_read = _is_seen(devices, images) and all(device.reads_images for device in devices)
+    return flow_at(config, rate, cores, can_read=can_read)
+
+
+def flow_at(config: RunConfig, images_per_s: float, cores: int, *, can_read: bool) -> DataFlow:
+    """Returns the configured data flow, with the fastest choice at a rate wherever it is `auto`.
+
+    Args:
+        config: configuration of the run.
+        images_per_s: compute-only rate of all devices together.
+        cores: number of CPUs of all nodes.
+        can_read: whether all workers can read the images.
+    """
+    rate = images_per_s
     read = config.data.read
     if read == "auto":
-        can_read = _is_seen(devices, images) and all(device.reads_images for device in devices)
         read = "worker" if can_read and rate > _DRIVER_READS else "driver"
     gather = config.gather
     if gather == "auto":

@@ -139,7 +139,7 @@ def test_a_plan_of_kept_costs_says_what_binds(tmp_path: Path) -> None:
     cores = ["--hosts", "2", "--cores", "8", "--images", "5e6"]
     result = CliRunner().invoke(app, [*arguments, "ascend310p3=8", *cores])
     assert result.exit_code == 0, result.output
-    assert "host CPUs" in result.stdout
+    assert "host cores" in result.stdout
     assert "3,200" in result.stdout
     for text in ("t4", "t4=0", "=2", "t4=2;t4=2"):
         with pytest.raises(ConfigError, match="expected NAME=COUNT or RATE=COUNT"):
@@ -167,3 +167,6 @@ def test_a_plan_measures_its_costs_and_is_checked_by_a_run(people: Dataset, tmp_
     costs = json.loads(kept.read_text())
     assert costs["ceiling_images_per_s"] > 0
     assert 0.3 < costs["device_share"] <= 1
+    assert (costs["gather"], costs["read"], costs["device_images_per_s"]) == ("poses", "worker", 30)
+    assert costs["prepare_ms"] > 0
+    assert costs["group_ms"] > 0
