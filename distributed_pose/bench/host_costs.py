@@ -27,9 +27,6 @@ _PROBE_RATE = 300.0
 _SATURATION = 1.5
 _MAX_WORKERS, _MAX_WORKERS_PER_CORE = 16, 4
 
-# Devices that reach this share of their rate together were hardly kept waiting by the host.
-_DEVICES_KEPT = 0.9
-
 
 def measure_host_costs(
     config: RunConfig, groups: Sequence[DeviceGroup], flow: DataFlow, on_progress: Progress
@@ -55,15 +52,21 @@ def measure_host_costs(
         expected = min(workers * rate, probe.throughput.wall_images_per_s / busy)
         full = _run(fixed, rate, workers, _CALIBRATION_S * expected)
         on_progress(steps, 2)
-        ceiling = _ceiling(full, workers * rate)
+        # Slow devices leave cores idle, and other work takes some; a plan is for hosts without it.
+        ceiling = full.throughput.wall_images_per_s * max(1.0, BUSY / max(0.01, busy_share(full)))
         light = min(rate, _LIGHT_LOAD * ceiling)
         easy = _run(fixed, light, 1, _CALIBRATION_S * light)
         on_progress(steps, 3)
     return _costs(config, full, easy, ceiling, rate)
 
 
-def measure_rate(config: RunConfig, groups: Sequence[DeviceGroup], expected: float) -> float:
-    """Returns the wall-clock images/s of a run with simulated devices on this machine.
+def measure_rate(
+    config: RunConfig, groups: Sequence[DeviceGroup], expected: float
+) -> tuple[float, float]:
+    """Returns what a run with simulated devices on this machine reaches.
+
+    The first figure is images per second by wall clock, and the second one is the processor time of
+    the run as a share of that of all cores.
 
     Args:
         config: configuration of the run.
@@ -78,7 +81,7 @@ def measure_rate(config: RunConfig, groups: Sequence[DeviceGroup], expected: flo
     (group,) = groups
     with open_engine(config):
         report = _run(config, group.images_per_s, group.count, _CALIBRATION_S * expected)
-    return report.throughput.wall_images_per_s
+    return report.throughput.wall_images_per_s, busy_share(report)
 
 
 def _costs(
@@ -116,20 +119,6 @@ def _num_workers(busy: float, cores: int) -> int:
     """
     most = min(_MAX_WORKERS, _MAX_WORKERS_PER_CORE * cores)
     return max(2, min(most, ceil(2 * _SATURATION / busy)))
-
-
-def _ceiling(report: RunReport, devices_images_per_s: float) -> float:
-    """Returns the images/s of a host with all cores at work.
-
-    Args:
-        report: report of a run with many devices.
-        devices_images_per_s: rate of these devices.
-    """
-    rate = report.throughput.wall_images_per_s
-    if rate < _DEVICES_KEPT * devices_images_per_s:
-        return rate
-    # Slow devices that were not kept waiting left cores idle.
-    return rate * max(1.0, BUSY / max(0.01, busy_share(report)))
 
 
 def _run(config: RunConfig, rate: float, devices: int, images: float) -> RunReport:

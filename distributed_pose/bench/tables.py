@@ -11,7 +11,7 @@ from distributed_pose.bench.driver import DriverCost
 from distributed_pose.bench.drivers import DriversCost
 from distributed_pose.bench.host import Cost, HostReport
 from distributed_pose.bench.pipeline import PipelineReport
-from distributed_pose.bench.scale import ScaleReport
+from distributed_pose.bench.scale import BUSY, ScaleReport
 from distributed_pose.bench.worst_case import WorstCaseReport
 
 
@@ -226,6 +226,25 @@ def capacity_table(found: Capacity, costs: HostCosts) -> Table:
     if costs.simulated_cores:
         table.caption += f" · {costs.simulated_cores} simulated cores per host"
     return table
+
+
+def check_text(planned: Capacity, images_per_s: float, busy: float) -> str:
+    """Returns a line that compares a plan with a run.
+
+    Args:
+        planned: the plan.
+        images_per_s: images per second of the run by wall clock.
+        busy: processor time of the run as a share of that of all cores.
+    """
+    ratio = planned.images_per_s / images_per_s
+    text = (
+        f"measured, simulated: {images_per_s:,.1f} images/s with {busy:.0%} of the cores' time; "
+        f"planned / measured {ratio:.3f}"
+    )
+    if planned.bound_by != "host cores" or busy >= BUSY:
+        return text
+    # Other work on the machine took the rest, which a plan does not foresee.
+    return f"{text}, and {ratio * busy / BUSY:.3f} for {BUSY:.0%} of it"
 
 
 def _ms(value: float) -> str:

@@ -148,7 +148,7 @@ def plan(  # noqa: PLR0913 - one argument per option
     settings = load_config(config, overrides or ())
     from distributed_pose.bench.capacity import capacity, total_rate
     from distributed_pose.bench.host_costs import measure_host_costs, measure_rate
-    from distributed_pose.bench.tables import capacity_table
+    from distributed_pose.bench.tables import capacity_table, check_text
     from distributed_pose.devices.host import num_cpus
     from distributed_pose.engine.flow import flow_at
 
@@ -167,9 +167,8 @@ def plan(  # noqa: PLR0913 - one argument per option
     console = Terminal()
     console.print(capacity_table(planned, host_costs))
     if check:
-        rate = measure_rate(settings, groups, planned.images_per_s)
-        ratio = planned.images_per_s / rate
-        console.print(f"measured, simulated: {rate:,.1f} images/s; planned / measured {ratio:.3f}")
+        rate, busy = measure_rate(settings, groups, planned.images_per_s)
+        console.print(check_text(planned, rate, busy))
 
 
 def _groups(text: str) -> "list[DeviceGroup]":
