@@ -163,7 +163,8 @@ def test_a_plan_measures_its_costs_and_is_checked_by_a_run(people: Dataset, tmp_
     more = ["--set", "engine=ray", "--set", "gather=poses", "--set", "data.read=worker"]
     result = CliRunner().invoke(app, [*arguments, *options(people, *more)])
     assert result.exit_code == 0, result.output
-    assert "planned / measured" in result.stdout
+    assert "planned / measured" in " ".join(result.stdout.split())
+    assert "of the cores' time" in " ".join(result.stdout.split())
     costs = json.loads(kept.read_text())
     assert costs["ceiling_images_per_s"] > 0
     assert 0.3 < costs["device_share"] <= 1

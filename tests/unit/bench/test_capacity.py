@@ -13,6 +13,7 @@ from distributed_pose.bench.capacity import (
     capacity,
     published_rate,
 )
+from distributed_pose.bench.tables import check_text
 from distributed_pose.records import DataFlow
 
 COSTS = HostCosts(
@@ -117,6 +118,15 @@ def test_scoring_is_faster_per_image_where_the_faster_library_scores() -> None:
     few, many = planned(images=5000), planned(images=500_000)
     assert few.scoring_s == pytest.approx(2.9)
     assert many.scoring_s == pytest.approx(14.5)
+
+
+def test_a_check_is_also_stated_for_a_machine_without_other_work() -> None:
+    found = planned(count=4, rate=250, cores=2)
+    assert "planned / measured 1.000" in check_text(found, 400, 0.9)
+    assert "of it" not in check_text(found, 400, 0.9)
+    assert check_text(found, 200, 0.425).endswith("2.000, and 1.000 for 85% of it")
+    by_driver = planned(count=1000, rate=1000, cores=64_000)
+    assert check_text(by_driver, 20_000, 0.425).endswith("planned / measured 1.000")
 
 
 @pytest.mark.parametrize(
