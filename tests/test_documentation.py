@@ -88,17 +88,6 @@ def test_the_readme_is_short() -> None:
     assert len(text.encode()) <= 9_000
 
 
-def test_the_places_that_contributing_names_exist() -> None:
-    text = (REPOSITORY / "CONTRIBUTING.md").read_text()
-    table = [line for line in text.splitlines() if line.startswith("| ")]
-    named = {name for line in table for name in re.findall(r"`([\w/]+\.py)`", line)}
-    roots = (REPOSITORY, REPOSITORY / "distributed_pose")
-    assert named
-    assert [
-        name for name in sorted(named) if not any((root / name).exists() for root in roots)
-    ] == []
-
-
 def test_the_architecture_has_the_layers_that_are_checked() -> None:
     text = (REPOSITORY / "docs" / "explanation" / "architecture.md").read_text()
     (sentence,) = re.findall(

@@ -11,6 +11,7 @@ from distributed_pose.metrics.scoring import Score, score
 from distributed_pose.metrics.throughput import StageFigures, images_per_s, stage_figures
 from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.records import DEVICE_STAGES, Damage, EngineFacts, Failure
+from distributed_pose.report.report_format import FORMAT
 from distributed_pose.report.run_report import (
     DataReport,
     DeviceReport,
@@ -132,6 +133,7 @@ def _report(
         devices=tuple(_device(figures, computed=computed) for figures in devices),
         versions=library_versions(),
         scorer=outcome.score.scorer if outcome.score else "",
+        report_format=FORMAT,
     )
 
 

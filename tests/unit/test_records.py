@@ -13,6 +13,7 @@ from distributed_pose import records
 MODULES = (
     "bench.capacity",
     "bench.device",
+    "bench.drivers",
     "bench.host",
     "bench.pipeline",
     "bench.scale",
