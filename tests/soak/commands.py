@@ -117,9 +117,7 @@ class Command:
             stderr=self._err,
             env={**inherited, **own},
             start_new_session=True,
-            preexec_fn=partial(  # noqa: PLW1509 - it makes one system call
-                fcntl.ioctl, terminal, termios.TIOCSCTTY, 0
-            ),
+            preexec_fn=partial(_enter, terminal),  # noqa: PLW1509 - it makes two system calls
         )
         os.close(terminal)
 
@@ -137,6 +135,14 @@ class Command:
             return any(is_result(path) for path in self._output.glob("*"))
         needed = {"start": 0, "run": 1, "scoring": self._num_images}[phase]
         return not needed or len(settled_ids(self._output)) >= needed
+
+    def has_worker(self) -> bool:
+        """Returns whether it has the process of a worker on Ray, which is named after its actor."""
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                if process.name().startswith("ray::_Worker"):
+                    return True
+        return False
 
     def ray_process(self, name: str) -> psutil.Process | None:
         """Returns a process of its Ray, if it has it now."""
@@ -194,6 +200,13 @@ class Command:
         self._err.close()
         os.close(self._terminal)
         shutil.rmtree(self._rays, ignore_errors=True)
+
+
+def _enter(terminal: int) -> None:
+    """Makes a terminal that of this process, and has SIGINT end it."""
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+    # Shells have their jobs in the background ignore it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def usual_run(there: Scenery, engine: str) -> Usual:

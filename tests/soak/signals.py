@@ -1,4 +1,4 @@
-"""`python -m tests.soak.signals`: how soon a run ends by Ctrl-C and SIGTERM in each phase.
+"""`python -m tests.soak.signals [inline] [ray]`: how soon a run ends by Ctrl-C and SIGTERM in each phase.
 
 Exits 1 if a run takes over 5 s, ends with another code than 4, or does not print the command that
 resumes it.
@@ -17,7 +17,7 @@ from tests.int8_models import small_network
 from tests.soak.commands import Command, is_result
 from tests.soak.runs import Scenery, scenery, settled_ids
 
-_TIMES = 100
+_TIMES = 5
 _LIMIT_S = 5.0
 _HANG_S = 60.0
 _POLL_S = 0.005
@@ -61,9 +61,10 @@ class _Run:
         """Returns whether a phase has begun."""
         return _PHASES[phase](self, command)
 
-    def has_worker(self, command: Command) -> bool:
-        """Returns whether Ray has started; processes are renamed when they become workers."""
-        return self.engine == "inline" or command.ray_process("raylet") is not None
+    def has_started(self, command: Command) -> bool:
+        """Returns whether the command has begun, and Ray has started the worker."""
+        begun = self.engine == "inline" or command.has_worker()
+        return begun and (self.output / "ledger").exists()
 
     def has_artifact(self, _: Command) -> bool:
         """Returns whether the model is compiled."""
@@ -85,7 +86,7 @@ class _Run:
 # Phases in their order, with the function that says whether each has begun.
 _PHASES: Mapping[str, Callable[[_Run, Command], bool]] = {
     "start": lambda _run, _command: True,
-    "compile": _Run.has_worker,
+    "compile": _Run.has_started,
     "warm-up": _Run.has_artifact,
     "run": lambda run, _command: run.has_results(1),
     "scoring": _Run.has_all_results,
@@ -118,7 +119,7 @@ def main() -> int:
     with TemporaryDirectory(prefix="soak-") as folder:
         there = scenery(Path(folder), _TIMES)
         (there.folder / "small.onnx").write_bytes(small_network())
-        for engine in ("inline", "ray"):
+        for engine in sys.argv[1:] or ("inline", "ray"):
             usual_s, kernels = _usual(there, engine)
             for phase in _PHASES:
                 for name in _SIGNALS:
