@@ -6,7 +6,6 @@ through the object store and never pass through the driver.
 
 import logging
 from collections.abc import Callable, Iterator
-from math import inf
 from time import process_time
 from types import TracebackType
 from typing import Self
@@ -56,11 +55,12 @@ _QUESTION_TIMEOUT_S = 2.0
 # The cluster has just been joined, so it answers unless it hangs.
 _FIRST_ANSWER_TIMEOUT_S = 30.0
 
-# Ray waits up to two seconds for each of its five processes to end.
-_LEAVE_TIMEOUT_S = 15.0
+# Workers have five seconds to close their devices, and Ray then waits up to two seconds for each of
+# its five processes to end.
+_END_TIMEOUT_S = 20.0
 
 # A run that is stopped ends within five seconds, even if the calls in flight take longer.
-_STOP_TIMEOUT_S = 2.0
+_STOP_TIMEOUT_S = 3.0
 
 
 class RayEngine:
@@ -178,8 +178,9 @@ class RayEngine:
             self.guard.watch(self.guard.call_within(_FIRST_ANSWER_TIMEOUT_S, where))
         except BaseException as error:
             if isinstance(error, ClusterLostError | KeyboardInterrupt):
-                abandon()
-            self.guard.end()
+                self._abandon()
+            else:
+                self.guard.end()
             raise
         return self
 
@@ -190,20 +191,27 @@ class RayEngine:
         traceback: TracebackType | None,
     ) -> None:
         self._fleet.is_stopped = True
-        is_interrupted = isinstance(error, KeyboardInterrupt)
+        is_stopped = isinstance(error, KeyboardInterrupt)
         try:
-            self.guard.call_within(_STOP_TIMEOUT_S if is_interrupted else inf, self._fleet.end)
-            if self._leave:
-                # The cluster is left on purpose, so its silence is no longer an error.
-                self.guard.watch(None)
-                limit_s = _STOP_TIMEOUT_S if is_interrupted else _LEAVE_TIMEOUT_S
-                self.guard.call_within(limit_s, self._leave)
+            self.guard.call_within(_STOP_TIMEOUT_S if is_stopped else _END_TIMEOUT_S, self._end)
+            self.guard.end()
         except ClusterLostError as lost:
             # The error that ended the run is the better message, and finished results are kept.
-            _LOG.log(logging.INFO if is_interrupted else logging.WARNING, "%s", lost)
-            abandon()
+            _LOG.log(logging.INFO if is_stopped else logging.WARNING, "%s", lost)
+            self._abandon()
         except KeyboardInterrupt:
-            abandon()
+            self._abandon()
             raise
-        finally:
-            self.guard.end()
+
+    def _end(self) -> None:
+        self._fleet.end()
+        if self._leave:
+            # The cluster is left on purpose, so its silence is no longer an error.
+            self.guard.watch(None)
+            self._leave()
+
+    def _abandon(self) -> None:
+        # The guard's thread stays: the kernel ends the processes of a local Ray with the thread
+        # that has started them, and Ray then ends this process.
+        self.guard.watch(None)
+        abandon()

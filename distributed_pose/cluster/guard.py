@@ -184,8 +184,10 @@ class Guard:
             return cast("_R", result)
 
     def _check(self) -> None:
-        if self._watch and self._watch.loss:
-            raise ClusterLostError(self._watch.loss)
+        # The watch can end meanwhile, in the other thread.
+        watch = self._watch
+        if watch and watch.loss:
+            raise ClusterLostError(watch.loss)
 
     def _serve(self) -> None:
         while request := self._requests.get():

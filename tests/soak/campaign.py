@@ -104,13 +104,13 @@ def outcomes(plan: Mapping[str, int], seed: int) -> Iterator[Outcome]:
             before = left
             for outcome in _outcomes_of_process(group, seed, left):
                 yield outcome
-                left = _without(left, outcome)
+                left = left_after(left, outcome)
             if left == before:
                 yield Outcome(group, -1, 0, problems=(f"no run of {', '.join(left)}",))
                 break
 
 
-def _without(plan: Mapping[str, Part], outcome: Outcome) -> dict[str, Part]:
+def left_after(plan: Mapping[str, Part], outcome: Outcome) -> dict[str, Part]:
     """Returns what is left of a plan after a run."""
     left = {**plan}
     if part := left.pop(outcome.kind, None):

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -112,7 +113,8 @@ def _killed(case: _Case) -> Outcome:
     with case.command(way) as command:
         case.wait(command, engine)
         is_done = command.process.poll() is not None or (case.output / "report.json").exists()
-        os.killpg(command.process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(command.process.pid, signal.SIGKILL)
         problems = command.left_behind()
     phases = {} if is_done else {_phase_met(case.there, case.output): 1}
     outcome = case.resumed(Way.drawn(case.random, other, way))
