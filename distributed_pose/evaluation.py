@@ -103,7 +103,7 @@ def evaluate_on(
     """
     # This raises before anything is written if the folder has other files of these names.
     own = RunFiles(Folder(output), inputs.files) if output else None
-    with RunLock(own.folder) if own else nullcontext():
+    with stopped_by_signals(), RunLock(own.folder) if own else nullcontext():
         return _evaluate_in(own, engine, config, inputs, on_progress, restart=restart)
 
 
@@ -230,8 +230,6 @@ def _run_session(
         if files:
             stack.enter_context(files)
         stack.enter_context(engine)
-        # The handlers are set again, because Ray sets its own.
-        stack.enter_context(stopped_by_signals())
         ready = _start(engine, inputs, ledger)
         pending = ledger.open_images
         stamps = image_stamps(pending, inputs.images) if files else {}

@@ -21,6 +21,7 @@ MODULES = (
     "engine.reducer",
     "engine.trials",
     "engine.worker",
+    "engine.worker_report",
     "guide.logs",
     "guide.rows",
     "metrics.throughput",

@@ -86,7 +86,9 @@ def test_an_image_in_two_shards_counts_once_with_the_detections_of_the_first() -
     assert scores(ledger) == [(1, 1.0), (2, 1.0), (3, 0.5)]
     assert [figures.images for figures in ledger.devices] == [2, 1]
     assert ledger.evaluated_ids == {1, 2, 3}
-    assert ledger.evaluated(3) == EvaluatedImage(300, f"{3:016x}", "stamp of 3")
+    assert ledger.evaluated(3) == EvaluatedImage(
+        encoded_bytes=300, digest=f"{3:016x}", stamp="stamp of 3"
+    )
     assert not ledger.failures
     assert not ledger.open_images
 
@@ -150,7 +152,7 @@ def test_an_image_without_people_has_a_result() -> None:
         ShardResult(device="cpu:0", image_ids=(1,), detections=no_detections(), encoded_bytes=(9,))
     )
     assert 1 not in {image.image_id for image in ledger.open_images}
-    assert ledger.evaluated(1) == EvaluatedImage(9, f"{0:016x}", "")
+    assert ledger.evaluated(1) == EvaluatedImage(encoded_bytes=9, digest=f"{0:016x}", stamp="")
     assert ledger.evaluated(2) is None
     assert not ledger.detections
 
