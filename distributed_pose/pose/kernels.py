@@ -19,6 +19,8 @@ from distributed_pose.pose.sources import sources_digest
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
+_NO_ENTRY = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
 
 def _cache_folder() -> Path:
     """Returns the cache folder for the current version of these sources.
@@ -57,6 +59,14 @@ def compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return _compiled(function)
 
 
+def compiled_part(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Returns a function that only compiled functions can call.
+
+    Without an entry for calls from Python, it is compiled in less time.
+    """
+    return _compiled(function, **_NO_ENTRY)
+
+
 def inlined(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Returns a function that is inlined into the compiled functions that call it.
 
@@ -67,11 +77,11 @@ def inlined(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def compiled_extremum(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Returns a function that computes minima or maxima, compiled at its first call.
+    """Returns a part, as `compiled_part` does, that computes minima or maxima.
 
     The compiler may assume that values are finite, which lets it vectorise the comparisons.
     """
-    return _compiled(function, fastmath={"nnan", "nsz"})
+    return _compiled(function, fastmath={"nnan", "nsz"}, **_NO_ENTRY)
 
 
 def _compiled(function: Callable[_P, _R], **options: Any) -> Callable[_P, _R]:
