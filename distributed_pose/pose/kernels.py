@@ -6,15 +6,13 @@ for later processes. It never reorders or fuses sums, because poses depend on th
 
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
 from numba.core.caching import FunctionCache
 
 from distributed_pose.cache.entries import open_entry
-from distributed_pose.files.local import user_cache_folder
-from distributed_pose.pose.sources import sources_digest
+from distributed_pose.pose.sources import kernels_folder
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -22,18 +20,9 @@ _R = TypeVar("_R")
 _NO_ENTRY = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
-def _cache_folder() -> Path:
-    """Returns the cache folder for the current version of these sources.
-
-    Numba checks only the file of a function, not the files of the functions that it inlines, so
-    after a change of one file the others would keep outdated code.
-    """
-    folder = Path(numba.config.CACHE_DIR or user_cache_folder() / "kernels") / sources_digest()
-    open_entry(folder)
-    return folder
-
-
-numba.config.CACHE_DIR = str(_cache_folder())
+FOLDER = kernels_folder()
+open_entry(FOLDER)
+numba.config.CACHE_DIR = str(FOLDER)
 
 
 class _Cache(FunctionCache):  # type: ignore[misc]
