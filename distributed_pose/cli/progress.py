@@ -1,7 +1,8 @@
 """The progress bars and the option with a list of counts, which several commands share."""
 
+import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from time import monotonic
 
 from rich.progress import (
@@ -13,6 +14,7 @@ from rich.progress import (
 )
 
 from distributed_pose.cli.terminal import Terminal
+from distributed_pose.engine.steps import STEPS
 from distributed_pose.errors import ConfigError
 
 # The number of counts is limited, because each means a separate measurement or artifact.
@@ -35,6 +37,10 @@ class RunBar:
         self._task = bar.add_task("starting devices", total=None, rate="")
         self._start = monotonic()
         self._done_before = 0
+
+    def show_step(self, description: str) -> None:
+        """Shows the step that the start of the run is at."""
+        self._bar.update(self._task, description=description)
 
     def __call__(self, total: int, done: int) -> None:
         if self.total is None:
@@ -65,7 +71,33 @@ def run_progress(*, shown: bool) -> Iterator[RunBar]:
     console = Terminal(stderr=True)
     hidden = not (shown and console.is_terminal)
     with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
-        yield RunBar(bar)
+        run_bar = RunBar(bar)
+        with nullcontext() if hidden else _steps_shown(run_bar):
+            yield run_bar
+
+
+class _StepHandler(logging.Handler):
+    def __init__(self, bar: RunBar) -> None:
+        super().__init__()
+        self._bar = bar
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._bar.show_step(record.getMessage())
+
+
+@contextmanager
+def _steps_shown(bar: RunBar) -> Iterator[None]:
+    """Shows the steps of a run's start in its progress bar; they are logged only if asked for."""
+    handler, before = _StepHandler(bar), (STEPS.level, STEPS.propagate)
+    STEPS.addHandler(handler)
+    STEPS.propagate = STEPS.isEnabledFor(logging.INFO)
+    STEPS.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        STEPS.removeHandler(handler)
+        STEPS.setLevel(before[0])
+        STEPS.propagate = before[1]
 
 
 @contextmanager

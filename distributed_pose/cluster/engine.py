@@ -33,6 +33,7 @@ from distributed_pose.engine.base import Workload
 from distributed_pose.engine.dispatch import batches_per_call, calls_in_flight
 from distributed_pose.engine.flow import choose_flow
 from distributed_pose.engine.health import collect_faults
+from distributed_pose.engine.steps import step
 from distributed_pose.engine.task_queue import TaskQueue
 from distributed_pose.engine.trials import Sweep
 from distributed_pose.model.artifacts import ModelSource
@@ -174,6 +175,7 @@ class RayEngine:
     def __enter__(self) -> Self:
         try:
             if not ray.is_initialized():
+                step("starting Ray")
                 self._leave = connect(self.guard)
             self.guard.watch(self.guard.call_within(_FIRST_ANSWER_TIMEOUT_S, where))
         except BaseException as error:

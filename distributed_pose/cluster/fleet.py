@@ -20,11 +20,13 @@ from distributed_pose.devices.planning import plan_devices
 from distributed_pose.engine.choice import Choice, Site, warn_passed_over
 from distributed_pose.engine.deployment import Deployment, chip_of, usable_here
 from distributed_pose.engine.health import Health
+from distributed_pose.engine.steps import step
 from distributed_pose.engine.trials import Sweep
 from distributed_pose.errors import BackendError, ExecutionError, SetupError
 from distributed_pose.files.package_identity import difference
 from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.makers import Calibration
+from distributed_pose.pose.sources import completion_mark, kernels_folder
 from distributed_pose.records import DataFlow, DevicePlan, DeviceReady, ImagesToRead
 
 _LOG = logging.getLogger(__name__)
@@ -102,6 +104,8 @@ class ActorPool:
 
         See `Engine.start`.
         """
+        is_cold = not completion_mark(kernels_folder()).exists()
+        step("starting processes, compiling kernels" if is_cold else "starting processes")
         self._launch(selection)
         choice = Choice(selection, model.format, images)
         ready = None
@@ -109,7 +113,9 @@ class ActorPool:
             try:
                 self._await_starts()
                 self._deployments = choice.deployments(map(_site, self.workers))
+                step("compiling the model")
                 self._begin(model, calibration)
+                step("loading the model, warming up")
                 self._await_starts()
                 ready = tuple(map(self._ready, self.workers))
             except BackendError as error:

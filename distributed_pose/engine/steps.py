@@ -1,0 +1,14 @@
+"""Names the steps of a run's start as they begin, for logs and progress bars."""
+
+import logging
+
+STEPS = logging.getLogger("distributed_pose.steps")
+
+
+def step(description: str) -> None:
+    """Logs that a step begins.
+
+    Args:
+        description: what the step does, such as `starting Ray`.
+    """
+    STEPS.info("%s", description)
