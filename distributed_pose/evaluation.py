@@ -13,6 +13,7 @@ from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.shards import list_shards, read_shards
 from distributed_pose.engine.base import Engine, Workload
 from distributed_pose.engine.inline import InlineEngine
+from distributed_pose.engine.kernels_beside import kernels_compiled_beside
 from distributed_pose.engine.node_versions import differences
 from distributed_pose.errors import ConfigError, ExecutionError
 from distributed_pose.files.local import is_same_file
@@ -55,7 +56,7 @@ def evaluate(
         restart: whether to delete the results that the folder has of an earlier run.
         config_file: file that the configuration was read from, which is not overwritten.
     """
-    with stopped_by_signals():
+    with stopped_by_signals(), kernels_compiled_beside():
         inputs = read_inputs(config, config_file)
         engine = open_engine(config)
         return evaluate_on(engine, config, inputs, output, on_progress, restart=restart)
@@ -103,7 +104,7 @@ def evaluate_on(
     """
     # This raises before anything is written if the folder has other files of these names.
     own = RunFiles(Folder(output), inputs.files) if output else None
-    with RunLock(own.folder) if own else nullcontext():
+    with stopped_by_signals(), RunLock(own.folder) if own else nullcontext():
         return _evaluate_in(own, engine, config, inputs, on_progress, restart=restart)
 
 
@@ -230,8 +231,6 @@ def _run_session(
         if files:
             stack.enter_context(files)
         stack.enter_context(engine)
-        # The handlers are set again, because Ray sets its own.
-        stack.enter_context(stopped_by_signals())
         ready = _start(engine, inputs, ledger)
         pending = ledger.open_images
         stamps = image_stamps(pending, inputs.images) if files else {}

@@ -87,7 +87,7 @@ class DevicePlan:
     Attributes:
         name: unique name in the run, such as `cpu:0`; devices of a kind are numbered over all
             nodes. Further workers of a device are `cuda:0.1` and so on.
-        kind: `cpu`, `cuda` or `npu`.
+        kind: kind of the device, such as `cuda`; see `devices.kinds`.
         node: address of its node; empty where there is only one.
         node_id: the cluster's identifier of its node; empty where there is only one.
         cpus: CPUs that the worker reserves, which bound its threads.

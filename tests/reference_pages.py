@@ -73,7 +73,10 @@ def report_page() -> str:
             "# report.json",
             "",
             "Every run writes its report as JSON, and `--json` prints it. Names that end in `_ns`",
-            "are nanoseconds, in `_s` seconds, in `_bytes` bytes. A section per object:",
+            "are nanoseconds, in `_s` seconds, in `_bytes` bytes. Later versions add fields, and",
+            "read reports without them. `report_format` grows when a field is removed or changes",
+            "its meaning; versions that know only lower numbers refuse the report. A section per",
+            "object:",
             *sections,
             "",
         ]

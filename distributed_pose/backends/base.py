@@ -17,6 +17,9 @@ from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.records import STRIDE, Geometry, Simulation
 
+# The precision of a model that does not state it.
+_UNKNOWN = "unknown"
+
 # The precisions that a configuration can request.
 _ASKABLE = ("f32", "bf16", "f16", "int8")
 
@@ -149,7 +152,12 @@ class Backend(ABC):
 
 
 class SynchronousBackend(Backend):
-    """A backend that runs a batch when it is submitted, such as one on the CPU."""
+    """A backend that runs a batch when it is submitted, such as one on the CPU.
+
+    The whole time of `run` counts as `compute`. A backend that copies inputs and outputs between
+    the host and a card overrides `submit` and `collect`, and reports the copies as `copy_in_ns` and
+    `copy_out_ns`; otherwise its figures of compute only include them.
+    """
 
     def __init__(self) -> None:
         self._answers: deque[Inference] = deque()
@@ -214,6 +222,23 @@ def check_precision(asked: str, found: str) -> None:
             f"the compiled model has precision {found}, not {asked}",
             "set precision=auto" + f" or precision={found}" * (found in _ASKABLE),
         )
+
+
+def checked_backend(backend: Backend, asked: str) -> Backend:
+    """Returns a backend unchanged if it computes in the requested precision; otherwise closes it.
+
+    A model whose precision is `unknown` is accepted.
+
+    Raises:
+        SetupError: if it does not; says which precision it computes in.
+    """
+    if backend.precision != _UNKNOWN:
+        try:
+            check_precision(asked, backend.precision)
+        except SetupError:
+            backend.close()
+            raise
+    return backend
 
 
 def check_maps(maps: NetworkOutput, batch: InputBatch) -> NetworkOutput:

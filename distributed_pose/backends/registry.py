@@ -181,7 +181,8 @@ def open_backend(name: str, content: bytes, options: "BackendOptions") -> "Backe
     """Opens a backend and returns it; see `base.BackendFactory`.
 
     Raises:
-        SetupError: if the backend cannot be loaded or opened; names missing requirements.
+        SetupError: if the backend cannot be loaded or opened, which names missing requirements, or
+            if it computes in another precision than the requested one.
     """
     found = entry(name)
     try:
@@ -195,7 +196,11 @@ def open_backend(name: str, content: bytes, options: "BackendOptions") -> "Backe
         if missing := requirements.lacks(found.needs):
             raise SetupError(f"backend {name} lacks {listed(missing)}", mends(missing)) from None
         raise SetupError(f"backend {name} cannot be loaded: {first_line(error)}") from None
-    return factory(content, replace(options, variant=name.partition(":")[2]))
+    # A backend imports this module, which a configuration does not need.
+    from distributed_pose.backends.base import checked_backend
+
+    opened = factory(content, replace(options, variant=name.partition(":")[2]))
+    return checked_backend(opened, options.precision)
 
 
 def _variants(name: str) -> tuple[str, ...]:

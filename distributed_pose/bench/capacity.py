@@ -1,7 +1,7 @@
 """Estimates the throughput of a number of devices on given hosts.
 
-The model has two parts: devices that each keep a share of their compute-only rate, and hosts that
-process a fixed number of images per second and core. The slower part decides.
+Each resource of a run allows a rate: devices, the feeders of their workers, the cores of the hosts,
+the driver, and reducers. The lowest rate decides.
 """
 
 from collections.abc import Sequence
@@ -10,33 +10,34 @@ from typing import Annotated
 
 from pydantic import Field
 
-from distributed_pose.bench.scale import cpu_us
-from distributed_pose.config.schema import RunConfig
+from distributed_pose.data.overlap import calls_per_s
 from distributed_pose.devices.published import PUBLISHED
+from distributed_pose.engine.feeding import plan_feeding
 from distributed_pose.errors import ConfigError
-from distributed_pose.evaluation import Progress, evaluate, open_engine
-from distributed_pose.files.json_records import Figure, Positive
-from distributed_pose.report.run_report import RunReport
-
-# The device of the third run has this share of the host's ceiling as its rate, since hosts are
-# seldom idle.
-_EASY = 0.5
+from distributed_pose.files.json_records import Count, Figure, Positive
+from distributed_pose.metrics.scoring import FAST_FROM
+from distributed_pose.records import DataFlow
 
 # No host can feed a device at this rate, in images per second.
-_ENDLESS = 1e5
+_MAX_RATE = 1e5
 
-# Each run takes about this many seconds, since starting and ending take tenths of one.
-_CALIBRATION_S = 12.0
+# Devices with two batches in flight copy one while they execute the other.
+_SLOTS = 2
+
+# Seconds per image that the libraries take to score, from docs/explanation/figures.md: hotcoco with
+# its check, for many images, and pycocotools for few.
+_FAST_SCORE_S, _REFERENCE_SCORE_S = 29e-6, 580e-6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HostCosts:
     """The costs per image of a host, as measured on one machine.
 
+    A time of 0 is unknown, and limits nothing.
+
     Attributes:
         cores: number of cores of the measured machine.
-        ceiling_images_per_s: images per second with devices that take no time and all cores at
-            work.
+        ceiling_images_per_s: images per second with all cores at work.
         device_share: share of its compute-only rate that a device keeps while the host is not
             busy.
         cpu_us: processor time per image in microseconds, by role, with all cores at work.
@@ -44,6 +45,12 @@ class HostCosts:
         gather: result of the workers, `maps` or `poses`.
         read: process that reads the images, `driver` or `worker`.
         batch_size: batch size of the devices.
+        read_ms: elapsed milliseconds to read an image while the host is not busy.
+        prepare_ms: elapsed milliseconds to decode and preprocess an image, likewise.
+        group_ms: elapsed milliseconds to group the maps of an image, likewise.
+        feeders: number of feeders per device that the configuration fixes; 0 for `auto`.
+        simulated_cores: number of simulated cores per host; 0 where the stages are real.
+        device_images_per_s: compute-only rate of each device in the measurement.
     """
 
     cores: Positive
@@ -54,6 +61,12 @@ class HostCosts:
     gather: str
     read: str
     batch_size: Positive
+    read_ms: Figure = 0.0
+    prepare_ms: Figure = 0.0
+    group_ms: Figure = 0.0
+    feeders: Count = 0
+    simulated_cores: Count = 0
+    device_images_per_s: Figure = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,20 +91,24 @@ class Capacity:
     Attributes:
         images_per_s: images per second by wall clock.
         hours: time for all images.
+        scoring_s: seconds to score the detections after the last image.
         devices_images_per_s: images per second that the devices allow.
         limits_images_per_s: images per second that each resource allows, by name of the resource.
         bound_by: name of the resource with the lowest limit.
         cores_needed: number of cores with which the devices never wait for the host.
         object_store_bytes_per_s: bytes per second through the object store at `images_per_s`.
+        flow: how images and maps flow between the processes.
     """
 
     images_per_s: float
     hours: float
+    scoring_s: float
     devices_images_per_s: float
     limits_images_per_s: dict[str, float]
     bound_by: str
     cores_needed: float
     object_store_bytes_per_s: float
+    flow: DataFlow
 
 
 def published_rate(name: str) -> float:
@@ -109,46 +126,24 @@ def published_rate(name: str) -> float:
         rate = float(name)
     except ValueError:
         rate = 0.0
-    if not 0 < rate < _ENDLESS:
+    if not 0 < rate < _MAX_RATE:
         raise ConfigError(f"there is no device {name}", f"known: {', '.join(PUBLISHED)}")
     return rate
 
 
-def measure_host_costs(config: RunConfig, on_progress: Progress) -> HostCosts:
-    """Returns the costs per image of this host, measured by runs with simulated devices.
-
-    Args:
-        config: configuration that gives data, profile, batch size, `gather`, `data.read` and
-            reducers.
-        on_progress: callback that is called after each run.
-    """
-    steps = 3
-    # An open engine keeps Ray alive. Otherwise each run would start it.
-    with open_engine(config):
-        probe = _run(config, _ENDLESS, "cpu:2", repeat=4)
-        on_progress(steps, 1)
-        rate = probe.throughput.wall_images_per_s
-        workers = f"cpu:{max(2, 2 * probe.host_use.cores)}"
-        full = _run(config, _ENDLESS, workers, _repeat(probe, rate))
-        on_progress(steps, 2)
-        ceiling = full.throughput.wall_images_per_s
-        easy = _run(config, _EASY * ceiling, "cpu:1", _repeat(probe, _EASY * ceiling))
-        on_progress(steps, 3)
-    compute = easy.throughput.compute_images_per_s["total"]
-    return HostCosts(
-        cores=full.host_use.cores,
-        ceiling_images_per_s=ceiling,
-        device_share=easy.throughput.wall_images_per_s / compute,
-        cpu_us=cpu_us(full),
-        object_store_bytes=full.host_use.object_store_bytes / full.host_use.images,
-        gather=full.gather,
-        read=full.read,
-        batch_size=easy.devices[0].batch_size,
-    )
+def total_rate(groups: Sequence[DeviceGroup]) -> float:
+    """Returns the compute-only images per second of all devices together."""
+    return sum(group.count * group.images_per_s for group in groups)
 
 
 def capacity(
-    costs: HostCosts, groups: Sequence[DeviceGroup], images: float, *, hosts: int, cores: int
+    costs: HostCosts,
+    groups: Sequence[DeviceGroup],
+    images: float,
+    flow: DataFlow,
+    *,
+    hosts: int,
+    cores: int,
 ) -> Capacity:
     """Returns the estimated throughput of devices on hosts.
 
@@ -156,60 +151,63 @@ def capacity(
         costs: measured costs per image.
         groups: groups of equal devices.
         images: number of images of the run.
+        flow: data flow of the run, in which the costs were measured.
         hosts: number of hosts; the devices are spread over them evenly.
         cores: number of cores of each host.
     """
-    # The rates of the groups add up, since devices pull work.
-    devices = costs.device_share * sum(group.count * group.images_per_s for group in groups)
-    a_core = costs.ceiling_images_per_s / costs.cores
+    per_core = costs.ceiling_images_per_s / costs.cores
     limits = {
-        "devices": devices,
-        "host CPUs": a_core * hosts * cores,
+        # The rates of the groups add up, since devices pull work.
+        "devices": costs.device_share * total_rate(groups),
+        "host cores": per_core * hosts * cores,
+        **_host_limits(costs, groups, hosts=hosts, cores=cores),
         # The driver is one process, whose Python runs one thread at a time.
-        "the driver's process": 1e6 / max(costs.cpu_us.get("driver", 0.0), 1e-3),
+        "driver": _rate(costs.cpu_us.get("driver", 0.0)),
     }
+    if costs.gather == "maps":
+        # A reducer is a process that groups one batch at a time.
+        limits["reducers"] = max(1, flow.reducers) * _rate(costs.cpu_us.get("reducers", 0.0))
     bound_by = min(limits, key=lambda name: limits[name])
     rate = limits[bound_by]
     return Capacity(
         images_per_s=rate,
         hours=images / rate / 3600,
-        devices_images_per_s=devices,
+        scoring_s=images * (_FAST_SCORE_S if images >= FAST_FROM else _REFERENCE_SCORE_S),
+        devices_images_per_s=limits["devices"],
         limits_images_per_s=limits,
         bound_by=bound_by,
-        cores_needed=devices / a_core,
+        cores_needed=limits["devices"] / per_core,
         object_store_bytes_per_s=rate * costs.object_store_bytes,
+        flow=flow,
     )
 
 
-def measured(config: RunConfig, groups: Sequence[DeviceGroup]) -> float:
-    """Returns the wall-clock images/s of a run with simulated devices on this machine.
-
-    Args:
-        config: configuration of the run.
-        groups: devices to simulate, one group of equal devices.
-
-    Raises:
-        ConfigError: if there is not exactly one group, since all CPU workers are alike.
-    """
-    if len(groups) != 1:
-        raise ConfigError("--check: one kind of devices at a time can be simulated here")
-    (group,) = groups
-    workers = f"cpu:{group.count}"
-    with open_engine(config):
-        probe = _run(config, group.images_per_s, workers, repeat=2)
-        rate = probe.throughput.wall_images_per_s
-        report = _run(config, group.images_per_s, workers, _repeat(probe, rate))
-    return report.throughput.wall_images_per_s
-
-
-def _run(config: RunConfig, rate: float, devices: str, repeat: int) -> RunReport:
-    simulated = config.simulated.model_copy(update={"rate": rate})
-    data = config.data.model_copy(update={"repeat": repeat})
-    update = {"backend": "simulated", "devices": (devices,), "simulated": simulated, "data": data}
-    return evaluate(config.model_copy(update=update))
+def _host_limits(
+    costs: HostCosts, groups: Sequence[DeviceGroup], *, hosts: int, cores: int
+) -> dict[str, float]:
+    """Returns the rates that reading, preparing and simulated cores allow."""
+    limits = {}
+    is_read_here = costs.read == "worker"
+    feeder_s = (costs.prepare_ms + costs.read_ms * is_read_here) / 1e3
+    if feeder_s:
+        processes = costs.simulated_cores or cores
+        limits["feeders"] = sum(
+            group.count * _fed_rate(costs, group.images_per_s, feeder_s, processes)
+            for group in groups
+        )
+    if costs.read_ms and not is_read_here:
+        limits["reading by the driver"] = calls_per_s(costs.read_ms / 1e3)
+    if costs.simulated_cores:
+        used_ms = max(1e-3, costs.prepare_ms + costs.group_ms)
+        limits["simulated cores"] = hosts * costs.simulated_cores * 1e3 / used_ms
+    return limits
 
 
-def _repeat(probe: RunReport, rate: float) -> int:
-    """Returns the number of repetitions of the dataset in a run that is long enough to measure."""
-    dataset = probe.num_images / probe.data.repeat
-    return max(1, round(rate * _CALIBRATION_S / dataset))
+def _fed_rate(costs: HostCosts, images_per_s: float, feeder_s: float, processes: int) -> float:
+    """Returns the images/s that the feeders of one device prepare where there are enough cores."""
+    feeding = plan_feeding(images_per_s, feeder_s, _SLOTS, costs.feeders, processes)
+    return feeding.max_images_per_s(feeder_s)
+
+
+def _rate(microseconds: float) -> float:
+    return 1e6 / max(microseconds, 1e-3)

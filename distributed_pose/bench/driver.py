@@ -95,35 +95,65 @@ def bench_driver(
 
 
 def _measure(devices: int, images: int, batch_size: int) -> DriverCost:
-    memory_before = _resident_bytes()
-    records = [ImageRecord(i, f"{i:012}.jpg", 480, 640) for i in range(images)]
-    ledger = Ledger(records)
-    stamps = {
-        record.image_id: f"{100_000 + record.image_id}-1795679659046904504" for record in records
-    }
-    ready = [_ready(number, batch_size) for number in range(devices)]
+    memory_before = resident_bytes()
     with TemporaryDirectory(prefix="bench-driver-") as folder:
-        stub = _Stub()
-        files = LedgerFiles(Folder(folder), {"bench": "driver"})
-        start_s, start_cpu_s = perf_counter(), process_time()
-        with files:
-            results = _results(stub, records, ready, batch_size)
-            for _ in record_results(results, ledger, ready, stamps, files):
-                pass
-        wall_s = perf_counter() - start_s
-        cpu_s = process_time() - start_cpu_s - stub.spent_s
+        driven = drive(devices, range(images), batch_size, folder)
         paths = [*Path(folder, "ledger").iterdir()]
         ledger_bytes = sum(path.stat().st_size for path in paths)
     return DriverCost(
         devices=devices,
         images=images,
         batch_size=batch_size,
-        cpu_us_per_image=1e6 * cpu_s / images,
-        wall_s=wall_s,
-        cpu_s=cpu_s,
-        memory_bytes_per_image=(_resident_bytes() - memory_before) / images,
+        cpu_us_per_image=1e6 * driven.cpu_s / images,
+        wall_s=driven.wall_s,
+        cpu_s=driven.cpu_s,
+        memory_bytes_per_image=(resident_bytes() - memory_before) / images,
         ledger_bytes_per_image=ledger_bytes / images,
         ledger_files=len(paths),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Driven:
+    """What a driver did.
+
+    Attributes:
+        ledger: ledger with all results.
+        wall_s: seconds from the first dispatch to the end of the ledger's files, with the stubs.
+        cpu_s: processor time of the driver in seconds, without the time of the stubs.
+    """
+
+    ledger: Ledger
+    wall_s: float
+    cpu_s: float
+
+
+def drive(devices: int, image_ids: range, batch_size: int, folder: str) -> Driven:
+    """Runs a driver with stubs in place of actors.
+
+    Args:
+        devices: number of devices.
+        image_ids: ids of the images.
+        batch_size: number of images per batch and per call.
+        folder: folder for the ledger's files.
+    """
+    records = [ImageRecord(i, f"{i:012}.jpg", 480, 640) for i in image_ids]
+    ledger = Ledger(records)
+    stamps = {
+        record.image_id: f"{100_000 + record.image_id}-1795679659046904504" for record in records
+    }
+    ready = [_ready(number, batch_size) for number in range(devices)]
+    stub = _Stub()
+    files = LedgerFiles(Folder(folder), {"bench": "driver"})
+    start_s, start_cpu_s = perf_counter(), process_time()
+    with files:
+        results = _results(stub, records, ready, batch_size)
+        for _ in record_results(results, ledger, ready, stamps, files):
+            pass
+    return Driven(
+        ledger=ledger,
+        wall_s=perf_counter() - start_s,
+        cpu_s=process_time() - start_cpu_s - stub.spent_s,
     )
 
 
@@ -256,5 +286,6 @@ def _answer(packed: bytes) -> tuple[Reduction, WorkerReport]:
     return reduction, report
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
+    """Returns the resident memory of this process."""
     return int(psutil.Process().memory_info().rss)

@@ -8,9 +8,10 @@ from rich.table import Table
 from distributed_pose.bench.capacity import Capacity, HostCosts
 from distributed_pose.bench.device import DeviceSweep
 from distributed_pose.bench.driver import DriverCost
+from distributed_pose.bench.drivers import DriversCost
 from distributed_pose.bench.host import Cost, HostReport
 from distributed_pose.bench.pipeline import PipelineReport
-from distributed_pose.bench.scale import ScaleReport
+from distributed_pose.bench.scale import BUSY, ScaleReport
 from distributed_pose.bench.worst_case import WorstCaseReport
 
 
@@ -99,6 +100,34 @@ def driver_table(costs: Sequence[DriverCost]) -> Table:
     return table
 
 
+def drivers_table(costs: Sequence[DriversCost]) -> Table:
+    """Returns a table of the costs of runs that several drivers share."""
+    table = Table(
+        title="Several drivers, CPU time in us per image, with stubs in place of actors",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for name in ("drivers", "devices", "images", "driver", "match", "merge", "merge, s", "bytes"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for cost in costs:
+        table.add_row(
+            f"{cost.drivers}",
+            f"{cost.devices:,}",
+            f"{cost.images:,}",
+            f"{cost.driver_us_per_image:.1f}",
+            f"{cost.match_us_per_image:.1f}",
+            f"{cost.merge_us_per_image:.2f}",
+            f"{cost.merge_s:.1f}",
+            f"{cost.merge_bytes_per_image:,.0f}",
+        )
+    table.caption = (
+        f"simulated: the drivers ran one after another · batch {costs[0].batch_size} · match: each "
+        "driver's detections with its people · merge: the matches of all drivers into one score, "
+        "with its time in all and its memory per image · Ray's time per call is not included"
+    )
+    return table
+
+
 def device_bench_table(sweep: DeviceSweep) -> Table:
     """Returns a table of the latencies and rates of a device by batch size."""
     title = f"{sweep.name} {sweep.description}: execution in ms, compute only, and with copies"
@@ -180,18 +209,42 @@ def capacity_table(found: Capacity, costs: HostCosts) -> Table:
     table.add_column(justify="right")
     table.add_row("images/s, wall clock", f"{found.images_per_s:,.0f}")
     table.add_row("hours", f"{found.hours:,.2f}")
+    table.add_row("scoring afterwards, s", f"{found.scoring_s:,.1f}")
     table.add_row("bound by", found.bound_by)
     table.add_section()
-    for name, limit in found.limits_images_per_s.items():
-        table.add_row(f"{name} allow, images/s", f"{limit:,.0f}")
+    for name, limit in sorted(found.limits_images_per_s.items(), key=lambda pair: pair[1]):
+        table.add_row(f"{name} allow{'s' * (name[-1] != 's')}, images/s", f"{limit:,.0f}")
     table.add_section()
     table.add_row("cores needed to feed all devices", f"{found.cores_needed:,.1f}")
     table.add_row("object store, MB/s", f"{found.object_store_bytes_per_s / 1e6:,.0f}")
+    reducers = f", {found.flow.reducers} reducers" if costs.gather == "maps" else ""
+    at = f", devices of {costs.device_images_per_s:,.0f} images/s" * bool(costs.device_images_per_s)
     table.caption = (
         f"costs of a host of {costs.cores} cores: {costs.ceiling_images_per_s:,.0f} images/s at "
-        f"most, gather {costs.gather}, read by {costs.read}, batch {costs.batch_size}"
+        f"most{at}, gather {costs.gather}{reducers}, read by {costs.read}, batch {costs.batch_size}"
     )
+    if costs.simulated_cores:
+        table.caption += f" · {costs.simulated_cores} simulated cores per host"
     return table
+
+
+def check_text(planned: Capacity, images_per_s: float, busy: float) -> str:
+    """Returns a line that compares a plan with a run.
+
+    Args:
+        planned: the plan.
+        images_per_s: images per second of the run by wall clock.
+        busy: processor time of the run as a share of that of all cores.
+    """
+    ratio = planned.images_per_s / images_per_s
+    text = (
+        f"measured, simulated: {images_per_s:,.1f} images/s with {busy:.0%} of the cores' time; "
+        f"planned / measured {ratio:.3f}"
+    )
+    if planned.bound_by != "host cores" or busy >= BUSY:
+        return text
+    # Other work on the machine took the rest, which a plan does not foresee.
+    return f"{text}, and {ratio * busy / BUSY:.3f} for {BUSY:.0%} of it"
 
 
 def _ms(value: float) -> str:

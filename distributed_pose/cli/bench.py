@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,11 @@ from distributed_pose.cli.progress import counts, progress
 from distributed_pose.cli.terminal import Terminal, print_text
 from distributed_pose.config.loading import load_config
 from distributed_pose.config.schema import RunConfig
+from distributed_pose.errors import ConfigError
+
+if TYPE_CHECKING:
+    from distributed_pose.bench.driver import DriverCost
+    from distributed_pose.bench.drivers import DriversCost
 
 bench = typer.Typer(
     name="bench",
@@ -21,7 +26,7 @@ bench = typer.Typer(
 # No device has memory for larger batches.
 _MAX_BATCH = 4096
 
-_MAX_DEVICES = 4096
+_MAX_DEVICES, _MAX_DRIVERS = 4096, 64
 # Fifty gigabytes of the driver's memory.
 _MAX_IMAGES = 50_000_000
 
@@ -142,19 +147,36 @@ def driver(
     batch_size: Annotated[
         int, typer.Option(help="Number of images per batch.", min=1, max=_MAX_BATCH)
     ] = 16,
+    drivers: Annotated[
+        str | None,
+        typer.Option(
+            help="Numbers of drivers that share a run, separated by commas; each has --devices "
+            "devices and --images images, and their results are merged into one score.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure the driver's processor time and memory per image, with stubs in place of actors."""
     numbers = counts("--devices", devices, _MAX_DEVICES)
+    many = counts("--drivers", drivers, _MAX_DRIVERS) if drivers is not None else []
+    if many and len(numbers) != 1:
+        raise ConfigError("--drivers needs one number of devices", "such as --devices 64")
     from distributed_pose.bench.driver import bench_driver
-    from distributed_pose.bench.tables import driver_table
+    from distributed_pose.bench.drivers import bench_drivers
+    from distributed_pose.bench.tables import driver_table, drivers_table
 
+    costs: list[DriverCost] | list[DriversCost]
     with progress() as on_progress:
-        costs = bench_driver(numbers, images, batch_size, on_progress)
+        if many:
+            costs = bench_drivers(many, numbers[0], images, batch_size, on_progress)
+            table = drivers_table(costs)
+        else:
+            costs = bench_driver(numbers, images, batch_size, on_progress)
+            table = driver_table(costs)
     if as_json:
         print_text(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n")
     else:
-        Terminal().print(driver_table(costs))
+        Terminal().print(table)
 
 
 def batch_sizes(text: str) -> list[int]:

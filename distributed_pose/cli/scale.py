@@ -146,26 +146,29 @@ def plan(  # noqa: PLR0913 - one argument per option
 ) -> None:
     """Predict the throughput of devices together, the hosts they need, and the bottleneck."""
     settings = load_config(config, overrides or ())
-    from distributed_pose.bench.capacity import capacity, measure_host_costs, measured
-    from distributed_pose.bench.tables import capacity_table
+    from distributed_pose.bench.capacity import capacity, total_rate
+    from distributed_pose.bench.host_costs import measure_host_costs, measure_rate
+    from distributed_pose.bench.tables import capacity_table, check_text
     from distributed_pose.devices.host import num_cpus
+    from distributed_pose.engine.flow import flow_at
 
     groups = _groups(devices)
+    cores_per_host = cores or num_cpus()
+    flow = flow_at(settings, total_rate(groups), hosts * cores_per_host, can_read=True)
     if costs:
         host_costs = _read_costs(costs)
     else:
         with progress() as on_progress:
-            host_costs = measure_host_costs(settings, on_progress)
+            host_costs = measure_host_costs(settings, groups, flow, on_progress)
     if save:
         check_not_input(save, {"--config": config})
         write_atomically(save, json.dumps(asdict(host_costs), indent=2) + "\n")
-    planned = capacity(host_costs, groups, images, hosts=hosts, cores=cores or num_cpus())
+    planned = capacity(host_costs, groups, images, flow, hosts=hosts, cores=cores_per_host)
     console = Terminal()
     console.print(capacity_table(planned, host_costs))
     if check:
-        rate = measured(settings, groups)
-        ratio = planned.images_per_s / rate
-        console.print(f"measured, simulated: {rate:,.1f} images/s; planned / measured {ratio:.3f}")
+        rate, busy = measure_rate(settings, groups, planned.images_per_s)
+        console.print(check_text(planned, rate, busy))
 
 
 def _groups(text: str) -> "list[DeviceGroup]":

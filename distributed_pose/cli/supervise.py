@@ -73,11 +73,15 @@ def run_supervised(main: Callable[[], NoReturn]) -> NoReturn:
         sys.argv = [*_resuming_words(end.output), SUM_UP, _reason(end.status)]
         end = _watch(main)
     if end.code is None:
-        line = f"error: the process of the command ended by {_reason(end.status)}\n"
-        with suppress(OSError):
-            os.write(2, line.encode())
-        sys.exit(ExecutionError.exit_code)
+        sys.exit(_report(f"the process of the command ended by {_reason(end.status)}"))
     sys.exit(end.code)
+
+
+def _report(message: str) -> int:
+    """Prints an error without the modules of the command, and returns its exit code."""
+    with suppress(OSError):
+        os.write(2, f"error: {message}\n".encode())
+    return ExecutionError.exit_code
 
 
 def _resuming_words(output: str) -> list[str]:
@@ -147,6 +151,10 @@ def _run_child(main: Callable[[], NoReturn], writer: int) -> NoReturn:
         main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        os.write(writer, f"exit {code}\n".encode())
+    except KeyboardInterrupt:
+        # A run that has begun reports its own end.
+        code = _report("stopped")
         os.write(writer, f"exit {code}\n".encode())
     # Vendors' libraries may hang or crash during the interpreter's shutdown, which is not needed.
     atexit._run_exitfuncs()  # noqa: SLF001 - it has no public name

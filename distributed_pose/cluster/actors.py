@@ -89,9 +89,9 @@ class _WorkerActor(ActorProcess):
 
     def start(self, spec: WorkerSpec, model: bytes) -> DeviceReady:
         self._worker = Worker(spec, model, self._spread)
-        ready = self._worker.start()
+        # Kernels that are compiling would slow the device's trials.
         self.direct(spec.gather)
-        return ready
+        return self._worker.start()
 
     def direct(self, gather: str) -> None:
         """Sets whether the worker returns `maps` or `poses`."""

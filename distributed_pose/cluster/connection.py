@@ -3,13 +3,12 @@
 import atexit
 import logging
 import os
+import re
 import shlex
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -20,7 +19,7 @@ import psutil
 import ray
 
 from distributed_pose.cluster.address import ClusterAddress, cluster_address
-from distributed_pose.cluster.guard import Cluster
+from distributed_pose.cluster.guard import Cluster, Guard
 from distributed_pose.devices.discovery import local_accelerators
 from distributed_pose.devices.host import num_cpus
 from distributed_pose.devices.kinds import KINDS, accelerators
@@ -34,20 +33,30 @@ _LOG = logging.getLogger(__name__)
 
 _RAYS_PROCESSES = {"raylet", "gcs_server"}
 
+# Ray gives its own processes 30 s to start, but then waits for a raylet that hangs without a limit.
+_CONNECT_TIMEOUT_S = 60.0
+
+# Killed processes are gone at once, unless they wait for a device or a disk.
+_KILLED_TIMEOUT_S = 1.0
+
 _OTHER_VERSION = "run it in an environment that has the cluster's versions of Ray and Python"
 
 # Shards and maps in flight are tens of megabytes, so Ray's default of 30 % of memory is too much.
 _LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
 
 
-def connect() -> Callable[[], None]:
+def connect(guard: Guard) -> Callable[[], None]:
     """Joins the cluster that Ray's conventions name, or starts a local one.
 
     Returns a function that leaves the cluster; a local cluster then ends, and its sockets and logs
     are deleted.
 
+    Args:
+        guard: makes the calls into Ray.
+
     Raises:
         SetupError: if the cluster cannot be joined.
+        ClusterLostError: if Ray does not answer in time.
     """
     _hide_credentials()
     quiet = not _LOG.isEnabledFor(logging.INFO)
@@ -62,11 +71,11 @@ def connect() -> Callable[[], None]:
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     address = cluster_address()
     # The workers of a run import modules from the driver's working directory first.
-    with _working_in(Path(package_identity().path).parent), _stopped_as_before():
+    with _working_in(Path(package_identity().path).parent):
         if address:
-            _join(address, common)
+            guard.call_within(_CONNECT_TIMEOUT_S, _join, address, common)
             return ray.shutdown
-        return partial(_end, _start(common))
+        return partial(_end, guard.call_within(_CONNECT_TIMEOUT_S, _start, common))
 
 
 @contextmanager
@@ -82,25 +91,6 @@ def _working_in(folder: Path) -> Iterator[None]:
         os.close(before)
 
 
-@contextmanager
-def _stopped_as_before() -> Iterator[None]:
-    """Restores the handler of SIGTERM afterwards.
-
-    Raises:
-        KeyboardInterrupt: if a SIGTERM reaches Ray's own handler meanwhile.
-    """
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt(signal.SIGTERM.name) from None
-    finally:
-        # SIG_IGN means that a signal has arrived already, and later ones stay ignored.
-        is_open = signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
-        if is_open and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
-
-
 def where() -> Cluster:
     """Returns the addresses at which the cluster that this process has joined answers."""
     context = ray.get_runtime_context()
@@ -110,8 +100,29 @@ def where() -> Cluster:
 
 
 def abandon() -> None:
-    """Lets this process end without contacting its cluster, which no longer answers."""
+    """Lets this process end without contacting its cluster, which does not answer in time."""
     atexit.unregister(ray.shutdown)
+    # Ray would soon end this process, too, if its own processes were killed before the exit.
+    atexit.register(_kill_local_ray)
+
+
+def _kill_local_ray() -> None:
+    """Kills the processes of the local cluster that this process has started, if there is one."""
+    own = [process for process in psutil.Process().children(recursive=True) if _is_rays(process)]
+    for process in own:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(own, _KILLED_TIMEOUT_S)
+    _remove_own_sessions()
+
+
+def _is_rays(process: psutil.Process) -> bool:
+    """Returns whether a process belongs to the local cluster that this process has started."""
+    # Its first processes have the name of the session in their command lines.
+    session = re.compile(rf"\bsession_[^/]*_{os.getpid()}\b")
+    with suppress(psutil.Error):
+        return any(session.search(word) for word in process.cmdline())
+    return False
 
 
 def _hide_credentials() -> None:

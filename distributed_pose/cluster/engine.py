@@ -23,7 +23,7 @@ from distributed_pose.cluster.connection import (
     where,
 )
 from distributed_pose.cluster.fleet import ActorPool
-from distributed_pose.cluster.guard import ClusterLostError, Guard, Watch
+from distributed_pose.cluster.guard import ClusterLostError, Guard
 from distributed_pose.cluster.loop import DispatchLoop, DispatchSettings
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.config.selection import Selection
@@ -52,9 +52,23 @@ _LOG = logging.getLogger(__name__)
 
 _QUESTION_TIMEOUT_S = 2.0
 
+# The cluster has just been joined, so it answers unless it hangs.
+_FIRST_ANSWER_TIMEOUT_S = 30.0
+
+# Workers have five seconds to close their devices, and Ray then waits up to two seconds for each of
+# its five processes to end.
+_END_TIMEOUT_S = 20.0
+
+# A run that is stopped ends within five seconds, even if the calls in flight take longer.
+_STOP_TIMEOUT_S = 3.0
+
 
 class RayEngine:
-    """Runs workers and reducers as Ray actors, on an existing cluster or on a local one."""
+    """Runs workers and reducers as Ray actors, on an existing cluster or on a local one.
+
+    Attributes:
+        guard: makes all calls into Ray.
+    """
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
@@ -62,7 +76,7 @@ class RayEngine:
         # it before.
         self._leave: Callable[[], None] | None = None
         self._fleet = ActorPool(config)
-        self._guard = Guard()
+        self.guard = Guard()
         self._transit = InFlightBudget(config, room_bytes=0)
         self._shard_sizes: dict[str, int] = {}
         self._ready: tuple[DeviceReady, ...] = ()
@@ -72,7 +86,7 @@ class RayEngine:
         self._flow = DataFlow()
 
     def devices(self, selection: Selection) -> tuple[DevicePlan, ...]:
-        return self._guard.call(self._fleet.devices, selection)
+        return self.guard.call(self._fleet.devices, selection)
 
     def start(
         self,
@@ -81,28 +95,28 @@ class RayEngine:
         calibration: Calibration | None = None,
         images: ImagesToRead | None = None,
     ) -> tuple[DeviceReady, ...]:
-        ready = self._guard.call(self._fleet.start, selection, model, calibration, images)
+        ready = self.guard.call(self._fleet.start, selection, model, calibration, images)
         self._shard_sizes = {device.plan.name: device.shard_size for device in ready}
         self._ready = ready
         self._batches_a_call = {device.plan.name: batches_per_call(device) for device in ready}
-        nodes = self._guard.call(live_nodes)
+        nodes = self.guard.call(live_nodes)
         self._flow = choose_flow(self._config, ready, images, int(sum(n.cpus for n in nodes)))
         config = self._config.model_copy(update={"gather": self._flow.gather})
         room_bytes = min(node.object_store_bytes for node in nodes)
         self._transit = InFlightBudget(config, room_bytes, max(self._shard_sizes.values()))
-        self._guard.call(self._fleet.direct, self._flow)
+        self.guard.call(self._fleet.direct, self._flow)
         return ready
 
     def flow(self) -> DataFlow:
         return self._flow
 
     def sweep(self, device: str, batch_size: int, least_s: float) -> Sweep:
-        return self._guard.call(self._fleet.sweep, device, batch_size, least_s)
+        return self.guard.call(self._fleet.sweep, device, batch_size, least_s)
 
     def run(self, workload: Workload) -> Iterator[ShardResult]:
-        loop = self._guard.call(self._loop, workload)
+        loop = self.guard.call(self._loop, workload)
         results = loop.results()
-        while some := self._guard.call(next, results, None):
+        while some := self.guard.call(next, results, None):
             yield from some
 
     def _loop(self, workload: Workload) -> DispatchLoop:
@@ -130,8 +144,8 @@ class RayEngine:
             return EngineFacts(compile_s=compile_s, faults=faults)
         return EngineFacts(
             compile_s=compile_s,
-            host_use=self._guard.call(self._host_use),
-            memory=self._guard.call(self._memory),
+            host_use=self.guard.call(self._host_use),
+            memory=self.guard.call(self._memory),
             faults=faults,
             flow=self._flow,
         )
@@ -158,9 +172,16 @@ class RayEngine:
         return {**ask(self._fleet.actors, "cpu_s", _QUESTION_TIMEOUT_S), "ray": ray_cpu_s()}
 
     def __enter__(self) -> Self:
-        if not ray.is_initialized():
-            self._leave = connect()
-        self._guard.watch = Watch(where())
+        try:
+            if not ray.is_initialized():
+                self._leave = connect(self.guard)
+            self.guard.watch(self.guard.call_within(_FIRST_ANSWER_TIMEOUT_S, where))
+        except BaseException as error:
+            if isinstance(error, ClusterLostError | KeyboardInterrupt):
+                self._abandon()
+            else:
+                self.guard.end()
+            raise
         return self
 
     def __exit__(
@@ -170,15 +191,27 @@ class RayEngine:
         traceback: TracebackType | None,
     ) -> None:
         self._fleet.is_stopped = True
+        is_stopped = isinstance(error, KeyboardInterrupt)
         try:
-            self._guard.call(self._fleet.end)
-            if self._leave:
-                # The cluster is left on purpose, so its silence is no longer an error.
-                self._guard.watch = None
-                self._guard.call(self._leave)
+            self.guard.call_within(_STOP_TIMEOUT_S if is_stopped else _END_TIMEOUT_S, self._end)
+            self.guard.end()
         except ClusterLostError as lost:
             # The error that ended the run is the better message, and finished results are kept.
-            _LOG.warning("%s", lost)
-            abandon()
-        finally:
-            self._guard.end()
+            _LOG.log(logging.INFO if is_stopped else logging.WARNING, "%s", lost)
+            self._abandon()
+        except KeyboardInterrupt:
+            self._abandon()
+            raise
+
+    def _end(self) -> None:
+        self._fleet.end()
+        if self._leave:
+            # The cluster is left on purpose, so its silence is no longer an error.
+            self.guard.watch(None)
+            self._leave()
+
+    def _abandon(self) -> None:
+        # The guard's thread stays: the kernel ends the processes of a local Ray with the thread
+        # that has started them, and Ray then ends this process.
+        self.guard.watch(None)
+        abandon()

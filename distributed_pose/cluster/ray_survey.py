@@ -40,14 +40,22 @@ def survey_nodes(
         SetupError: if a device is not available, or the cluster cannot be joined.
     """
     with RayEngine(config) as engine:
-        plans = choose(selection, live_nodes()) if choose else engine.devices(selection)
-        by_node: dict[str, list[DevicePlan]] = defaultdict(list)
-        for plan in plans:
-            by_node[plan.node_id].append(plan)
-        calls = {_ask(node_id, on_node, selection): on_node for node_id, on_node in by_node.items()}
-        # All nodes are asked at once, since each takes seconds.
-        done, _ = ray.wait([*calls], num_returns=len(calls), timeout=_TIMEOUT_S)
-        return plans, [_answer(call, calls[call], is_there=call in done) for call in calls]
+        if choose:
+            plans = choose(selection, engine.guard.call(live_nodes))
+        else:
+            plans = engine.devices(selection)
+        return plans, engine.guard.call(_surveys, plans, selection)
+
+
+def _surveys(plans: Sequence[DevicePlan], selection: Selection) -> list[NodeSurvey]:
+    """Returns the surveys of the nodes that devices are on."""
+    by_node: dict[str, list[DevicePlan]] = defaultdict(list)
+    for plan in plans:
+        by_node[plan.node_id].append(plan)
+    calls = {_ask(node_id, on_node, selection): on_node for node_id, on_node in by_node.items()}
+    # All nodes are asked at once, since each takes seconds.
+    done, _ = ray.wait([*calls], num_returns=len(calls), timeout=_TIMEOUT_S)
+    return [_answer(call, calls[call], is_there=call in done) for call in calls]
 
 
 @ray.remote(num_cpus=0, max_retries=0)

@@ -45,6 +45,11 @@ def overlapped(function: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R
         yield from map(function, remaining)
 
 
+def calls_per_s(call_s: float) -> float:
+    """Returns how many calls per second `overlapped` makes of a function that waits so long."""
+    return (_AT_ONCE if call_s > _SLOW_S else 1) / call_s
+
+
 def _in_threads(function: Callable[[_T], _R], items: Iterator[_T]) -> Iterator[_R]:
     calls: SimpleQueue[tuple[_T, Future[_R]] | None] = SimpleQueue()
     pending: deque[Future[_R]] = deque()

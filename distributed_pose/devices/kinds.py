@@ -1,5 +1,6 @@
 """Defines the kinds of devices: one entry per kind, with everything that differs between kinds."""
 
+import re
 from dataclasses import dataclass
 
 from distributed_pose.packages import Registry
@@ -51,6 +52,11 @@ _RAYS_LABEL = "ray.io/accelerator-type"
 
 _ROOM = "distributed_pose.devices"
 
+_KIND_NAME = "[a-z][a-z0-9]{0,15}"
+
+# The names of devices in a run, such as `cuda:2`, and `cuda:2.1` for a further worker of a device.
+DEVICE_NAME = re.compile(rf"{_KIND_NAME}:[0-9]{{1,9}}(\.[0-9]{{1,9}})?")
+
 # The order of the kinds is the order in which devices are listed and numbered. The kinds of other
 # distributions follow; the name of a kind is also a section of the configuration.
 KINDS: Registry[DeviceKind] = Registry(
@@ -77,7 +83,7 @@ KINDS: Registry[DeviceKind] = Registry(
             versions=f"{_ROOM}.nvidia:cuda_versions",
         ),
     },
-    names="[a-z][a-z0-9]{0,15}",
+    names=_KIND_NAME,
 )
 
 

@@ -90,6 +90,8 @@ class InlineEngine:
         calibration: Calibration | None = None,
         images: ImagesToRead | None = None,
     ) -> tuple[DeviceReady, ...]:
+        # Kernels that are compiling would slow the devices' trials.
+        self._reducer.warm_up()
         choice = Choice(selection, model.format, images)
         sites = [examine_here(selection, plan) for plan in self.devices(selection)]
         ready = None
@@ -103,7 +105,6 @@ class InlineEngine:
                 choice.rule_out(error, deployments[str(error.device)])
         warn_passed_over(deployments.values())
         self._shard_sizes = {device.plan.name: device.shard_size for device in ready}
-        self._reducer.warm_up()
         self._flow = choose_flow(self._config, ready, images, num_cpus())
         return ready
 

@@ -1,6 +1,7 @@
 """Identifies the copy of this package that a process runs; all processes of a run need the same."""
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -38,18 +39,19 @@ def package_identity() -> PackageIdentity:
         release = version("distributed-pose")
     except PackageNotFoundError:
         release = "unknown"
-    return PackageIdentity(release, source_digest("**/*.py"), str(_PACKAGE))
+    return PackageIdentity(release, source_digest(), str(_PACKAGE))
 
 
-def source_digest(*patterns: str) -> str:
-    """Returns a digest of source files of this package, 16 hexadecimal digits.
+def source_digest(*, without: Collection[str] = ()) -> str:
+    """Returns a digest of the source files of this package, 16 hexadecimal digits.
 
     Args:
-        patterns: patterns of the files, relative to the package.
+        without: names of folders and files in the package's folder that are left out.
     """
     digest = hashlib.sha256()
-    found = {path for pattern in patterns for path in _PACKAGE.glob(pattern)}
-    for path in sorted(path for path in found if path.parent != _LAUNCHERS):
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        if path.parent == _LAUNCHERS or path.relative_to(_PACKAGE).parts[0] in without:
+            continue
         content = path.read_bytes()
         digest.update(f"{path.relative_to(_PACKAGE)} {len(content)}\0".encode() + content)
     return digest.hexdigest()[:16]

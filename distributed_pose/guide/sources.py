@@ -25,6 +25,7 @@ from distributed_pose.guide.logs import (
 from distributed_pose.guide.published_table import MAX_ROWS, read_guide_table
 from distributed_pose.guide.rows import Row, devices_per_card, run_rows
 from distributed_pose.records import DECODE_STAGES, DEVICE_STAGES
+from distributed_pose.report.report_format import check_format
 from distributed_pose.report.run_figures import RunFigures, read_run_figures
 
 _REPORT = "report.json"
@@ -102,6 +103,7 @@ def read_source(path: Path, facts: LogFacts | None = None) -> FigureSource:
     try:
         if _RECORD.search(content, 0, _RECORD_HEAD):
             return _record(content)
+        check_format(content, path)
         return _run(read_run_figures(content), path)
     except ValueError as error:
         raise SetupError(

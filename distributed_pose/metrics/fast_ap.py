@@ -10,10 +10,13 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distributed_pose.metrics.coco_ap import FIGURES, PERSON_CATEGORY
 from distributed_pose.metrics.ground_truth import People, PeopleByImage
+
+if TYPE_CHECKING:
+    from hotcoco import StreamingEval
 
 # Images that are scored at once; their people and detections take some megabytes.
 _IMAGES_AT_ONCE = 4096
@@ -31,6 +34,20 @@ def fast_ap(
         detections: see `coco_ap`.
         image_ids: ids of the images to score.
     """
+    return figures_of(matched(people, detections, image_ids))
+
+
+def matched(
+    people: People, detections: Iterable[_Row], image_ids: Sequence[int], first: int = 0
+) -> "StreamingEval":
+    """Returns the matches of images, which can be merged with those of other images.
+
+    Args:
+        people: people of the images, and of others, which do not count.
+        detections: see `coco_ap`.
+        image_ids: ids of the images.
+        first: number of the image with the lowest id among all images of a run.
+    """
     from hotcoco import StreamingEval
 
     ids = sorted(image_ids)
@@ -40,7 +57,7 @@ def fast_ap(
     for start in range(0, len(ids), _IMAGES_AT_ONCE):
         # Ids can be negative here, but not in hotcoco. Numbers in their order keep that of ties.
         part = ids[start : start + _IMAGES_AT_ONCE]
-        numbers = {image_id: number for number, image_id in enumerate(part, start)}
+        numbers = {image_id: number for number, image_id in enumerate(part, first + start)}
         truth = [*labelled.rows(part)]
         for person in truth:
             person["image_id"] = numbers[person["image_id"]]
@@ -48,7 +65,12 @@ def fast_ap(
             person["num_keypoints"] = int(person["num_keypoints"] != 0)
         rows = [{**row, "image_id": numbers[row["image_id"]]} for row in found.rows(numbers)]
         evaluation.update([{"id": number} for number in numbers.values()], truth, rows)
-    result = evaluation.finalize()
+    return evaluation
+
+
+def figures_of(matches: "StreamingEval") -> dict[str, float]:
+    """Returns the ten COCO keypoint figures by name; the matches cannot be used afterwards."""
+    result = matches.finalize()
     with contextlib.redirect_stdout(io.StringIO()):
         result.accumulate()
         result.summarize()

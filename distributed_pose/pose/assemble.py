@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distributed_pose.pose.kernels import compiled
+from distributed_pose.pose.kernels import compiled, compiled_part
 from distributed_pose.pose.limbs import Limbs
 from distributed_pose.pose.peaks import Candidates
 from distributed_pose.pose.resample import Doubles, Ints
@@ -80,7 +80,7 @@ def assemble(candidates: Candidates, limbs: Limbs, people: People, poses: Poses,
     return start
 
 
-@compiled
+@compiled_part
 def _start(
     people: People, person: int, candidates: Candidates, limbs: Limbs, kind: int, limb: int
 ) -> None:
@@ -94,7 +94,7 @@ def _start(
     people.owners_M[a] = people.owners_M[b] = person
 
 
-@compiled
+@compiled_part
 def _extend(people: People, candidates: Candidates, limbs: Limbs, kind: int, limb: int) -> None:
     """Adds a limb to the person that has its first candidate."""
     a, b = limbs.a_L[limb], limbs.b_L[limb]
@@ -105,7 +105,7 @@ def _extend(people: People, candidates: Candidates, limbs: Limbs, kind: int, lim
     people.owners_M[b] = person
 
 
-@compiled
+@compiled_part
 def _fill_ear(people: People, kind: int, a: int, b: int) -> None:
     keypoint_a, keypoint_b = _LIMBS[kind, 0], _LIMBS[kind, 1]
     with_a, with_b = people.owners_M[a], people.owners_M[b]
@@ -115,7 +115,7 @@ def _fill_ear(people: People, kind: int, a: int, b: int) -> None:
         people.members_PK[with_b, keypoint_a] = a
 
 
-@compiled
+@compiled_part
 def _to_coco(people: People, person: int, candidates: Candidates, poses: Poses, row: int) -> None:
     # COCO has no neck, so the published score does not count one of the keypoints.
     poses.scores_P[row] = people.scores_P[person] * max(0, people.counts_P[person] - 1)

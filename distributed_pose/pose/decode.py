@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from distributed_pose.pose.assemble import People, Poses, assemble
 from distributed_pose.pose.halves import half_to_float
+from distributed_pose.pose.kernels import FOLDER
 from distributed_pose.pose.limbs import Limbs, Pairs, find_limbs
 from distributed_pose.pose.limits import (
     MAX_CANDIDATES,
@@ -27,6 +28,7 @@ from distributed_pose.pose.peaks import ROOM, Candidates, Scratch, find_peaks
 from distributed_pose.pose.resample import Axis, axes
 from distributed_pose.pose.samples import new_samples
 from distributed_pose.pose.skeleton import LIMBS, NUM_HEATMAPS, NUM_KEYPOINTS, NUM_PAFS
+from distributed_pose.pose.warm_up import share_first_calls
 from distributed_pose.records import STRIDE, Geometry
 
 Maps = npt.NDArray[np.floating[Any]]
@@ -73,13 +75,13 @@ class Decoder:
         self._clock = clock
         self._scratch = Scratch(_floats(0), _floats(0), _floats(0), _ints(0, 4))
         self._candidates = Candidates(
-            _ints(ROOM), _ints(ROOM), _floats(ROOM), _ints(NUM_KEYPOINTS + 1)
+            _ints(ROOM), _ints(ROOM), _floats(ROOM), np.zeros(NUM_KEYPOINTS + 1, np.int64)
         )
         self._limbs = Limbs(
             _ints(_MAX_LIMBS),
             _ints(_MAX_LIMBS),
             np.empty(_MAX_LIMBS),
-            _ints(len(LIMBS) + 1),
+            np.zeros(len(LIMBS) + 1, np.int64),
             _ints(_MAX_CANDIDATES),
         )
         self._people = People(
@@ -93,11 +95,21 @@ class Decoder:
         self._maps_f32 = _floats(0)
 
     def warm_up(self) -> None:
-        """Compiles the kernels or loads them from the disk cache."""
-        for dtype in (np.float32, np.float16):
-            heatmaps = np.zeros((1, NUM_HEATMAPS, *_NO_MAP_HW), dtype)
-            pafs = np.zeros((1, NUM_PAFS, *_NO_MAP_HW), dtype)
-            self.decode_batch(heatmaps, pafs, [Geometry(STRIDE, STRIDE, 0, 0, 0, 0)])
+        """Compiles the kernels or loads them from the disk cache.
+
+        Processes that do so at the same time share the work.
+        """
+        # Half precision, so that its conversion is compiled as well.
+        heatmaps = np.zeros((NUM_HEATMAPS, *_NO_MAP_HW), np.float16)
+        pafs = np.zeros((NUM_PAFS, *_NO_MAP_HW), np.float16)
+        yx = axes(Geometry(STRIDE, STRIDE, 0, 0, 0, 0), _NO_MAP_HW)
+        self._make_scratch(yx)
+        calls = {
+            "limbs": lambda: self._find_limbs(self._as_f32(pafs), yx),
+            "peaks": lambda: self._find_peaks(self._as_f32(heatmaps), yx),
+            "poses": lambda: self._assemble(0),
+        }
+        share_first_calls(calls, FOLDER)
 
     def decode(self, heatmaps_KHW: Maps, pafs_PHW: Maps, geometry: Geometry) -> Poses:
         """Returns the poses in one image, in image pixels; see `decode_batch`.

@@ -6,32 +6,23 @@ for later processes. It never reorders or fuses sums, because poses depend on th
 
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
 from numba.core.caching import FunctionCache
 
 from distributed_pose.cache.entries import open_entry
-from distributed_pose.files.local import user_cache_folder
-from distributed_pose.pose.sources import sources_digest
+from distributed_pose.pose.sources import kernels_folder
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-
-def _cache_folder() -> Path:
-    """Returns the cache folder for the current version of these sources.
-
-    Numba checks only the file of a function, not the files of the functions that it inlines, so
-    after a change of one file the others would keep outdated code.
-    """
-    folder = Path(numba.config.CACHE_DIR or user_cache_folder() / "kernels") / sources_digest()
-    open_entry(folder)
-    return folder
+_NO_ENTRY = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
-numba.config.CACHE_DIR = str(_cache_folder())
+FOLDER = kernels_folder()
+open_entry(FOLDER)
+numba.config.CACHE_DIR = str(FOLDER)
 
 
 class _Cache(FunctionCache):  # type: ignore[misc]
@@ -57,6 +48,14 @@ def compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return _compiled(function)
 
 
+def compiled_part(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Returns a function that only compiled functions can call.
+
+    Without an entry for calls from Python, it is compiled in less time.
+    """
+    return _compiled(function, **_NO_ENTRY)
+
+
 def inlined(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Returns a function that is inlined into the compiled functions that call it.
 
@@ -67,11 +66,11 @@ def inlined(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def compiled_extremum(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Returns a function that computes minima or maxima, compiled at its first call.
+    """Returns a part, as `compiled_part` does, that computes minima or maxima.
 
     The compiler may assume that values are finite, which lets it vectorise the comparisons.
     """
-    return _compiled(function, fastmath={"nnan", "nsz"})
+    return _compiled(function, fastmath={"nnan", "nsz"}, **_NO_ENTRY)
 
 
 def _compiled(function: Callable[_P, _R], **options: Any) -> Callable[_P, _R]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distributed_pose.pose.kernels import compiled, inlined
+from distributed_pose.pose.kernels import compiled, compiled_part, inlined
 from distributed_pose.pose.limits import MAX_PAIRS
 from distributed_pose.pose.peaks import Candidates, Scratch
 from distributed_pose.pose.resample import (
@@ -110,8 +110,8 @@ def find_limbs(
     if room > len(pairs.a_R) or total > MAX_PAIRS:
         return room, total
     limbs.used_M[: candidates.offsets_K[-1]] = 0
-    end = 0
     limbs.offsets[0] = 0
+    end = limbs.offsets[0]
     for kind in range(len(_LIMBS)):
         number = _accepted_pairs(pafs_PHW, yx, candidates, kind, pairs, scratch)
         end = _take_best(pairs, number, kind, limbs, end)
@@ -119,7 +119,7 @@ def find_limbs(
     return room, total
 
 
-@compiled
+@compiled_part
 def _accepted_pairs(
     pafs_PHW: Floats,
     yx: tuple[Axis, Axis],
@@ -156,7 +156,7 @@ def _accepted_pairs(
     return number
 
 
-@compiled
+@compiled_part
 def _around(candidates: Candidates, ends_a: tuple[int, int], ends_b: tuple[int, int]) -> Box:
     """Returns the pixels between all candidates of both keypoints, where all samples are."""
     x, y = candidates.x_M, candidates.y_M
@@ -170,7 +170,7 @@ def _around(candidates: Candidates, ends_a: tuple[int, int], ends_b: tuple[int, 
     )
 
 
-@compiled
+@compiled_part
 def _evaluated(
     fields: tuple[Floats, Floats], yx: tuple[Axis, Axis], box: Box, scratch: Scratch, is_tail: bool
 ) -> Floats:
@@ -182,11 +182,15 @@ def _evaluated(
     for component in range(2):
         fine_hw = enlarged(fields[component], rows, columns, scratch.fine)
         origin = rows[0], columns[0]
-        fields_hw2[:, :, component] = resized(fine_hw, origin, yx, box, scratch.pixels, is_tail)
+        pixels_hw = resized(fine_hw, origin, yx, box, scratch.pixels, is_tail)
+        # Numba compiles a slice assignment with messages about shapes, which takes seconds.
+        for row in range(height):
+            for column in range(width):
+                fields_hw2[row, column, component] = pixels_hw[row, column]
     return fields_hw2
 
 
-@compiled
+@compiled_part
 def _take_best(pairs: Pairs, number: int, kind: int, limbs: Limbs, end: int) -> int:
     """Appends accepted pairs as limbs, greedily from the best; returns the end of the limbs."""
     # Among equal scores the later pair comes first, as in the reference's reversed ascending sort.
@@ -291,7 +295,7 @@ def _sample(
     return int(np.rint(step[0] * number + start[0])), int(np.rint(step[1] * number + start[1]))
 
 
-@compiled
+@compiled_part
 def _sum(ten: Floats) -> np.float32:
     """Returns the sum of the first ten values in the order of NumPy's pairwise summation."""
     pairs = (ten[0] + ten[1]) + (ten[2] + ten[3])

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distributed_pose.pose.kernels import compiled
+from distributed_pose.pose.kernels import compiled, compiled_part
 from distributed_pose.pose.limits import MAX_CANDIDATES
 from distributed_pose.pose.regions import THRESHOLD, hot_boxes, shrunk, trimmed
 from distributed_pose.pose.resample import (
@@ -86,8 +86,8 @@ def find_peaks(
     Returns:
         The keypoint that has more than `MAX_CANDIDATES`, with which the search ends, or -1.
     """
-    end = 0
     candidates.offsets_K[0] = 0
+    end = candidates.offsets_K[0]
     for keypoint in range(NUM_KEYPOINTS):
         is_tail = in_tail(keypoint, NUM_HEATMAPS, len(yx[1].taps))
         start, end = end, _find_in(heatmaps_KHW[keypoint], yx, end, candidates, scratch, is_tail)
@@ -101,7 +101,7 @@ def find_peaks(
     return _NONE
 
 
-@compiled
+@compiled_part
 def _find_in(
     heatmap_HW: Floats,
     yx: tuple[Axis, Axis],
@@ -123,7 +123,7 @@ def _find_in(
     return end
 
 
-@compiled
+@compiled_part
 def _find_in_box(
     heatmap_HW: Floats,
     yx: tuple[Axis, Axis],
@@ -155,7 +155,7 @@ def _find_in_box(
     return end
 
 
-@compiled
+@compiled_part
 def _with_neighbours(box: Box, yx: tuple[Axis, Axis]) -> Box:
     height, width = len(yx[0].taps), len(yx[1].taps)
     return Box(
@@ -166,7 +166,7 @@ def _with_neighbours(box: Box, yx: tuple[Axis, Axis]) -> Box:
     )
 
 
-@compiled
+@compiled_part
 def _may_hold_peak(pixels_hw: Floats, row: int) -> bool:
     """Returns whether a row has a value that is greater than its neighbours above and below."""
     height, width = pixels_hw.shape
@@ -184,7 +184,7 @@ def _may_hold_peak(pixels_hw: Floats, row: int) -> bool:
     return may_hold
 
 
-@compiled
+@compiled_part
 def _is_peak(pixels_hw: Floats, row: int, column: int) -> bool:
     height, width = pixels_hw.shape
     value = pixels_hw[row, column]
@@ -197,7 +197,7 @@ def _is_peak(pixels_hw: Floats, row: int, column: int) -> bool:
     )
 
 
-@compiled
+@compiled_part
 def _sort(candidates: Candidates, start: int, end: int) -> None:
     """Sorts candidates by x, then y."""
     x, y, scores = candidates.x_M, candidates.y_M, candidates.scores_M
@@ -215,7 +215,7 @@ def _sort(candidates: Candidates, start: int, end: int) -> None:
             x[place], y[place], scores[place] = this_x, this_y, this_score
 
 
-@compiled
+@compiled_part
 def _suppress(candidates: Candidates, start: int, end: int) -> int:
     """Drops candidates that are too near to an earlier one, and returns the new end.
 

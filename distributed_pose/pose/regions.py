@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distributed_pose.pose.kernels import compiled, compiled_extremum
+from distributed_pose.pose.kernels import compiled, compiled_extremum, compiled_part
 from distributed_pose.pose.resample import REACH, TAPS, Axis, Box, Floats, Ints
 
 THRESHOLD = np.float32(0.1)
@@ -59,7 +59,7 @@ def hot_boxes(heatmap_HW: Floats, boxes: Ints, scratch: Floats) -> int:
     return _merge(boxes, number)
 
 
-@compiled
+@compiled_part
 def _add_box(boxes: Ints, number: int, top: int, bottom: int, left: int, right: int) -> int:
     """Extends a box that the new one overlaps, or appends it; returns the number of boxes."""
     for index in range(number - 1, -1, -1):
@@ -73,7 +73,7 @@ def _add_box(boxes: Ints, number: int, top: int, bottom: int, left: int, right: 
     return number + 1
 
 
-@compiled
+@compiled_part
 def _merge(boxes: Ints, number: int) -> int:
     """Unites overlapping boxes until all are disjoint; returns their number."""
     before = number + 1
@@ -97,7 +97,7 @@ def trimmed(heatmap_HW: Floats, box: Ints, scratch: Floats) -> tuple[int, int, i
     return y0, y1, x0, x1
 
 
-@compiled
+@compiled_part
 def _trimmed_side(
     highest_: Floats, first: int, last: int, origin: int, least: float
 ) -> tuple[int, int]:
@@ -109,7 +109,7 @@ def _trimmed_side(
     return first, last
 
 
-@compiled
+@compiled_part
 def _reach_of_gap(highest_: Floats, gap: int) -> float:
     """Returns an upper bound of the pixels of a gap, from the greatest cell of each row near it."""
     end = len(highest_)
@@ -132,7 +132,7 @@ def shrunk(
     return Box(y0, y1, x0, x1)
 
 
-@compiled
+@compiled_part
 def _touching(axis: Axis, start: int, end: int, first: int, last: int) -> tuple[int, int]:
     """Returns the range of the pixels whose taps reach fine positions `first` to `last`."""
     while start < end and axis.taps[start, TAPS - 1] < first:
@@ -175,7 +175,7 @@ def _profiles(values_HW: Floats, scratch: Floats) -> Profiles:
     return Profiles(by_row, by_column, least.min())
 
 
-@compiled
+@compiled_part
 def _ends(values: Floats, least: np.float32) -> tuple[int, int]:
     """Returns the first and the last index of a value that is at least `least`."""
     first, last = 0, len(values) - 1

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from distributed_pose.pose.kernels import compiled
+from distributed_pose.pose.kernels import compiled, compiled_part
 from distributed_pose.records import STRIDE, Geometry
 
 Floats = npt.NDArray[np.float32]
@@ -213,7 +213,7 @@ def resized(
     return pixels_hw
 
 
-@compiled
+@compiled_part
 def _redo_last_column(
     pixels_hw: Floats, along_x: Floats, y_axis: Axis, top: int, first: int
 ) -> None:

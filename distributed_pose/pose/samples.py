@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distributed_pose.pose.kernels import compiled, inlined
+from distributed_pose.pose.kernels import compiled, compiled_part, inlined
 from distributed_pose.pose.resample import (
     ENLARGE,
     REACH,
@@ -96,7 +96,7 @@ def take_samples(
         _redo_last_column(samples, len(yx[1].taps) - 1)
 
 
-@compiled
+@compiled_part
 def _redo_last_column(samples: Samples, last: int) -> None:
     for tap in range(TAPS):
         _fine_row(samples, tap)

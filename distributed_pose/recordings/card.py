@@ -19,7 +19,7 @@ class Card:
     """The run that recorded a folder of maps.
 
     Attributes:
-        fingerprint: fingerprint of the run, by part; see `inputs.fingerprint`.
+        fingerprint: fingerprint of the run, by part; see `run.fingerprint`.
         backend: backend that computed the maps; empty until the run has ended.
         precision: precision that the maps were computed in; empty until the run has ended.
     """

@@ -18,6 +18,7 @@ from distributed_pose.locations import Location
 from distributed_pose.metrics.throughput import StageFigures
 from distributed_pose.pose.scores import normalised_score
 from distributed_pose.records import Damage, Faults, HostUse, Memory
+from distributed_pose.report.report_format import check_format
 
 # The files of a run.
 DETECTIONS, CONFIG, REPORT = "detections.json", "config.yaml", "report.json"
@@ -108,7 +109,7 @@ class DeviceReport:
 
     Attributes:
         name: unique name in the run, such as `cuda:0`.
-        kind: `cpu`, `cuda` or `npu`.
+        kind: kind of the device, such as `cuda`, or one that another package registers.
         id: number of the device among those of its kind, over all nodes.
         physical_id: id by which its node knows the device; empty for CPUs.
         node: address of its node.
@@ -126,9 +127,9 @@ class DeviceReport:
         versions: versions of the driver, runtime and libraries in its worker's process, by name.
         passed_over: one line per backend that `auto` prefers and the device could not take, with
             the reason.
-        feeders: number of images that its worker prepared at once.
+        feeders: number of images that its worker prepared at once; null where unknown.
         feeder_processes: number of processes that prepared images for its worker; 0 where the
-            worker prepared them itself.
+            worker prepared them itself, null where unknown.
     """
 
     name: str
@@ -147,8 +148,8 @@ class DeviceReport:
     host: str
     versions: Mapping[str, str]
     passed_over: tuple[str, ...] = ()
-    feeders: int = 1
-    feeder_processes: int = 0
+    feeders: int | None = None
+    feeder_processes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,7 +179,8 @@ class Throughput:
 class RunReport:
     """The report of a run.
 
-    `ap` is null if more images failed than are allowed, or if nothing is labelled.
+    `ap` is null if more images failed than are allowed, or if nothing is labelled. The report of an
+    older version is without the fields that the version did not know; they have their defaults.
 
     Attributes:
         note: sentences that the reader must know before any figure; empty if there are none.
@@ -197,8 +199,9 @@ class RunReport:
         engine: `ray` or `inline`.
         gather: `maps` or `poses`, which the workers returned; `auto` in a resumed run that had
             nothing left to evaluate.
-        read: `driver` or `worker`, which read the images; `auto` as for `gather`.
-        reducers: number of reducers; 0 where the workers grouped their maps.
+        read: `driver` or `worker`, which read the images; `auto` as for `gather`, empty where
+            unknown.
+        reducers: number of reducers; 0 where the workers grouped their maps, null where unknown.
         data: dataset of the run.
         model: model of the run.
         throughput: throughput by wall clock and compute only.
@@ -213,7 +216,8 @@ class RunReport:
         devices: the devices, in the order of their names.
         versions: versions of the libraries in the driver, by name.
         scorer: library that computed `ap`, with its version and how it was checked; empty where
-            `ap` is null.
+            `ap` is null or the library is unknown.
+        report_format: number of the format of `report.json`; 1 where the file has none.
     """
 
     note: str
@@ -231,8 +235,8 @@ class RunReport:
     backend: str
     engine: str
     gather: str
-    read: str
-    reducers: int
+    read: str = ""
+    reducers: int | None = None
     data: DataReport
     model: ModelReport
     throughput: Throughput
@@ -246,6 +250,7 @@ class RunReport:
     devices: tuple[DeviceReport, ...]
     versions: Mapping[str, str]
     scorer: str = ""
+    report_format: int = 1
 
     @property
     def is_usable(self) -> bool:
@@ -259,17 +264,18 @@ class RunReport:
 
     @classmethod
     def load(cls, folder: Path | str | Location) -> Self:
-        """Returns the report in the output folder of a run.
+        """Returns the report in the output folder of a run, of this version or an older one.
 
         Args:
             folder: output folder of an evaluation, a path or a URI.
 
         Raises:
-            SetupError: if the folder has no report, or the report of a version with other fields.
+            SetupError: if the folder has no report, or one in the format of a newer version.
         """
         location = Location(folder).within(REPORT)
         content = read_location(location, _RUN_HINT.removeprefix("give "), MAX_REPORT_BYTES)
         try:
+            check_format(content, location)
             return read_record(cls, content)
         except ValueError as error:
             raise SetupError(f"{location} is not a report: {error}", _RUN_HINT) from None

@@ -174,19 +174,23 @@ def _throughput(report: RunReport) -> Table:
         if report.compile_s >= _WORTH_TELLING_S:
             table.caption += f" ({report.compile_s:.1f} s of it compiling)"
         table.caption += f" · at most {max(peaks) / _MIB:,.0f} MiB in a process"
-        table.caption += f"\n{_flow(report)}"
+        table.caption += f" · {_flow(report)}"
     return table
 
 
 def _flow(report: RunReport) -> str:
     """Returns who reads the images, how many are prepared at once, and who groups the maps."""
-    feeders = sum(device.feeders for device in report.devices)
-    processes = sum(device.feeder_processes for device in report.devices)
+    grouped = "grouped by the workers"
+    if report.gather != "poses":
+        number = f"{report.reducers} " if report.reducers else ""
+        grouped = f"maps gathered into {number}reducer{'s' * (report.reducers != 1)}"
+    feeders = sum(device.feeders or 0 for device in report.devices)
+    # The reports of early versions do not say how devices were fed.
+    if not report.read or not feeders:
+        return grouped
+    processes = sum(device.feeder_processes or 0 for device in report.devices)
     text = f"images read by the {report.read}, {feeders} prepared at once"
-    text += f" in {processes} processes" if processes else ""
-    if report.gather == "poses":
-        return f"{text} · grouped by the workers"
-    return f"{text} · maps gathered into {report.reducers} reducer{'s' * (report.reducers != 1)}"
+    return f"{text}{f' in {processes} processes' if processes else ''} · {grouped}"
 
 
 def _share(value: float | None) -> str:

@@ -8,25 +8,18 @@ from distributed_pose.devices.kinds import KINDS
 from distributed_pose.files.package_identity import package_identity, source_digest
 from distributed_pose.run.inputs import RunInputs
 
-# The detections depend on the code of these packages.
-_RESULT_AFFECTING_PACKAGES = (
-    "vision",
-    "pose",
-    "recordings",
-    "model",
-    "backends",
-    "engine",
-    "cluster",
-    "run",
-    "data",
-)
+# The code that detections do not depend on, since no worker or reducer calls it. They may depend
+# on all other code, so that a new file or folder counts unless it is listed here.
+_WITHOUT_EFFECT = ("bench", "cli", "demo", "guide", "report")
 
 
 def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
     """Returns the digests and settings that a run's detections depend on, by name.
 
-    Devices, batch size and engine are left out, because detections do not depend on them. The bytes
-    of the images are left out because they are compared image by image when a run is resumed.
+    Devices and engine are left out, because detections do not depend on them. Backend and batch
+    size are left out although maps may differ in their last bits between them: one run may have
+    devices of several kinds, and batches of several sizes. The bytes of the images are left out
+    because they are compared image by image when a run is resumed.
     """
     return {
         "data.annotations": inputs.index.sha256[:16],
@@ -51,4 +44,4 @@ def _precision(config: RunConfig) -> str:
 
 @cache
 def _code_digest() -> str:
-    return source_digest(*(f"{package}/*.py" for package in _RESULT_AFFECTING_PACKAGES))
+    return source_digest(without=_WITHOUT_EFFECT)

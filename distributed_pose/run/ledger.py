@@ -56,7 +56,7 @@ class DeviceFigures:
     wall_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluatedImage:
     """The file of an image that has a result, as it was when it was evaluated.
 
@@ -158,7 +158,9 @@ class Ledger:
             return None
         row = self._rows[image_id]
         return EvaluatedImage(
-            self._encoded_bytes[row], f"{self._digests[row]:016x}", self._stamps[row]
+            encoded_bytes=self._encoded_bytes[row],
+            digest=f"{self._digests[row]:016x}",
+            stamp=self._stamps[row],
         )
 
     @property

@@ -15,6 +15,7 @@ from pydantic import FailFast, Field
 from pydantic_core import to_json
 
 from distributed_pose.data.shards import DETECTIONS
+from distributed_pose.devices.kinds import DEVICE_NAME
 from distributed_pose.files.json_records import Count, Positive, read_record
 from distributed_pose.records import STAGES, Damage, DevicePlan, DeviceReady, ShardResult
 from distributed_pose.run.ledger import LedgerEntry
@@ -22,8 +23,6 @@ from distributed_pose.run.ledger import LedgerEntry
 _KEY = b"distributed_pose"
 
 _DIGEST = re.compile(r"[0-9a-f]{16}")
-
-_DEVICE_NAME = re.compile(r"[a-z]{1,20}:[0-9]{1,9}(\.[0-9]{1,9})?")
 
 _Ids = Annotated[tuple[Annotated[int, Field(ge=-(2**63), lt=2**63)], ...], FailFast()]
 _Texts = Annotated[tuple[str, ...], FailFast()]
@@ -35,6 +34,7 @@ class _Fingerprint:
     fingerprint: Mapping[str, str]
 
 
+# The next three have the fields of the records, with the ranges of their values.
 @dataclass(frozen=True)
 class _Plan:
     name: str
@@ -62,11 +62,11 @@ class _Device:
     host: str
     versions: Annotated[tuple[tuple[str, str], ...], FailFast()]
     passed_over: _Texts
-    compute_ns: Count = 0
-    feeders: Positive = 1
-    feeder_processes: Count = 0
-    batches_in_flight: Positive = 2
-    reads_images: bool = False
+    compute_ns: Count
+    feeders: Positive
+    feeder_processes: Count
+    batches_in_flight: Positive
+    reads_images: bool
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def _entry(entry: _Entry, device: DeviceReady, detections: pa.RecordBatch) -> Le
 
 
 def _device(device: _Device) -> DeviceReady:
-    if not _DEVICE_NAME.fullmatch(device.plan.name):
+    if not DEVICE_NAME.fullmatch(device.plan.name):
         raise ValueError("devices.plan.name: not the name of a device")
     return DeviceReady(**{**vars(device), "plan": DevicePlan(**vars(device.plan))})
 

@@ -1,5 +1,6 @@
 """Makes the report of a run from its ledger."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ from distributed_pose.metrics.scoring import Score, score
 from distributed_pose.metrics.throughput import StageFigures, images_per_s, stage_figures
 from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.records import DEVICE_STAGES, Damage, EngineFacts, Failure
+from distributed_pose.report.report_format import FORMAT
 from distributed_pose.report.run_report import (
     DataReport,
     DeviceReport,
@@ -131,6 +133,7 @@ def _report(
         devices=tuple(_device(figures, computed=computed) for figures in devices),
         versions=library_versions(),
         scorer=outcome.score.scorer if outcome.score else "",
+        report_format=FORMAT,
     )
 
 
@@ -201,11 +204,12 @@ def _throughput(devices: Sequence[DeviceFigures], ledger: Ledger, *, computed: b
 
 def _compute_rates(devices: Sequence[DeviceFigures]) -> dict[str, float]:
     """Returns the compute-only images per second by device name, and in `total`."""
-    # A device that changed between sessions has several figures, of which the last one counts.
-    rates = {
-        figures.device.plan.name: images_per_s(figures.images, figures.compute_ns)
-        for figures in devices
-    }
+    # A device that changed between sessions has several figures, in no order of time.
+    images, compute_ns = Counter[str](), Counter[str]()
+    for figures in devices:
+        images[figures.device.plan.name] += figures.images
+        compute_ns[figures.device.plan.name] += figures.compute_ns
+    rates = {name: images_per_s(images[name], compute_ns[name]) for name in images}
     return {**rates, "total": sum(rates.values())}
 
 

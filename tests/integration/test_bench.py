@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from distributed_pose import ExecutionError
+from distributed_pose import ConfigError, ExecutionError
 from distributed_pose.bench.host import STAGES
 from distributed_pose.cli.main import app
 from distributed_pose.pose.limits import MAX_CANDIDATES, MAX_PAIRS
@@ -169,3 +169,30 @@ def test_the_driver_costs_the_same_per_image_with_any_number_of_devices() -> Non
     assert few["ledger_bytes_per_image"] > 800
     table = CliRunner().invoke(app, ["bench", "driver", "--devices", "3", "--images", "100"])
     assert "Ray's time per call is not included" in " ".join(table.stdout.split())
+
+
+def test_a_run_has_the_same_score_however_many_drivers_share_it() -> None:
+    reports = []
+    for drivers, images in (("1", "4096"), ("4", "1024")):
+        options = ["--drivers", drivers, "--devices", "3", "--images", images, "--json"]
+        result = CliRunner().invoke(app, ["bench", "driver", *options])
+        assert result.exit_code == 0, result.output
+        reports += json.loads(result.stdout)
+    one, four = reports
+    assert (one["images"], four["images"]) == (4096, 4096)
+    assert (one["devices"], four["drivers"], four["devices"]) == (3, 4, 12)
+    assert one["ap"] == four["ap"]
+    assert 0 < one["ap"]["AP"] < 1
+
+
+@pytest.mark.parametrize("more", [["--drivers", "0"], ["--drivers", "2", "--devices", "1,4"]])
+def test_drivers_that_cannot_be_measured_are_named(more: list[str]) -> None:
+    result = CliRunner().invoke(app, ["bench", "driver", *more])
+    assert isinstance(result.exception, ConfigError)
+    assert "--drivers" in str(result.exception)
+
+
+def test_costs_of_several_drivers_are_labelled_as_simulated() -> None:
+    options = ["--drivers", "2", "--devices", "1", "--images", "160"]
+    result = CliRunner().invoke(app, ["bench", "driver", *options])
+    assert "simulated: the drivers ran one after another" in " ".join(result.stdout.split())

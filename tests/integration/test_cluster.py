@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 
 import psutil
 import pytest
@@ -297,35 +297,3 @@ def test_a_node_without_any_image_is_named_at_the_start(people: Dataset, tmp_pat
     finally:
         ray.shutdown()
         cluster.shutdown()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("victim", ["gcs_server", "raylet"])
-def test_a_run_whose_ray_is_killed_ends_with_its_report_and_the_command_that_resumes_it(
-    people: Dataset, tmp_path: Path, victim: str
-) -> None:
-    folder = tmp_path / "run"
-    keys = {"data.images": people.images, "data.annotations": people.annotations}
-    options = {**keys, "backend": "simulated", "simulated.rate": 2.0, "batch_size": 2}
-    command = [
-        Path(sys.executable).with_name("distributed-pose"),
-        *("evaluate", "--output", folder),
-        *(f"--set={key}={value}" for key, value in {**options, "data.repeat": 8}.items()),
-    ]
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    end = monotonic() + 90
-    while not [*folder.glob("ledger/*.arrow")] and monotonic() < end:
-        sleep(0.2)
-    parents = psutil.Process(process.pid).children(recursive=True)
-    (ray_process,) = (one for one in parents if one.name() == victim)
-    ray_process.kill()
-    start = monotonic()
-    _, err = process.communicate(timeout=120)
-    assert monotonic() - start < 90
-    assert process.returncode == 4, err
-    assert f"--output {folder}" in err.splitlines()[-1]
-    report = json.loads((folder / "report.json").read_text())
-    assert (report["complete"], report["ap"]) == (False, None)
-    assert "of 96 images done" in report["unscored"]
-    assert report["num_detections"] == len(json.loads((folder / "detections.json").read_text()))

@@ -115,6 +115,21 @@ class TestOfABackend:
         assert "toy-pose 1.2" in error
         assert "toy-pose 1.3" in error
 
+    def test_that_computes_in_another_precision_than_requested_is_refused(
+        self, packages: Path, tmp_path: Path, command: Command
+    ) -> None:
+        entry = "distributed_pose.backends.oracle:OracleBackend"
+        module = (
+            "from distributed_pose.backends.spec import BackendSpec\n"
+            f"SPEC = BackendSpec('{entry}', (), ('f32', 'f16'), runs_model=False)\n"
+        )
+        toy = project(tmp_path / "project", "toy-pose", "backends", 'toy = "toy:SPEC"', module)
+        install(toy, packages)
+        words = ["evaluate", "--set", "data.limit=2", *settings(backend="toy", engine="inline")]
+        _, error = command(*words, "--set", "precision=f16", code=3)
+        assert "the compiled model has precision f32, not f16" in error
+        assert "precision=f32" in error
+
     @pytest.mark.parametrize(
         ("points", "module", "message"),
         [

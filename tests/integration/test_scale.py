@@ -139,7 +139,7 @@ def test_a_plan_from_saved_costs_names_the_bottleneck(tmp_path: Path) -> None:
     cores = ["--hosts", "2", "--cores", "8", "--images", "5e6"]
     result = CliRunner().invoke(app, [*arguments, "ascend310p3=8", *cores])
     assert result.exit_code == 0, result.output
-    assert "host CPUs" in result.stdout
+    assert "host cores" in result.stdout
     assert "3,200" in result.stdout
     for text in ("t4", "t4=0", "=2", "t4=2;t4=2"):
         with pytest.raises(ConfigError, match="expected NAME=COUNT or RATE=COUNT"):
@@ -163,7 +163,11 @@ def test_a_plan_measures_its_costs_and_is_checked_by_a_run(people: Dataset, tmp_
     more = ["--set", "engine=ray", "--set", "gather=poses", "--set", "data.read=worker"]
     result = CliRunner().invoke(app, [*arguments, *options(people, *more)])
     assert result.exit_code == 0, result.output
-    assert "planned / measured" in result.stdout
+    assert "planned / measured" in " ".join(result.stdout.split())
+    assert "of the cores' time" in " ".join(result.stdout.split())
     costs = json.loads(kept.read_text())
     assert costs["ceiling_images_per_s"] > 0
     assert 0.3 < costs["device_share"] <= 1
+    assert (costs["gather"], costs["read"], costs["device_images_per_s"]) == ("poses", "worker", 30)
+    assert costs["prepare_ms"] > 0
+    assert costs["group_ms"] > 0

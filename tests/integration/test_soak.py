@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak.campaign import KINDS, planned, table
-from tests.soak.runs import Outcome, Verdict, compare, scenery, settled_ids
+from tests.soak.campaign import KINDS, left_after, planned, table
+from tests.soak.runs import Outcome, Part, Verdict, compare, scenery, settled_ids, until
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -41,6 +41,28 @@ def test_a_plan_has_each_kind_and_as_many_faults_as_were_asked_for() -> None:
     assert sum(planned(1000, None).values()) >= 1000
     assert min(planned(10, None).values()) == 1
     assert planned(7, ["disk full"]) == {"disk full": 7}
+
+
+def test_a_run_that_breaks_is_shown_with_its_traceback_and_the_others_follow() -> None:
+    def run(number: int, left: int) -> Outcome:
+        if number == 4:
+            raise ValueError("no such process")
+        return Outcome("head dies", number, min(2, left))
+
+    broken, *others = until("head dies", Part(4, first=4), run)
+    assert "ValueError: no such process" in broken.problems[0]
+    assert not broken.is_well
+    assert [(one.number, one.faults) for one in others] == [(5, 2), (6, 1)]
+
+
+def test_after_a_run_that_hangs_the_rest_of_its_group_is_left() -> None:
+    plan = {"head dies": Part(2), "driver killed": Part(5, first=3)}
+    left = left_after(plan, Outcome("driver killed", 3, 0, hangs=1))
+    assert left == {"head dies": Part(2), "driver killed": Part(4, first=4)}
+    left = left_after(left, Outcome("head dies", 0, 2))
+    assert left == {"driver killed": Part(4, first=4)}
+    # The fault has missed this run.
+    assert left_after(left, Outcome("driver killed", 4, 0)) == {"driver killed": Part(4, first=5)}
 
 
 def test_what_is_lost_counted_twice_or_changed_in_a_run_is_found(tmp_path: Path) -> None:

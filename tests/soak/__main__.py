@@ -4,13 +4,14 @@ Exits 1 if a run loses, doubles or changes a result, hangs, or ends as it should
 """
 
 import argparse
+import json
 import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
 
-from tests.soak.campaign import GROUPS, KINDS, commit, outcomes, planned, runs, table
+from tests.soak.campaign import GROUPS, HELD, KINDS, commit, outcomes, planned, runs, table
+from tests.soak.runs import Part, is_held
 
 _ONLY = f"this kind alone, or several of them: {', '.join(KINDS)}"
 
@@ -19,9 +20,9 @@ def main() -> int:
     options = _options()
     plan = planned(options.faults, options.only)
     if options.group:
-        return _run_group(options, plan)
+        return _run_group(options)
     found = []
-    for outcome in outcomes(plan, sys.argv[1:]):
+    for outcome in outcomes(plan, options.seed):
         found.append(outcome)
         if options.verbose or not outcome.is_well:
             print(outcome.to_json(), flush=True)  # noqa: T201
@@ -30,13 +31,14 @@ def main() -> int:
     return int(not all(one.is_well for one in found))
 
 
-def _run_group(options: argparse.Namespace, plan: Mapping[str, int]) -> int:
+def _run_group(options: argparse.Namespace) -> int:
     """Prints a line for each run of a group of kinds."""
+    plan = {kind: Part(*part) for kind, part in json.loads(options.plan).items()}
     for outcome in runs(options.group, options.seed, plan):
         print(outcome.to_json(), flush=True)  # noqa: T201
-        if outcome.hangs:
-            # It goes on in its thread, which would hold this process.
-            os._exit(1)
+        if is_held():
+            sys.stderr.flush()
+            os._exit(HELD)
     return 0
 
 
@@ -47,6 +49,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", action="append", choices=KINDS, metavar="KIND", help=_ONLY)
     parser.add_argument("--verbose", action="store_true", help="a line for each run")
     parser.add_argument("--group", default="", choices=GROUPS, help=argparse.SUPPRESS)
+    parser.add_argument("--plan", default="{}", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

@@ -19,7 +19,7 @@ from distributed_pose.report.run_report import RunReport
 from tests.faults import FaultyReducer, Scene, Stage
 from tests.soak import acts
 from tests.soak.acts import DEADLINE_S, Act
-from tests.soak.runs import Outcome, Scenery, in_time, outcome_of, until
+from tests.soak.runs import Outcome, Part, Scenery, in_time, outcome_of, until
 
 _BATCH_SIZE = 2
 
@@ -80,15 +80,16 @@ KINDS = {
 }
 
 
-def actor_runs(there: Scenery, seed: int, plan: Mapping[str, int]) -> Iterator[Outcome]:
+def actor_runs(there: Scenery, seed: int, plan: Mapping[str, Part]) -> Iterator[Outcome]:
     """Yields runs until they have had so many faults of each kind."""
     ray.init(
         num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=256 * 2**20
     )
     usual_s = _usual_s(there)
-    for kind, faults in plan.items():
+    for kind, part in plan.items():
         yield from until(
-            faults,
+            kind,
+            part,
             lambda number, left, kind=kind: _run(
                 kind, number, there, Random(f"{seed} {kind} {number}"), left, usual_s
             ),

@@ -11,10 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
 from tests.soak import actors, disks, drivers, nodes
-from tests.soak.runs import Outcome, Scenery, scenery
+from tests.soak.runs import Outcome, Part, Scenery, scenery
 
-# Yields the outcomes of runs: scenery, seed, faults by kind.
-Runs = Callable[[Scenery, int, Mapping[str, int]], Iterator[Outcome]]
+# Yields the outcomes of runs: scenery, seed, parts by kind.
+Runs = Callable[[Scenery, int, Mapping[str, Part]], Iterator[Outcome]]
 
 _REPOSITORY = Path(__file__).parents[2]
 
@@ -63,6 +63,9 @@ _COLUMNS = ("faults", "runs", "lost", "twice", "changed", "hangs", "other proble
 
 _TIMES = 20
 
+# The exit code of a group's process that a run which hangs would hold.
+HELD = 75
+
 _SHOWN = 4000
 
 
@@ -78,44 +81,67 @@ def planned(faults: int, only: Sequence[str] | None) -> dict[str, int]:
     return {kind: ceil(faults * share / total) for kind, share in shares.items()}
 
 
-def runs(group: str, seed: int, plan: Mapping[str, int]) -> Iterator[Outcome]:
+def runs(group: str, seed: int, plan: Mapping[str, Part]) -> Iterator[Outcome]:
     """Yields the outcomes of a group's runs in this process."""
-    kinds, run = _GROUPS[group]
+    _, run = _GROUPS[group]
     with TemporaryDirectory(prefix="soak-") as folder:
-        there = scenery(Path(folder), _TIMES)
-        yield from run(there, seed, {kind: plan[kind] for kind in kinds if kind in plan})
+        yield from run(scenery(Path(folder), _TIMES), seed, plan)
 
 
-def outcomes(plan: Mapping[str, int], arguments: Sequence[str]) -> Iterator[Outcome]:
+def outcomes(plan: Mapping[str, int], seed: int) -> Iterator[Outcome]:
     """Yields the outcomes of all runs of a plan.
 
-    Each group has a process of its own, which Ray may end with what it runs on.
+    Each group has a process of its own, which Ray may end with what it runs on, and which a run
+    that hangs ends. The next process then goes on with the next run.
 
     Args:
         plan: faults by kind.
-        arguments: of this command, from which that process makes the same plan.
+        seed: of the faults.
     """
-    environment = {**os.environ, **_RAY}
-    for group in (name for name, (kinds, _) in _GROUPS.items() if plan.keys() & kinds):
-        command = [sys.executable, "-m", "tests.soak", *arguments, "--group", group]
-        with (
-            TemporaryFile("w+") as err,
-            subprocess.Popen(
-                command,
-                cwd=_REPOSITORY,
-                stdout=subprocess.PIPE,
-                stderr=err,
-                text=True,
-                env=environment,
-            ) as process,
-        ):
-            for line in process.stdout or ():
-                # Ray prints to the same place.
-                if line.startswith("{"):
-                    yield Outcome(**json.loads(line))
-            if process.wait():
-                err.seek(0)
-                sys.stderr.write(err.read()[-_SHOWN:])
+    for group, (kinds, _) in _GROUPS.items():
+        left = {kind: Part(plan[kind]) for kind in kinds if kind in plan}
+        while left:
+            before = left
+            for outcome in _outcomes_of_process(group, seed, left):
+                yield outcome
+                left = left_after(left, outcome)
+            if left == before:
+                yield Outcome(group, -1, 0, problems=(f"no run of {', '.join(left)}",))
+                break
+
+
+def left_after(plan: Mapping[str, Part], outcome: Outcome) -> dict[str, Part]:
+    """Returns what is left of a plan after a run."""
+    left = {**plan}
+    if part := left.pop(outcome.kind, None):
+        faults = part.faults - (outcome.faults or bool(outcome.problems) or outcome.hangs)
+        if faults > 0:
+            left[outcome.kind] = Part(faults, max(part.first, outcome.number + 1))
+    return left
+
+
+def _outcomes_of_process(group: str, seed: int, plan: Mapping[str, Part]) -> Iterator[Outcome]:
+    """Yields the outcomes of the runs that a process of a group makes until it ends."""
+    options = ["--seed", str(seed), "--group", group, "--plan", json.dumps(plan)]
+    with (
+        TemporaryFile("w+") as err,
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.soak", *options],
+            cwd=_REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=err,
+            text=True,
+            env={**os.environ, **_RAY},
+        ) as process,
+    ):
+        for line in process.stdout or ():
+            # Ray prints to the same place.
+            if line.startswith("{"):
+                yield Outcome(**json.loads(line))
+        if process.wait():
+            err.seek(0)
+            sys.stderr.write(err.read()[-_SHOWN:])
+            if process.returncode != HELD:
                 yield Outcome(group, -1, 0, problems=(f"exit code {process.returncode}",))
 
 

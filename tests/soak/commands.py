@@ -1,12 +1,16 @@
 """The command of a user in a process of its own, its phases, and how it computes."""
 
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -28,6 +32,7 @@ _QUICK_POLL_S = 5e-4
 
 # A process that was killed, and what the system has to clean up after it.
 _GONE_S = 15.0
+_STACKS_S = 5.0
 
 # Phases of a run, in their order.
 PHASES = ("start", "run", "scoring", "writing")
@@ -63,6 +68,8 @@ class Way(NamedTuple):
             f"devices=cpu:{devices}",
             f"batch_size={batch_size}",
             f"gather={gather}",
+            "backend=simulated",
+            f"simulated.rate={_RATE}",
         )
 
 
@@ -84,25 +91,39 @@ class Command:
     Args:
         there: the dataset.
         output: folder of the run.
-        way: how it computes.
+        keys: that name how it computes, in the form of `--set`.
+        environment: variables beside those of this process.
     """
 
-    def __init__(self, there: Scenery, output: Path, way: Way) -> None:
+    def __init__(
+        self,
+        there: Scenery,
+        output: Path,
+        keys: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._output = output
         self._num_images = there.num_images
         self._rays = Path(mkdtemp(prefix="dp-"))
         self._err = TemporaryFile("w+")  # noqa: SIM115 - it is closed at the exit
         data = {"images": there.dataset.images, "annotations": there.dataset.annotations}
-        keys = [f"data.{key}={path}" for key, path in data.items()]
-        keys += ["backend=simulated", f"simulated.rate={_RATE}", *way.keys()]
-        environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+        keys = [*(f"data.{key}={path}" for key, path in data.items()), *keys]
+        inherited = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+        own = {"RAY_TMPDIR": str(self._rays), "PYTHONFAULTHANDLER": "1", **(environment or {})}
+        self._terminal, terminal = os.openpty()
         self.process = subprocess.Popen(
             [_COMMAND, "evaluate", "--output", output, *(f"--set={key}" for key in keys)],
             stdout=subprocess.DEVNULL,
             stderr=self._err,
-            env={**environment, "RAY_TMPDIR": str(self._rays)},
+            env={**inherited, **own},
             start_new_session=True,
+            preexec_fn=partial(_enter, terminal),  # noqa: PLW1509 - it makes two system calls
         )
+        os.close(terminal)
+
+    def press_ctrl_c(self) -> None:
+        """Has its terminal send SIGINT to all processes of its group."""
+        os.write(self._terminal, b"\x03")
 
     def wait_for(self, phase: str) -> None:
         """Returns when a phase has begun, or the run has ended."""
@@ -114,6 +135,14 @@ class Command:
             return any(is_result(path) for path in self._output.glob("*"))
         needed = {"start": 0, "run": 1, "scoring": self._num_images}[phase]
         return not needed or len(settled_ids(self._output)) >= needed
+
+    def has_worker(self) -> bool:
+        """Returns whether it has the process of a worker on Ray, which is named after its actor."""
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                if process.name().startswith("ray::_Worker"):
+                    return True
+        return False
 
     def ray_process(self, name: str) -> psutil.Process | None:
         """Returns a process of its Ray, if it has it now."""
@@ -137,6 +166,13 @@ class Command:
         """Returns what it has printed on stderr."""
         self._err.seek(0)
         return self._err.read()
+
+    def stacks(self) -> str:
+        """Returns what a command that hangs has printed, and then the stacks of its threads."""
+        for process in psutil.Process(self.process.pid).children():
+            process.send_signal(signal.SIGABRT)
+        psutil.wait_procs(psutil.Process(self.process.pid).children(), _STACKS_S)
+        return self.said()
 
     def left_behind(self) -> tuple[str, ...]:
         """Returns a line if processes of its Ray outlast it."""
@@ -162,14 +198,22 @@ class Command:
             with suppress(psutil.Error):
                 process.kill()
         self._err.close()
+        os.close(self._terminal)
         shutil.rmtree(self._rays, ignore_errors=True)
+
+
+def _enter(terminal: int) -> None:
+    """Makes a terminal that of this process, and has SIGINT end it."""
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+    # Shells have their jobs in the background ignore it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def usual_run(there: Scenery, engine: str) -> Usual:
     """Returns the times of an undisturbed run."""
     output = there.folder / f"usual-{engine}"
     began = {}
-    with Command(there, output, Way(engine, 2, 4, "maps")) as command:
+    with Command(there, output, Way(engine, 2, 4, "maps").keys()) as command:
         for phase in PHASES:
             command.wait_for(phase)
             began[phase] = time.monotonic()

@@ -15,7 +15,7 @@ import ray
 from distributed_pose.errors import ExecutionError
 from distributed_pose.evaluation import evaluate
 from distributed_pose.report.run_report import RunReport
-from tests.soak.runs import Outcome, Scenery, in_time, outcome_of, until
+from tests.soak.runs import Outcome, Part, Scenery, in_time, outcome_of, until
 
 DISK, STORE = "disk full", "object store full"
 
@@ -37,7 +37,7 @@ _USED = re.compile(r"([\d.]+)% full")
 _FULL_PERCENT = 90.0
 
 
-def storage_runs(there: Scenery, seed: int, plan: Mapping[str, int]) -> Iterator[Outcome]:
+def storage_runs(there: Scenery, seed: int, plan: Mapping[str, Part]) -> Iterator[Outcome]:
     """Yields runs until disks and the object store that they share were full so often."""
     ray.init(
         num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=_STORE_BYTES
@@ -46,9 +46,10 @@ def storage_runs(there: Scenery, seed: int, plan: Mapping[str, int]) -> Iterator
     _evaluate(there, there.folder / "usual", "ray", _SLOW_RATE)
     usual_s = time.monotonic() - start
     runs = {DISK: _run_on_disk, STORE: _run_beside_a_hoarder}
-    for kind, faults in plan.items():
+    for kind, part in plan.items():
         yield from until(
-            faults,
+            kind,
+            part,
             lambda number, left, kind=kind: runs[kind](
                 number, there, Random(f"{seed} {kind} {number}"), left, usual_s
             ),

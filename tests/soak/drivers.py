@@ -9,15 +9,17 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 
 from tests.soak.commands import PHASES, Command, Usual, Way, is_result, usual_run
-from tests.soak.runs import Outcome, Scenery, compare, settled_ids
+from tests.soak.runs import Outcome, Part, Scenery, compare, kept, settled_ids
 
 _AT_ONCE = 3
-_SHOWN = 500
+_SHOWN = 2000
 
 # A run whose head is gone may last so long; see docs/explanation/faults.md.
 _LOST_S = 60.0
@@ -63,7 +65,7 @@ class _Case:
 
     def command(self, way: Way) -> Command:
         """Starts the command on the run."""
-        return Command(self.there, self.output, way)
+        return Command(self.there, self.output, way.keys())
 
     def wait(self, command: Command, engine: str) -> None:
         """Waits for a time in the phase, all parts of which come as often: a golden section."""
@@ -78,27 +80,28 @@ class _Case:
             code = command.end(10 * self.usual[way.engine].seconds)
             known = Outcome(self.kind, self.number, 0, seconds=time.monotonic() - start)
             if code is None:
-                return replace(known, hangs=1)
+                return replace(known, hangs=1, problems=(command.stacks()[-_SHOWN:],))
             if code:
                 said = command.said()[-_SHOWN:]
                 return replace(known, problems=(f"exit code {code}: {said}",))
         return replace(known, **asdict(compare(self.there, self.output)))
 
 
-def driver_runs(there: Scenery, seed: int, plan: Mapping[str, int]) -> Iterator[Outcome]:
+def driver_runs(there: Scenery, seed: int, plan: Mapping[str, Part]) -> Iterator[Outcome]:
     """Yields runs until so many have met each kind of fault, some at a time: most is waiting."""
     usual = {engine: usual_run(there, engine) for engine in ("inline", "ray")}
 
     def run(kind: str, number: int) -> Outcome:
         case = _Case(kind, number, there, usual, Random(f"{seed} {kind} {number}"))
-        return _DISTURBED.get(kind, _without_ray)(case)
+        return kept(kind, number, partial(_DISTURBED.get(kind, _without_ray), case))
 
     with ThreadPoolExecutor(_AT_ONCE) as threads:
-        numbers = dict.fromkeys(plan, 0)
-        left = dict(plan)
+        left = {kind: part.faults for kind, part in plan.items()}
+        numbers = {kind: part.first for kind, part in plan.items()}
         while cases := [(kind, numbers[kind] + i) for kind in left for i in range(left[kind])]:
             for outcome in threads.map(lambda case: run(*case), cases):
-                left[outcome.kind] -= outcome.faults
+                # A run that the fault missed is made again, but not one that broke.
+                left[outcome.kind] -= outcome.faults or bool(outcome.problems)
                 numbers[outcome.kind] += 1
                 yield outcome
 
@@ -110,7 +113,8 @@ def _killed(case: _Case) -> Outcome:
     with case.command(way) as command:
         case.wait(command, engine)
         is_done = command.process.poll() is not None or (case.output / "report.json").exists()
-        os.killpg(command.process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(command.process.pid, signal.SIGKILL)
         problems = command.left_behind()
     phases = {} if is_done else {_phase_met(case.there, case.output): 1}
     outcome = case.resumed(Way.drawn(case.random, other, way))
@@ -127,7 +131,7 @@ def _stopped(case: _Case) -> Outcome:
         command.process.send_signal(case.random.choice((signal.SIGINT, signal.SIGTERM)))
         code = command.end(_LOST_S)
         seconds = time.monotonic() - start
-        problems = _wrong_end(code, command.said())
+        problems = _wrong_end(code, command)
     phases = {} if is_done else {case.phase: 1}
     outcome = case.resumed(Way.drawn(case.random, "inline"))
     return replace(
@@ -152,7 +156,7 @@ def _without_ray(case: _Case) -> Outcome:
             victim.send_signal(number)
         code = command.end(10 * usual_s + _LOST_S)
         seconds = time.monotonic() - start
-        problems = _wrong_end(code, command.said())
+        problems = _wrong_end(code, command)
     outcome = case.resumed(Way.drawn(case.random, "inline"))
     return replace(
         outcome,
@@ -167,10 +171,12 @@ _DISTURBED = {"driver killed": _killed, "driver stopped": _stopped}
 KINDS = (*_RAYS, *_DISTURBED)
 
 
-def _wrong_end(code: int | None, said: str) -> tuple[str, ...]:
+def _wrong_end(code: int | None, command: Command) -> tuple[str, ...]:
     """Returns what is wrong with the end of a command whose Ray is gone."""
-    problems = []
-    if code not in {0, 3, 4, None}:
+    if code is None:
+        return (command.stacks()[-_SHOWN:],)
+    problems, said = [], command.said()
+    if code not in {0, 3, 4}:
         problems.append(f"exit code {code}")
     if code in {3, 4} and "error: " not in said.strip().rpartition("\n")[2]:
         problems.append(f"exit code {code}, and its last word is {said[-_SHOWN:]!r}")

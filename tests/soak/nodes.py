@@ -16,7 +16,7 @@ from ray.cluster_utils import Cluster
 from distributed_pose.evaluation import evaluate
 from distributed_pose.report.run_report import RunReport
 from tests.clusters import alive_nodes
-from tests.soak.runs import Outcome, Scenery, in_time, outcome_of, until
+from tests.soak.runs import Outcome, Part, Scenery, in_time, outcome_of, until
 
 _NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 _NODES_A_RUN = 3
@@ -34,7 +34,7 @@ KINDS = {
 }
 
 
-def node_runs(there: Scenery, seed: int, plan: Mapping[str, int]) -> Iterator[Outcome]:
+def node_runs(there: Scenery, seed: int, plan: Mapping[str, Part]) -> Iterator[Outcome]:
     """Yields runs until so many nodes have met each kind of fault.
 
     The cluster of the runs has a head, which stays, and other nodes for each.
@@ -42,9 +42,10 @@ def node_runs(there: Scenery, seed: int, plan: Mapping[str, int]) -> Iterator[Ou
     head = Cluster(initialize_head=True, head_node_args={**_NODE, "include_dashboard": False})
     ray.init(address=head.address, log_to_driver=False)
     usual_s = _usual_s(head, there)
-    for kind, faults in plan.items():
+    for kind, part in plan.items():
         yield from until(
-            faults,
+            kind,
+            part,
             lambda number, left, kind=kind: _run(
                 kind,
                 number,

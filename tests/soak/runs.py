@@ -3,12 +3,16 @@
 import faulthandler
 import json
 import sys
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from threading import Thread
+from threading import enumerate as live_threads
+from typing import NamedTuple
 
 from distributed_pose.demo.dataset import write_dataset
 from distributed_pose.evaluation import evaluate
@@ -21,6 +25,22 @@ _RESULTS = (
     *("complete", "partial_by_choice", "num_images", "num_detections", "failures", "damaged"),
     *("failures_allowed", "ap", "unscored", "profile", "precision", "backend", "data", "model"),
 )
+
+
+_THREAD = "soaked run"
+_SHOWN = 2000
+
+
+class Part(NamedTuple):
+    """Faults of one kind that a process is to cause.
+
+    Attributes:
+        faults: number of them.
+        first: number of the first run; runs before it have been made by another process.
+    """
+
+    faults: int
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -147,10 +167,15 @@ def in_time(run: Callable[[], RunReport], limit_s: float) -> RunReport | BaseExc
         except BaseException as error:  # noqa: BLE001
             ends.append(error)
 
-    thread = Thread(target=keep, daemon=True)
+    thread = Thread(target=keep, daemon=True, name=_THREAD)
     thread.start()
     thread.join(limit_s)
     return ends[0] if ends else None
+
+
+def is_held() -> bool:
+    """Returns whether a run that is not done in time goes on in this process."""
+    return any(thread.name == _THREAD for thread in live_threads())
 
 
 def outcome_of(
@@ -172,16 +197,26 @@ def outcome_of(
     return replace(known, **asdict(compare(there, output)))
 
 
-def until(faults: int, run: Callable[[int, int], Outcome]) -> Iterator[Outcome]:
-    """Yields the outcomes of runs until there have been so many faults.
+def kept(kind: str, number: int, run: Callable[[], Outcome]) -> Outcome:
+    """Returns the outcome of a run, or one with the traceback if the run or its check breaks."""
+    try:
+        return run()
+    # Whatever it is, the other runs go on.
+    except Exception:  # noqa: BLE001
+        return Outcome(kind, number, 0, problems=(traceback.format_exc()[-_SHOWN:],))
+
+
+def until(kind: str, part: Part, run: Callable[[int, int], Outcome]) -> Iterator[Outcome]:
+    """Yields the outcomes of runs until there have been so many faults of a kind.
 
     Args:
-        faults: wanted in all.
+        kind: of the faults.
+        part: how many are wanted, and the number of the first run.
         run: takes the number of the run and how many faults are left.
     """
-    left, number = faults, 0
+    left, number = part
     while left > 0:
-        outcome = run(number, left)
+        outcome = kept(kind, number, partial(run, number, left))
         yield outcome
         left -= max(1, outcome.faults)
         number += 1

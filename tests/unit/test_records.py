@@ -13,6 +13,7 @@ from distributed_pose import records
 MODULES = (
     "bench.capacity",
     "bench.device",
+    "bench.drivers",
     "bench.host",
     "bench.pipeline",
     "bench.scale",
@@ -20,6 +21,7 @@ MODULES = (
     "engine.reducer",
     "engine.trials",
     "engine.worker",
+    "engine.worker_report",
     "guide.logs",
     "guide.rows",
     "metrics.throughput",

@@ -15,7 +15,13 @@ from onnxruntime.quantization import (
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from distributed_pose import RunConfig, SetupError
-from distributed_pose.backends.base import Backend, BackendOptions, check_precision
+from distributed_pose.backends.base import (
+    Backend,
+    BackendOptions,
+    check_precision,
+    checked_backend,
+)
+from distributed_pose.backends.oracle import OracleBackend
 from distributed_pose.backends.registry import compile_spec, open_backend
 from distributed_pose.compilation import compile_for
 from distributed_pose.model.artifacts import load_source
@@ -123,6 +129,33 @@ def test_the_hint_names_only_precisions_that_can_be_requested() -> None:
     for found in ("mixed", "unknown", "f64"):
         with pytest.raises(SetupError, match=r"\(set precision=auto\)"):
             check_precision("f32", found)
+
+
+class Closing(OracleBackend):
+    """A backend that remembers whether it was closed."""
+
+    def __init__(self, precision: str) -> None:
+        self.precision = precision
+        self.is_closed = False
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_a_backend_of_another_precision_than_requested_is_closed() -> None:
+    backend = Closing("f32")
+    with pytest.raises(SetupError, match="precision f32, not f16"):
+        checked_backend(backend, "f16")
+    assert backend.is_closed
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"), [("f32", "f32"), ("auto", "mixed"), ("f16", "unknown")]
+)
+def test_a_backend_of_the_requested_or_an_unknown_precision_is_used(asked: str, found: str) -> None:
+    backend = Closing(found)
+    assert checked_backend(backend, asked) is backend
+    assert not backend.is_closed
 
 
 @pytest.mark.parametrize("backend", [ORT, OPENVINO])

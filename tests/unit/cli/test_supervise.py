@@ -114,3 +114,8 @@ def is_running(pid: int) -> bool:
     except OSError:
         return False
     return state != "Z"
+
+
+def test_ctrl_c_before_a_run_has_begun_is_one_line(tmp_path: Path) -> None:
+    body = "raise KeyboardInterrupt"
+    assert run(body, folder=tmp_path) == (4, "", "error: stopped\n")

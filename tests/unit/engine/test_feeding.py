@@ -27,6 +27,8 @@ def test_the_feeders_prepare_as_many_images_as_the_device_infers(
     assert feeding.feeders >= min(64, ceil(rate * prepare_s))
     assert slots + 1 <= feeding.batches <= MAX_BATCHES
     assert feeding.processes <= feeding.feeders
+    is_fed = feeding.feeders < 64 and feeding.processes < 16
+    assert not is_fed or feeding.max_images_per_s(prepare_s) >= min(rate, 1500 * feeding.feeders)
 
 
 @pytest.mark.parametrize(

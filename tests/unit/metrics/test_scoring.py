@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hotcoco import StreamingEval
 
 from distributed_pose.data.detections import Detections, DetectionsStore
 from distributed_pose.data.shards import pack_detections
 from distributed_pose.metrics.coco_ap import coco_ap
-from distributed_pose.metrics.fast_ap import fast_ap
+from distributed_pose.metrics.fast_ap import fast_ap, figures_of, matched
 from distributed_pose.metrics.ground_truth import people_of
 from distributed_pose.metrics.scoring import score
 from distributed_pose.pose.assemble import Poses
@@ -77,6 +78,20 @@ def test_a_large_run_is_scored_by_the_faster_library_with_the_same_figures(
     assert "equal to pycocotools" in large.scorer
     assert small.scorer.startswith("pycocotools ")
     assert "," not in small.scorer
+
+
+@pytest.mark.parametrize("parts", [1, 3, 7])
+def test_merged_matches_of_parts_have_the_figures_of_the_whole(
+    ground_truth: dict[str, Any], detections: Detections, parts: int
+) -> None:
+    ids = sorted(image["id"] for image in ground_truth["images"])
+    people = people_of(ground_truth["annotations"])
+    size = -(-len(ids) // parts)
+    matches = [
+        matched(people, detections, ids[start : start + size], start)
+        for start in range(0, len(ids), size)
+    ]
+    assert figures_of(StreamingEval.merge(matches)) == fast_ap(people, detections, ids)
 
 
 def test_only_the_given_images_count_in_either_library(

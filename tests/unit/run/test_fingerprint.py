@@ -1,11 +1,13 @@
 """The fingerprint of a run covers everything that its detections depend on, and nothing else."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+import distributed_pose
 from distributed_pose import RunConfig
 from distributed_pose.files import package_identity as identity
 from distributed_pose.run import fingerprint as fingerprinting
@@ -101,27 +103,42 @@ def test_the_content_of_the_model_is_in_it_and_not_its_name(
 
 
 @pytest.mark.parametrize(
-    ("room", "matters"),
+    ("path", "matters"),
     [
-        ("pose", True),
-        ("vision", True),
-        ("recordings", True),
-        ("model", True),
-        ("data", True),
-        ("cluster", True),
-        ("engine", True),
-        ("run", True),
-        ("report", False),
+        ("pose/peaks.py", True),
+        ("cluster/loop.py", True),
+        ("engine/worker.py", True),
+        ("metrics/coco_ap.py", True),
+        ("records.py", True),
+        ("pose/a_new_folder/peaks.py", True),
+        ("a_new_room/source.py", True),
+        ("report/tables.py", False),
+        ("cli/main.py", False),
+        ("demo/a_new_folder/source.py", False),
     ],
 )
 def test_the_code_that_decides_on_detections_is_in_it(
-    room: str, *, matters: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: str, *, matters: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(identity, "_PACKAGE", tmp_path)
-    source = tmp_path / room / "source.py"
-    source.parent.mkdir()
+    source = tmp_path / path
+    source.parent.mkdir(parents=True, exist_ok=True)
     source.write_text("SIZE = 1\n")
     before = fingerprinting._code_digest.__wrapped__()
     assert fingerprinting._code_digest.__wrapped__() == before
     source.write_text("SIZE = 2\n")
     assert (fingerprinting._code_digest.__wrapped__() != before) is matters
+
+
+def test_the_code_that_is_left_out_is_not_used_by_workers_and_reducers() -> None:
+    package = Path(distributed_pose.__file__).parent
+    left_out = fingerprinting._WITHOUT_EFFECT
+    assert all((package / room).is_dir() for room in left_out)
+    # The flow of a run and its reports are the code that may import these rooms.
+    others = {*left_out, "run", "evaluation.py", "compilation.py", "__init__.py", "__main__.py"}
+    named = re.compile(rf"distributed_pose\.({'|'.join(left_out)})\b")
+    counted = [
+        path for path in package.rglob("*.py") if path.relative_to(package).parts[0] not in others
+    ]
+    assert len(counted) > 100
+    assert [path for path in counted if named.search(path.read_text())] == []

@@ -1,9 +1,10 @@
 """The ledger holds exactly one result or failure per image."""
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from statistics import median
 from time import thread_time_ns
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,7 +86,9 @@ def test_an_image_in_two_shards_counts_once_with_the_detections_of_the_first() -
     assert scores(ledger) == [(1, 1.0), (2, 1.0), (3, 0.5)]
     assert [figures.images for figures in ledger.devices] == [2, 1]
     assert ledger.evaluated_ids == {1, 2, 3}
-    assert ledger.evaluated(3) == EvaluatedImage(300, f"{3:016x}", "stamp of 3")
+    assert ledger.evaluated(3) == EvaluatedImage(
+        encoded_bytes=300, digest=f"{3:016x}", stamp="stamp of 3"
+    )
     assert not ledger.failures
     assert not ledger.open_images
 
@@ -149,7 +152,7 @@ def test_an_image_without_people_has_a_result() -> None:
         ShardResult(device="cpu:0", image_ids=(1,), detections=no_detections(), encoded_bytes=(9,))
     )
     assert 1 not in {image.image_id for image in ledger.open_images}
-    assert ledger.evaluated(1) == EvaluatedImage(9, f"{0:016x}", "")
+    assert ledger.evaluated(1) == EvaluatedImage(encoded_bytes=9, digest=f"{0:016x}", stamp="")
     assert ledger.evaluated(2) is None
     assert not ledger.detections
 
@@ -287,6 +290,71 @@ def test_a_device_is_the_same_after_a_new_start() -> None:
             LedgerEntry(session=session, elapsed_ns=10, device=ready, result=result(number))
         )
     assert ledger.devices == [DeviceFigures(device=device(), images=2, compute_ns=10, wall_ns=20)]
+
+
+# Facts of a device that may differ between sessions; the device is the same nevertheless.
+OF_A_SESSION = {
+    "warmup_ns",
+    "batch_ns",
+    "compute_ns",
+    "feeders",
+    "feeder_processes",
+    "batches_in_flight",
+    "reads_images",
+    "plan.node_id",
+}
+
+# Facts by which devices are told apart. A new field is named in one of the two sets.
+OF_A_DEVICE = {
+    "backend",
+    "precision",
+    "description",
+    "batch_size",
+    "shard_size",
+    "slots",
+    "host",
+    "versions",
+    "passed_over",
+    "plan.name",
+    "plan.kind",
+    "plan.node",
+    "plan.cpus",
+    "plan.device_id",
+    "plan.model",
+    "plan.card",
+    "plan.share",
+}
+
+
+def with_other(ready: DeviceReady, path: str) -> DeviceReady:
+    """Returns a device with another value in one field."""
+    if path.startswith("plan."):
+        name = path.removeprefix("plan.")
+        changed = {name: other_value(getattr(ready.plan, name))}
+        return replace(ready, plan=replace(ready.plan, **changed))
+    return replace(ready, **{path: other_value(getattr(ready, path))})
+
+
+def other_value(value: object) -> Any:
+    if isinstance(value, tuple):
+        return (*value, ("name", "1.0"))
+    if isinstance(value, str):
+        return f"{value}1"
+    return 0 if value else 1
+
+
+def test_each_fact_of_a_device_is_one_of_the_device_or_one_of_a_session() -> None:
+    own = {field.name for field in fields(DeviceReady)} - {"plan"}
+    assert own | {f"plan.{one.name}" for one in fields(DevicePlan)} == OF_A_SESSION | OF_A_DEVICE
+    assert not OF_A_SESSION & OF_A_DEVICE
+
+
+@pytest.mark.parametrize("path", sorted(OF_A_SESSION | OF_A_DEVICE))
+def test_a_device_is_another_only_if_a_fact_of_the_device_differs(path: str) -> None:
+    ledger = Ledger(IMAGES)
+    ledger.begin("first", [device()])
+    ledger.begin("second", [with_other(device(), path)])
+    assert len(ledger.devices) == 1 + (path in OF_A_DEVICE)
 
 
 def test_a_device_that_is_another_in_the_next_session_is_listed_twice() -> None:

@@ -1,0 +1,51 @@
+"""Compiles the decoder's kernels while a run starts.
+
+The module does not import Numba, because the driver imports it before anything else.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from distributed_pose.devices.host import num_cpus
+from distributed_pose.pose.sources import completion_mark, kernels_folder
+
+_WARM_UP = "from distributed_pose.pose.decode import Decoder; Decoder().warm_up()"
+
+# There are two large kernels, so a third process would find none to compile.
+_MAX_PROCESSES = 2
+
+
+@contextmanager
+def kernels_compiled_beside() -> Iterator[None]:
+    """Compiles the kernels in processes of their own during the block, unless they are cached.
+
+    The processes end with the block. The kernels that they have compiled by then stay cached.
+    """
+    with ExitStack() as stack:
+        if not completion_mark(kernels_folder()).exists():
+            # One processor is left to the start of the run.
+            for _ in range(max(1, min(num_cpus() - 1, _MAX_PROCESSES))):
+                # An interpreter that is embedded in another program may have no executable.
+                with suppress(OSError):
+                    stack.callback(_end, _start())
+        yield
+
+
+def _start() -> subprocess.Popen[bytes]:
+    # It runs this copy of the package, and a signal from the terminal reaches the driver alone.
+    return subprocess.Popen(  # noqa: S603 - a constant command
+        [sys.executable, "-c", _WARM_UP],
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    process.wait()
