@@ -159,7 +159,7 @@ def scale_table(report: ScaleReport) -> Table:
     """Returns a table of a scaling experiment, with a row for each number of devices."""
     title = f"{report.scaling.title()} scaling, images/s by wall clock"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in ("devices", "images/s", "speed-up", "efficiency", "stragglers", "host", "AP"):
+    for name in ("devices", "images/s", "speed-up", "efficiency", "wait", "host", "AP"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("bound by", no_wrap=True)
     for point in report.points:
@@ -176,8 +176,8 @@ def scale_table(report: ScaleReport) -> Table:
     table.caption = (
         f"{report.backend}, {report.description} · batch {report.batch_size} · gather "
         f"{report.gather} · read by {report.read} · {report.cores} cores · "
-        f"{report.points[0].images} images with {report.points[0].devices} · stragglers: "
-        "devices' wait for the last ones · host: processor time in use"
+        f"{report.points[0].images} images with {report.points[0].devices} · wait: straggler "
+        "time · host: processor time in use"
     )
     return table
 
