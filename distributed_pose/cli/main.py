@@ -46,6 +46,9 @@ _NAME = "distributed-pose"
 # If this variable is set, an unexpected exception is shown with its traceback.
 _TRACEBACK = "DISTRIBUTED_POSE_TRACEBACK"
 
+# Typer's result for a command that Ctrl-C has ended before the command could handle it.
+_INTERRUPTED = 130
+
 # Typer has its own copy of the parser's exceptions without a public name; older versions use
 # click's.
 _UsageError: Any = typer.BadParameter.__mro__[2]
@@ -88,7 +91,7 @@ def _exit_code() -> int:
         what = f"{type(error).__name__}: {error}"
         hint = f"please report it, with what {_TRACEBACK}=1 in the environment shows"
         return _show_error(ExecutionError(f"this is a bug in {_NAME}: {what}", hint))
-    return code or 0
+    return _show_error(ExecutionError("stopped")) if code == _INTERRUPTED else code or 0
 
 
 def _show_error(error: PoseEvalError) -> int:

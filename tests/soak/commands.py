@@ -133,8 +133,16 @@ class Command:
     def _has_begun(self, phase: str) -> bool:
         if phase == "writing":
             return any(is_result(path) for path in self._output.glob("*"))
-        needed = {"start": 0, "run": 1, "scoring": self._num_images}[phase]
-        return not needed or len(settled_ids(self._output)) >= needed
+        if phase == "start":
+            return self.is_watched()
+        needed = {"run": 1, "scoring": self._num_images}[phase]
+        return len(settled_ids(self._output)) >= needed
+
+    def is_watched(self) -> bool:
+        """Returns whether its first process watches the other one, and no longer is started."""
+        with suppress(psutil.Error):
+            return bool(psutil.Process(self.process.pid).children())
+        return False
 
     def has_worker(self) -> bool:
         """Returns whether it has the process of a worker on Ray, which is named after its actor."""
