@@ -18,7 +18,7 @@ from distributed_pose.config.schema import RunConfig
 from distributed_pose.config.selection import Selection
 from distributed_pose.devices.planning import plan_devices
 from distributed_pose.engine.choice import Choice, Site, warn_passed_over
-from distributed_pose.engine.deployment import Deployment, chip_of, usable_here
+from distributed_pose.engine.deployment import Deployment, chip_of, supported_kinds, usable_here
 from distributed_pose.engine.health import Health
 from distributed_pose.engine.steps import step
 from distributed_pose.engine.trials import Sweep
@@ -84,7 +84,8 @@ class ActorPool:
         nodes = live_nodes()
         here = [device for node in nodes for device in node.accelerators]
         # The software on other machines is not known until processes run there.
-        kinds = usable_here(selection, here) if len(nodes) == 1 else selection.auto_kinds
+        usable = usable_here if len(nodes) == 1 else supported_kinds
+        kinds = usable(selection, here)
         return plan_devices(
             selection.devices,
             nodes,

@@ -15,7 +15,7 @@ class Accelerator:
     """A card or chip of a node.
 
     Attributes:
-        kind: kind of the device, `npu` or `cuda`.
+        kind: kind of the device, a key of `devices.kinds.KINDS`.
         device_id: id of the device on its node.
         model: model name of the device; empty if unknown.
         card: number of the card that has the chip; empty where that is unknown.

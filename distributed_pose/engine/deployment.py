@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from distributed_pose.backends.readiness import Readiness, examine
 from distributed_pose.backends.registry import (
+    AUTO,
     BACKENDS,
     compile_spec,
     entry,
@@ -42,6 +43,25 @@ class Deployment:
     passed_over: tuple[str, ...] = ()
 
 
+def supported_kinds(selection: Selection, accelerators: Iterable[Accelerator]) -> tuple[str, ...]:
+    """Returns the kinds of devices that `devices: auto` takes and that a known backend runs on.
+
+    Other kinds of available devices are left out, with a warning.
+
+    Args:
+        selection: selection of the run.
+        accelerators: accelerators of all nodes.
+    """
+    available = {device.kind for device in accelerators}
+    kinds = []
+    for kind in selection.auto_kinds:
+        if kind not in available or selection.kinds[kind].candidates:
+            kinds.append(kind)
+        elif selection.devices == (AUTO,):
+            _LOG.warning("%s devices are left out: no installed package has a backend", kind)
+    return tuple(kinds)
+
+
 def usable_here(selection: Selection, accelerators: Iterable[Accelerator]) -> tuple[str, ...]:
     """Returns the kinds of devices that `devices: auto` takes on this machine.
 
@@ -52,15 +72,16 @@ def usable_here(selection: Selection, accelerators: Iterable[Accelerator]) -> tu
         selection: selection of the run.
         accelerators: accelerators of this machine.
     """
+    here = [*accelerators]
+    available = {device.kind for device in here}
     kinds = []
-    available = {device.kind for device in accelerators}
-    for kind in selection.auto_kinds:
+    for kind in supported_kinds(selection, here):
         settings = selection.kinds[kind]
         is_open = kind in available and settings.backend not in BACKENDS
         found = examine(settings.candidates) if is_open else ()
         if not found or any(not ready.lacks for ready in found):
             kinds.append(kind)
-        elif selection.devices == ("auto",):
+        elif selection.devices == (AUTO,):
             _LOG.warning(
                 "%s devices are left out: %s; check `distributed-pose doctor`", kind, reasons(found)
             )

@@ -209,6 +209,13 @@ class TestOfAKindOfDevice:
         _, error = command("evaluate", "--set", "devices=hpu", code=2)
         assert "'cuda:*' or 'hpu:*' or 'npu:*'" in error
 
+    @pytest.mark.usefixtures("kind")
+    def test_without_a_backend_is_left_out_with_a_warning(self, command: Command) -> None:
+        words = settings(engine="inline", **{"data.limit": 2})
+        out, error = command("evaluate", *words, "--json")
+        assert [device["name"] for device in json.loads(out)["devices"]] == ["cpu:0"]
+        assert "hpu devices are left out: no installed package has a backend" in error
+
     def test_is_planned_and_pinned_on_a_cluster(self, cluster: str, command: Command) -> None:
         words = settings(backend="oracle", devices="hpu:*")
         out, _ = command("devices", *words, RAY_ADDRESS=cluster)
