@@ -146,10 +146,9 @@ class Command:
 
     def has_worker(self) -> bool:
         """Returns whether it has the process of a worker on Ray, which is named after its actor."""
-        for process in psutil.Process(self.process.pid).children(recursive=True):
-            with suppress(psutil.Error):
-                if process.name().startswith("ray::_Worker"):
-                    return True
+        with suppress(psutil.Error):
+            below = psutil.Process(self.process.pid).children(recursive=True)
+            return any(process.name().startswith("ray::_Worker") for process in below)
         return False
 
     def ray_process(self, name: str) -> psutil.Process | None:

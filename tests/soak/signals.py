@@ -135,7 +135,8 @@ def _usual_s(there: Scenery, engine: str) -> dict[str, float]:
         for phase in _PHASES:
             run.wait(command, phase)
             began[phase] = time.monotonic()
-        command.process.wait()
+        if command.process.wait():
+            raise RuntimeError(command.said())
         ends = [*[*began.values()][1:], time.monotonic()]
     usual_s = {phase: end - began[phase] for phase, end in zip(began, ends, strict=True)}
     return {**usual_s, "compile": _COMPILE_S}
