@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache, partial
@@ -108,12 +108,27 @@ def abandon() -> None:
 
 def _kill_local_ray() -> None:
     """Kills the processes of the local cluster that this process has started, if there is one."""
-    own = [process for process in psutil.Process().children(recursive=True) if _is_rays(process)]
-    for process in own:
+    first = [process for process in psutil.Process().children() if _is_rays(process)]
+    # The processes that those have started still write files, and have changed their names.
+    others = [child for process in first for child in _children(process)]
+    raylets = [process for process in first if process.name() == "raylet"]
+    _kill([process for process in (*first, *others) if process not in raylets])
+    _remove_own_sessions()
+    # Ray ends this process as soon as its raylet has ended.
+    _kill(raylets)
+
+
+def _kill(processes: Sequence[psutil.Process]) -> None:
+    for process in processes:
         with suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(own, _KILLED_TIMEOUT_S)
-    _remove_own_sessions()
+    psutil.wait_procs(processes, _KILLED_TIMEOUT_S)
+
+
+def _children(process: psutil.Process) -> Sequence[psutil.Process]:
+    with suppress(psutil.Error):
+        return list(process.children(recursive=True))
+    return ()
 
 
 def _is_rays(process: psutil.Process) -> bool:

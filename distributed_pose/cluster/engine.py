@@ -213,6 +213,7 @@ class RayEngine:
             self._leave()
 
     def _abandon(self) -> None:
+        self._fleet.is_stopped = True
         # The guard's thread stays: the kernel ends the processes of a local Ray with the thread
         # that has started them, and Ray then ends this process.
         self.guard.watch(None)

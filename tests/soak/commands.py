@@ -179,7 +179,7 @@ class Command:
         for process in psutil.Process(self.process.pid).children():
             process.send_signal(signal.SIGABRT)
         psutil.wait_procs(psutil.Process(self.process.pid).children(), _STACKS_S)
-        return self.said()
+        return self.said().partition("Extension modules:")[0]
 
     def left_behind(self) -> tuple[str, ...]:
         """Returns a line if processes of its Ray outlast it."""

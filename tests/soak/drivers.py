@@ -80,7 +80,7 @@ class _Case:
             code = command.end(10 * self.usual[way.engine].seconds)
             known = Outcome(self.kind, self.number, 0, seconds=time.monotonic() - start)
             if code is None:
-                return replace(known, hangs=1, problems=(command.stacks()[-_SHOWN:],))
+                return replace(known, hangs=1, problems=(command.stacks(),))
             if code:
                 said = command.said()[-_SHOWN:]
                 return replace(known, problems=(f"exit code {code}: {said}",))
@@ -174,7 +174,7 @@ KINDS = (*_RAYS, *_DISTURBED)
 def _wrong_end(code: int | None, command: Command) -> tuple[str, ...]:
     """Returns what is wrong with the end of a command whose Ray is gone."""
     if code is None:
-        return (command.stacks()[-_SHOWN:],)
+        return (command.stacks(),)
     problems, said = [], command.said()
     if code not in {0, 3, 4}:
         problems.append(f"exit code {code}")
