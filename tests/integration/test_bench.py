@@ -158,6 +158,7 @@ def test_invalid_batch_sizes_are_named(people: Dataset, text: str) -> None:
     assert f"--batch {text}: expected counts" in str(result.exception)
 
 
+@pytest.mark.slow
 def test_the_driver_costs_the_same_per_image_with_any_number_of_devices() -> None:
     options = ["--devices", "2,64", "--images", "20000", "--json"]
     result = CliRunner().invoke(app, ["bench", "driver", *options])
@@ -171,6 +172,7 @@ def test_the_driver_costs_the_same_per_image_with_any_number_of_devices() -> Non
     assert "Ray's time per call is not included" in " ".join(table.stdout.split())
 
 
+@pytest.mark.slow
 def test_a_run_has_the_same_score_however_many_drivers_share_it() -> None:
     reports = []
     for drivers, images in (("1", "4096"), ("4", "1024")):
@@ -192,6 +194,7 @@ def test_drivers_that_cannot_be_measured_are_named(more: list[str]) -> None:
     assert "--drivers" in str(result.exception)
 
 
+@pytest.mark.slow
 def test_costs_of_several_drivers_are_labelled_as_simulated() -> None:
     options = ["--drivers", "2", "--devices", "1", "--images", "160"]
     result = CliRunner().invoke(app, ["bench", "driver", *options])

@@ -86,6 +86,8 @@ def test_kinds_are_mixed_each_with_its_own_batch_size_and_the_faster_takes_more(
             engine="ray",
             devices=["npu:0", "cpu"],
             backend="simulated",
+            # The devices are slower than this machine draws their maps.
+            simulated={"overhead_ms": 200.0},
             npu={"backend": "simulated:ascend310p3", "batch_size": 6},
             cpu={"backend": "simulated:ascend310", "batch_size": 4},
         ),

@@ -45,6 +45,7 @@ def own_feeders() -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_feeder_process_that_is_killed_changes_nothing(people: Dataset, tmp_path: Path) -> None:
     evaluate(config_of(people, 40), tmp_path / "inline")

@@ -101,6 +101,7 @@ def test_a_run_behind_its_baseline_is_named_unless_it_is_within_the_tolerance(
     assert run("compare", str(stored), str(worse))[0] == 0
 
 
+@pytest.mark.slow
 def test_throughput_behind_its_baseline_is_named_with_its_chance(run: Run, stored: Path) -> None:
     report = json.loads((stored / "report.json").read_text())
     rate = report["throughput"]["wall_images_per_s"]

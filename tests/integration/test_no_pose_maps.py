@@ -45,7 +45,7 @@ def test_images_fail_with_the_reason(people: Dataset, model: Path, gather: str) 
     check_failed(evaluate(config(people, model, gather=gather)))
 
 
-@pytest.mark.parametrize("gather", ["maps", "poses"])
+@pytest.mark.parametrize("gather", ["maps", pytest.param("poses", marks=pytest.mark.slow)])
 def test_no_actor_of_a_cluster_is_restarted_for_it(
     people: Dataset, model: Path, tmp_path: Path, gather: str
 ) -> None:

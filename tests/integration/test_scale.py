@@ -157,6 +157,7 @@ def test_a_plan_of_an_impossible_number_of_images_is_refused(images: str) -> Non
     assert "from 1 to 1e15" in result.output
 
 
+@pytest.mark.slow
 def test_a_plan_measures_its_costs_and_is_checked_by_a_run(people: Dataset, tmp_path: Path) -> None:
     kept = tmp_path / "costs.json"
     arguments = ["plan", "--devices", "30=2", "--check", "--save", str(kept)]

@@ -14,7 +14,8 @@ def test_the_bar_on_a_terminal_names_the_current_step(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
-    with run_progress(shown=True):
+    # As without --verbose, whatever other tests have set.
+    with caplog.at_level(logging.WARNING), run_progress(shown=True):
         step("starting Ray")
     assert "starting Ray" in capsys.readouterr().err
     assert not caplog.records

@@ -37,6 +37,7 @@ JSON_ONLY = {
     "memory.peak_object_store_bytes",
     "model.refinement_stages",
     "model.unused",
+    "report_format",
     "stages.max_ns",
     "stages.min_ns",
     "throughput.straggler_share",
