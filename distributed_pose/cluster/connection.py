@@ -1,6 +1,7 @@
 """Joins an existing Ray cluster, or starts a local one for the run."""
 
 import atexit
+import faulthandler
 import logging
 import os
 import re
@@ -35,6 +36,9 @@ _RAYS_PROCESSES = {"raylet", "gcs_server"}
 
 # Ray gives its own processes 30 s to start, but then waits for a raylet that hangs without a limit.
 _CONNECT_TIMEOUT_S = 60.0
+
+# By then the call has ended, unless Ray blocks all threads of this process.
+_BLOCKED_TIMEOUT_S = _CONNECT_TIMEOUT_S + 5.0
 
 # Killed processes are gone at once, unless they wait for a device or a disk.
 _KILLED_TIMEOUT_S = 1.0
@@ -71,7 +75,7 @@ def connect(guard: Guard) -> Callable[[], None]:
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     address = cluster_address()
     # The workers of a run import modules from the driver's working directory first.
-    with _working_in(Path(package_identity().path).parent):
+    with _working_in(Path(package_identity().path).parent), _ended_if_blocked():
         if address:
             guard.call_within(_CONNECT_TIMEOUT_S, _join, address, common)
             return ray.shutdown
@@ -89,6 +93,22 @@ def _working_in(folder: Path) -> Iterator[None]:
     finally:
         os.fchdir(before)
         os.close(before)
+
+
+@contextmanager
+def _ended_if_blocked() -> Iterator[None]:
+    """Ends this process with exit code 1 if the block takes too long, even if no thread can run.
+
+    Ray registers a driver with the raylet while it holds the lock of the interpreter, and waits
+    without a limit. If the raylet hangs meanwhile, no thread runs and no signal has an effect.
+    """
+    # The timer of this module is the only one of Python's that does not need the lock.
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        faulthandler.dump_traceback_later(_BLOCKED_TIMEOUT_S, exit=True, file=nowhere)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
 def where() -> Cluster:
