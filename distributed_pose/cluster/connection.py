@@ -1,14 +1,13 @@
 """Joins an existing Ray cluster, or starts a local one for the run."""
 
 import atexit
+import faulthandler
 import logging
 import os
-import re
 import shlex
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import psutil
 import ray
 
+from distributed_pose.cluster.abandonment import remove_own_sessions
 from distributed_pose.cluster.address import ClusterAddress, cluster_address
 from distributed_pose.cluster.guard import Cluster, Guard
 from distributed_pose.devices.discovery import local_accelerators
@@ -36,8 +36,8 @@ _RAYS_PROCESSES = {"raylet", "gcs_server"}
 # Ray gives its own processes 30 s to start, but then waits for a raylet that hangs without a limit.
 _CONNECT_TIMEOUT_S = 60.0
 
-# Killed processes are gone at once, unless they wait for a device or a disk.
-_KILLED_TIMEOUT_S = 1.0
+# By then the call has ended, unless Ray blocks all threads of this process.
+_BLOCKED_TIMEOUT_S = _CONNECT_TIMEOUT_S + 5.0
 
 _OTHER_VERSION = "run it in an environment that has the cluster's versions of Ray and Python"
 
@@ -71,7 +71,7 @@ def connect(guard: Guard) -> Callable[[], None]:
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     address = cluster_address()
     # The workers of a run import modules from the driver's working directory first.
-    with _working_in(Path(package_identity().path).parent):
+    with _working_in(Path(package_identity().path).parent), _ended_if_blocked():
         if address:
             guard.call_within(_CONNECT_TIMEOUT_S, _join, address, common)
             return ray.shutdown
@@ -91,53 +91,28 @@ def _working_in(folder: Path) -> Iterator[None]:
         os.close(before)
 
 
+@contextmanager
+def _ended_if_blocked() -> Iterator[None]:
+    """Ends this process with exit code 1 if the block takes too long, even if no thread can run.
+
+    Ray registers a driver with the raylet while it holds the lock of the interpreter, and waits
+    without a limit. If the raylet hangs meanwhile, no thread runs and no signal has an effect.
+    """
+    # The timer of this module is the only one of Python's that does not need the lock.
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        faulthandler.dump_traceback_later(_BLOCKED_TIMEOUT_S, exit=True, file=nowhere)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+
 def where() -> Cluster:
     """Returns the addresses at which the cluster that this process has joined answers."""
     context = ray.get_runtime_context()
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     (mine,) = (node for node in nodes if node["NodeID"] == context.get_node_id())
     return Cluster(context.gcs_address, (mine["NodeManagerAddress"], mine["NodeManagerPort"]))
-
-
-def abandon() -> None:
-    """Lets this process end without contacting its cluster, which does not answer in time."""
-    atexit.unregister(ray.shutdown)
-    # Ray would soon end this process, too, if its own processes were killed before the exit.
-    atexit.register(_kill_local_ray)
-
-
-def _kill_local_ray() -> None:
-    """Kills the processes of the local cluster that this process has started, if there is one."""
-    first = [process for process in psutil.Process().children() if _is_rays(process)]
-    # The processes that those have started still write files, and have changed their names.
-    others = [child for process in first for child in _children(process)]
-    raylets = [process for process in first if process.name() == "raylet"]
-    _kill([process for process in (*first, *others) if process not in raylets])
-    _remove_own_sessions()
-    # Ray ends this process as soon as its raylet has ended.
-    _kill(raylets)
-
-
-def _kill(processes: Sequence[psutil.Process]) -> None:
-    for process in processes:
-        with suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(processes, _KILLED_TIMEOUT_S)
-
-
-def _children(process: psutil.Process) -> Sequence[psutil.Process]:
-    with suppress(psutil.Error):
-        return list(process.children(recursive=True))
-    return ()
-
-
-def _is_rays(process: psutil.Process) -> bool:
-    """Returns whether a process belongs to the local cluster that this process has started."""
-    # Its first processes have the name of the session in their command lines.
-    session = re.compile(rf"\bsession_[^/]*_{os.getpid()}\b")
-    with suppress(psutil.Error):
-        return any(session.search(word) for word in process.cmdline())
-    return False
 
 
 def _hide_credentials() -> None:
@@ -253,7 +228,7 @@ def _start(common: Mapping[str, Any]) -> Path:
         os.environ.setdefault("RAY_AUTH_TOKEN", token_hex(32))
     # Exit functions run in reverse order. This one is registered before Ray registers its own, so
     # that Ray ends its processes first.
-    atexit.register(_remove_own_sessions)
+    atexit.register(remove_own_sessions)
     try:
         context: Any = ray.init(
             address="local",
@@ -267,15 +242,8 @@ def _start(common: Mapping[str, Any]) -> Path:
             f"cannot start a local Ray: {_reason(error)}",
             "name a writable folder of a short path by RAY_TMPDIR, or set engine=inline",
         ) from None
-    atexit.unregister(_remove_own_sessions)
+    atexit.unregister(remove_own_sessions)
     return Path(context.address_info["session_dir"])
-
-
-def _remove_own_sessions() -> None:
-    """Removes the files of a local Ray whose start this process did not complete."""
-    base = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray"
-    for session in base.glob(f"session_*_{os.getpid()}"):
-        shutil.rmtree(session, ignore_errors=True)
 
 
 def _end(session: Path) -> None:

@@ -12,11 +12,11 @@ from typing import Self
 
 import ray
 
+from distributed_pose.cluster.abandonment import abandon
 from distributed_pose.cluster.answers import RayAnswers
 from distributed_pose.cluster.backpressure import InFlightBudget
 from distributed_pose.cluster.calls import ask
 from distributed_pose.cluster.connection import (
-    abandon,
     connect,
     live_nodes,
     ray_cpu_s,

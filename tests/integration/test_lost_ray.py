@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,13 +16,17 @@ import pytest
 
 from tests.conftest import Dataset
 
+COMMAND = (Path(sys.executable).with_name("distributed-pose"),)
 
-def started_run(people: Dataset, folder: Path, rays: Path) -> subprocess.Popen[str]:
+
+def started_run(
+    people: Dataset, folder: Path, rays: Path, called: Sequence[Path | str] = COMMAND
+) -> subprocess.Popen[str]:
     """Starts a command on a local Ray whose files are in a folder of their own."""
     keys = {"data.images": people.images, "data.annotations": people.annotations}
     options = {**keys, "backend": "simulated", "simulated.rate": 2.0, "batch_size": 2}
     command = [
-        Path(sys.executable).with_name("distributed-pose"),
+        *called,
         *("evaluate", "--output", folder),
         *(f"--set={key}={value}" for key, value in {**options, "data.repeat": 8}.items()),
     ]
@@ -122,3 +126,37 @@ def test_a_raylet_that_hangs_when_its_cluster_is_left_is_killed_at_the_exit(rays
     )
     assert (done.returncode, done.stdout) == (0, "left\n"), done.stderr
     assert not [*rays.glob("ray/session_*_*")]
+
+
+# Ray then waits for the raylet without a limit, and no thread of the process can run.
+REGISTERS = """
+import os, signal, sys
+import psutil, ray
+from distributed_pose.__main__ import start
+from distributed_pose.cluster import connection
+
+connection._BLOCKED_TIMEOUT_S = 10.0
+register = ray._raylet.CoreWorker
+
+def register_with_a_raylet_that_hangs(*arguments, **options):
+    for process in psutil.Process().children():
+        if process.name() == "raylet" and os.fork() == 0:
+            process.send_signal(signal.SIGSTOP)
+            os._exit(0)
+    return register(*arguments, **options)
+
+ray._raylet.CoreWorker = register_with_a_raylet_that_hangs
+start()
+"""
+
+
+@pytest.mark.slow
+def test_a_raylet_that_hangs_while_ray_holds_the_interpreters_lock_ends_the_run(
+    people: Dataset, tmp_path: Path, rays: Path
+) -> None:
+    script = tmp_path / "distributed-pose"
+    script.write_text(REGISTERS)
+    process = started_run(people, tmp_path / "run", rays, [sys.executable, script])
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 4, err
+    assert "0 of 96 images done (resume with: " in err.splitlines()[-1]
