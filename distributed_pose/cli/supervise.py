@@ -38,7 +38,8 @@ class _End(NamedTuple):
     Attributes:
         code: exit code of the command; None if its process ended before there was one.
         output: folder of the command's run; empty if the command did not report one.
-        status: status of the command's process, as `os.waitpid` returns it.
+        status: status of the command's process, as `os.waitpid` returns it; that of the signal if
+            the command was asked to stop and ended without an exit code.
     """
 
     code: int | None
@@ -117,18 +118,23 @@ def _watch(main: Callable[[], NoReturn]) -> _End:
 
 def _wait(child: int, reader: int) -> _End:
     received, deadline_at = b"", float("inf")
+    stopped_by = 0
     while True:
         info = signal.sigtimedwait({*_FORWARDED, signal.SIGCHLD}, _POLL_S)
-        # A terminal sends its signals to the child, too; only other signals are forwarded.
-        if info and info.si_signo in _FORWARDED and info.si_code <= 0:
-            os.kill(child, info.si_signo)
+        if info and info.si_signo in _FORWARDED:
+            stopped_by = info.si_signo
+            # A terminal sends its signals to the child, too; only other signals are forwarded.
+            if info.si_code <= 0:
+                os.kill(child, info.si_signo)
         pid, status = os.waitpid(child, os.WNOHANG)
         received += _read(reader)
         lines = received.decode(errors="surrogateescape").splitlines()
         codes = [int(line[5:]) for line in lines if line.startswith("exit ")]
         if pid:
             outputs = [line[7:] for line in lines if line.startswith("output ")]
-            return _End(codes[0] if codes else None, outputs[-1] if outputs else "", status)
+            # Slurm ends Ray together with the command, and Ray may then abort the process.
+            cause = status if codes else stopped_by or status
+            return _End(codes[0] if codes else None, outputs[-1] if outputs else "", cause)
         if codes and deadline_at == float("inf"):
             deadline_at = time.monotonic() + _TEARDOWN_S
         if time.monotonic() > deadline_at:
