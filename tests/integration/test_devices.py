@@ -34,6 +34,7 @@ def physical(report: RunReport) -> list[tuple[str, str]]:
     return [(device.name, device.physical_id) for device in report.devices]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("npus")
 def test_four_actors_are_on_four_devices_and_a_killed_one_comes_back_on_its_own(
     stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path

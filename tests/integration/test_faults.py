@@ -214,6 +214,7 @@ def test_an_image_that_kills_every_process_is_the_only_one_that_fails(
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_run_without_devices_ends_and_keeps_its_results(
     stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path
