@@ -9,6 +9,6 @@ def step(description: str) -> None:
     """Logs that a step begins.
 
     Args:
-        description: what the step does, such as `starting Ray`.
+        description: description of the step, such as `starting Ray`.
     """
     STEPS.info("%s", description)

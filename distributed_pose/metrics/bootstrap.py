@@ -42,7 +42,7 @@ class Interval:
 
 
 def ap_interval(run: PrecisionRecall, resamplings: int = RESAMPLINGS) -> Interval | None:
-    """Returns AP with its interval over images; None if nobody is labelled.
+    """Returns AP with its interval over images; None without labelled people.
 
     Args:
         run: precision and recall of a run.
@@ -57,7 +57,7 @@ def ap_difference(
     resamplings: int = RESAMPLINGS,
     seed: int = _SEED,
 ) -> Interval | None:
-    """Returns AP of the second run less that of the first; None if nobody is labelled.
+    """Returns AP of the second run less that of the first; None without labelled people.
 
     The bootstrap is paired: every resampling draws the same images for both runs.
 

@@ -50,7 +50,7 @@ class Errors:
         kind_M17: kind of each keypoint, an index into `KEYPOINT_KINDS`; `UNLABELLED` if the person
             has no label for it.
         missed_people: positions of people that no detection matches.
-        background: positions of detections where nobody is.
+        background: positions of detections that match no labelled person.
         duplicates: positions of further detections of a person that another one matches.
     """
 

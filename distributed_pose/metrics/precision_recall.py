@@ -41,7 +41,7 @@ class PrecisionRecall:
         return len(self._positives_I)
 
     def precision(self, weights_I: Ints | None = None) -> Floats | None:
-        """Returns the precision at each threshold and recall, [T, R]; None if nobody is labelled.
+        """Returns the precision at each threshold and recall, [T, R]; None without labelled people.
 
         Args:
             weights_I: number of times that each image counts; None counts each once.
@@ -63,6 +63,6 @@ class PrecisionRecall:
         return precision_TR
 
     def ap(self, weights_I: Ints | None = None) -> float:
-        """Returns the average precision over thresholds and recalls; -1 if nobody is labelled."""
+        """Returns the average precision over thresholds and recalls; -1 without labelled people."""
         precision_TR = self.precision(weights_I)
         return -1.0 if precision_TR is None else float(np.mean(precision_TR))

@@ -103,8 +103,8 @@ class ImageFigures:
         people: number of labelled people.
         missed_people: number of them that no detection matches.
         wrong_keypoints: number of keypoints of matched people that are not good.
-        background: number of detections where nobody is.
-        loss: sum over the labelled people of 1 - OKS, plus 1 for each detection where nobody is.
+        background: number of detections that match no labelled person.
+        loss: sum over the labelled people of 1 - OKS, plus 1 for each detection of no person.
     """
 
     image_id: ListedId

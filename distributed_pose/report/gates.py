@@ -75,7 +75,7 @@ def _least(
     if gates.min_ap is not None:
         ap = _ap(run)
         if ap is None:
-            yield f"the run has no AP for --min-ap: {run.report.unscored or 'nobody is labelled'}"
+            yield f"the run has no AP for --min-ap: {run.report.unscored or 'no labelled people'}"
         elif ap < gates.min_ap:
             chance = _chance(_ap_interval(run), gates.min_ap, 4)
             short = gates.min_ap - ap
