@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any, ClassVar
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -155,7 +156,10 @@ def record_place(scene: Scene, name: str, given: Any, work: Work) -> Any:
     seen = os.environ.get("ASCEND_RT_VISIBLE_DEVICES")
     node = context.get_node_id()
     place = {"name": name, "node": node, "ids": ids, "seen": seen, "pid": os.getpid()}
-    (scene.folder / f"place.{name}.{os.getpid()}").write_text(json.dumps(place))
+    # Another thread of the process may die while this one writes.
+    whole = scene.folder / f"written.{uuid4().hex}"
+    whole.write_text(json.dumps(place))
+    whole.rename(scene.folder / f"place.{name}.{os.getpid()}")
     # Waits until all devices have had work, and the restarted one has had some again.
     scene.wait_for("place", scene.count("devices"))
     if name == "npu:1":

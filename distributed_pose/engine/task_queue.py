@@ -129,7 +129,9 @@ class TaskQueue:
                 self._fresh.popleft()
             self._num_left -= num_images(shard)
             return Task(shard)
-        for task in self._retries:
+        # A device that fails with a task that never failed is at fault itself, and is excluded
+        # after a few of them. Suspect tasks would hide that, so they come last.
+        for task in sorted(self._retries, key=lambda task: task.is_suspect):
             elsewhere = self._elsewhere(task, usable)
             if task.is_suspect and not is_idle:
                 continue

@@ -221,7 +221,9 @@ def test_each_actor_has_its_own_device_where_ray_hides_none(
     for _ in range(4):
         stage.scene.mark("devices")
     with two_nodes(npus=2, cpus=2):
-        evaluate(crowd.config(engine="ray", devices="npu:*", batch_size=2), tmp_path / "run")
+        evaluate(
+            crowd.config(engine="ray", devices="npu:*", batch_size=2, feeders=1), tmp_path / "run"
+        )
     places = [json.loads(path.read_text()) for path in stage.scene.folder.glob("place.*")]
     seen = {(place["node"], place["seen"]) for place in places}
     assert len(seen) == 4

@@ -42,7 +42,9 @@ def test_four_actors_are_on_four_devices_and_a_killed_one_comes_back_on_its_own(
     stage.workers(faults.record_place)
     for _ in range(4):
         stage.scene.mark("devices")
-    report = evaluate(crowd.config(engine="ray", devices="npu:*", batch_size=2), tmp_path / "run")
+    report = evaluate(
+        crowd.config(engine="ray", devices="npu:*", batch_size=2, feeders=1), tmp_path / "run"
+    )
     assert (tmp_path / "run" / "detections.json").read_bytes() == undisturbed
     found = places(stage.scene)
     by_name = {p["name"]: (p["node"], tuple(p["ids"])) for p in found}

@@ -500,3 +500,22 @@ def test_images_that_kill_a_device_are_the_only_ones_without_a_result(poisonous:
 
 def test_images_that_kill_a_device_now_and_then_do_not_exclude_it() -> None:
     check_that_only_these_fail({1, 21, 41, 61}, shards_of([(4, 0)] * 16))
+
+
+def test_tasks_that_never_failed_come_before_suspect_ones_so_that_a_broken_device_is_excluded() -> (
+    None
+):
+    """A broken device has all new tasks in its process, and fails with the first one of them."""
+    work = TaskQueue(iter([shard(number, number) for number in range(12)]))
+    health = Health(floor_s=1.0)
+    in_process = [take(work) for _ in range(12)]
+    for _ in range(4):
+        failed, *others = in_process
+        health.fault("broken", is_suspect=failed.is_suspect)
+        assert work.fail(failed, "a", "broken") == ()
+        for task in others:
+            work.requeue(task)
+        idle = take(work)
+        alone = [] if idle.is_suspect else [take(work, is_idle=False) for _ in others[1:]]
+        in_process = [idle, *alone]
+    assert health.is_excluded
