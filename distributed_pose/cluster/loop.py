@@ -214,7 +214,7 @@ class DispatchLoop:
             if not call.is_late:
                 call.is_late = True
                 self._deadlines.add(call)
-                self._queue.requeue(call.task)
+                self._queue.repeat(call.task, call.actor.name)
         # All actors are asked at once, since the driver does nothing else until the time to answer
         # has passed.
         doing = ask([call.actor for call in hanging], "doing", _QUESTION_TIMEOUT_S)
