@@ -75,7 +75,7 @@ def check_precisions(ledger: Ledger, devices: Sequence[DeviceReady], selection: 
     raise SetupError(
         f"the results so far are in {_named(then.values())}, and those of this session would be in "
         f"{_named({device.precision: device for device in new}.values())}",
-        "set precision, use devices as before, or --restart to replace the run",
+        "use devices as before, or set precision and --restart to replace the run",
     )
 
 
