@@ -159,9 +159,9 @@ class Throughput:
     Attributes:
         wall_images_per_s: images per second from the first dispatch to the last result, with all
             devices ready before; a run of several sessions counts the sum of their times.
-        compute_images_per_s: images per second of execution time, without checks, and without copies where the
-            backend reports them apart, by
-            device and in `total`; empty where maps were replayed and no model ran.
+        compute_images_per_s: images per second of execution time, by device and in `total`, without
+            checks, and without copies where the backend reports them apart; empty where maps were
+            replayed and no model ran.
         wall_s: seconds from the first dispatch to the last result, summed over the sessions.
         outside_compute_share: share of the devices' wall time in which they did not execute their
             model; null where no model ran.
