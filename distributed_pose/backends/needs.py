@@ -1,12 +1,12 @@
 """The requirements of a backend on its machine, as data; `requirements` finds those missing.
 
-A need that can be missing in only one way has a `mend`, the way to install or set it: a shell
+A need that can be missing in only one way has a `remedy`, the way to install or set it: a shell
 command, or a sentence where no command exists.
 """
 
 from dataclasses import dataclass
 
-# In a `mend`, this placeholder is replaced by the path of the machine's CANN script.
+# In a `remedy`, this placeholder is replaced by the path of the machine's CANN script.
 SET_ENV = "{set_env}"
 
 
@@ -17,7 +17,7 @@ class Module:
     Attributes:
         name: full name of the module itself, not of a package above it: other distributions may own
             the same top-level name.
-        mend: way to install the module.
+        remedy: way to install the module.
         attribute: dotted name that is called in the module; empty for any.
         is_loaded: whether the check imports the module, in a process of its own. Needed for
             extension modules that can fail on shared libraries or variables of their vendor; other
@@ -26,7 +26,7 @@ class Module:
     """
 
     name: str
-    mend: str
+    remedy: str
     attribute: str = ""
     is_loaded: bool = False
     rivals: tuple[str, ...] = ()
@@ -39,12 +39,12 @@ class Version:
     Attributes:
         distribution: name of the distribution on the package index.
         allowed: version specifier, such as `<2`.
-        mend: way to install an allowed version.
+        remedy: way to install an allowed version.
     """
 
     distribution: str
     allowed: str
-    mend: str
+    remedy: str
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Library:
 
     Attributes:
         name: file name that the loader searches for, such as `libcuda.so.1`.
-        mend: way to make the loader find the library.
+        remedy: way to make the loader find the library.
     """
 
     name: str
-    mend: str
+    remedy: str
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ class Variable:
 
     Attributes:
         name: name of the variable.
-        mend: way to set the variable.
+        remedy: way to set the variable.
     """
 
     name: str
-    mend: str
+    remedy: str
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,10 @@ class CudaBuild:
     """A PyTorch that was built with CUDA, and a driver that is new enough for it.
 
     Attributes:
-        mend: way to install a PyTorch that is built with CUDA.
+        remedy: way to install a PyTorch that is built with CUDA.
     """
 
-    mend: str
+    remedy: str
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,10 @@ class CannProvider:
     """The provider of ONNX Runtime for Ascend chips; the libraries are separate needs.
 
     Attributes:
-        mend: way to install the ONNX Runtime that has the provider.
+        remedy: way to install the ONNX Runtime that has the provider.
     """
 
-    mend: str
+    remedy: str
 
 
 @dataclass(frozen=True)

@@ -191,10 +191,10 @@ def open_backend(name: str, content: bytes, options: "BackendOptions") -> "Backe
     except Exception as error:  # noqa: BLE001
         # A configuration needs the table alone, without the search for libraries.
         from distributed_pose.backends import requirements
-        from distributed_pose.devices.lacks import listed, mends
+        from distributed_pose.devices.lacks import listed, remedies
 
         if missing := requirements.lacks(found.needs):
-            raise SetupError(f"backend {name} lacks {listed(missing)}", mends(missing)) from None
+            raise SetupError(f"backend {name} lacks {listed(missing)}", remedies(missing)) from None
         raise SetupError(f"backend {name} cannot be loaded: {first_line(error)}") from None
     # A backend imports this module, which a configuration does not need.
     from distributed_pose.backends.base import checked_backend

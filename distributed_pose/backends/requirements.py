@@ -70,15 +70,16 @@ def lacks(needs: Iterable[Need]) -> tuple[Lack, ...]:
     found: dict[str, Lack] = {}
     for need in needs:
         for lack in _lacks_of(need):
-            found.setdefault(lack.what, lack._replace(mend=_with_script(lack.mend)))
+            found.setdefault(lack.what, lack._replace(remedy=_with_script(lack.remedy)))
     return tuple(found.values())
 
 
-def _with_script(mend: str) -> str:
-    if SET_ENV not in mend:
-        return mend
+def _with_script(remedy: str) -> str:
+    if SET_ENV not in remedy:
+        return remedy
     cann = _cann()
-    return mend.replace(SET_ENV, str(cann.script) if cann and cann.script else "CANN's set_env.sh")
+    script = str(cann.script) if cann and cann.script else "CANN's set_env.sh"
+    return remedy.replace(SET_ENV, script)
 
 
 # Cached, because the lookup runs CANN's script in a shell.
@@ -96,13 +97,13 @@ def _(need: Module) -> Iterable[Lack]:
     called = f"{need.name}.{need.attribute}" if need.attribute else need.name
     # A module without a file is a folder that another distribution has left behind.
     if spec is None or spec.origin is None:
-        yield Lack(called, _owner(need), need.mend)
+        yield Lack(called, _owner(need), need.remedy)
     elif need.is_loaded:
         error, _ = _asked("import", f"{need.name}:{need.attribute}")
         if error:
-            yield _load_lack(called, error, need.mend)
+            yield _load_lack(called, error, need.remedy)
     elif need.attribute and not _defines(spec, need.attribute):
-        yield Lack(called, spec.origin, need.mend)
+        yield Lack(called, spec.origin, need.remedy)
 
 
 @_lacks_of.register
@@ -110,21 +111,21 @@ def _(need: Version) -> Iterable[Lack]:
     found = _version(need.distribution)
     if not SpecifierSet(need.allowed).contains(found or "0", prereleases=True):
         wanted = f"{need.distribution}{need.allowed}"
-        yield Lack(wanted, f"{need.distribution} {found}" if found else "", need.mend)
+        yield Lack(wanted, f"{need.distribution} {found}" if found else "", need.remedy)
 
 
 @_lacks_of.register
 def _(need: Library) -> Iterable[Lack]:
     error, _ = _asked("load", need.name)
     if error:
-        yield _load_lack(need.name, error, need.mend)
+        yield _load_lack(need.name, error, need.remedy)
 
 
 @_lacks_of.register
 def _(need: Variable) -> Iterable[Lack]:
     value = os.environ.get(need.name, "")
     if not (value and Path(value).is_dir()):
-        yield Lack(f"variable {need.name}", value, need.mend)
+        yield Lack(f"variable {need.name}", value, need.remedy)
 
 
 @_lacks_of.register
@@ -141,7 +142,7 @@ def _(need: CannProvider) -> Iterable[Lack]:
     folder = Path(spec.origin).parent if spec and spec.origin else Path()
     if not (folder / "capi" / "libonnxruntime_providers_cann.so").is_file():
         others = (f"{name} {_version(name)}" for name in _ONNXRUNTIMES if _version(name))
-        yield Lack("onnxruntime-cann", ", ".join(others), need.mend)
+        yield Lack("onnxruntime-cann", ", ".join(others), need.remedy)
 
 
 @_lacks_of.register
@@ -165,7 +166,7 @@ def _(need: CudaBuild) -> Iterable[Lack]:
         return
     built_with = _literal(Path(spec.origin), "cuda")
     if not built_with:
-        yield Lack("PyTorch built with CUDA", f"torch {_version('torch')}", need.mend)
+        yield Lack("PyTorch built with CUDA", f"torch {_version('torch')}", need.remedy)
         return
     error, driver = _asked("driver", _CUDA_DRIVER)
     # A missing driver is reported by a separate need.
@@ -174,12 +175,12 @@ def _(need: CudaBuild) -> Iterable[Lack]:
         yield Lack(what, f"one for CUDA {driver}", "update NVIDIA's driver")
 
 
-def _load_lack(what: str, error: str, mend: str) -> Lack:
+def _load_lack(what: str, error: str, remedy: str) -> Lack:
     """Returns the lack that a loader's message reports, by the library that it names."""
     match = _NOT_FOUND.search(error)
     if match:
-        return Lack(Path(match[1]).name, "" if match[1] in what else f"{what} needs it", mend)
-    return Lack(what, error, mend)
+        return Lack(Path(match[1]).name, "" if match[1] in what else f"{what} needs it", remedy)
+    return Lack(what, error, remedy)
 
 
 @cache

@@ -7,7 +7,7 @@ same maps.
 import importlib
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import thread_time_ns
 
 import cv2
@@ -16,18 +16,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from distributed_pose.backends.base import InputBatch, NetworkOutput, check_maps
+from distributed_pose.bench.worker_maps import infer_images, started_worker
 from distributed_pose.config.schema import RunConfig
-from distributed_pose.data.shards import ImageMaps, narrowed, pack_maps, read_shards, unpack_maps
+from distributed_pose.data.shards import ImageMaps, narrowed, pack_maps, unpack_maps
 from distributed_pose.data.sources import ImageSource
 from distributed_pose.devices.host import cpu_name, keep_freed_memory, num_cpus
 from distributed_pose.devices.kinds import CPU
 from distributed_pose.devices.planning import Node, plan_devices
-from distributed_pose.engine.deployment import Deployment
-from distributed_pose.engine.single_device import start_here
-from distributed_pose.engine.worker import Worker
-from distributed_pose.errors import BackendError, ExecutionError
+from distributed_pose.errors import ExecutionError
 from distributed_pose.evaluation import Progress
-from distributed_pose.model.compile import compile_model, portable
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.records import DECODE_STAGES, ImageRecord
 from distributed_pose.run.inputs import RunInputs, read_inputs
@@ -106,26 +103,8 @@ def bench_host(config: RunConfig, repeat: int, on_progress: Progress) -> HostRep
 def _infer(inputs: RunInputs) -> list[ImageMaps]:
     """Returns the maps of all images, in the batches and the type that the worker computes."""
     (plan,) = plan_devices((CPU,), [Node("", "", num_cpus())])
-
-    def start(deployment: Deployment) -> tuple[Worker, int]:
-        order = deployment.order
-        model = compile_model(portable(inputs.model, order), order, inputs.calibration)
-        worker = Worker(replace(deployment.spec, gather="maps", maps_dtype="f32"), model.content)
-        try:
-            return worker, worker.start().shard_size
-        except BackendError:
-            worker.close()
-            raise
-
-    worker, shard_size = start_here(inputs.selection, plan, inputs.model.format, start)
-    maps = []
-    for shard in read_shards(inputs.index.images, inputs.images, shard_size):
-        batches, report = worker.infer(shard.images)
-        if failures := shard.failures + report.failures:
-            raise ExecutionError(failures[0].reason, image_ids=(failures[0].image_id,))
-        maps += [unpack_maps(batch) for batch in batches]
-    worker.close()
-    return maps
+    with started_worker(inputs, plan) as (worker, ready):
+        return [*infer_images(worker, inputs.index.images, inputs.images, ready.shard_size)]
 
 
 class _HostBench:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distributed_pose.errors import ConfigError, GateError
+from distributed_pose.errors import ConfigError
 from distributed_pose.locations import Location
 
 if TYPE_CHECKING:
-    from distributed_pose.bench.scale import ScalePoint
+    from distributed_pose.report.gates import Gates
     from distributed_pose.report.stored_run import StoredRun
 
 
@@ -86,34 +86,40 @@ def checks(
         ConfigError: if there is a tolerance without a baseline.
         SetupError: if the baseline cannot be read.
     """
-    if baseline is None and (tolerance, rate_tolerance) != (None, None):
-        raise ConfigError("a tolerance is relative to a baseline", "give --baseline RUN")
-    if (min_ap, min_images_per_s, baseline) == (None, None, None):
+    gates = least(min_ap, min_images_per_s, baseline, tolerance, rate_tolerance)
+    if gates is None:
         return lambda _: None
-    from distributed_pose.report.gates import Gates, check_gates
+    from distributed_pose.report.gates import check_gates
     from distributed_pose.report.stored_run import read_run
 
-    gates = Gates(
+    earlier = read_run(baseline) if baseline else None
+    return lambda folder: check_gates(gates, read_run(folder), segments, earlier)
+
+
+def least(
+    min_ap: float | None,
+    min_images_per_s: float | None,
+    baseline: object,
+    tolerance: float | None,
+    rate_tolerance: float | None,
+) -> "Gates | None":
+    """Returns the gates that the values of the options set; None if there are none.
+
+    Raises:
+        ConfigError: if there is a tolerance without a baseline.
+    """
+    if baseline is None and (tolerance, rate_tolerance) != (None, None):
+        raise ConfigError("a tolerance is relative to a baseline", "give --baseline")
+    if (min_ap, min_images_per_s, baseline) == (None, None, None):
+        return None
+    from distributed_pose.report.gates import Gates
+
+    return Gates(
         min_ap=min_ap,
         min_images_per_s=min_images_per_s,
         tolerance=tolerance or 0.0,
         rate_tolerance=0.1 if rate_tolerance is None else rate_tolerance,
     )
-    earlier = read_run(baseline) if baseline else None
-    return lambda folder: check_gates(gates, read_run(folder), segments, earlier)
-
-
-def check_rate(point: "ScalePoint", least: float) -> None:
-    """Checks the throughput of one number of devices.
-
-    Raises:
-        GateError: if the median of its runs is below the least.
-    """
-    from distributed_pose.report.gates import rate_shortfall
-
-    rates = point.runs_images_per_s
-    if shortfall := rate_shortfall(point.wall_images_per_s, least, rates):
-        raise GateError(f"{point.devices} devices: {shortfall}")
 
 
 def segments(run: "StoredRun") -> list[float]:

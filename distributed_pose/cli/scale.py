@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distributed_pose.cli.gates import MinRate, check_rate
+from distributed_pose.cli import gates
 from distributed_pose.cli.options import ConfigFile, Overrides
 from distributed_pose.cli.progress import counts, progress
 from distributed_pose.cli.terminal import Terminal
@@ -41,6 +41,15 @@ _Weak = Annotated[
 ]
 _Output = Annotated[
     Path, typer.Option("--output", metavar="DIR", help="Folder to write scaling.json and plots to.")
+]
+_Baseline = Annotated[
+    Path | None,
+    typer.Option(
+        "--baseline",
+        metavar="DIR",
+        help="Output folder of an earlier `scale` that AP and throughput may not fall behind; if "
+        "they do, the exit code is 5.",
+    ),
 ]
 
 _Groups = Annotated[
@@ -96,24 +105,33 @@ def scale(  # noqa: PLR0913 - one argument per option
     devices: _Counts = "1,2,4,8",
     repeat: _Repeat = 3,
     weak: _Weak = False,
-    min_images_per_s: MinRate = None,
+    min_ap: gates.MinAp = None,
+    min_images_per_s: gates.MinRate = None,
+    baseline: _Baseline = None,
+    tolerance: gates.Tolerance = None,
+    rate_tolerance: gates.RateTolerance = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     output: _Output = Path("scaling"),
 ) -> None:
     """Measure throughput, speed-up and efficiency with growing numbers of devices.
 
-    The report also names the costs that limit the scaling. The gate of throughput is for the
-    largest number of devices.
+    The report also names the costs that limit the scaling. Gates are for the largest number of
+    devices.
     """
-    check_not_input(output / "scaling.json", {"--config": config})
+    least = gates.least(min_ap, min_images_per_s, baseline, tolerance, rate_tolerance)
+    own = {"--config": config, "--baseline": baseline and baseline / "scaling.json"}
+    check_not_input(output / "scaling.json", own)
     numbers = counts("--devices", devices, _MAX_COUNT)
     settings = load_config(config, overrides or ())
     require("matplotlib", extra="plots", purpose="the plot of `scale`")
     from distributed_pose.bench.plots import scaling_plots
     from distributed_pose.bench.scale import run_scaling
+    from distributed_pose.bench.scale_gates import check_scaling, read_baseline
     from distributed_pose.bench.tables import scale_costs_table, scale_table
 
+    kind = "weak" if weak else "strong"
+    earlier = read_baseline(baseline, max(numbers), kind) if baseline else None
     with progress() as on_progress:
         report = run_scaling(settings, numbers, repeat, on_progress, weak=weak)
     points = report.points
@@ -128,8 +146,8 @@ def scale(  # noqa: PLR0913 - one argument per option
         write_atomically(output / f"scaling.{suffix}", content)
     console = Terminal()
     console.print(scale_table(report), scale_costs_table(report), f"Written to {output}", sep="\n")
-    if min_images_per_s is not None:
-        check_rate(points[-1], min_images_per_s)
+    if least:
+        check_scaling(least, points[-1], earlier)
 
 
 def plan(  # noqa: PLR0913 - one argument per option

@@ -84,8 +84,8 @@ def compiler_lacks(cann: Cann | None, soc: str = "") -> tuple[Lack, ...]:
     if cann is None:
         return (_no_cann(),)
     if not shutil.which("atc", path=cann.environment.get("PATH", "")):
-        mend = "install the toolkit package of CANN"
-        return (Lack("atc, the Ascend compiler", f"{cann} without it", mend),)
+        remedy = "install the toolkit package of CANN"
+        return (Lack("atc, the Ascend compiler", f"{cann} without it", remedy),)
     lacks = [_chip_lack(cann, soc_version(soc)) if soc else None, _python_lack(cann)]
     return tuple(lack for lack in lacks if lack)
 
@@ -101,8 +101,8 @@ def runtime_lacks(cann: Cann | None) -> tuple[Lack, ...]:
     if cann is None:
         return (_no_cann(),)
     source = f"source {cann.script}" if cann.script else f"set PYTHONPATH for {cann.home}"
-    mend = f"{source} before starting, and before `ray start` on each node"
-    return (Lack("the Python module acl", f"{cann}, not in this environment", mend),)
+    remedy = f"{source} before starting, and before `ray start` on each node"
+    return (Lack("the Python module acl", f"{cann}, not in this environment", remedy),)
 
 
 def compiler_environment(cann: Cann) -> dict[str, str]:
@@ -155,11 +155,11 @@ def _python_lack(cann: Cann) -> Lack | None:
     numpy = f"numpy<{needs.numpy_below[0]}.{needs.numpy_below[1]}"
     what = f"a python3 for {cann}: 3.{needs.newest_minor} or older, {numpy}"
     found = "; ".join(f"{python.path}: {python.problem}" for python in pythons) or "none in PATH"
-    mend = (
+    remedy = (
         "put the folder of such a python3 into PATH, with "
         f"`pip install '{numpy}' decorator sympy cffi pyyaml psutil scipy attrs absl-py`"
     )
-    return Lack(what, found, mend)
+    return Lack(what, found, remedy)
 
 
 def _pythons(cann: Cann) -> Iterator[_Python]:

@@ -11,12 +11,12 @@ class Lack(NamedTuple):
         what: name of the missing item, such as `libcudnn.so.9`.
         found: description of the item found in its place, such as `numpy 2.4.6`; empty if there is
             none.
-        mend: command or setting that makes the item available.
+        remedy: command or setting that makes the item available.
     """
 
     what: str
     found: str
-    mend: str
+    remedy: str
 
     def __str__(self) -> str:
         return f"{self.what} (found {self.found})" if self.found else self.what
@@ -27,6 +27,6 @@ def listed(lacks: Iterable[Lack]) -> str:
     return ", ".join(map(str, lacks))
 
 
-def mends(lacks: Iterable[Lack]) -> str:
+def remedies(lacks: Iterable[Lack]) -> str:
     """Returns the remedies for the missing items as a part of a sentence, each remedy once."""
-    return "; ".join(dict.fromkeys(lack.mend for lack in lacks))
+    return "; ".join(dict.fromkeys(lack.remedy for lack in lacks))

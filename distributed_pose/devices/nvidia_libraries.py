@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from distributed_pose.devices.lacks import Lack, listed, mends
+from distributed_pose.devices.lacks import Lack, listed, remedies
 from distributed_pose.devices.nvidia import driver_versions
 from distributed_pose.errors import SetupError
 
@@ -99,7 +99,7 @@ def missing_libraries(variant: str) -> Iterator[Lack]:
     preload_libraries(variant)
     names = [*needed_libraries(library), *_LOADED_LATER[variant]]
     missing = [name for name in names if (match := _VERSIONED.match(name)) and not _loads(match[0])]
-    yield from (Lack(name, _other_version(name), _mend(name)) for name in missing)
+    yield from (Lack(name, _other_version(name), _remedy(name)) for name in missing)
     yield from _old_driver(names)
 
 
@@ -126,7 +126,7 @@ def require_provider(variant: str) -> None:
         SetupError: if the provider cannot be loaded; the message names all that is missing.
     """
     if lacks := tuple(missing_libraries(variant)):
-        raise SetupError(f"onnxruntime:{variant} lacks {listed(lacks)}", mends(lacks))
+        raise SetupError(f"onnxruntime:{variant} lacks {listed(lacks)}", remedies(lacks))
 
 
 @cache
@@ -194,7 +194,7 @@ def _old_driver(names: list[str]) -> Iterator[Lack]:
         yield Lack(f"a driver for CUDA {major}", f"one for CUDA {driver}", _DRIVER)
 
 
-def _mend(name: str) -> str:
+def _remedy(name: str) -> str:
     if name.startswith("libcuda.so"):
         return _DRIVER
     if name.startswith("libnv") and (match := _VERSIONED.match(name)):

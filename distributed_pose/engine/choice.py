@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from distributed_pose.backends.readiness import Readiness, examine
 from distributed_pose.backends.registry import resolve_backend
 from distributed_pose.config.selection import Selection
-from distributed_pose.devices.lacks import listed, mends
+from distributed_pose.devices.lacks import listed, remedies
 from distributed_pose.engine.deployment import Deployment, chip_of, fits, plan_deployment
 from distributed_pose.errors import BackendError, SetupError
 from distributed_pose.records import DevicePlan, ImagesToRead
@@ -126,7 +126,7 @@ class Choice:
     def _reason(self, site: Site, ready: Readiness) -> str:
         """Returns the reason why a backend cannot start on a device; empty if it may start."""
         if missing := ready.missing(self._model_format):
-            return f"{ready.backend} lacks {listed(missing)}: {mends(missing)}"
+            return f"{ready.backend} lacks {listed(missing)}: {remedies(missing)}"
         failed = self._failed[site.plan.kind].get(ready.backend)
         return f"{ready.backend} cannot start: {failed.message}" if failed else ""
 
@@ -139,7 +139,7 @@ class Choice:
             (ready,) = site.backends
             missing = ready.missing(self._model_format)
             return SetupError(
-                f"backend {ready.backend} lacks {listed(missing)}", mends(missing), device=device
+                f"backend {ready.backend} lacks {listed(missing)}", remedies(missing), device=device
             )
         reasons = [
             self._reason(site, ready) or f"{ready.backend} does not take this model or profile"

@@ -210,8 +210,8 @@ def run_atc(spec: AtcSpec, onnx: bytes) -> tuple[bytes, AtcRun]:
     cann = find_cann()
     lacks = compiler_lacks(cann, spec.soc)
     if lacks or cann is None:
-        what, found, mend = lacks[0]
-        raise SetupError(f"atc cannot compile: {what} is missing; found: {found}", mend)
+        what, found, remedy = lacks[0]
+        raise SetupError(f"atc cannot compile: {what} is missing; found: {found}", remedy)
     with tempfile.TemporaryDirectory(prefix="atc-") as name:
         folder = Path(name)
         (folder / _MODEL_FILE).write_bytes(onnx)

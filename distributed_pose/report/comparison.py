@@ -8,6 +8,7 @@ import yaml
 
 from distributed_pose.data.entries import ListedId
 from distributed_pose.metrics.bootstrap import Interval, ap_difference, rate_ratio
+from distributed_pose.report.map_differences import MapComparison
 from distributed_pose.report.stored_run import StoredRun
 
 # Keys of the configuration that say where a run writes.
@@ -84,6 +85,7 @@ class Comparison:
         keypoints: AP by keypoint, the largest change first.
         errors: number of errors of each kind, the largest change first.
         images: the images whose loss changed most.
+        maps: the maps of both runs compared; null if that was not asked for.
     """
 
     first: str
@@ -99,6 +101,7 @@ class Comparison:
     keypoints: tuple[Change, ...]
     errors: tuple[Change, ...]
     images: tuple[ImageChange, ...]
+    maps: MapComparison | None = None
 
     @property
     def is_more_than_chance(self) -> bool | None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distributed_pose.report.comparison import Comparison
-from distributed_pose.report.comparison_text import figure_rows
+from distributed_pose.report.comparison_text import MAP_COLUMNS, figure_rows, map_rows, maps_title
 from distributed_pose.report.page import figure, render
 from distributed_pose.report.stored_run import StoredRun
 from distributed_pose.report.thumbnails import thumbnails
@@ -21,6 +21,7 @@ def comparison_page(runs: Sequence[StoredRun], comparisons: Sequence[Comparison]
     return render(
         "compare.html",
         title=f"{len(runs)} runs compared",
+        map_columns=MAP_COLUMNS,
         comparisons=[
             _values(comparison, [first, other])
             for comparison, other in zip(comparisons, others, strict=True)
@@ -53,4 +54,6 @@ def _values(comparison: Comparison, runs: Sequence[StoredRun]) -> dict[str, Any]
             for one in comparison.errors
         ],
         "images": thumbnails(runs, comparison.images) if comparison.images else [],
+        "maps_title": maps_title(comparison.maps) if comparison.maps else "",
+        "maps": map_rows(comparison.maps) if comparison.maps else [],
     }

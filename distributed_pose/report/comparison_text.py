@@ -9,8 +9,13 @@ from rich.table import Table
 
 from distributed_pose.metrics.bootstrap import Interval
 from distributed_pose.report.comparison import Change, Comparison
+from distributed_pose.report.map_differences import MapComparison
 
 _CHANGES_SHOWN = 5
+_OUTPUTS_SHOWN = 10
+
+# Columns of the rows of `map_rows`.
+MAP_COLUMNS = ("difference", "largest", "of range", "median", "image", "row, column")
 
 
 def comparison_tables(comparison: Comparison) -> Iterator[RenderableType]:
@@ -32,6 +37,8 @@ def comparison_tables(comparison: Comparison) -> Iterator[RenderableType]:
             losses = f"{image.first:.2f}", f"{image.second:.2f}"
             table.add_row(str(image.image_id), image.file_name, *losses)
         yield table
+    if comparison.maps:
+        yield from _maps(comparison.maps)
 
 
 def comparisons_json(comparisons: Sequence[Comparison]) -> str:
@@ -57,6 +64,40 @@ def figure_rows(comparison: Comparison) -> list[tuple[str, str, str, str]]:
             rate or ("n/a" if ratio is None else f"{ratio:.3f}, of unknown spread"),
         ),
     ]
+
+
+def maps_title(maps: MapComparison) -> str:
+    """Returns a sentence that names the images and the devices of the maps compared."""
+    equal = "" if any(one.largest for one in maps.outputs) else ", which are equal"
+    return f"Maps of {maps.images} images by {maps.first} and by {maps.second}{equal}"
+
+
+def map_rows(maps: MapComparison) -> list[tuple[str, str, str, str, str, str]]:
+    """Returns the outputs that differ, the largest relative difference first."""
+    return [
+        (
+            one.output.replace("_", " "),
+            f"{one.largest:.2g}",
+            "n/a" if one.relative is None else f"{100 * one.relative:.2g} %",
+            f"{one.median:.2g}",
+            str(one.image_id),
+            f"{one.row}, {one.column}",
+        )
+        for one in maps.outputs
+        if one.largest
+    ]
+
+
+def _maps(maps: MapComparison) -> Iterator[RenderableType]:
+    yield maps_title(maps)
+    rows = map_rows(maps)
+    if rows:
+        table = Table(*MAP_COLUMNS)
+        for row in rows[:_OUTPUTS_SHOWN]:
+            table.add_row(*row)
+        yield table
+    if hidden := len(rows[_OUTPUTS_SHOWN:]):
+        yield f"{hidden} more outputs with smaller relative differences: --json or --html FILE"
 
 
 def _figures(comparison: Comparison) -> Table:

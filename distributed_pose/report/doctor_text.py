@@ -22,15 +22,15 @@ class _Notes:
         self._lacks: dict[str, dict[Lack, None]] = {}
 
     def number(self, lack: Lack) -> int:
-        self._lacks.setdefault(lack.mend, {})[lack] = None
-        return [*self._lacks].index(lack.mend) + 1
+        self._lacks.setdefault(lack.remedy, {})[lack] = None
+        return [*self._lacks].index(lack.remedy) + 1
 
     def lines(self) -> Iterator[str]:
-        for number, (mend, lacks) in enumerate(self._lacks.items(), 1):
+        for number, (remedy, lacks) in enumerate(self._lacks.items(), 1):
             mark = f"[{number}]"
             what = ", ".join(map(str, lacks))
             yield from _wrapped(f"{mark} {what}:", " " * (len(mark) + 1))
-            yield from _wrapped(mend, "      ", is_indented=True)
+            yield from _wrapped(remedy, "      ", is_indented=True)
 
 
 def doctor_lines(survey: Survey, features: Mapping[str, Sequence[Lack]]) -> Iterator[str]:

@@ -52,23 +52,6 @@ def check_gates(
         raise GateError(f"{run.location}: {'; '.join(shortfalls)}")
 
 
-def rate_shortfall(rate: float, least: float, runs: Sequence[float]) -> str:
-    """Returns how far a median throughput of several runs is below the least; empty if it is not.
-
-    Args:
-        rate: median throughput in images per second.
-        least: least throughput.
-        runs: throughput of each run.
-    """
-    if rate >= least:
-        return ""
-    below = sum(one < least for one in runs)
-    return (
-        f"{rate:,.2f} images/s are {least - rate:,.2f} below --min-images-per-s {least:,g}, "
-        f"in {below} of {len(runs)} runs"
-    )
-
-
 def _least(
     gates: Gates, run: StoredRun, rates: Callable[[StoredRun], Sequence[float]]
 ) -> Iterator[str]:

@@ -33,7 +33,7 @@ class Answer:
         # The outputs are equal except for the paths of these machines.
         assert max(len(line) for line in output.splitlines() if "/host/" not in line) <= 80
 
-    def mend(self, what: str) -> str:
+    def remedy(self, what: str) -> str:
         """Returns the note on a missing component, in one line."""
         notes = re.split(r"^(?=\[\d+\] )", self.output.partition("\n[1]")[2], flags=re.MULTILINE)
         (note,) = (note for note in notes if what in " ".join(note.split()))
@@ -83,7 +83,7 @@ class TestNpuHost:
         script = host.cann()
         answer = ask(code=3)
         assert answer.backends["ascend"] == "lacks the Python module acl [1]"
-        note = answer.mend("the Python module acl")
+        note = answer.remedy("the Python module acl")
         assert f"source {script} before starting" in note
         # The same fix applies to another backend.
         assert "libascendcl.so" in note
@@ -104,7 +104,7 @@ class TestNpuHost:
         host.package("acl", f"raise ImportError({problem!r})\n")
         answer = ask(code=3)
         assert answer.backends["ascend"] == "lacks libascend_hal.so [1]"
-        assert "acl.mdl needs it" in answer.mend("libascend_hal.so")
+        assert "acl.mdl needs it" in answer.remedy("libascend_hal.so")
 
     def test_with_ais_bench_uses_it_if_pyacl_is_missing(self, ask: Ask, host: Host) -> None:
         host.npu()
@@ -122,7 +122,7 @@ class TestNpuHost:
         answer = ask(code=3)
         lacking = "ais_bench.infer.interface.InferSession"
         assert answer.backends["ascend-ais"].startswith(f"lacks {lacking}")
-        note = answer.mend(lacking)
+        note = answer.remedy(lacking)
         assert "found the ais_bench of ais-bench-benchmark 3.0.1" in note
         assert "ais_bench-*.whl aclruntime-*.whl" in note
 
@@ -133,7 +133,7 @@ class TestNpuHost:
         os.environ["ASCEND_OPP_PATH"] = str(host.folder)
         answer = ask("--set", "npu.backend=onnxruntime", code=3)
         assert answer.backends["onnxruntime:cann"].startswith("lacks numpy<2 [")
-        assert "pip install 'numpy<2' 'opencv-python-headless<4.12'" in answer.mend("numpy<2")
+        assert "pip install 'numpy<2' 'opencv-python-headless<4.12'" in answer.remedy("numpy<2")
 
     def test_with_onnx_runtime_for_cann_and_numpy_1_uses_it(self, ask: Ask, host: Host) -> None:
         host.npu()
@@ -156,7 +156,9 @@ class TestNpuHost:
     def test_without_a_driver_lacks_that_of_the_card_on_its_bus(self, ask: Ask, host: Host) -> None:
         host.pci("0000:01:00.0", "0x19e5", "0x120000")
         answer = ask(code=3)
-        assert "npu-smi info must list" in answer.mend("driver of the Ascend card at 0000:01:00.0")
+        assert "npu-smi info must list" in answer.remedy(
+            "driver of the Ascend card at 0000:01:00.0"
+        )
 
 
 class TestGpuHost:
@@ -171,7 +173,7 @@ class TestGpuHost:
         answer = ask(code=0)
         assert answer.taken == ["onnxruntime:cuda", "openvino"]
         assert answer.backends["onnxruntime:tensorrt"] == "lacks libnvinfer.so.10 [1]"
-        note = answer.mend("libnvinfer.so.10")
+        note = answer.remedy("libnvinfer.so.10")
         assert "found libnvinfer.so.11" in note
         assert "pip install 'tensorrt-cu13<11'" in note
 
@@ -181,14 +183,14 @@ class TestGpuHost:
         answer = ask(code=3)
         for name in ("onnxruntime:tensorrt", "onnxruntime:cuda"):
             assert answer.backends[name] == "lacks libcudnn.so.9 [1]"
-        assert "onnxruntime-gpu[cuda,cudnn]" in answer.mend("libcudnn.so.9")
+        assert "onnxruntime-gpu[cuda,cudnn]" in answer.remedy("libcudnn.so.9")
 
     def test_with_pytorch_for_processors_lacks_one_with_cuda(self, ask: Ask, host: Host) -> None:
         host.gpu()
         host.torch("2.13.0", None)
         answer = ask(code=3)
         assert answer.backends["torch:cuda"].startswith("lacks PyTorch built with CUDA")
-        assert "found torch 2.13.0" in answer.mend("PyTorch built with CUDA")
+        assert "found torch 2.13.0" in answer.remedy("PyTorch built with CUDA")
 
     def test_with_an_older_driver_than_pytorch_needs_lacks_a_newer_one(
         self, ask: Ask, host: Host
@@ -196,7 +198,7 @@ class TestGpuHost:
         host.gpu(driver=12040)
         host.torch("2.13.0", "13.0")
         answer = ask(code=3)
-        assert "found one for CUDA 12.4" in answer.mend("driver for CUDA 13")
+        assert "found one for CUDA 12.4" in answer.remedy("driver for CUDA 13")
 
     def test_uses_pytorch_for_checkpoints_and_says_so(self, ask: Ask, host: Host) -> None:
         host.gpu()
@@ -218,14 +220,14 @@ class TestGpuHost:
         host.pci("0000:3b:00.0", "0x10de", "0x030200")
         said = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
         host.tool("nvidia-smi", said, code=9)
-        note = ask(code=3).mend("driver of the NVIDIA card at 0000:3b:00.0")
+        note = ask(code=3).remedy("driver of the NVIDIA card at 0000:3b:00.0")
         assert said in note
 
     def test_without_a_driver_lacks_that_of_the_card_on_its_bus(self, ask: Ask, host: Host) -> None:
         host.pci("0000:3b:00.0", "0x10de", "0x030000")
         host.pci("0000:3b:00.1", "0x10de", "0x040300")
         answer = ask(code=3)
-        assert "found no nvidia-smi" in answer.mend("driver of the NVIDIA card at 0000:3b:00.0 (")
+        assert "found no nvidia-smi" in answer.remedy("driver of the NVIDIA card at 0000:3b:00.0 (")
 
 
 def test_a_backend_that_is_named_is_the_only_one_that_counts(ask: Ask, host: Host) -> None:

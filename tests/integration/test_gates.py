@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from distributed_pose import evaluate
+from distributed_pose.bench.scale_gates import rate_shortfall
 from distributed_pose.metrics.bootstrap import Interval
-from distributed_pose.report.gates import rate_shortfall
 from tests.conftest import Dataset, Run
 
 INTERVAL = r"\(95 % interval [-\d.]+ to [-\d.]+\)"
@@ -149,7 +149,12 @@ def test_gates_that_cannot_be_are_refused_before_the_run(
 def test_scaling_below_its_gate_names_how_many_runs_are() -> None:
     assert rate_shortfall(100.0, 90.0, [80.0, 100.0, 120.0]) == ""
     text = rate_shortfall(100.0, 110.0, [80.0, 100.0, 120.0])
-    assert text == "100.00 images/s are 10.00 below --min-images-per-s 110, in 2 of 3 runs"
+    assert text == (
+        "100.00 images/s are 10.00 below --min-images-per-s 110, in 2 of 3 runs, "
+        "of unknown chance (too few runs, see --repeat)"
+    )
+    assert "more than chance (p = 0.031)" in rate_shortfall(3.0, 9.0, [1, 2, 3, 4, 5])
+    assert "within chance (p = 0.19)" in rate_shortfall(3.0, 4.5, [1, 2, 3, 4, 5])
 
 
 def test_scale_exits_with_5_below_its_gate(run: Run, people: Dataset) -> None:
@@ -159,6 +164,24 @@ def test_scale_exits_with_5_below_its_gate(run: Run, people: Dataset) -> None:
     assert code == 5
     assert err.splitlines()[-1].startswith("error: 1 devices: ")
     assert "in 1 of 1 runs" in err
+
+
+def test_scale_compares_with_an_earlier_experiment(run: Run, people: Dataset) -> None:
+    scaling = ["scale", "--devices=1", "--repeat=1", *options(people)[1:3]]
+    scaling += ["--set=engine=inline", "--set=backend=oracle"]
+    assert run(*scaling, "--output=first", "--min-ap=0.1")[0] == 0
+    path = Path("first/scaling.json")
+    report = json.loads(path.read_text())
+    report["points"][0]["ap"]["AP"] = 1.0
+    path.write_text(json.dumps(report))
+    baseline = ["--baseline=first", "--rate-tolerance=1"]
+    code, _, err = run(*scaling, "--output=second", *baseline, "--tolerance=0.001")
+    assert code == 5
+    assert "below the 1.0000 of the baseline" in err
+    assert run(*scaling, "--output=second", *baseline, "--tolerance=1")[0] == 0
+    assert "would be overwritten" in run(*scaling, "--output=first", *baseline)[2]
+    assert run(*scaling, "--tolerance=0.1")[0] == 2
+    assert run(*scaling, "--baseline=nowhere")[0] == 3
 
 
 def test_an_interval_covers_its_ends() -> None:

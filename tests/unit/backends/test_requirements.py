@@ -30,19 +30,19 @@ def found(need: Need) -> Lack | None:
 )
 def test_a_name_that_the_source_binds_is_available(host: Host, source: str) -> None:
     host.package("vendor.infer", source)
-    assert found(Module("vendor.infer", "mend", "Session")) is None
+    assert found(Module("vendor.infer", "remedy", "Session")) is None
     assert "vendor" not in sys.modules
 
 
 def test_a_name_that_the_source_does_not_bind_is_missing(host: Host) -> None:
     folder = host.package("vendor", "class Other: ...\n")
-    expected = Lack("vendor.Session", str(folder / "__init__.py"), "mend")
-    assert found(Module("vendor", "mend", "Session")) == expected
+    expected = Lack("vendor.Session", str(folder / "__init__.py"), "remedy")
+    assert found(Module("vendor", "remedy", "Session")) == expected
 
 
 def test_a_folder_left_by_a_removed_package_is_not_a_package(host: Host) -> None:
     (host.package("vendor") / "__init__.py").unlink()
-    assert found(Module("vendor", "mend")) == Lack("vendor", "another vendor", "mend")
+    assert found(Module("vendor", "remedy")) == Lack("vendor", "another vendor", "remedy")
 
 
 @pytest.mark.parametrize(
@@ -60,15 +60,15 @@ def test_a_module_that_cannot_be_loaded_is_missing_with_the_reason(
     host: Host, source: str, what: str, reason: str
 ) -> None:
     host.package("vendor", source)
-    lack = found(Module("vendor", "mend", "run", is_loaded=True))
+    lack = found(Module("vendor", "remedy", "run", is_loaded=True))
     assert lack is not None
-    assert (lack.what, lack.mend) == (what, "mend")
+    assert (lack.what, lack.remedy) == (what, "remedy")
     assert reason in lack.found
 
 
 def test_output_of_a_module_is_not_part_of_the_answer(host: Host) -> None:
     host.package("vendor", "print('hello')\ndef run(): ...\n")
-    assert found(Module("vendor", "mend", "run", is_loaded=True)) is None
+    assert found(Module("vendor", "remedy", "run", is_loaded=True)) is None
 
 
 @pytest.mark.parametrize(
@@ -78,23 +78,23 @@ def test_a_version_out_of_its_range_is_a_missing_requirement(
     host: Host, version: str, *, is_there: bool
 ) -> None:
     host.distribution("vendor-package", version)
-    lack = found(Version("vendor-package", "<2", "mend"))
-    expected = Lack("vendor-package<2", f"vendor-package {version}", "mend")
+    lack = found(Version("vendor-package", "<2", "remedy"))
+    expected = Lack("vendor-package<2", f"vendor-package {version}", "remedy")
     assert lack == (None if is_there else expected)
 
 
 def test_a_library_that_loads_with_its_dependencies_is_available(host: Host) -> None:
     host.library("libinner.so.1")
     host.library("libouter.so.1", needed=["libinner.so.1"])
-    assert found(Library("libouter.so.1", "mend")) is None
+    assert found(Library("libouter.so.1", "remedy")) is None
 
 
 def test_a_library_with_a_missing_dependency_names_the_dependency(host: Host) -> None:
     host.library("libinner.so.2")
     host.library("libouter.so.2", needed=["libinner.so.2"])
     (host.folder / "lib" / "libinner.so.2").unlink()
-    expected = Lack("libinner.so.2", "libouter.so.2 needs it", "mend")
-    assert found(Library("libouter.so.2", "mend")) == expected
+    expected = Lack("libinner.so.2", "libouter.so.2 needs it", "remedy")
+    assert found(Library("libouter.so.2", "remedy")) == expected
 
 
 @pytest.mark.parametrize(
@@ -106,12 +106,12 @@ def test_a_variable_must_name_a_folder(
     del host
     if value is not None:
         monkeypatch.setenv("VENDOR_HOME", value)
-    lack = found(Variable("VENDOR_HOME", "mend"))
-    assert lack == (None if is_there else Lack("variable VENDOR_HOME", value or "", "mend"))
+    lack = found(Variable("VENDOR_HOME", "remedy"))
+    assert lack == (None if is_there else Lack("variable VENDOR_HOME", value or "", "remedy"))
 
 
 def test_a_missing_item_of_several_needs_is_reported_once(host: Host) -> None:
     del host
-    need = Library("libgone.so.7", "mend")
+    need = Library("libgone.so.7", "remedy")
     other = Library("libgone.so.7", "another way")
-    assert lacks([need, other]) == (Lack("libgone.so.7", "", "mend"),)
+    assert lacks([need, other]) == (Lack("libgone.so.7", "", "remedy"),)

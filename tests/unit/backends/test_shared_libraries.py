@@ -69,7 +69,7 @@ def test_a_provider_whose_libraries_are_available_lacks_nothing(probe: Probe, va
 
 
 @pytest.mark.parametrize(
-    ("missing", "mend"),
+    ("missing", "remedy"),
     [
         ("libcudart.so.97", "onnxruntime-gpu[cuda,cudnn]"),
         ("libcublas.so.97", "onnxruntime-gpu[cuda,cudnn]"),
@@ -78,11 +78,11 @@ def test_a_provider_whose_libraries_are_available_lacks_nothing(probe: Probe, va
     ],
 )
 def test_a_missing_library_is_named_with_the_package_that_contains_it(
-    probe: Probe, missing: str, mend: str
+    probe: Probe, missing: str, remedy: str
 ) -> None:
     (lack,) = probe("tensorrt", [name for name in NVIDIA if name != missing])
     assert lack.what == missing
-    assert mend in lack.mend
+    assert remedy in lack.remedy
 
 
 def test_a_missing_driver_is_named_with_the_tool_that_shows_it(probe: Probe) -> None:
@@ -90,7 +90,7 @@ def test_a_missing_driver_is_named_with_the_tool_that_shows_it(probe: Probe) -> 
         pytest.skip("this machine has a driver")
     (lack,) = probe("cuda", [name for name in NVIDIA if name != "libcuda.so.1"])
     assert lack.what == "libcuda.so.1"
-    assert "nvidia-smi" in lack.mend
+    assert "nvidia-smi" in lack.remedy
 
 
 def test_the_cuda_provider_needs_cudnn_which_it_loads_later(probe: Probe) -> None:

@@ -165,7 +165,7 @@ class TestLacks:
     def test_name_cann_if_it_is_not_installed(self) -> None:
         (lack,) = lacks()
         assert lack.what == "CANN"
-        assert "--dry-run" in lack.mend
+        assert "--dry-run" in lack.remedy
         with pytest.raises(SetupError, match=r"atc cannot compile: CANN is missing.*--dry-run"):
             run_atc(SPEC, network())
 
@@ -187,7 +187,7 @@ class TestLacks:
         (lack,) = lacks("310P3")
         assert lack.what == "a compiler for Ascend310P3"
         assert lack.found.endswith("which supports Ascend310, Ascend910A")
-        assert lack.mend.startswith("install CANN 5.1 or newer")
+        assert lack.remedy.startswith("install CANN 5.1 or newer")
         assert lacks("310") == ()
 
     @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ class TestLacks:
         assert bool(lacking) is bool(problem)
         if lacking:
             assert f"{found.python}/python3: {problem}" in lacking[0].found
-            assert "numpy<" in lacking[0].mend
+            assert "numpy<" in lacking[0].remedy
 
     @pytest.mark.usefixtures("cann")
     def test_of_an_invalid_chip_name_are_a_config_error(self) -> None:
@@ -252,6 +252,6 @@ class TestLacks:
     def test_of_the_runtime_name_the_script_to_source(self, cann: FakeCann) -> None:
         (lack,) = runtime_lacks(find_cann())
         assert lack.what == "the Python module acl"
-        assert f"source {cann.root}/ascend-toolkit/set_env.sh" in lack.mend
+        assert f"source {cann.root}/ascend-toolkit/set_env.sh" in lack.remedy
         with stand_ins():
             assert runtime_lacks(find_cann()) == ()
