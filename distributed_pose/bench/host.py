@@ -24,9 +24,9 @@ from distributed_pose.devices.kinds import CPU
 from distributed_pose.devices.planning import Node, plan_devices
 from distributed_pose.engine.deployment import Deployment
 from distributed_pose.engine.single_device import start_here
+from distributed_pose.engine.steps import Progress
 from distributed_pose.engine.worker import Worker
 from distributed_pose.errors import BackendError, ExecutionError
-from distributed_pose.evaluation import Progress
 from distributed_pose.model.compile import compile_model, portable
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.records import DECODE_STAGES, ImageRecord

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from distributed_pose.cli.gates import MinRate, check_rate
-from distributed_pose.cli.options import ConfigFile, Overrides
+from distributed_pose.cli.options import ConfigFile, Overrides, Quiet, Verbose
 from distributed_pose.cli.progress import counts, progress
-from distributed_pose.cli.terminal import Terminal
+from distributed_pose.cli.terminal import Terminal, start_logging
 from distributed_pose.config.loading import load_config
 from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.files.json_records import read_record
@@ -100,12 +100,15 @@ def scale(  # noqa: PLR0913 - one argument per option
     config: ConfigFile = None,
     overrides: Overrides = None,
     output: _Output = Path("scaling"),
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure throughput, speed-up and efficiency with growing numbers of devices.
 
     The report also names the costs that limit the scaling. The gate of throughput is for the
     largest number of devices.
     """
+    start_logging(verbose=verbose, quiet=quiet)
     check_not_input(output / "scaling.json", {"--config": config})
     numbers = counts("--devices", devices, _MAX_COUNT)
     settings = load_config(config, overrides or ())
@@ -143,8 +146,11 @@ def plan(  # noqa: PLR0913 - one argument per option
     check: _Check = False,
     config: ConfigFile = None,
     overrides: Overrides = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Predict the throughput of devices together, the hosts they need, and the bottleneck."""
+    start_logging(verbose=verbose, quiet=quiet)
     settings = load_config(config, overrides or ())
     from distributed_pose.bench.capacity import capacity, total_rate
     from distributed_pose.bench.host_costs import measure_host_costs, measure_rate

@@ -17,7 +17,7 @@ from distributed_pose.engine.results import check_reduction, check_report
 from distributed_pose.engine.task_queue import Task
 from distributed_pose.engine.worker_report import WorkerReport
 from distributed_pose.errors import ExecutionError
-from distributed_pose.records import DevicePlan, DeviceReady, WorkerSpec
+from distributed_pose.records import DevicePlan, DeviceReady, ShardTimes, WorkerSpec
 
 # Loading and warming up a model takes seconds; a process that takes minutes waits for CPUs that it
 # never gets.
@@ -200,6 +200,7 @@ class Call:
         report: report of the worker; None until it has arrived.
         is_late: whether the task was also given to another device.
         since: time at which the call was made, in seconds of the monotonic clock.
+        inferred: times between which a worker had the shard; None unless the call is a reducer's.
     """
 
     actor: Actor
@@ -212,6 +213,7 @@ class Call:
     report: WorkerReport | None = None
     is_late: bool = False
     since: float = field(default_factory=monotonic)
+    inferred: ShardTimes | None = None
 
     @classmethod
     def infer(cls, actor: Actor, task: Task, load: Reservation, *, gather: str) -> Self:
@@ -248,7 +250,18 @@ class Call:
             inferred.maps,
             _limit_s(actor),
             inferred.report,
+            inferred=inferred.inferred,
         )
+
+    def times(self, now: float) -> ShardTimes:
+        """Returns the times of the shard, of which this call has been answered.
+
+        Args:
+            now: time of the answer, in seconds of the monotonic clock.
+        """
+        if self.inferred is None:
+            return ShardTimes(sent_s=self.since, answered_s=now)
+        return replace(self.inferred, reducer=self.actor.name, reduce_s=self.since, reduced_s=now)
 
     @property
     def deadline_at(self) -> float:
