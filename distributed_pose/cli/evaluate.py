@@ -15,6 +15,7 @@ from distributed_pose.cli.options import AsJson, ConfigFile, Overrides, Quiet, V
 from distributed_pose.cli.progress import RunProgress, run_progress
 from distributed_pose.cli.supervise import SUM_UP, report_output
 from distributed_pose.cli.terminal import Terminal, print_line, print_text, start_logging
+from distributed_pose.cli.tracing import TraceFile, check_trace, traced
 from distributed_pose.config.loading import load_config
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.errors import ExecutionError
@@ -78,6 +79,7 @@ def evaluate(  # noqa: PLR0913 - one argument per option
     baseline: gates.Baseline = None,
     tolerance: gates.Tolerance = None,
     rate_tolerance: gates.RateTolerance = None,
+    trace: TraceFile = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -90,6 +92,7 @@ def evaluate(  # noqa: PLR0913 - one argument per option
     from distributed_pose.evaluation import evaluate as run
 
     check = gates.checks(min_ap, min_images_per_s, baseline, tolerance, rate_tolerance)
+    check_trace(trace, {"--config": config, "model.path": settings.model.path})
     folder = Location(output or new_run_folder(_RUNS))
     report_output(folder.plain)
     resume_command = _command(config, keys, folder)
@@ -101,7 +104,8 @@ def evaluate(  # noqa: PLR0913 - one argument per option
         _resumable(shown, resume_command),
     ):
         on_progress = shown if output else _linking_latest(shown, folder)
-        report = run(settings, folder, on_progress, restart=restart, config_file=config)
+        with traced(trace, on_progress) as watch:
+            report = run(settings, folder, watch, restart=restart, config_file=config)
     _show(report, folder, as_json=as_json)
     if not report.is_usable:
         print_line(f"try the failed images again: {resume_command}", err=True)
