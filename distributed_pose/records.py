@@ -342,8 +342,7 @@ class BatchTimes(NamedTuple):
     finished_ns: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShardTimes:
+class ShardTimes(NamedTuple):
     """When one shard was at which step, in seconds of the driver's monotonic clock.
 
     Attributes:

@@ -132,15 +132,16 @@ class DispatchLoop:
         call.actor.health.success(now - call.since)
         self._progress_at = now
         if call.maps is not None and call.report is None:
-            call.inferred, call.report = call.times(now), answer
+            call.inferred, call.report = (call.since, now), answer
             self._budget.add(call.load, answer.maps_bytes)
             self._waiting.append(call)
             return
         self._budget.release(call.load)
         reduction, report = (answer, call.report) if call.report else answer
+        times = call.times(now, report.batches)
         report = with_failures(call.task.shard, report, reduction)
         settled = settle(self._queue, call.task, call.device, report, self._health)
-        yield shard_result(call.device, call.task.shard, settled, reduction, call.times(now))
+        yield shard_result(call.device, call.task.shard, settled, reduction, times)
         yield from self._exclude(device_to_exclude(call.task, self._health))
 
     def _finish_failed(self, call: Call, failure: CallFailure) -> Iterator[ShardResult]:

@@ -208,11 +208,16 @@ class InlineEngine:
         """Returns the times of a shard that has its result now."""
         now = monotonic()
         if self._flow.gather == "poses":
-            return ShardTimes(sent_s=start, answered_s=now)
+            return ShardTimes(sent_s=start, answered_s=now, batches=report.batches)
         # The worker in this process has the same clock, and reducing follows at once.
         inferred = max((batch.finished_ns / 1e9 for batch in report.batches), default=start)
         return ShardTimes(
-            sent_s=start, answered_s=inferred, reducer="driver", reduce_s=inferred, reduced_s=now
+            sent_s=start,
+            answered_s=inferred,
+            reducer="driver",
+            reduce_s=inferred,
+            reduced_s=now,
+            batches=report.batches,
         )
 
     def faults(self) -> Faults:

@@ -84,7 +84,7 @@ def shard_result(
         shard: the shard.
         report: report of the worker.
         reduction: detections of the images that have maps.
-        times: times of the shard in the driver, without its batches; None if they are not known.
+        times: times of the shard; None if they are not known.
     """
     return ShardResult(
         device=device,
@@ -100,7 +100,7 @@ def shard_result(
         encoded_bytes=report.encoded_bytes,
         damaged=report.damaged,
         digests=report.digests,
-        times=replace(times, batches=report.batches) if times else None,
+        times=times,
     )
 
 
