@@ -17,7 +17,7 @@ from distributed_pose.engine.results import check_reduction, check_report
 from distributed_pose.engine.task_queue import Task
 from distributed_pose.engine.worker_report import WorkerReport
 from distributed_pose.errors import ExecutionError
-from distributed_pose.records import BatchTimes, DevicePlan, DeviceReady, ShardTimes, WorkerSpec
+from distributed_pose.records import DevicePlan, DeviceReady, ShardTimes, WorkerSpec
 
 # Loading and warming up a model takes seconds; a process that takes minutes waits for CPUs that it
 # never gets.
@@ -253,12 +253,12 @@ class Call:
             inferred=inferred.inferred,
         )
 
-    def times(self, now: float, batches: tuple[BatchTimes, ...]) -> ShardTimes:
+    def times(self, now: float, batches: tuple[tuple[int, ...], ...]) -> ShardTimes:
         """Returns the times of the shard, whose last call this is.
 
         Args:
             now: time of the answer, in seconds of the monotonic clock.
-            batches: times of the shard's batches.
+            batches: times of the shard's batches; see `ShardTimes`.
         """
         if self.inferred is None:
             return ShardTimes(self.since, now, batches=batches)

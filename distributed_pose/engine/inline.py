@@ -210,7 +210,7 @@ class InlineEngine:
         if self._flow.gather == "poses":
             return ShardTimes(sent_s=start, answered_s=now, batches=report.batches)
         # The worker in this process has the same clock, and reducing follows at once.
-        inferred = max((batch.finished_ns / 1e9 for batch in report.batches), default=start)
+        inferred = max((end_ns / 1e9 for *_, end_ns in report.batches), default=start)
         return ShardTimes(
             sent_s=start,
             answered_s=inferred,

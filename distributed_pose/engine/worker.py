@@ -42,7 +42,6 @@ from distributed_pose.recordings.pads import output_name
 from distributed_pose.recordings.recording import Recording
 from distributed_pose.records import (
     DEVICE_STAGES,
-    BatchTimes,
     DeviceReady,
     WorkerSpec,
 )
@@ -186,33 +185,23 @@ class Worker:
         with _named(self._spec.plan.name):
             answers = [self._queue.submit(batch) for batch in prepared.batches]
             try:
-                inferred = [answer.result() for answer in answers]
+                maps = [
+                    _checked(batch, answer.result(), durations)
+                    for batch, answer in zip(prepared.batches, answers, strict=True)
+                ]
             finally:
                 for answer in answers:
                     answer.cancel()
-            maps = [
-                _checked(batch, inference, durations)
-                for batch, inference in zip(prepared.batches, inferred, strict=True)
-            ]
         batches = zip(prepared.batches, maps, strict=True)
         converted = [_image_maps(batch, answer, self._spec.maps_dtype) for batch, answer in batches]
         if self._dump:
             _write_maps(self._dump, images, converted)
         finished, times = [], []
-        for batch, inference in zip(converted, inferred, strict=True):
-            finish_ns = monotonic_ns()
+        for batch, answer in zip(converted, answers, strict=True):
+            finish_ns, inference = monotonic_ns(), answer.result()
             finished.append(finish(batch))
-            device_ns = inference.started_ns, inference.answered_ns
-            times.append(
-                BatchTimes(
-                    len(batch.image_ids),
-                    start_ns,
-                    prepared_ns,
-                    *device_ns,
-                    finish_ns,
-                    monotonic_ns(),
-                )
-            )
+            ends_ns = inference.started_ns, inference.answered_ns, finish_ns, monotonic_ns()
+            times.append((len(batch.image_ids), start_ns, prepared_ns, *ends_ns))
         return finished, replace(report_of(prepared, durations), batches=tuple(times))
 
     def _start(self, own: Preparation) -> DeviceReady:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from distributed_pose.engine.preparation import Prepared
-from distributed_pose.records import BatchTimes, Damage, Durations, Failure
+from distributed_pose.records import Damage, Durations, Failure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +24,7 @@ class WorkerReport:
         maps_bytes: size in bytes of the Arrow record batches of maps.
         damaged: images that have maps although their file is damaged.
         digests: digest of the encoded bytes of each image in `image_ids`.
-        batches: times of the batches, in the order of `durations`.
+        batches: fields of a `BatchTimes` for each batch, in the order of `durations`.
     """
 
     image_ids: tuple[int, ...]
@@ -35,7 +35,7 @@ class WorkerReport:
     maps_bytes: int = 0
     damaged: tuple[Damage, ...] = ()
     digests: tuple[str, ...] = ()
-    batches: tuple[BatchTimes, ...] = field(default=(), compare=False)
+    batches: tuple[tuple[int, ...], ...] = field(default=(), compare=False)
 
 
 def report_of(prepared: Prepared, durations: Mapping[str, Sequence[int]]) -> WorkerReport:

@@ -11,7 +11,7 @@ from distributed_pose.records import DEVICE_STAGES, DeviceReady, ShardResult
 from distributed_pose.report.trace_clocks import Clock, clocks
 from distributed_pose.report.trace_events import ROWS_PER_DEVICE, Event, ShardRecord, device_events
 
-# This many batches are kept at the start of a run, and as many at its end. A batch has about 1.5 kB
+# This many batches are kept at the start of a run, and as many at its end. A batch has about 1.3 kB
 # in the file.
 _MAX_BATCHES = 10_000
 
@@ -106,7 +106,7 @@ class Trace:
 
 def _stages(result: ShardResult) -> tuple[Mapping[str, int], ...]:
     """Returns nanoseconds by stage for each batch of a shard, summed over the batch's images."""
-    batches = result.times.batches if result.times else ()
+    batches = result.times.batch_times if result.times else ()
     spans = [*pairwise(accumulate((batch.images for batch in batches), initial=0))]
     per_image = {stage: result.durations.get(stage, ()) for stage in _HOST_STAGES}
     per_batch = {stage: result.durations.get(stage, ()) for stage in DEVICE_STAGES}

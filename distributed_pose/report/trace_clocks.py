@@ -40,8 +40,8 @@ def clocks(shards: Iterable[tuple[str, ShardTimes]]) -> dict[str, Clock]:
     bounds: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for node, times in shards:
         if times.batches:
-            low = max(batch.finished_ns for batch in times.batches) - times.answered_s * _NS
-            high = min(batch.prepare_ns for batch in times.batches) - times.sent_s * _NS
+            low = max(batch.finished_ns for batch in times.batch_times) - times.answered_s * _NS
+            high = min(batch.prepare_ns for batch in times.batch_times) - times.sent_s * _NS
             bounds[node].append((low, high))
     return {node: _clock(*zip(*found, strict=True)) for node, found in bounds.items()}
 

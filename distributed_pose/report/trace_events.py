@@ -68,7 +68,7 @@ def device_events(
     batches = [
         (_since_start(batch, clock, start_s), stages, record.times.reducer)
         for record in shards
-        for batch, stages in zip(record.times.batches, record.stages, strict=True)
+        for batch, stages in zip(record.times.batch_times, record.stages, strict=True)
     ]
     rows = {
         "device": _on_device([(times, stages) for times, stages, _ in batches]),
@@ -156,7 +156,7 @@ def _shard(times: ShardTimes, start_s: float) -> _Slice:
         (at_s - start_s) * _US_PER_S
         for at_s in (times.sent_s, times.answered_s, times.reduce_s, times.reduced_s)
     )
-    images = {"images": sum(batch.images for batch in times.batches)}
+    images = {"images": sum(batch.images for batch in times.batch_times)}
     parts = [_Slice("at the worker", sent, answered)]
     if not times.reducer:
         return _Slice("shard", sent, answered, images, parts)
