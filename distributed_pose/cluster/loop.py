@@ -222,7 +222,7 @@ class DispatchLoop:
                 call.is_late = True
                 _LOG.info("%s is late; its shard is also given to another device", call.actor.name)
                 self._deadlines.add(call)
-                self._queue.requeue(call.task)
+                self._queue.repeat(call.task, call.actor.name)
         # All actors are asked at once, since the driver does nothing else until the time to answer
         # has passed.
         doing = ask([call.actor for call in hanging], "doing", _QUESTION_TIMEOUT_S)

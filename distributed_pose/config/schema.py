@@ -284,8 +284,8 @@ class RunConfig(_RegisteredKinds):
     without detections, and the report names them."""
 
     deadline_s: Annotated[float, Field(strict=True, gt=0, le=86400)] = 30.0
-    """Seconds that a batch may take in addition to ten times the slowest of the last 64 batches of
-    its device."""
+    """Seconds that a call may take in addition to ten times the median of the last 64 calls to its
+    device."""
 
     def section(self, kind: str) -> KindConfig:
         """Returns the settings of a kind of device alone."""

@@ -41,6 +41,7 @@ class Task:
     Attributes:
         shard: encoded images.
         failed_on: devices that failed with it, by name.
+        late_on: devices that have not answered in time, by name.
         refusals: refusals by devices that worked but could not read or decode its images.
         is_suspect: whether the task may be the reason why its devices failed. Such a task gets a
             process to itself, so that no other task is blamed for the next failure.
@@ -49,6 +50,7 @@ class Task:
 
     shard: Shard
     failed_on: list[str] = field(default_factory=list)
+    late_on: list[str] = field(default_factory=list)
     refusals: tuple[Refusal, ...] = ()
     is_suspect: bool = False
     is_done: bool = False
@@ -144,6 +146,11 @@ class TaskQueue:
         """Returns a task to the queue without counting a failure."""
         if not (task.is_done or task in self._retries):
             self._try_again(task)
+
+    def repeat(self, task: Task, device: str) -> None:
+        """Queues a task a second time, because a device has not answered in time."""
+        task.late_on.append(device)
+        self.requeue(task)
 
     def fail(self, task: Task, device: str, reason: str) -> tuple[Failure, ...]:
         """Queues a task again that a device failed with, and returns the failures that are final.
@@ -246,7 +253,7 @@ class TaskQueue:
         The set is empty if all devices have tried it.
         """
         refused = [refusal.device for refusal in task.refusals]
-        others = set(usable) - {*task.failed_on, *refused}
+        others = set(usable) - {*task.failed_on, *task.late_on, *refused}
         nodes = {self._nodes.get(name, name) for name in refused}
         return {name for name in others if self._nodes.get(name, name) not in nodes} or others
 

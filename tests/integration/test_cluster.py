@@ -106,21 +106,37 @@ def test_a_node_with_other_code_is_refused_in_seconds_with_both_copies_named(
         cluster.shutdown()
 
 
+_ACTOR = """
+@ray.remote(num_cpus=1)
+class Trainer:
+    def ready(self): return True
+trainer = Trainer.remote()
+print(ray.get(trainer.ready.remote()), flush=True)
+time.sleep(120)
+"""
+_TASK = """
+@ray.remote(num_cpus=1)
+def train(folder):
+    (folder / "started").touch()
+    time.sleep(120)
+task = train.remote(folder)
+while not (folder / "started").exists(): time.sleep(0.1)
+print(True, flush=True)
+ray.get(task)
+"""
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("work", [_ACTOR, _TASK], ids=["actor", "task"])
 def test_what_another_job_holds_is_named_long_before_the_start_deadline(
-    people: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    people: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str
 ) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     script = tmp_path / "trainer.py"
     script.write_text(
-        "import ray, sys, time\n"
-        "ray.init(address=sys.argv[1], log_to_driver=False)\n"
-        "@ray.remote(num_cpus=1)\n"
-        "class Trainer:\n"
-        "    def ready(self): return True\n"
-        "trainer = Trainer.remote()\n"
-        "print(ray.get(trainer.ready.remote()), flush=True)\n"
-        "time.sleep(120)\n"
+        "import ray, sys, time\nfrom pathlib import Path\n"
+        "folder = Path(__file__).parent\n"
+        "ray.init(address=sys.argv[1], log_to_driver=False)\n" + work
     )
     command = [sys.executable, script, cluster.address]
     try:

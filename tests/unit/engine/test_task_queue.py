@@ -519,3 +519,13 @@ def test_tasks_that_never_failed_come_before_suspect_ones_so_that_a_broken_devic
         alone = [] if idle.is_suspect else [take(work, is_idle=False) for _ in others[1:]]
         in_process = [idle, *alone]
     assert health.is_excluded
+
+
+def test_a_task_that_is_late_on_a_device_is_repeated_on_another_where_there_is_one() -> None:
+    work = TaskQueue(iter([shard(0, 0)]))
+    task = take(work, "a", TWO)
+    work.repeat(task, "a")
+    assert work.take("a", TWO) is None
+    assert work.take("a", ("a",)) is task
+    work.repeat(task, "a")
+    assert work.take("b", TWO) is task
