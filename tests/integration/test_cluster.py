@@ -201,7 +201,7 @@ def test_the_command_starts_a_quiet_local_ray_and_leaves_none(
 ) -> None:
     keys = {"data.images": people.images, "data.annotations": people.annotations}
     options = [f"--set={key}={value}" for key, value in {**keys, "backend": "oracle"}.items()]
-    command = [sys.executable, "-m", "distributed_pose", "evaluate", *options, "--json"]
+    command = [sys.executable, "-m", "distributed_pose", "evaluate", *options, "--json", "--quiet"]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     sessions = Path(os.environ["RAY_TMPDIR"], "ray")
     before = {*sessions.glob("session_2*")}
