@@ -21,6 +21,7 @@ from distributed_pose.backends.registry import (
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.devices.kinds import CPU, KINDS
 from distributed_pose.devices.nvidia import EngineShapes
+from distributed_pose.engine.steps import step
 from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.evaluation import evaluate
 from distributed_pose.files.local import (
@@ -177,11 +178,14 @@ def compile_for(
         if spec.precision == "int8":
             _check_exact(source)
             run = _with_data(config, model, spec)
+            step("reading the images for calibration")
             ranges = read_inputs(run).calibration
+        step(f"compiling for {spec.target or spec.backend}, {spec.precision}")
         made_of = portable(source, spec)
         artifact = compile_model(made_of, spec, ranges)
         key = cache_name(made_of, spec, ranges)
         if spec.precision == "int8" and "accuracy" not in artifact.card:
+            step("comparing int8 with float32")
             accuracy = _accuracy(run)
             if accuracy:
                 artifact = replace(artifact, card={**artifact.card, "accuracy": accuracy})

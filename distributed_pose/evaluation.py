@@ -15,6 +15,7 @@ from distributed_pose.engine.base import Engine, Workload
 from distributed_pose.engine.inline import InlineEngine
 from distributed_pose.engine.kernels_beside import kernels_compiled_beside
 from distributed_pose.engine.node_versions import differences
+from distributed_pose.engine.steps import is_milestone, step
 from distributed_pose.errors import ConfigError, ExecutionError
 from distributed_pose.files.local import is_same_file
 from distributed_pose.files.storage import Folder
@@ -30,18 +31,19 @@ from distributed_pose.run.ledger_files import LedgerFiles
 from distributed_pose.run.lock import RunLock
 from distributed_pose.run.resume import check_images, check_precisions, image_stamps, stamped
 from distributed_pose.run.signals import stopped_by_signals
+from distributed_pose.run.state import RunState
 from distributed_pose.run.summary import SessionFacts, summarise
 
 _LOG = logging.getLogger(__name__)
 
-# Called with the number of images of the run, and the number of settled ones.
-Progress = Callable[[int, int], None]
+# Called with the state of the run when its devices are ready, and whenever images are settled.
+Watch = Callable[[RunState], None]
 
 
 def evaluate(
     config: RunConfig,
     output: Path | str | Location | None = None,
-    on_progress: Progress | None = None,
+    on_progress: Watch | None = None,
     *,
     restart: bool = False,
     config_file: Path | None = None,
@@ -52,7 +54,7 @@ def evaluate(
         config: configuration of the run.
         output: folder for the run's files, a path or a URI; None writes no files. If the folder
             has a part of the same run, the run is resumed.
-        on_progress: called when images are settled, first with the count of earlier sessions.
+        on_progress: called when the devices are ready and when images are settled.
         restart: whether to delete the results that the folder has of an earlier run.
         config_file: file that the configuration was read from, which is not overwritten.
     """
@@ -86,7 +88,7 @@ def evaluate_on(
     config: RunConfig,
     inputs: RunInputs,
     output: Path | str | Location | None = None,
-    on_progress: Progress | None = None,
+    on_progress: Watch | None = None,
     *,
     restart: bool = False,
 ) -> RunReport:
@@ -99,7 +101,7 @@ def evaluate_on(
         config: configuration of the run.
         inputs: inputs of the run.
         output: folder for the run's files, a path or a URI; None writes no files.
-        on_progress: called when images are settled, first with the count of earlier sessions.
+        on_progress: called when the devices are ready and when images are settled.
         restart: whether to delete the results that the folder has of an earlier run.
     """
     # This raises before anything is written if the folder has other files of these names.
@@ -113,7 +115,7 @@ def _evaluate_in(
     engine: Engine,
     config: RunConfig,
     inputs: RunInputs,
-    on_progress: Progress | None,
+    on_progress: Watch | None,
     *,
     restart: bool,
 ) -> RunReport:
@@ -131,11 +133,10 @@ def _evaluate_in(
         own.claim()
     if dump:
         dump.begin(ledger.evaluated_ids, restart=restart)
-    progress = _reporter(ledger, len(inputs.index.images), on_progress)
     facts = SessionFacts()
     if ledger.open_images:
         with _reported_if_it_fails(own, engine, config, inputs, ledger):
-            facts = _run_session(engine, inputs, ledger, files, progress)
+            facts = _run_session(engine, inputs, ledger, files, on_progress)
     report = _write(own, config, inputs, ledger, facts)
     if dump:
         dump.finish(ledger.evaluated_ids, report.backend, report.precision)
@@ -152,7 +153,7 @@ def _reported_if_it_fails(
     except (ExecutionError, KeyboardInterrupt):
         if own and ledger.num_settled:
             # The other measurements of a session that failed are not complete.
-            facts = SessionFacts(engine=EngineFacts(faults=engine.facts().faults))
+            facts = SessionFacts(engine=EngineFacts(faults=engine.faults()))
             # The error that ended the run is more useful than one of writing the report.
             with suppress(ExecutionError):
                 _write(own, config, inputs, ledger, facts, is_stopped=True)
@@ -169,9 +170,11 @@ def _write(
     is_stopped: bool = False,
 ) -> RunReport:
     """Writes the files of a run, if it has a folder, and returns its report."""
+    step("scoring")
     detections = ledger.detections
     report = summarise(config, inputs, ledger, detections, facts, is_stopped=is_stopped)
     if own:
+        step("writing the report")
         listed = inputs.index.as_listed(detections)
         write_run(own.folder, report, listed, config.model_dump(mode="json"), own.config_name)
     return report
@@ -210,20 +213,12 @@ def _resume(files: LedgerFiles, ledger: Ledger, inputs: RunInputs, *, restart: b
     check_images(ledger, inputs)
 
 
-def _reporter(ledger: Ledger, total: int, on_progress: Progress | None) -> Callable[[], None]:
-    def report() -> None:
-        if on_progress:
-            on_progress(total, ledger.num_settled)
-
-    return report
-
-
 def _run_session(
     engine: Engine,
     inputs: RunInputs,
     ledger: Ledger,
     files: LedgerFiles | None,
-    progress: Callable[[], None],
+    on_progress: Watch | None,
 ) -> SessionFacts:
     """Evaluates the pending images; results so far are kept however the session ends."""
     started = perf_counter_ns()
@@ -235,10 +230,16 @@ def _run_session(
         pending = ledger.open_images
         stamps = image_stamps(pending, inputs.images) if files else {}
         begun = perf_counter_ns()
-        progress()
+        step(f"evaluating {len(pending)} images on {len(ready)} devices")
+        state = RunState(ledger, len(inputs.index.images), ready, engine.faults)
+        report = on_progress or (lambda _: None)
+        report(state)
         results = engine.run(_workload(engine.flow(), inputs, pending, ready))
-        for _ in record_results(results, ledger, ready, stamps, files):
-            progress()
+        for number, result in enumerate(record_results(results, ledger, ready, stamps, files), 1):
+            if is_milestone(number):
+                _LOG.info("%d shards answered, the last one by %s", number, result.device)
+            state.last = result
+            report(state)
         return SessionFacts(warmup_ns=begun - started, engine=engine.facts())
 
 
@@ -278,6 +279,8 @@ def _start(engine: Engine, inputs: RunInputs, ledger: Ledger) -> tuple[DeviceRea
     selection = inputs.selection
     ready = engine.start(selection, inputs.model, inputs.calibration, inputs.images_to_read)
     check_precisions(ledger, ready, selection)
+    for device in ready:
+        _LOG.info("%s", device.summary)
     for line in differences(ready):
         _LOG.warning("%s", line)
     return ready

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from distributed_pose.locations import Location
 
@@ -308,6 +309,64 @@ class DeviceReady:
         """Compute-only images per second of the last warm-up batch; 0 if it was not timed."""
         return self.batch_size * 1e9 / self.compute_ns if self.compute_ns else 0.0
 
+    @property
+    def summary(self) -> str:
+        """Line for logs that says what runs on the device, and how it is fed."""
+        seconds = self.warmup_ns / 1e9
+        return (
+            f"{self.plan.name} is ready after {seconds:.1f} s: {self.backend}, {self.precision}, "
+            f"batch {self.batch_size}, {self.images_per_s:.1f} images/s compute only, "
+            f"{self.feeders} feeders in {self.feeder_processes} further processes"
+        )
+
+
+class BatchTimes(NamedTuple):
+    """When one batch was at which step, in nanoseconds of the monotonic clock of its worker's node.
+
+    Attributes:
+        images: number of images.
+        prepare_ns: start of preparing its images, alone or together with those of other batches.
+        prepared_ns: end of preparing, and start of waiting for the device.
+        started_ns: time at which the device was given the batch.
+        answered_ns: time at which the device's answer was collected.
+        finish_ns: start of packing the maps, or of grouping them.
+        finished_ns: end of packing or grouping.
+    """
+
+    images: int
+    prepare_ns: int
+    prepared_ns: int
+    started_ns: int
+    answered_ns: int
+    finish_ns: int
+    finished_ns: int
+
+
+class ShardTimes(NamedTuple):
+    """When one shard was at which step, in seconds of the driver's monotonic clock.
+
+    Attributes:
+        sent_s: time at which the shard was sent to its worker.
+        answered_s: time at which the answer of the worker was there.
+        reducer: name of the reducer; empty where the worker grouped the maps.
+        reduce_s: time at which the maps were given to the reducer; 0 without one.
+        reduced_s: time at which the answer of the reducer was there; 0 without one.
+        batches: fields of a `BatchTimes` for each batch, by the clock of the worker's node. They
+            travel as plain tuples, which the driver unpickles in a sixth of the time.
+    """
+
+    sent_s: float
+    answered_s: float
+    reducer: str = ""
+    reduce_s: float = 0.0
+    reduced_s: float = 0.0
+    batches: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def batch_times(self) -> tuple[BatchTimes, ...]:
+        """Times of each batch by the clock of the worker's node."""
+        return tuple(map(BatchTimes._make, self.batches))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardResult:
@@ -325,6 +384,7 @@ class ShardResult:
             `data.digests.content_digest`.
         stamps: stamp of each of these images before it was read (see `ImageSource.stamps`), empty
             for an image without one; an empty tuple where none is known.
+        times: times of the steps, which the ledger's files do not keep; None if they are not known.
     """
 
     device: str
@@ -336,6 +396,7 @@ class ShardResult:
     damaged: tuple[Damage, ...] = ()
     digests: tuple[str, ...] = ()
     stamps: tuple[str, ...] = ()
+    times: ShardTimes | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,9 @@
 
 import atexit
 import json
+import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -32,6 +34,9 @@ os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="dp-")
 atexit.register(shutil.rmtree, os.environ["RAY_TMPDIR"], ignore_errors=True)
 
 _REPOSITORY = Path(__file__).parents[1]
+
+# A line that shows the progress of a command where stderr is no terminal.
+PROGRESS_LINE = re.compile(r"^\[\d+:\d\d:\d\d\] .*\n", re.MULTILINE)
 
 # A function from the arguments of the command to exit code, stdout and stderr.
 Run = Callable[..., tuple[int, str, str]]
@@ -117,15 +122,31 @@ def undisturbed(crowd: Dataset, tmp_path_factory: pytest.TempPathFactory) -> byt
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def run(run_with_progress: Run) -> Run:
+    """Runs the command in this process, in an empty folder; its stderr has no progress."""
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        code, out, err = run_with_progress(*arguments)
+        return code, out, PROGRESS_LINE.sub("", err)
+
+    return command
+
+
+@pytest.fixture
+def run_with_progress(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Run:
     """Runs the command in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
 
     def command(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["distributed-pose", *arguments])
+        level = logging.getLogger().level
         with pytest.raises(SystemExit) as exit_:
             main()
+        # The command sets it for the process.
+        logging.getLogger().setLevel(level)
         out, err = capsys.readouterr()
         return int(exit_.value.code or 0), out, err
 

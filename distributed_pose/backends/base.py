@@ -81,10 +81,20 @@ class DeviceTimes(NamedTuple):
 
 
 class Inference(NamedTuple):
-    """The answer to one batch."""
+    """The answer to one batch.
+
+    Attributes:
+        maps: heatmaps and PAFs.
+        times: times of the batch on its device.
+        started_ns: time at which the device queue submitted the batch, in nanoseconds of the
+            monotonic clock. Backends leave it out.
+        answered_ns: time at which the device queue collected the answer; left out as well.
+    """
 
     maps: NetworkOutput
     times: DeviceTimes
+    started_ns: int = 0
+    answered_ns: int = 0
 
 
 class Backend(ABC):

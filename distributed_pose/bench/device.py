@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.config.selection import check_computes, select
 from distributed_pose.devices.kinds import KINDS
+from distributed_pose.engine.steps import Progress
 from distributed_pose.engine.trials import Sweep
 from distributed_pose.errors import PoseEvalError
-from distributed_pose.evaluation import Progress, open_engine
+from distributed_pose.evaluation import open_engine
 from distributed_pose.metrics.throughput import (
     LatencyFigures,
     best_batch_size,

@@ -26,9 +26,10 @@ from distributed_pose.data.shards import Shard, list_shards, pack_detections, un
 from distributed_pose.engine.dispatch import calls_in_flight
 from distributed_pose.engine.health import Health
 from distributed_pose.engine.reducer import Reduction
+from distributed_pose.engine.steps import Progress
 from distributed_pose.engine.task_queue import TaskQueue
 from distributed_pose.engine.worker_report import WorkerReport
-from distributed_pose.evaluation import Progress, record_results
+from distributed_pose.evaluation import record_results
 from distributed_pose.files.storage import Folder
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.records import (

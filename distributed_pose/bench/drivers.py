@@ -16,8 +16,8 @@ from time import process_time
 from typing import Any, TypeVar
 
 from distributed_pose.bench.driver import drive, resident_bytes
+from distributed_pose.engine.steps import Progress
 from distributed_pose.errors import SetupError
-from distributed_pose.evaluation import Progress
 from distributed_pose.metrics.fast_ap import figures_of, matched
 from distributed_pose.metrics.ground_truth import people_of
 from distributed_pose.packages import is_installed

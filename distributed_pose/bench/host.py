@@ -23,8 +23,8 @@ from distributed_pose.data.sources import ImageSource
 from distributed_pose.devices.host import cpu_name, keep_freed_memory, num_cpus
 from distributed_pose.devices.kinds import CPU
 from distributed_pose.devices.planning import Node, plan_devices
+from distributed_pose.engine.steps import Progress
 from distributed_pose.errors import ExecutionError
-from distributed_pose.evaluation import Progress
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.records import DECODE_STAGES, ImageRecord
 from distributed_pose.run.inputs import RunInputs, read_inputs

@@ -6,8 +6,9 @@ from math import ceil
 from distributed_pose.bench.capacity import DeviceGroup, HostCosts, total_rate
 from distributed_pose.bench.scale import BUSY, busy_share, cpu_us
 from distributed_pose.config.schema import RunConfig
+from distributed_pose.engine.steps import Progress
 from distributed_pose.errors import ConfigError
-from distributed_pose.evaluation import Progress, evaluate, open_engine
+from distributed_pose.evaluation import evaluate, open_engine
 from distributed_pose.records import DECODE_STAGES, DataFlow
 from distributed_pose.report.run_report import RunReport
 from distributed_pose.run.inputs import read_inputs

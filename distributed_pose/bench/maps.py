@@ -20,9 +20,9 @@ from distributed_pose.config.selection import select
 from distributed_pose.data.sources import ImageSource
 from distributed_pose.devices.kinds import CPU
 from distributed_pose.engine.deployment import local_devices
+from distributed_pose.engine.steps import Progress
 from distributed_pose.engine.worker import Worker
 from distributed_pose.errors import ConfigError, SetupError
-from distributed_pose.evaluation import Progress
 from distributed_pose.files.local import one_line
 from distributed_pose.files.yaml_values import parse_yaml
 from distributed_pose.locations import Location

@@ -5,6 +5,7 @@ Legend: N images, H and W size in input pixels, 3 the channels blue, green, red.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from statistics import mean, median
 
@@ -20,12 +21,14 @@ from distributed_pose.devices.kinds import CPU
 from distributed_pose.devices.planning import Node, plan_devices
 from distributed_pose.engine.deployment import Deployment
 from distributed_pose.engine.single_device import start_here
+from distributed_pose.engine.steps import Progress
 from distributed_pose.errors import BackendError, ConfigError, ExecutionError, PoseEvalError
-from distributed_pose.evaluation import Progress, evaluate_on, open_engine
+from distributed_pose.evaluation import evaluate_on, open_engine
 from distributed_pose.metrics.throughput import images_per_s
 from distributed_pose.model.compile import compile_model, portable
 from distributed_pose.report.run_report import RunReport
 from distributed_pose.run.inputs import RunInputs, read_inputs
+from distributed_pose.run.state import RunState
 from distributed_pose.vision.headers import UndecodableImageError
 from distributed_pose.vision.preprocess import network_input
 from distributed_pose.vision.profiles import PROFILES
@@ -92,11 +95,16 @@ def bench_pipeline(config: RunConfig, repeat: int, on_progress: Progress) -> Pip
     for _ in range(repeat):
         before = _bare_images_per_s(inputs, batches, images)
         engine = open_engine(config)
-        reports.append(evaluate_on(engine, config, inputs, on_progress=on_progress))
+        counted = partial(_count, on_progress)
+        reports.append(evaluate_on(engine, config, inputs, on_progress=counted))
         if failures := reports[-1].failures:
             raise ExecutionError(failures[0].reason)
         bare.append(mean((before, _bare_images_per_s(inputs, batches, images))))
     return _report(_batch_size(inputs.selection), bare, reports)
+
+
+def _count(on_progress: Progress, state: RunState) -> None:
+    on_progress(state.total, state.done)
 
 
 def _bare_images_per_s(inputs: RunInputs, batches: list[InputBatch], images: int) -> float:

@@ -9,8 +9,9 @@ from distributed_pose.cluster.planned import planned_devices
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.config.selection import check_computes, select
 from distributed_pose.devices.kinds import CPU, KINDS
+from distributed_pose.engine.steps import Progress
 from distributed_pose.errors import ConfigError, ExecutionError
-from distributed_pose.evaluation import Progress, evaluate, open_engine
+from distributed_pose.evaluation import evaluate, open_engine
 from distributed_pose.report.run_report import RunReport
 
 # A number of devices scales well from this efficiency on.

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distributed_pose.cli.options import AsJson, ConfigFile, Overrides
+from distributed_pose.cli.options import AsJson, ConfigFile, Overrides, Quiet, Verbose
 from distributed_pose.cli.progress import counts, progress
-from distributed_pose.cli.terminal import Terminal, print_text
+from distributed_pose.cli.terminal import Terminal, print_text, start_logging
 from distributed_pose.config.loading import load_config
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.errors import ConfigError
@@ -38,11 +38,14 @@ def host(
     overrides: Overrides = None,
     repeat: Annotated[int, typer.Option(help="Number of measurements per image.", min=1)] = 5,
     as_json: AsJson = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure the CPU time per image of every stage off the device, on one core.
 
     The default of data.limit is 64.
     """
+    start_logging(verbose=verbose, quiet=quiet)
     settings = _with_limit(load_config(config, overrides or ()), 64)
     from distributed_pose.bench.host import bench_host
     from distributed_pose.bench.tables import host_table
@@ -60,11 +63,14 @@ def decoder(
     *,
     repeat: Annotated[int, typer.Option(help="Number of measurements of each case.", min=1)] = 5,
     as_json: AsJson = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure the decoder's CPU time for the worst maps that a network can give it.
 
     Maps with more candidates than poses can have are refused; the others come close to the limits.
     """
+    start_logging(verbose=verbose, quiet=quiet)
     from distributed_pose.bench.tables import worst_case_table
     from distributed_pose.bench.worst_case import bench_worst_case
 
@@ -85,11 +91,14 @@ def pipeline(
         int, typer.Option(help="Number of pairs of a model-only run and a whole run.", min=1)
     ] = 1,
     as_json: AsJson = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compare the images/s of whole runs with those of the model alone on the same cores.
 
     The default of data.limit is 512.
     """
+    start_logging(verbose=verbose, quiet=quiet)
     settings = _with_limit(load_config(config, overrides or ()), 512)
     from distributed_pose.bench.pipeline import bench_pipeline
     from distributed_pose.bench.tables import pipeline_table
@@ -103,7 +112,7 @@ def pipeline(
 
 
 @bench.command("device")
-def device(
+def device(  # noqa: PLR0913 - one argument per option
     *,
     config: ConfigFile = None,
     overrides: Overrides = None,
@@ -117,11 +126,14 @@ def device(
         ),
     ] = 2.0,
     as_json: AsJson = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure execution time, latency and images/s of each device by batch size.
 
     The fastest batch size is marked.
     """
+    start_logging(verbose=verbose, quiet=quiet)
     settings = load_config(config, overrides or ())
     sizes = batch_sizes(batch)
     from distributed_pose.bench.device import bench_device
@@ -136,7 +148,7 @@ def device(
 
 
 @bench.command("driver")
-def driver(
+def driver(  # noqa: PLR0913 - one argument per option
     *,
     devices: Annotated[
         str, typer.Option(help="Numbers of devices to measure, separated by commas.")
@@ -155,8 +167,11 @@ def driver(
         ),
     ] = None,
     as_json: AsJson = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure the driver's processor time and memory per image, with stubs in place of actors."""
+    start_logging(verbose=verbose, quiet=quiet)
     numbers = counts("--devices", devices, _MAX_DEVICES)
     many = counts("--drivers", drivers, _MAX_DRIVERS) if drivers is not None else []
     if many and len(numbers) != 1:

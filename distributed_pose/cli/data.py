@@ -18,9 +18,9 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from distributed_pose.cli.options import ConfigFile, Overrides
+from distributed_pose.cli.options import ConfigFile, Overrides, Quiet, Verbose
 from distributed_pose.cli.progress import progress
-from distributed_pose.cli.terminal import Terminal, print_line
+from distributed_pose.cli.terminal import Terminal, print_line, start_logging
 from distributed_pose.config.loading import load_config
 from distributed_pose.locations import HIDDEN, Location
 
@@ -60,8 +60,11 @@ def demo_data(
     seed: Annotated[
         int, typer.Option(help="Random seed that determines the images.", min=0, max=2**63 - 1)
     ] = 0,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Render a COCO keypoint dataset of any size; equal seeds give equal datasets."""
+    start_logging(verbose=verbose, quiet=quiet)
     demo = importlib.import_module("distributed_pose.demo.dataset")
     with progress() as on_progress:
         on_progress(images, 0)
@@ -76,8 +79,11 @@ def pack(
     ],
     config: ConfigFile = None,
     overrides: Overrides = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Pack a dataset into Parquet files, for workers that read from a shared disk or a bucket."""
+    start_logging(verbose=verbose, quiet=quiet)
     settings = load_config(config, overrides or ())
     from distributed_pose.data.packing import ANNOTATIONS, pack_dataset
     from distributed_pose.run.inputs import read_dataset

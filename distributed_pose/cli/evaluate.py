@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from distributed_pose.cli import gates
-from distributed_pose.cli.options import AsJson, ConfigFile, Overrides, Verbose
-from distributed_pose.cli.progress import RunBar, run_progress
+from distributed_pose.cli.options import AsJson, ConfigFile, Overrides, Quiet, Verbose
+from distributed_pose.cli.progress import RunProgress, run_progress
 from distributed_pose.cli.supervise import SUM_UP, report_output
 from distributed_pose.cli.terminal import Terminal, print_line, print_text, start_logging
+from distributed_pose.cli.tracing import TraceFile, check_trace, traced
 from distributed_pose.config.loading import load_config
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.errors import ExecutionError
@@ -23,6 +24,7 @@ from distributed_pose.locations import Location, redacted
 
 if TYPE_CHECKING:
     from distributed_pose.report.run_report import RunReport
+    from distributed_pose.run.state import RunState
 
 _NAME = "distributed-pose"
 
@@ -77,17 +79,20 @@ def evaluate(  # noqa: PLR0913 - one argument per option
     baseline: gates.Baseline = None,
     tolerance: gates.Tolerance = None,
     rate_tolerance: gates.RateTolerance = None,
+    trace: TraceFile = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
+    quiet: Quiet = False,
     ended_by: _EndedBy = None,
 ) -> None:
     """Evaluate COCO keypoints on all devices: AP, wall-clock and compute-only throughput."""
-    start_logging(verbose=verbose)
+    start_logging(verbose=verbose, quiet=quiet)
     keys = [*(overrides or ()), *_short_forms(allow_failures, dump_maps)]
     settings = load_config(config, keys)
     from distributed_pose.evaluation import evaluate as run
 
     check = gates.checks(min_ap, min_images_per_s, baseline, tolerance, rate_tolerance)
+    check_trace(trace, {"--config": config, "model.path": settings.model.path})
     folder = Location(output or new_run_folder(_RUNS))
     report_output(folder.plain)
     resume_command = _command(config, keys, folder)
@@ -95,11 +100,12 @@ def evaluate(  # noqa: PLR0913 - one argument per option
         raise _end_of_process(settings, folder, config, ended_by, resume_command)
     with (
         _removed_if_empty(None if output else folder),
-        run_progress(shown=not as_json) as bar,
-        _resumable(bar, resume_command),
+        run_progress() as shown,
+        _resumable(shown, resume_command),
     ):
-        on_progress = bar if output else _linking_latest(bar, folder)
-        report = run(settings, folder, on_progress, restart=restart, config_file=config)
+        on_progress = shown if output else _linking_latest(shown, folder)
+        with traced(trace, on_progress) as watch:
+            report = run(settings, folder, watch, restart=restart, config_file=config)
     _show(report, folder, as_json=as_json)
     if not report.is_usable:
         print_line(f"try the failed images again: {resume_command}", err=True)
@@ -132,13 +138,13 @@ def _end_of_process(
     )
 
 
-def _linking_latest(bar: RunBar, folder: Location) -> Callable[[int, int], None]:
+def _linking_latest(shown: RunProgress, folder: Location) -> "Callable[[RunState], None]":
     """Returns the progress of a run that also makes `runs/latest` point to it when it starts."""
 
-    def on_progress(total: int, done: int) -> None:
-        if bar.total is None:
+    def on_progress(state: "RunState") -> None:
+        if shown.state is None:
             point_latest_at(Path(folder.plain))
-        bar(total, done)
+        shown(state)
 
     return on_progress
 
@@ -169,11 +175,11 @@ def _removed_if_empty(folder: Location | None) -> Iterator[None]:
 
 
 @contextmanager
-def _resumable(bar: RunBar, resume_command: str) -> Iterator[None]:
+def _resumable(shown: RunProgress, resume_command: str) -> Iterator[None]:
     """Adds the command that resumes the run to the error of a run that is stopped or fails.
 
     Args:
-        bar: progress of the run.
+        shown: progress of the run.
         resume_command: command that resumes the run.
 
     Raises:
@@ -182,7 +188,8 @@ def _resumable(bar: RunBar, resume_command: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        done = f"{bar.done} of {bar.total} images are done" if bar.total else "no image is done yet"
+        state = shown.state
+        done = f"{state.done} of {state.total} images are done" if state else "no image is done yet"
         raise ExecutionError(f"stopped, {done}", f"resume with: {resume_command}") from None
     except ExecutionError as error:
         error.hint = "; ".join(filter(None, (error.hint, f"resume with: {resume_command}")))

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from distributed_pose.cli.options import Quiet, Verbose
 from distributed_pose.cli.progress import progress
-from distributed_pose.cli.terminal import Terminal, print_line
+from distributed_pose.cli.terminal import Terminal, print_line, start_logging
 
 guide = typer.Typer(
     name="guide",
@@ -62,8 +63,11 @@ def preprocess(
         Path, typer.Option("--save-path", metavar="DIR", help="Folder to write the .bin files to.")
     ],
     pad_file: _Pads,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write the network input of each image as .bin, and pad.txt (step 3.2 of the guide)."""
+    start_logging(verbose=verbose, quiet=quiet)
     from distributed_pose.guide.preprocess import preprocess_folder
 
     start = perf_counter()
@@ -106,15 +110,18 @@ def info(
 
 
 @guide.command("postprocess")
-def postprocess(
+def postprocess(  # noqa: PLR0913 - one argument per option
     *,
     results: _Results,
     pad_file: _Pads,
     labels: _Labels,
     output: _Detections,
     category: _Category = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Decode the outputs of a benchmark tool on all CPUs, and print AP (step 5.5 of the guide)."""
+    start_logging(verbose=verbose, quiet=quiet)
     from distributed_pose.files.local import check_not_input, write_atomically
     from distributed_pose.guide.postprocess import postprocess as run
     from distributed_pose.report.run_report import detections_json

@@ -9,8 +9,9 @@ import typer
 from distributed_pose.backends.registry import targets
 from distributed_pose.backends.table import BACKENDS
 from distributed_pose.cli.bench import batch_sizes
-from distributed_pose.cli.options import ConfigFile, Overrides
-from distributed_pose.cli.terminal import print_line, print_text
+from distributed_pose.cli.options import ConfigFile, Overrides, Quiet, Verbose
+from distributed_pose.cli.progress import progress
+from distributed_pose.cli.terminal import print_line, print_text, start_logging
 from distributed_pose.config.loading import load_config
 from distributed_pose.errors import SetupError
 from distributed_pose.files.local import check_not_input
@@ -90,8 +91,11 @@ def compile_(  # noqa: PLR0913 - one argument per option
     dry_run: _DryRun = False,
     config: ConfigFile = None,
     overrides: Overrides = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compile a model for a device; the cache keeps the artifact and its card."""
+    start_logging(verbose=verbose, quiet=quiet)
     given = {"precision": precision, "profile": profile}
     keys = [f"{key}={value}" for key, value in given.items() if value]
     settings = load_config(config, [*(overrides or ()), *keys])
@@ -107,7 +111,9 @@ def compile_(  # noqa: PLR0913 - one argument per option
     if dry_run:
         print_text(f"{commands_for(source, specs)}\n")
         return
-    for compiled in compile_for(source, specs, settings, output):
+    with progress():
+        artifacts = compile_for(source, specs, settings, output)
+    for compiled in artifacts:
         _print_compiled(compiled)
 
 

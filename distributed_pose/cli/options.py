@@ -24,5 +24,9 @@ Overrides = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print only the figures, as JSON.")]
 Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Print the logs of the command and of Ray.")
+    bool,
+    typer.Option("--verbose", "-v", help="Also print what the command does, and the logs of Ray."),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print no progress and no warnings, only errors.")
 ]

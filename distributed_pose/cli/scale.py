@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from distributed_pose.cli import gates
-from distributed_pose.cli.options import ConfigFile, Overrides
+from distributed_pose.cli.options import ConfigFile, Overrides, Quiet, Verbose
 from distributed_pose.cli.progress import counts, progress
-from distributed_pose.cli.terminal import Terminal
+from distributed_pose.cli.terminal import Terminal, start_logging
 from distributed_pose.config.loading import load_config
 from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.files.json_records import read_record
@@ -113,12 +113,15 @@ def scale(  # noqa: PLR0913 - one argument per option
     config: ConfigFile = None,
     overrides: Overrides = None,
     output: _Output = Path("scaling"),
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure throughput, speed-up and efficiency with growing numbers of devices.
 
     The report also names the costs that limit the scaling. Gates are for the largest number of
     devices.
     """
+    start_logging(verbose=verbose, quiet=quiet)
     least = gates.least(min_ap, min_images_per_s, baseline, tolerance, rate_tolerance)
     own = {"--config": config, "--baseline": baseline and baseline / "scaling.json"}
     check_not_input(output / "scaling.json", own)
@@ -161,8 +164,11 @@ def plan(  # noqa: PLR0913 - one argument per option
     check: _Check = False,
     config: ConfigFile = None,
     overrides: Overrides = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Predict the throughput of devices together, the hosts they need, and the bottleneck."""
+    start_logging(verbose=verbose, quiet=quiet)
     settings = load_config(config, overrides or ())
     from distributed_pose.bench.capacity import capacity, total_rate
     from distributed_pose.bench.host_costs import measure_host_costs, measure_rate

@@ -19,7 +19,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from distributed_pose.errors import ExecutionError, printable
+from distributed_pose.errors import ConfigError, ExecutionError, printable
 from distributed_pose.locations import redacted
 
 # Control characters that this program itself uses to lay out lines.
@@ -60,18 +60,29 @@ def print_text(text: str) -> None:
     sys.stdout.write(text)
 
 
-def start_logging(*, verbose: bool = False) -> None:
+def start_logging(*, verbose: bool = False, quiet: bool = False) -> None:
     """Starts to log warnings to stderr, one line per warning, including those of libraries.
 
     Args:
         verbose: whether to log information as well.
+        quiet: whether to log only errors, and to show no progress.
+
+    Raises:
+        ConfigError: if it should be both.
     """
+    if verbose and quiet:
+        raise ConfigError("--verbose and --quiet exclude each other", "give one of them")
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine(logging.BASIC_FORMAT))
     logging.basicConfig(handlers=[handler])
-    if verbose:
-        logging.getLogger().setLevel(logging.INFO)
+    level = logging.ERROR if quiet else logging.WARNING
+    logging.getLogger().setLevel(logging.INFO if verbose else level)
     logging.captureWarnings(capture=True)
+
+
+def is_quiet() -> bool:
+    """Returns whether `--quiet` was given, so that only errors are shown."""
+    return not logging.getLogger().isEnabledFor(logging.WARNING)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from distributed_pose.engine.results import check_reduction, check_report
 from distributed_pose.engine.task_queue import Task
 from distributed_pose.engine.worker_report import WorkerReport
 from distributed_pose.errors import ExecutionError
-from distributed_pose.records import DevicePlan, DeviceReady, WorkerSpec
+from distributed_pose.records import DevicePlan, DeviceReady, ShardTimes, WorkerSpec
 
 # Loading and warming up a model takes seconds; a process that takes minutes waits for CPUs that it
 # never gets.
@@ -200,6 +200,7 @@ class Call:
         report: report of the worker; None until it has arrived.
         is_late: whether the task was also given to another device.
         since: time at which the call was made, in seconds of the monotonic clock.
+        inferred: times between which a worker had the shard; None until the worker has answered.
     """
 
     actor: Actor
@@ -212,6 +213,7 @@ class Call:
     report: WorkerReport | None = None
     is_late: bool = False
     since: float = field(default_factory=monotonic)
+    inferred: tuple[float, float] | None = None
 
     @classmethod
     def infer(cls, actor: Actor, task: Task, load: Reservation, *, gather: str) -> Self:
@@ -248,7 +250,19 @@ class Call:
             inferred.maps,
             _limit_s(actor),
             inferred.report,
+            inferred=inferred.inferred,
         )
+
+    def times(self, now: float, batches: tuple[tuple[int, ...], ...]) -> ShardTimes:
+        """Returns the times of the shard, whose last call this is.
+
+        Args:
+            now: time of the answer, in seconds of the monotonic clock.
+            batches: times of the shard's batches; see `ShardTimes`.
+        """
+        if self.inferred is None:
+            return ShardTimes(self.since, now, batches=batches)
+        return ShardTimes(*self.inferred, self.actor.name, self.since, now, batches)
 
     @property
     def deadline_at(self) -> float:

@@ -43,6 +43,7 @@ from distributed_pose.records import (
     DevicePlan,
     DeviceReady,
     EngineFacts,
+    Faults,
     HostUse,
     ImagesToRead,
     Memory,
@@ -138,9 +139,11 @@ class RayEngine:
         settings = DispatchSettings(gather=self._flow.gather, in_flight=in_flight)
         return DispatchLoop(self._fleet, queue, self._transit, RayAnswers(), settings)
 
+    def faults(self) -> Faults:
+        return collect_faults({actor.name: actor.health for actor in self._fleet.actors})
+
     def facts(self) -> EngineFacts:
-        compile_s = self._fleet.compile_s
-        faults = collect_faults({actor.name: actor.health for actor in self._fleet.actors})
+        compile_s, faults = self._fleet.compile_s, self.faults()
         if self._fleet.is_stopped:
             return EngineFacts(compile_s=compile_s, faults=faults)
         return EngineFacts(

@@ -20,13 +20,13 @@ from distributed_pose.devices.planning import plan_devices
 from distributed_pose.engine.choice import Choice, Site, warn_passed_over
 from distributed_pose.engine.deployment import Deployment, chip_of, supported_kinds, usable_here
 from distributed_pose.engine.health import Health
+from distributed_pose.engine.kernels_beside import are_kernels_missing
 from distributed_pose.engine.steps import step
 from distributed_pose.engine.trials import Sweep
 from distributed_pose.errors import BackendError, ExecutionError, SetupError
 from distributed_pose.files.package_identity import difference
 from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.makers import Calibration
-from distributed_pose.pose.sources import completion_mark, kernels_folder
 from distributed_pose.records import DataFlow, DevicePlan, DeviceReady, ImagesToRead
 
 _LOG = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class ActorPool:
 
         See `Engine.start`.
         """
-        is_cold = not completion_mark(kernels_folder()).exists()
+        is_cold = are_kernels_missing()
         step("starting processes, compiling kernels" if is_cold else "starting processes")
         self._launch(selection)
         choice = Choice(selection, model.format, images)
@@ -131,6 +131,12 @@ class ActorPool:
         for reducer in self.reducers[flow.reducers :]:
             reducer.end()
         del self.reducers[flow.reducers :]
+        _LOG.info(
+            "the %s reads images, workers return %s, %d reducers",
+            flow.read,
+            flow.gather,
+            flow.reducers,
+        )
         started = len(self.reducers)
         self._add_reducers(flow.reducers)
         for reducer in self.reducers[started:]:
@@ -172,7 +178,10 @@ class ActorPool:
         reason = f"its node left: {reason}" if gone else reason
         actor.health.fault(reason, final=final or gone, is_suspect=is_suspect)
         _LOG.warning("%s: %s", actor.name, reason)
-        if not actor.health.is_excluded:
+        if actor.health.is_excluded:
+            _LOG.info("%s is excluded", actor.name)
+        else:
+            _LOG.info("%s gets a new process", actor.name)
             actor.launch()
         return gone
 

@@ -8,6 +8,7 @@ well. After twice the time, the actor of the call is ended and restarted. An act
 dies is restarted, too.
 """
 
+import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +25,12 @@ from distributed_pose.engine.dispatch import IN_FLIGHT
 from distributed_pose.engine.health import none_left
 from distributed_pose.engine.results import failed_result, shard_result, with_failures
 from distributed_pose.engine.settling import device_to_exclude, settle
+from distributed_pose.engine.steps import is_milestone
 from distributed_pose.engine.task_queue import Task, TaskQueue
 from distributed_pose.errors import ExecutionError
 from distributed_pose.records import ShardResult
+
+_LOG = logging.getLogger(__name__)
 
 # Known faults are handled long before this limit, which is for all others.
 _STALL_FACTOR = 10
@@ -82,6 +86,7 @@ class DispatchLoop:
         self._is_full = False
         self._num_changes = 0
         self._check_at = 0.0
+        self._num_sent = 0
         self._progress_at = monotonic()
 
     def results(self) -> Iterator[list[ShardResult]]:
@@ -127,15 +132,16 @@ class DispatchLoop:
         call.actor.health.success(now - call.since)
         self._progress_at = now
         if call.maps is not None and call.report is None:
-            call.report = answer
+            call.inferred, call.report = (call.since, now), answer
             self._budget.add(call.load, answer.maps_bytes)
             self._waiting.append(call)
             return
         self._budget.release(call.load)
         reduction, report = (answer, call.report) if call.report else answer
+        times = call.times(now, report.batches)
         report = with_failures(call.task.shard, report, reduction)
         settled = settle(self._queue, call.task, call.device, report, self._health)
-        yield shard_result(call.device, call.task.shard, settled, reduction)
+        yield shard_result(call.device, call.task.shard, settled, reduction, times)
         yield from self._exclude(device_to_exclude(call.task, self._health))
 
     def _finish_failed(self, call: Call, failure: CallFailure) -> Iterator[ShardResult]:
@@ -173,6 +179,7 @@ class DispatchLoop:
 
     def _fail(self, call: Call, reason: str) -> Iterator[ShardResult]:
         self._budget.release(call.load)
+        _LOG.info("%s failed with a shard: %s", call.actor.name, reason)
         if failures := self._queue.fail(call.task, call.actor.name, reason):
             yield failed_result(call.device, failures)
 
@@ -213,6 +220,7 @@ class DispatchLoop:
         for call in overdue:
             if not call.is_late:
                 call.is_late = True
+                _LOG.info("%s is late; its shard is also given to another device", call.actor.name)
                 self._deadlines.add(call)
                 self._queue.repeat(call.task, call.actor.name)
         # All actors are asked at once, since the driver does nothing else until the time to answer
@@ -269,6 +277,9 @@ class DispatchLoop:
 
     def _send(self, actor: Actor, task: Task) -> None:
         load = self._budget.reserve(task.shard)
+        self._num_sent += 1
+        if is_milestone(self._num_sent):
+            _LOG.info("sent %d shards, the last one to %s", self._num_sent, actor.name)
         self._add(Call.infer(actor, task, load, gather=self._settings.gather))
 
     def _reduce(self) -> None:

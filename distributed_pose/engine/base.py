@@ -17,6 +17,7 @@ from distributed_pose.records import (
     DevicePlan,
     DeviceReady,
     EngineFacts,
+    Faults,
     ImagesToRead,
     ShardResult,
 )
@@ -91,6 +92,9 @@ class Engine(Protocol):
         Raises:
             ExecutionError: if no device is left, or the run makes no progress.
         """
+
+    def faults(self) -> Faults:
+        """Returns the faults of the devices and reducers so far; any thread may call it."""
 
     def facts(self) -> EngineFacts:
         """Returns what the engine has measured so far.

@@ -3,16 +3,25 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from threading import Lock
-from typing import NamedTuple
+from time import monotonic_ns
 
 from distributed_pose.backends.base import Backend, Inference, InputBatch
 from distributed_pose.errors import SetupError
 
 
-class _Job(NamedTuple):
+@dataclass(eq=False, slots=True)
+class _Job:
     batch: InputBatch
     answer: Future[Inference]
+    started_ns: int = 0
+
+    def set_result(self, inference: Inference) -> None:
+        """Sets the answer, with the times between which the device had the batch."""
+        self.answer.set_result(
+            inference._replace(started_ns=self.started_ns, answered_ns=monotonic_ns())
+        )
 
 
 class DeviceQueue:
@@ -111,6 +120,7 @@ class _Pipeline:
             return
         self._under_way.append(job)
         try:
+            job.started_ns = monotonic_ns()
             self.backend.submit(job.batch)
         # The runtimes of vendors raise exceptions of any type, and the waiting thread needs them.
         except BaseException as error:  # noqa: BLE001
@@ -122,7 +132,7 @@ class _Pipeline:
         except BaseException as error:  # noqa: BLE001
             self._fail(error)
         else:
-            self._under_way.popleft().answer.set_result(inference)
+            self._under_way.popleft().set_result(inference)
 
     def _fail(self, error: BaseException) -> None:
         """Sets the error of the batch that failed.
@@ -140,9 +150,10 @@ class _Pipeline:
     def _run_alone(self, jobs: Sequence[_Job]) -> None:
         for job in jobs:
             try:
+                job.started_ns = monotonic_ns()
                 self.backend.submit(job.batch)
                 inference = self.backend.collect()
             except BaseException as error:  # noqa: BLE001
                 job.answer.set_exception(error)
             else:
-                job.answer.set_result(inference)
+                job.set_result(inference)

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
-from time import perf_counter, process_time
+from time import monotonic, perf_counter, process_time
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +18,7 @@ from distributed_pose.engine.deployment import Deployment, local_devices, on_thi
 from distributed_pose.engine.flow import choose_flow
 from distributed_pose.engine.health import Health, collect_faults, none_left
 from distributed_pose.engine.host_stages import host_stages
+from distributed_pose.engine.kernels_beside import are_kernels_missing
 from distributed_pose.engine.reducer import Reducer, Reduction
 from distributed_pose.engine.results import (
     check_reduction,
@@ -28,6 +29,7 @@ from distributed_pose.engine.results import (
     with_failures,
 )
 from distributed_pose.engine.settling import device_to_exclude, settle
+from distributed_pose.engine.steps import step
 from distributed_pose.engine.task_queue import Task, TaskQueue
 from distributed_pose.engine.trials import Sweep
 from distributed_pose.engine.worker import Worker
@@ -42,10 +44,12 @@ from distributed_pose.records import (
     DevicePlan,
     DeviceReady,
     EngineFacts,
+    Faults,
     HostUse,
     ImagesToRead,
     Memory,
     ShardResult,
+    ShardTimes,
 )
 
 _LOG = logging.getLogger(__name__)
@@ -91,6 +95,7 @@ class InlineEngine:
         images: ImagesToRead | None = None,
     ) -> tuple[DeviceReady, ...]:
         # Kernels that are compiling would slow the devices' trials.
+        step("compiling kernels" if are_kernels_missing() else "loading kernels")
         self._reducer.warm_up()
         choice = Choice(selection, model.format, images)
         sites = [examine_here(selection, plan) for plan in self.devices(selection)]
@@ -118,6 +123,7 @@ class InlineEngine:
         deployments: Mapping[str, Deployment],
     ) -> tuple[DeviceReady, ...]:
         here = [on_this_machine(deployment) for deployment in deployments.values()]
+        step("compiling the model")
         artifacts = self._compile(model, here, calibration)
         ready = []
         for deployment in here:
@@ -161,20 +167,24 @@ class InlineEngine:
                 yield from self._attempt(work, task, device)
 
     def _attempt(self, work: TaskQueue, task: Task, device: _Device) -> Iterator[ShardResult]:
-        start = perf_counter()
+        start = monotonic()
         try:
             report, reduction = self._process(task.shard, device)
         # The runtimes of vendors raise exceptions of any type.
         except Exception as error:  # noqa: BLE001
             reason = describe(error)
             device.health.fault(reason, is_suspect=task.is_suspect)
+            _LOG.info("%s failed with a shard: %s", device.name, reason)
+            if device.health.is_excluded:
+                _LOG.info("%s is excluded", device.name)
             if failures := work.fail(task, device.name, reason):
                 yield failed_result(device.name, failures)
         else:
-            device.health.success(perf_counter() - start)
+            times = self._times(start, report)
+            device.health.success(monotonic() - start)
             grouped = with_failures(task.shard, report, reduction)
             settled = settle(work, task, device.name, grouped, self._health())
-            yield shard_result(device.name, task.shard, settled, reduction)
+            yield shard_result(device.name, task.shard, settled, reduction, times)
             self._exclude(work, device_to_exclude(task, self._health()))
 
     def _exclude(self, work: TaskQueue, name: str) -> None:
@@ -194,11 +204,30 @@ class InlineEngine:
         check_reduction(report, reduction)
         return report, reduction
 
+    def _times(self, start: float, report: WorkerReport) -> ShardTimes:
+        """Returns the times of a shard that has its result now."""
+        now = monotonic()
+        if self._flow.gather == "poses":
+            return ShardTimes(sent_s=start, answered_s=now, batches=report.batches)
+        # The worker in this process has the same clock, and reducing follows at once.
+        inferred = max((end_ns / 1e9 for *_, end_ns in report.batches), default=start)
+        return ShardTimes(
+            sent_s=start,
+            answered_s=inferred,
+            reducer="driver",
+            reduce_s=inferred,
+            reduced_s=now,
+            batches=report.batches,
+        )
+
+    def faults(self) -> Faults:
+        return collect_faults(self._health())
+
     def facts(self) -> EngineFacts:
         return EngineFacts(
             compile_s=self._compile_s,
             memory=Memory(peak_rss_bytes={"driver": peak_rss_bytes()}, peak_object_store_bytes=0),
-            faults=collect_faults(self._health()),
+            faults=self.faults(),
             flow=self._flow,
             host_use=HostUse(
                 cpu_s={"driver": process_time() - self._cpu_before_s},

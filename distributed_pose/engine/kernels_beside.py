@@ -18,6 +18,11 @@ _WARM_UP = "from distributed_pose.pose.decode import Decoder; Decoder().warm_up(
 _MAX_PROCESSES = 2
 
 
+def are_kernels_missing() -> bool:
+    """Returns whether this machine has yet to compile the decoder's kernels."""
+    return not completion_mark(kernels_folder()).exists()
+
+
 @contextmanager
 def kernels_compiled_beside() -> Iterator[None]:
     """Compiles the kernels in processes of their own during the block, unless they are cached.
@@ -25,7 +30,7 @@ def kernels_compiled_beside() -> Iterator[None]:
     The processes end with the block. The kernels that they have compiled by then stay cached.
     """
     with ExitStack() as stack:
-        if not completion_mark(kernels_folder()).exists():
+        if are_kernels_missing():
             # One processor is left to the start of the run.
             for _ in range(max(1, min(num_cpus() - 1, _MAX_PROCESSES))):
                 # An interpreter that is embedded in another program may have no executable.

@@ -7,7 +7,7 @@ from distributed_pose.engine.reducer import Reduction
 from distributed_pose.engine.worker_report import WorkerReport
 from distributed_pose.errors import ExecutionError, PoseEvalError
 from distributed_pose.locations import redacted
-from distributed_pose.records import Failure, ShardResult
+from distributed_pose.records import Failure, ShardResult, ShardTimes
 
 
 def check_report(shard: Shard, report: WorkerReport) -> None:
@@ -71,7 +71,11 @@ def with_failures(shard: Shard, report: WorkerReport, reduction: Reduction) -> W
 
 
 def shard_result(
-    device: str, shard: Shard, report: WorkerReport, reduction: Reduction
+    device: str,
+    shard: Shard,
+    report: WorkerReport,
+    reduction: Reduction,
+    times: ShardTimes | None = None,
 ) -> ShardResult:
     """Returns the result of a shard, joined from the worker's report and the reduction.
 
@@ -80,6 +84,7 @@ def shard_result(
         shard: the shard.
         report: report of the worker.
         reduction: detections of the images that have maps.
+        times: times of the shard; None if they are not known.
     """
     return ShardResult(
         device=device,
@@ -95,6 +100,7 @@ def shard_result(
         encoded_bytes=report.encoded_bytes,
         damaged=report.damaged,
         digests=report.digests,
+        times=times,
     )
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from socket import gethostname
-from time import perf_counter_ns
+from time import monotonic_ns, perf_counter_ns
 from typing import TypeVar, cast
 
 import numpy as np
@@ -34,6 +34,7 @@ from distributed_pose.engine.node_images import local_preparation
 from distributed_pose.engine.node_versions import versions
 from distributed_pose.engine.preparation import Preparation, Preparing
 from distributed_pose.engine.reducer import Reducer, Reduction, joined
+from distributed_pose.engine.steps import step
 from distributed_pose.engine.trials import Sweep, Trials, preparation_s
 from distributed_pose.engine.worker_report import WorkerReport, joined_reports, report_of
 from distributed_pose.errors import BackendError, PoseEvalError, SetupError
@@ -177,7 +178,9 @@ class Worker:
     ) -> tuple[list[_T], WorkerReport]:
         """Prepares and infers images that fill one batch, unless their inputs differ in shape."""
         # Threads run parts only after the start, which makes the preparation.
+        start_ns = monotonic_ns()
         prepared = cast("Preparing", self._preparation).prepare(images, self._batch_size)
+        prepared_ns = monotonic_ns()
         durations: dict[str, list[int]] = defaultdict(list, prepared.durations)
         with _named(self._spec.plan.name):
             answers = [self._queue.submit(batch) for batch in prepared.batches]
@@ -193,17 +196,27 @@ class Worker:
         converted = [_image_maps(batch, answer, self._spec.maps_dtype) for batch, answer in batches]
         if self._dump:
             _write_maps(self._dump, images, converted)
-        return [finish(batch) for batch in converted], report_of(prepared, durations)
+        finished, times = [], []
+        for batch, answer in zip(converted, answers, strict=True):
+            finish_ns, inference = monotonic_ns(), answer.result()
+            finished.append(finish(batch))
+            ends_ns = inference.started_ns, inference.answered_ns, finish_ns, monotonic_ns()
+            times.append((len(batch.image_ids), start_ns, prepared_ns, *ends_ns))
+        return finished, replace(report_of(prepared, durations), batches=tuple(times))
 
     def _start(self, own: Preparation) -> DeviceReady:
         start = perf_counter_ns()
-        spec = self._spec
+        spec, name = self._spec, self._spec.plan.name
+        step(f"loading the model on {name}")
         backend = self._queue.open(self._open_backend)
         self._slots = backend.slots
         trials = self._trials()
+        if max(spec.batch_sizes) > 1:
+            step(f"choosing the batch size of {name}")
         mixes = max(spec.batch_sizes) > 1 and trials.mixes_images()
         self._shard_size = self._best_batch_size(trials)
         self._batch_size = 1 if mixes else self._shard_size
+        step(f"warming up {name} with batches of {self._batch_size}")
         batch = trials.batch(self._batch_size)
         self._queue.prepare(batch)
         batch_start = perf_counter_ns()

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
 from distributed_pose.engine.preparation import Prepared
@@ -24,6 +24,7 @@ class WorkerReport:
         maps_bytes: size in bytes of the Arrow record batches of maps.
         damaged: images that have maps although their file is damaged.
         digests: digest of the encoded bytes of each image in `image_ids`.
+        batches: fields of a `BatchTimes` for each batch, in the order of `durations`.
     """
 
     image_ids: tuple[int, ...]
@@ -34,6 +35,7 @@ class WorkerReport:
     maps_bytes: int = 0
     damaged: tuple[Damage, ...] = ()
     digests: tuple[str, ...] = ()
+    batches: tuple[tuple[int, ...], ...] = field(default=(), compare=False)
 
 
 def report_of(prepared: Prepared, durations: Mapping[str, Sequence[int]]) -> WorkerReport:
@@ -67,4 +69,5 @@ def joined_reports(reports: Sequence[WorkerReport]) -> WorkerReport:
         durations=dict(durations),
         damaged=tuple(chain.from_iterable(report.damaged for report in reports)),
         digests=tuple(chain.from_iterable(report.digests for report in reports)),
+        batches=tuple(chain.from_iterable(report.batches for report in reports)),
     )

@@ -89,6 +89,7 @@ def compile_model(
     key = cache_name(source, spec, calibration)
     cached = load_cached(key)
     if cached and _is_card(cached.card):
+        _LOG.info("the model for %s, %s, is in the cache", spec.backend, spec.precision)
         return cached
     start = perf_counter()
     made = compiler.make(source, spec, calibration)

@@ -152,6 +152,11 @@ class Ledger:
         """Number of images that have a result or a failure."""
         return self._num_evaluated + len(self._failures)
 
+    @property
+    def num_failed(self) -> int:
+        """Number of images with a recorded failure."""
+        return len(self._failures)
+
     def evaluated(self, image_id: int) -> EvaluatedImage | None:
         """Returns the file of an image that has a result; None for other images."""
         if not self._is_evaluated(image_id):

@@ -66,7 +66,7 @@ class LedgerFiles:
         self._fingerprint = dict(fingerprint)
         self._changed = Condition()
         self._waiting: list[LedgerEntry] = []
-        self._num_waiting = 0
+        self._num_waiting = self._num_written = 0
         self._thread: Thread | None = None
         self._is_ending = Event()
         self._error: Exception | None = None
@@ -129,6 +129,7 @@ class LedgerFiles:
                 self._thread.join(_DEADLINE_S)
                 if self._thread.is_alive():
                     raise self._too_slow()
+            _LOG.info("wrote %d files to %s", self._num_written, self._folder.at(_FOLDER))
             self._check()
         except ExecutionError:
             # The error that ended the run is the better message.
@@ -173,6 +174,10 @@ class LedgerFiles:
         content = pack_entries(entries, self._fingerprint)
         name = f"{_FOLDER}/{sha256_hex(content)}{_SUFFIX}"
         self._folder.write(name, content, durable=False)
+        self._num_written += 1
+        # There are up to ten files per second.
+        if self._num_written == 1:
+            _LOG.info("the first results are in %s", self._folder.at(name))
 
     def _contents(self, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         threads = ThreadPoolExecutor(_READERS)

@@ -182,7 +182,13 @@ def test_workers_run_the_drivers_code_whatever_lies_in_the_working_directory(
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('a file of the user')\n")
     keys = {"data.images": people.images, "data.annotations": people.annotations}
     options = [f"--set={key}={value}" for key, value in {**keys, "backend": "oracle"}.items()]
-    command = [Path(sys.executable).with_name("distributed-pose"), "evaluate", *options, "--json"]
+    command = [
+        Path(sys.executable).with_name("distributed-pose"),
+        "evaluate",
+        *options,
+        "--json",
+        "--quiet",
+    ]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     answer = subprocess.run(
         command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
@@ -195,7 +201,7 @@ def test_the_command_starts_a_quiet_local_ray_and_leaves_none(
 ) -> None:
     keys = {"data.images": people.images, "data.annotations": people.annotations}
     options = [f"--set={key}={value}" for key, value in {**keys, "backend": "oracle"}.items()]
-    command = [sys.executable, "-m", "distributed_pose", "evaluate", *options, "--json"]
+    command = [sys.executable, "-m", "distributed_pose", "evaluate", *options, "--json", "--quiet"]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     sessions = Path(os.environ["RAY_TMPDIR"], "ray")
     before = {*sessions.glob("session_2*")}

@@ -83,11 +83,46 @@ def test_the_written_config_gives_the_same_run(run: Run, people: Dataset) -> Non
     assert first == second
 
 
-def test_json_prints_the_report_alone(run: Run, people: Dataset) -> None:
-    code, out, err = run("evaluate", *settings(people), "--json", "--output", "first")
+def test_json_has_stdout_for_itself_and_stderr_names_the_steps(
+    run_with_progress: Run, people: Dataset
+) -> None:
+    code, out, err = run_with_progress("evaluate", *settings(people), "--json", "--output", "first")
     assert code == 0
     assert json.loads(out) == json.loads(Path("first/report.json").read_text())
+    steps = [line.partition("] ")[2] for line in err.splitlines()]
+    # The first step depends on what earlier runs have left in the cache.
+    assert steps[1:] == [
+        "compiling the model",
+        "loading the model on cpu:0",
+        "choosing the batch size of cpu:0",
+        "warming up cpu:0 with batches of 8",
+        "evaluating 12 images on 1 devices",
+        "scoring",
+        "writing the report",
+    ]
+
+
+def test_quiet_prints_the_result_alone(run_with_progress: Run, people: Dataset) -> None:
+    code, out, err = run_with_progress(
+        "evaluate", *settings(people), "--quiet", "--output", "first"
+    )
+    assert code == 0
+    assert "images/s" in out
     assert not err
+
+
+def test_verbose_describes_devices_and_shards(
+    run: Run, people: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    run("evaluate", *settings(people), "--verbose", "--output", "first")
+    assert "cpu:0 is ready" in caplog.text
+    assert "1 shards answered, the last one by cpu:0" in caplog.text
+    assert "the first results are in" in caplog.text
+
+
+def test_quiet_and_verbose_exclude_each_other(run: Run, people: Dataset) -> None:
+    code, _, err = run("evaluate", *settings(people), "--verbose", "--quiet")
+    assert (code, len(err.splitlines())) == (2, 1)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import Dataset
+from tests.conftest import PROGRESS_LINE, Dataset
 from tests.soak.runs import settled_ids
 
 # Long enough to be cut short: the driver is killed between two of some hundred batches.
@@ -57,9 +57,9 @@ def start(dataset: Dataset, output: Path, *settings: str) -> subprocess.Popen[st
 
 
 def finish(run: subprocess.Popen[str]) -> tuple[int, str]:
-    """Returns exit code and stderr of a run that ends by itself, or was ended."""
+    """Returns exit code and stderr, without progress, of a run that ends or was ended."""
     _, stderr = run.communicate(timeout=120)
-    return run.returncode, stderr
+    return run.returncode, PROGRESS_LINE.sub("", stderr)
 
 
 def wait_for_images(run: subprocess.Popen[str], output: Path, count: int) -> None:
@@ -117,7 +117,7 @@ def test_a_stopped_run_says_how_to_resume_it(
     again = shlex.split(stderr.partition("resume with: ")[2].strip().removesuffix(")"))
     kept = num_images(tmp_path / "run")
     assert kept >= 12
-    command = [sys.executable, "-m", *again, "--set", "engine=inline"]
+    command = [sys.executable, "-m", *again, "--set", "engine=inline", "--quiet"]
     command[2] = "distributed_pose"
     assert subprocess.run(command, capture_output=True, check=True).stderr == b""
     assert (tmp_path / "run" / "detections.json").read_bytes() == expected
