@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from math import gcd
 from pathlib import Path
-from time import perf_counter_ns
+from time import perf_counter_ns, time
 from uuid import uuid4
 
 from distributed_pose.cluster.address import check_cluster
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.shards import list_shards, read_shards
+from distributed_pose.devices.host import host_load
 from distributed_pose.engine.base import Engine, Workload
 from distributed_pose.engine.inline import InlineEngine
 from distributed_pose.engine.kernels_beside import kernels_compiled_beside
@@ -226,7 +227,7 @@ def _run_session(
     progress: Callable[[], None],
 ) -> SessionFacts:
     """Evaluates the pending images; results so far are kept however the session ends."""
-    started = perf_counter_ns()
+    started, load = perf_counter_ns(), host_load()
     with ExitStack() as stack:
         if files:
             stack.enter_context(files)
@@ -239,7 +240,9 @@ def _run_session(
         results = engine.run(_workload(engine.flow(), inputs, pending, ready))
         for _ in record_results(results, ledger, ready, stamps, files):
             progress()
-        return SessionFacts(warmup_ns=begun - started, engine=engine.facts())
+        return SessionFacts(
+            warmup_ns=begun - started, engine=engine.facts(), before=load, after=host_load()
+        )
 
 
 def record_results(
@@ -258,13 +261,14 @@ def record_results(
         stamps: stamps of the images by image id.
         files: files of the ledger; None writes none.
     """
-    session, begun = uuid4().hex, perf_counter_ns()
+    session, begun, begun_s = uuid4().hex, perf_counter_ns(), time()
     ledger.begin(session, devices)
     by_name = {device.plan.name: device for device in devices}
     for result in results:
         entry = LedgerEntry(
             session=session,
             elapsed_ns=perf_counter_ns() - begun,
+            begun_s=begun_s,
             device=by_name[result.device],
             result=stamped(result, stamps),
         )

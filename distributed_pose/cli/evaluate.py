@@ -61,6 +61,10 @@ _DumpMaps = Annotated[
         help="Folder to write the maps of every image to; sets dump_maps.",
     ),
 ]
+_Label = Annotated[
+    str | None,
+    typer.Option("--label", metavar="TEXT", help="Text to recognise the run by; sets label."),
+]
 _EndedBy = Annotated[str | None, typer.Option(SUM_UP, hidden=True)]
 
 
@@ -72,6 +76,7 @@ def evaluate(  # noqa: PLR0913 - one argument per option
     restart: _Restart = False,
     allow_failures: _AllowFailures = None,
     dump_maps: _DumpMaps = None,
+    label: _Label = None,
     min_ap: gates.MinAp = None,
     min_images_per_s: gates.MinRate = None,
     baseline: gates.Baseline = None,
@@ -83,7 +88,7 @@ def evaluate(  # noqa: PLR0913 - one argument per option
 ) -> None:
     """Evaluate COCO keypoints on all devices: AP, wall-clock and compute-only throughput."""
     start_logging(verbose=verbose)
-    keys = [*(overrides or ()), *_short_forms(allow_failures, dump_maps)]
+    keys = [*(overrides or ()), *_short_forms(allow_failures, dump_maps, label)]
     settings = load_config(config, keys)
     from distributed_pose.evaluation import evaluate as run
 
@@ -107,13 +112,17 @@ def evaluate(  # noqa: PLR0913 - one argument per option
     check(folder)
 
 
-def _short_forms(allow_failures: int | None, dump_maps: str | None) -> Iterator[str]:
+def _short_forms(
+    allow_failures: int | None, dump_maps: str | None, label: str | None
+) -> Iterator[str]:
     """Yields the configuration keys that options of the command set, in the form of `--set`."""
     if allow_failures is not None:
         yield f"allow_failures={allow_failures}"
     if dump_maps is not None:
         # YAML reads JSON, so a quoted name may contain any characters.
         yield f"dump_maps={json.dumps(dump_maps)}"
+    if label is not None:
+        yield f"label={json.dumps(label)}"
 
 
 def _end_of_process(
