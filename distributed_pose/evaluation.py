@@ -32,6 +32,7 @@ from distributed_pose.run.lock import RunLock
 from distributed_pose.run.resume import check_images, check_precisions, image_stamps, stamped
 from distributed_pose.run.signals import stopped_by_signals
 from distributed_pose.run.summary import SessionFacts, summarise
+from distributed_pose.tracking.hook import check_trackers, track
 
 _LOG = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ def evaluate(
         config_file: file that the configuration was read from, which is not overwritten.
     """
     with stopped_by_signals(), kernels_compiled_beside():
+        check_trackers(config.track)
         inputs = read_inputs(config, config_file)
         engine = open_engine(config)
         return evaluate_on(engine, config, inputs, output, on_progress, restart=restart)
@@ -140,6 +142,7 @@ def _evaluate_in(
     report = _write(own, config, inputs, ledger, facts)
     if dump:
         dump.finish(ledger.evaluated_ids, report.backend, report.precision)
+    track(config, report, own.folder.location if own else None)
     return report
 
 

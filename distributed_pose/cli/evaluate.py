@@ -65,6 +65,15 @@ _Label = Annotated[
     str | None,
     typer.Option("--label", metavar="TEXT", help="Text to recognise the run by; sets label."),
 ]
+_Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="NAME",
+        help="Tracker to log the finished run to: mlflow, tensorboard or wandb; may be repeated. "
+        "Sets track.",
+    ),
+]
 _EndedBy = Annotated[str | None, typer.Option(SUM_UP, hidden=True)]
 
 
@@ -77,6 +86,7 @@ def evaluate(  # noqa: PLR0913 - one argument per option
     allow_failures: _AllowFailures = None,
     dump_maps: _DumpMaps = None,
     label: _Label = None,
+    track: _Track = None,
     min_ap: gates.MinAp = None,
     min_images_per_s: gates.MinRate = None,
     baseline: gates.Baseline = None,
@@ -88,7 +98,7 @@ def evaluate(  # noqa: PLR0913 - one argument per option
 ) -> None:
     """Evaluate COCO keypoints on all devices: AP, wall-clock and compute-only throughput."""
     start_logging(verbose=verbose)
-    keys = [*(overrides or ()), *_short_forms(allow_failures, dump_maps, label)]
+    keys = [*(overrides or ()), *_short_forms(allow_failures, dump_maps, label, track)]
     settings = load_config(config, keys)
     from distributed_pose.evaluation import evaluate as run
 
@@ -113,7 +123,10 @@ def evaluate(  # noqa: PLR0913 - one argument per option
 
 
 def _short_forms(
-    allow_failures: int | None, dump_maps: str | None, label: str | None
+    allow_failures: int | None,
+    dump_maps: str | None,
+    label: str | None,
+    track: list[str] | None,
 ) -> Iterator[str]:
     """Yields the configuration keys that options of the command set, in the form of `--set`."""
     if allow_failures is not None:
@@ -123,6 +136,8 @@ def _short_forms(
         yield f"dump_maps={json.dumps(dump_maps)}"
     if label is not None:
         yield f"label={json.dumps(label)}"
+    if track:
+        yield f"track={json.dumps(track)}"
 
 
 def _end_of_process(
