@@ -57,12 +57,13 @@ def package_commit() -> str:
     if not (_PACKAGE.parent / ".git").exists():
         return ""
     command = ["git", "describe", "--always", "--dirty", "--tags", "--abbrev=40"]
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    # In a hook of git, variables name the repository of the hook.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         answer = subprocess.run(  # noqa: S603 - no part of it comes from outside
             command,
             cwd=_PACKAGE,
-            env=environment,
+            env={**own, "GIT_OPTIONAL_LOCKS": "0"},
             capture_output=True,
             text=True,
             timeout=_GIT_TIMEOUT_S,
