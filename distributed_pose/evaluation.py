@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from math import gcd
 from pathlib import Path
-from time import perf_counter_ns
+from time import perf_counter_ns, time
 from uuid import uuid4
 
 from distributed_pose.cluster.address import check_cluster
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.shards import list_shards, read_shards
+from distributed_pose.devices.host import host_load
 from distributed_pose.engine.base import Engine, Workload
 from distributed_pose.engine.inline import InlineEngine
 from distributed_pose.engine.kernels_beside import kernels_compiled_beside
@@ -33,6 +34,7 @@ from distributed_pose.run.resume import check_images, check_precisions, image_st
 from distributed_pose.run.signals import stopped_by_signals
 from distributed_pose.run.state import RunState
 from distributed_pose.run.summary import SessionFacts, summarise
+from distributed_pose.tracking.hook import check_trackers, track
 
 _LOG = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ def evaluate(
         config_file: file that the configuration was read from, which is not overwritten.
     """
     with stopped_by_signals(), kernels_compiled_beside():
+        check_trackers(config.track)
         inputs = read_inputs(config, config_file)
         engine = open_engine(config)
         return evaluate_on(engine, config, inputs, output, on_progress, restart=restart)
@@ -140,6 +143,7 @@ def _evaluate_in(
     report = _write(own, config, inputs, ledger, facts)
     if dump:
         dump.finish(ledger.evaluated_ids, report.backend, report.precision)
+    track(config, report, own.folder.location if own else None)
     return report
 
 
@@ -221,7 +225,7 @@ def _run_session(
     on_progress: Watch | None,
 ) -> SessionFacts:
     """Evaluates the pending images; results so far are kept however the session ends."""
-    started = perf_counter_ns()
+    started, load = perf_counter_ns(), host_load()
     with ExitStack() as stack:
         if files:
             stack.enter_context(files)
@@ -240,7 +244,9 @@ def _run_session(
                 _LOG.info("%d shards answered, the last one by %s", number, result.device)
             state.last = result
             report(state)
-        return SessionFacts(warmup_ns=begun - started, engine=engine.facts())
+        return SessionFacts(
+            warmup_ns=begun - started, engine=engine.facts(), before=load, after=host_load()
+        )
 
 
 def record_results(
@@ -259,13 +265,14 @@ def record_results(
         stamps: stamps of the images by image id.
         files: files of the ledger; None writes none.
     """
-    session, begun = uuid4().hex, perf_counter_ns()
+    session, begun, begun_s = uuid4().hex, perf_counter_ns(), time()
     ledger.begin(session, devices)
     by_name = {device.plan.name: device for device in devices}
     for result in results:
         entry = LedgerEntry(
             session=session,
             elapsed_ns=perf_counter_ns() - begun,
+            begun_s=begun_s,
             device=by_name[result.device],
             result=stamped(result, stamps),
         )

@@ -462,6 +462,68 @@ class DataFlow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HostLoad:
+    """The state of a machine at one moment.
+
+    Attributes:
+        load: number of processes that run or wait for a processor, on average over the last
+            minute, as the whole machine sees it; null where unknown.
+        governor: frequency governors of the processors, joined by `+`; empty where unknown.
+    """
+
+    load: float | None = None
+    governor: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeviceReadings:
+    """Readings of an accelerator's driver while a worker inferred images on it.
+
+    They are of the whole device, whichever processes use it. What the driver does not report is
+    unknown: null, or empty.
+
+    Attributes:
+        samples: number of readings.
+        images: number of images that the worker inferred between the first and the last reading.
+        driver: version of the driver.
+        firmware: version of the firmware.
+        memory_used_bytes: largest number of bytes of device memory in use.
+        utilisation: mean share of the time in which the device executed anything.
+        clock_mhz: mean clock of the processors of the device in MHz.
+        power_w: mean power in watts.
+        energy_j: energy between the first and the last reading in joules.
+        energy_source: `counter` if the device counts its energy, `power` if the energy is the sum
+            of power over time.
+    """
+
+    samples: int = 0
+    images: int = 0
+    driver: str = ""
+    firmware: str = ""
+    memory_used_bytes: int | None = None
+    utilisation: float | None = None
+    clock_mhz: float | None = None
+    power_w: float | None = None
+    energy_j: float | None = None
+    energy_source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerReadings:
+    """Readings of the device and the machine of a worker.
+
+    Attributes:
+        device: readings of the device; None for CPUs, and where its driver cannot be asked.
+        before: state of the machine when the worker was made.
+        after: state of the machine when the worker was asked for its readings.
+    """
+
+    device: DeviceReadings | None
+    before: HostLoad
+    after: HostLoad
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EngineFacts:
     """What an engine has measured in one session; see `Engine.facts`.
 
@@ -471,6 +533,7 @@ class EngineFacts:
         faults: faults of the devices and reducers.
         host_use: host resources that the processes used while the devices ran.
         flow: how images and maps flowed between the processes; None if no device was ready.
+        readings: readings of each worker's device and machine, by the name of the device.
     """
 
     compile_s: float = 0.0
@@ -480,3 +543,4 @@ class EngineFacts:
     faults: Faults = field(default_factory=Faults)
     host_use: HostUse = field(default_factory=HostUse)
     flow: DataFlow | None = None
+    readings: Mapping[str, WorkerReadings] = field(default_factory=dict)

@@ -63,6 +63,19 @@ _DumpMaps = Annotated[
         help="Folder to write the maps of every image to; sets dump_maps.",
     ),
 ]
+_Label = Annotated[
+    str | None,
+    typer.Option("--label", metavar="TEXT", help="Text to recognise the run by; sets label."),
+]
+_Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="NAME",
+        help="Tracker to log the finished run to: mlflow, tensorboard or wandb; may be repeated. "
+        "Sets track.",
+    ),
+]
 _EndedBy = Annotated[str | None, typer.Option(SUM_UP, hidden=True)]
 
 
@@ -74,6 +87,8 @@ def evaluate(  # noqa: PLR0913 - one argument per option
     restart: _Restart = False,
     allow_failures: _AllowFailures = None,
     dump_maps: _DumpMaps = None,
+    label: _Label = None,
+    track: _Track = None,
     min_ap: gates.MinAp = None,
     min_images_per_s: gates.MinRate = None,
     baseline: gates.Baseline = None,
@@ -87,7 +102,7 @@ def evaluate(  # noqa: PLR0913 - one argument per option
 ) -> None:
     """Evaluate COCO keypoints on all devices: AP, wall-clock and compute-only throughput."""
     start_logging(verbose=verbose, quiet=quiet)
-    keys = [*(overrides or ()), *_short_forms(allow_failures, dump_maps)]
+    keys = [*(overrides or ()), *_short_forms(allow_failures, dump_maps, label, track)]
     settings = load_config(config, keys)
     from distributed_pose.evaluation import evaluate as run
 
@@ -113,13 +128,22 @@ def evaluate(  # noqa: PLR0913 - one argument per option
     check(folder)
 
 
-def _short_forms(allow_failures: int | None, dump_maps: str | None) -> Iterator[str]:
+def _short_forms(
+    allow_failures: int | None,
+    dump_maps: str | None,
+    label: str | None,
+    track: list[str] | None,
+) -> Iterator[str]:
     """Yields the configuration keys that options of the command set, in the form of `--set`."""
     if allow_failures is not None:
         yield f"allow_failures={allow_failures}"
     if dump_maps is not None:
         # YAML reads JSON, so a quoted name may contain any characters.
         yield f"dump_maps={json.dumps(dump_maps)}"
+    if label is not None:
+        yield f"label={json.dumps(label)}"
+    if track:
+        yield f"track={json.dumps(track)}"
 
 
 def _end_of_process(

@@ -25,7 +25,14 @@ from distributed_pose.errors import SetupError
 from distributed_pose.files.package_identity import PackageIdentity, package_identity
 from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.compile import compile_model
-from distributed_pose.records import CompileSpec, DevicePlan, DeviceReady, SimulatedHost, WorkerSpec
+from distributed_pose.records import (
+    CompileSpec,
+    DevicePlan,
+    DeviceReady,
+    SimulatedHost,
+    WorkerReadings,
+    WorkerSpec,
+)
 
 # Creates an actor and returns its handle and a reference to its first call.
 Create = Callable[[], tuple[Any, Any]]
@@ -108,6 +115,10 @@ class _WorkerActor(ActorProcess):
     @ray.method(concurrency_group=ASIDE)
     def cpu_s(self) -> float:
         return process_time() + (self._feeders.cpu_s() if self._feeders else 0.0)
+
+    @ray.method(concurrency_group=ASIDE)
+    def readings(self) -> WorkerReadings | None:
+        return self._worker.readings() if self._worker else None
 
     def process(self, images: pa.RecordBatch | bytes) -> tuple[Any, WorkerReport]:
         return self._answer(unpack_images(images))

@@ -48,6 +48,7 @@ from distributed_pose.records import (
     ImagesToRead,
     Memory,
     ShardResult,
+    WorkerReadings,
 )
 
 _LOG = logging.getLogger(__name__)
@@ -152,7 +153,13 @@ class RayEngine:
             memory=self.guard.call(self._memory),
             faults=faults,
             flow=self._flow,
+            readings=self.guard.call(self._readings),
         )
+
+    def _readings(self) -> dict[str, WorkerReadings]:
+        found = ask(self._fleet.workers, "readings", _QUESTION_TIMEOUT_S)
+        # A process that was started again may not have its worker yet.
+        return {name: one for name, one in found.items() if one}
 
     def _memory(self) -> Memory:
         peaks = ask(self._fleet.actors, "peak_rss_bytes", _QUESTION_TIMEOUT_S)

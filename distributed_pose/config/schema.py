@@ -279,6 +279,14 @@ class RunConfig(_RegisteredKinds):
     """Folder into which workers write the maps of every image, in the vendor guide's format; none
     writes no maps."""
 
+    label: Annotated[str, Field(max_length=200)] = ""
+    """Text by which people recognise the run in its report and in trackers. It has no effect on the
+    figures, and a resumed run may have another one."""
+
+    track: Annotated[tuple[str, ...], BeforeValidator(as_list)] = ()
+    """Trackers that log the finished run: `mlflow`, `tensorboard`, `wandb`, or those of other
+    packages. A tracker that fails gives a warning, and does not change the outcome of the run."""
+
     allow_failures: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)] = 0
     """Number of images that may fail without making the run incomplete. They count as images
     without detections, and the report names them."""

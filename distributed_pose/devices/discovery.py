@@ -12,7 +12,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from distributed_pose.devices.kinds import CUDA, KINDS, NPU, accelerators
-from distributed_pose.devices.npu_smi import npu_chips
+from distributed_pose.devices.npu_smi import Chip, npu_chips, npu_rows
 from distributed_pose.devices.planning import Accelerator
 from distributed_pose.errors import shown
 from distributed_pose.packages import load
@@ -104,18 +104,38 @@ def list_npus() -> list[Accelerator]:
     The ids are 0, 1, ... in the order of the device files. In a container, the device files keep
     the host's numbers, but the ids start at 0.
     """
-    files = _DEV.iterdir() if _DEV.is_dir() else ()
-    numbers = sorted(int(match[1]) for file in files if (match := _DAVINCI.fullmatch(file.name)))
+    numbers = _davinci_numbers()
     # The tool takes seconds, so it is not run where there is no device file.
     chips = npu_chips() if numbers else []
-    by_number = {chip.physical: chip for chip in chips}
-    found = chips if len(chips) == len(numbers) else [by_number.get(n) for n in numbers]
     # In a container, the tool can list all chips of the host, which are of one kind.
     name = chips[0].name if chips else ""
     return [
         Accelerator(NPU, str(index), chip.name if chip else name, chip.card if chip else "")
-        for index, chip in enumerate(found)
+        for index, chip in enumerate(_by_logical_id(chips, numbers))
     ]
+
+
+def npu_chip(device_id: str) -> Chip | None:
+    """Returns the Ascend chip with a logical id of CANN; None if the driver's tool does not say.
+
+    Args:
+        device_id: logical id, as `list_npus` has it.
+    """
+    numbers = _davinci_numbers()
+    chips = [row.chip for row in npu_rows()] if numbers else []
+    by_id = dict(enumerate(_by_logical_id(chips, numbers)))
+    return by_id.get(int(device_id)) if device_id.isdecimal() else None
+
+
+def _davinci_numbers() -> list[int]:
+    files = _DEV.iterdir() if _DEV.is_dir() else ()
+    return sorted(int(match[1]) for file in files if (match := _DAVINCI.fullmatch(file.name)))
+
+
+def _by_logical_id(chips: Sequence[Chip], numbers: Sequence[int]) -> Sequence[Chip | None]:
+    """Returns the chip of each device file, in the order of the files."""
+    by_number = {chip.physical: chip for chip in chips}
+    return chips if len(chips) == len(numbers) else [by_number.get(n) for n in numbers]
 
 
 def _listed(kind: str) -> list[str] | None:

@@ -7,10 +7,14 @@ import platform
 import resource
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+
+from distributed_pose.records import HostLoad
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
+_PROCESSORS = Path("/sys/devices/system/cpu")
 
 # Values in bytes of glibc's M_MMAP_THRESHOLD, the largest that it allows, and M_TRIM_THRESHOLD.
 # Source: malloc.h.
@@ -104,6 +108,27 @@ def _numbers(file: Path) -> list[float]:
         ]
     except (OSError, ValueError):
         return []
+
+
+def host_load(processors: Path = _PROCESSORS) -> HostLoad:
+    """Returns the load of this machine and the frequency governors of its processors.
+
+    The present frequencies are left out, since reading one can take 10 ms per processor.
+
+    Args:
+        processors: folder in which the system describes its processors.
+
+    Source: Linux, Documentation/admin-guide/pm/cpufreq.rst (`scaling_governor`).
+    """
+    governors = set()
+    for file in processors.glob("cpu[0-9]*/cpufreq/scaling_governor"):
+        with suppress(OSError, ValueError):
+            governors.add(file.read_text(encoding="utf-8").strip())
+    try:
+        load: float | None = os.getloadavg()[0]
+    except OSError:
+        load = None
+    return HostLoad(load=load, governor="+".join(sorted(governors)))
 
 
 def peak_rss_bytes() -> int:

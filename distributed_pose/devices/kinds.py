@@ -27,6 +27,9 @@ class DeviceKind:
             name, and raises ConfigError for other names; empty if no artifact is bound to a chip.
         versions: function that returns the versions of drivers and toolkits by name; empty if
             there are none.
+        meter: function that returns the `devices.metering.Meter` of a device, from the id by which
+            its node knows the device, or None where the driver cannot be asked; empty if there is
+            none.
     """
 
     resource: str
@@ -37,6 +40,7 @@ class DeviceKind:
     model_reader: str = ""
     chip_namer: str = ""
     versions: str = ""
+    meter: str = ""
 
     @property
     def is_accelerator(self) -> bool:
@@ -74,6 +78,7 @@ KINDS: Registry[DeviceKind] = Registry(
             model_reader=f"{_ROOM}.ascend:model_of_label",
             chip_namer=f"{_ROOM}.ascend:soc_version",
             versions=f"{_ROOM}.cann:npu_versions",
+            meter=f"{_ROOM}.npu_meter:npu_meter",
         ),
         CUDA: DeviceKind(
             resource="GPU",
@@ -81,6 +86,7 @@ KINDS: Registry[DeviceKind] = Registry(
             variable="CUDA_VISIBLE_DEVICES",
             lister=f"{_ROOM}.discovery:list_gpus",
             versions=f"{_ROOM}.nvidia:cuda_versions",
+            meter=f"{_ROOM}.nvml:nvml_meter",
         ),
     },
     names=_KIND_NAME,

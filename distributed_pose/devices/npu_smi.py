@@ -23,6 +23,7 @@ _CARD_LINE = re.compile(r"\|\s*(\d+)\s+(?:Ascend)?(\d{3}[A-Za-z0-9_-]*)\s*\|")
 _CHIP_LINE = re.compile(r"\|\s*(\d+)\s+(\d+)?\s*\|\s*(?:NA|[0-9A-Fa-f]{4,8}:[0-9A-Fa-f:.]+)\s*\|")
 
 _BOARD_FIELD = re.compile(r"^\s*(Chip Name|NPU Name)\s*:\s*(\S+)\s*$", re.MULTILINE)
+_VERSION_FIELD = re.compile(r"^\s*(Software|Firmware) Version\s*:\s*(\S+)\s*$", re.MULTILINE)
 _UNKNOWN = {"", "NA", "N/A", "-"}
 
 
@@ -43,24 +44,51 @@ class Chip:
     name: str
 
 
+@dataclass(frozen=True)
+class Row:
+    """A chip in the tool's table.
+
+    Attributes:
+        chip: the chip; its name is the one in the table, which can be the name of its family.
+        upper: first line of the row after the name of the chip: health, power, temperature.
+        lower: second line of the row after the bus id: use of the cores, and memory.
+    """
+
+    chip: Chip
+    upper: str
+    lower: str
+
+
 def npu_chips() -> list[Chip]:
     """Returns the chips of this machine in the tool's order; empty if the tool fails."""
-    chips = list(_listed(_output(["npu-smi", "info"])))
+    chips = [row.chip for row in npu_rows()]
     # For A3 and 950, the table shows only the family. All chips of a machine are of one kind, so
     # one chip per family is looked up.
     full = {name: _full_name(name, chips) for name in {chip.name for chip in chips}}
     return [Chip(chip.card, chip.number, chip.physical, full[chip.name]) for chip in chips]
 
 
-def _listed(table: str) -> Iterator[Chip]:
-    card = None
-    for line in table.splitlines():
+def npu_rows() -> Iterator[Row]:
+    """Yields the rows of the tool's table in its order; none if the tool fails."""
+    card, upper = None, ""
+    for line in _output(["npu-smi", "info"]).splitlines():
         if match := _CARD_LINE.match(line):
-            card = match
+            card, upper = match, line[match.end() :]
         elif card and (match := _CHIP_LINE.match(line)):
             physical = match[2] or card[1]
-            yield Chip(card[1], match[1], int(physical), card[2])
+            chip = Chip(card[1], match[1], int(physical), card[2])
+            yield Row(chip, upper, line[match.end() :])
             card = None
+
+
+def npu_versions_of(card: str) -> tuple[str, str]:
+    """Returns the versions of the driver and of the firmware of a card; empty where unknown.
+
+    Args:
+        card: number of the card.
+    """
+    found = dict(_VERSION_FIELD.findall(_output(["npu-smi", "info", "-t", "board", "-i", card])))
+    return found.get("Software", ""), found.get("Firmware", "")
 
 
 def _full_name(name: str, chips: Sequence[Chip]) -> str:

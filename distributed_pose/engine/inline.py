@@ -234,6 +234,7 @@ class InlineEngine:
                 cores=num_cpus(),
                 images=self._num_images,
             ),
+            readings={device.name: device.worker.readings() for device in self._devices},
         )
 
     def _health(self) -> dict[str, Health]:

@@ -30,6 +30,7 @@ from distributed_pose.devices.host import num_cpus
 from distributed_pose.engine.device_queue import DeviceQueue
 from distributed_pose.engine.feeding import Feeding, plan_feeding
 from distributed_pose.engine.host_stages import host_stages
+from distributed_pose.engine.monitor import Monitor
 from distributed_pose.engine.node_images import local_preparation
 from distributed_pose.engine.node_versions import versions
 from distributed_pose.engine.preparation import Preparation, Preparing
@@ -43,6 +44,7 @@ from distributed_pose.recordings.recording import Recording
 from distributed_pose.records import (
     DEVICE_STAGES,
     DeviceReady,
+    WorkerReadings,
     WorkerSpec,
 )
 from distributed_pose.vision.profiles import PROFILES
@@ -78,6 +80,7 @@ class Worker:
         self._preparation: Preparing | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._dump = Recording(spec.dump_folder) if spec.dump_folder else None
+        self._monitor = Monitor(spec.plan)
 
     def start(self) -> DeviceReady:
         """Loads and warms up the model, and returns the description of the ready device.
@@ -141,6 +144,10 @@ class Worker:
         with _named(self._spec.plan.name):
             return self._trials().sweep(batch_size, least_s)
 
+    def readings(self) -> WorkerReadings:
+        """Returns the readings since the first shard, and ends them."""
+        return self._monitor.readings()
+
     def close(self) -> None:
         """Frees the device and all threads and processes; further calls do nothing."""
         if self._threads:
@@ -162,6 +169,7 @@ class Worker:
         """
         if self._threads is None:
             raise SetupError("the worker is not started", device=self._spec.plan.name)
+        self._monitor.begin()
         parts = [
             self._threads.submit(self._part, images.slice(start, self._shard_size), finish)
             for start in range(0, images.num_rows, self._shard_size)
@@ -192,6 +200,7 @@ class Worker:
             finally:
                 for answer in answers:
                     answer.cancel()
+        self._monitor.add(sum(len(batch.image_ids) for batch in prepared.batches))
         batches = zip(prepared.batches, maps, strict=True)
         converted = [_image_maps(batch, answer, self._spec.maps_dtype) for batch, answer in batches]
         if self._dump:

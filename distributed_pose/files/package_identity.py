@@ -1,6 +1,8 @@
 """Identifies the copy of this package that a process runs; all processes of a run need the same."""
 
 import hashlib
+import os
+import subprocess
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +14,8 @@ _PACKAGE = Path(__file__).parents[1]
 # No process of a run imports these scripts. The folder is a link in a checkout, where patterns skip
 # it, and a real folder in an installed package.
 _LAUNCHERS = _PACKAGE / "launch"
+
+_GIT_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,34 @@ def package_identity() -> PackageIdentity:
     except PackageNotFoundError:
         release = "unknown"
     return PackageIdentity(release, source_digest(), str(_PACKAGE))
+
+
+@cache
+def package_commit() -> str:
+    """Returns the commit of the checkout that this process runs, as `git describe` names it.
+
+    It ends in `-dirty` if files differ from the commit. It is empty if the package is not in a
+    checkout of its own, or git cannot read the checkout.
+    """
+    # A repository may contain the virtual environment that an installed package is in.
+    if not (_PACKAGE.parent / ".git").exists():
+        return ""
+    command = ["git", "describe", "--always", "--dirty", "--tags", "--abbrev=40"]
+    # In a hook of git, variables name the repository of the hook.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        answer = subprocess.run(  # noqa: S603 - no part of it comes from outside
+            command,
+            cwd=_PACKAGE,
+            env={**own, "GIT_OPTIONAL_LOCKS": "0"},
+            capture_output=True,
+            text=True,
+            timeout=_GIT_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
+        return ""
+    return answer.stdout.strip() if answer.returncode == 0 else ""
 
 
 def source_digest(*, without: Collection[str] = ()) -> str:

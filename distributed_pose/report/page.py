@@ -9,6 +9,12 @@ from markupsafe import Markup
 
 from distributed_pose.errors import printable
 from distributed_pose.report.analysis import Analysis, GroupFigures, ImageFigures
+from distributed_pose.report.audit_rows import (
+    READINGS_HEAD,
+    audit_rows,
+    energy_line,
+    readings_rows,
+)
 from distributed_pose.report.charts import (
     device_chart,
     keypoint_chart,
@@ -49,6 +55,7 @@ def run_page(run: StoredRun, shards: Sequence[SettledShard]) -> str:
         sessions=_sessions(line),
         **_accuracy_rows(run, analysis),
         **_run_rows(report, line),
+        readings_head=READINGS_HEAD,
         config=run.config,
     )
 
@@ -200,7 +207,9 @@ def _run_rows(report: RunReport, line: Timeline | None) -> dict[str, Any]:
         "failures": [
             (str(one.image_id), one.file_name, one.reason) for one in report.failures[:_FAILURES]
         ],
-        "provenance": [*_provenance(report)],
+        "readings": readings_rows(report),
+        "energy": energy_line(report),
+        "provenance": [*_provenance(report), *audit_rows(report)],
         "versions": [*_versions(report)],
     }
 

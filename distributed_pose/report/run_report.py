@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,8 @@ from distributed_pose.files.storage import Folder, read_location
 from distributed_pose.locations import Location
 from distributed_pose.metrics.throughput import StageFigures
 from distributed_pose.pose.scores import normalised_score
-from distributed_pose.records import Damage, Faults, HostUse, Memory
+from distributed_pose.records import Damage, DeviceReadings, Faults, HostUse, Memory
+from distributed_pose.report.audit_record import AuditReport
 from distributed_pose.report.report_format import check_format
 
 # The files of a run.
@@ -130,6 +131,10 @@ class DeviceReport:
         feeders: number of images that its worker prepared at once; null where unknown.
         feeder_processes: number of processes that prepared images for its worker; 0 where the
             worker prepared them itself, null where unknown.
+        readings: readings of its driver in the last session; null for CPUs, and where the driver
+            cannot be asked.
+        images_per_joule: images per joule in the last session; workers that share a device have
+            the one of all their images. Null where the energy is unknown.
     """
 
     name: str
@@ -150,6 +155,8 @@ class DeviceReport:
     passed_over: tuple[str, ...] = ()
     feeders: int | None = None
     feeder_processes: int | None = None
+    readings: DeviceReadings | None = None
+    images_per_joule: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,6 +225,7 @@ class RunReport:
         versions: versions of the libraries in the driver, by name.
         scorer: library that computed `ap`, with its version and how it was checked; empty where
             `ap` is null or the library is unknown.
+        audit: where, when, by which command and on which data the run was made.
         report_format: number of the format of `report.json`; 1 where the file has none.
     """
 
@@ -251,6 +259,7 @@ class RunReport:
     devices: tuple[DeviceReport, ...]
     versions: Mapping[str, str]
     scorer: str = ""
+    audit: AuditReport = field(default_factory=AuditReport)
     report_format: int = 1
 
     @property

@@ -10,6 +10,7 @@ from rich.table import Table
 from distributed_pose.config.schema import KindSettings
 from distributed_pose.devices.kinds import CPU
 from distributed_pose.records import DevicePlan
+from distributed_pose.report.audit_rows import energy_line
 from distributed_pose.report.run_report import DeviceReport, RunReport, damage_summary
 
 _FAILURES_SHOWN = 5
@@ -34,6 +35,8 @@ def run_tables(report: RunReport) -> Iterator[RenderableType]:
     if report.damaged:
         yield damage_summary(report.damaged)
     yield _throughput(report)
+    if energy := energy_line(report):
+        yield energy
     yield _stages(report)
 
 

@@ -10,7 +10,7 @@ from distributed_pose.run.inputs import RunInputs
 
 # The code that detections do not depend on, since no worker or reducer calls it. They may depend
 # on all other code, so that a new file or folder counts unless it is listed here.
-_WITHOUT_EFFECT = ("bench", "cli", "demo", "guide", "report")
+_WITHOUT_EFFECT = ("bench", "cli", "demo", "guide", "report", "tracking")
 
 
 def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:

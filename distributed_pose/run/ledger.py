@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from distributed_pose.data.detections import Detections, DetectionsStore
+from distributed_pose.data.digests import content_digest
 from distributed_pose.errors import ExecutionError
 from distributed_pose.records import (
     STAGES,
@@ -31,12 +32,29 @@ class LedgerEntry:
         elapsed_ns: nanoseconds from the first dispatch of the session to the arrival of the result.
         device: device that made the result.
         result: result of the shard.
+        begun_s: time of the first dispatch of the session in seconds since 1970; 0 if unknown.
     """
 
     session: str
     elapsed_ns: int
     device: DeviceReady
     result: ShardResult
+    begun_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionFigures:
+    """A session of a run.
+
+    Attributes:
+        begun_s: time of the first dispatch in seconds since 1970; 0 if unknown.
+        wall_ns: nanoseconds from the first dispatch to the last result.
+        images: number of images that were settled with a result.
+    """
+
+    begun_s: float
+    wall_ns: int
+    images: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +101,7 @@ class _Share:
 @dataclass(slots=True)
 class _Session:
     wall_ns: int = 0
+    begun_s: float = 0.0
     shares: dict[DeviceReady, _Share] = field(default_factory=lambda: defaultdict(_Share))
 
     @property
@@ -133,6 +152,7 @@ class Ledger:
         device, share = self._share(entry.session, entry.device)
         session = self._sessions[entry.session]
         session.wall_ns = max(session.wall_ns, entry.elapsed_ns)
+        session.begun_s = entry.begun_s
         share.last_ns = max(share.last_ns, entry.elapsed_ns)
         for failure in result.failures:
             if not self._is_evaluated(failure.image_id):
@@ -144,7 +164,11 @@ class Ledger:
         share.images += len(new.image_ids)
         share.compute_ns += sum(new.durations.get("compute", ()))
         return LedgerEntry(
-            session=entry.session, elapsed_ns=entry.elapsed_ns, device=device, result=new
+            session=entry.session,
+            elapsed_ns=entry.elapsed_ns,
+            device=device,
+            result=new,
+            begun_s=entry.begun_s,
         )
 
     @property
@@ -212,6 +236,24 @@ class Ledger:
     def num_sessions(self) -> int:
         """Number of sessions that the results come from."""
         return len(self._sessions)
+
+    @property
+    def sessions(self) -> list[SessionFigures]:
+        """Sessions that the results come from, in the order of time."""
+        figures = [
+            SessionFigures(
+                begun_s=session.begun_s,
+                wall_ns=session.wall_ns,
+                images=sum(share.images for share in session.shares.values()),
+            )
+            for session in self._sessions.values()
+        ]
+        return sorted(figures, key=lambda session: session.begun_s)
+
+    @property
+    def images_digest(self) -> str:
+        """Digest of the digests of all images, in the order of the run; see `content_digest`."""
+        return content_digest(self._digests.tobytes())
 
     @property
     def wall_ns(self) -> int:

@@ -16,7 +16,7 @@ from pydantic_core import to_json
 
 from distributed_pose.data.shards import DETECTIONS
 from distributed_pose.devices.kinds import DEVICE_NAME
-from distributed_pose.files.json_records import Count, Positive, read_record
+from distributed_pose.files.json_records import Count, Figure, Positive, read_record
 from distributed_pose.records import STAGES, Damage, DevicePlan, DeviceReady, ShardResult
 from distributed_pose.run.ledger import LedgerEntry
 
@@ -87,6 +87,8 @@ class _Entry:
     device: Count
     num_detections: Count
     result: _Result
+    # The entries of earlier versions do not have it.
+    begun_s: Figure = 0.0
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ def pack_entries(entries: Sequence[LedgerEntry], fingerprint: Mapping[str, str])
                 "elapsed_ns": entry.elapsed_ns,
                 "device": devices.setdefault(entry.device, len(devices)),
                 "num_detections": batch.num_rows,
+                "begun_s": entry.begun_s,
                 "result": {name: getattr(entry.result, name) for name in _KEPT},
             }
             for entry, batch in zip(entries, batches, strict=True)
@@ -206,6 +209,7 @@ def _entry(entry: _Entry, device: DeviceReady, detections: pa.RecordBatch) -> Le
     return LedgerEntry(
         session=entry.session,
         elapsed_ns=entry.elapsed_ns,
+        begun_s=entry.begun_s,
         device=device,
         result=ShardResult(detections=bytes(detections.serialize()), **kept),
     )

@@ -1,8 +1,8 @@
 """Makes the report of a run from its ledger."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.coco import CocoIndex
@@ -10,7 +10,14 @@ from distributed_pose.data.detections import Detections
 from distributed_pose.metrics.scoring import Score, score
 from distributed_pose.metrics.throughput import StageFigures, images_per_s, stage_figures
 from distributed_pose.model.artifacts import ModelSource
-from distributed_pose.records import DEVICE_STAGES, Damage, EngineFacts, Failure
+from distributed_pose.records import (
+    DEVICE_STAGES,
+    Damage,
+    EngineFacts,
+    Failure,
+    HostLoad,
+    WorkerReadings,
+)
 from distributed_pose.report.report_format import FORMAT
 from distributed_pose.report.run_report import (
     DataReport,
@@ -21,6 +28,8 @@ from distributed_pose.report.run_report import (
     Throughput,
     library_versions,
 )
+from distributed_pose.run.audit import audit, hosts_of
+from distributed_pose.run.energy import EnergyUse, energy_by_worker, total
 from distributed_pose.run.inputs import RunInputs
 from distributed_pose.run.ledger import DeviceFigures, Ledger
 
@@ -34,10 +43,14 @@ class SessionFacts:
     Attributes:
         warmup_ns: nanoseconds from the start of the session to the first dispatch.
         engine: measurements of the engine.
+        before: state of this machine before the session; None if there was no session.
+        after: state of this machine after the session; None if there was no session.
     """
 
     warmup_ns: int = 0
     engine: EngineFacts = field(default_factory=EngineFacts)
+    before: HostLoad | None = None
+    after: HostLoad | None = None
 
 
 def summarise(
@@ -102,6 +115,10 @@ def _report(
 ) -> RunReport:
     index, devices, flow = inputs.index, ledger.devices, facts.engine.flow
     computed = inputs.model.format != "recording"
+    readings = facts.engine.readings
+    present = [figures.device for figures in devices if figures.device.plan.name in readings]
+    energy = energy_by_worker(present, readings)
+    hosts = hosts_of(present, readings, facts.before, facts.after)
     return RunReport(
         note=inputs.note,
         complete=outcome.is_complete,
@@ -130,10 +147,13 @@ def _report(
         memory=facts.engine.memory,
         faults=facts.engine.faults,
         host_use=facts.engine.host_use,
-        devices=tuple(_device(figures, computed=computed) for figures in devices),
+        devices=tuple(
+            _metered(_device(figures, computed=computed), readings, energy) for figures in devices
+        ),
         versions=library_versions(),
         scorer=outcome.score.scorer if outcome.score else "",
         report_format=FORMAT,
+        audit=audit(config, inputs, ledger, hosts, total(present, energy)),
     )
 
 
@@ -241,4 +261,18 @@ def _device(figures: DeviceFigures, *, computed: bool) -> DeviceReport:
         passed_over=device.passed_over,
         feeders=device.feeders,
         feeder_processes=device.feeder_processes,
+    )
+
+
+def _metered(
+    report: DeviceReport,
+    readings: Mapping[str, WorkerReadings],
+    energy: Mapping[str, EnergyUse],
+) -> DeviceReport:
+    """Returns the report of a device with its readings in the last session, if there are any."""
+    if report.name not in readings:
+        return report
+    use = energy[report.name]
+    return replace(
+        report, readings=readings[report.name].device, images_per_joule=use.images_per_joule
     )

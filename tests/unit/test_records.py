@@ -25,8 +25,11 @@ MODULES = (
     "guide.logs",
     "guide.rows",
     "metrics.throughput",
+    "devices.metering",
+    "report.audit_record",
     "report.run_figures",
     "report.run_report",
+    "run.energy",
     "run.inputs",
     "run.ledger",
     "run.summary",
@@ -35,13 +38,16 @@ MODULES = (
 ENGINE_RECORDS = (
     records.CompileSpec,
     records.DevicePlan,
+    records.DeviceReadings,
     records.DeviceReady,
     records.EngineFacts,
     records.Faults,
+    records.HostLoad,
     records.HostUse,
     records.Memory,
     records.ShardResult,
     records.Simulation,
+    records.WorkerReadings,
     records.WorkerSpec,
 )
 

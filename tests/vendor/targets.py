@@ -99,6 +99,15 @@ TARGETS = (
     ),
     Target("cluster", "constraints.txt", proof="every test", shown=("ray", "grpcio")),
     Target("plots", "constraints.txt", proof="every test", shown=("matplotlib",)),
+    Target("tensorboard", "constraints.txt", proof="every test", shown=("tensorboard",)),
+    Target(
+        "mlflow",
+        "constraints/trackers.txt",
+        with_extras=("wandb", "tensorboard", "plots"),
+        proof="a run in an SQLite store",
+        shown=("mlflow-skinny",),
+    ),
+    Target("wandb", "constraints/trackers.txt", proof="a run in offline mode", shown=("wandb",)),
     Target("dev", "constraints.txt", platforms=(X86,), proof="every test"),
 )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distributed_pose.devices.host import container_cpus, num_cpus
+from distributed_pose.devices.host import container_cpus, host_load, num_cpus
 
 
 def limit(folder: Path, membership: str, files: dict[str, str]) -> float:
@@ -53,3 +53,19 @@ def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
 
 def test_no_more_processors_are_used_than_the_process_may_run_on() -> None:
     assert 1 <= num_cpus() <= len(os.sched_getaffinity(0))
+
+
+def test_the_load_of_a_host_has_the_governors_of_its_processors(tmp_path: Path) -> None:
+    for number, governor in enumerate(("powersave", "performance", "powersave")):
+        folder = tmp_path / f"cpu{number}" / "cpufreq"
+        folder.mkdir(parents=True)
+        (folder / "scaling_governor").write_text(f"{governor}\n")
+    (tmp_path / "cpufreq").mkdir()
+    load = host_load(tmp_path)
+    assert load.governor == "performance+powersave"
+    assert load.load is not None
+    assert load.load >= 0
+
+
+def test_without_frequency_scaling_the_governor_is_unknown(tmp_path: Path) -> None:
+    assert host_load(tmp_path).governor == ""

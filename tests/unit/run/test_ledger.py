@@ -22,7 +22,13 @@ from distributed_pose.records import (
     ImageRecord,
     ShardResult,
 )
-from distributed_pose.run.ledger import DeviceFigures, EvaluatedImage, Ledger, LedgerEntry
+from distributed_pose.run.ledger import (
+    DeviceFigures,
+    EvaluatedImage,
+    Ledger,
+    LedgerEntry,
+    SessionFigures,
+)
 
 # In the order of the run, which need not be that of the ids.
 IMAGES = [ImageRecord(number, f"{number}.jpg", 4, 6) for number in (3, 1, 2)]
@@ -102,6 +108,17 @@ def test_devices_straggle_from_their_last_result_to_the_end_of_the_session() -> 
     ledger.begin("first", [device("cpu:2")])
     assert ledger.straggler_share == pytest.approx(140 / 300)
     assert Ledger(IMAGES).straggler_share == 0
+
+
+def test_sessions_are_in_the_order_of_time_and_have_their_own_images() -> None:
+    ledger = Ledger(IMAGES)
+    for begun_s, session, images in ((200.0, "second", (3,)), (100.0, "first", (1, 2))):
+        one = entry(result(*images), session=session, elapsed_ns=5)
+        ledger.accept(replace(one, begun_s=begun_s))
+    assert ledger.sessions == [
+        SessionFigures(begun_s=100.0, wall_ns=5, images=2),
+        SessionFigures(begun_s=200.0, wall_ns=5, images=1),
+    ]
 
 
 def test_accept_returns_a_new_result_unchanged() -> None:

@@ -212,6 +212,7 @@ def entries(draw: st.DrawFn) -> LedgerEntry:
     return LedgerEntry(
         session=draw(st.text()),
         elapsed_ns=draw(st.integers(0, 2**62)),
+        begun_s=draw(st.floats(0, 1e12)),
         device=drawn(draw, DeviceReady, plan=st.just(plan)),
         result=ShardResult(**result),
     )

@@ -1,0 +1,1 @@
+"""Logs runs to the trackers that a configuration names, such as MLflow."""
