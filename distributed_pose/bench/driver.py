@@ -1,8 +1,9 @@
 """Measures what a run costs its driver per image, with stubs in place of Ray's actors.
 
 Everything of the driver is real: the dispatch loop with its deadlines, the queue of tasks, the
-checks of answers, the ledger and its files on disk. The stubs answer at once with results of the
-usual size. Their own time is subtracted, and Ray's own time per call is not part of it.
+checks of answers, the live metrics, the ledger and its files on disk. The stubs answer at once with
+results of the usual size. Their own time is subtracted, and Ray's own time per call is not part of
+it.
 """
 
 import multiprocessing
@@ -20,6 +21,7 @@ import psutil
 from distributed_pose.cluster.backpressure import InFlightBudget
 from distributed_pose.cluster.calls import Actor
 from distributed_pose.cluster.guard import Guard
+from distributed_pose.cluster.live_metrics import LiveMetrics
 from distributed_pose.cluster.loop import DispatchLoop, DispatchSettings
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.shards import Shard, list_shards, pack_detections, unpack_images
@@ -171,8 +173,10 @@ def _results(
     settings = DispatchSettings(gather="poses", in_flight=in_flight)
     guard = Guard()
     batches = DispatchLoop(pool, queue, budget, stub, settings).results()
-    while batch := guard.call(next, batches, None):
-        yield from batch
+    with LiveMetrics("bench", pool.workers, pool.reducers, len(records)) as live_metrics:
+        while batch := guard.call(next, batches, None):
+            live_metrics.record(batch)
+            yield from batch
     guard.end()
 
 

@@ -6,7 +6,7 @@ through the object store and never pass through the driver.
 
 import logging
 from collections.abc import Callable, Iterator
-from time import process_time
+from time import gmtime, process_time, strftime
 from types import TracebackType
 from typing import Self
 
@@ -24,6 +24,7 @@ from distributed_pose.cluster.connection import (
 )
 from distributed_pose.cluster.fleet import ActorPool
 from distributed_pose.cluster.guard import ClusterLostError, Guard
+from distributed_pose.cluster.live_metrics import LiveMetrics
 from distributed_pose.cluster.loop import DispatchLoop, DispatchSettings
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.config.selection import Selection
@@ -87,6 +88,7 @@ class RayEngine:
         self._cpu_before_s: dict[str, float] = {}
         self._num_images = 0
         self._flow = DataFlow()
+        self._live_metrics: LiveMetrics | None = None
 
     def devices(self, selection: Selection) -> tuple[DevicePlan, ...]:
         return self.guard.call(self._fleet.devices, selection)
@@ -119,8 +121,17 @@ class RayEngine:
     def run(self, workload: Workload) -> Iterator[ShardResult]:
         loop = self.guard.call(self._loop, workload)
         results = loop.results()
-        while some := self.guard.call(next, results, None):
-            yield from some
+        with self.guard.call(self._observed, workload.num_images) as live_metrics:
+            while some := self.guard.call(next, results, None):
+                live_metrics.record(some)
+                yield from some
+
+    def _observed(self, num_images: int) -> LiveMetrics:
+        run = _run_label()
+        _LOG.info("the live metrics of this session have the label run=%s", run)
+        workers, reducers = self._fleet.workers, self._fleet.reducers
+        self._live_metrics = LiveMetrics(run, workers, reducers, num_images)
+        return self._live_metrics
 
     def _loop(self, workload: Workload) -> DispatchLoop:
         self._num_images = workload.num_images
@@ -203,6 +214,9 @@ class RayEngine:
         traceback: TracebackType | None,
     ) -> None:
         self._fleet.is_stopped = True
+        # The generator of `run` is still open if the block that iterates over it has failed.
+        if self._live_metrics:
+            self._live_metrics.close()
         is_stopped = isinstance(error, KeyboardInterrupt)
         try:
             self.guard.call_within(_STOP_TIMEOUT_S if is_stopped else _END_TIMEOUT_S, self._end)
@@ -228,3 +242,8 @@ class RayEngine:
         # that has started them, and Ray then ends this process.
         self.guard.watch(None)
         abandon()
+
+
+def _run_label() -> str:
+    """Returns the label of this session in live metrics: its start in UTC, and the job's id."""
+    return f"{strftime('%Y%m%dT%H%M%SZ', gmtime())}-{ray.get_runtime_context().get_job_id()}"
