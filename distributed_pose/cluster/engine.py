@@ -108,7 +108,12 @@ class RayEngine:
         self._flow = choose_flow(self._config, ready, images, int(sum(n.cpus for n in nodes)))
         config = self._config.model_copy(update={"gather": self._flow.gather})
         room_bytes = min(node.object_store_bytes for node in nodes)
-        self._transit = InFlightBudget(config, room_bytes, max(self._shard_sizes.values()))
+        self._transit = InFlightBudget(
+            config,
+            room_bytes,
+            max(self._shard_sizes.values()),
+            inputs_in_store=any(device.feeder_processes for device in ready),
+        )
         self.guard.call(self._fleet.direct, self._flow)
         return ready
 
