@@ -31,12 +31,15 @@ def run_in_batches(
     chunks = [
         inputs_N3HW[start : start + batch_size] for start in range(0, len(inputs_N3HW), batch_size)
     ]
-    answers = [_cut(run(_filled(chunk, batch_size)), len(chunk)) for chunk in chunks]
+    answers = [_cut(run(filled(chunk, batch_size)), len(chunk)) for chunk in chunks]
     return [np.concatenate(outputs) for outputs in zip(*answers, strict=True)]
 
 
-def _filled(inputs_N3HW: Array, batch_size: int) -> Array:
+def filled(inputs_N3HW: Array, batch_size: int) -> Array:
+    """Returns inputs filled up to a batch size with copies of the last image."""
     copies = batch_size - len(inputs_N3HW)
+    if not copies:
+        return inputs_N3HW
     return np.concatenate([inputs_N3HW, *[inputs_N3HW[-1:]] * copies])
 
 

@@ -1,16 +1,17 @@
-"""Runs ONNX models, and the int8 models that `model.quantise` makes, with OpenVINO on the CPU."""
+"""Runs ONNX models, and the int8 models that `model.quantise` makes, with OpenVINO on the CPU.
+
+Array legend: N images, H and W network input size in pixels.
+"""
 
 import io
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import openvino
 
 from distributed_pose.backends.base import (
@@ -20,7 +21,7 @@ from distributed_pose.backends.base import (
     SynchronousBackend,
     check_precision,
 )
-from distributed_pose.backends.fixed_batch import run_in_batches
+from distributed_pose.backends.openvino_streams import Streams, num_streams
 from distributed_pose.backends.ports import check_fits, check_input, select_outputs
 from distributed_pose.devices.host import cpu_name
 from distributed_pose.errors import ExecutionError, SetupError, last_line
@@ -44,46 +45,46 @@ _ZIP = b"PK"
 
 
 class OpenVinoBackend(SynchronousBackend):
-    """A compiled OpenVINO model, whose precision is always set and never left to the runtime."""
+    """A compiled OpenVINO model, whose precision is always set and never left to the runtime.
+
+    The images of a batch are inferred one by one, in as many streams as share them evenly. An
+    image's maps are the same to the last bit for any number of streams.
+    """
 
     def __init__(self, content: bytes, options: BackendOptions) -> None:
         super().__init__()
         self.description = cpu_name()
-        core = openvino.Core()
-        settings = {
-            "INFERENCE_PRECISION_HINT": _hint(
-                options.precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-            ),
-            "INFERENCE_NUM_THREADS": options.threads,
-            "NUM_STREAMS": 1,
-            # With pinning, all workers of a machine would be pinned to its first processors.
-            "ENABLE_CPU_PINNING": False,
-        }
-        try:
-            model = _read(core, content)
-            inputs = [_port(port) for port in model.inputs]
-            outputs = select_outputs([_port(port) for port in model.outputs])
+        self._core = openvino.Core()
+        self._threads = options.threads
+        self._hint = _hint(
+            options.precision, self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        )
+        with _load_errors():
+            self._model = _read(self._core, content)
+            inputs = [_port(port) for port in self._model.inputs]
+            self._outputs = select_outputs([_port(port) for port in self._model.outputs])
             check_input(inputs)
             self._batch_size = inputs[0].shape[0]
             self._input = replace(inputs[0], shape=(None, *inputs[0].shape[1:]))
-            compiled = core.compile_model(model, "CPU", settings)
-        except (RuntimeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise SetupError(
-                f"OpenVINO cannot load the model: {last_line(error)}",
-                "set backend=onnxruntime, which runs more of ONNX",
-            ) from None
+            count = self._num_streams(options.batch_size)
+            compiled = self._compiled(count)
         self.precision = _real_precision(compiled)
-        _check_precision(options.precision, self.precision, model)
-        self._run: Callable[[npt.NDArray[Any]], list[npt.NDArray[np.float32]]] | None = partial(
-            _run, compiled.create_infer_request(), self._input.name, outputs
-        )
+        _check_precision(options.precision, self.precision, self._model)
+        self._streams: Streams | None = self._opened(compiled, count)
+
+    def prepare(self, batch: InputBatch) -> None:
+        """Compiles the model again if batches of this size need another number of streams."""
+        count = self._num_streams(len(batch.inputs_N3HW))
+        if self._streams and count != self._streams.count:
+            with _load_errors():
+                self._streams = self._opened(self._compiled(count), count)
 
     def run(self, batch: InputBatch) -> NetworkOutput:
-        if self._run is None:
+        if self._streams is None:
             raise SetupError("the backend is closed")
         check_fits(self._input, batch)
         try:
-            outputs = run_in_batches(self._run, batch.inputs_N3HW, self._batch_size)
+            outputs = self._streams.run(batch.inputs_N3HW)
         except RuntimeError as error:
             raise ExecutionError(
                 f"OpenVINO cannot run the model: {last_line(error)}", image_ids=batch.image_ids
@@ -91,20 +92,37 @@ class OpenVinoBackend(SynchronousBackend):
         return NetworkOutput(*outputs)
 
     def close(self) -> None:
-        self._run = None
+        self._streams = None
+
+    def _num_streams(self, num_images: int) -> int:
+        return num_streams(self._threads, num_images, self._batch_size or 1)
+
+    def _compiled(self, count: int) -> openvino.CompiledModel:
+        settings = {
+            "INFERENCE_PRECISION_HINT": self._hint,
+            "INFERENCE_NUM_THREADS": self._threads,
+            "NUM_STREAMS": count,
+            # With pinning, all workers of a machine would be pinned to its first processors.
+            "ENABLE_CPU_PINNING": False,
+        }
+        return self._core.compile_model(self._model, "CPU", settings)
+
+    def _opened(self, compiled: openvino.CompiledModel, count: int) -> Streams:
+        size = self._batch_size or 1
+        new_request = compiled.create_infer_request
+        return Streams(new_request, count, self._input.name, self._outputs, size)
 
 
-def _run(
-    request: openvino.InferRequest,
-    input_name: str,
-    output_names: Sequence[str],
-    inputs_N3HW: npt.NDArray[Any],
-) -> list[npt.NDArray[np.float32]]:
-    # With one thread, `infer` (2026.4.1) hides failures and leaves the outputs of the last call.
-    request.start_async({input_name: inputs_N3HW}, share_inputs=True)
-    request.wait()
-    # The request owns its outputs and overwrites them at the next call, so that they are copied.
-    return [np.array(request.get_tensor(name).data, np.float32) for name in output_names]
+@contextmanager
+def _load_errors() -> Iterator[None]:
+    """Turns the errors of a model that OpenVINO cannot load into `SetupError`."""
+    try:
+        yield
+    except (RuntimeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise SetupError(
+            f"OpenVINO cannot load the model: {last_line(error)}",
+            "set backend=onnxruntime, which runs more of ONNX",
+        ) from None
 
 
 def _read(core: openvino.Core, content: bytes) -> openvino.Model:

@@ -49,6 +49,14 @@ class TestAnInt8Model:
             for one, other in zip(alone, answers, strict=True):
                 np.testing.assert_allclose(one[0], other[index], atol=1e-6)
 
+    def test_answers_the_same_with_any_number_of_streams_and_threads(self, int8: bytes) -> None:
+        inputs = batch_of(random_inputs(3))
+        modes = [BackendOptions("int8", *mode) for mode in [(1, 1), (4, 1), (4, 2), (4, 4)]]
+        first, *others = (OpenVinoBackend(int8, mode).infer(inputs) for mode in modes)
+        for answer in others:
+            for one, other in zip(answer, first, strict=True):
+                np.testing.assert_array_equal(one.view(np.uint32), other.view(np.uint32))
+
     def test_returns_arrays_that_later_calls_do_not_change(self, int8: bytes) -> None:
         backend = opened(int8)
         first = backend.infer(batch_of(random_inputs(2)))

@@ -84,7 +84,7 @@ def test_broken_images_fail_once_with_their_own_reason_and_no_device_is_blamed(
     done, failures = settled([*engine.run(workload(24, size))])
     assert done == sorted({*range(24)} - broken)
     assert sorted(failures, key=lambda failure: failure.image_id) == refused(3, 4, 21)
-    assert not engine.facts().faults.reasons
+    assert not engine.faults().reasons
 
 
 @pytest.mark.parametrize("size", [1, 4])
@@ -92,7 +92,7 @@ def test_a_device_that_sees_no_image_costs_no_result_and_is_excluded(size: int) 
     engine = ShortSightedEngine({"cpu:0": set(), "cpu:1": {*range(200)}, "cpu:2": {2}})
     done, failures = settled([*engine.run(workload(200, size))])
     assert (done, failures) == ([*range(200)], [])
-    faults = engine.facts().faults
+    faults = engine.faults()
     assert faults.taken_out == ("cpu:1",)
     assert "could not read or decode" in faults.reasons["cpu:1"][-1]
     assert len(engine.asked["cpu:1"]) <= 5 * size
@@ -103,7 +103,7 @@ def test_images_that_failed_on_two_blind_devices_are_tried_again_when_one_is_exc
     engine = ShortSightedEngine({"a": {*range(99)}, "b": {*range(99)}, "c": set()})
     done, _ = settled([*engine.run(workload(99, 1))])
     assert done == [*range(99)]
-    assert engine.facts().faults.taken_out == ("a", "b")
+    assert engine.faults().taken_out == ("a", "b")
 
 
 def test_devices_that_lose_sight_of_the_images_on_the_way_cost_none() -> None:
@@ -112,7 +112,7 @@ def test_devices_that_lose_sight_of_the_images_on_the_way_cost_none() -> None:
     done, failures = settled([*engine.run(workload(400, 2))])
     assert done == sorted({*range(400)} - {250})
     assert [failure.image_id for failure in failures] == [250]
-    assert engine.facts().faults.taken_out == ("a", "b")
+    assert engine.faults().taken_out == ("a", "b")
 
 
 def test_devices_that_see_half_of_the_images_each_finish_together() -> None:
@@ -166,7 +166,7 @@ def test_a_device_that_cannot_read_an_image_now_and_then_stays() -> None:
     engine = ShortSightedEngine({"a": flaky, "b": set()})
     done, failures = settled([*engine.run(workload(400, 4))])
     assert (done, failures) == ([*range(400)], [])
-    faults = engine.facts().faults
+    faults = engine.faults()
     assert faults.taken_out == ()
     assert "at another try it was evaluated" in faults.reasons["a"][0]
     assert len(faults.reasons["a"]) <= 4
