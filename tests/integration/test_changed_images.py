@@ -21,6 +21,7 @@ from distributed_pose.run.inputs import read_inputs
 from distributed_pose.run.ledger import Ledger, LedgerEntry
 from distributed_pose.run.ledger_files import LedgerFiles
 from distributed_pose.run.resume import check_images, check_precisions
+from distributed_pose.run.state import RunState
 from tests.conftest import Dataset
 
 
@@ -129,7 +130,7 @@ def test_a_restart_deletes_all_results_of_the_earlier_run(mine: Dataset, tmp_pat
     evaluate(config, tmp_path / "run")
     (tmp_path / "run" / "mine.txt").write_text("of the user")
 
-    def stop(_total: int, _done: int) -> None:
+    def stop(_: RunState) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -18,6 +18,7 @@ from ray.cluster_utils import Cluster
 from distributed_pose import SetupError
 from distributed_pose.evaluation import evaluate
 from distributed_pose.files.package_identity import package_identity
+from distributed_pose.run.state import RunState
 from tests import faults
 from tests.clusters import node_that_sees, two_nodes
 from tests.conftest import Dataset
@@ -55,7 +56,7 @@ def test_a_node_that_leaves_takes_its_devices_along_and_nothing_else(
         stage.scene.mark(f"leaving-{second.node_id}")
         ray.init(address=cluster.address, log_to_driver=False)
 
-        def remove(_total: int, _done: int) -> None:
+        def remove(_: RunState) -> None:
             if stage.scene.count("stopped") and stage.scene.once("removed"):
                 cluster.remove_node(second)
 

@@ -225,6 +225,6 @@ def test_a_run_without_devices_ends_and_keeps_its_results(
     kept = len(settled_ids(tmp_path))
     stage.monkeypatch.undo()
     seen: list[int] = []
-    evaluate(on_ray(crowd), tmp_path, lambda _total, done: seen.append(done))
+    evaluate(on_ray(crowd), tmp_path, lambda state: seen.append(state.done))
     assert 0 < seen[0] == kept < 120
     assert detections(tmp_path) == undisturbed

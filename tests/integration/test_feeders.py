@@ -11,6 +11,7 @@ import pytest
 from distributed_pose import RunConfig
 from distributed_pose.cluster import actors
 from distributed_pose.evaluation import evaluate
+from distributed_pose.run.state import RunState
 from tests import faults
 from tests.conftest import Dataset
 
@@ -51,8 +52,8 @@ def test_a_feeder_process_that_is_killed_changes_nothing(people: Dataset, tmp_pa
     evaluate(config_of(people, 40), tmp_path / "inline")
     killed: list[int] = []
 
-    def kill_one(_total: int, settled: int) -> None:
-        if settled and not killed:
+    def kill_one(state: RunState) -> None:
+        if state.done and not killed:
             killed.append(own_feeders()[0].pid)
             os.kill(killed[0], signal.SIGKILL)
 

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ray.cluster_utils import Cluster
 
 from distributed_pose.evaluation import evaluate
+from distributed_pose.run.state import RunState
 from tests.conftest import Dataset
 
 # Ray's processes report every ten seconds.
@@ -68,9 +69,9 @@ def test_the_endpoint_follows_a_run_and_ends_with_the_figures_of_its_report(
 ) -> None:
     during: list[Samples] = []
 
-    def look(_total: int, done: int) -> None:
+    def look(state: RunState) -> None:
         # The run waits for the scrape, since it takes less time than Ray's reporting interval.
-        if done and not during:
+        if state.done and not during:
             during.append(scrape_until(cluster, images))
 
     report = evaluate(crowd.config(engine="ray", batch_size=4), tmp_path, look)

@@ -63,7 +63,7 @@ def node_runs(there: Scenery, seed: int, plan: Mapping[str, Part]) -> Iterator[O
 def _usual_s(head: Cluster, there: Scenery) -> float:
     _with_nodes(head)
     start = time.monotonic()
-    _evaluate(there, there.folder / "usual", lambda _total, _done: None)
+    _evaluate(there, there.folder / "usual", lambda _: None)
     _without_nodes(head)
     return time.monotonic() - start
 
