@@ -42,7 +42,7 @@ class InFlightBudget:
     """
 
     def __init__(self, config: RunConfig, room_bytes: int, shard_size: int = 1) -> None:
-        self._profile = PROFILES[config.profile]
+        self._profile = PROFILES[config.profile].sized(config.input_size)
         self._gathers_maps = config.gather == "maps"
         self._itemsize = np.dtype(FLOATS[config.maps_dtype]).itemsize
         self._room = int(room_bytes * _SHARE) if room_bytes else 0
