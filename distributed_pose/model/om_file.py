@@ -27,7 +27,7 @@ _MAX_LENGTH = 2**16
 _OPTION = re.compile(r"--(\w+)[= ](\S+)")
 
 # Batch, channels, height and width, as in `data:1,3,368,640`.
-_INPUT_SHAPE = re.compile(r":-?\d+,3,([1-9]\d{0,4}),([1-9]\d{0,4})(?!\d)")
+_INPUT_SHAPE = re.compile(r":-?\d+,3,([1-9]\d{0,3}),([1-9]\d{0,3})(?!\d)")
 
 # The length and text of an operator's type in models that Ascend's tools have quantised.
 _QUANTISED = b"\x0bAscendQuant"
