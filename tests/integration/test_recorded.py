@@ -207,7 +207,7 @@ def test_a_dump_of_another_run_is_kept_unless_restart_is_given(
     people: Dataset, maps: Path, expected: bytes
 ) -> None:
     config = people.config(profile="upstream", dump_maps=maps)
-    with pytest.raises(SetupError, match="another run: profile differ"):
+    with pytest.raises(SetupError, match="another run: input, profile differ"):
         evaluate(config)
     evaluate(replay(people, maps), maps.parent / "again")
     assert detections(maps.parent / "again") == expected
