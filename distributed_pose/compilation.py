@@ -38,7 +38,7 @@ from distributed_pose.model.makers import OM, TENSORRT, atc_spec, compiler_for, 
 from distributed_pose.model.onnx_graph import image_input, parse
 from distributed_pose.model.onnx_precision import is_quantised
 from distributed_pose.packages import load
-from distributed_pose.records import CompileSpec
+from distributed_pose.records import CompileSpec, InputSize
 from distributed_pose.run.inputs import read_inputs
 from distributed_pose.vision.profiles import PROFILES
 
@@ -65,7 +65,13 @@ class Compiled:
 
 
 def compile_specs(
-    target: str, precision: str, profile: str, batch_sizes: Sequence[int], *, dynamic: bool
+    target: str,
+    precision: str,
+    profile: str,
+    batch_sizes: Sequence[int],
+    *,
+    dynamic: bool,
+    input_size: InputSize | None = None,
 ) -> list[CompileSpec]:
     """Returns one specification per artifact to compile.
 
@@ -79,6 +85,7 @@ def compile_specs(
         profile: preprocessing profile.
         batch_sizes: batch sizes that the artifacts must take.
         dynamic: whether one Ascend artifact takes all batch sizes.
+        input_size: size of the network inputs; None for the size of the profile.
 
     Raises:
         ConfigError: if the target is unknown, or does not support the precision.
@@ -93,7 +100,8 @@ def compile_specs(
     (kind, *_) = entry(name).kinds
     backend = resolve_backend(name, kind, precision)
     soc = load(KINDS[kind].chip_namer)(chip) if chip else ""
-    spec = compile_spec(backend, resolve_precision(backend, precision), profile, target=soc)
+    resolved = resolve_precision(backend, precision)
+    spec = compile_spec(backend, resolved, profile, target=soc, input_size=input_size)
     if not chip or dynamic:
         return [replace(spec, batch_sizes=tuple(sorted(batch_sizes)))]
     return [replace(spec, batch_sizes=(size,)) for size in batch_sizes]
@@ -280,6 +288,7 @@ def _with_data(config: RunConfig, model: Path, spec: CompileSpec) -> RunConfig:
         "backend": spec.backend,
         "precision": spec.precision,
         "profile": spec.profile,
+        "input": str(spec.input_size or "auto"),
         "engine": "inline",
         "devices": (CPU,),
     }
@@ -313,7 +322,7 @@ def _trtexec_lines(onnx: Path, name: str, spec: CompileSpec) -> tuple[list[str],
     """Returns no preparation, and the command line of trtexec."""
     from distributed_pose.model.tensorrt import trtexec_command
 
-    height, width = fixed_input(spec.profile)
+    height, width = fixed_input(spec)
     if PROFILES[spec.profile].on_bytes:
         raise ConfigError(
             "--dry-run: an engine on bytes is made of a model that normalises by itself",

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from distributed_pose.locations import Location
 
@@ -46,6 +46,26 @@ class ImageRecord:
     file_name: str
     height: int
     width: int
+
+
+class InputSize(NamedTuple):
+    """The size of a network input in pixels; its text is `HEIGHTxWIDTH`, such as `368x640`."""
+
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Returns the size that a text of two numbers names.
+
+        Raises:
+            ValueError: if the text is not of this form.
+        """
+        height, width = text.split("x")
+        return cls(int(height), int(width))
 
 
 @dataclass(frozen=True)
@@ -142,12 +162,13 @@ class CompileSpec:
         backend: name in the registry.
         precision: precision to compile for; `auto` where the device decides when it loads the
             artifact.
-        profile: preprocessing profile, which fixes type and size of the inputs.
+        profile: preprocessing profile, which fixes the type of the inputs.
         batch_sizes: batch sizes that the device must take; compilers of fixed shapes need them.
         target: chip or GPU that only this artifact runs on; empty for portable artifacts.
         compiler: location of the `model.makers.Compiler` of the artifact; empty for a
             backend that loads its source unchanged.
         model_formats: formats of a user's model that the backend takes.
+        input_size: size of the inputs; None for the size of the profile.
         index: index of a device to compile on, among those that the process sees; any device of the
             same type will do.
     """
@@ -159,6 +180,7 @@ class CompileSpec:
     target: str = ""
     compiler: str = ""
     model_formats: tuple[str, ...] = ("pth", "onnx")
+    input_size: InputSize | None = None
     index: int = field(default=0, compare=False)
 
 
@@ -240,6 +262,7 @@ class WorkerSpec:
         damaged: `keep` or `fail`, treatment of damaged images that still decode.
         feeders: number of images that the worker prepares at once; 0 for as many as the rate of the
             device asks for.
+        input_size: size of the network inputs; None for the size of the profile.
     """
 
     plan: DevicePlan
@@ -256,6 +279,7 @@ class WorkerSpec:
     dump_folder: str = ""
     damaged: str = "keep"
     feeders: int = 0
+    input_size: InputSize | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

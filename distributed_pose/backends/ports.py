@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from distributed_pose.backends.base import InputBatch
 from distributed_pose.errors import SetupError, shown
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
-from distributed_pose.records import ModelPort
+from distributed_pose.records import STRIDE, InputSize, ModelPort
 
 if TYPE_CHECKING:
     # The import would also load OpenCV, so that only type checkers make it.
@@ -95,14 +95,38 @@ def check_profile(inputs: Sequence[ModelPort], profile: "Profile", path: str) ->
             "export it without its normalisation; profile=uint8 adds its own",
         )
     height, width = port.shape[2:]
-    wanted_height, wanted_width = profile.nominal_input[0], profile.fixed_width
-    if height not in {None, wanted_height} or width not in {None, wanted_width}:
-        wanted = f"{wanted_height}" + (f"x{wanted_width}" if wanted_width else " by any width")
+    fixed_width = profile.size.width if profile.is_fixed else None
+    if height not in {None, profile.size.height} or width not in {None, fixed_width}:
+        wanted = f"{profile.size}" if profile.is_fixed else f"{profile.size.height} by any width"
         raise SetupError(
             f"{path} takes inputs of {height or '?'}x{width or '?'} (height x width), and profile "
             f"{profile.name} makes {wanted}",
-            "export it with dynamic height and width" + (f", or for {wanted}" * bool(wanted_width)),
+            _size_hint(height, width, profile),
         )
+
+
+def model_input_size(inputs: Sequence[ModelPort], profile: "Profile") -> InputSize | None:
+    """Returns the size that a model fixes for the inputs of a profile; None if it fixes none.
+
+    Args:
+        inputs: inputs of the model.
+        profile: preprocessing profile. The inputs of some profiles follow the image.
+    """
+    if not profile.is_fixed or len(inputs) != 1 or len(inputs[0].shape) != 4:
+        return None
+    height, width = inputs[0].shape[2:]
+    is_usable = height and width and not (height % STRIDE or width % STRIDE)
+    return InputSize(height, width) if height and width and is_usable else None
+
+
+def _size_hint(height: int | None, width: int | None, profile: "Profile") -> str:
+    sides = [side for side in (height, width) if side]
+    if any(side % STRIDE for side in sides):
+        return f"export it for a height and width that are multiples of {STRIDE}"
+    if not profile.is_fixed:
+        return "export it with dynamic height and width"
+    wanted = InputSize(height or profile.size.height, width or profile.size.width)
+    return f"set input={wanted}, or export it with dynamic height and width"
 
 
 def batch_dtype(dtype: str) -> str:

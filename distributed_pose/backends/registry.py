@@ -10,7 +10,7 @@ from distributed_pose.backends.spec import BackendSpec
 from distributed_pose.devices.kinds import KINDS
 from distributed_pose.errors import ConfigError, SetupError, first_line
 from distributed_pose.packages import Registry, load
-from distributed_pose.records import CompileSpec
+from distributed_pose.records import CompileSpec, InputSize
 
 if TYPE_CHECKING:
     from distributed_pose.backends.base import Backend, BackendFactory, BackendOptions
@@ -163,6 +163,7 @@ def compile_spec(
     profile: str,
     batch_sizes: tuple[int, ...] = (1,),
     target: str = "",
+    input_size: InputSize | None = None,
 ) -> CompileSpec:
     """Returns the specification of the artifact of a resolved backend; see `CompileSpec`."""
     found = entry(backend)
@@ -174,6 +175,7 @@ def compile_spec(
         target=target,
         compiler=found.compiler,
         model_formats=found.model_formats,
+        input_size=input_size,
     )
 
 

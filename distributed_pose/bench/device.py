@@ -33,7 +33,8 @@ class DeviceSweep:
         node: address of the node of the device.
         backend: backend that ran the model.
         precision: precision that the compiled model computes in.
-        profile: preprocessing profile, which determines the size of the inputs.
+        profile: preprocessing profile.
+        input: size of the network inputs, `HEIGHTxWIDTH` in pixels.
         batches: figures for each batch size, in ascending order.
         best_batch_size: batch size with the most images per second, compute only.
     """
@@ -44,6 +45,7 @@ class DeviceSweep:
     backend: str
     precision: str
     profile: str
+    input: str
     batches: tuple[LatencyFigures, ...]
     best_batch_size: int
 
@@ -66,7 +68,10 @@ def bench_device(
     Raises:
         SetupError: if a device cannot run the model with the smallest batch size.
     """
-    check_computes(select(config))
+    selection = select(config)
+    check_computes(selection)
+    selection, _, _ = read_model(config, selection)
+    config = config.model_copy(update={"input": str(selection.input_size)})
     devices: dict[str, DeviceReady] = {}
     sweeps: dict[str, dict[int, Sweep]] = {}
     sizes = sorted(set(batch_sizes))
@@ -90,8 +95,7 @@ def bench_device(
 
 
 def _sweep(config: RunConfig, size: int, least_s: float) -> Iterator[tuple[DeviceReady, Sweep]]:
-    selection = select(config)
-    source, calibration = read_model(config, selection)
+    selection, source, calibration = read_model(config, select(config))
     with open_engine(config) as engine:
         for device in engine.start(selection, source, calibration):
             yield device, engine.sweep(device.plan.name, size, least_s)
@@ -128,6 +132,7 @@ def _figures(config: RunConfig, device: DeviceReady, sweeps: dict[int, Sweep]) -
         backend=device.backend,
         precision=device.precision,
         profile=config.profile,
+        input=config.input,
         batches=tuple(
             latency_figures(size, sweep.compute_ns, sweep.latencies_ns, sweep.wall_ns)
             for size, sweep in sweeps.items()

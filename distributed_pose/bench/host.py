@@ -19,7 +19,6 @@ from distributed_pose.backends.base import InputBatch, NetworkOutput, check_maps
 from distributed_pose.bench.worker_maps import infer_images, started_worker
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.shards import ImageMaps, narrowed, pack_maps, unpack_maps
-from distributed_pose.data.sources import ImageSource
 from distributed_pose.devices.host import cpu_name, keep_freed_memory, num_cpus
 from distributed_pose.devices.kinds import CPU
 from distributed_pose.devices.planning import Node, plan_devices
@@ -50,6 +49,7 @@ class HostReport:
     Attributes:
         processor: name of the measured processor.
         profile: name of the preprocessing profile.
+        input: size of the network inputs, `HEIGHTxWIDTH` in pixels.
         num_images: number of measured images.
         poses: number of poses in all images.
         stages: cost of each stage, by name.
@@ -61,6 +61,7 @@ class HostReport:
 
     processor: str
     profile: str
+    input: str
     num_images: int
     poses: int
     stages: Mapping[str, Cost]
@@ -89,7 +90,7 @@ def bench_host(config: RunConfig, repeat: int, on_progress: Progress) -> HostRep
     # The actors of a run have the same settings.
     cv2.setNumThreads(1)
     keep_freed_memory()
-    bench = _HostBench(config, inputs.images)
+    bench = _HostBench(config, inputs)
     found = done = 0
     for batch in batches:
         images = [records[image_id] for image_id in batch.image_ids]
@@ -108,9 +109,9 @@ def _infer(inputs: RunInputs) -> list[ImageMaps]:
 
 
 class _HostBench:
-    def __init__(self, config: RunConfig, images: ImageSource) -> None:
-        self._profile = PROFILES[config.profile]
-        self._images = images
+    def __init__(self, config: RunConfig, inputs: RunInputs) -> None:
+        self._profile = PROFILES[config.profile].sized(inputs.selection.input_size)
+        self._images = inputs.images
         self._decoder = Decoder(thread_time_ns)
         self._decoder.warm_up()
         # The reference decoder is not part of any run, so it is imported by name.
@@ -181,6 +182,7 @@ class _HostBench:
         return HostReport(
             processor=cpu_name(),
             profile=self._profile.name,
+            input=str(self._profile.size),
             num_images=len(costs["reference"]),
             poses=poses,
             stages={stage: _cost(costs[stage]) for stage in STAGES},

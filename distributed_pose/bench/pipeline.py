@@ -147,7 +147,7 @@ def _warm_up(backend: Backend, batch: InputBatch) -> None:
 
 def _batches(inputs: RunInputs) -> list[InputBatch]:
     shards = read_shards(inputs.index.images, inputs.images, _batch_size(inputs.selection))
-    profile = PROFILES[inputs.selection.profile]
+    profile = PROFILES[inputs.selection.profile].sized(inputs.selection.input_size)
     batches = []
     for shard in islice(shards, _BARE_BATCHES):
         if shard.failures:

@@ -30,8 +30,8 @@ def host_table(report: HostReport) -> Table:
     _add(table, "reference decoder, same maps", report.plain_decode)
     table.add_row("reference decoder / decode", f"{report.speedup:,.0f}", "")
     table.caption = (
-        f"{report.processor} · profile {report.profile} · {report.num_images} images, "
-        f"{report.poses} poses, all equal to the reference decoder's"
+        f"{report.processor} · profile {report.profile} at {report.input} · "
+        f"{report.num_images} images, {report.poses} poses, all equal to the reference decoder's"
     )
     return table
 
@@ -148,9 +148,9 @@ def device_bench_table(sweep: DeviceSweep) -> Table:
             f"{row.throughput_images_per_s:.2f}",
         )
     table.caption = (
-        f"{sweep.backend} · {sweep.precision} · profile {sweep.profile} · * best by the median: "
-        f"batch_size {sweep.best_batch_size} · with copies each way: latency is the median in ms, "
-        "throughput in images/s by wall clock"
+        f"{sweep.backend} · {sweep.precision} · profile {sweep.profile} at {sweep.input} · "
+        f"* best by the median: batch_size {sweep.best_batch_size} · with copies each way: "
+        "latency is the median in ms, throughput in images/s by wall clock"
     )
     return table
 

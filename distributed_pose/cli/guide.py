@@ -10,6 +10,8 @@ import typer
 from distributed_pose.cli.options import Quiet, Verbose
 from distributed_pose.cli.progress import progress
 from distributed_pose.cli.terminal import Terminal, print_line, start_logging
+from distributed_pose.config.loading import load_config
+from distributed_pose.records import InputSize
 
 guide = typer.Typer(
     name="guide",
@@ -53,6 +55,23 @@ _Category = Annotated[
 ]
 
 
+def _input_size(text: str) -> InputSize | None:
+    """Returns the size that an option names; None for that of the profile.
+
+    Raises:
+        ConfigError: if it is not the text of a size.
+    """
+    return load_config(None, [f"input={text}"]).input_size
+
+
+_Input = Annotated[
+    str,
+    typer.Option(
+        "--input", metavar="HxW", help="Height and width of the network input; auto is 368x640."
+    ),
+]
+
+
 @guide.command("preprocess")
 def preprocess(
     *,
@@ -63,6 +82,7 @@ def preprocess(
         Path, typer.Option("--save-path", metavar="DIR", help="Folder to write the .bin files to.")
     ],
     pad_file: _Pads,
+    input_: _Input = "auto",
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
@@ -70,9 +90,10 @@ def preprocess(
     start_logging(verbose=verbose, quiet=quiet)
     from distributed_pose.guide.preprocess import preprocess_folder
 
+    size = _input_size(input_)
     start = perf_counter()
     with progress() as on_progress:
-        number = preprocess_folder(images, output, pad_file, on_progress)
+        number = preprocess_folder(images, output, pad_file, on_progress, size)
     _print_summary(number, perf_counter() - start, f"{output} and {pad_file}")
 
 
@@ -117,6 +138,7 @@ def postprocess(  # noqa: PLR0913 - one argument per option
     labels: _Labels,
     output: _Detections,
     category: _Category = None,
+    input_: _Input = "auto",
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
@@ -127,12 +149,13 @@ def postprocess(  # noqa: PLR0913 - one argument per option
     from distributed_pose.report.run_report import detections_json
     from distributed_pose.report.tables import ap_table
 
+    size = _input_size(input_)
     inputs = {"--pad-txt-path": pad_file, "--labels": labels}
     if output.suffix in {".bin", ".txt"}:
         inputs["a file of --result-dir"] = results / output.name
     check_not_input(output, inputs)
     with progress() as on_progress:
-        scored = run(results, pad_file, labels, on_progress, category)
+        scored = run(results, pad_file, labels, on_progress, category, size)
     write_atomically(output, detections_json(scored.detections))
     part = f" of {scored.num_labelled}" if scored.num_images < scored.num_labelled else ""
     title = f"COCO keypoint AP, {scored.num_images}{part} images"

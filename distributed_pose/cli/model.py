@@ -68,6 +68,12 @@ _Precision = Annotated[str | None, typer.Option(help="Precision to compile for; 
 _Profile = Annotated[
     str | None, typer.Option(help="Preprocessing profile of the inputs; sets profile.")
 ]
+_Input = Annotated[
+    str | None,
+    typer.Option(
+        "--input", metavar="HxW", help="Height and width of the inputs in pixels; sets input."
+    ),
+]
 _ArtifactFolder = Annotated[
     Path | None,
     typer.Option("--output", metavar="DIR", help="Folder to copy the artifact and its card to."),
@@ -87,6 +93,7 @@ def compile_(  # noqa: PLR0913 - one argument per option
     dynamic_batch: _DynamicBatch = False,
     precision: _Precision = None,
     profile: _Profile = None,
+    input_: _Input = None,
     output: _ArtifactFolder = None,
     dry_run: _DryRun = False,
     config: ConfigFile = None,
@@ -96,17 +103,23 @@ def compile_(  # noqa: PLR0913 - one argument per option
 ) -> None:
     """Compile a model for a device; the cache keeps the artifact and its card."""
     start_logging(verbose=verbose, quiet=quiet)
-    given = {"precision": precision, "profile": profile}
+    given = {"precision": precision, "profile": profile, "input": input_}
     keys = [f"{key}={value}" for key, value in given.items() if value]
     settings = load_config(config, [*(overrides or ()), *keys])
     sizes = batch_sizes(batch)
     from distributed_pose.compilation import commands_for, compile_for, compile_specs
     from distributed_pose.run.inputs import load_model
 
+    stages = settings.model.refinement_stages
+    source, input_size = load_model(model, settings.profile, stages, settings.input_size)
     specs = compile_specs(
-        target, settings.precision, settings.profile, sizes, dynamic=dynamic_batch
+        target,
+        settings.precision,
+        settings.profile,
+        sizes,
+        dynamic=dynamic_batch,
+        input_size=input_size,
     )
-    source = load_model(model, settings.profile, settings.model.refinement_stages)
     _print_notes(source.notes)
     if dry_run:
         print_text(f"{commands_for(source, specs)}\n")

@@ -52,7 +52,7 @@ class InFlightBudget:
         *,
         inputs_in_store: bool = False,
     ) -> None:
-        self._profile = PROFILES[config.profile]
+        self._profile = PROFILES[config.profile].sized(config.input_size)
         self._inputs_in_store = inputs_in_store
         self._gathers_maps = config.gather == "maps"
         self._itemsize = np.dtype(FLOATS[config.maps_dtype]).itemsize

@@ -106,7 +106,8 @@ class RayEngine:
         self._batches_a_call = {device.plan.name: batches_per_call(device) for device in ready}
         nodes = self.guard.call(live_nodes)
         self._flow = choose_flow(self._config, ready, images, int(sum(n.cpus for n in nodes)))
-        config = self._config.model_copy(update={"gather": self._flow.gather})
+        known = {"gather": self._flow.gather, "input": str(selection.input_size or "auto")}
+        config = self._config.model_copy(update=known)
         room_bytes = min(node.object_store_bytes for node in nodes)
         self._transit = InFlightBudget(
             config,

@@ -22,12 +22,13 @@ from distributed_pose.config.values import (
     Count,
     DataLocation,
     Feeders,
+    InputSizeText,
     MountedPath,
     Reducers,
     as_list,
 )
 from distributed_pose.devices.kinds import CPU, CUDA, KINDS, NPU
-from distributed_pose.records import SimulatedHost, Simulation
+from distributed_pose.records import InputSize, SimulatedHost, Simulation
 
 ProfileName = Literal["modelzoo", "upstream", "uint8"]
 Precision = Literal["auto", "f32", "bf16", "f16", "int8"]
@@ -230,6 +231,11 @@ class RunConfig(_RegisteredKinds):
     `upstream` is the reference implementation's: height 368, cubic resize, in double. `uint8` is
     `modelzoo` on bytes, with the normalisation inside the model."""
 
+    input: InputSizeText = "auto"
+    """Size of the network input as HEIGHTxWIDTH in pixels, such as `256x456`, both multiples of 8.
+    With `upstream` the height is exact and the width is the least one. `auto` is the size that the
+    model fixes, otherwise that of the profile."""
+
     backend: BackendName = "auto"
     """Runtime of the model. `auto` is the best one that a device can start, `recorded` replays
     recorded maps, `oracle` draws maps from the ground truth, and `simulated` does so in the time of
@@ -294,6 +300,11 @@ class RunConfig(_RegisteredKinds):
     deadline_s: Annotated[float, Field(strict=True, gt=0, le=86400)] = 30.0
     """Seconds that a call may take in addition to ten times the median of the last 64 calls to its
     device."""
+
+    @property
+    def input_size(self) -> InputSize | None:
+        """The configured size of the network inputs; None for `auto`."""
+        return None if self.input == "auto" else InputSize.parse(self.input)
 
     def section(self, kind: str) -> KindConfig:
         """Returns the settings of a kind of device alone."""

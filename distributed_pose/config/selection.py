@@ -8,7 +8,7 @@ from distributed_pose.backends.registry import candidates, entries, owners, reso
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.devices.kinds import CPU, CUDA, KINDS, accelerators
 from distributed_pose.errors import ConfigError
-from distributed_pose.records import Simulation
+from distributed_pose.records import InputSize, Simulation
 
 # Source of a run's maps: the user's model, recorded maps, or the ground truth.
 Source = Literal["model", "recording", "truth"]
@@ -48,6 +48,7 @@ class Selection:
         workers_per_device: number of workers per device, for each kind that may have several.
         soc: name of the Ascend chip to compile for; empty for the one that a node reports.
         profile: name of the preprocessing profile.
+        input_size: size of the network inputs; None for `auto`, until the model is read.
         gather: `maps` or `poses`, which the workers return; `auto` until the devices are ready.
         maps_dtype: `f32` or `f16`, type of the maps before they are grouped.
         damaged: `keep` or `fail`, treatment of damaged images that still decode.
@@ -65,6 +66,7 @@ class Selection:
     workers_per_device: Mapping[str, int]
     soc: str
     profile: str
+    input_size: InputSize | None
     gather: str
     maps_dtype: str
     damaged: str
@@ -109,6 +111,7 @@ def select(config: RunConfig) -> Selection:
         workers_per_device={CUDA: config.cuda.workers_per_device},
         soc=config.npu.soc or "",
         profile=config.profile,
+        input_size=config.input_size,
         gather=config.gather,
         maps_dtype=config.maps_dtype,
         damaged=config.data.damaged,

@@ -1,6 +1,7 @@
 """The types of the configuration's values: counts, ids, paths and locations."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -9,6 +10,7 @@ from pydantic_core import core_schema
 
 from distributed_pose.config.messages import short_repr
 from distributed_pose.locations import Location, redacted
+from distributed_pose.records import STRIDE, InputSize
 
 # A count of images, workers or the like; strict, so that `true` and "8" are not numbers.
 Count = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
@@ -28,6 +30,29 @@ def _check_processes(value: object) -> object:
     if value == "auto" or (type(value) is int and 1 <= value <= 256):
         return value
     raise ValueError(f"must be a count from 1 to 256, or 'auto', not {short_repr(value)}")
+
+
+# The longest side of a network input in pixels, for which a batch of 8 takes 1.6 GB.
+_MAX_INPUT_SIDE = 4096
+
+
+def _check_input_size(value: object) -> object:
+    sides = re.fullmatch(r"(\d{1,5})x(\d{1,5})", value) if isinstance(value, str) else None
+    if value == "auto":
+        return value
+    if sides and all(
+        STRIDE <= side <= _MAX_INPUT_SIDE and side % STRIDE == 0
+        for side in map(int, sides.groups())
+    ):
+        return str(InputSize.parse(sides[0]))
+    raise ValueError(
+        f"must be 'auto' or HEIGHTxWIDTH in pixels, such as 256x456, both multiples of {STRIDE} up "
+        f"to {_MAX_INPUT_SIDE}, not {short_repr(value)}"
+    )
+
+
+# Size of the network inputs; `auto` is that of the model or of the profile.
+InputSizeText = Annotated[str, BeforeValidator(_check_input_size)]
 
 
 # Threads of a worker, or processes of a run.

@@ -151,11 +151,19 @@ def plan_deployment(
         dump_folder=selection.dump_folder,
         damaged=selection.damaged,
         feeders=selection.feeders,
+        input_size=selection.input_size,
     )
     target = _target(selection, plan, backend)
     return Deployment(
         spec,
-        compile_spec(backend, precision, selection.profile, settings.batch_sizes, target),
+        compile_spec(
+            backend,
+            precision,
+            selection.profile,
+            settings.batch_sizes,
+            target,
+            selection.input_size,
+        ),
     )
 
 
@@ -188,7 +196,7 @@ def _has_fixed_inputs(profile: str) -> bool:
     # The profiles import OpenCV, which a listing of CPUs does not need.
     from distributed_pose.vision.profiles import PROFILES
 
-    return PROFILES[profile].fixed_width is not None
+    return PROFILES[profile].is_fixed
 
 
 def chip_of(selection: Selection, plan: DevicePlan) -> str:

@@ -20,7 +20,7 @@ def local_preparation(spec: WorkerSpec) -> Preparation:
         SetupError: if the worker reads the images and its node does not have them.
     """
     return Preparation(
-        PROFILES[spec.profile],
+        PROFILES[spec.profile].sized(spec.input_size),
         host_stages(spec.simulation.host),
         _source(spec),
         fails_damaged=spec.damaged == "fail",

@@ -72,7 +72,7 @@ class Worker:
         self._spec = spec
         self._model = model
         self._spread = spread
-        self._profile = PROFILES[spec.profile]
+        self._profile = PROFILES[spec.profile].sized(spec.input_size)
         self._queue = DeviceQueue(spec.plan.name)
         self._slots = 1
         self._batch_size = self._shard_size = max(spec.batch_sizes)

@@ -16,7 +16,7 @@ from distributed_pose.metrics.coco_ap import coco_ap, coco_results
 from distributed_pose.recordings.layout import check_complete, find_layout, scan
 from distributed_pose.recordings.pads import maps_grid, output_name, output_names, read_pads
 from distributed_pose.recordings.recording import Recording
-from distributed_pose.records import Geometry, ImageRecord
+from distributed_pose.records import Geometry, ImageRecord, InputSize
 
 Progress = Callable[[int, int], None]
 
@@ -56,6 +56,7 @@ def postprocess(
     labels: Path,
     on_progress: Progress | None = None,
     category: int | str | None = None,
+    size: InputSize | None = None,
 ) -> Scored:
     """Returns the detections in a result folder and their AP, decoded on all CPUs.
 
@@ -65,13 +66,14 @@ def postprocess(
         labels: COCO keypoint annotation file.
         on_progress: called after each image with the total number and the number done.
         category: id or name of the person's category in the labels; None detects it.
+        size: size of the network inputs; None for that of the profile.
 
     Raises:
         SetupError: if a file is missing or damaged, or belongs to an unlisted image; names it.
         ExecutionError: if the heatmaps of an image are not pose heatmaps; names it.
     """
     index = load_index(labels, category=category)
-    jobs = _jobs(pad_file, labels, index)
+    jobs = _jobs(pad_file, labels, index, size)
     outputs = scan(results)
     layout = find_layout(results, outputs, {job.name: job.grid for job in jobs})
     check_complete(results, outputs, layout, [job.name for job in jobs], str(pad_file))
@@ -114,7 +116,7 @@ class _Decoding:
         return unpack_detections(joined([grouped]).detections)
 
 
-def _jobs(pad_file: Path, labels: Path, index: CocoIndex) -> list[_Job]:
+def _jobs(pad_file: Path, labels: Path, index: CocoIndex, size: InputSize | None) -> list[_Job]:
     output_names(index.images)  # Refuses labels in which two images have the same base name.
     listed = {Path(image.file_name).name: image for image in index.images}
     jobs = []
@@ -123,7 +125,7 @@ def _jobs(pad_file: Path, labels: Path, index: CocoIndex) -> list[_Job]:
         if image is None:
             raise SetupError(f"{pad_file}: {labels} does not list the image {file_name}")
         _check_size(pad_file, labels, image, geometry)
-        grid = maps_grid(file_name, geometry)
+        grid = maps_grid(file_name, geometry, size)
         jobs.append(_Job(image.image_id, output_name(file_name), geometry, grid))
     return jobs
 

@@ -14,12 +14,12 @@ from distributed_pose.devices.host import num_cpus
 from distributed_pose.errors import SetupError
 from distributed_pose.files.local import check_not_input, read_regular, write_atomically
 from distributed_pose.recordings.pads import output_name, pads_content
-from distributed_pose.records import Damage, Geometry
+from distributed_pose.records import Damage, Geometry, InputSize
 from distributed_pose.report.run_report import damage_summary
 from distributed_pose.vision.decode import Decoded, decode_unlisted_image
 from distributed_pose.vision.headers import UndecodableImageError
 from distributed_pose.vision.preprocess import preprocess
-from distributed_pose.vision.profiles import PROFILES
+from distributed_pose.vision.profiles import PROFILES, Profile
 
 # Called with the total number of images and the number done.
 Progress = Callable[[int, int], None]
@@ -30,18 +30,23 @@ _PROFILE = PROFILES["modelzoo"]
 
 
 def preprocess_folder(
-    images: Path, output: Path, pad_file: Path, on_progress: Progress | None = None
+    images: Path,
+    output: Path,
+    pad_file: Path,
+    on_progress: Progress | None = None,
+    size: InputSize | None = None,
 ) -> int:
     """Writes a `.bin` file and a line in `pad.txt` for each image; returns the number of images.
 
-    A `.bin` file is the network input of profile `modelzoo`: float32 [3, 368, 640], little-endian,
-    without a header. The lines are in the order of the file names.
+    A `.bin` file is the network input of profile `modelzoo`: float32 [3, 368, 640] by default,
+    little-endian, without a header. The lines are in the order of the file names.
 
     Args:
         images: folder of images; files whose name starts with a dot are skipped.
         output: folder for the `.bin` files.
         pad_file: path of `pad.txt`, which is written after all images.
         on_progress: called after each image with the total number and the number done.
+        size: size of the network inputs; None for that of the profile.
 
     Raises:
         SetupError: if the folder has no images, or one cannot be read; names it.
@@ -51,7 +56,7 @@ def preprocess_folder(
     _check_outputs([pad_file, *(_input_file(output, name) for name in names)], images, names)
     pads: list[tuple[str, Geometry]] = []
     damaged: list[Damage] = []
-    write = _Writer(images, output)
+    write = _Writer(images, output, _PROFILE.sized(size))
     # Decoding, resizing and writing release the interpreter lock.
     with ThreadPoolExecutor(num_cpus()) as pool:
         for name, (geometry, damage) in zip(names, pool.map(write, names), strict=True):
@@ -99,17 +104,18 @@ class _Writer:
     Each thread reuses one buffer, because new memory per image would take a third of the time.
     """
 
-    def __init__(self, images: Path, output: Path) -> None:
+    def __init__(self, images: Path, output: Path, profile: Profile) -> None:
         self._images = images
         self._output = output
+        self._profile = profile
         self._own = threading.local()
 
     def __call__(self, name: str) -> tuple[Geometry, str]:
         """Writes the network input of an image; returns its geometry and the damage of its file."""
         if not hasattr(self._own, "input_3HW"):
-            self._own.input_3HW = np.empty((3, *_PROFILE.nominal_input), "<f4")
+            self._own.input_3HW = np.empty((3, *self._profile.size), "<f4")
         image_HW3, damage = self._decoded(name)
-        _, geometry = preprocess(image_HW3, _PROFILE, self._own.input_3HW)
+        _, geometry = preprocess(image_HW3, self._profile, self._own.input_3HW)
         content = memoryview(self._own.input_3HW)
         write_atomically(_input_file(self._output, name), content, durable=False)
         return geometry, damage

@@ -156,8 +156,9 @@ def _made_from(source: ModelSource) -> dict[str, Any]:
 
 def _facts(spec: CompileSpec) -> dict[str, Any]:
     """Returns the fields of a specification that determine its artifact."""
-    others = {"index", "compiler", "model_formats"}
-    return {key: value for key, value in asdict(spec).items() if key not in others}
+    others = {"index", "compiler", "model_formats", "input_size"}
+    facts = {key: value for key, value in asdict(spec).items() if key not in others}
+    return {**facts, "input_size": str(spec.input_size or "")}
 
 
 def _keep_if_possible(key: str, artifact: Artifact) -> None:

@@ -18,7 +18,7 @@ from distributed_pose.model.folding import fold_normalisation
 from distributed_pose.model.onnx_graph import image_input, parse
 from distributed_pose.model.onnx_precision import is_quantised, precision_of
 from distributed_pose.packages import load, require
-from distributed_pose.records import CompileSpec
+from distributed_pose.records import CompileSpec, InputSize
 from distributed_pose.vision.profiles import PROFILES
 
 if TYPE_CHECKING:
@@ -89,18 +89,20 @@ class Compiler:
         return (self.suffix_of_several if len(spec.batch_sizes) > 1 else "") or self.suffix
 
 
-def fixed_input(profile: str) -> tuple[int, int]:
-    """Returns height and width, in pixels, of every network input of a profile.
+def fixed_input(spec: CompileSpec) -> InputSize:
+    """Returns the size of every network input of an artifact.
 
     Raises:
         ConfigError: if the width depends on the image.
     """
-    if PROFILES[profile].fixed_width is None:
+    profile = PROFILES[spec.profile].sized(spec.input_size)
+    if not profile.is_fixed:
         raise ConfigError(
-            f"profile {profile} has inputs of any width, and this backend compiles fixed shapes",
+            f"profile {profile.name} has inputs of any width, and this backend compiles fixed "
+            "shapes",
             "set profile=modelzoo or profile=uint8",
         )
-    return PROFILES[profile].nominal_input
+    return profile.size
 
 
 def atc_spec(input_name: str, spec: CompileSpec) -> "AtcSpec":
@@ -116,7 +118,7 @@ def atc_spec(input_name: str, spec: CompileSpec) -> "AtcSpec":
     """
     from distributed_pose.model.atc import AtcSpec
 
-    height, width = fixed_input(spec.profile)
+    height, width = fixed_input(spec)
     if not spec.target:
         raise ConfigError(
             "npu.soc is not set, and the node does not report its chip",
@@ -193,7 +195,7 @@ def _make_tensorrt(
     require("onnxruntime", extra="tensorrt", purpose=f"backend {spec.backend}")
     from distributed_pose.model import tensorrt
 
-    height, width = fixed_input(spec.profile)
+    height, width = fixed_input(spec)
     content = tensorrt.build_engines(
         _halved(_folded(source, spec), spec),
         batch_sizes=spec.batch_sizes,

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from distributed_pose.devices.ascend import has_f32, has_hf32, soc_version
 from distributed_pose.errors import ConfigError
 from distributed_pose.model.atc import FULL_F32_FILE
-from distributed_pose.records import FLOATS
+from distributed_pose.records import FLOATS, STRIDE, InputSize
 
 UNKNOWN = "unknown"
 
@@ -25,6 +25,9 @@ _BYTES_TAG = 2
 _MAX_LENGTH = 2**16
 
 _OPTION = re.compile(r"--(\w+)[= ](\S+)")
+
+# Batch, channels, height and width, as in `data:1,3,368,640`.
+_INPUT_SHAPE = re.compile(r":-?\d+,3,([1-9]\d{0,3}),([1-9]\d{0,3})(?!\d)")
 
 # The length and text of an operator's type in models that Ascend's tools have quantised.
 _QUANTISED = b"\x0bAscendQuant"
@@ -72,6 +75,13 @@ def compiled_precision(content: bytes, output_dtypes: Collection[str]) -> str:
         (dtype,) = set(output_dtypes)
         return _single(soc, options) if dtype == "float32" else _BY_DTYPE[dtype]
     return _single(soc, options) if mode in _SINGLE else UNKNOWN
+
+
+def compiled_input(content: bytes) -> InputSize | None:
+    """Returns the size of the inputs that an `.om` was compiled for; None if it is unknown."""
+    shape = _INPUT_SHAPE.search(compile_options(content).get("input_shape", ""))
+    size = InputSize(int(shape[1]), int(shape[2])) if shape else None
+    return size if size and not (size.height % STRIDE or size.width % STRIDE) else None
 
 
 def compile_options(content: bytes) -> Mapping[str, str]:

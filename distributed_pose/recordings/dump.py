@@ -10,7 +10,7 @@ from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.recordings.card import Card, read_card, write_card
 from distributed_pose.recordings.pads import PAD_FILE, output_names, pads_content
 from distributed_pose.recordings.recording import LAYOUT
-from distributed_pose.records import STRIDE, ImageRecord
+from distributed_pose.records import STRIDE, ImageRecord, InputSize
 from distributed_pose.vision.profiles import PROFILES
 
 _FLOAT_BYTES = 4
@@ -35,7 +35,9 @@ class MapsDump:
         self._images = images
         self._names = output_names(images)
         self._fingerprint = dict(fingerprint)
-        self._profile = PROFILES[fingerprint["profile"]]
+        self._profile = PROFILES[fingerprint["profile"]].sized(
+            InputSize.parse(fingerprint["input"])
+        )
 
     def check_owner(self, *, restart: bool) -> None:
         """Checks that the folder is empty or belongs to this run, before any file is deleted.

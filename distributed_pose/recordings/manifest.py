@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from distributed_pose.errors import SetupError
+from distributed_pose.errors import SetupError, shown
 from distributed_pose.files.local import sha256_hex
 from distributed_pose.recordings.card import Card, read_card
 from distributed_pose.recordings.layout import Found, Layout, find_layout, missing_file, scan
 from distributed_pose.recordings.pads import PAD_FILE, check_pads, output_names, read_pads
 from distributed_pose.recordings.recording import Recording
-from distributed_pose.records import STRIDE, ImageRecord
-from distributed_pose.vision.profiles import PROFILES
+from distributed_pose.records import STRIDE, ImageRecord, InputSize
+from distributed_pose.vision.profiles import Profile
 
 
 @dataclass(frozen=True)
@@ -37,27 +37,29 @@ class Manifest:
 
 
 def describe_recording(
-    folder: Path, images: Sequence[ImageRecord], profile: str
+    folder: Path, images: Sequence[ImageRecord], profile: Profile
 ) -> tuple[bytes, str]:
     """Returns the manifest of a folder for a run, serialised, and a digest of its files.
 
     Args:
         folder: folder of recorded maps, in any layout that `recordings.layout` detects.
         images: images of the run.
-        profile: name of the run's profile.
+        profile: profile of the run.
 
     Raises:
-        SetupError: if the folder is ambiguous, lacks a file or has another profile; names it.
+        SetupError: if the folder is ambiguous, lacks a file, or has another profile or input size;
+            names it.
     """
     card = read_card(folder) or Card()
-    recorded = card.fingerprint.get("profile", profile)
-    if recorded != profile:
-        raise SetupError(
-            f"{folder} was recorded with profile {recorded}, but the run has profile {profile}",
-            f"set profile={recorded}",
-        )
+    for key, own in (("profile", profile.name), ("input", str(profile.size))):
+        recorded = card.fingerprint.get(key, own)
+        if recorded != own:
+            raise SetupError(
+                f"{folder} was recorded with {key} {recorded}, but the run has {key} {own}",
+                f"set {key}={recorded}",
+            )
     names = output_names(images)
-    shapes = ((i, PROFILES[profile].input_shape(i.height, i.width)) for i in images)
+    shapes = ((i, profile.input_shape(i.height, i.width)) for i in images)
     grids = {names[i.image_id]: (rows // STRIDE, cols // STRIDE) for i, (_, rows, cols) in shapes}
     found = scan(folder)
     layout = find_layout(folder, found, grids)
@@ -70,6 +72,23 @@ def describe_recording(
     }
     files = sorted((key, asdict(facts)) for key, facts in found.items() if key[0] in grids)
     return json.dumps(values).encode(), sha256_hex(json.dumps(files).encode())
+
+
+def recorded_input(folder: Path) -> InputSize | None:
+    """Returns the input size of a recording; None if its folder does not say it.
+
+    Raises:
+        SetupError: if the card of the folder is damaged.
+    """
+    card = read_card(folder)
+    text = card.fingerprint.get("input", "") if card else ""
+    try:
+        return InputSize.parse(text) if text else None
+    except ValueError:
+        raise SetupError(
+            f"{folder} has a card with input {shown(text)}, which is not HEIGHTxWIDTH",
+            "record the maps again",
+        ) from None
 
 
 def load_manifest(content: bytes) -> Manifest:
@@ -85,7 +104,7 @@ def load_manifest(content: bytes) -> Manifest:
 
 
 def _missing(
-    folder: Path, found: Found, layout: Layout, images: Sequence[ImageRecord], profile: str
+    folder: Path, found: Found, layout: Layout, images: Sequence[ImageRecord], profile: Profile
 ) -> list[int]:
     """Returns ids of the images without result in the recorded run; `pad.txt` does not list them.
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from distributed_pose.errors import SetupError
 from distributed_pose.files.local import read_regular
-from distributed_pose.records import STRIDE, Geometry, ImageRecord
+from distributed_pose.records import STRIDE, Geometry, ImageRecord, InputSize
 from distributed_pose.vision.decode import MAX_IMAGE_PIXELS
-from distributed_pose.vision.profiles import PROFILES
+from distributed_pose.vision.profiles import PROFILES, Profile
 
 PAD_FILE = "pad.txt"
 
@@ -67,30 +67,32 @@ def read_pads(path: Path) -> dict[str, Geometry]:
     return pads
 
 
-def maps_grid(name: str, geometry: Geometry) -> tuple[int, int]:
+def maps_grid(name: str, geometry: Geometry, size: InputSize | None = None) -> tuple[int, int]:
     """Returns height and width of an image's maps in cells.
 
     Args:
         name: file name of the image.
         geometry: geometry from a `pad.txt`, which does not contain the size of the input.
+        size: size of the inputs; None for the size of the profile.
 
     Raises:
         SetupError: if no profile has that geometry, or the image is over the size limit.
     """
-    size = geometry.image_height, geometry.image_width
-    if prod(size) > MAX_IMAGE_PIXELS or max(size) > _MAX_SIDE:
+    image = geometry.image_height, geometry.image_width
+    if prod(image) > MAX_IMAGE_PIXELS or max(image) > _MAX_SIDE:
         raise SetupError(
-            f"pad.txt: {name} is of {size[1]}x{size[0]} pixels, over the limit of "
+            f"pad.txt: {name} is of {image[1]}x{image[0]} pixels, over the limit of "
             f"{MAX_IMAGE_PIXELS} in total and {_MAX_SIDE} per side",
             "remove its line from pad.txt",
         )
-    for profile in PROFILES.values():
-        if profile.geometry(*size) == geometry:
-            _, height, width = profile.input_shape(*size)
+    for profile in (profile.sized(size) for profile in PROFILES.values()):
+        if profile.geometry(*image) == geometry:
+            _, height, width = profile.input_shape(*image)
             return height // STRIDE, width // STRIDE
     raise SetupError(
-        f"pad.txt: no profile has the padding of {name}, an image of {size[1]}x{size[0]} pixels",
-        "write pad.txt with `distributed-pose guide preprocess`",
+        f"pad.txt: no profile has the padding of {name}, an image of {image[1]}x{image[0]} pixels",
+        "write pad.txt with `distributed-pose guide preprocess`, and give both steps the same "
+        "--input",
     )
 
 
@@ -118,7 +120,7 @@ def output_name(file_name: str) -> str:
 
 
 def check_pads(
-    path: Path, pads: Mapping[str, Geometry], images: Iterable[ImageRecord], profile: str
+    path: Path, pads: Mapping[str, Geometry], images: Iterable[ImageRecord], profile: Profile
 ) -> None:
     """Checks that the listed images have the padding of a profile; skips images without a line.
 
@@ -127,11 +129,11 @@ def check_pads(
     """
     for image in images:
         found = pads.get(Path(image.file_name).name)
-        if found and found != PROFILES[profile].geometry(image.height, image.width):
+        if found and found != profile.geometry(image.height, image.width):
             raise SetupError(
-                f"{path}: {image.file_name} was not preprocessed with profile {profile}, or is "
-                f"not of {image.width}x{image.height} pixels",
-                "set profile to that of the recorded run",
+                f"{path}: {image.file_name} was not preprocessed with profile {profile.name} "
+                f"at {profile.size}, or is not of {image.width}x{image.height} pixels",
+                "set profile and input to those of the recorded run",
             )
 
 

@@ -94,7 +94,7 @@ def _subtitle(report: RunReport) -> str:
     part = ", a chosen part of the dataset" if report.partial_by_choice else ""
     return (
         f"{report.num_images} images{part} · {report.num_detections} detections · "
-        f"{report.backend} {report.precision} · profile {report.profile}"
+        f"{report.backend} {report.precision} · {report.preprocessing}"
     )
 
 

@@ -202,6 +202,8 @@ class RunReport:
         ap: the ten COCO figures by name; -1 where COCO leaves one undefined.
         unscored: reason why `ap` is null; empty if `ap` has figures.
         profile: preprocessing profile.
+        input: size of the network inputs, `HEIGHTxWIDTH` in pixels; with profile `upstream` the
+            least width. Empty where unknown.
         precision: precision of all devices, joined by `+` where they differ.
         backend: backend of all devices, joined by `+` where they differ.
         engine: `ray` or `inline`.
@@ -240,6 +242,7 @@ class RunReport:
     ap: Mapping[str, float] | None
     unscored: str
     profile: str
+    input: str = ""
     precision: str
     backend: str
     engine: str
@@ -261,6 +264,11 @@ class RunReport:
     scorer: str = ""
     audit: AuditReport = field(default_factory=AuditReport)
     report_format: int = 1
+
+    @property
+    def preprocessing(self) -> str:
+        """Profile and input size, such as `profile modelzoo at 368x640`."""
+        return f"profile {self.profile}" + (f" at {self.input}" if self.input else "")
 
     @property
     def is_usable(self) -> bool:

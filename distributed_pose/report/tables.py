@@ -97,7 +97,7 @@ def _ap(report: RunReport) -> Table:
         failed = len(report.failures)
         title += f"; {failed} of them failed and counted as images without detections"
     caption = (
-        f"{report.backend} · {report.precision} · profile {report.profile} · "
+        f"{report.backend} · {report.precision} · {report.preprocessing} · "
         f"{report.num_detections} detections"
     )
     if report.scorer and not report.scorer.startswith("pycocotools"):

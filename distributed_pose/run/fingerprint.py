@@ -29,6 +29,7 @@ def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
         "model": inputs.model.sha256[:16],
         "model.refinement_stages": str(inputs.model.refinement_stages or "none"),
         "profile": config.profile,
+        "input": str(inputs.selection.input_size),
         "precision": _precision(config),
         "maps_dtype": config.maps_dtype,
         "code": f"{package_identity().version} {_code_digest()}{foreign_code(config)}",

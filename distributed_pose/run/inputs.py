@@ -3,13 +3,13 @@
 import importlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy.typing as npt
 
-from distributed_pose.backends.ports import check_profile
+from distributed_pose.backends.ports import check_profile, model_input_size
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.config.selection import Selection, Source, select
 from distributed_pose.data.coco import CocoIndex, load_index, repeated
@@ -20,10 +20,11 @@ from distributed_pose.files.local import short_digest
 from distributed_pose.locations import Location
 from distributed_pose.model.artifacts import ModelSource, check_stages, load_source, truth_source
 from distributed_pose.model.makers import Calibration
+from distributed_pose.model.om_file import compiled_input
 from distributed_pose.model.onnx_bounds import check_bounds
 from distributed_pose.model.onnx_graph import input_ports
-from distributed_pose.recordings.manifest import describe_recording
-from distributed_pose.records import ImagesToRead
+from distributed_pose.recordings.manifest import describe_recording, recorded_input
+from distributed_pose.records import ImagesToRead, InputSize
 from distributed_pose.vision.headers import UndecodableImageError
 from distributed_pose.vision.preprocess import network_input
 from distributed_pose.vision.profiles import PROFILES
@@ -99,7 +100,8 @@ def _read_inputs(
     model_path = config.model.path
     config, note = _with_demo(config, selection.source)
     index, source, annotations = _read_dataset(config)
-    model = _model(config, selection.source, index, annotations)
+    model, input_size = _model(config, selection.source, index, annotations)
+    selection = replace(selection, input_size=input_size)
     if config.data.repeat > 1:
         note = f"{note} Each image is counted {config.data.repeat} times.".strip()
     return RunInputs(
@@ -171,8 +173,10 @@ def _images_to_read(read: str, index: CocoIndex, source: ImageSource) -> ImagesT
     return ImagesToRead(source.location, next(found, ""), is_required=read == "worker")
 
 
-def read_model(config: RunConfig, selection: Selection) -> tuple[ModelSource, Calibration | None]:
-    """Returns the model of a configuration, and the calibration for int8.
+def read_model(
+    config: RunConfig, selection: Selection
+) -> tuple[Selection, ModelSource, Calibration | None]:
+    """Returns the selection with the input size, the model, and the calibration for int8.
 
     The dataset is read only where the model needs it.
 
@@ -186,13 +190,15 @@ def read_model(config: RunConfig, selection: Selection) -> tuple[ModelSource, Ca
     """
     if selection.uses_int8 or config.model.path is None or not selection.runs_model:
         inputs = _read_inputs(config, selection)
-        return inputs.model, inputs.calibration
-    stages = config.model.refinement_stages
-    return load_model(config.model.path, config.profile, stages), None
+        return inputs.selection, inputs.model, inputs.calibration
+    model, size = _load(config, config.model.path)
+    return replace(selection, input_size=size), model, None
 
 
-def load_model(path: Path, profile: str, refinement_stages: int = 1) -> ModelSource:
-    """Returns the model in a file, after a check that it takes the inputs of a profile.
+def load_model(
+    path: Path, profile: str, refinement_stages: int = 1, size: InputSize | None = None
+) -> tuple[ModelSource, InputSize]:
+    """Returns the model in a file and the size of its inputs, after a check that they agree.
 
     Only ONNX files can be checked here; an `.om` is checked on its device.
 
@@ -200,6 +206,8 @@ def load_model(path: Path, profile: str, refinement_stages: int = 1) -> ModelSou
         path: path of the file.
         profile: name of the preprocessing profile.
         refinement_stages: number of refinement stages of a checkpoint's network.
+        size: configured size of the inputs; None takes the size that the model fixes, otherwise
+            that of the profile.
 
     Raises:
         ConfigError: if stages are configured for a model that is not a checkpoint.
@@ -207,10 +215,19 @@ def load_model(path: Path, profile: str, refinement_stages: int = 1) -> ModelSou
             more memory than a pose network does.
     """
     source = load_source(path, refinement_stages)
+    sized = PROFILES[profile].sized(size)
     if source.format == "onnx":
-        check_profile(input_ports(source.content), PROFILES[profile], str(path))
+        inputs = input_ports(source.content)
+        sized = sized.sized(size or model_input_size(inputs, sized))
+        check_profile(inputs, sized, str(path))
         check_bounds(source.content, str(path))
-    return source
+    elif source.format == "om":
+        sized = sized.sized(size or compiled_input(source.content))
+    return source, sized.size
+
+
+def _load(config: RunConfig, path: Path) -> tuple[ModelSource, InputSize]:
+    return load_model(path, config.profile, config.model.refinement_stages, config.input_size)
 
 
 def _calibration(
@@ -220,7 +237,7 @@ def _calibration(
     if not selection.uses_int8:
         return None
     images = index.images[:_CALIBRATION_IMAGES]
-    profile = PROFILES[selection.profile]
+    profile = PROFILES[selection.profile].sized(selection.input_size)
 
     def arrays() -> Iterator[npt.NDArray[Any]]:
         for shard in read_shards(images, source, 1):
@@ -232,23 +249,29 @@ def _calibration(
                 yield input_3HW[None]
 
     sizes = [(image.image_id, source.size(image.file_name)) for image in images]
-    digest = short_digest(repr((model.sha256, selection.profile, sizes)).encode())
+    digest = short_digest(
+        repr((model.sha256, selection.profile, selection.input_size, sizes)).encode()
+    )
     return Calibration(arrays, digest, len(images))
 
 
 def _model(
     config: RunConfig, source: Source, index: CocoIndex, annotations: Location
-) -> ModelSource:
-    """Returns the model, recording or ground truth that the run's backends answer from."""
+) -> tuple[ModelSource, InputSize]:
+    """Returns what the run's backends answer from, and the size of the network inputs."""
     stages = config.model.refinement_stages
     if source == "model":
-        return load_model(_required(config.model.path, "model.path"), config.profile, stages)
+        return _load(config, _required(config.model.path, "model.path"))
+    profile = PROFILES[config.profile]
     check_stages(stages, "a recording" if source == "recording" else "the ground truth")
     if source == "recording":
         path = _required(config.model.path, "model.path")
-        content, digest = describe_recording(path.absolute(), index.images, config.profile)
-        return ModelSource(content, "recording", digest, str(path))
-    return truth_source(str(annotations), json.dumps(index.ground_truth).encode())
+        profile = profile.sized(config.input_size or recorded_input(path.absolute()))
+        content, digest = describe_recording(path.absolute(), index.images, profile)
+        return ModelSource(content, "recording", digest, str(path)), profile.size
+    profile = profile.sized(config.input_size)
+    truth = truth_source(str(annotations), json.dumps(index.ground_truth).encode())
+    return truth, profile.size
 
 
 def _with_demo(config: RunConfig, source: Source) -> tuple[RunConfig, str]:

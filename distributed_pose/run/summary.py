@@ -131,6 +131,7 @@ def _report(
         ap=outcome.score.figures if outcome.score else None,
         unscored=outcome.unscored,
         profile=config.profile,
+        input=str(inputs.selection.input_size),
         precision=_joined(figures.device.precision for figures in devices),
         backend=_joined(figures.device.backend for figures in devices),
         engine=config.engine,

@@ -10,15 +10,17 @@ itself, as NPUs with AIPP do.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Self
 
 import cv2
 import numpy as np
 
-from distributed_pose.records import MEAN_BYTE, STRIDE, Geometry
+from distributed_pose.records import MEAN_BYTE, STRIDE, Geometry, InputSize
 
-BASE_HEIGHT = 368
+# The shape of a typical image, for which an input that follows the image is warmed up.
+_TYPICAL_ASPECT = 16 / 9
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,17 @@ class Profile:
     Attributes:
         name: name of the profile in configurations and reports.
         interpolation: OpenCV's constant for the interpolation of the resize.
-        fixed_width: width of the canvas in input pixels; None if it follows the image.
+        size: size of the canvas, whose height and width are multiples of 8.
+        is_fixed: whether every input has that size. Otherwise the height of the image becomes that
+            of `size`, and the canvas is as wide as the image, with the width of `size` as a least.
         arithmetic: type that the image is normalised and resized in; uint8 for bytes that are
             resized and passed to the network without normalisation.
     """
 
     name: str
     interpolation: int
-    fixed_width: int | None
+    size: InputSize
+    is_fixed: bool = True
     arithmetic: type[np.float64 | np.float32 | np.uint8] = np.float32
 
     @property
@@ -55,8 +60,8 @@ class Profile:
 
     def scale(self, height: int, width: int) -> float:
         """Returns the factor from image pixels to input pixels, the same on both axes."""
-        by_height = BASE_HEIGHT / height
-        return by_height if self.fixed_width is None else min(by_height, self.fixed_width / width)
+        by_height = self.size.height / height
+        return min(by_height, self.size.width / width) if self.is_fixed else by_height
 
     def input_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Returns channels, height and width of the network input for an image."""
@@ -70,10 +75,10 @@ class Profile:
 
     def canvas(self, resized_width: int) -> tuple[int, int]:
         """Returns height and width of the network input for the width of a resized image."""
-        if self.fixed_width is not None:
-            return BASE_HEIGHT, self.fixed_width
-        width = max(resized_width, BASE_HEIGHT)
-        return BASE_HEIGHT, -(-width // STRIDE) * STRIDE
+        if self.is_fixed:
+            return self.size
+        width = max(resized_width, self.size.width)
+        return self.size.height, -(-width // STRIDE) * STRIDE
 
     def geometry(self, height: int, width: int) -> Geometry:
         """Returns the position of an image in its network input.
@@ -89,13 +94,19 @@ class Profile:
     @property
     def nominal_input(self) -> tuple[int, int]:
         """The height and width of a typical network input, for warm-up."""
-        return self.canvas(self.fixed_width or 656)
+        return self.canvas(round(self.size.height * _TYPICAL_ASPECT))
+
+    def sized(self, size: InputSize | None) -> Self:
+        """Returns the profile for inputs of another size; the same for None."""
+        return replace(self, size=size) if size else self
 
 
 PROFILES: Mapping[str, Profile] = MappingProxyType(
     {
-        "modelzoo": Profile("modelzoo", cv2.INTER_LINEAR, 640),
-        "upstream": Profile("upstream", cv2.INTER_CUBIC, None, np.float64),
-        "uint8": Profile("uint8", cv2.INTER_LINEAR, 640, np.uint8),
+        "modelzoo": Profile("modelzoo", cv2.INTER_LINEAR, InputSize(368, 640)),
+        "upstream": Profile(
+            "upstream", cv2.INTER_CUBIC, InputSize(368, 368), is_fixed=False, arithmetic=np.float64
+        ),
+        "uint8": Profile("uint8", cv2.INTER_LINEAR, InputSize(368, 640), arithmetic=np.uint8),
     }
 )

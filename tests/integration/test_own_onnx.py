@@ -100,6 +100,17 @@ def fixed(path: Path, height: int, width: int) -> Path:
     return path
 
 
+def test_a_fixed_size_of_the_model_is_that_of_its_inputs(
+    people: Dataset, run: Run, tmp_path: Path
+) -> None:
+    model = fixed(tmp_path / "M.onnx", 256, 456)
+    report = evaluate(people.config(model={"path": model}, backend="onnxruntime"))
+    assert (report.input, report.complete) == ("256x456", True)
+    code, out, _ = run("compile", "M.onnx", "--for", "ascend310", "--dry-run")
+    assert code == 0
+    assert "data:1,3,256,456" in out
+
+
 @pytest.mark.parametrize(
     ("command", "profile"),
     [
@@ -120,6 +131,8 @@ def test_a_fixed_size_other_than_the_profiles_is_refused_before_a_device_starts(
         "model.path": "M.onnx",
         "backend": "onnxruntime",
     }
+    if profile != "upstream":
+        command = (*command, "--set=input=368x640")
     settings = [f"--set={key}={value}" for key, value in keys.items()]
     chosen = [f"--set=profile={profile}"] if command[0] != "compile" else []
     code, _, err = run(*command, *(settings if command[0] != "compile" else ()), *chosen)

@@ -94,6 +94,14 @@ def test_a_replay_gives_the_runs_detections_and_figures(
     )
 
 
+def test_a_replay_has_the_input_size_of_its_recording(people: Dataset, tmp_path: Path) -> None:
+    first = evaluate(people.config(input="256x456", dump_maps=tmp_path / "maps"))
+    again = evaluate(replay(people, tmp_path / "maps"))
+    assert (again.input, again.ap) == ("256x456", first.ap)
+    with pytest.raises(SetupError, match=r"input 256x456.*set input=256x456"):
+        evaluate(replay(people, tmp_path / "maps", input="368x640"))
+
+
 @pytest.mark.parametrize("precision", ["bf16", pytest.param("f32", marks=pytest.mark.slow)])
 def test_a_replay_reports_the_precision_of_its_maps(
     people: Dataset, tmp_path: Path, precision: str
@@ -207,7 +215,7 @@ def test_a_dump_of_another_run_is_kept_unless_restart_is_given(
     people: Dataset, maps: Path, expected: bytes
 ) -> None:
     config = people.config(profile="upstream", dump_maps=maps)
-    with pytest.raises(SetupError, match="another run: profile differ"):
+    with pytest.raises(SetupError, match="another run: input, profile differ"):
         evaluate(config)
     evaluate(replay(people, maps), maps.parent / "again")
     assert detections(maps.parent / "again") == expected

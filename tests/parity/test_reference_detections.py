@@ -47,8 +47,13 @@ UINT8_AP_TOLERANCE = {("tf_pose_mobilenet_v2_small", "openvino", "f32"): 0.004}
 def test_onnxruntime_returns_the_reference_detections(
     coco_mini: Dataset, shared: Path, tmp_path: Path, network: str, profile: str
 ) -> None:
-    ap, found = run(coco_mini, shared, tmp_path, network, profile, "onnxruntime", "f32")
-    reference = read_reference(shared, network, profile)
+    found = run(coco_mini, shared, tmp_path, network, profile, "onnxruntime", "f32")
+    check_detections(*found, read_reference(shared, network, profile))
+
+
+def check_detections(
+    ap: dict[str, float], found: list[dict[str, Any]], reference: dict[str, Any]
+) -> None:
     expected = sorted(reference["detections"], key=lambda d: (d["image_id"], -d["score"]))
     assert [d["image_id"] for d in found] == [d["image_id"] for d in expected]
     np.testing.assert_allclose(
@@ -62,6 +67,14 @@ def test_onnxruntime_returns_the_reference_detections(
     )
     tolerance = AP_TOLERANCE["onnxruntime", "f32"]
     assert ap == pytest.approx(reference["stats"], abs=tolerance)
+
+
+@pytest.mark.slow
+def test_onnxruntime_returns_the_reference_detections_at_another_input_size(
+    coco_mini: Dataset, shared: Path, tmp_path: Path
+) -> None:
+    found = run(coco_mini, shared, tmp_path, NETWORKS[0], "modelzoo", input="256x456")
+    check_detections(*found, read_reference(shared, NETWORKS[0], "256x456"))
 
 
 @pytest.mark.slow
@@ -112,8 +125,9 @@ def run(
     output: Path,
     network: str,
     profile: str,
-    backend: str,
-    precision: str,
+    backend: str = "onnxruntime",
+    precision: str = "f32",
+    **settings: str,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Returns AP and detections of a run; checks that its report names what was used."""
     config = dataset.config(
@@ -122,10 +136,12 @@ def run(
         backend=backend,
         precision=precision,
         batch_size=4,
+        **settings,
     )
     report = evaluate(config, output)
     named = (report.precision, report.backend.partition(":")[0], report.profile)
     assert named == (precision, backend, profile)
+    assert report.input == settings.get("input", "368x368" if profile == "upstream" else "368x640")
     assert report.ap is not None
     return dict(report.ap), json.loads((output / "detections.json").read_text())
 

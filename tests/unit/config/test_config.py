@@ -300,3 +300,17 @@ def test_any_text_is_a_configuration_or_an_error_of_one_line(content: str) -> No
         else:
             lines = [config.model_dump_json()]
     assert len(lines) == 1
+
+
+@pytest.mark.parametrize("size", ["256x456", "8x4096", "0256x456"])
+def test_an_input_size_is_height_by_width(size: str) -> None:
+    height, width = map(int, size.split("x"))
+    config = load_config(None, [f"input={size}"])
+    assert config.input_size == (height, width)
+    assert config.input == f"{height}x{width}"
+
+
+@pytest.mark.parametrize("size", ["256", "256x450", "0x8", "8x4104", "256X456", "x", "-8x8", "8"])
+def test_another_input_size_is_refused(size: str) -> None:
+    with pytest.raises(ConfigError, match="input"):
+        load_config(None, [f"input={size}"])

@@ -13,6 +13,8 @@ import pytest
 from distributed_pose.errors import SetupError
 from distributed_pose.files.local import sha256_hex
 from distributed_pose.guide.preprocess import preprocess_folder, write_info
+from distributed_pose.recordings.pads import maps_grid, read_pads
+from distributed_pose.records import InputSize
 from tests.conftest import Dataset
 from tests.image_files import encode
 
@@ -82,6 +84,19 @@ def test_inputs_equal_the_guides_definition_to_the_bit(people: Dataset, tmp_path
         image = cv2.imread(str(people.images / name))
         expected = as_the_guide_defines(image)
         assert (tmp_path / name).with_suffix(".bin").read_bytes() == expected
+
+
+def test_inputs_of_another_size_are_written_with_their_padding(tmp_path: Path) -> None:
+    images = save(tmp_path / "images", {"a.png": (480, 640)})
+    pad_file = tmp_path / "pad.txt"
+    size = InputSize(256, 456)
+    preprocess_folder(images, tmp_path, pad_file, size=size)
+    assert (tmp_path / "a.bin").stat().st_size == 3 * 256 * 456 * 4
+    assert pad_file.read_text() == "a.png 480 640 0 0 57 58\n"
+    (geometry,) = read_pads(pad_file).values()
+    assert maps_grid("a.png", geometry, size) == (32, 57)
+    with pytest.raises(SetupError, match="--input"):
+        maps_grid("a.png", geometry)
 
 
 def test_lines_and_bytes_do_not_depend_on_the_order_of_files_in_the_folder(

@@ -25,6 +25,7 @@ from distributed_pose.model.artifacts import (
 )
 from distributed_pose.model.compile import cache_name, compile_model, needs_device, portable
 from distributed_pose.model.makers import Calibration, fixed_input
+from distributed_pose.records import InputSize
 from tests.tiny_models import save_constant_model
 
 CPU = compile_spec("onnxruntime:cpu", "f32", "modelzoo")
@@ -210,9 +211,12 @@ def test_a_missing_chip_name_is_a_config_error(source: ModelSource) -> None:
 
 
 def test_fixed_shapes_need_a_profile_of_fixed_size() -> None:
-    assert fixed_input("modelzoo") == fixed_input("uint8") == (368, 640)
+    for profile in ("modelzoo", "uint8"):
+        assert fixed_input(compile_spec("ascend", "f16", profile)) == (368, 640)
+        sized = compile_spec("ascend", "f16", profile, input_size=InputSize(256, 456))
+        assert fixed_input(sized) == (256, 456)
     with pytest.raises(ConfigError, match="upstream has inputs of any width"):
-        fixed_input("upstream")
+        fixed_input(compile_spec("ascend", "f16", "upstream"))
 
 
 def test_calibration_images_are_not_read_for_other_precisions_than_int8(

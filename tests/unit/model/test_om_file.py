@@ -4,7 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distributed_pose.model.om_file import compile_options, compiled_precision, compiled_soc
+from distributed_pose.model.om_file import (
+    compile_options,
+    compiled_input,
+    compiled_precision,
+    compiled_soc,
+)
 from tests.fakes.ascend import network, om, stand_ins
 
 SINGLE = ["float32", "float32"]
@@ -73,6 +78,22 @@ def test_facts_that_the_file_does_not_state_are_unknown(command: str) -> None:
     assert compiled_precision(stated, SINGLE) == ("f16" if command else "unknown")
 
 
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ("data:1,3,256,456", (256, 456)),
+        ("data:-1,3,368,640", (368, 640)),
+        ("data:1,3,-1,640", None),
+        ("data:1,3,250,456", None),
+        ("data:1,3,256", None),
+    ],
+)
+def test_the_size_of_the_inputs_is_that_of_the_command(
+    shape: str, size: tuple[int, int] | None
+) -> None:
+    assert compiled_input(content(command=f"atc --input_shape={shape}")) == size
+
+
 @given(cut=st.integers(0, 400), junk=st.binary(max_size=40))
 def test_a_file_that_is_truncated_or_followed_by_any_bytes_is_read_without_error(
     cut: int, junk: bytes
@@ -82,3 +103,4 @@ def test_a_file_that_is_truncated_or_followed_by_any_bytes_is_read_without_error
         assert all(isinstance(value, str) for value in options.values())
         assert isinstance(compiled_precision(broken, SINGLE), str)
         assert isinstance(compiled_soc(broken), str)
+        compiled_input(broken)

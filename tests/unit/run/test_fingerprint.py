@@ -58,7 +58,8 @@ def test_its_annotations_are_those_that_were_read(people: Dataset, tmp_path: Pat
 @pytest.mark.parametrize(
     ("values", "part", "text"),
     [
-        ({"profile": "upstream"}, "profile", "upstream"),
+        ({"profile": "uint8"}, "profile", "uint8"),
+        ({"input": "256x456"}, "input", "256x456"),
         ({"data": {"damaged": "fail"}}, "data.damaged", "fail"),
         ({"precision": "f32"}, "precision", "f32"),
         ({"maps_dtype": "f16"}, "maps_dtype", "f16"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from distributed_pose.records import Geometry
+from distributed_pose.records import Geometry, InputSize
 from distributed_pose.vision.decode import decode_image
 from distributed_pose.vision.headers import UndecodableImageError
 from distributed_pose.vision.preprocess import preprocess
@@ -50,6 +50,26 @@ def test_an_image_is_normalised_resized_and_padded_by_its_profile(
     assert geometry == Geometry(height, width, top, left, bottom, right)
     assert input_3HW.shape == (3, input_height, input_width)
     np.testing.assert_array_equal(input_3HW, definition(image, profile))
+
+
+@pytest.mark.parametrize(
+    ("profile", "layout"),
+    [
+        ("modelzoo", (480, 640, 0, 57, 0, 58)),
+        ("uint8", (480, 640, 0, 57, 0, 58)),
+        ("upstream", (480, 640, 0, 57, 0, 58)),
+    ],
+)
+def test_a_profile_keeps_its_rules_at_another_input_size(
+    profile: str, layout: tuple[int, ...]
+) -> None:
+    sized = PROFILES[profile].sized(InputSize(256, 456))
+    image = picture(480, 640)
+    input_3HW, geometry = preprocess(image, sized)
+    assert input_3HW.shape == sized.input_shape(480, 640) == (3, 256, 456)
+    height, width, top, left, bottom, right = layout
+    assert geometry == Geometry(height, width, top, left, bottom, right)
+    assert sized.input_shape(200, 800)[1:] == ((256, 1024) if profile == "upstream" else (256, 456))
 
 
 @pytest.mark.parametrize("profile", PROFILES)
