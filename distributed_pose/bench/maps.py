@@ -50,12 +50,12 @@ def compare_maps(
     evaluated, evenly spread over the dataset, read from where the first run read them.
 
     Args:
-        runs: two or more stored runs of one model and one profile.
+        runs: two or more stored runs of one model, profile and input size.
         count: largest number of images.
         on_progress: called with the number of inferences in total, and of those done.
 
     Raises:
-        ConfigError: if the runs differ in model or profile, a run executes no model, or the runs
+        ConfigError: if the runs differ in model, profile or input size, a run executes no model, or the runs
             have no image in common.
         SetupError: if a run's configuration, model or data is not available on this machine, or
             no device computes in the precision of the run.
@@ -91,11 +91,11 @@ def _check_alike(runs: Sequence[StoredRun]) -> None:
                 f"{first.location} and {run.location} are runs of different models",
                 "--maps compares backends or precisions of one model file",
             )
-        if run.report.profile != first.report.profile:
+        if run.report.preprocessing != first.report.preprocessing:
             raise ConfigError(
-                f"{first.location} and {run.location} have the profiles {first.report.profile} and "
-                f"{run.report.profile}",
-                "--maps compares runs of one profile",
+                f"{first.location} has {first.report.preprocessing}, and {run.location} "
+                f"{run.report.preprocessing}",
+                "--maps compares runs of one profile and input size",
             )
 
 

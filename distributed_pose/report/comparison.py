@@ -174,6 +174,7 @@ def _settings(run: StoredRun) -> dict[str, str]:
         "model, SHA-256": report.model.sha256,
         "backend in use": report.backend,
         "precision in use": report.precision,
+        "input in use": report.input or "unknown",
         "images": report.num_images,
         "devices in use": _joined(device.description for device in report.devices),
         "batch size in use": _joined(str(device.batch_size) for device in report.devices),

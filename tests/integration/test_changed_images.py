@@ -35,8 +35,8 @@ def mine(people: Dataset, tmp_path: Path) -> Dataset:
 def begin(config: RunConfig, output: Path) -> None:
     """Begins a run and ends it when half of the images are done."""
 
-    def stop(total: int, done: int) -> None:
-        if done >= total // 2:
+    def stop(state: RunState) -> None:
+        if state.done >= state.total // 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -15,6 +15,7 @@ from ray.cluster_utils import Cluster
 
 from distributed_pose.evaluation import evaluate
 from distributed_pose.report.run_report import RunReport
+from distributed_pose.run.state import RunState
 from tests.clusters import alive_nodes
 from tests.soak.runs import Outcome, Part, Scenery, in_time, outcome_of, until
 
@@ -83,8 +84,8 @@ def _run(
     when = sorted(random.sample(range(there.num_images * 3 // 4), count))
     happened: list[int] = []
 
-    def disturb(total: int, done: int) -> None:
-        while len(happened) < count and when[len(happened)] <= done < total:
+    def disturb(state: RunState) -> None:
+        while len(happened) < count and when[len(happened)] <= state.done < state.total:
             victim = raylets[len(happened)]
             os.kill(victim.pid, KINDS[kind])
             happened.append(victim.pid)
@@ -122,7 +123,7 @@ def _without_nodes(head: Cluster) -> None:
         time.sleep(0.2)
 
 
-def _evaluate(there: Scenery, output: Path, on_progress: Callable[[int, int], None]) -> RunReport:
+def _evaluate(there: Scenery, output: Path, on_progress: Callable[[RunState], None]) -> RunReport:
     config = there.dataset.config(
         engine="ray",
         backend="simulated",
