@@ -55,8 +55,8 @@ def compare_maps(
         on_progress: called with the number of inferences in total, and of those done.
 
     Raises:
-        ConfigError: if the runs differ in model, profile or input size, a run executes no model, or the runs
-            have no image in common.
+        ConfigError: if the runs differ in model, profile or input size, a run executes no model, or
+            the runs have no image in common.
         SetupError: if a run's configuration, model or data is not available on this machine, or
             no device computes in the precision of the run.
         ExecutionError: if an image cannot be read, or a device fails.

@@ -6,6 +6,7 @@ through the object store and never pass through the driver.
 
 import logging
 from collections.abc import Callable, Iterator
+from itertools import chain
 from time import gmtime, process_time, strftime
 from types import TracebackType
 from typing import Self
@@ -127,12 +128,20 @@ class RayEngine:
     def run(self, workload: Workload) -> Iterator[ShardResult]:
         loop = self.guard.call(self._loop, workload)
         results = loop.results()
-        with self.guard.call(self._observed, workload.num_images) as live_metrics:
-            while some := self.guard.call(next, results, None):
-                live_metrics.record(some)
-                yield from some
+        batches = iter(lambda: self.guard.call(next, results, None), None)
+        if self._config.live_metrics:
+            batches = self._observed(batches, workload.num_images)
+        yield from chain.from_iterable(batches)
 
-    def _observed(self, num_images: int) -> LiveMetrics:
+    def _observed(
+        self, batches: Iterator[list[ShardResult]], num_images: int
+    ) -> Iterator[list[ShardResult]]:
+        with self.guard.call(self._open_live_metrics, num_images) as live_metrics:
+            for some in batches:
+                live_metrics.record(some)
+                yield some
+
+    def _open_live_metrics(self, num_images: int) -> LiveMetrics:
         run = _run_label()
         _LOG.info("the live metrics of this session have the label run=%s", run)
         workers, reducers = self._fleet.workers, self._fleet.reducers

@@ -293,6 +293,9 @@ class RunConfig(_RegisteredKinds):
     """Trackers that log the finished run: `mlflow`, `tensorboard`, `wandb`, or those of other
     packages. A tracker that fails gives a warning, and does not change the outcome of the run."""
 
+    live_metrics: Annotated[bool, Field(strict=True)] = True
+    """Whether a run on Ray exports its progress as Prometheus metrics, through Ray's agents."""
+
     allow_failures: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)] = 0
     """Number of images that may fail without making the run incomplete. They count as images
     without detections, and the report names them."""
