@@ -59,7 +59,7 @@ def _values(field: Mapping[str, Any]) -> str:
         return f"{_values(field['items'])}, or a list of it"
     if field.get("format") == "path":
         return "path"
-    words = {"integer": "integer", "number": "number", "string": "text"}
+    words = {"boolean": "true or false", "integer": "integer", "number": "number", "string": "text"}
     return words[kind] + _limits(field)
 
 
