@@ -79,6 +79,8 @@ def _limits(field: Mapping[str, Any]) -> str:
 
 
 def _default(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     if value is None:
         return "none"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
