@@ -234,7 +234,8 @@ def _run_session(
         pending = ledger.open_images
         stamps = image_stamps(pending, inputs.images) if files else {}
         begun = perf_counter_ns()
-        step(f"evaluating {len(pending)} images on {len(ready)} devices")
+        plural = "s" * (len(ready) != 1)
+        step(f"evaluating {len(pending)} images on {len(ready)} device{plural}")
         state = RunState(ledger, len(inputs.index.images), ready, engine.faults)
         report = on_progress or (lambda _: None)
         report(state)
