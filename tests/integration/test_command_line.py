@@ -96,7 +96,7 @@ def test_json_has_stdout_for_itself_and_stderr_names_the_steps(
         "loading the model on cpu:0",
         "choosing the batch size of cpu:0",
         "warming up cpu:0 with batches of 8",
-        "evaluating 12 images on 1 devices",
+        "evaluating 12 images on 1 device",
         "scoring",
         "writing the report",
     ]
