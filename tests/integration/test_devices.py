@@ -79,6 +79,7 @@ def test_a_part_of_the_devices_are_those_of_these_numbers(
     assert first == second
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("npus")
 def test_kinds_are_mixed_each_with_its_own_batch_size_and_the_faster_takes_more(
     stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path

@@ -89,6 +89,7 @@ def broken_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("broken_openvino")
 def test_workers_of_a_cluster_are_started_again_with_the_next_backend(
     people: Dataset, tmp_path: Path

@@ -110,6 +110,7 @@ class CountingEngine(RayEngine):
                 yield result
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_late_answer_beside_that_of_another_device_is_counted_once(
     stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path

@@ -73,6 +73,7 @@ def command(*arguments: object) -> tuple[str, str]:
     return answer.stdout, answer.stderr
 
 
+@pytest.mark.slow
 def test_one_stage_of_three_gives_the_network_of_one_stage_and_three_that_of_three(
     people: Dataset, published: Path, direct: Path, tmp_path: Path
 ) -> None:
@@ -153,6 +154,7 @@ def test_more_stages_than_a_file_has_are_refused_before_a_device_starts(people: 
         evaluate(config)
 
 
+@pytest.mark.slow
 def test_pytorch_runs_as_many_stages(
     people: Dataset, published: Path, direct: Path, tmp_path: Path
 ) -> None:

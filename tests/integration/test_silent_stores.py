@@ -39,6 +39,7 @@ def test_a_store_that_does_not_answer_is_an_error_within_a_minute(
     assert time.monotonic() - start < 60
 
 
+@pytest.mark.slow
 def test_a_store_that_refuses_connections_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
