@@ -17,7 +17,8 @@ from tests.vendor.targets import (
     resolve,
 )
 
-pytestmark = pytest.mark.vendor
+# The first test waits for the answers to all cases.
+pytestmark = [pytest.mark.vendor, pytest.mark.timeout(1200)]
 
 CASES = [
     (target, python, platform)
