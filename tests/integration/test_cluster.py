@@ -176,6 +176,7 @@ def test_a_process_that_takes_long_to_start_is_not_what_holds_its_own_cpus(
         ray.shutdown()
 
 
+@pytest.mark.slow
 def test_workers_run_the_drivers_code_whatever_lies_in_the_working_directory(
     people: Dataset, tmp_path: Path
 ) -> None:

@@ -163,6 +163,7 @@ def test_rendered_people_are_found_by_the_oracle_on_ray(
     assert inline.ap["AP"] > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_maps_are_written_and_replayed_by_the_workers_of_ray(
     people: Dataset, tmp_path: Path

@@ -188,6 +188,7 @@ def test_an_answer_that_is_not_for_its_question_is_tried_again_and_changes_nothi
     assert reason in reasons[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_device_that_keeps_failing_is_excluded_and_named(
     stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path

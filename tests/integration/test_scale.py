@@ -37,6 +37,7 @@ def options(dataset: Dataset, *more: str) -> list[str]:
     return [*(w for key, value in keys.items() for w in ("--set", f"{key}={value}")), *more]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_each_count_has_its_figures_and_all_have_one_ap(people: Dataset) -> None:
     done: list[tuple[int, int]] = []
