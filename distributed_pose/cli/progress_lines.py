@@ -79,7 +79,7 @@ class ProgressLines:
 
     def __exit__(self, *_: object) -> None:
         self._is_over.set()
-        # A write to a pipe that nobody reads may hang.
+        # A write to a full pipe without a reader can block.
         self._thread.join(_END_S)
 
 

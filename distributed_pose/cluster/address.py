@@ -123,6 +123,8 @@ def check_answers(address: ClusterAddress) -> None:
     # A cluster with TLS refuses calls without a certificate, and this check sends none.
     if os.environ.get("RAY_USE_TLS", "0") not in {"0", ""}:
         return
+    # Naming the address lets users recognise one that an ended cluster has left behind.
+    require("grpc", extra="cluster", purpose=f"joining the Ray cluster {address}")
     token = _token()
     status, details = _call(address.target, token)
     if status == "UNAUTHENTICATED":
@@ -171,7 +173,6 @@ def _call(target: str, token: str) -> tuple[str, str]:
     """Returns the gRPC status of a call to a head, and its details."""
     if not (token.isascii() and token.isprintable()):
         return "UNAUTHENTICATED", "the token has characters that no header can have"
-    require("grpc", extra="cluster", purpose="joining a Ray cluster")
     import grpc
 
     # Proxies are for external addresses, and cannot reach the nodes of a cluster.

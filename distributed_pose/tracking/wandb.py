@@ -4,7 +4,7 @@ import wandb
 
 from distributed_pose.tracking.base import TrackedRun
 
-# A run that nobody watches must not wait for somebody to log in.
+# Without a terminal, wandb would wait for a login that cannot come.
 _LOGIN_TIMEOUT_S = 30
 
 
