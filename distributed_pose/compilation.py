@@ -38,7 +38,8 @@ from distributed_pose.model.makers import OM, TENSORRT, atc_spec, compiler_for, 
 from distributed_pose.model.onnx_graph import image_input, parse
 from distributed_pose.model.onnx_precision import is_quantised
 from distributed_pose.packages import load
-from distributed_pose.records import CompileSpec, InputSize
+from distributed_pose.records.images import InputSize
+from distributed_pose.records.models import CompileSpec
 from distributed_pose.run.inputs import read_inputs
 from distributed_pose.vision.profiles import PROFILES
 

@@ -22,7 +22,10 @@ from distributed_pose.files.local import is_same_file
 from distributed_pose.files.storage import Folder
 from distributed_pose.locations import Location
 from distributed_pose.recordings.dump import MapsDump
-from distributed_pose.records import DataFlow, DeviceReady, EngineFacts, ImageRecord, ShardResult
+from distributed_pose.records.devices import DeviceReady
+from distributed_pose.records.facts import DataFlow, EngineFacts
+from distributed_pose.records.images import ImageRecord
+from distributed_pose.records.shards import ShardResult
 from distributed_pose.report.run_report import RunReport, write_run
 from distributed_pose.run.files import RunFiles
 from distributed_pose.run.fingerprint import fingerprint

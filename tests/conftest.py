@@ -20,7 +20,7 @@ from distributed_pose import RunConfig, evaluate, parse_config
 from distributed_pose.cli.main import main
 from distributed_pose.data.coco import load_index
 from distributed_pose.demo.dataset import write_dataset
-from distributed_pose.records import ImageRecord
+from distributed_pose.records.images import ImageRecord
 
 if TYPE_CHECKING:
     from tests.faults import Stage

@@ -25,7 +25,7 @@ from distributed_pose.data.shards import detected_images, pack_detections, unpac
 from distributed_pose.engine.preparation import Prepared
 from distributed_pose.errors import ExecutionError
 from distributed_pose.pose.assemble import Poses
-from distributed_pose.records import DeviceReady, WorkerSpec
+from distributed_pose.records.devices import DeviceReady, WorkerSpec
 
 # The work of an actor: images to maps and report, or maps to detections.
 Work = Callable[[Any], Any]

@@ -9,7 +9,7 @@ import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from distributed_pose.backends.base import InputBatch
-from distributed_pose.records import Geometry
+from distributed_pose.records.images import Geometry
 
 needs_nncf = pytest.mark.skipif(find_spec("nncf") is None, reason="NNCF is not installed")
 needs_int8 = pytest.mark.skipif(

@@ -34,7 +34,7 @@ from distributed_pose.model.om_file import (
     compiled_precision,
     compiled_soc,
 )
-from distributed_pose.records import ModelPort
+from distributed_pose.records.models import ModelPort
 
 _SUMMARY = ("summary", "sumary")
 _RESET_SUMMARY = ("reset_summaryinfo", "reset_sumaryinfo")

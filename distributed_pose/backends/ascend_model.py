@@ -21,7 +21,7 @@ from distributed_pose.backends.acl_calls import (
 )
 from distributed_pose.backends.om import OmInput, image_input, map_outputs, om_port
 from distributed_pose.errors import SetupError
-from distributed_pose.records import ModelPort
+from distributed_pose.records.models import ModelPort
 
 _HUGE_PAGES_FIRST = 0
 _DYNAMIC_BATCH_INPUT = "ascend_mbatch_shape_data"

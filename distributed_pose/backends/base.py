@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
-from distributed_pose.records import STRIDE, Geometry, Simulation
+from distributed_pose.records.devices import Simulation
+from distributed_pose.records.images import STRIDE, Geometry
 
 # The precision of a model that does not state it.
 _UNKNOWN = "unknown"
@@ -71,7 +72,7 @@ class DeviceTimes(NamedTuple):
 
     @property
     def by_stage(self) -> tuple[int, int, int]:
-        """The times in the order of `records.DEVICE_STAGES`."""
+        """The times in the order of `records.stages.DEVICE_STAGES`."""
         return self.copy_in_ns, self.compute_ns, self.copy_out_ns
 
     @property

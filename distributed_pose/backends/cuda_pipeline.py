@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from distributed_pose.backends.base import DeviceTimes
 from distributed_pose.backends.cuda_driver import CudaDriver, DeviceBuffer, PinnedBuffer
-from distributed_pose.records import ModelPort
+from distributed_pose.records.models import ModelPort
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]

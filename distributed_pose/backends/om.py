@@ -14,7 +14,7 @@ import numpy.typing as npt
 from distributed_pose.backends.base import InputBatch
 from distributed_pose.backends.ports import batch_dtype, check_fits, check_input, select_outputs
 from distributed_pose.errors import SetupError
-from distributed_pose.records import ModelPort
+from distributed_pose.records.models import ModelPort
 
 
 class Chunk(NamedTuple):

@@ -26,7 +26,7 @@ from distributed_pose.devices.nvidia import runtime_reason
 from distributed_pose.errors import ExecutionError, SetupError, first_line
 from distributed_pose.model.onnx_graph import parse
 from distributed_pose.model.onnx_precision import precision_of
-from distributed_pose.records import ModelPort
+from distributed_pose.records.models import ModelPort
 
 Array = npt.NDArray[Any]
 

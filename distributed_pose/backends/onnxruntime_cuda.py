@@ -30,7 +30,7 @@ from distributed_pose.model.engines import unpack_engines
 from distributed_pose.model.onnx_graph import is_engine, parse
 from distributed_pose.model.onnx_precision import precision_of
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
-from distributed_pose.records import STRIDE
+from distributed_pose.records.images import STRIDE
 
 # A run must only start the execution: the pipeline waits for its outputs by an event.
 RUN_SETTINGS: Mapping[str, str] = {"disable_synchronize_execution_providers": "1"}

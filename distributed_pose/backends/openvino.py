@@ -26,7 +26,7 @@ from distributed_pose.backends.ports import check_fits, check_input, select_outp
 from distributed_pose.devices.host import cpu_name
 from distributed_pose.errors import ExecutionError, SetupError, last_line
 from distributed_pose.model.onnx_precision import main_precision
-from distributed_pose.records import ModelPort
+from distributed_pose.records.models import ModelPort
 
 # Maps a precision to OpenVINO's name of the capability; the floats are in order, fastest first.
 _FLOATS = {"bf16": "BF16", "f16": "FP16", "f32": "FP32"}

@@ -18,7 +18,7 @@ from distributed_pose.backends.base import (
 from distributed_pose.errors import SetupError
 from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
-from distributed_pose.records import STRIDE, Geometry
+from distributed_pose.records.images import STRIDE, Geometry
 
 
 class OracleBackend(SynchronousBackend):

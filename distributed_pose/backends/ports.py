@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from distributed_pose.backends.base import InputBatch
 from distributed_pose.errors import SetupError, shown
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
-from distributed_pose.records import STRIDE, InputSize, ModelPort
+from distributed_pose.records.images import STRIDE, InputSize
+from distributed_pose.records.models import ModelPort
 
 if TYPE_CHECKING:
     # The import would also load OpenCV, so that only type checkers make it.

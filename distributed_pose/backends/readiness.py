@@ -7,7 +7,7 @@ from distributed_pose.backends.needs import AscendCompiler
 from distributed_pose.backends.registry import entry
 from distributed_pose.backends.requirements import lacks
 from distributed_pose.devices.lacks import Lack
-from distributed_pose.records import DevicePlan
+from distributed_pose.records.devices import DevicePlan
 
 
 @dataclass(frozen=True)

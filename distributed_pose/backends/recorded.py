@@ -11,7 +11,7 @@ from distributed_pose.backends.base import (
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.recordings.manifest import Manifest, load_manifest
-from distributed_pose.records import STRIDE
+from distributed_pose.records.images import STRIDE
 
 
 class RecordedBackend(SynchronousBackend):

@@ -10,7 +10,8 @@ from distributed_pose.backends.spec import BackendSpec
 from distributed_pose.devices.kinds import KINDS
 from distributed_pose.errors import ConfigError, SetupError, first_line
 from distributed_pose.packages import Registry, load
-from distributed_pose.records import CompileSpec, InputSize
+from distributed_pose.records.images import InputSize
+from distributed_pose.records.models import CompileSpec
 
 if TYPE_CHECKING:
     from distributed_pose.backends.base import Backend, BackendFactory, BackendOptions

@@ -26,7 +26,8 @@ from distributed_pose.backends.oracle import OracleBackend
 from distributed_pose.devices.published import PUBLISHED
 from distributed_pose.errors import ConfigError
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
-from distributed_pose.records import STRIDE, Geometry, Simulation
+from distributed_pose.records.devices import Simulation
+from distributed_pose.records.images import STRIDE, Geometry
 
 # The cache has room for the drawn values of 30 to 4,000 images.
 _KEPT_BYTES = 2**26

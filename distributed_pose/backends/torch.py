@@ -20,7 +20,7 @@ from distributed_pose.backends.base import (
 from distributed_pose.backends.ports import check_fits, check_input, select_outputs
 from distributed_pose.devices.host import cpu_name
 from distributed_pose.errors import ExecutionError, SetupError, first_line
-from distributed_pose.records import ModelPort
+from distributed_pose.records.models import ModelPort
 
 _CPU = torch.device("cpu")
 _DTYPES = {"f32": torch.float32}

@@ -16,7 +16,7 @@ from distributed_pose.engine.feeding import plan_feeding
 from distributed_pose.errors import ConfigError
 from distributed_pose.files.json_records import Count, Figure, Positive
 from distributed_pose.metrics.scoring import FAST_FROM
-from distributed_pose.records import DataFlow
+from distributed_pose.records.facts import DataFlow
 
 # No host can feed a device at this rate, in images per second.
 _MAX_RATE = 1e5

@@ -17,7 +17,7 @@ from distributed_pose.metrics.throughput import (
     best_batch_size,
     latency_figures,
 )
-from distributed_pose.records import DeviceReady
+from distributed_pose.records.devices import DeviceReady
 from distributed_pose.run.inputs import read_model
 
 _LOG = logging.getLogger(__name__)

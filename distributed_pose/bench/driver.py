@@ -34,13 +34,10 @@ from distributed_pose.engine.worker_report import WorkerReport
 from distributed_pose.evaluation import record_results
 from distributed_pose.files.storage import Folder
 from distributed_pose.pose.assemble import Poses
-from distributed_pose.records import (
-    DECODE_STAGES,
-    DevicePlan,
-    DeviceReady,
-    ImageRecord,
-    ShardResult,
-)
+from distributed_pose.records.devices import DevicePlan, DeviceReady
+from distributed_pose.records.images import ImageRecord
+from distributed_pose.records.shards import ShardResult
+from distributed_pose.records.stages import DECODE_STAGES
 from distributed_pose.run.ledger import Ledger
 from distributed_pose.run.ledger_files import LedgerFiles
 

@@ -25,7 +25,8 @@ from distributed_pose.devices.planning import Node, plan_devices
 from distributed_pose.engine.steps import Progress
 from distributed_pose.errors import ExecutionError
 from distributed_pose.pose.decode import Decoder
-from distributed_pose.records import DECODE_STAGES, ImageRecord
+from distributed_pose.records.images import ImageRecord
+from distributed_pose.records.stages import DECODE_STAGES
 from distributed_pose.run.inputs import RunInputs, read_inputs
 from distributed_pose.vision.decode import decode_image
 from distributed_pose.vision.preprocess import preprocess

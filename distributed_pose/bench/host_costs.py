@@ -9,7 +9,8 @@ from distributed_pose.config.schema import RunConfig
 from distributed_pose.engine.steps import Progress
 from distributed_pose.errors import ConfigError
 from distributed_pose.evaluation import evaluate, open_engine
-from distributed_pose.records import DECODE_STAGES, DataFlow
+from distributed_pose.records.facts import DataFlow
+from distributed_pose.records.stages import DECODE_STAGES
 from distributed_pose.report.run_report import RunReport
 from distributed_pose.run.inputs import read_inputs
 

@@ -26,7 +26,8 @@ from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.files.local import one_line
 from distributed_pose.files.yaml_values import parse_yaml
 from distributed_pose.locations import Location
-from distributed_pose.records import DeviceReady, ImageRecord
+from distributed_pose.records.devices import DeviceReady
+from distributed_pose.records.images import ImageRecord
 from distributed_pose.report.map_differences import MapComparison, MapRun, Maps, map_differences
 from distributed_pose.report.stored_run import StoredRun
 from distributed_pose.run.inputs import RunInputs, read_inputs

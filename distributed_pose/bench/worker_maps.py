@@ -11,7 +11,8 @@ from distributed_pose.engine.single_device import start_here
 from distributed_pose.engine.worker import Worker
 from distributed_pose.errors import BackendError, ExecutionError
 from distributed_pose.model.compile import compile_model, portable
-from distributed_pose.records import DevicePlan, DeviceReady, ImageRecord
+from distributed_pose.records.devices import DevicePlan, DeviceReady
+from distributed_pose.records.images import ImageRecord
 from distributed_pose.run.inputs import RunInputs
 
 

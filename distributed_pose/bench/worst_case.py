@@ -21,7 +21,7 @@ from distributed_pose.pose.skeleton import (
     NUM_KEYPOINTS,
     NUM_PAFS,
 )
-from distributed_pose.records import Geometry
+from distributed_pose.records.images import Geometry
 
 Floats = npt.NDArray[np.float32]
 

@@ -11,7 +11,7 @@ from distributed_pose.cli.options import Quiet, Verbose
 from distributed_pose.cli.progress import progress
 from distributed_pose.cli.terminal import Terminal, print_line, start_logging
 from distributed_pose.config.loading import load_config
-from distributed_pose.records import InputSize
+from distributed_pose.records.images import InputSize
 
 guide = typer.Typer(
     name="guide",

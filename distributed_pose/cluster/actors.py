@@ -25,14 +25,9 @@ from distributed_pose.errors import SetupError
 from distributed_pose.files.package_identity import PackageIdentity, package_identity
 from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.compile import compile_model
-from distributed_pose.records import (
-    CompileSpec,
-    DevicePlan,
-    DeviceReady,
-    SimulatedHost,
-    WorkerReadings,
-    WorkerSpec,
-)
+from distributed_pose.records.devices import DevicePlan, DeviceReady, SimulatedHost, WorkerSpec
+from distributed_pose.records.facts import WorkerReadings
+from distributed_pose.records.models import CompileSpec
 
 # Creates an actor and returns its handle and a reference to its first call.
 Create = Callable[[], tuple[Any, Any]]

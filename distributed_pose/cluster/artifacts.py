@@ -13,7 +13,7 @@ from distributed_pose.errors import PoseEvalError, SetupError
 from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.compile import compile_model, needs_device, portable
 from distributed_pose.model.makers import Calibration
-from distributed_pose.records import CompileSpec
+from distributed_pose.records.models import CompileSpec
 
 # Vendors' compilers take minutes, and with tuning tens of minutes.
 _TIMEOUT_S = 7200.0

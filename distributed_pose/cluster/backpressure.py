@@ -9,7 +9,8 @@ from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.shards import Shard
 from distributed_pose.errors import SetupError
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
-from distributed_pose.records import FLOATS, STRIDE
+from distributed_pose.records.images import STRIDE
+from distributed_pose.records.models import FLOATS
 from distributed_pose.vision.profiles import PROFILES
 
 # Share of the smallest object store. Ray's own copies and other users of it need the rest.

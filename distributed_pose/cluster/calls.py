@@ -17,7 +17,8 @@ from distributed_pose.engine.results import check_reduction, check_report
 from distributed_pose.engine.task_queue import Task
 from distributed_pose.engine.worker_report import WorkerReport
 from distributed_pose.errors import ExecutionError
-from distributed_pose.records import DevicePlan, DeviceReady, ShardTimes, WorkerSpec
+from distributed_pose.records.devices import DevicePlan, DeviceReady, WorkerSpec
+from distributed_pose.records.shards import ShardTimes
 
 # Loading and warming up a model takes seconds; a process that takes minutes waits for CPUs that it
 # never gets.

@@ -40,18 +40,16 @@ from distributed_pose.engine.task_queue import TaskQueue
 from distributed_pose.engine.trials import Sweep
 from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.makers import Calibration
-from distributed_pose.records import (
+from distributed_pose.records.devices import DevicePlan, DeviceReady, ImagesToRead
+from distributed_pose.records.facts import (
     DataFlow,
-    DevicePlan,
-    DeviceReady,
     EngineFacts,
     Faults,
     HostUse,
-    ImagesToRead,
     Memory,
-    ShardResult,
     WorkerReadings,
 )
+from distributed_pose.records.shards import ShardResult
 
 _LOG = logging.getLogger(__name__)
 

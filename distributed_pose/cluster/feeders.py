@@ -14,7 +14,7 @@ from distributed_pose.data.shards import pack_images, unpack_images
 from distributed_pose.engine.node_images import local_preparation
 from distributed_pose.engine.preparation import Prepared
 from distributed_pose.errors import ExecutionError, SetupError
-from distributed_pose.records import WorkerSpec
+from distributed_pose.records.devices import WorkerSpec
 
 # A process starts within seconds, and its imports take longer on a slow file system.
 _START_TIMEOUT_S = 300.0

@@ -27,7 +27,8 @@ from distributed_pose.errors import BackendError, ExecutionError, SetupError
 from distributed_pose.files.package_identity import difference
 from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.makers import Calibration
-from distributed_pose.records import DataFlow, DevicePlan, DeviceReady, ImagesToRead
+from distributed_pose.records.devices import DevicePlan, DeviceReady, ImagesToRead
+from distributed_pose.records.facts import DataFlow
 
 _LOG = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from typing import Self
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from distributed_pose.cluster.calls import Actor
-from distributed_pose.records import STAGES, Durations, ShardResult
+from distributed_pose.records.shards import ShardResult
+from distributed_pose.records.stages import STAGES, Durations
 
 _PREFIX = "distributed_pose_"
 _SESSION = ("run",)

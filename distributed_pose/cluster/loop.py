@@ -28,7 +28,7 @@ from distributed_pose.engine.settling import device_to_exclude, settle
 from distributed_pose.engine.steps import is_milestone
 from distributed_pose.engine.task_queue import Task, TaskQueue
 from distributed_pose.errors import ExecutionError
-from distributed_pose.records import ShardResult
+from distributed_pose.records.shards import ShardResult
 
 _LOG = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from distributed_pose.devices.planning import Node
 from distributed_pose.errors import SetupError
 
 if TYPE_CHECKING:
-    from distributed_pose.records import DevicePlan
+    from distributed_pose.records.devices import DevicePlan
 
 
 def match_device(

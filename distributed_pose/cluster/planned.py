@@ -4,7 +4,7 @@ from distributed_pose.cluster.address import joins_cluster
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.config.selection import select
 from distributed_pose.engine.deployment import local_devices
-from distributed_pose.records import DevicePlan
+from distributed_pose.records.devices import DevicePlan
 
 
 def planned_devices(config: RunConfig) -> tuple[DevicePlan, ...]:

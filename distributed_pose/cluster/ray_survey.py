@@ -17,7 +17,7 @@ from distributed_pose.devices.lacks import Lack
 from distributed_pose.devices.planning import Node
 from distributed_pose.engine.examination import examine_node
 from distributed_pose.files.package_identity import PackageIdentity, difference, package_identity
-from distributed_pose.records import DevicePlan
+from distributed_pose.records.devices import DevicePlan
 
 # A process starts within seconds, but its probes can take a minute.
 _TIMEOUT_S = 180.0

@@ -19,7 +19,7 @@ from ray.core.generated.gcs_pb2 import (  # type: ignore[attr-defined]
     TaskEvents,
 )
 
-from distributed_pose.records import DevicePlan
+from distributed_pose.records.devices import DevicePlan
 
 # A message shows no more jobs than this, and no more characters of each command line.
 _MAX_SHOWN = 3

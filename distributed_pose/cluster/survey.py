@@ -21,7 +21,7 @@ from distributed_pose.errors import SetupError
 from distributed_pose.files.local import read_head
 from distributed_pose.model.formats import HEAD_BYTES, format_of
 from distributed_pose.packages import install_hint
-from distributed_pose.records import DevicePlan
+from distributed_pose.records.devices import DevicePlan
 
 # Modules that optional features need in addition to a backend, by the feature's name for users.
 _FEATURES: Mapping[str, Module] = {

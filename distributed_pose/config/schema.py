@@ -28,7 +28,8 @@ from distributed_pose.config.values import (
     as_list,
 )
 from distributed_pose.devices.kinds import CPU, CUDA, KINDS, NPU
-from distributed_pose.records import InputSize, SimulatedHost, Simulation
+from distributed_pose.records.devices import SimulatedHost, Simulation
+from distributed_pose.records.images import InputSize
 
 ProfileName = Literal["modelzoo", "upstream", "uint8"]
 Precision = Literal["auto", "f32", "bf16", "f16", "int8"]

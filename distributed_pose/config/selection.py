@@ -8,7 +8,8 @@ from distributed_pose.backends.registry import candidates, entries, owners, reso
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.devices.kinds import CPU, CUDA, KINDS, accelerators
 from distributed_pose.errors import ConfigError
-from distributed_pose.records import InputSize, Simulation
+from distributed_pose.records.devices import Simulation
+from distributed_pose.records.images import InputSize
 
 # Source of a run's maps: the user's model, recorded maps, or the ground truth.
 Source = Literal["model", "recording", "truth"]

@@ -10,7 +10,7 @@ from pydantic_core import core_schema
 
 from distributed_pose.config.messages import short_repr
 from distributed_pose.locations import Location, redacted
-from distributed_pose.records import STRIDE, InputSize
+from distributed_pose.records.images import STRIDE, InputSize
 
 # A count of images, workers or the like; strict, so that `true` and "8" are not numbers.
 Count = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]

@@ -36,7 +36,7 @@ from distributed_pose.locations import Location
 from distributed_pose.metrics.coco_ap import PERSON_CATEGORY
 from distributed_pose.metrics.ground_truth import People, people_of
 from distributed_pose.pose.skeleton import COCO_KEYPOINTS
-from distributed_pose.records import ImageRecord
+from distributed_pose.records.images import ImageRecord
 
 # JSON can encode lone surrogates; neither they nor a null byte can be part of a file name.
 _NO_NAME = re.compile("[\0\ud800-\udfff]")

@@ -16,7 +16,7 @@ from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.files.local import one_line
 from distributed_pose.files.storage import Folder, filesystem_of
 from distributed_pose.locations import Location
-from distributed_pose.records import Failure, ImageRecord
+from distributed_pose.records.images import Failure, ImageRecord
 
 # A worker reads one row group at a time: one or two batches, in a few megabytes. Groups of large
 # images have fewer of them, because readers accept no more than the largest image takes.

@@ -24,7 +24,7 @@ from distributed_pose.files.local import one_line
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.pose.halves import float_to_half
 from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
-from distributed_pose.records import Failure, Geometry, ImageRecord
+from distributed_pose.records.images import Failure, Geometry, ImageRecord
 
 # Images listed by name only; the worker reads the files.
 LISTED = pa.schema(

@@ -34,7 +34,7 @@ from distributed_pose.model.checkpoint import load_checkpoint
 from distributed_pose.model.export import write_checkpoint
 from distributed_pose.model.network import LightweightOpenPose, network_of
 from distributed_pose.pose.decode import Decoder
-from distributed_pose.records import ImageRecord
+from distributed_pose.records.images import ImageRecord
 from distributed_pose.vision.preprocess import network_input
 from distributed_pose.vision.profiles import PROFILES
 

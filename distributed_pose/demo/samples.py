@@ -19,7 +19,7 @@ from distributed_pose.demo.dataset import FIRST_TRAINING_SEED, encode_jpeg, pers
 from distributed_pose.demo.scenes import Scene, render_scene
 from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
-from distributed_pose.records import BYTE_RANGE, MEAN_BYTE, STRIDE
+from distributed_pose.records.images import BYTE_RANGE, MEAN_BYTE, STRIDE
 from distributed_pose.vision.profiles import PROFILES
 
 Floats = npt.NDArray[np.float32]

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Protocol
 
 from distributed_pose.errors import first_line
-from distributed_pose.records import DeviceReadings
+from distributed_pose.records.facts import DeviceReadings
 
 _LOG = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from distributed_pose.devices.kinds import CPU, KINDS, accelerators
 from distributed_pose.errors import SetupError
-from distributed_pose.records import DevicePlan
+from distributed_pose.records.devices import DevicePlan
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,9 @@ from distributed_pose.engine.trials import Sweep
 from distributed_pose.errors import BackendError, SetupError
 from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.makers import Calibration
-from distributed_pose.records import (
-    DataFlow,
-    DevicePlan,
-    DeviceReady,
-    EngineFacts,
-    Faults,
-    ImagesToRead,
-    ShardResult,
-)
+from distributed_pose.records.devices import DevicePlan, DeviceReady, ImagesToRead
+from distributed_pose.records.facts import DataFlow, EngineFacts, Faults
+from distributed_pose.records.shards import ShardResult
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,7 +15,7 @@ from distributed_pose.config.selection import Selection
 from distributed_pose.devices.lacks import listed, remedies
 from distributed_pose.engine.deployment import Deployment, chip_of, fits, plan_deployment
 from distributed_pose.errors import BackendError, SetupError
-from distributed_pose.records import DevicePlan, ImagesToRead
+from distributed_pose.records.devices import DevicePlan, ImagesToRead
 
 _LOG = logging.getLogger(__name__)
 

@@ -19,7 +19,8 @@ from distributed_pose.devices.kinds import KINDS
 from distributed_pose.devices.planning import Accelerator, Node, plan_devices
 from distributed_pose.errors import ConfigError
 from distributed_pose.packages import load
-from distributed_pose.records import CompileSpec, DevicePlan, ImagesToRead, WorkerSpec
+from distributed_pose.records.devices import DevicePlan, ImagesToRead, WorkerSpec
+from distributed_pose.records.models import CompileSpec
 
 _LOG = logging.getLogger(__name__)
 

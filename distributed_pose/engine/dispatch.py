@@ -1,6 +1,6 @@
 """Decides how many calls an actor has in flight, and how many batches a call has."""
 
-from distributed_pose.records import DeviceReady
+from distributed_pose.records.devices import DeviceReady
 
 # An actor has two calls in flight, one that it runs and one that is prepared, so that it never
 # waits for the driver. More calls would only fill the object store.

@@ -7,7 +7,7 @@ from distributed_pose.backends.registry import candidates
 from distributed_pose.config.selection import Selection
 from distributed_pose.devices.driverless import driverless_cards
 from distributed_pose.engine.deployment import chip_of
-from distributed_pose.records import DevicePlan
+from distributed_pose.records.devices import DevicePlan
 
 
 def examine_node(address: str, plans: Iterable[DevicePlan], selection: Selection) -> NodeSurvey:

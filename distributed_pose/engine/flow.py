@@ -5,7 +5,8 @@ from math import ceil
 from socket import gethostname
 
 from distributed_pose.config.schema import RunConfig
-from distributed_pose.records import DataFlow, DeviceReady, ImagesToRead
+from distributed_pose.records.devices import DeviceReady, ImagesToRead
+from distributed_pose.records.facts import DataFlow
 
 # The driver reads and sends about a thousand images per second at most, and one at a time. Below a
 # fifth of that it is not slower than workers that read, and only its node needs the images.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from statistics import median_high
 
 from distributed_pose.errors import ExecutionError
-from distributed_pose.records import Faults
+from distributed_pose.records.facts import Faults
 
 # A device is excluded after this many failures in a row, not counting tasks that failed before.
 _MAX_STREAK = 4

@@ -21,7 +21,8 @@ import numpy.typing as npt
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.pose.decode import Decoded as DecodedPoses
 from distributed_pose.pose.decode import Decoder
-from distributed_pose.records import Geometry, SimulatedHost
+from distributed_pose.records.devices import SimulatedHost
+from distributed_pose.records.images import Geometry
 from distributed_pose.vision.decode import Decoded, decode_image
 from distributed_pose.vision.preprocess import InputArray, preprocess
 from distributed_pose.vision.profiles import Profile

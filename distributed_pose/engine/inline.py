@@ -38,19 +38,10 @@ from distributed_pose.errors import BackendError
 from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.compile import compile_model, portable
 from distributed_pose.model.makers import Calibration
-from distributed_pose.records import (
-    CompileSpec,
-    DataFlow,
-    DevicePlan,
-    DeviceReady,
-    EngineFacts,
-    Faults,
-    HostUse,
-    ImagesToRead,
-    Memory,
-    ShardResult,
-    ShardTimes,
-)
+from distributed_pose.records.devices import DevicePlan, DeviceReady, ImagesToRead
+from distributed_pose.records.facts import DataFlow, EngineFacts, Faults, HostUse, Memory
+from distributed_pose.records.models import CompileSpec
+from distributed_pose.records.shards import ShardResult, ShardTimes
 
 _LOG = logging.getLogger(__name__)
 

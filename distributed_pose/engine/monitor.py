@@ -6,7 +6,8 @@ from distributed_pose.devices.host import host_load
 from distributed_pose.devices.kinds import KINDS
 from distributed_pose.devices.metering import Meter, Sampler
 from distributed_pose.packages import load
-from distributed_pose.records import DevicePlan, WorkerReadings
+from distributed_pose.records.devices import DevicePlan
+from distributed_pose.records.facts import WorkerReadings
 
 
 class Monitor:

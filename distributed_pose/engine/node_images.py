@@ -6,7 +6,8 @@ from distributed_pose.engine.host_stages import host_stages
 from distributed_pose.engine.preparation import Preparation
 from distributed_pose.engine.trials import NO_IMAGE
 from distributed_pose.errors import SetupError
-from distributed_pose.records import DevicePlan, Failure, ImageRecord, ImagesToRead, WorkerSpec
+from distributed_pose.records.devices import DevicePlan, ImagesToRead, WorkerSpec
+from distributed_pose.records.images import Failure, ImageRecord
 from distributed_pose.vision.profiles import PROFILES
 
 

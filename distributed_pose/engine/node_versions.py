@@ -11,7 +11,7 @@ from distributed_pose.backends.registry import entry, owners
 from distributed_pose.devices.kinds import KINDS
 from distributed_pose.files.package_identity import package_identity
 from distributed_pose.packages import installed_versions, load
-from distributed_pose.records import DeviceReady
+from distributed_pose.records.devices import DeviceReady
 
 # Every worker reports these distributions, which decode images and poses. The entry of its backend
 # names those that run models, and the entry of its kind of device the versions of drivers.

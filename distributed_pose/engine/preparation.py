@@ -18,7 +18,7 @@ from distributed_pose.data.digests import content_digest
 from distributed_pose.data.shards import read_image, rows_to_read
 from distributed_pose.data.sources import ImageSource
 from distributed_pose.engine.host_stages import HostStages
-from distributed_pose.records import Damage, Failure, Geometry, ImageRecord
+from distributed_pose.records.images import Damage, Failure, Geometry, ImageRecord
 from distributed_pose.vision.decode import Decoded
 from distributed_pose.vision.headers import UndecodableImageError
 from distributed_pose.vision.preprocess import InputArray

@@ -16,7 +16,7 @@ from distributed_pose.engine.host_stages import HostStages
 from distributed_pose.errors import ExecutionError
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.pose.decode import Decoder
-from distributed_pose.records import DECODE_STAGES, Durations
+from distributed_pose.records.stages import DECODE_STAGES, Durations
 
 
 class ForeignMapsError(ExecutionError):
@@ -49,7 +49,7 @@ class Grouped(NamedTuple):
         image_ids: ids of all images, including those without people.
         counts_N: number of people per image.
         poses: people of all images, in the order of the images.
-        durations_ns_N3: nanoseconds per grouped image in the stages of `records.DECODE_STAGES`.
+        durations_ns_N3: nanoseconds per grouped image, by stage of `records.stages.DECODE_STAGES`.
         failures: reason by id of each image whose heatmaps are not pose heatmaps.
     """
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from distributed_pose.records import Failure
+from distributed_pose.records.images import Failure
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from distributed_pose.engine.reducer import Reduction
 from distributed_pose.engine.worker_report import WorkerReport
 from distributed_pose.errors import ExecutionError, PoseEvalError
 from distributed_pose.locations import redacted
-from distributed_pose.records import Failure, ShardResult, ShardTimes
+from distributed_pose.records.images import Failure
+from distributed_pose.records.shards import ShardResult, ShardTimes
 
 
 def check_report(shard: Shard, report: WorkerReport) -> None:

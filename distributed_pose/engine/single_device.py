@@ -8,7 +8,7 @@ from distributed_pose.engine.base import starting
 from distributed_pose.engine.choice import Choice, examine_here, warn_passed_over
 from distributed_pose.engine.deployment import Deployment
 from distributed_pose.errors import BackendError
-from distributed_pose.records import DevicePlan
+from distributed_pose.records.devices import DevicePlan
 
 _T = TypeVar("_T")
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from distributed_pose.data.shards import MAX_SHARD_BYTES, Shard, join_shards, num_images
 from distributed_pose.engine.refusals import Refusal, final_failures
-from distributed_pose.records import Failure
+from distributed_pose.records.images import Failure
 
 # A shard that fails twice is split into single images, and an image that fails twice is a recorded
 # failure. The first failure may be the device's fault, so the second try is on another device where

@@ -28,7 +28,7 @@ from distributed_pose.engine.device_queue import DeviceQueue
 from distributed_pose.engine.preparation import Preparation
 from distributed_pose.errors import PoseEvalError
 from distributed_pose.metrics.throughput import best_batch_size
-from distributed_pose.records import Geometry
+from distributed_pose.records.images import Geometry
 from distributed_pose.vision.preprocess import InputArray, preprocess
 from distributed_pose.vision.profiles import Profile
 

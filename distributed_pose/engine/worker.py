@@ -41,12 +41,9 @@ from distributed_pose.engine.worker_report import WorkerReport, joined_reports, 
 from distributed_pose.errors import BackendError, PoseEvalError, SetupError
 from distributed_pose.recordings.pads import output_name
 from distributed_pose.recordings.recording import Recording
-from distributed_pose.records import (
-    DEVICE_STAGES,
-    DeviceReady,
-    WorkerReadings,
-    WorkerSpec,
-)
+from distributed_pose.records.devices import DeviceReady, WorkerSpec
+from distributed_pose.records.facts import WorkerReadings
+from distributed_pose.records.stages import DEVICE_STAGES
 from distributed_pose.vision.profiles import PROFILES
 
 _T = TypeVar("_T")

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from distributed_pose.engine.preparation import Prepared
-from distributed_pose.records import Damage, Durations, Failure
+from distributed_pose.records.images import Damage, Failure
+from distributed_pose.records.stages import Durations
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,7 @@ from distributed_pose.metrics.coco_ap import coco_ap, coco_results
 from distributed_pose.recordings.layout import check_complete, find_layout, scan
 from distributed_pose.recordings.pads import maps_grid, output_name, output_names, read_pads
 from distributed_pose.recordings.recording import Recording
-from distributed_pose.records import Geometry, ImageRecord, InputSize
+from distributed_pose.records.images import Geometry, ImageRecord, InputSize
 
 Progress = Callable[[int, int], None]
 

@@ -14,7 +14,7 @@ from distributed_pose.devices.host import num_cpus
 from distributed_pose.errors import SetupError
 from distributed_pose.files.local import check_not_input, read_regular, write_atomically
 from distributed_pose.recordings.pads import output_name, pads_content
-from distributed_pose.records import Damage, Geometry, InputSize
+from distributed_pose.records.images import Damage, Geometry, InputSize
 from distributed_pose.report.run_report import damage_summary
 from distributed_pose.vision.decode import Decoded, decode_unlisted_image
 from distributed_pose.vision.headers import UndecodableImageError

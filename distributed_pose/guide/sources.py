@@ -24,7 +24,7 @@ from distributed_pose.guide.logs import (
 )
 from distributed_pose.guide.published_table import MAX_ROWS, read_guide_table
 from distributed_pose.guide.rows import Row, devices_per_card, run_rows
-from distributed_pose.records import DECODE_STAGES, DEVICE_STAGES
+from distributed_pose.records.stages import DECODE_STAGES, DEVICE_STAGES
 from distributed_pose.report.report_format import check_format
 from distributed_pose.report.run_figures import RunFigures, read_run_figures
 

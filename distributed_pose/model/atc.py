@@ -17,7 +17,7 @@ from distributed_pose.devices.ascend import check_precision_on, has_hf32, soc_ve
 from distributed_pose.devices.cann import find_cann
 from distributed_pose.devices.cann_lacks import compiler_environment, compiler_lacks, first_version
 from distributed_pose.errors import ConfigError, SetupError
-from distributed_pose.records import BYTE_RANGE, MEAN_BYTE
+from distributed_pose.records.images import BYTE_RANGE, MEAN_BYTE
 
 AIPP_FILE = "aipp.cfg"
 

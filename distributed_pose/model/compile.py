@@ -25,7 +25,7 @@ from distributed_pose.model.makers import (
     passthrough,
 )
 from distributed_pose.model.onnx_graph import ports
-from distributed_pose.records import CompileSpec
+from distributed_pose.records.models import CompileSpec
 
 _LOG = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from distributed_pose.errors import SetupError
 from distributed_pose.model.onnx_graph import image_input, inner_graphs, parse_checked
-from distributed_pose.records import BYTE_RANGE, MEAN_BYTE
+from distributed_pose.records.images import BYTE_RANGE, MEAN_BYTE
 
 _PREFIX = "folded_normalisation"
 

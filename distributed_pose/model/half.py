@@ -15,7 +15,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from distributed_pose.errors import SetupError, first_line
 from distributed_pose.model.onnx_graph import image_inputs, inner_graphs, parse_checked
-from distributed_pose.records import BYTE_RANGE, MEAN_BYTE
+from distributed_pose.records.images import BYTE_RANGE, MEAN_BYTE
 
 _LARGEST = float(np.finfo(np.float16).max)
 

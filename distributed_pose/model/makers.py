@@ -18,7 +18,8 @@ from distributed_pose.model.folding import fold_normalisation
 from distributed_pose.model.onnx_graph import image_input, parse
 from distributed_pose.model.onnx_precision import is_quantised, precision_of
 from distributed_pose.packages import load, require
-from distributed_pose.records import CompileSpec, InputSize
+from distributed_pose.records.images import InputSize
+from distributed_pose.records.models import CompileSpec
 from distributed_pose.vision.profiles import PROFILES
 
 if TYPE_CHECKING:

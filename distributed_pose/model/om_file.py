@@ -14,7 +14,8 @@ from pathlib import PurePosixPath
 from distributed_pose.devices.ascend import has_f32, has_hf32, soc_version
 from distributed_pose.errors import ConfigError
 from distributed_pose.model.atc import FULL_F32_FILE
-from distributed_pose.records import FLOATS, STRIDE, InputSize
+from distributed_pose.records.images import STRIDE, InputSize
+from distributed_pose.records.models import FLOATS
 
 UNKNOWN = "unknown"
 

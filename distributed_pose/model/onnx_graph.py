@@ -10,7 +10,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from distributed_pose.errors import SetupError, first_line, shown
-from distributed_pose.records import ModelPort
+from distributed_pose.records.models import ModelPort
 
 # The number of characters of a name in a model, or of a reason, that a message shows.
 _MAX_SHOWN = 200

@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from distributed_pose.errors import SetupError, first_line
 from distributed_pose.model.network import LightweightOpenPose
-from distributed_pose.records import BYTE_RANGE, MEAN_BYTE
+from distributed_pose.records.images import BYTE_RANGE, MEAN_BYTE
 
 HEATMAPS, PAFS = "heatmaps", "pafs"
 

@@ -29,7 +29,7 @@ from distributed_pose.pose.resample import Axis, axes
 from distributed_pose.pose.samples import new_samples
 from distributed_pose.pose.skeleton import LIMBS, NUM_HEATMAPS, NUM_KEYPOINTS, NUM_PAFS
 from distributed_pose.pose.warm_up import share_first_calls
-from distributed_pose.records import STRIDE, Geometry
+from distributed_pose.records.images import STRIDE, Geometry
 
 Maps = npt.NDArray[np.floating[Any]]
 

@@ -32,7 +32,7 @@ from distributed_pose.pose.skeleton import (
     NUM_KEYPOINTS,
     TO_COCO,
 )
-from distributed_pose.records import STRIDE, Geometry
+from distributed_pose.records.images import STRIDE, Geometry
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_pose.pose.kernels import compiled, compiled_part
-from distributed_pose.records import STRIDE, Geometry
+from distributed_pose.records.images import STRIDE, Geometry
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]

@@ -19,7 +19,7 @@ from distributed_pose.pose.skeleton import (
     NUM_PAFS,
     TO_COCO,
 )
-from distributed_pose.records import STRIDE
+from distributed_pose.records.images import STRIDE
 
 Floats = npt.NDArray[np.float32]
 

@@ -10,7 +10,7 @@ from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.recordings.card import Card, read_card, write_card
 from distributed_pose.recordings.pads import PAD_FILE, output_names, pads_content
 from distributed_pose.recordings.recording import LAYOUT
-from distributed_pose.records import STRIDE, ImageRecord, InputSize
+from distributed_pose.records.images import STRIDE, ImageRecord, InputSize
 from distributed_pose.vision.profiles import PROFILES
 
 _FLOAT_BYTES = 4

@@ -15,7 +15,7 @@ from distributed_pose.recordings.card import Card, read_card
 from distributed_pose.recordings.layout import Found, Layout, find_layout, missing_file, scan
 from distributed_pose.recordings.pads import PAD_FILE, check_pads, output_names, read_pads
 from distributed_pose.recordings.recording import Recording
-from distributed_pose.records import STRIDE, ImageRecord, InputSize
+from distributed_pose.records.images import STRIDE, ImageRecord, InputSize
 from distributed_pose.vision.profiles import Profile
 
 

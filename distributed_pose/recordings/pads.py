@@ -10,7 +10,7 @@ from pathlib import Path
 
 from distributed_pose.errors import SetupError
 from distributed_pose.files.local import read_regular
-from distributed_pose.records import STRIDE, Geometry, ImageRecord, InputSize
+from distributed_pose.records.images import STRIDE, Geometry, ImageRecord, InputSize
 from distributed_pose.vision.decode import MAX_IMAGE_PIXELS
 from distributed_pose.vision.profiles import PROFILES, Profile
 

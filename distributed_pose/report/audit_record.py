@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from distributed_pose.records import HostLoad
+from distributed_pose.records.facts import HostLoad
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

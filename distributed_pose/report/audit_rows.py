@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from distributed_pose.records import HostLoad
+from distributed_pose.records.facts import HostLoad
 from distributed_pose.report.run_report import DeviceReport, RunReport
 
 READINGS_HEAD = (

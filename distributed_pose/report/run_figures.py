@@ -13,7 +13,7 @@ from distributed_pose.files.json_records import (
     Positive,
     read_record,
 )
-from distributed_pose.records import STAGES
+from distributed_pose.records.stages import STAGES
 
 _STAGES = tuple(stage for stage in STAGES if stage != "score")
 

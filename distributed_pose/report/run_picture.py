@@ -10,7 +10,7 @@ from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.files.local import check_not_input, one_line
 from distributed_pose.files.storage import filesystem_of, is_local
 from distributed_pose.pose.scores import normalised_score
-from distributed_pose.records import ImageRecord
+from distributed_pose.records.images import ImageRecord
 from distributed_pose.report.pictures import (
     Image,
     draw_poses,

@@ -17,7 +17,8 @@ from distributed_pose.files.storage import Folder, read_location
 from distributed_pose.locations import Location
 from distributed_pose.metrics.throughput import StageFigures
 from distributed_pose.pose.scores import normalised_score
-from distributed_pose.records import Damage, DeviceReadings, Faults, HostUse, Memory
+from distributed_pose.records.facts import DeviceReadings, Faults, HostUse, Memory
+from distributed_pose.records.images import Damage
 from distributed_pose.report.audit_record import AuditReport
 from distributed_pose.report.report_format import check_format
 

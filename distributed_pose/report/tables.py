@@ -9,7 +9,7 @@ from rich.table import Table
 
 from distributed_pose.config.schema import KindSettings
 from distributed_pose.devices.kinds import CPU
-from distributed_pose.records import DevicePlan
+from distributed_pose.records.devices import DevicePlan
 from distributed_pose.report.audit_rows import energy_line
 from distributed_pose.report.run_report import DeviceReport, RunReport, damage_summary
 

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from pydantic_core import to_json
 
-from distributed_pose.records import DEVICE_STAGES, DeviceReady, ShardResult
+from distributed_pose.records.devices import DeviceReady
+from distributed_pose.records.shards import ShardResult
+from distributed_pose.records.stages import DEVICE_STAGES
 from distributed_pose.report.trace_clocks import Clock, clocks
 from distributed_pose.report.trace_events import ROWS_PER_DEVICE, Event, ShardRecord, device_events
 

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from distributed_pose.records import ShardTimes
+from distributed_pose.records.shards import ShardTimes
 
 _NS = 1e9
 

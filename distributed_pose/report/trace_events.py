@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from distributed_pose.records import DEVICE_STAGES, BatchTimes, DeviceReady, ShardTimes
+from distributed_pose.records.devices import DeviceReady
+from distributed_pose.records.shards import BatchTimes, ShardTimes
+from distributed_pose.records.stages import DEVICE_STAGES
 from distributed_pose.report.trace_clocks import Clock
 
 _NS_PER_US, _US_PER_S = 1e3, 1e6

@@ -9,7 +9,8 @@ from socket import gethostname
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.files.package_identity import package_commit, package_identity
 from distributed_pose.locations import redacted
-from distributed_pose.records import DeviceReady, HostLoad, WorkerReadings
+from distributed_pose.records.devices import DeviceReady
+from distributed_pose.records.facts import HostLoad, WorkerReadings
 from distributed_pose.report.audit_record import AuditReport, HostReport, SessionReport
 from distributed_pose.run.energy import EnergyUse
 from distributed_pose.run.inputs import RunInputs

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from distributed_pose.records import DevicePlan, DeviceReady, WorkerReadings
+from distributed_pose.records.devices import DevicePlan, DeviceReady
+from distributed_pose.records.facts import WorkerReadings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

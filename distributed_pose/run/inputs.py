@@ -24,7 +24,8 @@ from distributed_pose.model.om_file import compiled_input
 from distributed_pose.model.onnx_bounds import check_bounds
 from distributed_pose.model.onnx_graph import input_ports
 from distributed_pose.recordings.manifest import describe_recording, recorded_input
-from distributed_pose.records import ImagesToRead, InputSize
+from distributed_pose.records.devices import ImagesToRead
+from distributed_pose.records.images import InputSize
 from distributed_pose.vision.headers import UndecodableImageError
 from distributed_pose.vision.preprocess import network_input
 from distributed_pose.vision.profiles import PROFILES

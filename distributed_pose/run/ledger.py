@@ -9,14 +9,10 @@ from functools import lru_cache
 from distributed_pose.data.detections import Detections, DetectionsStore
 from distributed_pose.data.digests import content_digest
 from distributed_pose.errors import ExecutionError
-from distributed_pose.records import (
-    STAGES,
-    Damage,
-    DeviceReady,
-    Failure,
-    ImageRecord,
-    ShardResult,
-)
+from distributed_pose.records.devices import DeviceReady
+from distributed_pose.records.images import Damage, Failure, ImageRecord
+from distributed_pose.records.shards import ShardResult
+from distributed_pose.records.stages import STAGES
 from distributed_pose.run.partial_results import part_of
 
 # The file size of an image without a result.

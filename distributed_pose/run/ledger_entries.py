@@ -17,7 +17,10 @@ from pydantic_core import to_json
 from distributed_pose.data.shards import DETECTIONS
 from distributed_pose.devices.kinds import DEVICE_NAME
 from distributed_pose.files.json_records import Count, Figure, Positive, read_record
-from distributed_pose.records import STAGES, Damage, DevicePlan, DeviceReady, ShardResult
+from distributed_pose.records.devices import DevicePlan, DeviceReady
+from distributed_pose.records.images import Damage
+from distributed_pose.records.shards import ShardResult
+from distributed_pose.records.stages import STAGES
 from distributed_pose.run.ledger import LedgerEntry
 
 _KEY = b"distributed_pose"

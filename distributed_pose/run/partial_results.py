@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import TypeVar
 
 from distributed_pose.data.shards import keep_detections
-from distributed_pose.records import Durations, ShardResult
+from distributed_pose.records.shards import ShardResult
+from distributed_pose.records.stages import Durations
 
 
 def part_of(result: ShardResult, rows: Sequence[int]) -> ShardResult:

@@ -9,7 +9,9 @@ from distributed_pose.data.digests import content_digest
 from distributed_pose.data.shards import read_image
 from distributed_pose.data.sources import ImageSource
 from distributed_pose.errors import SetupError
-from distributed_pose.records import DeviceReady, Failure, ImageRecord, ShardResult
+from distributed_pose.records.devices import DeviceReady
+from distributed_pose.records.images import Failure, ImageRecord
+from distributed_pose.records.shards import ShardResult
 from distributed_pose.run.inputs import RunInputs
 from distributed_pose.run.ledger import EvaluatedImage, Ledger
 

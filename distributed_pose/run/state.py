@@ -1,9 +1,14 @@
 """The state of a run while it evaluates images, which a display may read at any time."""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from distributed_pose.records import DeviceReady, Faults, ShardResult
+from distributed_pose.records.devices import DeviceReady
+from distributed_pose.records.facts import Faults
 from distributed_pose.run.ledger import Ledger
+
+if TYPE_CHECKING:
+    from distributed_pose.records.shards import ShardResult
 
 
 class RunState:

@@ -10,14 +10,9 @@ from distributed_pose.data.detections import Detections
 from distributed_pose.metrics.scoring import Score, score
 from distributed_pose.metrics.throughput import StageFigures, images_per_s, stage_figures
 from distributed_pose.model.artifacts import ModelSource
-from distributed_pose.records import (
-    DEVICE_STAGES,
-    Damage,
-    EngineFacts,
-    Failure,
-    HostLoad,
-    WorkerReadings,
-)
+from distributed_pose.records.facts import EngineFacts, HostLoad, WorkerReadings
+from distributed_pose.records.images import Damage, Failure
+from distributed_pose.records.stages import DEVICE_STAGES
 from distributed_pose.report.report_format import FORMAT
 from distributed_pose.report.run_report import (
     DataReport,

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from distributed_pose.records import BYTE_RANGE, MEAN_BYTE, Geometry, ImageRecord
+from distributed_pose.records.images import BYTE_RANGE, MEAN_BYTE, Geometry, ImageRecord
 from distributed_pose.vision.decode import decode_image
 from distributed_pose.vision.profiles import Profile
 

@@ -17,7 +17,7 @@ from typing import Self
 import cv2
 import numpy as np
 
-from distributed_pose.records import MEAN_BYTE, STRIDE, Geometry, InputSize
+from distributed_pose.records.images import MEAN_BYTE, STRIDE, Geometry, InputSize
 
 # The shape of a typical image, for which an input that follows the image is warmed up.
 _TYPICAL_ASPECT = 16 / 9

@@ -26,7 +26,7 @@ from distributed_pose.model.half import to_half
 from distributed_pose.model.onnx_graph import is_engine, parse
 from distributed_pose.model.tensorrt import build_engines
 from distributed_pose.model.torch_program import export_program
-from distributed_pose.records import Geometry
+from distributed_pose.records.images import Geometry
 from tests.checkpoints import exported, network_in
 
 HEIGHT, WIDTH = 368, 640

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from distributed_pose.recordings.pads import pads_content
-from distributed_pose.records import Geometry
+from distributed_pose.records.images import Geometry
 from tests.hostile.cases import (
     HOSTILE_NAMES,
     SIZE,

@@ -15,7 +15,9 @@ from distributed_pose.data.shards import no_detections
 from distributed_pose.data.sources import open_images
 from distributed_pose.evaluation import evaluate
 from distributed_pose.files.storage import Folder
-from distributed_pose.records import DevicePlan, DeviceReady, ImageRecord, ShardResult
+from distributed_pose.records.devices import DevicePlan, DeviceReady
+from distributed_pose.records.images import ImageRecord
+from distributed_pose.records.shards import ShardResult
 from distributed_pose.run.fingerprint import fingerprint
 from distributed_pose.run.inputs import read_inputs
 from distributed_pose.run.ledger import Ledger, LedgerEntry

@@ -13,7 +13,7 @@ from distributed_pose.engine.inline import InlineEngine
 from distributed_pose.errors import SetupError
 from distributed_pose.evaluation import evaluate, evaluate_on
 from distributed_pose.files.local import sha256_hex
-from distributed_pose.records import ShardResult
+from distributed_pose.records.shards import ShardResult
 from distributed_pose.run.inputs import read_dataset, read_inputs
 from tests.conftest import Dataset
 from tests.tiny_models import save_constant_model

@@ -12,7 +12,7 @@ from distributed_pose.cluster import loop
 from distributed_pose.cluster.engine import RayEngine
 from distributed_pose.engine.base import Workload
 from distributed_pose.evaluation import evaluate, evaluate_on
-from distributed_pose.records import ShardResult
+from distributed_pose.records.shards import ShardResult
 from distributed_pose.run.inputs import read_inputs
 from tests import faults
 from tests.conftest import Dataset

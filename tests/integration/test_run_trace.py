@@ -8,7 +8,7 @@ import pytest
 
 from distributed_pose.cli.tracing import traced
 from distributed_pose.errors import ExecutionError
-from distributed_pose.records import Faults
+from distributed_pose.records.facts import Faults
 from distributed_pose.run.ledger import Ledger
 from distributed_pose.run.state import RunState
 from tests.conftest import Dataset, Run

@@ -15,7 +15,7 @@ import numpy as np
 from distributed_pose.backends.base import Backend, Inference, InputBatch
 from distributed_pose.data.shards import detected_images, pack_detections, unpack_images
 from distributed_pose.pose.assemble import Poses
-from distributed_pose.records import DeviceReady, WorkerSpec
+from distributed_pose.records.devices import DeviceReady, WorkerSpec
 from tests.faults import FaultyWorker, Scene, Work
 
 # What a call of the runs may take beside ten times the slowest one so far.

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from distributed_pose import records
+from distributed_pose.records import devices, facts, models, shards
 
 # Modules whose records become figures that are published, or travel between processes.
 MODULES = (
@@ -36,19 +36,19 @@ MODULES = (
 )
 
 ENGINE_RECORDS = (
-    records.CompileSpec,
-    records.DevicePlan,
-    records.DeviceReadings,
-    records.DeviceReady,
-    records.EngineFacts,
-    records.Faults,
-    records.HostLoad,
-    records.HostUse,
-    records.Memory,
-    records.ShardResult,
-    records.Simulation,
-    records.WorkerReadings,
-    records.WorkerSpec,
+    models.CompileSpec,
+    devices.DevicePlan,
+    facts.DeviceReadings,
+    devices.DeviceReady,
+    facts.EngineFacts,
+    facts.Faults,
+    facts.HostLoad,
+    facts.HostUse,
+    facts.Memory,
+    shards.ShardResult,
+    devices.Simulation,
+    facts.WorkerReadings,
+    devices.WorkerSpec,
 )
 
 

@@ -23,7 +23,7 @@ from distributed_pose.backends.base import (
     check_maps,
 )
 from distributed_pose.backends.registry import open_backend
-from distributed_pose.records import Geometry
+from distributed_pose.records.images import Geometry
 from tests.fakes.ascend import FOLDER, HEIGHT, PLAIN, TWO_STAGES, WIDTH, network, om, stand_ins
 
 # Batch sizes that an `.om` is compiled for, and whether it takes bytes.

@@ -39,7 +39,8 @@ from distributed_pose.model.folding import fold_normalisation
 from distributed_pose.model.network import LightweightOpenPose
 from distributed_pose.model.torch_program import export_program
 from distributed_pose.recordings.recording import LAYOUT
-from distributed_pose.records import Geometry, ModelPort
+from distributed_pose.records.images import Geometry
+from distributed_pose.records.models import ModelPort
 from tests.requirements import skip_without_bf16
 from tests.tiny_models import save_constant_model
 

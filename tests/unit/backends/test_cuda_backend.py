@@ -22,7 +22,7 @@ from distributed_pose.backends.cuda import CudaBackend, open_driver
 from distributed_pose.backends.cuda_driver import CudaDriver, CudaError
 from distributed_pose.backends.cuda_pipeline import DeviceArray, Shape
 from distributed_pose.backends.onnxruntime_cuda import SessionProgram
-from distributed_pose.records import Geometry
+from distributed_pose.records.images import Geometry
 from tests.fakes import cuda as fakes
 from tests.fakes.cuda import FakeLibcuda
 from tests.tiny_models import random_model, save_constant_model, with_halves

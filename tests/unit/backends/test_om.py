@@ -6,7 +6,7 @@ import pytest
 from distributed_pose import SetupError
 from distributed_pose.backends.base import InputBatch
 from distributed_pose.backends.om import Chunk, image_input, map_outputs, om_port
-from distributed_pose.records import Geometry
+from distributed_pose.records.images import Geometry
 
 
 def test_an_output_has_its_name_in_the_onnx_model_and_not_that_of_its_node() -> None:

@@ -24,7 +24,7 @@ from distributed_pose.model.half import to_half
 from distributed_pose.model.onnx_graph import is_engine, parse
 from distributed_pose.model.onnx_precision import precision_of
 from distributed_pose.model.tensorrt import labelled_engine
-from distributed_pose.records import Geometry
+from distributed_pose.records.images import Geometry
 from tests.tiny_models import random_model as random_model_in
 
 DEVICES = ("cuda", "tensorrt", "cann")

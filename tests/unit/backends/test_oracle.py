@@ -9,7 +9,7 @@ import pytest
 from distributed_pose.backends.base import BackendOptions, InputBatch
 from distributed_pose.backends.oracle import OracleBackend
 from distributed_pose.pose.decode import Decoder
-from distributed_pose.records import Geometry
+from distributed_pose.records.images import Geometry
 
 # Half the size of its input, with different padding on each side.
 GEOMETRY = Geometry(160, 240, 8, 16, 40, 64)

@@ -4,7 +4,7 @@ import pytest
 
 from distributed_pose import SetupError
 from distributed_pose.backends.ports import check_input, check_profile, select_outputs
-from distributed_pose.records import ModelPort
+from distributed_pose.records.models import ModelPort
 from distributed_pose.vision.profiles import PROFILES
 
 Shape = tuple[int | None, ...]

@@ -12,7 +12,8 @@ from distributed_pose.backends.base import BackendOptions, DeviceTimes, InputBat
 from distributed_pose.backends.oracle import OracleBackend
 from distributed_pose.backends.simulated import DEVICES, DeviceModel, SimulatedBackend
 from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
-from distributed_pose.records import Geometry, Simulation
+from distributed_pose.records.devices import Simulation
+from distributed_pose.records.images import Geometry
 
 SIZE = (48, 64)
 JITTER = 0.02

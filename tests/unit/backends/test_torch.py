@@ -13,7 +13,7 @@ from distributed_pose.backends.torch_cuda import TorchCudaBackend, compute_exact
 from distributed_pose.devices.host import cpu_name
 from distributed_pose.model.network import LightweightOpenPose
 from distributed_pose.model.torch_program import export_program
-from distributed_pose.records import Geometry
+from distributed_pose.records.images import Geometry
 
 CPU = BackendOptions(variant="cpu", batch_size=4)
 CUDA = BackendOptions(variant="cuda", batch_size=4)

@@ -15,7 +15,7 @@ from distributed_pose.backends.torch import load_model
 from distributed_pose.backends.torch_cuda import TorchProgram, _Captured
 from distributed_pose.model.network import LightweightOpenPose
 from distributed_pose.model.torch_program import export_program
-from distributed_pose.records import Geometry
+from distributed_pose.records.images import Geometry
 from tests.fakes import torch_cuda
 from tests.fakes.cuda import FakeLibcuda
 

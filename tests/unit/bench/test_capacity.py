@@ -14,7 +14,7 @@ from distributed_pose.bench.capacity import (
     published_rate,
 )
 from distributed_pose.bench.tables import check_text
-from distributed_pose.records import DataFlow
+from distributed_pose.records.facts import DataFlow
 
 COSTS = HostCosts(
     cores=2,

@@ -9,7 +9,8 @@ import pytest
 from distributed_pose.cli.progress import RunProgress, progress, run_progress
 from distributed_pose.cli.progress_lines import ProgressLines
 from distributed_pose.engine.steps import STEPS, step
-from distributed_pose.records import DevicePlan, DeviceReady, Faults
+from distributed_pose.records.devices import DevicePlan, DeviceReady
+from distributed_pose.records.facts import Faults
 from distributed_pose.run.ledger import Ledger
 from distributed_pose.run.state import RunState
 

@@ -17,7 +17,7 @@ from distributed_pose.engine.health import Health
 from distributed_pose.engine.reducer import Reduction
 from distributed_pose.engine.task_queue import Task, TaskQueue
 from distributed_pose.engine.worker import WorkerReport
-from distributed_pose.records import ImageRecord
+from distributed_pose.records.images import ImageRecord
 
 SIZE = 2
 

@@ -13,7 +13,7 @@ from distributed_pose.cluster.placement import match_device
 from distributed_pose.devices.planning import Accelerator, Node
 from distributed_pose.engine.health import Health
 from distributed_pose.files.package_identity import package_identity
-from distributed_pose.records import DevicePlan, WorkerSpec
+from distributed_pose.records.devices import DevicePlan, WorkerSpec
 
 NODE = Node("10.0.0.1", "a", 2, accelerators=tuple(Accelerator("npu", str(n)) for n in range(2)))
 

@@ -11,7 +11,7 @@ from distributed_pose.data.coco import CocoIndex
 from distributed_pose.data.packed_images import PACKED
 from distributed_pose.data.shards import read_image
 from distributed_pose.data.sources import open_images
-from distributed_pose.records import Failure
+from distributed_pose.records.images import Failure
 
 NAMES, SIZES, BYTES = ["a.jpg"], [1], [b"x"]
 

@@ -21,7 +21,7 @@ from distributed_pose.data.shards import (
 )
 from distributed_pose.data.sources import FolderImages
 from distributed_pose.pose.assemble import Poses
-from distributed_pose.records import Geometry, ImageRecord
+from distributed_pose.records.images import Geometry, ImageRecord
 
 
 def records(count: int) -> list[ImageRecord]:

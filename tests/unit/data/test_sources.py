@@ -13,7 +13,7 @@ from distributed_pose.data import packed_images, sources
 from distributed_pose.data.coco import CocoIndex, load_index
 from distributed_pose.data.shards import read_image
 from distributed_pose.data.sources import FolderImages, ImageSource, open_images
-from distributed_pose.records import Failure
+from distributed_pose.records.images import Failure
 from tests.conftest import Dataset
 from tests.object_store import object_store
 

@@ -9,7 +9,7 @@ import pytest
 from distributed_pose.data.packed_groups import MAX_FILE_BYTES
 from distributed_pose.data.shards import Shard, image_rows, read_shards
 from distributed_pose.data.sources import FolderImages, open_images
-from distributed_pose.records import Failure, ImageRecord
+from distributed_pose.records.images import Failure, ImageRecord
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from distributed_pose.demo.scenes import render_scene
 from distributed_pose.model.export import write_checkpoint
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
-from distributed_pose.records import Geometry
+from distributed_pose.records.images import Geometry
 from tests.checkpoints import network_in
 
 PLAN = CropPlan(side_px=64, crops_per_scene=2, batch_size=2, shuffled=4)

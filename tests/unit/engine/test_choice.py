@@ -9,7 +9,7 @@ from distributed_pose.config.selection import select
 from distributed_pose.devices.lacks import Lack
 from distributed_pose.engine.choice import Choice, Site, warn_passed_over
 from distributed_pose.errors import BackendError
-from distributed_pose.records import DevicePlan
+from distributed_pose.records.devices import DevicePlan
 
 TENSORRT, TORCH, CUDA = candidates("auto", "cuda")
 NVINFER = Lack("libnvinfer.so.10", "libnvinfer.so.11", "pip install 'tensorrt-cu13<11'")

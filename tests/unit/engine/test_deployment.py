@@ -15,7 +15,7 @@ from distributed_pose.engine.deployment import (
     plan_deployment,
     usable_here,
 )
-from distributed_pose.records import DevicePlan
+from distributed_pose.records.devices import DevicePlan
 
 NPU = DevicePlan(
     name="npu:3", kind="npu", node="10.0.0.1", node_id="a", cpus=1, device_id="3", model="310P3"

@@ -20,7 +20,7 @@ from distributed_pose.backends.base import (
     NetworkOutput,
 )
 from distributed_pose.engine.device_queue import DeviceQueue
-from distributed_pose.records import Geometry
+from distributed_pose.records.images import Geometry
 
 MAPS = NetworkOutput(np.zeros((1, 19, 1, 1), np.float32), np.zeros((1, 38, 1, 1), np.float32))
 

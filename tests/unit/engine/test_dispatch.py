@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from distributed_pose.engine.dispatch import IN_FLIGHT, batches_per_call, calls_in_flight
-from distributed_pose.records import DevicePlan, DeviceReady
+from distributed_pose.records.devices import DevicePlan, DeviceReady
 
 PLAN = DevicePlan(name="cpu:0", kind="cpu", node="", node_id="", cpus=1.0)
 DEVICE = DeviceReady(

@@ -13,7 +13,8 @@ from distributed_pose.config.loading import parse_config
 from distributed_pose.engine.feeding import MAX_BATCHES, plan_feeding
 from distributed_pose.engine.flow import choose_flow
 from distributed_pose.locations import Location
-from distributed_pose.records import DataFlow, DevicePlan, DeviceReady, ImagesToRead
+from distributed_pose.records.devices import DevicePlan, DeviceReady, ImagesToRead
+from distributed_pose.records.facts import DataFlow
 
 RATES = st.floats(0.01, 2e4)
 PREPARE_S = st.floats(1e-4, 0.1)

@@ -1,7 +1,7 @@
 """Failures exclude a device, and the durations of calls determine its deadline."""
 
 from distributed_pose.engine.health import Health, collect_faults, none_left
-from distributed_pose.records import Faults
+from distributed_pose.records.facts import Faults
 
 
 def faulty(*reasons: str) -> Health:

@@ -15,7 +15,7 @@ from distributed_pose.backends.oracle import OracleBackend
 from distributed_pose.engine.host_stages import SimulatedCores, SimulatedStages, host_stages
 from distributed_pose.engine.preparation import Preparation
 from distributed_pose.pose.decode import Decoder
-from distributed_pose.records import SimulatedHost
+from distributed_pose.records.devices import SimulatedHost
 from distributed_pose.vision.profiles import PROFILES
 from tests.conftest import Dataset
 from tests.unit.engine.test_worker import shard_of, worker_of

@@ -13,7 +13,7 @@ import pytest
 from distributed_pose.engine.node_versions import differences, versions
 from distributed_pose.evaluation import evaluate
 from distributed_pose.files.package_identity import package_identity
-from distributed_pose.records import DevicePlan, DeviceReady
+from distributed_pose.records.devices import DevicePlan, DeviceReady
 from tests.conftest import Dataset
 
 

@@ -17,7 +17,8 @@ from distributed_pose.backends.oracle import OracleBackend
 from distributed_pose.backends.simulated import SimulatedBackend
 from distributed_pose.engine.device_queue import DeviceQueue
 from distributed_pose.engine.worker import Worker
-from distributed_pose.records import Geometry, Simulation
+from distributed_pose.records.devices import Simulation
+from distributed_pose.records.images import Geometry
 from tests.conftest import Dataset
 from tests.unit.engine.test_worker import shard_of, worker_of
 

@@ -10,7 +10,7 @@ from distributed_pose.data.shards import image_records, list_shards, read_shards
 from distributed_pose.data.sources import FolderImages
 from distributed_pose.engine.host_stages import HostStages
 from distributed_pose.engine.preparation import Preparation, Prepared
-from distributed_pose.records import ImageRecord
+from distributed_pose.records.images import ImageRecord
 from distributed_pose.vision.profiles import PROFILES
 from tests.conftest import Dataset
 from tests.unit.engine.test_worker import shard_of

@@ -11,7 +11,7 @@ from distributed_pose.engine.reducer import Reduction
 from distributed_pose.engine.results import check_reduction, with_failures
 from distributed_pose.engine.worker_report import WorkerReport
 from distributed_pose.pose.assemble import Poses
-from distributed_pose.records import Damage, Failure, ImageRecord
+from distributed_pose.records.images import Damage, Failure, ImageRecord
 
 IDS = (4, 5, 6)
 (SHARD,) = list_shards([ImageRecord(number, f"{number}.jpg", 4, 6) for number in IDS], 3)

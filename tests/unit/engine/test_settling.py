@@ -10,7 +10,8 @@ from distributed_pose.engine.inline import InlineEngine, _Device
 from distributed_pose.engine.reducer import Reduction
 from distributed_pose.engine.task_queue import Task, TaskQueue
 from distributed_pose.engine.worker_report import WorkerReport
-from distributed_pose.records import Failure, ImageRecord, ShardResult
+from distributed_pose.records.images import Failure, ImageRecord
+from distributed_pose.records.shards import ShardResult
 
 BROKEN = "no such file"
 

@@ -30,7 +30,8 @@ from distributed_pose.engine.reducer import ForeignMapsError, Reducer
 from distributed_pose.engine.worker import Worker, _image_maps
 from distributed_pose.locations import Location
 from distributed_pose.model.compile import compile_model
-from distributed_pose.records import ImageRecord, ImagesToRead, WorkerSpec
+from distributed_pose.records.devices import ImagesToRead, WorkerSpec
+from distributed_pose.records.images import ImageRecord
 from distributed_pose.run.inputs import read_inputs
 from tests.conftest import Dataset
 from tests.tiny_models import save_constant_model

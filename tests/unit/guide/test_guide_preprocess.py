@@ -14,7 +14,7 @@ from distributed_pose.errors import SetupError
 from distributed_pose.files.local import sha256_hex
 from distributed_pose.guide.preprocess import preprocess_folder, write_info
 from distributed_pose.recordings.pads import maps_grid, read_pads
-from distributed_pose.records import InputSize
+from distributed_pose.records.images import InputSize
 from tests.conftest import Dataset
 from tests.image_files import encode
 

@@ -14,7 +14,7 @@ from distributed_pose.metrics.ground_truth import people_of
 from distributed_pose.metrics.matches import AREAS, match
 from distributed_pose.metrics.precision_recall import PrecisionRecall
 from distributed_pose.pose.skeleton import COCO_KEYPOINTS
-from distributed_pose.records import ImageRecord
+from distributed_pose.records.images import ImageRecord
 from distributed_pose.report.analysis import Analysis, analyse
 
 SIDE = 100.0

@@ -25,7 +25,7 @@ from distributed_pose.model.artifacts import (
 )
 from distributed_pose.model.compile import cache_name, compile_model, needs_device, portable
 from distributed_pose.model.makers import Calibration, fixed_input
-from distributed_pose.records import InputSize
+from distributed_pose.records.images import InputSize
 from tests.tiny_models import save_constant_model
 
 CPU = compile_spec("onnxruntime:cpu", "f32", "modelzoo")

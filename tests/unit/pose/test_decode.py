@@ -17,7 +17,7 @@ from distributed_pose.pose.peaks import MAX_PEAKS, SUPPRESSION_RADIUS_PX
 from distributed_pose.pose.reference import reference_decode
 from distributed_pose.pose.skeleton import KEYPOINTS, NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
-from distributed_pose.records import Geometry
+from distributed_pose.records.images import Geometry
 
 Floats = npt.NDArray[np.float32]
 

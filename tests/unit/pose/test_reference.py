@@ -14,7 +14,7 @@ from distributed_pose.pose.reference import (
 )
 from distributed_pose.pose.skeleton import LIMBS, NUM_KEYPOINTS
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
-from distributed_pose.records import Geometry
+from distributed_pose.records.images import Geometry
 
 NOBODY = Candidates(np.zeros((0, 2), np.float32), np.zeros(0, np.float32))
 

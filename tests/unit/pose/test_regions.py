@@ -14,7 +14,7 @@ from distributed_pose.pose.reference import full_resolution
 from distributed_pose.pose.regions import THRESHOLD, hot_boxes, trimmed
 from distributed_pose.pose.resample import ENLARGE, TAPS, _cubic, axes, gap_and_phase
 from distributed_pose.pose.skeleton import NUM_HEATMAPS
-from distributed_pose.records import STRIDE, Geometry
+from distributed_pose.records.images import STRIDE, Geometry
 
 Doubles = npt.NDArray[np.float64]
 

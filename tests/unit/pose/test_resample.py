@@ -12,7 +12,7 @@ import pytest
 from distributed_pose.pose.reference import full_resolution
 from distributed_pose.pose.resample import Axis, Box, axes, enlarged, in_tail, resized
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
-from distributed_pose.records import STRIDE, Geometry
+from distributed_pose.records.images import STRIDE, Geometry
 
 Floats = npt.NDArray[np.float32]
 

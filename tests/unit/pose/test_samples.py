@@ -10,7 +10,7 @@ from distributed_pose.pose.reference import full_resolution
 from distributed_pose.pose.resample import axes
 from distributed_pose.pose.samples import NUM_SAMPLES, estimate, new_samples, take_samples
 from distributed_pose.pose.skeleton import NUM_PAFS
-from distributed_pose.records import Geometry
+from distributed_pose.records.images import Geometry
 
 # A multiple of 4, so that OpenCV computes the last column like the others.
 CHANNELS = 40

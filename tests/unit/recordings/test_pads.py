@@ -6,7 +6,7 @@ import pytest
 
 from distributed_pose.errors import SetupError
 from distributed_pose.recordings.pads import maps_grid, output_names, pads_content, read_pads
-from distributed_pose.records import Geometry, ImageRecord
+from distributed_pose.records.images import Geometry, ImageRecord
 from distributed_pose.vision.profiles import PROFILES
 
 WIDE = ("000000000139.jpg", Geometry(426, 640, 0, 43, 0, 44))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from distributed_pose import parse_config
-from distributed_pose.records import DevicePlan
+from distributed_pose.records.devices import DevicePlan
 from distributed_pose.report.tables import device_table
 
 

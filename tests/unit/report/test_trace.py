@@ -7,13 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distributed_pose.data.shards import no_detections
-from distributed_pose.records import (
-    BatchTimes,
-    DevicePlan,
-    DeviceReady,
-    ShardResult,
-    ShardTimes,
-)
+from distributed_pose.records.devices import DevicePlan, DeviceReady
+from distributed_pose.records.shards import BatchTimes, ShardResult, ShardTimes
 from distributed_pose.report.trace import Trace
 from distributed_pose.report.trace_clocks import clocks
 from tests.traces import Event, check_format, check_rows, slices

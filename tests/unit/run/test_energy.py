@@ -2,13 +2,8 @@
 
 from dataclasses import replace
 
-from distributed_pose.records import (
-    DevicePlan,
-    DeviceReadings,
-    DeviceReady,
-    HostLoad,
-    WorkerReadings,
-)
+from distributed_pose.records.devices import DevicePlan, DeviceReady
+from distributed_pose.records.facts import DeviceReadings, HostLoad, WorkerReadings
 from distributed_pose.run.energy import energy_by_worker, total
 
 

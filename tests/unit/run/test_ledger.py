@@ -14,14 +14,9 @@ from hypothesis import strategies as st
 from distributed_pose import ExecutionError
 from distributed_pose.data.shards import no_detections, pack_detections, unpack_detections
 from distributed_pose.pose.assemble import Poses
-from distributed_pose.records import (
-    Damage,
-    DevicePlan,
-    DeviceReady,
-    Failure,
-    ImageRecord,
-    ShardResult,
-)
+from distributed_pose.records.devices import DevicePlan, DeviceReady
+from distributed_pose.records.images import Damage, Failure, ImageRecord
+from distributed_pose.records.shards import ShardResult
 from distributed_pose.run.ledger import (
     DeviceFigures,
     EvaluatedImage,

@@ -27,15 +27,10 @@ from distributed_pose.devices.kinds import DEVICE_NAME
 from distributed_pose.files.local import PARTIAL_PREFIX, sha256_hex
 from distributed_pose.files.storage import Folder
 from distributed_pose.pose.assemble import Poses
-from distributed_pose.records import (
-    STAGES,
-    Damage,
-    DevicePlan,
-    DeviceReady,
-    Failure,
-    ImageRecord,
-    ShardResult,
-)
+from distributed_pose.records.devices import DevicePlan, DeviceReady
+from distributed_pose.records.images import Damage, Failure, ImageRecord
+from distributed_pose.records.shards import ShardResult
+from distributed_pose.records.stages import STAGES
 from distributed_pose.run import ledger_files
 from distributed_pose.run.ledger import Ledger, LedgerEntry
 from distributed_pose.run.ledger_files import LedgerFiles

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from distributed_pose.data.shards import no_detections
-from distributed_pose.records import DevicePlan, DeviceReady, ShardResult
+from distributed_pose.records.devices import DevicePlan, DeviceReady
+from distributed_pose.records.shards import ShardResult
 from distributed_pose.run.inputs import read_inputs
 from distributed_pose.run.ledger import Ledger, LedgerEntry
 from distributed_pose.run.summary import SessionFacts, summarise

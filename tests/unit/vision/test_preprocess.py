@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from distributed_pose.records import Geometry, InputSize
+from distributed_pose.records.images import Geometry, InputSize
 from distributed_pose.vision.decode import decode_image
 from distributed_pose.vision.headers import UndecodableImageError
 from distributed_pose.vision.preprocess import preprocess

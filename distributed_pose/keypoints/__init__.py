@@ -1,0 +1,1 @@
+"""Keypoint sets: the keypoints and limbs of a network, and the keypoints of a dataset."""

@@ -1,0 +1,1 @@
+"""Frozen records that cross a boundary between rooms or processes."""
