@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_pose.errors import ExecutionError, SetupError
+from distributed_pose.keypoints.reading import coco_body
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.records.devices import Simulation
 from distributed_pose.records.images import STRIDE, Geometry
@@ -201,6 +203,7 @@ class BackendOptions:
             process is pinned to one device.
         variant: part of the backend's name after the colon, such as a provider.
         simulation: settings of a simulated device.
+        keypoints: keypoints and limbs of the network, which name the channels of its maps.
     """
 
     precision: str = "auto"
@@ -209,6 +212,7 @@ class BackendOptions:
     index: int = 0
     variant: str = ""
     simulation: Simulation = field(default_factory=Simulation)
+    keypoints: KeypointSet = field(default_factory=coco_body)
 
 
 class BackendFactory(Protocol):

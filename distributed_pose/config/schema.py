@@ -237,6 +237,10 @@ class RunConfig(_RegisteredKinds):
     With `upstream` the height is exact and the width is the least one. `auto` is the size that the
     model fixes, otherwise that of the profile."""
 
+    keypoints: MountedPath | None = None
+    """YAML file of the keypoints and limbs of the network and the keypoints of the dataset; none is
+    the body of COCO."""
+
     backend: BackendName = "auto"
     """Runtime of the model. `auto` is the best one that a device can start, `recorded` replays
     recorded maps, `oracle` draws maps from the ground truth, and `simulated` does so in the time of

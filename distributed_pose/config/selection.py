@@ -8,6 +8,8 @@ from distributed_pose.backends.registry import candidates, entries, owners, reso
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.devices.kinds import CPU, CUDA, KINDS, accelerators
 from distributed_pose.errors import ConfigError
+from distributed_pose.keypoints.reading import coco_body, read_keypoint_set
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.records.devices import Simulation
 from distributed_pose.records.images import InputSize
 
@@ -50,6 +52,7 @@ class Selection:
         soc: name of the Ascend chip to compile for; empty for the one that a node reports.
         profile: name of the preprocessing profile.
         input_size: size of the network inputs; None for `auto`, until the model is read.
+        keypoints: keypoints and limbs of the network, and keypoints of the dataset.
         gather: `maps` or `poses`, which the workers return; `auto` until the devices are ready.
         maps_dtype: `f32` or `f16`, type of the maps before they are grouped.
         damaged: `keep` or `fail`, treatment of damaged images that still decode.
@@ -68,6 +71,7 @@ class Selection:
     soc: str
     profile: str
     input_size: InputSize | None
+    keypoints: KeypointSet
     gather: str
     maps_dtype: str
     damaged: str
@@ -95,7 +99,8 @@ def select(config: RunConfig) -> Selection:
 
     Raises:
         ConfigError: if a backend does not run on the requested devices or lacks the precision, or
-            if some backends run the model while others answer from annotations or recorded maps.
+            if some backends run the model while others answer from annotations or recorded maps,
+            or if the file of the keypoint set cannot be used.
     """
     used = [*_used_kinds(config)]
     for kind in used:
@@ -113,6 +118,7 @@ def select(config: RunConfig) -> Selection:
         soc=config.npu.soc or "",
         profile=config.profile,
         input_size=config.input_size,
+        keypoints=read_keypoint_set(config.keypoints) if config.keypoints else coco_body(),
         gather=config.gather,
         maps_dtype=config.maps_dtype,
         damaged=config.data.damaged,

@@ -289,6 +289,7 @@ class Worker:
             max(spec.batch_sizes),
             spec.index,
             simulation=spec.simulation,
+            keypoints=spec.keypoints,
         )
         return open_backend(spec.backend, self._model, options)
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from distributed_pose.keypoints.reading import coco_body
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.locations import Location
 from distributed_pose.records.images import InputSize
 
@@ -123,6 +125,7 @@ class WorkerSpec:
         feeders: number of images that the worker prepares at once; 0 for as many as the rate of the
             device asks for.
         input_size: size of the network inputs; None for the size of the profile.
+        keypoints: keypoints and limbs of the network, and keypoints of the dataset.
     """
 
     plan: DevicePlan
@@ -140,6 +143,7 @@ class WorkerSpec:
     damaged: str = "keep"
     feeders: int = 0
     input_size: InputSize | None = None
+    keypoints: KeypointSet = field(default_factory=coco_body)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
