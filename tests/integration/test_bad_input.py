@@ -40,7 +40,7 @@ class Folder:
 
     def dataset(self, name: str, keep: set[str] | None = None) -> Dataset:
         """Returns the dataset of all images, or of some, with the same ids."""
-        images = [
+        images: list[dict[str, Any]] = [
             {"id": number, "file_name": file, "height": height, "width": width}
             for number, (file, (height, width)) in enumerate(self.sizes.items(), 100)
             if keep is None or file in keep

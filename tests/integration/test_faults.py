@@ -121,6 +121,7 @@ def test_a_late_answer_beside_that_of_another_device_is_counted_once(
     engine = CountingEngine(config)
     report = evaluate_on(engine, config, read_inputs(config), tmp_path)
     assert detections(tmp_path) == undisturbed
+    assert isinstance(config.batch_size, int)
     assert engine.came_back == report.num_images + config.batch_size
     assert not report.faults.reasons
 

@@ -1,6 +1,8 @@
 """The cluster that a run joins, and the error within seconds if it cannot be joined."""
 
+import os
 import socket
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -102,15 +104,15 @@ def test_a_head_without_a_token_is_joined() -> None:
 def test_a_token_is_shown_to_a_head_that_asks_for_it(
     environment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(address.sys.modules, "ray", raising=False)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
     (environment / ".ray").mkdir()
     (environment / ".ray" / "auth_token").write_text(TOKEN + "\n")
     with head() as open_cluster:
         check_answers(open_cluster)
-    assert "RAY_AUTH_MODE" not in address.os.environ
+    assert "RAY_AUTH_MODE" not in os.environ
     with head(TOKEN) as cluster:
         check_answers(cluster)
-    assert address.os.environ["RAY_AUTH_MODE"] == "token"
+    assert os.environ["RAY_AUTH_MODE"] == "token"
 
 
 @pytest.mark.parametrize(
