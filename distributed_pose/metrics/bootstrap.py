@@ -1,6 +1,9 @@
 """Intervals of AP and of throughput by resampling, with a seed.
 
-Array legend: I images, S resamplings.
+Copies of an image add no information, so that each resampling draws original images with all
+their copies.
+
+Array legend: O original images, S resamplings.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,7 +45,7 @@ class Interval:
 
 
 def ap_interval(run: PrecisionRecall, resamplings: int = RESAMPLINGS) -> Interval | None:
-    """Returns AP with its interval over images; None without labelled people.
+    """Returns AP with its interval over original images; None without labelled people.
 
     Args:
         run: precision and recall of a run.
@@ -111,11 +114,11 @@ def _interval(
     if -1.0 in aps:
         return None
     generator = np.random.default_rng(seed)
-    num_images = runs[0].num_images
+    num_originals = runs[0].num_originals
     figures = []
     for _ in range(resamplings):
-        drawn_I = generator.integers(0, num_images, num_images)
-        weights_I = np.bincount(drawn_I, minlength=num_images)
+        drawn_O = generator.integers(0, num_originals, num_originals)
+        weights_I = runs[0].weights(np.bincount(drawn_O, minlength=num_originals))
         resampled = [run.ap(weights_I) for run in runs]
         # A resampling of few images may have no labelled person.
         if -1.0 not in resampled:

@@ -74,7 +74,8 @@ class Comparison:
         second: folder of the second run.
         ap: AP of the first and of the second run; null where one of them has none.
         ap_difference: AP of the second run less that of the first, with its 95 % interval by a
-            paired bootstrap over images; null where it cannot be computed.
+            paired bootstrap over images, in which copies of an image by `data.repeat` are one;
+            null where it cannot be computed.
         unavailable: reason why there is no difference of AP; empty if there is one.
         images_per_s: wall-clock throughput of the first and of the second run.
         throughput_ratio: throughput of the second run divided by that of the first.
