@@ -86,7 +86,8 @@ class Comparison:
         keypoints: AP by keypoint, the largest change first.
         errors: number of errors of each kind, the largest change first.
         images: the images whose loss changed most.
-        maps: the maps of both runs compared; null if that was not asked for.
+        maps: the maps of the devices of both runs, each compared with those of the first device of
+            the first run; empty if that was not asked for.
     """
 
     first: str
@@ -102,7 +103,7 @@ class Comparison:
     keypoints: tuple[Change, ...]
     errors: tuple[Change, ...]
     images: tuple[ImageChange, ...]
-    maps: MapComparison | None = None
+    maps: tuple[MapComparison, ...] = ()
 
     @property
     def is_more_than_chance(self) -> bool | None:
