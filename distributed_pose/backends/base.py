@@ -16,7 +16,6 @@ import numpy.typing as npt
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.keypoints.sets import KeypointSet
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.records.devices import Simulation
 from distributed_pose.records.images import STRIDE, Geometry
 
@@ -47,7 +46,7 @@ class InputBatch:
 
 
 class NetworkOutput(NamedTuple):
-    """Last-stage heatmaps [N, 19, H, W] and PAFs [N, 38, H, W].
+    """Last-stage heatmaps [N, K, H, W] and PAFs [N, P, H, W], with the channels of a keypoint set.
 
     Both are float32, or float16 if the model's output is. Only the decoder converts float16 to
     float32, which is exact.
@@ -256,14 +255,19 @@ def checked_backend(backend: Backend, asked: str) -> Backend:
     return backend
 
 
-def check_maps(maps: NetworkOutput, batch: InputBatch) -> NetworkOutput:
+def check_maps(maps: NetworkOutput, batch: InputBatch, keypoints: KeypointSet) -> NetworkOutput:
     """Returns the maps unchanged if they are a possible answer to the batch.
+
+    Args:
+        maps: answer of a backend.
+        batch: network inputs.
+        keypoints: keypoint set of the model.
 
     Raises:
         ExecutionError: if a shape is wrong or a value is not finite.
     """
     images, _, height, width = batch.inputs_N3HW.shape
-    for array, channels in ((maps.heatmaps_NKHW, NUM_HEATMAPS), (maps.pafs_NPHW, NUM_PAFS)):
+    for array, channels in zip(maps, (keypoints.num_heatmaps, keypoints.num_pafs), strict=True):
         expected = (images, channels, height // STRIDE, width // STRIDE)
         if array.shape != expected:
             raise ExecutionError(

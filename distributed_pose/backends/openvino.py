@@ -62,7 +62,8 @@ class OpenVinoBackend(SynchronousBackend):
         with _load_errors():
             self._model = _read(self._core, content)
             inputs = [_port(port) for port in self._model.inputs]
-            self._outputs = select_outputs([_port(port) for port in self._model.outputs])
+            outputs = [_port(port) for port in self._model.outputs]
+            self._outputs = select_outputs(outputs, options.keypoints)
             check_input(inputs)
             self._batch_size = inputs[0].shape[0]
             self._input = replace(inputs[0], shape=(None, *inputs[0].shape[1:]))

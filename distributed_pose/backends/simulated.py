@@ -25,7 +25,7 @@ from distributed_pose.backends.base import (
 from distributed_pose.backends.oracle import OracleBackend
 from distributed_pose.devices.published import PUBLISHED
 from distributed_pose.errors import ConfigError
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.records.devices import Simulation
 from distributed_pose.records.images import STRIDE, Geometry
 
@@ -139,6 +139,7 @@ class SimulatedBackend(Backend):
                 f"available: {', '.join(f'simulated:{known}' for known in DEVICES)}",
             )
         self._oracle = OracleBackend(content, options)
+        self._keypoints = options.keypoints
         self._simulation = options.simulation
         rate = self._simulation.images_per_s
         self.description = f"simulated, {rate:g} images/s" if rate else f"simulated {name}"
@@ -187,7 +188,7 @@ class SimulatedBackend(Backend):
 
     def _answer(self, batch: InputBatch) -> NetworkOutput:
         height, width = (size // STRIDE for size in batch.inputs_N3HW.shape[2:])
-        maps = _empty(len(batch.image_ids), height, width)
+        maps = _empty(self._keypoints, len(batch.image_ids), (height, width))
         for index, (image_id, geometry) in enumerate(
             zip(batch.image_ids, batch.geometries, strict=True)
         ):
@@ -203,7 +204,8 @@ class SimulatedBackend(Backend):
         key = people, geometry, any_input.shape
         if key in self._kept:
             return self._kept[key]
-        drawn = _parts(self._oracle.run(InputBatch((image_id,), (geometry,), any_input)))
+        maps = self._oracle.run(InputBatch((image_id,), (geometry,), any_input))
+        drawn = _parts(maps, self._keypoints)
         size_bytes = sum(array.nbytes for part in drawn for array in part)
         # Entries are never evicted: repeated passes over a dataset larger than the cache would
         # miss at every image if the oldest entry went first.
@@ -224,15 +226,16 @@ def _model(published: DeviceModel, simulation: Simulation) -> DeviceModel:
     return DeviceModel(rates, published.overhead_s + simulation.overhead_s)
 
 
-def _empty(num_images: int, height: int, width: int) -> NetworkOutput:
-    heatmaps_NKHW = np.zeros((num_images, NUM_HEATMAPS, height, width), np.float32)
+def _empty(keypoints: KeypointSet, num_images: int, grid_hw: tuple[int, int]) -> NetworkOutput:
+    heatmaps_NKHW = np.zeros((num_images, keypoints.num_heatmaps, *grid_hw), np.float32)
     heatmaps_NKHW[:, -1] = 1
-    return NetworkOutput(heatmaps_NKHW, np.zeros((num_images, NUM_PAFS, height, width), np.float32))
+    pafs_NPHW = np.zeros((num_images, keypoints.num_pafs, *grid_hw), np.float32)
+    return NetworkOutput(heatmaps_NKHW, pafs_NPHW)
 
 
-def _parts(maps: NetworkOutput) -> _Drawn:
+def _parts(maps: NetworkOutput, keypoints: KeypointSet) -> _Drawn:
     """Returns the values of one image's maps that differ from those of an empty image."""
-    empty = _empty(1, *maps.pafs_NPHW.shape[2:])
+    empty = _empty(keypoints, 1, maps.pafs_NPHW.shape[2:])
     return (
         _part(maps.heatmaps_NKHW, empty.heatmaps_NKHW),
         _part(maps.pafs_NPHW, empty.pafs_NPHW),

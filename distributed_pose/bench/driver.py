@@ -33,6 +33,7 @@ from distributed_pose.engine.task_queue import TaskQueue
 from distributed_pose.engine.worker_report import WorkerReport
 from distributed_pose.evaluation import record_results
 from distributed_pose.files.storage import Folder
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.records.devices import DevicePlan, DeviceReady
 from distributed_pose.records.images import ImageRecord
@@ -267,7 +268,8 @@ def _answer(packed: bytes) -> tuple[Reduction, WorkerReport]:
     ids_N = unpack_images(packed).column("image_id").to_numpy()
     ids, number = tuple(ids_N.tolist()), len(ids_N)
     random = np.random.default_rng(ids[0])
-    keypoints = random.integers(0, 640, (_PEOPLE_PER_IMAGE * number, 51)) + 0.5
+    values = 3 * coco_body().num_dataset_keypoints
+    keypoints = random.integers(0, 640, (_PEOPLE_PER_IMAGE * number, values)) + 0.5
     poses = Poses(keypoints.astype(np.float64), random.random(len(keypoints)))
     times = tuple(random.integers(10**5, 10**7, number).tolist())
     report = WorkerReport(

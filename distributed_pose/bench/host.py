@@ -112,6 +112,7 @@ def _infer(inputs: RunInputs) -> list[ImageMaps]:
 class _HostBench:
     def __init__(self, config: RunConfig, inputs: RunInputs) -> None:
         self._profile = PROFILES[config.profile].sized(inputs.selection.input_size)
+        self._keypoints = inputs.selection.keypoints
         self._images = inputs.images
         self._decoder = Decoder(thread_time_ns)
         self._decoder.warm_up()
@@ -169,7 +170,7 @@ class _HostBench:
         input_3HW, geometry = preprocess(image_HW3, self._profile)
         times.append(thread_time_ns())
         batch = InputBatch((image.image_id,), (geometry,), input_3HW[None])
-        check_maps(NetworkOutput(maps.heatmaps_NKHW, maps.pafs_NPHW), batch)
+        check_maps(NetworkOutput(maps.heatmaps_NKHW, maps.pafs_NPHW), batch, self._keypoints)
         times.append(thread_time_ns())
         decoded = self._decoder.decode_batch(
             received.heatmaps_NKHW, received.pafs_NPHW, received.geometries

@@ -1,6 +1,6 @@
 """Computes the maps of stored runs again for some images, and compares them output by output.
 
-Array legend: M all 57 channels of heatmaps and PAFs, H and W map size in cells.
+Array legend: M all channels of heatmaps and PAFs, H and W map size in cells.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +25,7 @@ from distributed_pose.engine.worker import Worker
 from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.files.local import one_line
 from distributed_pose.files.yaml_values import parse_yaml
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.locations import Location
 from distributed_pose.records.devices import DeviceReady
 from distributed_pose.records.images import ImageRecord
@@ -67,6 +68,7 @@ def compare_maps(
     images = _spread(_common(reruns), count)
     source, index = reruns[0].inputs.images, reruns[0].inputs.index
     names = [(index.listed_id(image.image_id), image.file_name) for image in images]
+    keypoints = _common_set(reruns)
     total = len(reruns) * len(images)
     done = count_from(1)
     computed = (
@@ -78,7 +80,7 @@ def compare_maps(
             images=len(images),
             first=first,
             second=second,
-            outputs=map_differences(names, first_maps, maps),
+            outputs=map_differences(names, first_maps, maps, keypoints),
         )
         for second, maps in computed
     )
@@ -112,6 +114,22 @@ def _open(run: StoredRun) -> _Rerun:
         if inputs.model.sha256 != run.report.model.sha256:
             raise SetupError(f"{inputs.model.path} is not the model file of the run any more")
         return _Rerun(run, inputs)
+
+
+def _common_set(reruns: Sequence[_Rerun]) -> KeypointSet:
+    """Returns the keypoint set of all runs.
+
+    Raises:
+        ConfigError: if they have different ones.
+    """
+    first = reruns[0].inputs.selection.keypoints
+    for rerun in reruns[1:]:
+        if rerun.inputs.selection.keypoints != first:
+            raise ConfigError(
+                f"{reruns[0].run.location} and {rerun.run.location} have different keypoint sets",
+                "--maps compares runs of one set",
+            )
+    return first
 
 
 def _config(run: StoredRun) -> RunConfig:

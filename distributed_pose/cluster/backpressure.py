@@ -8,7 +8,8 @@ import numpy as np
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.shards import Shard
 from distributed_pose.errors import SetupError
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
+from distributed_pose.keypoints.reading import coco_body
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.records.images import STRIDE
 from distributed_pose.records.models import FLOATS
 from distributed_pose.vision.profiles import PROFILES
@@ -40,6 +41,7 @@ class InFlightBudget:
         shard_size: largest number of images that are sent at once.
         inputs_in_store: whether any worker gets network inputs from other processes, which pass
             them through the object store.
+        keypoints: keypoint set of the maps; None is the body of COCO.
 
     Raises:
         SetupError: if not even one batch fits.
@@ -52,7 +54,10 @@ class InFlightBudget:
         shard_size: int = 1,
         *,
         inputs_in_store: bool = False,
+        keypoints: KeypointSet | None = None,
     ) -> None:
+        found = keypoints or coco_body()
+        self._channels = found.num_heatmaps + found.num_pafs
         self._profile = PROFILES[config.profile].sized(config.input_size)
         self._inputs_in_store = inputs_in_store
         self._gathers_maps = config.gather == "maps"
@@ -114,4 +119,4 @@ class InFlightBudget:
 
     def _maps_bytes(self, height: int, width: int) -> int:
         cells = (height // STRIDE) * (width // STRIDE)
-        return cells * (NUM_HEATMAPS + NUM_PAFS) * self._itemsize * self._gathers_maps
+        return cells * self._channels * self._itemsize * self._gathers_maps

@@ -27,6 +27,7 @@ from distributed_pose.data.shards import IMAGES
 from distributed_pose.engine.device_queue import DeviceQueue
 from distributed_pose.engine.preparation import Preparation
 from distributed_pose.errors import PoseEvalError
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.metrics.throughput import best_batch_size
 from distributed_pose.records.images import Geometry
 from distributed_pose.vision.preprocess import InputArray, preprocess
@@ -83,12 +84,16 @@ class Trials:
         queue: queue of the device.
         slots: number of batches that the device has in flight at once.
         profile: preprocessing profile, which fixes size and type of the inputs.
+        keypoints: keypoint set of the model.
     """
 
-    def __init__(self, queue: DeviceQueue, slots: int, profile: Profile) -> None:
+    def __init__(
+        self, queue: DeviceQueue, slots: int, profile: Profile, keypoints: KeypointSet
+    ) -> None:
         self._queue = queue
         self._slots = slots
         self._profile = profile
+        self._keypoints = keypoints
 
     def infer(self, batch: InputBatch) -> NetworkOutput:
         """Returns the checked maps of a batch.
@@ -96,7 +101,7 @@ class Trials:
         Raises:
             ExecutionError: if the device fails or returns invalid maps.
         """
-        return check_maps(self._queue.submit(batch).result().maps, batch)
+        return check_maps(self._queue.submit(batch).result().maps, batch, self._keypoints)
 
     def compute_ns(self, batch: InputBatch) -> int:
         """Returns the nanoseconds that the device executes a batch.
@@ -105,7 +110,7 @@ class Trials:
             ExecutionError: if the device fails or returns invalid maps.
         """
         answer = self._queue.submit(batch).result()
-        check_maps(answer.maps, batch)
+        check_maps(answer.maps, batch, self._keypoints)
         return answer.times.compute_ns
 
     def batch(self, count: int) -> InputBatch:

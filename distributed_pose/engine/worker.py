@@ -39,6 +39,7 @@ from distributed_pose.engine.steps import step
 from distributed_pose.engine.trials import Sweep, Trials, preparation_s
 from distributed_pose.engine.worker_report import WorkerReport, joined_reports, report_of
 from distributed_pose.errors import BackendError, PoseEvalError, SetupError
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.recordings.pads import output_name
 from distributed_pose.recordings.recording import Recording
 from distributed_pose.records.devices import DeviceReady, WorkerSpec
@@ -191,7 +192,7 @@ class Worker:
             answers = [self._queue.submit(batch) for batch in prepared.batches]
             try:
                 maps = [
-                    _checked(batch, answer.result(), durations)
+                    _checked(batch, answer.result(), self._spec.keypoints, durations)
                     for batch, answer in zip(prepared.batches, answers, strict=True)
                 ]
             finally:
@@ -294,7 +295,7 @@ class Worker:
         return open_backend(spec.backend, self._model, options)
 
     def _trials(self) -> Trials:
-        return Trials(self._queue, self._slots, self._profile)
+        return Trials(self._queue, self._slots, self._profile, self._spec.keypoints)
 
     def _best_batch_size(self, trials: Trials) -> int:
         sizes = sorted(self._spec.batch_sizes)
@@ -314,11 +315,11 @@ def _named(device: str) -> Iterator[None]:
 
 
 def _checked(
-    batch: InputBatch, answer: Inference, durations: dict[str, list[int]]
+    batch: InputBatch, answer: Inference, keypoints: KeypointSet, durations: dict[str, list[int]]
 ) -> NetworkOutput:
     """Returns the checked maps of a batch, and appends its durations by stage."""
     start = perf_counter_ns()
-    maps = check_maps(answer.maps, batch)
+    maps = check_maps(answer.maps, batch, keypoints)
     durations["check"].append(perf_counter_ns() - start)
     for stage, time_ns in zip(DEVICE_STAGES, answer.times.by_stage, strict=True):
         durations[stage].append(time_ns)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from distributed_pose.files.local import short_digest
+
 
 class Limb(NamedTuple):
     """A connection of two keypoints.
@@ -44,6 +46,11 @@ class KeypointSet:
     sigmas: tuple[float, ...]
     derived: tuple[tuple[str, tuple[str, ...]], ...]
     limbs: tuple[Limb, ...]
+
+    @property
+    def identity(self) -> str:
+        """Name and digest of the set, which tell it from every other set."""
+        return f"{self.name} {short_digest(repr(self).encode())}"
 
     @property
     def num_keypoints(self) -> int:

@@ -101,7 +101,7 @@ def _read_inputs(
     model_path = config.model.path
     config, note = _with_demo(config, selection.source)
     index, source, annotations = _read_dataset(config)
-    model, input_size = _model(config, selection.source, index, annotations)
+    model, input_size = _model(config, selection, index, annotations)
     selection = replace(selection, input_size=input_size)
     if config.data.repeat > 1:
         note = f"{note} Each image is counted {config.data.repeat} times.".strip()
@@ -257,10 +257,10 @@ def _calibration(
 
 
 def _model(
-    config: RunConfig, source: Source, index: CocoIndex, annotations: Location
+    config: RunConfig, selection: Selection, index: CocoIndex, annotations: Location
 ) -> tuple[ModelSource, InputSize]:
     """Returns what the run's backends answer from, and the size of the network inputs."""
-    stages = config.model.refinement_stages
+    stages, source = config.model.refinement_stages, selection.source
     if source == "model":
         return _load(config, _required(config.model.path, "model.path"))
     profile = PROFILES[config.profile]
@@ -268,7 +268,9 @@ def _model(
     if source == "recording":
         path = _required(config.model.path, "model.path")
         profile = profile.sized(config.input_size or recorded_input(path.absolute()))
-        content, digest = describe_recording(path.absolute(), index.images, profile)
+        content, digest = describe_recording(
+            path.absolute(), index.images, profile, selection.keypoints
+        )
         return ModelSource(content, "recording", digest, str(path)), profile.size
     profile = profile.sized(config.input_size)
     truth = truth_source(str(annotations), json.dumps(index.ground_truth).encode())

@@ -20,6 +20,7 @@ from distributed_pose.backends.shared_libraries import probe_provider
 from distributed_pose.demo.default import WEIGHTS
 from distributed_pose.devices.nvidia import cuda_device_facts, cuda_device_name
 from distributed_pose.devices.nvidia_libraries import loaded_tensorrt_version
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.model.engines import unpack_engines
 from distributed_pose.model.folding import fold_normalisation
 from distributed_pose.model.half import to_half
@@ -107,7 +108,7 @@ def test_maps_equal_those_of_the_cpu_within_the_reported_precision(
     reference = open_backend("onnxruntime:cpu", models["cpu"], BackendOptions(threads=4))
     assert backend.precision == precision
     for count in (BATCH_SIZE, 1, 3):
-        found = check_maps(backend.infer(batch(count)), batch(count))
+        found = check_maps(backend.infer(batch(count)), batch(count), coco_body())
         found_difference = difference(found, reference.infer(batch(count)))
         assert found_difference < TOLERANCES[precision]
         # Half precision, or TF32 in place of float32, would differ more.

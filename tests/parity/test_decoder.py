@@ -21,6 +21,7 @@ from distributed_pose.backends.onnxruntime import OnnxRuntimeBackend
 from distributed_pose.backends.registry import compile_spec
 from distributed_pose.data.coco import load_index
 from distributed_pose.demo.default import WEIGHTS
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.model.artifacts import load_source
 from distributed_pose.model.compile import portable
 from distributed_pose.pose.decode import Decoder
@@ -87,7 +88,7 @@ class Scene:
             return heatmaps_KHW, pafs_PHW * 2 - np.float32(0.5 if self.kind == "storm" else 1)
         keypoints_P18x3 = self._keypoints(random)
         return draw_heatmaps(keypoints_P18x3, self.grid_hw), draw_pafs(
-            keypoints_P18x3, self.grid_hw
+            keypoints_P18x3, coco_body().limbs, self.grid_hw
         )
 
     def _keypoints(self, random: np.random.Generator) -> Floats:

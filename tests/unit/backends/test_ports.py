@@ -4,6 +4,7 @@ import pytest
 
 from distributed_pose import SetupError
 from distributed_pose.backends.ports import check_input, check_profile, select_outputs
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.records.models import ModelPort
 from distributed_pose.vision.profiles import PROFILES
 
@@ -24,7 +25,7 @@ def image(*shape: int | None, dtype: str = "float32") -> list[ModelPort]:
 def test_the_last_pair_is_used_if_names_have_no_stage(stages: int, pair: tuple[int, int]) -> None:
     ports = outputs(*pair * stages)
     by_channels = {port.shape[1]: port.name for port in ports[-2:]}
-    assert select_outputs(ports) == (by_channels[19], by_channels[38])
+    assert select_outputs(ports, coco_body()) == (by_channels[19], by_channels[38])
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ def test_the_last_pair_is_used_if_names_have_no_stage(stages: int, pair: tuple[i
     ],
 )
 def test_numbers_in_meaningless_names_are_not_stages(names: tuple[str, ...]) -> None:
-    assert select_outputs(outputs(19, 38, 19, 38, names=names)) == names[2:]
+    assert select_outputs(outputs(19, 38, 19, 38, names=names), coco_body()) == names[2:]
 
 
 @pytest.mark.parametrize(
@@ -46,12 +47,15 @@ def test_numbers_in_meaningless_names_are_not_stages(names: tuple[str, ...]) -> 
 def test_stages_in_names_take_precedence_over_the_order(pattern: str) -> None:
     heatmaps, pafs = (tuple(pattern.format(n) + kind for n in (1, 0)) for kind in "hp")
     names = (heatmaps[0], pafs[0], heatmaps[1], pafs[1])
-    assert select_outputs(outputs(19, 38, 19, 38, names=names)) == (heatmaps[0], pafs[0])
+    assert select_outputs(outputs(19, 38, 19, 38, names=names), coco_body()) == (
+        heatmaps[0],
+        pafs[0],
+    )
 
 
 def test_other_outputs_are_ignored() -> None:
     ports = outputs(128, 19, 38, 57, 19, 38, 1)
-    assert select_outputs([*ports, ModelPort("flat", (None, 19))]) == ("5", "6")
+    assert select_outputs([*ports, ModelPort("flat", (None, 19))], coco_body()) == ("5", "6")
 
 
 @pytest.mark.parametrize(
@@ -71,7 +75,7 @@ def test_ambiguous_outputs_are_refused_with_their_list(
 ) -> None:
     ports = outputs(*channels, names=names)
     with pytest.raises(SetupError, match=r"more than one output of (19|38) channels") as caught:
-        select_outputs(ports)
+        select_outputs(ports, coco_body())
     assert all(port.name in str(caught.value) for port in ports)
 
 
@@ -81,7 +85,7 @@ def test_ambiguous_outputs_are_refused_with_their_list(
         ([ModelPort("y", (1, 46, 80, 19)), ModelPort("z", (1, 46, 80, 38))], r"y \[1, 46.*NHWC"),
         ([ModelPort("y", ())], r"no output of 19 .*: y \[no shape\]"),
         ([ModelPort("y", (None, None, None, None))], r"y \[\?, \?, \?, \?\]"),
-        ([], "no output of 19 channels for the heatmaps: none"),
+        ([], "no output of 19 channels for the heatmaps of keypoint set coco_body: none"),
         (outputs(19), "no output of 38 channels for the PAFs"),
     ],
 )
@@ -89,7 +93,7 @@ def test_missing_outputs_are_refused_with_the_list_of_outputs(
     ports: list[ModelPort], message: str
 ) -> None:
     with pytest.raises(SetupError, match=message):
-        select_outputs(ports)
+        select_outputs(ports, coco_body())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])

@@ -11,7 +11,7 @@ from distributed_pose import ConfigError, SetupError
 from distributed_pose.backends.base import BackendOptions, DeviceTimes, InputBatch
 from distributed_pose.backends.oracle import OracleBackend
 from distributed_pose.backends.simulated import DEVICES, DeviceModel, SimulatedBackend
-from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.records.devices import Simulation
 from distributed_pose.records.images import Geometry
 
@@ -25,7 +25,7 @@ def truth(num_images: int = 3, num_people: int = 2) -> bytes:
     people = []
     for image_id in range(1, num_images + 1):
         for _ in range(num_people):
-            points = generator.uniform(0, SIZE[::-1], (NUM_COCO_KEYPOINTS, 2))
+            points = generator.uniform(0, SIZE[::-1], (coco_body().num_dataset_keypoints, 2))
             keypoints = np.insert(points, 2, 2, axis=1).ravel().tolist()
             people.append({"image_id": image_id, "keypoints": keypoints, "num_keypoints": 17})
     return json.dumps({"annotations": people}).encode()

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.pose.limits import MAX_CANDIDATES, NoPoseMapsError
@@ -48,8 +49,8 @@ def people_at(*shifts_px: float) -> npt.NDArray[np.float64]:
 
 
 def maps_of(*shifts_px: float) -> tuple[Floats, Floats]:
-    keypoints = network_keypoints(people_at(*shifts_px))
-    return draw_heatmaps(keypoints, GRID_HW), draw_pafs(keypoints, GRID_HW)
+    keypoints = network_keypoints(people_at(*shifts_px), coco_body())
+    return draw_heatmaps(keypoints, GRID_HW), draw_pafs(keypoints, coco_body().limbs, GRID_HW)
 
 
 def noise(grid_hw: tuple[int, int], seed: int = 0) -> tuple[Floats, Floats]:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.pose.reference import (
     Candidates,
     Limb,
@@ -200,9 +201,11 @@ def test_drawn_people_are_found_where_they_were_drawn(geometry: Geometry) -> Non
     coco = np.full((2, 17, 3), 2, np.float32)
     coco[:, :, :2] = PERSON
     coco[1, :, 0] += 200
-    keypoints = network_keypoints(coco)
+    keypoints = network_keypoints(coco, coco_body())
     poses = reference_decode(
-        draw_heatmaps(keypoints, (46, 80)), draw_pafs(keypoints, (46, 80)), geometry
+        draw_heatmaps(keypoints, (46, 80)),
+        draw_pafs(keypoints, coco_body().limbs, (46, 80)),
+        geometry,
     )
     found = poses.keypoints_P51.reshape(-1, 17, 3)
     found = found[found[:, 0, 0].argsort()]
@@ -213,6 +216,6 @@ def test_drawn_people_are_found_where_they_were_drawn(geometry: Geometry) -> Non
 
 
 def test_maps_without_people_have_no_poses() -> None:
-    nobody = network_keypoints(np.zeros((0, 17, 3)))
-    maps = draw_heatmaps(nobody, (46, 80)), draw_pafs(nobody, (46, 80))
+    nobody = network_keypoints(np.zeros((0, 17, 3)), coco_body())
+    maps = draw_heatmaps(nobody, (46, 80)), draw_pafs(nobody, coco_body().limbs, (46, 80))
     assert not len(reference_decode(*maps, Geometry(368, 640, 0, 0, 0, 0)).scores_P)
