@@ -47,9 +47,9 @@ def draw_poses(
         colour = _COLOURS[index % len(_COLOURS)]
         for number, line in enumerate(lines):
             if points[[*line.start, *line.end], 2].all():
-                ends = (_pixel(points[[*end]].mean(axis=0)) for end in (line.start, line.end))
+                start, end = (_pixel(points[[*one]].mean(axis=0)) for one in line[:2])
                 own = colours[number] if colours else colour
-                cv2.line(drawn, *ends, own, thickness, cv2.LINE_AA)
+                cv2.line(drawn, start, end, own, thickness, cv2.LINE_AA)
         for point in points[points[:, 2] > 0]:
             cv2.circle(drawn, _pixel(point), thickness + 1, (255, 255, 255), -1, cv2.LINE_AA)
             cv2.circle(drawn, _pixel(point), thickness, colour, -1, cv2.LINE_AA)

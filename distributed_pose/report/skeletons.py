@@ -53,7 +53,10 @@ def skeleton(keypoints: KeypointSet) -> tuple[Line, ...]:
     lines = [_line(keypoints, *ends) for ends in names if not {*outlined} & {*ends}]
     lines += [line for name in outlined for line in _outline(keypoints, name, names)]
     # Two midpoints that a limb connects have the same lines at its sides.
-    return tuple({frozenset(line[:2]): line for line in reversed(lines)}.values())[::-1]
+    unique: dict[frozenset[tuple[int, ...]], Line] = {}
+    for line in lines:
+        unique.setdefault(frozenset((line.start, line.end)), line)
+    return tuple(unique.values())
 
 
 def limb_colours(keypoints: KeypointSet) -> tuple[Colour, ...]:
