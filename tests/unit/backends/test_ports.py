@@ -7,6 +7,7 @@ from distributed_pose.backends.ports import check_input, check_profile, select_o
 from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.records.models import ModelPort
 from distributed_pose.vision.profiles import PROFILES
+from tests.chain_sets import chain_of
 
 Shape = tuple[int | None, ...]
 
@@ -94,6 +95,43 @@ def test_missing_outputs_are_refused_with_the_list_of_outputs(
 ) -> None:
     with pytest.raises(SetupError, match=message):
         select_outputs(ports, coco_body())
+
+
+@pytest.mark.parametrize("count", [2, 6, 21, 100])
+def test_outputs_are_those_of_the_keypoint_set(count: int) -> None:
+    keypoints = chain_of(count)
+    ports = outputs(*(keypoints.num_heatmaps, keypoints.num_pafs) * 2)
+    assert select_outputs([*ports, *outputs(19, 38)], keypoints) == ("3", "4")
+
+
+@pytest.mark.parametrize(
+    ("channels", "fits"),
+    [
+        ((7, 10), "6 keypoints and 5 limbs"),
+        ((10, 7), "6 keypoints and 5 limbs"),
+        ((22, 40, 22, 40), "21 keypoints and 20 limbs"),
+        ((10, 7, 38), "OpenPose family"),
+        ((7,), "OpenPose family"),
+    ],
+)
+def test_a_model_of_another_set_is_refused_with_the_size_that_it_fits(
+    channels: tuple[int, ...], fits: str
+) -> None:
+    with pytest.raises(SetupError, match=f"no output of 19 channels.*coco_body.*({fits})"):
+        select_outputs(outputs(*channels), coco_body())
+
+
+def test_a_model_of_the_body_of_coco_is_refused_for_another_set() -> None:
+    with pytest.raises(SetupError, match=r"no output of 7 channels.*chain_of_6.*18 keypoints"):
+        select_outputs(outputs(19, 38), chain_of(6))
+
+
+def test_pafs_are_known_by_name_where_a_set_has_as_many_of_them_as_heatmaps() -> None:
+    keypoints = chain_of(3)
+    names = ("stage_0_pafs", "stage_0_h", "stage_1_h", "stage_1_pafs")
+    assert select_outputs(outputs(4, 4, 4, 4, names=names), keypoints) == names[2:]
+    with pytest.raises(SetupError, match=r"4 channels, named as in stage_1_pafs, for the PAFs"):
+        select_outputs(outputs(4, 4), keypoints)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])

@@ -8,26 +8,30 @@ import numpy as np
 import pytest
 
 from distributed_pose import ConfigError, SetupError
-from distributed_pose.backends.base import BackendOptions, DeviceTimes, InputBatch
+from distributed_pose.backends.base import BackendOptions, DeviceTimes, InputBatch, check_maps
 from distributed_pose.backends.oracle import OracleBackend
 from distributed_pose.backends.simulated import DEVICES, DeviceModel, SimulatedBackend
 from distributed_pose.keypoints.reading import coco_body
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.records.devices import Simulation
 from distributed_pose.records.images import Geometry
+from tests.chain_sets import chain_of
 
 SIZE = (48, 64)
 JITTER = 0.02
 
 
-def truth(num_images: int = 3, num_people: int = 2) -> bytes:
+def truth(num_images: int = 3, num_people: int = 2, keypoints: KeypointSet | None = None) -> bytes:
     """Returns people at random places of images 1 to `num_images`, and none in image 0."""
     generator = np.random.default_rng(0)
+    num_keypoints = (keypoints or coco_body()).num_dataset_keypoints
     people = []
     for image_id in range(1, num_images + 1):
         for _ in range(num_people):
-            points = generator.uniform(0, SIZE[::-1], (coco_body().num_dataset_keypoints, 2))
-            keypoints = np.insert(points, 2, 2, axis=1).ravel().tolist()
-            people.append({"image_id": image_id, "keypoints": keypoints, "num_keypoints": 17})
+            points = generator.uniform(0, SIZE[::-1], (num_keypoints, 2))
+            values = np.insert(points, 2, 2, axis=1).ravel().tolist()
+            person = {"image_id": image_id, "keypoints": values, "num_keypoints": num_keypoints}
+            people.append(person)
     return json.dumps({"annotations": people}).encode()
 
 
@@ -35,6 +39,22 @@ def batch(*image_ids: int, size: tuple[int, int] = SIZE, padding: int = 0) -> In
     geometry = Geometry(*SIZE, padding, padding, 0, 0)
     inputs = np.zeros((len(image_ids), 3, *size), np.float32)
     return InputBatch(image_ids, (geometry,) * len(image_ids), inputs)
+
+
+@pytest.mark.parametrize("count", [2, 6, 21, 100])
+def test_a_simulated_device_and_the_oracle_draw_the_same_maps_of_any_set(count: int) -> None:
+    keypoints = chain_of(count)
+    options = BackendOptions(variant="t4", keypoints=keypoints)
+    content = truth(keypoints=keypoints)
+    images = batch(2, 0, 1)
+    expected = OracleBackend(content, options).infer(images)
+    found = SimulatedBackend(content, options, Clock().read, Clock().sleep).infer(images)
+    assert check_maps(found, images, keypoints) is found
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    # Each keypoint and limb of image 2 is drawn, and nothing of image 0.
+    assert found.heatmaps_NKHW[0, :-1].any(axis=(1, 2)).all()
+    assert not found.pafs_NPHW[1].any()
 
 
 class Clock:

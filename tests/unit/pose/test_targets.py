@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from distributed_pose.keypoints.reading import coco_body
+from distributed_pose.keypoints.sets import KeypointSet, Limb
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
 
 GRID_HW = (46, 80)
@@ -139,3 +140,23 @@ def test_targets_do_not_depend_on_the_order_of_the_people():
         draw_pafs(people[::-1], LIMBS, GRID_HW),
         atol=1e-6,
     )
+
+
+def test_a_derived_keypoint_is_the_midpoint_of_its_sources_where_all_are_labelled():
+    dataset = ("a", "b", "c")
+    keypoints = KeypointSet(
+        name="triangle",
+        keypoints=("c", "centre", "a", "b"),
+        dataset_keypoints=dataset,
+        sigmas=(0.1,) * 3,
+        derived=(("centre", dataset),),
+        limbs=(Limb(1, 0, 0, 1), Limb(1, 2, 2, 3), Limb(1, 3, 4, 5)),
+    )
+    whole = [[0, 3, 2], [30, 6, 1], [60, 9, 2]]
+    part = [[0, 3, 2], [30, 6, 0], [60, 9, 2]]
+    people = network_keypoints([whole, part], keypoints)
+    assert people[0].tolist() == [[60, 9, 2], [30, 6, 1], [0, 3, 2], [30, 6, 1]]
+    assert people[1].tolist() == [[60, 9, 2], [0, 0, 0], [0, 3, 2], [0, 0, 0]]
+    pafs = draw_pafs(people, keypoints.limbs, GRID_HW)
+    assert pafs.shape == (6, *GRID_HW)
+    assert pafs[0].max() > 0.9

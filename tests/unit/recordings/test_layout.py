@@ -9,6 +9,7 @@ import pytest
 from distributed_pose.errors import SetupError
 from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.recordings.layout import Layout, check_complete, find_layout, scan
+from tests.chain_sets import chain_of
 from tests.result_folders import GRID, Outputs, text, write_results
 
 NAMES = ("one", "two", "three")
@@ -43,6 +44,26 @@ def test_the_last_stage_is_detected_by_suffixes_and_sizes(
     heatmaps, pafs = (first + order.rindex(kind) for kind in "HP")
     expected = Layout(suffix, numbers, heatmaps, pafs, dtype)
     assert find_layout(folder, scan(folder), GRIDS, coco_body()) == expected
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("count", [2, 3, 6, 100])
+def test_the_maps_of_any_keypoint_set_are_detected(tmp_path: Path, count: int, dtype: str) -> None:
+    keypoints = chain_of(count)
+    channels = keypoints.num_heatmaps, keypoints.num_pafs
+    maps = tuple(np.zeros((size, *GRID), np.float32) for size in channels)
+    folder = write_results(tmp_path, dict.fromkeys(NAMES, maps * 2), ".bin", 0, dtype)
+    expected = Layout(".bin", (0, 1, 2, 3), 2, 3, dtype)
+    assert find_layout(folder, scan(folder), GRIDS, keypoints) == expected
+
+
+def test_the_maps_of_another_keypoint_set_are_refused_with_the_size_of_the_runs(
+    tmp_path: Path,
+) -> None:
+    folder = folder_of(tmp_path, "HP")
+    expected = r"76 bytes per cell.*chain_of_6 has pairs of heatmaps, 7 .* and PAFs, 10,"
+    with pytest.raises(SetupError, match=expected):
+        find_layout(folder, scan(folder), GRIDS, chain_of(6))
 
 
 def test_maps_of_different_sizes_are_detected_by_the_size_of_each_image(tmp_path: Path) -> None:
