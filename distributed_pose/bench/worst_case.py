@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_pose.devices.host import cpu_name, keep_freed_memory, peak_rss_bytes
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.pose.decode import Decoded, Decoder
 from distributed_pose.pose.reference import find_peaks, full_resolution
 from distributed_pose.pose.skeleton import (
@@ -89,7 +90,7 @@ def bench_worst_case(repeat: int, on_progress: Callable[[int, int], None]) -> Wo
         on_progress: called after each pair of maps with the total number and the number done.
     """
     keep_freed_memory()
-    decoder = Decoder(thread_time_ns)
+    decoder = Decoder(coco_body(), thread_time_ns)
     decoder.warm_up()
     scenes = [*_scenes()]
     before_bytes = peak_rss_bytes()

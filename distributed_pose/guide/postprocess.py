@@ -10,8 +10,10 @@ from typing import Any
 from distributed_pose.data.coco import CocoIndex, load_index
 from distributed_pose.data.shards import ImageMaps, unpack_detections
 from distributed_pose.devices.host import num_cpus
+from distributed_pose.engine.host_stages import HostStages
 from distributed_pose.engine.reducer import Reducer, joined
 from distributed_pose.errors import ExecutionError, SetupError
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.metrics.coco_ap import coco_ap, coco_results
 from distributed_pose.recordings.layout import check_complete, find_layout, scan
 from distributed_pose.recordings.pads import maps_grid, output_name, output_names, read_pads
@@ -103,7 +105,8 @@ class _Decoding:
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
-        self._reducer = Reducer()
+        # The guide's networks have the keypoints of COCO's body.
+        self._reducer = Reducer(HostStages(coco_body()))
         # Compiled here, so that not every thread compiles the decoder.
         self._reducer.warm_up()
 

@@ -21,6 +21,7 @@ from distributed_pose.backends.onnxruntime import OnnxRuntimeBackend
 from distributed_pose.backends.registry import compile_spec
 from distributed_pose.data.coco import load_index
 from distributed_pose.demo.default import WEIGHTS
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.model.artifacts import load_source
 from distributed_pose.model.compile import portable
 from distributed_pose.pose.decode import Decoder
@@ -209,10 +210,10 @@ def check_agree(
         found = decoder().decode(heatmaps_KHW, pafs_PHW, geometry)
     except NoPoseMapsError as error:
         with pytest.raises(NoPoseMapsError, match=f"^{re.escape(error.message)}$"):
-            reference_decode(*same, geometry)
+            reference_decode(*same, geometry, coco_body())
         return 0
-    expected = reference_decode(*same, geometry)
-    np.testing.assert_array_equal(found.keypoints_P51, expected.keypoints_P51)
+    expected = reference_decode(*same, geometry, coco_body())
+    np.testing.assert_array_equal(found.keypoints_PV, expected.keypoints_PV)
     np.testing.assert_array_equal(found.scores_P, expected.scores_P)
     return len(expected.scores_P)
 
@@ -220,7 +221,7 @@ def check_agree(
 @cache
 def decoder() -> Decoder:
     """Returns one decoder for all scenes, so that its buffers hold data of earlier scenes."""
-    return Decoder()
+    return Decoder(coco_body())
 
 
 def network_maps(
