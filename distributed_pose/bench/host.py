@@ -114,7 +114,8 @@ class _HostBench:
         self._profile = PROFILES[config.profile].sized(inputs.selection.input_size)
         self._keypoints = inputs.selection.keypoints
         self._images = inputs.images
-        self._decoder = Decoder(thread_time_ns)
+        self._keypoints = inputs.selection.keypoints
+        self._decoder = Decoder(self._keypoints, thread_time_ns)
         self._decoder.warm_up()
         # The reference decoder is not part of any run, so it is imported by name.
         self._reference = importlib.import_module(
@@ -151,10 +152,10 @@ class _HostBench:
             maps.geometries[0],
         )
         start = thread_time_ns()
-        expected = self._reference(*arguments)
+        expected = self._reference(*arguments, self._keypoints)
         self._costs_ns["reference"].append(thread_time_ns() - start)
         found = self._decoder.decode(*arguments)
-        if not np.array_equal(found.keypoints_P51, expected.keypoints_P51):
+        if not np.array_equal(found.keypoints_PV, expected.keypoints_PV):
             raise ExecutionError(
                 "the decoder's poses are not the reference decoder's", image_ids=(image.image_id,)
             )

@@ -87,7 +87,7 @@ def bench_worst_case(
         keypoints: keypoint set of the maps.
     """
     keep_freed_memory()
-    decoder = Decoder(thread_time_ns)
+    decoder = Decoder(keypoints, thread_time_ns)
     decoder.warm_up()
     scenes = [*_scenes(keypoints)]
     before_bytes = peak_rss_bytes()

@@ -28,6 +28,7 @@ from distributed_pose.demo.dataset import (
 from distributed_pose.demo.default import WEIGHTS
 from distributed_pose.demo.train import CHECKPOINT, command
 from distributed_pose.files.local import sha256_hex, write_atomically
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.metrics.coco_ap import PERSON_CATEGORY, coco_ap
 from distributed_pose.model.architecture import Weights
 from distributed_pose.model.checkpoint import load_checkpoint
@@ -100,12 +101,12 @@ def _detect(
     input_3HW, geometry = network_input(encoded, listed, PROFILES[PROFILE])
     with torch.inference_mode():
         *_, heatmaps, pafs = network(torch.from_numpy(input_3HW)[None])
-    poses = Decoder().decode(heatmaps[0].numpy(), pafs[0].numpy(), geometry)
+    poses = Decoder(coco_body()).decode(heatmaps[0].numpy(), pafs[0].numpy(), geometry)
     return [
         {
             "image_id": record["id"],
             "category_id": PERSON_CATEGORY,
-            "keypoints": poses.keypoints_P51[index].tolist(),
+            "keypoints": poses.keypoints_PV[index].tolist(),
             "score": float(poses.scores_P[index]),
         }
         for index in np.argsort(-poses.scores_P, kind="stable")

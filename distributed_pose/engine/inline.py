@@ -68,7 +68,6 @@ class InlineEngine:
     def __init__(self, config: RunConfig) -> None:
         self._config = config
         self._devices: list[_Device] = []
-        self._reducer = Reducer(host_stages(config.simulated.host.simulation))
         self._shard_sizes: dict[str, int] = {}
         self._compile_s = 0.0
         self._cpu_before_s = 0.0
@@ -85,6 +84,8 @@ class InlineEngine:
         calibration: Calibration | None = None,
         images: ImagesToRead | None = None,
     ) -> tuple[DeviceReady, ...]:
+        host = self._config.simulated.host.simulation
+        self._reducer = Reducer(host_stages(host, selection.keypoints))
         # Kernels that are compiling would slow the devices' trials.
         step("compiling kernels" if are_kernels_missing() else "loading kernels")
         self._reducer.warm_up()

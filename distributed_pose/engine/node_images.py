@@ -22,7 +22,7 @@ def local_preparation(spec: WorkerSpec) -> Preparation:
     """
     return Preparation(
         PROFILES[spec.profile].sized(spec.input_size),
-        host_stages(spec.simulation.host),
+        host_stages(spec.simulation.host, spec.keypoints),
         _source(spec),
         fails_damaged=spec.damaged == "fail",
     )

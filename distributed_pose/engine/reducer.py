@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from distributed_pose.data.shards import ImageMaps, pack_detections, unpack_maps
+from distributed_pose.data.shards import ImageMaps, no_detections, pack_detections, unpack_maps
 from distributed_pose.engine.host_stages import HostStages
 from distributed_pose.errors import ExecutionError
 from distributed_pose.pose.assemble import Poses
@@ -70,8 +70,8 @@ class Reducer:
         stages: stages that run on the host.
     """
 
-    def __init__(self, stages: HostStages | None = None) -> None:
-        self._stages = stages or HostStages()
+    def __init__(self, stages: HostStages) -> None:
+        self._stages = stages
         self._idle: deque[Decoder] = deque()
 
     def warm_up(self) -> None:
@@ -126,7 +126,7 @@ def joined(parts: Iterable[Grouped]) -> Reduction:
     grouped: list[int] = []
     failures: dict[int, str] = {}
     image_ids = [np.empty(0, np.int64)]
-    poses = [Poses(np.empty((0, 51)), np.empty(0))]
+    poses: list[Poses] = []
     durations = [np.empty((0, len(DECODE_STAGES)), np.int64)]
     for part in parts:
         grouped += part.image_ids
@@ -134,10 +134,10 @@ def joined(parts: Iterable[Grouped]) -> Reduction:
         image_ids.append(np.repeat(np.array(part.image_ids, np.int64), part.counts_N))
         poses.append(part.poses)
         durations.append(part.durations_ns_N3)
-    detections = pack_detections(
-        np.concatenate(image_ids),
-        Poses(*(np.concatenate(part) for part in zip(*poses, strict=True))),
-    )
+    detections = no_detections()
+    if poses:
+        people = Poses(*map(np.concatenate, zip(*poses, strict=True)))
+        detections = pack_detections(np.concatenate(image_ids), people)
     by_stage = zip(DECODE_STAGES, np.concatenate(durations).T.tolist(), strict=True)
     return Reduction(
         image_ids=tuple(grouped),

@@ -74,7 +74,7 @@ class Worker:
         self._queue = DeviceQueue(spec.plan.name)
         self._slots = 1
         self._batch_size = self._shard_size = max(spec.batch_sizes)
-        self._reducer = Reducer(host_stages(spec.simulation.host))
+        self._reducer = Reducer(host_stages(spec.simulation.host, spec.keypoints))
         self._preparation: Preparing | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._dump = Recording(spec.dump_folder) if spec.dump_folder else None

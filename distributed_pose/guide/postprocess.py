@@ -10,6 +10,7 @@ from typing import Any
 from distributed_pose.data.coco import CocoIndex, load_index
 from distributed_pose.data.shards import ImageMaps, unpack_detections
 from distributed_pose.devices.host import num_cpus
+from distributed_pose.engine.host_stages import HostStages
 from distributed_pose.engine.reducer import Reducer, joined
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.keypoints.reading import coco_body
@@ -108,7 +109,7 @@ class _Decoding:
     def __init__(self, recording: Recording, keypoints: KeypointSet) -> None:
         self._recording = recording
         self._channels = keypoints.num_heatmaps, keypoints.num_pafs
-        self._reducer = Reducer()
+        self._reducer = Reducer(HostStages(keypoints))
         # Compiled here, so that not every thread compiles the decoder.
         self._reducer.warm_up()
 

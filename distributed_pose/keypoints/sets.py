@@ -37,7 +37,8 @@ class KeypointSet:
         dataset_keypoints: names in the order of the annotation file; each is one of `keypoints`.
         sigmas: per keypoint of the dataset, the divisor of distances in OKS.
         derived: names of the keypoints that no annotation has, with those whose midpoint each is.
-        limbs: limbs in the order in which people are assembled.
+        limbs: limbs in the order in which people are assembled; in JSON, each is a list of its
+            five attributes.
     """
 
     name: str

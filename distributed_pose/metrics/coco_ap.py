@@ -8,6 +8,7 @@ import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -21,6 +22,7 @@ def coco_ap(
     ground_truth: Mapping[str, Any],
     detections: Collection[Mapping[str, Any]],
     image_ids: Sequence[int],
+    sigmas: Sequence[float] | None = None,
 ) -> dict[str, float]:
     """Returns the ten COCO keypoint figures by name, over the given images.
 
@@ -33,6 +35,7 @@ def coco_ap(
         detections: detections in COCO's results format, in canonical order, because AP depends on
             the order of tied scores.
         image_ids: ids of the images to score.
+        sigmas: sigma of each keypoint in OKS; None for those of COCO's body.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
@@ -44,6 +47,8 @@ def coco_ap(
         evaluation = COCOeval(truth, results, "keypoints")
         evaluation.params.imgIds = list(image_ids)
         evaluation.params.catIds = [PERSON_CATEGORY]
+        if sigmas is not None:
+            evaluation.params.kpt_oks_sigmas = np.array(sigmas)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

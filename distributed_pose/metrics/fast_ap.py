@@ -7,6 +7,7 @@ Source: hotcoco's StreamingEval with iouType "keypoints".
 
 import contextlib
 import io
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -25,7 +26,10 @@ _Row = Mapping[str, Any]
 
 
 def fast_ap(
-    people: People, detections: Iterable[_Row], image_ids: Sequence[int]
+    people: People,
+    detections: Iterable[_Row],
+    image_ids: Sequence[int],
+    sigmas: Sequence[float] | None = None,
 ) -> dict[str, float]:
     """Returns the ten COCO keypoint figures by name, over the given images.
 
@@ -33,12 +37,17 @@ def fast_ap(
         people: people of the images, and of others, which do not count.
         detections: see `coco_ap`.
         image_ids: ids of the images to score.
+        sigmas: sigma of each keypoint in OKS; None for those of COCO's body.
     """
-    return figures_of(matched(people, detections, image_ids))
+    return figures_of(matched(people, detections, image_ids, sigmas=sigmas))
 
 
 def matched(
-    people: People, detections: Iterable[_Row], image_ids: Sequence[int], first: int = 0
+    people: People,
+    detections: Iterable[_Row],
+    image_ids: Sequence[int],
+    first: int = 0,
+    sigmas: Sequence[float] | None = None,
 ) -> "StreamingEval":
     """Returns the matches of images, which can be merged with those of other images.
 
@@ -47,12 +56,17 @@ def matched(
         detections: see `coco_ap`.
         image_ids: ids of the images.
         first: number of the image with the lowest id among all images of a run.
+        sigmas: sigma of each keypoint in OKS; None for those of COCO's body.
     """
-    from hotcoco import StreamingEval
+    from hotcoco import Params, StreamingEval
 
     ids = sorted(image_ids)
     labelled = PeopleByImage(people)
-    evaluation = StreamingEval([{"id": PERSON_CATEGORY, "name": "person"}], "keypoints")
+    parameters = Params("keypoints")
+    if sigmas is not None:
+        parameters.kpt_oks_sigmas = list(sigmas)
+    categories = [{"id": PERSON_CATEGORY, "name": "person"}]
+    evaluation = StreamingEval(categories, "keypoints", params=parameters)
     found = _ById(detections)
     for start in range(0, len(ids), _IMAGES_AT_ONCE):
         # Ids can be negative here, but not in hotcoco. Numbers in their order keep that of ties.
@@ -70,11 +84,19 @@ def matched(
 
 def figures_of(matches: "StreamingEval") -> dict[str, float]:
     """Returns the ten COCO keypoint figures by name; the matches cannot be used afterwards."""
-    result = matches.finalize()
-    with contextlib.redirect_stdout(io.StringIO()):
+    with quietly():
+        result = matches.finalize()
         result.accumulate()
         result.summarize()
     return {name: float(value) for name, value in zip(FIGURES, result.stats, strict=True)}
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Keeps hotcoco from printing figures, and from warning that sigmas are not COCO's."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "hotcoco: kpt_oks_sigmas", UserWarning)
+        yield
 
 
 class _ById:

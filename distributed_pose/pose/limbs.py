@@ -27,7 +27,7 @@ from distributed_pose.pose.resample import (
     resized,
 )
 from distributed_pose.pose.samples import NUM_SAMPLES, Samples, estimate, take_samples
-from distributed_pose.pose.skeleton import LIMBS, NUM_PAFS
+from distributed_pose.pose.topology import Topology
 
 MIN_PROJECTION = np.float32(0.05)
 # More than 80 % of the ten samples must exceed the minimum projection.
@@ -37,8 +37,6 @@ _STEP = np.float32(1 / (NUM_SAMPLES - 1))
 # The reference adds these to avoid a division by zero.
 _SMALLEST_NORM = np.float32(1e-6)
 _SMALLEST_COUNT = 1e-6
-
-_LIMBS = np.array(LIMBS)
 
 # Below the minimum projection by more than the largest error of an estimate.
 _CERTAINLY_BELOW = MIN_PROJECTION - np.float32(1e-3)
@@ -60,7 +58,7 @@ class Limbs(NamedTuple):
         a_L: int64 [L], candidate at the limb's first keypoint, numbered over all keypoints.
         b_L: int64 [L], candidate at the limb's second keypoint, numbered over all keypoints.
         scores_L: float64 [L], score of each limb.
-        offsets: int64 [20], the first limb of each kind, and the end of the last kind.
+        offsets: int64 [kinds + 1], the first limb of each kind, and the end of the last kind.
         used_M: int64 [M], the last kind of limb that uses a candidate, counted from 1; 0 for none.
     """
 
@@ -95,6 +93,7 @@ def find_limbs(
     limbs: Limbs,
     pairs: Pairs,
     scratch: Scratch,
+    topology: Topology,
 ) -> tuple[int, int]:
     """Finds the limbs of each kind, best first; each kind uses a candidate at most once.
 
@@ -103,8 +102,8 @@ def find_limbs(
         with enough rows, and not more than `MAX_PAIRS`, limbs are found.
     """
     room = total = 0
-    for kind in range(len(_LIMBS)):
-        a, b, ends = _LIMBS[kind, 0], _LIMBS[kind, 1], candidates.offsets_K
+    for kind in range(len(topology.limbs_L4)):
+        a, b, ends = topology.limbs_L4[kind, 0], topology.limbs_L4[kind, 1], candidates.offsets_K
         pairs_of_kind = (ends[a + 1] - ends[a]) * (ends[b + 1] - ends[b])
         room, total = max(room, pairs_of_kind), total + pairs_of_kind
     if room > len(pairs.a_R) or total > MAX_PAIRS:
@@ -112,8 +111,9 @@ def find_limbs(
     limbs.used_M[: candidates.offsets_K[-1]] = 0
     limbs.offsets[0] = 0
     end = limbs.offsets[0]
-    for kind in range(len(_LIMBS)):
-        number = _accepted_pairs(pafs_PHW, yx, candidates, kind, pairs, scratch)
+    for kind in range(len(topology.limbs_L4)):
+        limb_4 = topology.limbs_L4[kind]
+        number = _accepted_pairs(pafs_PHW, yx, candidates, limb_4, pairs, scratch)
         end = _take_best(pairs, number, kind, limbs, end)
         limbs.offsets[kind + 1] = end
     return room, total
@@ -124,13 +124,14 @@ def _accepted_pairs(
     pafs_PHW: Floats,
     yx: tuple[Axis, Axis],
     candidates: Candidates,
-    kind: int,
+    limb_4: Ints,
     pairs: Pairs,
     scratch: Scratch,
 ) -> int:
-    keypoint_a, keypoint_b, channel_x, channel_y = _LIMBS[kind]
+    keypoint_a, keypoint_b, channel_x, channel_y = limb_4
     fields = pafs_PHW[channel_x], pafs_PHW[channel_y]
-    is_tail = in_tail(min(channel_x, channel_y), NUM_PAFS, len(yx[1].taps))
+    channels, width = len(pafs_PHW), len(yx[1].taps)
+    is_tail = in_tail(channel_x, channels, width), in_tail(channel_y, channels, width)
     ends_a = candidates.offsets_K[keypoint_a], candidates.offsets_K[keypoint_a + 1]
     ends_b = candidates.offsets_K[keypoint_b], candidates.offsets_K[keypoint_b + 1]
     box = Box(0, 0, 0, 0)
@@ -172,7 +173,11 @@ def _around(candidates: Candidates, ends_a: tuple[int, int], ends_b: tuple[int, 
 
 @compiled_part
 def _evaluated(
-    fields: tuple[Floats, Floats], yx: tuple[Axis, Axis], box: Box, scratch: Scratch, is_tail: bool
+    fields: tuple[Floats, Floats],
+    yx: tuple[Axis, Axis],
+    box: Box,
+    scratch: Scratch,
+    is_tail: tuple[bool, bool],
 ) -> Floats:
     """Returns the values of both fields in a box, float32 [h, w, 2], as a part of `scratch`."""
     height, width = box.bottom - box.top, box.right - box.left
@@ -182,7 +187,7 @@ def _evaluated(
     for component in range(2):
         fine_hw = enlarged(fields[component], rows, columns, scratch.fine)
         origin = rows[0], columns[0]
-        pixels_hw = resized(fine_hw, origin, yx, box, scratch.pixels, is_tail)
+        pixels_hw = resized(fine_hw, origin, yx, box, scratch.pixels, is_tail[component])
         # Numba compiles a slice assignment with messages about shapes, which takes seconds.
         for row in range(height):
             for column in range(width):
@@ -212,7 +217,7 @@ def _score(
     a: int,
     b: int,
     samples: Samples,
-    is_tail: bool,
+    is_tail: tuple[bool, bool],
 ) -> float:
     """Returns the mean of the projections above the minimum, or 0 if too few samples have one."""
     start, step, unit = _line(candidates, a, b)

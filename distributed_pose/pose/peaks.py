@@ -22,16 +22,12 @@ from distributed_pose.pose.resample import (
     in_tail,
     resized,
 )
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_KEYPOINTS
 
 SUPPRESSION_RADIUS_PX = 6
 
 # A peak suppresses others among the pixels below and to the right of it that are nearer than the
 # radius. If the peaks of a heatmap exceed this number, more than `MAX_CANDIDATES` of them are left.
 MAX_PEAKS = MAX_CANDIDATES * (1 + 54)
-
-# Rows for the candidates of all keypoints and the peaks of the last one.
-ROOM = NUM_KEYPOINTS * MAX_CANDIDATES + MAX_PEAKS
 
 _NONE = -1
 
@@ -40,7 +36,7 @@ _SORT_STRIDES = np.array([27347, 10939, 4376, 1750, 701, 301, 132, 57, 23, 10, 4
 
 
 class Candidates(NamedTuple):
-    """Candidates of all keypoints, in buffers of `ROOM` rows.
+    """Candidates of all keypoints, in buffers as `new_candidates` makes them.
 
     The candidates of keypoint k are at `offsets_K[k]` to `offsets_K[k + 1]`, sorted by x, then y.
 
@@ -48,13 +44,24 @@ class Candidates(NamedTuple):
         x_M: int64 [M], column of each candidate in whole image pixels.
         y_M: int64 [M], row of each candidate in whole image pixels.
         scores_M: float32 [M], heatmap value at each candidate.
-        offsets_K: int64 [19], first candidate of each keypoint, and the end of the last keypoint.
+        offsets_K: int64 [K + 1], first candidate of each keypoint, and the end of the last one.
     """
 
     x_M: Ints
     y_M: Ints
     scores_M: Floats
     offsets_K: Ints
+
+
+def new_candidates(num_keypoints: int) -> Candidates:
+    """Returns buffers for the candidates of all keypoints and the peaks of the last one."""
+    room = num_keypoints * MAX_CANDIDATES + MAX_PEAKS
+    return Candidates(
+        np.empty(room, np.int64),
+        np.empty(room, np.int64),
+        np.empty(room, np.float32),
+        np.zeros(num_keypoints + 1, np.int64),
+    )
 
 
 class Scratch(NamedTuple):
@@ -88,8 +95,8 @@ def find_peaks(
     """
     candidates.offsets_K[0] = 0
     end = candidates.offsets_K[0]
-    for keypoint in range(NUM_KEYPOINTS):
-        is_tail = in_tail(keypoint, NUM_HEATMAPS, len(yx[1].taps))
+    for keypoint in range(len(candidates.offsets_K) - 1):
+        is_tail = in_tail(keypoint, len(heatmaps_KHW), len(yx[1].taps))
         start, end = end, _find_in(heatmaps_KHW[keypoint], yx, end, candidates, scratch, is_tail)
         if end - start > MAX_PEAKS:
             return keypoint

@@ -14,6 +14,8 @@ from distributed_pose.data.entries import ListedId
 from distributed_pose.errors import SetupError
 from distributed_pose.files.json_records import read_record
 from distributed_pose.files.storage import Folder, read_location
+from distributed_pose.keypoints.reading import coco_body
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.locations import Location
 from distributed_pose.metrics.throughput import StageFigures
 from distributed_pose.pose.scores import normalised_score
@@ -205,6 +207,7 @@ class RunReport:
         profile: preprocessing profile.
         input: size of the network inputs, `HEIGHTxWIDTH` in pixels; with profile `upstream` the
             least width. Empty where unknown.
+        keypoints: keypoint set of the run; the body of COCO where the file has none.
         precision: precision of all devices, joined by `+` where they differ.
         backend: backend of all devices, joined by `+` where they differ.
         engine: `ray` or `inline`.
@@ -244,6 +247,7 @@ class RunReport:
     unscored: str
     profile: str
     input: str = ""
+    keypoints: KeypointSet = field(default_factory=coco_body)
     precision: str
     backend: str
     engine: str
@@ -268,8 +272,13 @@ class RunReport:
 
     @property
     def preprocessing(self) -> str:
-        """Profile and input size, such as `profile modelzoo at 368x640`."""
-        return f"profile {self.profile}" + (f" at {self.input}" if self.input else "")
+        """Profile, input size and keypoint set, such as `profile modelzoo at 368x640`.
+
+        The body of COCO is not named.
+        """
+        size = f" at {self.input}" if self.input else ""
+        keypoints = "" if self.keypoints == coco_body() else f" · keypoints {self.keypoints.name}"
+        return f"profile {self.profile}{size}{keypoints}"
 
     @property
     def is_usable(self) -> bool:

@@ -67,7 +67,8 @@ class StoredRun:
             source = self.images
         except SetupError:
             source = None
-        listed = load_index(Location(data.annotations), limit, data.category, source)
+        keypoints = self.report.keypoints
+        listed = load_index(Location(data.annotations), limit, data.category, source, keypoints)
         index = repeated(listed, data.repeat)
         if len(index.images) != num_images:
             raise SetupError(
@@ -104,7 +105,8 @@ class StoredRun:
         self._check_scored()
         image_ids = [image.image_id for image in self.index.images]
         people = self.index.ground_truth["annotations"]
-        return PrecisionRecall(match(people, self.detections, image_ids))
+        sigmas = self.index.keypoints.sigmas
+        return PrecisionRecall(match(people, self.detections, image_ids, sigmas))
 
     @property
     def analysis_or_reason(self) -> tuple[Analysis | None, str]:

@@ -17,6 +17,7 @@ from distributed_pose.data.shards import image_rows, read_shards
 from distributed_pose.data.sources import ImageSource, open_images
 from distributed_pose.errors import ConfigError
 from distributed_pose.files.local import short_digest
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.locations import Location
 from distributed_pose.model.artifacts import ModelSource, check_stages, load_source, truth_source
 from distributed_pose.model.makers import Calibration
@@ -100,7 +101,7 @@ def _read_inputs(
 ) -> RunInputs:
     model_path = config.model.path
     config, note = _with_demo(config, selection.source)
-    index, source, annotations = _read_dataset(config)
+    index, source, annotations = _read_dataset(config, selection.keypoints)
     model, input_size = _model(config, selection, index, annotations)
     selection = replace(selection, input_size=input_size)
     if config.data.repeat > 1:
@@ -126,15 +127,18 @@ def read_dataset(config: RunConfig) -> tuple[CocoIndex, ImageSource, Location]:
         ConfigError: if `select` raises it, a key is not set, or the images are repeated too often.
         SetupError: if images or annotations are missing, or not of the expected kind.
     """
-    config, _ = _with_demo(config, select(config).source)
-    return _read_dataset(config)
+    selection = select(config)
+    config, _ = _with_demo(config, selection.source)
+    return _read_dataset(config, selection.keypoints)
 
 
-def _read_dataset(config: RunConfig) -> tuple[CocoIndex, ImageSource, Location]:
+def _read_dataset(
+    config: RunConfig, keypoints: KeypointSet
+) -> tuple[CocoIndex, ImageSource, Location]:
     folder = _required(config.data.images, "data.images")
     annotations = _required(config.data.annotations, "data.annotations")
     source = open_images(folder)
-    index = load_index(annotations, config.data.limit, config.data.category, source)
+    index = load_index(annotations, config.data.limit, config.data.category, source, keypoints)
     _check_count(len(index.images), config.data.repeat)
     return repeated(index, config.data.repeat), source, annotations
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from distributed_pose import evaluate
-from distributed_pose.metrics.error_kinds import OPPOSITE_17
+from distributed_pose.metrics.error_kinds import opposites
 from distributed_pose.pose.skeleton import COCO_KEYPOINTS
 from tests.chromium import visit
 from tests.conftest import Dataset, Run
@@ -84,7 +84,7 @@ def shift_left_wrist(detections: list[Person]) -> list[Person]:
 def invert_one_person(detections: list[Person]) -> list[Person]:
     best = max(detections, key=lambda one: sum(v > 0 for v in one["keypoints"][2::3]))
     points = np.reshape(best["keypoints"], (17, 3))
-    best["keypoints"] = points[OPPOSITE_17].ravel().tolist()
+    best["keypoints"] = points[opposites(COCO_KEYPOINTS)].ravel().tolist()
     return detections
 
 

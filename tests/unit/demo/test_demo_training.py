@@ -65,11 +65,11 @@ def test_targets_decode_to_the_labelled_keypoints():
     scene = scene_with(lambda people: len(people) == 1 and people[0].keypoints_Dx3[:, 2].all())
     plan = CropPlan(side_px=640, crops_per_scene=1)
     [(_, targets, _)] = crops(np.random.default_rng(0), scene, plan, coco_body())
-    poses = Decoder().decode(
+    poses = Decoder(coco_body()).decode(
         targets[:NUM_HEATMAPS], targets[NUM_HEATMAPS:], Geometry(640, 640, 0, 0, 0, 0)
     )
     assert len(poses.scores_P) == 1
-    found, known = poses.keypoints_P51[0].reshape(17, 3), scene.people[0].keypoints_Dx3
+    found, known = poses.keypoints_PV[0].reshape(17, 3), scene.people[0].keypoints_Dx3
     assert (found[:, 2] == 1).all()
     # The crop is a scaled and shifted copy: what remains after a fit is the decoder's rounding.
     ones = np.ones((17, 1))

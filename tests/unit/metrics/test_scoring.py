@@ -1,7 +1,7 @@
 """Both scoring libraries have the same figures, and the size of a run decides between them."""
 
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -121,7 +121,7 @@ class OtherEval:
 
     stats = (0.5,) * 10
 
-    def __init__(self, *_: object) -> None: ...
+    def __init__(self, *_: object, **_named: object) -> None: ...
 
     def update(self, *_: object) -> None: ...
 
@@ -155,6 +155,7 @@ def test_pycocotools_scores_where_the_faster_library_is_of_no_use(
     if kind:
         module = ModuleType("hotcoco")
         module.StreamingEval = kind  # type: ignore[attr-defined]
+        module.Params = lambda _: SimpleNamespace()  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "hotcoco", module)
     monkeypatch.setattr("distributed_pose.metrics.scoring.is_installed", lambda _: bool(kind))
     few = truth([*range(20)])

@@ -5,6 +5,7 @@ Legend: N images, K heatmaps, P PAF channels and people, H and W map size in cel
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ PERSON = (
 
 @pytest.fixture(scope="module")
 def decoder() -> Decoder:
-    decoder = Decoder()
+    decoder = Decoder(coco_body())
     decoder.warm_up()
     return decoder
 
@@ -66,7 +67,7 @@ def empty_maps(number: int) -> tuple[Floats, Floats]:
 
 
 def assert_same(found: Poses, expected: Poses) -> None:
-    np.testing.assert_array_equal(found.keypoints_P51, expected.keypoints_P51)
+    np.testing.assert_array_equal(found.keypoints_PV, expected.keypoints_PV)
     np.testing.assert_array_equal(found.scores_P, expected.scores_P)
 
 
@@ -76,7 +77,7 @@ class TestDecode:
         self, decoder: Decoder, geometry: Geometry
     ) -> None:
         coco = people_at(0, 200)
-        found = decoder.decode(*maps_of(0, 200), geometry).keypoints_P51.reshape(-1, 17, 3)
+        found = decoder.decode(*maps_of(0, 200), geometry).keypoints_PV.reshape(-1, 17, 3)
         found = found[found[:, 0, 0].argsort()]
         # From the centres of input pixels to the corners of image pixels.
         expected = (coco[:, :, :2] + 0.5 - [geometry.pad_left, 0]) * geometry.image_height / 368
@@ -85,7 +86,7 @@ class TestDecode:
 
     def test_returns_no_poses_for_maps_without_people(self, decoder: Decoder) -> None:
         poses = decoder.decode(*maps_of(), WHOLE)
-        assert poses.keypoints_P51.shape == (0, 51)
+        assert poses.keypoints_PV.shape == (0, 51)
         assert poses.scores_P.shape == (0,)
 
     def test_decodes_float16_maps_as_their_values_in_float32(self, decoder: Decoder) -> None:
@@ -122,7 +123,7 @@ class TestDecode:
             (*maps_of(100), Geometry(720, 1253, 0, 0, 0, 0)),
             (*noise((2, 3)), Geometry(1, 1, 0, 0, 0, 0)),
         ]
-        expected = [Decoder().decode(*scene) for scene in scenes]
+        expected = [Decoder(coco_body()).decode(*scene) for scene in scenes]
         for scene, poses in [*zip(scenes, expected, strict=True)][::-1] * 2:
             assert_same(decoder.decode(*scene), poses)
 
@@ -141,23 +142,26 @@ class TestDecode:
         self, grid_hw: tuple[int, int], geometry: Geometry
     ) -> None:
         maps = noise(grid_hw)
-        found, expected = Decoder().decode(*maps, geometry), reference_decode(*maps, geometry)
-        np.testing.assert_array_equal(found.keypoints_P51, expected.keypoints_P51)
+        found, expected = (
+            Decoder(coco_body()).decode(*maps, geometry),
+            reference_decode(*maps, geometry, coco_body()),
+        )
+        np.testing.assert_array_equal(found.keypoints_PV, expected.keypoints_PV)
 
 
 class TestBuffers:
     def test_grow_for_thousands_of_pairs_and_are_reused_for_the_next_image(self) -> None:
-        decoder = Decoder()
+        decoder = Decoder(coco_body())
         maps, geometry = noise((23, 30)), Geometry(184, 240, 0, 0, 0, 0)
         first = decoder.decode(*maps, geometry)
         assert decoder._candidates.offsets_K[-1] > 1024
         assert len(decoder._pairs.a_R) > 1024
-        assert_same(first, reference_decode(*maps, geometry))
+        assert_same(first, reference_decode(*maps, geometry, coco_body()))
         assert_same(decoder.decode(*maps, geometry), first)
         assert len(decoder.decode(*maps_of(0, 200), WHOLE).scores_P) == 2
 
     def test_grow_for_the_poses_of_a_large_batch(self) -> None:
-        decoder, number = Decoder(), 140
+        decoder, number = Decoder(coco_body()), 140
         heatmaps, pafs = maps_of(0, 200)
         geometry = Geometry(184, 320, 0, 0, 0, 0)
         batch = np.stack([heatmaps] * number), np.stack([pafs] * number)
@@ -187,12 +191,12 @@ class TestDecodeBatch:
     def test_returns_no_poses_for_an_empty_batch(self, decoder: Decoder) -> None:
         counts, poses, durations_ns, _ = decoder.decode_batch(*empty_maps(0), [])
         assert counts.shape == (0,)
-        assert poses.keypoints_P51.shape == (0, 51)
+        assert poses.keypoints_PV.shape == (0, 51)
         assert durations_ns.shape == (0, 3)
 
     def test_times_peaks_limbs_and_assembly_with_the_given_clock(self) -> None:
         squares = (number**2 for number in itertools.count())
-        decoder = Decoder(clock=lambda: next(squares))
+        decoder = Decoder(coco_body(), clock=lambda: next(squares))
         decoded = decoder.decode_batch(*empty_maps(2), [Geometry(48, 64, 0, 0, 0, 0)] * 2)
         assert decoded.durations_ns_N3.tolist() == [[1, 3, 5], [9, 11, 13]]
 
@@ -202,7 +206,7 @@ def test_decoders_in_several_threads_return_the_poses_of_a_single_one(decoder: D
     expected = [decoder.decode(*scene) for scene in scenes]
 
     def decode_all(_: int) -> list[Poses]:
-        own = Decoder()
+        own = Decoder(coco_body())
         return [own.decode(*scene) for scene in scenes]
 
     with ThreadPoolExecutor(2) as threads:
@@ -242,7 +246,7 @@ class TestLimits:
         rows, columns = np.divmod(np.arange(number), 50)
         heatmaps[LEFT_ANKLE, 2 * rows + 1, 2 * columns + 1] = np.linspace(0.5, 1, number)
         geometry = Geometry(700, 1050, 0, 0, 0, 0)
-        for decode in (decoder.decode, reference_decode):
+        for decode in (decoder.decode, partial(reference_decode, keypoints=coco_body())):
             if number > MAX_CANDIDATES:
                 with pytest.raises(NoPoseMapsError, match="1000 candidates of left_ankle"):
                     decode(heatmaps, pafs, geometry)

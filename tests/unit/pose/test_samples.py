@@ -46,7 +46,7 @@ def test_samples_equal_the_values_of_resized_maps(
     samples = new_samples()
     for pixels in random_pixels(geometry, 20 * NUM_SAMPLES).reshape(20, NUM_SAMPLES, 2):
         samples.y_px[:], samples.x_px[:] = pixels.T
-        take_samples((maps[1], maps[3]), axes(geometry, grid_hw), samples, False)
+        take_samples((maps[1], maps[3]), axes(geometry, grid_hw), samples, (False, False))
         found = samples.values.reshape(2, NUM_SAMPLES)
         np.testing.assert_array_equal(found, dense[pixels[:, 0], pixels[:, 1]][:, [1, 3]].T)
 
@@ -59,7 +59,7 @@ def test_samples_in_the_last_column_of_the_last_fields_equal_opencvs(width: int)
     samples.x_px[:] = width - 1
     for start in range(0, 60, NUM_SAMPLES):
         samples.y_px[:] = np.arange(start, start + NUM_SAMPLES)
-        take_samples((maps[36], maps[37]), axes(geometry, (9, 12)), samples, True)
+        take_samples((maps[36], maps[37]), axes(geometry, (9, 12)), samples, (True, True))
         found = samples.values.reshape(2, NUM_SAMPLES)
         np.testing.assert_array_equal(found, dense[samples.y_px, width - 1][:, [36, 37]].T)
 
