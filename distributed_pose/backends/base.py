@@ -38,12 +38,15 @@ class InputBatch:
         image_ids: N COCO ids of the images.
         geometries: N geometries of the images; only fakes that draw their answer read them.
         inputs_N3HW: network inputs [N, 3, 8H, 8W], C-contiguous; float32, or uint8 for a model that
-            normalises by itself.
+            normalises by itself. At scales above 1, the height need not be a multiple of 8.
+        scales: number of each input's scale; empty where a run has one scale. With several, an
+            image can be in a batch more than once.
     """
 
     image_ids: tuple[int, ...]
     geometries: tuple[Geometry, ...]
     inputs_N3HW: npt.NDArray[np.float32 | np.uint8]
+    scales: tuple[int, ...] = ()
 
 
 class NetworkOutput(NamedTuple):
@@ -264,7 +267,7 @@ def check_maps(maps: NetworkOutput, batch: InputBatch) -> NetworkOutput:
     """
     images, _, height, width = batch.inputs_N3HW.shape
     for array, channels in ((maps.heatmaps_NKHW, NUM_HEATMAPS), (maps.pafs_NPHW, NUM_PAFS)):
-        expected = (images, channels, height // STRIDE, width // STRIDE)
+        expected = (images, channels, -(-height // STRIDE), -(-width // STRIDE))
         if array.shape != expected:
             raise ExecutionError(
                 f"the model returned {list(array.shape)} instead of {list(expected)}",

@@ -18,7 +18,7 @@ from distributed_pose.locations import Location
 from distributed_pose.metrics.throughput import StageFigures
 from distributed_pose.pose.scores import normalised_score
 from distributed_pose.records.facts import DeviceReadings, Faults, HostUse, Memory
-from distributed_pose.records.images import Damage
+from distributed_pose.records.images import Damage, scales_note
 from distributed_pose.report.audit_record import AuditReport
 from distributed_pose.report.report_format import check_format
 
@@ -205,6 +205,7 @@ class RunReport:
         profile: preprocessing profile.
         input: size of the network inputs, `HEIGHTxWIDTH` in pixels; with profile `upstream` the
             least width. Empty where unknown.
+        scales: scale factors whose maps were averaged.
         precision: precision of all devices, joined by `+` where they differ.
         backend: backend of all devices, joined by `+` where they differ.
         engine: `ray` or `inline`.
@@ -244,6 +245,7 @@ class RunReport:
     unscored: str
     profile: str
     input: str = ""
+    scales: tuple[float, ...] = (1.0,)
     precision: str
     backend: str
     engine: str
@@ -268,8 +270,12 @@ class RunReport:
 
     @property
     def preprocessing(self) -> str:
-        """Profile and input size, such as `profile modelzoo at 368x640`."""
-        return f"profile {self.profile}" + (f" at {self.input}" if self.input else "")
+        """Profile, input size, and scales if there are others than 1.
+
+        Such as `profile modelzoo at 368x640`.
+        """
+        size = f" at {self.input}" if self.input else ""
+        return f"profile {self.profile}{size}{scales_note(self.scales)}"
 
     @property
     def is_usable(self) -> bool:

@@ -32,6 +32,7 @@ def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
         "model.refinement_stages": str(inputs.model.refinement_stages or "none"),
         "profile": config.profile,
         "input": str(inputs.selection.input_size),
+        "scales": str([*inputs.selection.scales]),
         "keypoints": f"{keypoints.name} {short_digest(repr(keypoints).encode())}",
         "precision": _precision(config),
         "maps_dtype": config.maps_dtype,

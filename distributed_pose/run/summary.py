@@ -127,6 +127,7 @@ def _report(
         unscored=outcome.unscored,
         profile=config.profile,
         input=str(inputs.selection.input_size),
+        scales=inputs.selection.scales,
         precision=_joined(figures.device.precision for figures in devices),
         backend=_joined(figures.device.backend for figures in devices),
         engine=config.engine,
