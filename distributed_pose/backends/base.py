@@ -37,12 +37,15 @@ class InputBatch:
         image_ids: N COCO ids of the images.
         geometries: N geometries of the images; only fakes that draw their answer read them.
         inputs_N3HW: network inputs [N, 3, 8H, 8W], C-contiguous; float32, or uint8 for a model that
-            normalises by itself.
+            normalises by itself. At scales above 1, the height need not be a multiple of 8.
+        scales: number of each input's scale; empty where a run has one scale. With several, an
+            image can be in a batch more than once.
     """
 
     image_ids: tuple[int, ...]
     geometries: tuple[Geometry, ...]
     inputs_N3HW: npt.NDArray[np.float32 | np.uint8]
+    scales: tuple[int, ...] = ()
 
 
 class NetworkOutput(NamedTuple):
@@ -267,8 +270,9 @@ def check_maps(maps: NetworkOutput, batch: InputBatch, keypoints: KeypointSet) -
         ExecutionError: if a shape is wrong or a value is not finite.
     """
     images, _, height, width = batch.inputs_N3HW.shape
-    for array, channels in zip(maps, (keypoints.num_heatmaps, keypoints.num_pafs), strict=True):
-        expected = (images, channels, height // STRIDE, width // STRIDE)
+    found = (maps.heatmaps_NKHW, keypoints.num_heatmaps), (maps.pafs_NPHW, keypoints.num_pafs)
+    for array, channels in found:
+        expected = (images, channels, -(-height // STRIDE), -(-width // STRIDE))
         if array.shape != expected:
             raise ExecutionError(
                 f"the model returned {list(array.shape)} instead of {list(expected)}",

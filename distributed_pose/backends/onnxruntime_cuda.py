@@ -138,7 +138,7 @@ class SessionProgram:
     def _output_arrays(self, slot: int, shape: Shape) -> list[DeviceArray]:
         arrays = []
         for name, channels in zip(self._names, self._channels, strict=True):
-            output_shape = (shape[0], channels, shape[2] // STRIDE, shape[3] // STRIDE)
+            output_shape = (shape[0], channels, -(-shape[2] // STRIDE), -(-shape[3] // STRIDE))
             array = DeviceArray(0, output_shape, self._dtypes[name])
             buffer = self._outputs.setdefault((slot, name), self._new_buffer())
             arrays.append(array._replace(address=buffer.reserve(array.num_bytes)))

@@ -52,7 +52,7 @@ class OracleBackend(SynchronousBackend):
 
     def run(self, batch: InputBatch) -> NetworkOutput:
         input_height, input_width = batch.inputs_N3HW.shape[2:]
-        grid_hw = input_height // STRIDE, input_width // STRIDE
+        grid_hw = -(-input_height // STRIDE), -(-input_width // STRIDE)
         heatmaps, pafs = [], []
         for image_id, geometry in zip(batch.image_ids, batch.geometries, strict=True):
             people_PKx3 = network_keypoints(self.people(image_id), self._keypoints)

@@ -104,8 +104,9 @@ def check_profile(inputs: Sequence[ModelPort], profile: "Profile", path: str) ->
         )
     height, width = port.shape[2:]
     fixed_width = profile.size.width if profile.is_fixed else None
-    if height not in {None, profile.size.height} or width not in {None, fixed_width}:
-        wanted = f"{profile.size}" if profile.is_fixed else f"{profile.size.height} by any width"
+    made_height = profile.nominal_input[0]
+    if height not in {None, made_height} or width not in {None, fixed_width}:
+        wanted = f"{profile.size}" if profile.is_fixed else f"{made_height} by any width"
         raise SetupError(
             f"{path} takes inputs of {height or '?'}x{width or '?'} (height x width), and profile "
             f"{profile.name} makes {wanted}",

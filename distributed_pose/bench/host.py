@@ -18,6 +18,7 @@ import pyarrow as pa
 from distributed_pose.backends.base import InputBatch, NetworkOutput, check_maps
 from distributed_pose.bench.worker_maps import infer_images, started_worker
 from distributed_pose.config.schema import RunConfig
+from distributed_pose.config.selection import check_one_scale, select
 from distributed_pose.data.shards import ImageMaps, narrowed, pack_maps, unpack_maps
 from distributed_pose.devices.host import cpu_name, keep_freed_memory, num_cpus
 from distributed_pose.devices.kinds import CPU
@@ -82,9 +83,11 @@ def bench_host(config: RunConfig, repeat: int, on_progress: Progress) -> HostRep
         on_progress: callback that is called after each image.
 
     Raises:
+        ConfigError: if other scales than 1 are configured.
         ExecutionError: if an image cannot be read, or if the poses of the decoder and the
             reference decoder differ.
     """
+    check_one_scale(select(config), "bench host")
     inputs = read_inputs(config)
     records = {image.image_id: image for image in inputs.index.images}
     batches = _infer(inputs)

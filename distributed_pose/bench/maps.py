@@ -16,7 +16,7 @@ from distributed_pose.backends.registry import entry
 from distributed_pose.bench.worker_maps import infer_images, started_worker
 from distributed_pose.config.loading import parse_config
 from distributed_pose.config.schema import RunConfig
-from distributed_pose.config.selection import select
+from distributed_pose.config.selection import check_one_scale, select
 from distributed_pose.data.sources import ImageSource
 from distributed_pose.devices.kinds import CPU
 from distributed_pose.engine.deployment import local_devices
@@ -57,8 +57,8 @@ def compare_maps(
         on_progress: called with the number of inferences in total, and of those done.
 
     Raises:
-        ConfigError: if the runs differ in model, profile or input size, a run executes no model, or
-            the runs have no image in common.
+        ConfigError: if the runs differ in model, profile or input size, a run executes no model or
+            averages several scales, or the runs have no image in common.
         SetupError: if a run's configuration, model or data is not available on this machine, or
             no device computes in the precision of the run.
         ExecutionError: if an image cannot be read, or a device fails.
@@ -108,7 +108,9 @@ def _open(run: StoredRun) -> _Rerun:
         if not run.report.devices:
             raise SetupError("its report names no device")
         config = _config(run)
-        if not select(config).runs_model:
+        selection = select(config)
+        check_one_scale(selection, "--maps")
+        if not selection.runs_model:
             raise ConfigError(f"backend {run.report.backend} runs no model", "leave --maps out")
         inputs = read_inputs(config)
         if inputs.model.sha256 != run.report.model.sha256:

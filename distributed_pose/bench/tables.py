@@ -13,6 +13,7 @@ from distributed_pose.bench.host import Cost, HostReport
 from distributed_pose.bench.pipeline import PipelineReport
 from distributed_pose.bench.scale import BUSY, ScaleReport
 from distributed_pose.bench.worst_case import WorstCaseReport
+from distributed_pose.records.images import scales_note
 
 
 def host_table(report: HostReport) -> Table:
@@ -148,7 +149,8 @@ def device_bench_table(sweep: DeviceSweep) -> Table:
             f"{row.throughput_images_per_s:.2f}",
         )
     table.caption = (
-        f"{sweep.backend} · {sweep.precision} · profile {sweep.profile} at {sweep.input} · "
+        f"{sweep.backend} · {sweep.precision} · profile {sweep.profile} at {sweep.input}"
+        f"{scales_note(sweep.scales)} · "
         f"* best by the median: batch_size {sweep.best_batch_size} · with copies each way: "
         "latency is the median in ms, throughput in images/s by wall clock"
     )

@@ -25,6 +25,7 @@ from distributed_pose.config.values import (
     InputSizeText,
     MountedPath,
     Reducers,
+    Scales,
     as_list,
 )
 from distributed_pose.devices.kinds import CPU, CUDA, KINDS, NPU
@@ -236,6 +237,11 @@ class RunConfig(_RegisteredKinds):
     """Size of the network input as HEIGHTxWIDTH in pixels, such as `256x456`, both multiples of 8.
     With `upstream` the height is exact and the width is the least one. `auto` is the size that the
     model fixes, otherwise that of the profile."""
+
+    scales: Scales = (1.0,)
+    """Factors by which each image is larger than its input asks for. The maps of all scales are
+    averaged at the size of the image before people are found, as the reference implementation's
+    multi-scale mode does with `[0.5, 1, 1.5, 2]`. Only `upstream` takes other scales than 1."""
 
     keypoints: MountedPath | None = None
     """YAML file of the keypoints and limbs of the network and the keypoints of the dataset; none is

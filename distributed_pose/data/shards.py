@@ -89,12 +89,14 @@ class ImageMaps:
         geometries: position of each image in its network input.
         heatmaps_NKHW: float32 or float16 [N, K, H, W].
         pafs_NPHW: float32 or float16 [N, P, H, W].
+        scales: number of the scale that each image's maps were computed at; empty for one scale.
     """
 
     image_ids: tuple[int, ...]
     geometries: tuple[Geometry, ...]
     heatmaps_NKHW: npt.NDArray[np.floating[Any]]
     pafs_NPHW: npt.NDArray[np.floating[Any]]
+    scales: tuple[int, ...] = ()
 
 
 def read_shards(images: Sequence[ImageRecord], source: ImageSource, size: int) -> Iterator[Shard]:

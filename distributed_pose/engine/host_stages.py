@@ -25,7 +25,7 @@ from distributed_pose.pose.decode import Decoder
 from distributed_pose.records.devices import SimulatedHost
 from distributed_pose.records.images import Geometry
 from distributed_pose.vision.decode import Decoded, decode_image
-from distributed_pose.vision.preprocess import InputArray, preprocess
+from distributed_pose.vision.preprocess import InputArray, preprocess_scales
 from distributed_pose.vision.profiles import Profile
 
 _Maps = npt.NDArray[np.floating[Any]]
@@ -53,10 +53,13 @@ class HostStages:
         return decode_image(encoded, height, width)
 
     def preprocess(
-        self, image_HW3: npt.NDArray[np.uint8], profile: Profile, out_3HW: InputArray
-    ) -> Geometry:
-        """Writes the network input of an image to an array, and returns its geometry."""
-        return preprocess(image_HW3, profile, out_3HW)[1]
+        self,
+        image_HW3: npt.NDArray[np.uint8],
+        profiles: Sequence[Profile],
+        outs_3HW: Sequence[InputArray],
+    ) -> tuple[Geometry, ...]:
+        """Writes the network input of an image at each scale; see `vision.preprocess_scales`."""
+        return preprocess_scales(image_HW3, profiles, outs_3HW)
 
     def decoder(self) -> Decoder:
         """Returns a new decoder, which one thread at a time may use."""
@@ -155,11 +158,14 @@ class SimulatedStages(HostStages):
         return Decoded(np.empty((height, width, 3), np.uint8))
 
     def preprocess(
-        self, image_HW3: npt.NDArray[np.uint8], profile: Profile, out_3HW: InputArray
-    ) -> Geometry:
-        del out_3HW
+        self,
+        image_HW3: npt.NDArray[np.uint8],
+        profiles: Sequence[Profile],
+        outs_3HW: Sequence[InputArray],
+    ) -> tuple[Geometry, ...]:
+        del outs_3HW
         self._cores.work(self._host.preprocess_s)
-        return profile.geometry(*image_HW3.shape[:2])
+        return tuple(profile.geometry(*image_HW3.shape[:2]) for profile in profiles)
 
     def decoder(self) -> Decoder:
         return _SimulatedDecoder(self._keypoints, self._cores, self._host.group_s)

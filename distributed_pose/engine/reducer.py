@@ -15,7 +15,7 @@ from distributed_pose.data.shards import ImageMaps, no_detections, pack_detectio
 from distributed_pose.engine.host_stages import HostStages
 from distributed_pose.errors import ExecutionError
 from distributed_pose.pose.assemble import Poses
-from distributed_pose.pose.decode import Decoder
+from distributed_pose.pose.decode import Decoded, Decoder
 from distributed_pose.records.stages import DECODE_STAGES, Durations
 
 
@@ -104,9 +104,7 @@ class Reducer:
         """Returns the people in maps that are in this process already."""
         with self._decoder() as decoder:
             decoded = decoder.decode_batch(maps.heatmaps_NKHW, maps.pafs_NPHW, maps.geometries)
-        failures = {maps.image_ids[row]: reason for row, reason in decoded.failures.items()}
-        durations_ns_N3 = np.delete(decoded.durations_ns_N3, [*decoded.failures], axis=0)
-        return Grouped(maps.image_ids, decoded.counts_N, decoded.poses, durations_ns_N3, failures)
+        return grouped(maps.image_ids, decoded)
 
     @contextmanager
     def _decoder(self) -> Iterator[Decoder]:
@@ -121,15 +119,22 @@ class Reducer:
             self._idle.append(decoder)
 
 
+def grouped(image_ids: tuple[int, ...], decoded: Decoded) -> Grouped:
+    """Returns the decoded people of images with the images' ids."""
+    failures = {image_ids[row]: reason for row, reason in decoded.failures.items()}
+    durations_ns_N3 = np.delete(decoded.durations_ns_N3, [*decoded.failures], axis=0)
+    return Grouped(image_ids, decoded.counts_N, decoded.poses, durations_ns_N3, failures)
+
+
 def joined(parts: Iterable[Grouped]) -> Reduction:
     """Returns the detections of a shard from the people in its parts."""
-    grouped: list[int] = []
+    all_ids: list[int] = []
     failures: dict[int, str] = {}
     image_ids = [np.empty(0, np.int64)]
     poses: list[Poses] = []
     durations = [np.empty((0, len(DECODE_STAGES)), np.int64)]
     for part in parts:
-        grouped += part.image_ids
+        all_ids += part.image_ids
         failures |= part.failures
         image_ids.append(np.repeat(np.array(part.image_ids, np.int64), part.counts_N))
         poses.append(part.poses)
@@ -140,7 +145,7 @@ def joined(parts: Iterable[Grouped]) -> Reduction:
         detections = pack_detections(np.concatenate(image_ids), people)
     by_stage = zip(DECODE_STAGES, np.concatenate(durations).T.tolist(), strict=True)
     return Reduction(
-        image_ids=tuple(grouped),
+        image_ids=tuple(all_ids),
         detections=detections,
         durations={stage: tuple(times_ns) for stage, times_ns in by_stage},
         failures=failures,

@@ -7,6 +7,7 @@ Legend: N images, K heatmaps, P PAF channels, H and W map size in cells, R poses
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from time import perf_counter_ns
 from typing import Any, NamedTuple
 
@@ -130,16 +131,25 @@ class Decoder:
             pafs_NPHW: float32 or float16 [N, P, H, W], last stage; finite.
             geometries: position of each image in the network input of 8H x 8W pixels.
         """
-        ends = np.zeros(len(geometries) + 1, np.int64)
-        durations_ns_N3 = np.zeros((len(geometries), 3), np.int64)
+        images = zip(heatmaps_NKHW, pafs_NPHW, geometries, strict=True)
+        return self._decode_all([partial(self._decode, *image) for image in images])
+
+    def _decode_all(
+        self, decoders: Sequence[Callable[[int, npt.NDArray[np.int64]], int]]
+    ) -> Decoded:
+        """Returns the poses of all images.
+
+        Args:
+            decoders: function per image that writes its poses from a row on and its durations to an
+                array, and returns the row after them.
+        """
+        ends = np.zeros(len(decoders) + 1, np.int64)
+        durations_ns_N3 = np.zeros((len(decoders), 3), np.int64)
         failures: dict[int, str] = {}
-        for index, geometry in enumerate(geometries):
-            maps = heatmaps_NKHW[index], pafs_NPHW[index]
+        for index, decode in enumerate(decoders):
             ends[index + 1] = ends[index]
             try:
-                ends[index + 1] = self._decode(
-                    *maps, geometry, int(ends[index]), durations_ns_N3[index]
-                )
+                ends[index + 1] = decode(int(ends[index]), durations_ns_N3[index])
             except NoPoseMapsError as error:
                 failures[index] = error.message
         poses = Poses(*(rows[: ends[-1]].copy() for rows in self._poses))

@@ -39,14 +39,14 @@ _SMALLEST_NORM = np.float32(1e-6)
 _SMALLEST_COUNT = 1e-6
 
 # Below the minimum projection by more than the largest error of an estimate.
-_CERTAINLY_BELOW = MIN_PROJECTION - np.float32(1e-3)
+CERTAINLY_BELOW = MIN_PROJECTION - np.float32(1e-3)
 
 # From the middle outwards: a wrong pair is rejected sooner there, because its ends lie on people.
-_ORDER = np.array([4, 5, 3, 6, 2, 7, 1, 8, 0, 9])
+ORDER = np.array([4, 5, 3, 6, 2, 7, 1, 8, 0, 9])
 
 # Pixels of both fields that are evaluated in the time of a tested pair, and of an accepted one.
-_TESTED_PIXELS = 50
-_ACCEPTED_PIXELS = 300
+TESTED_PIXELS = 50
+ACCEPTED_PIXELS = 300
 
 
 class Limbs(NamedTuple):
@@ -101,11 +101,7 @@ def find_limbs(
         The number of rows that `pairs` needs, and the number of pairs of all kinds together. Only
         with enough rows, and not more than `MAX_PAIRS`, limbs are found.
     """
-    room = total = 0
-    for kind in range(len(topology.limbs_L4)):
-        a, b, ends = topology.limbs_L4[kind, 0], topology.limbs_L4[kind, 1], candidates.offsets_K
-        pairs_of_kind = (ends[a + 1] - ends[a]) * (ends[b + 1] - ends[b])
-        room, total = max(room, pairs_of_kind), total + pairs_of_kind
+    room, total = count_pairs(candidates, topology.limbs_L4)
     if room > len(pairs.a_R) or total > MAX_PAIRS:
         return room, total
     limbs.used_M[: candidates.offsets_K[-1]] = 0
@@ -114,8 +110,19 @@ def find_limbs(
     for kind in range(len(topology.limbs_L4)):
         limb_4 = topology.limbs_L4[kind]
         number = _accepted_pairs(pafs_PHW, yx, candidates, limb_4, pairs, scratch)
-        end = _take_best(pairs, number, kind, limbs, end)
+        end = take_best(pairs, number, kind, limbs, end)
         limbs.offsets[kind + 1] = end
+    return room, total
+
+
+@compiled_part
+def count_pairs(candidates: Candidates, kinds_L4: Ints) -> tuple[int, int]:
+    """Returns the largest number of pairs of one kind of limb, and the number of all pairs."""
+    room = total = 0
+    for kind in range(len(kinds_L4)):
+        a, b, ends = kinds_L4[kind, 0], kinds_L4[kind, 1], candidates.offsets_K
+        pairs_of_kind = (ends[a + 1] - ends[a]) * (ends[b + 1] - ends[b])
+        room, total = max(room, pairs_of_kind), total + pairs_of_kind
     return room, total
 
 
@@ -141,15 +148,15 @@ def _accepted_pairs(
     number = 0
     for b in range(ends_b[0], ends_b[1]):
         if pixels_left < 0 and not is_dense:
-            box = _around(candidates, ends_a, ends_b)
+            box = around(candidates, ends_a, ends_b)
             fields_hw2 = _evaluated(fields, yx, box, scratch, is_tail)
             is_dense = True
         for a in range(ends_a[0], ends_a[1]):
             if is_dense:
-                score = _dense_score(fields_hw2, box, candidates, a, b, pairs.samples.values)
+                score = dense_score(fields_hw2, box, candidates, a, b, pairs.samples.values)
             else:
                 score = _score(fields, yx, candidates, a, b, pairs.samples, is_tail)
-                pixels_left -= _ACCEPTED_PIXELS if score > 0 else _TESTED_PIXELS
+                pixels_left -= ACCEPTED_PIXELS if score > 0 else TESTED_PIXELS
             if score > 0:
                 pairs.a_R[number], pairs.b_R[number] = a, b
                 pairs.scores_R[number] = score
@@ -158,7 +165,7 @@ def _accepted_pairs(
 
 
 @compiled_part
-def _around(candidates: Candidates, ends_a: tuple[int, int], ends_b: tuple[int, int]) -> Box:
+def around(candidates: Candidates, ends_a: tuple[int, int], ends_b: tuple[int, int]) -> Box:
     """Returns the pixels between all candidates of both keypoints, where all samples are."""
     x, y = candidates.x_M, candidates.y_M
     rows_a, rows_b = y[ends_a[0] : ends_a[1]], y[ends_b[0] : ends_b[1]]
@@ -196,7 +203,7 @@ def _evaluated(
 
 
 @compiled_part
-def _take_best(pairs: Pairs, number: int, kind: int, limbs: Limbs, end: int) -> int:
+def take_best(pairs: Pairs, number: int, kind: int, limbs: Limbs, end: int) -> int:
     """Appends accepted pairs as limbs, greedily from the best; returns the end of the limbs."""
     # Among equal scores the later pair comes first, as in the reference's reversed ascending sort.
     for index in np.argsort(pairs.scores_R[:number], kind="mergesort")[::-1]:
@@ -220,13 +227,19 @@ def _score(
     is_tail: tuple[bool, bool],
 ) -> float:
     """Returns the mean of the projections above the minimum, or 0 if too few samples have one."""
-    start, step, unit = _line(candidates, a, b)
+    start, step, unit = line(candidates, a, b)
     if not _may_be_limb(fields, yx, start, step, unit):
         return 0.0
     for index in range(NUM_SAMPLES):
-        samples.x_px[index], samples.y_px[index] = _sample(start, step, index)
+        samples.x_px[index], samples.y_px[index] = sample(start, step, index)
     take_samples(fields, yx, samples, is_tail)
-    values, counting = samples.values, 0
+    return sampled_score(samples.values, unit)
+
+
+@inlined
+def sampled_score(values: Floats, unit: tuple[np.float32, np.float32]) -> float:
+    """Returns the score of a pair from the values of both fields, which it overwrites."""
+    counting = 0
     for index in range(NUM_SAMPLES):
         projection = values[index] * unit[0] + values[NUM_SAMPLES + index] * unit[1]
         counts = bool(projection > MIN_PROJECTION)
@@ -238,14 +251,14 @@ def _score(
 
 
 @inlined
-def _dense_score(
+def dense_score(
     fields_hw2: Floats, box: Box, candidates: Candidates, a: int, b: int, values: Floats
 ) -> float:
     """Returns what `_score` returns, from fields at all pixels of a box."""
-    start, step, unit = _line(candidates, a, b)
+    start, step, unit = line(candidates, a, b)
     counting = NUM_SAMPLES
-    for index in _ORDER:
-        x, y = _sample(start, step, index)
+    for index in ORDER:
+        x, y = sample(start, step, index)
         x, y = x - box.left, y - box.top
         projection = fields_hw2[y, x, 0] * unit[0] + fields_hw2[y, x, 1] * unit[1]
         counts = bool(projection > MIN_PROJECTION)
@@ -257,7 +270,7 @@ def _dense_score(
 
 
 @inlined
-def _line(
+def line(
     candidates: Candidates, a: int, b: int
 ) -> tuple[
     tuple[np.float32, np.float32], tuple[np.float32, np.float32], tuple[np.float32, np.float32]
@@ -281,18 +294,18 @@ def _may_be_limb(
 ) -> bool:
     """Returns False if too many samples certainly project below the minimum."""
     left = NUM_SAMPLES
-    for index in _ORDER:
-        x, y = _sample(start, step, index)
+    for index in ORDER:
+        x, y = sample(start, step, index)
         projection = estimate(fields[0], yx, y, x) * unit[0]
         projection += estimate(fields[1], yx, y, x) * unit[1]
-        left -= bool(projection < _CERTAINLY_BELOW)
+        left -= bool(projection < CERTAINLY_BELOW)
         if left < MIN_COUNTING:
             return False
     return True
 
 
 @inlined
-def _sample(
+def sample(
     start: tuple[np.float32, np.float32], step: tuple[np.float32, np.float32], index: int
 ) -> tuple[int, int]:
     """Returns x and y of a sample's pixel: computed in float32, rounded half to even."""

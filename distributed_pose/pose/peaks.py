@@ -98,14 +98,27 @@ def find_peaks(
     for keypoint in range(len(candidates.offsets_K) - 1):
         is_tail = in_tail(keypoint, len(heatmaps_KHW), len(yx[1].taps))
         start, end = end, _find_in(heatmaps_KHW[keypoint], yx, end, candidates, scratch, is_tail)
-        if end - start > MAX_PEAKS:
+        end = settle_candidates(candidates, keypoint, start, end)
+        if end < 0:
             return keypoint
-        _sort(candidates, start, end)
-        end = _suppress(candidates, start, end)
-        if end - start > MAX_CANDIDATES:
-            return keypoint
-        candidates.offsets_K[keypoint + 1] = end
     return _NONE
+
+
+@compiled_part
+def settle_candidates(candidates: Candidates, keypoint: int, start: int, end: int) -> int:
+    """Sorts the peaks of a keypoint and drops those that are too near to an earlier one.
+
+    Returns:
+        The end of the candidates; -1 if there are more than `MAX_CANDIDATES`.
+    """
+    if end - start > MAX_PEAKS:
+        return _NONE
+    _sort(candidates, start, end)
+    end = _suppress(candidates, start, end)
+    if end - start > MAX_CANDIDATES:
+        return _NONE
+    candidates.offsets_K[keypoint + 1] = end
+    return end
 
 
 @compiled_part
@@ -141,7 +154,7 @@ def _find_in_box(
     is_tail: bool,
 ) -> int:
     y_axis, x_axis = yx
-    around = _with_neighbours(box, yx)
+    around = with_neighbours(box, yx)
     rows = y_axis.taps[around.top, 0], y_axis.taps[around.bottom - 1, TAPS - 1] + 1
     columns = x_axis.taps[around.left, 0], x_axis.taps[around.right - 1, TAPS - 1] + 1
     origin = rows[0], columns[0]
@@ -149,8 +162,22 @@ def _find_in_box(
     box = shrunk(fine_hw, origin, yx, box, scratch.pixels)
     if box.top >= box.bottom or box.left >= box.right:
         return end
-    around = _with_neighbours(box, yx)
+    around = with_neighbours(box, yx)
     pixels_hw = resized(fine_hw, origin, yx, around, scratch.pixels, is_tail)
+    return append_peaks(pixels_hw, around, box, end, candidates)
+
+
+@compiled_part
+def append_peaks(pixels_hw: Floats, around: Box, box: Box, end: int, candidates: Candidates) -> int:
+    """Appends the peaks in a box in any order, and returns the end of the candidates.
+
+    Args:
+        pixels_hw: values of the pixels in `around`.
+        around: the box with the neighbours of its pixels.
+        box: pixels that may be peaks.
+        end: the end of the candidates so far.
+        candidates: buffers to append to.
+    """
     for y in range(box.top, box.bottom):
         if _may_hold_peak(pixels_hw, y - around.top):
             for x in range(box.left, box.right):
@@ -163,7 +190,8 @@ def _find_in_box(
 
 
 @compiled_part
-def _with_neighbours(box: Box, yx: tuple[Axis, Axis]) -> Box:
+def with_neighbours(box: Box, yx: tuple[Axis, Axis]) -> Box:
+    """Returns a box with the pixels next to it, within the image."""
     height, width = len(yx[0].taps), len(yx[1].taps)
     return Box(
         max(box.top - 1, 0),

@@ -93,8 +93,23 @@ def reference_decode(
         NoPoseMapsError: if there are more candidates than `limits` allow, which are not the
             reference implementation's.
     """
-    heatmaps_hwK = full_resolution(heatmaps_KHW, geometry)
-    pafs_hwP = full_resolution(pafs_PHW, geometry)
+    return reference_decode_scales([(heatmaps_KHW, pafs_PHW, geometry)], keypoints)
+
+
+def reference_decode_scales(
+    scales: Sequence[tuple[Floats, Floats, Geometry]], keypoints: KeypointSet
+) -> Poses:
+    """Returns the poses in one image whose maps were computed at several scales.
+
+    Args:
+        scales: heatmaps, PAFs and geometry per scale; see `reference_decode`.
+        keypoints: see `reference_decode`.
+
+    Raises:
+        NoPoseMapsError: see `reference_decode`.
+    """
+    heatmaps_hwK = _mean([full_resolution(maps, geometry) for maps, _, geometry in scales])
+    pafs_hwP = _mean([full_resolution(maps, geometry) for _, maps, geometry in scales])
     candidates = []
     for channel, name in enumerate(keypoints.keypoints):
         candidates.append(find_peaks(heatmaps_hwK[:, :, channel]))
@@ -133,6 +148,14 @@ def _resized(maps_HWC: Floats, geometry: Geometry) -> Floats:
     ]
     size = (geometry.image_width, geometry.image_height)
     return np.asarray(cv2.resize(cropped, size, interpolation=cv2.INTER_CUBIC), np.float32)
+
+
+def _mean(maps_hwC: Sequence[Floats]) -> Floats:
+    """Returns the mean of maps, in the order of the reference implementation's sums."""
+    mean_hwC = np.zeros_like(maps_hwC[0])
+    for one_hwC in maps_hwC:
+        mean_hwC += one_hwC / np.float32(len(maps_hwC))
+    return mean_hwC
 
 
 def find_peaks(heatmap_hw: Floats) -> Candidates:

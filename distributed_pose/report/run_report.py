@@ -20,7 +20,7 @@ from distributed_pose.locations import Location
 from distributed_pose.metrics.throughput import StageFigures
 from distributed_pose.pose.scores import normalised_score
 from distributed_pose.records.facts import DeviceReadings, Faults, HostUse, Memory
-from distributed_pose.records.images import Damage
+from distributed_pose.records.images import Damage, scales_note
 from distributed_pose.report.audit_record import AuditReport
 from distributed_pose.report.report_format import check_format
 
@@ -208,6 +208,7 @@ class RunReport:
         input: size of the network inputs, `HEIGHTxWIDTH` in pixels; with profile `upstream` the
             least width. Empty where unknown.
         keypoints: keypoint set of the run; the body of COCO where the file has none.
+        scales: scale factors whose maps were averaged.
         precision: precision of all devices, joined by `+` where they differ.
         backend: backend of all devices, joined by `+` where they differ.
         engine: `ray` or `inline`.
@@ -248,6 +249,7 @@ class RunReport:
     profile: str
     input: str = ""
     keypoints: KeypointSet = field(default_factory=coco_body)
+    scales: tuple[float, ...] = (1.0,)
     precision: str
     backend: str
     engine: str
@@ -272,13 +274,13 @@ class RunReport:
 
     @property
     def preprocessing(self) -> str:
-        """Profile, input size and keypoint set, such as `profile modelzoo at 368x640`.
+        """Profile, input size, scales other than 1, and keypoint set other than the body of COCO.
 
-        The body of COCO is not named.
+        Such as `profile modelzoo at 368x640`.
         """
         size = f" at {self.input}" if self.input else ""
         keypoints = "" if self.keypoints == coco_body() else f" · keypoints {self.keypoints.name}"
-        return f"profile {self.profile}{size}{keypoints}"
+        return f"profile {self.profile}{size}{scales_note(self.scales)}{keypoints}"
 
     @property
     def is_usable(self) -> bool:

@@ -31,6 +31,7 @@ def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
         "profile": config.profile,
         "input": str(inputs.selection.input_size),
         "keypoints": inputs.selection.keypoints.identity,
+        "scales": str([*inputs.selection.scales]),
         "precision": _precision(config),
         "maps_dtype": config.maps_dtype,
         "code": f"{package_identity().version} {_code_digest()}{foreign_code(config)}",

@@ -2,8 +2,9 @@
 
 import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -201,7 +202,11 @@ def read_model(
 
 
 def load_model(
-    path: Path, profile: str, refinement_stages: int = 1, size: InputSize | None = None
+    path: Path,
+    profile: str,
+    refinement_stages: int = 1,
+    size: InputSize | None = None,
+    scales: Sequence[float] = (1.0,),
 ) -> tuple[ModelSource, InputSize]:
     """Returns the model in a file and the size of its inputs, after a check that they agree.
 
@@ -213,6 +218,7 @@ def load_model(
         refinement_stages: number of refinement stages of a checkpoint's network.
         size: configured size of the inputs; None takes the size that the model fixes, otherwise
             that of the profile.
+        scales: scale factors of the run.
 
     Raises:
         ConfigError: if stages are configured for a model that is not a checkpoint.
@@ -224,7 +230,8 @@ def load_model(
     if source.format == "onnx":
         inputs = input_ports(source.content)
         sized = sized.sized(size or model_input_size(inputs, sized))
-        check_profile(inputs, sized, str(path))
+        for scaled in sized.at_scales(scales):
+            check_profile(inputs, scaled, str(path))
         check_bounds(source.content, str(path))
     elif source.format == "om":
         sized = sized.sized(size or compiled_input(source.content))
@@ -232,7 +239,8 @@ def load_model(
 
 
 def _load(config: RunConfig, path: Path) -> tuple[ModelSource, InputSize]:
-    return load_model(path, config.profile, config.model.refinement_stages, config.input_size)
+    stages = config.model.refinement_stages
+    return load_model(path, config.profile, stages, config.input_size, config.scales)
 
 
 def _calibration(
@@ -245,17 +253,20 @@ def _calibration(
     profile = PROFILES[selection.profile].sized(selection.input_size)
 
     def arrays() -> Iterator[npt.NDArray[Any]]:
+        profiles = cycle(profile.at_scales(selection.scales))
         for shard in read_shards(images, source, 1):
             for record, encoded in image_rows(shard.images):
                 try:
-                    input_3HW, _ = network_input(encoded, record, profile)
+                    input_3HW, _ = network_input(encoded, record, next(profiles))
                 except UndecodableImageError:
                     continue
                 yield input_3HW[None]
 
     sizes = [(image.image_id, source.size(image.file_name)) for image in images]
     digest = short_digest(
-        repr((model.sha256, selection.profile, selection.input_size, sizes)).encode()
+        repr(
+            (model.sha256, selection.profile, selection.input_size, selection.scales, sizes)
+        ).encode()
     )
     return Calibration(arrays, digest, len(images))
 

@@ -128,6 +128,7 @@ def _report(
         profile=config.profile,
         input=str(inputs.selection.input_size),
         keypoints=inputs.selection.keypoints,
+        scales=inputs.selection.scales,
         precision=_joined(figures.device.precision for figures in devices),
         backend=_joined(figures.device.backend for figures in devices),
         engine=config.engine,

@@ -226,7 +226,7 @@ def test_an_answer_that_is_not_finite_fails_its_own_shard_and_names_the_device(
 
 def test_halves_that_a_model_answers_travel_as_they_are(people: Dataset) -> None:
     worker, _ = worker_of(people)
-    batch = worker._trials().batch(2)
+    (batch,) = worker._trials().batches(2)
     generator = np.random.default_rng(0)
     halves = NetworkOutput(*(generator.random((2, n, 46, 80)).astype(np.float16) for n in (19, 38)))
     for maps_dtype in ("f32", "f16"):
