@@ -83,20 +83,24 @@ def pipeline_table(report: PipelineReport) -> Table:
 def driver_table(costs: Sequence[DriverCost]) -> Table:
     """Returns a table of the driver's costs by number of devices."""
     table = Table(title="Driver, per image, with stubs in place of actors", box=box.SIMPLE_HEAD)
-    for name in ("devices", "CPU, us", "memory, bytes", "ledger files, bytes", "wall, s", "CPU, s"):
+    names = "devices", "CPU, us", "memory, bytes", "scoring, us", "peak memory, bytes"
+    for name in (*names, "ledger files, bytes", "wall, s", "CPU, s"):
         table.add_column(name, justify="right")
     for cost in costs:
         table.add_row(
             f"{cost.devices}",
             f"{cost.cpu_us_per_image:.1f}",
             f"{cost.memory_bytes_per_image:,.0f}",
+            f"{cost.score_us_per_image:.1f}",
+            f"{cost.peak_bytes_per_image:,.0f}",
             f"{cost.ledger_bytes_per_image:,.0f}",
             f"{cost.wall_s:.1f}",
             f"{cost.cpu_s:.1f}",
         )
     table.caption = (
-        f"{costs[0].images:,} images · batch {costs[0].batch_size} · the last two columns are of "
-        "the whole run; wall includes the stubs · Ray's time per call is not included"
+        f"{costs[0].images:,} images · batch {costs[0].batch_size} · scoring and peak memory "
+        "include detections.json · the last two columns are of the whole run without scoring; "
+        "wall includes the stubs · Ray's time per call is not included"
     )
     return table
 

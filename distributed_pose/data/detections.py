@@ -18,8 +18,8 @@ from distributed_pose.metrics.coco_ap import PERSON_CATEGORY
 # Batches are joined in groups, because a batch of one shard takes more memory than its values.
 _BATCHES_PER_CHUNK = 256
 
-# Detections that are made into rows at once; they take a few megabytes.
-_ROWS_AT_ONCE = 4096
+# Detections that are made into rows at once; they take a megabyte.
+_ROWS_AT_ONCE = 512
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,20 +38,36 @@ def coco_ap(
         sigmas: sigma of each keypoint in OKS; None for those of COCO's body.
     """
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        # COCOeval writes into the annotations.
-        truth.dataset = {**ground_truth, "annotations": [*map(dict, ground_truth["annotations"])]}
-        truth.createIndex()
-        # loadRes adds fields to its argument, and cannot read an empty list.
-        results = truth.loadRes([dict(d) for d in detections]) if detections else COCO()
-        evaluation = COCOeval(truth, results, "keypoints")
-        evaluation.params.imgIds = list(image_ids)
-        evaluation.params.catIds = [PERSON_CATEGORY]
-        if sigmas is not None:
-            evaluation.params.kpt_oks_sigmas = np.array(sigmas)
-        evaluation.evaluate()
+        evaluation = evaluated(ground_truth, detections, image_ids, sigmas)
         evaluation.accumulate()
-        evaluation.summarize()
+        return figures_of(evaluation)
+
+
+def evaluated(
+    ground_truth: Mapping[str, Any],
+    detections: Collection[Mapping[str, Any]],
+    image_ids: Sequence[int],
+    sigmas: Sequence[float] | None = None,
+) -> COCOeval:
+    """Returns the evaluation of each image, not accumulated yet; see `coco_ap`. It prints."""
+    truth = COCO()
+    # COCOeval writes into the annotations.
+    truth.dataset = {**ground_truth, "annotations": [*map(dict, ground_truth["annotations"])]}
+    truth.createIndex()
+    # loadRes adds fields to its argument, and cannot read an empty list.
+    results = truth.loadRes([dict(d) for d in detections]) if detections else COCO()
+    evaluation = COCOeval(truth, results, "keypoints")
+    evaluation.params.imgIds = list(image_ids)
+    evaluation.params.catIds = [PERSON_CATEGORY]
+    if sigmas is not None:
+        evaluation.params.kpt_oks_sigmas = np.array(sigmas)
+    evaluation.evaluate()
+    return evaluation
+
+
+def figures_of(evaluation: COCOeval) -> dict[str, float]:
+    """Returns the ten COCO keypoint figures of an accumulated evaluation by name. It prints."""
+    evaluation.summarize()
     return {name: float(value) for name, value in zip(FIGURES, evaluation.stats, strict=True)}
 
 

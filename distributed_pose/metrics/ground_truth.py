@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from distributed_pose.metrics.coco_ap import PERSON_CATEGORY
 
-# People that are made into rows at once; they take some megabytes.
-_ROWS_AT_ONCE = 4096
+# People that are made into rows at once; they take a megabyte.
+_ROWS_AT_ONCE = 512
 
 _SMALLER = {"i": (np.int16, np.int32), "f": (np.float32,), "b": (np.int8,)}
 
