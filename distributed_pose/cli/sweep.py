@@ -120,16 +120,15 @@ def sweep(  # noqa: PLR0913 - one argument per option
     from distributed_pose.bench.sweep.points import sweep_points
 
     lists = {
-        "input": inputs,
-        "precision": precisions,
-        "batch_size": batches,
-        "devices": devices,
-        "backend": backends,
+        "input": _values("--input", inputs),
+        "precision": _values("--precision", precisions),
+        "batch_size": _values("--batch", batches),
+        "devices": _values("--devices", devices),
+        "backend": _values("--backend", backends),
     }
-    values = {key: _values(key, text) for key, text in lists.items() if text is not None}
     plan = SweepPlan(
         config=settings,
-        points=sweep_points(settings, values),
+        points=sweep_points(settings, {key: some for key, some in lists.items() if some}),
         output=Location(output),
         config_file=config,
         min_ap=min_ap,
@@ -181,12 +180,14 @@ def _resumable() -> Iterator[None]:
         ) from None
 
 
-def _values(option: str, text: str) -> list[str]:
-    """Returns the values of a list.
+def _values(option: str, text: str | None) -> list[str]:
+    """Returns the values of a list; none if the option is not given.
 
     Raises:
         ConfigError: if the list is too long, or a value is empty.
     """
+    if text is None:
+        return []
     values = [value.strip() for value in text.split(",")]
     if len(text) > _MAX_LIST or not all(values):
         raise ConfigError(f"{option}: expected values that are separated by commas")

@@ -229,6 +229,20 @@ def test_an_impossible_point_is_a_line_with_the_reason(run: Run, people: Dataset
     assert "precision: int8 is not available on backend oracle" in err
 
 
+def test_a_point_that_cannot_start_is_left_out_unless_it_is_the_only_one(
+    run: Run, people: Dataset
+) -> None:
+    arguments = options(people, "--set=cpu.cpus=1", f"--input={FINE}")
+    code, out, err = run(*arguments, "--devices=cpu:4096,cpu:1")
+    assert (code, err) == (0, "")
+    assert f"{FINE} auto on cpu:4096: impossible, " in out
+    assert "4096 CPU workers of 1 each need 4096" in out
+    code, out, err = run(*arguments, "--devices=cpu:4096", "--output=alone")
+    assert (code, out) == (3, "")
+    assert "4096 CPU workers of 1 each need 4096" in err
+    assert len(err.splitlines()) == 1
+
+
 def test_no_point_within_the_gates_ends_with_5_and_names_the_nearest(
     run: Run, people: Dataset
 ) -> None:
@@ -246,7 +260,7 @@ def test_no_point_within_the_gates_ends_with_5_and_names_the_nearest(
     ("option", "message"),
     [
         ("--input=", "expected values that are separated by commas"),
-        ("--batch=1,,2", "expected values that are separated by commas"),
+        ("--batch=1,,2", "--batch: expected values that are separated by commas"),
         ("--input=9x9", "input: must be 'auto' or HEIGHTxWIDTH"),
         ("--watts=cpu:1", "--watts cpu:1: expected DEVICES=AMOUNT"),
         ("--price=auto=-1", "--price auto=-1: expected DEVICES=AMOUNT"),
@@ -271,6 +285,22 @@ def test_a_dataset_without_labels_is_refused(run: Run, people: Dataset, tmp_path
     code, _, err = run(*options(people, f"--set=data.annotations={unlabelled}"))
     assert code == 3
     assert "has no annotations, and a sweep weighs AP" in err
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_a_sweep_on_ray_has_the_ap_of_one_without_it(
+    crowd: Dataset, swept: Path, tmp_path: Path
+) -> None:
+    config = crowd.config(precision="f32", engine="ray")
+    points = sweep_points(config, {"input": (COARSE, FINE), "devices": ["cpu:1", "cpu:2"]})
+    planned = SweepPlan(config=config, points=points, output=Location(tmp_path), min_ap=0.5)
+    record = run_sweep(planned, unwatched)
+    inline = json.loads((swept / "sweep.json").read_text())["points"]
+    assert [point.outcome for point in record.points[:2]] == ["ended", "ended"]
+    finished = [point for point in record.points if point.outcome == "finished"]
+    assert {point.ap for point in finished} == {inline[1]["ap"]}
+    assert record.best["images_per_s"] in {point.name for point in finished}
 
 
 @pytest.mark.slow

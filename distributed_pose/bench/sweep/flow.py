@@ -77,8 +77,7 @@ class _Sweep:
         self._candidates = {
             point.name: one for point in plan.points if (one := self._opened(point))
         }
-        if not self._candidates:
-            raise next(iter(self._impossible.values()))
+        self._check_possible()
         self._identity = _shared_identity([*self._candidates.values()])
         check_owner(folder, self._identity)
 
@@ -100,6 +99,16 @@ class _Sweep:
     @property
     def _pending(self) -> list[Candidate]:
         return [one for one in self._candidates.values() if one.is_pending]
+
+    def _check_possible(self) -> None:
+        """Checks that some points are possible.
+
+        Raises:
+            ConfigError: if none is, for the reason of the first point.
+            SetupError: likewise.
+        """
+        if len(self._impossible) == len(self._plan.points):
+            raise next(iter(self._impossible.values()))
 
     def _opened(self, point: SweepPoint) -> Candidate | None:
         folder = self._plan.folder(point)
@@ -124,6 +133,8 @@ class _Sweep:
             one.read(image_ids, self._plan.per)
         except (ConfigError, SetupError) as error:
             one.end("impossible", str(error))
+            self._impossible[one.point.name] = error
+            self._check_possible()
         except ExecutionError as error:
             one.end("failed", str(error))
 

@@ -22,8 +22,8 @@ _RISK = 0.025
 # Fewer results say nothing about the spread of a rate.
 _LEAST_RESULTS = 5
 
-# Assumed standard deviation of the rate from session to session, as a share of it, since clock rates
-# and other work of the machine differ between sessions.
+# Assumed standard deviation of the rate from session to session, as a share of it, since clock
+# rates and other work of the machine differ between sessions.
 _SESSION_SPREAD = 0.05
 
 _USUAL_95 = NormalDist().inv_cdf(0.975)
