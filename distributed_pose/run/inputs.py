@@ -27,7 +27,7 @@ from distributed_pose.model.onnx_bounds import check_bounds
 from distributed_pose.model.onnx_graph import input_ports
 from distributed_pose.recordings.manifest import describe_recording, recorded_input
 from distributed_pose.records.devices import ImagesToRead
-from distributed_pose.records.images import InputSize
+from distributed_pose.records.images import ImageRecord, InputSize
 from distributed_pose.vision.headers import UndecodableImageError
 from distributed_pose.vision.preprocess import network_input
 from distributed_pose.vision.profiles import PROFILES
@@ -60,6 +60,8 @@ class RunInputs:
         note: sentences that the user must know before any figure; empty if there are none.
         model_path: configured path of the model; None if none is configured.
         config_file: file that the configuration was read from; None if there is none.
+        session_ids: ids of the images that the session evaluates; None for all. The others stay
+            pending, and a later session evaluates them.
     """
 
     selection: Selection
@@ -72,6 +74,12 @@ class RunInputs:
     note: str
     model_path: Path | None
     config_file: Path | None = None
+    session_ids: frozenset[int] | None = None
+
+    def in_session(self, images: Sequence[ImageRecord]) -> list[ImageRecord]:
+        """Returns the images that the session evaluates, in their order."""
+        chosen = self.session_ids
+        return [image for image in images if chosen is None or image.image_id in chosen]
 
     @property
     def files(self) -> dict[str, Path | Location | None]:
