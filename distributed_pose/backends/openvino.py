@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
-import openvino
 
 from distributed_pose.backends.base import (
     BackendOptions,
@@ -26,7 +25,11 @@ from distributed_pose.backends.ports import check_fits, check_input, select_outp
 from distributed_pose.devices.host import cpu_name
 from distributed_pose.errors import ExecutionError, SetupError, last_line
 from distributed_pose.model.onnx_precision import main_precision
+from distributed_pose.packages import without_telemetry
 from distributed_pose.records.models import ModelPort
+
+with without_telemetry():
+    import openvino
 
 # Maps a precision to OpenVINO's name of the capability; the floats are in order, fastest first.
 _FLOATS = {"bf16": "BF16", "f16": "FP16", "f32": "FP32"}

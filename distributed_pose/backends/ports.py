@@ -132,10 +132,13 @@ def _size_hint(height: int | None, width: int | None, profile: "Profile") -> str
     sides = [side for side in (height, width) if side]
     if any(side % STRIDE for side in sides):
         return f"export it for a height and width that are multiples of {STRIDE}"
-    if not profile.is_fixed:
-        return "export it with dynamic height and width"
+    if not profile.is_fixed and width is None:
+        # The height of these inputs is exact, and the width is the least one.
+        return f"set input={height}x{height}, or export it with dynamic height and width"
     wanted = InputSize(height or profile.size.height, width or profile.size.width)
-    return f"set input={wanted}, or export it with dynamic height and width"
+    # Only profiles with a fixed size make inputs of one width.
+    setting = f"input={wanted}" if profile.is_fixed else f"profile=modelzoo and input={wanted}"
+    return f"set {setting}, or export it with dynamic height and width"
 
 
 def batch_dtype(dtype: str) -> str:

@@ -176,8 +176,8 @@ class SimulatedConfig(_Section):
     """Simulated devices, which answer from the ground truth in the time of a published card."""
 
     rate: Annotated[float, Field(strict=True, gt=0, le=1e6)] | None = None
-    """Images per second of a simulated device at any batch size; by default those of the published
-    card that `backend` names."""
+    """Images per second of a simulated device at any batch and input size; by default those of the
+    published card that `backend` names, scaled by the number of input pixels."""
 
     overhead_ms: Annotated[float, Field(strict=True, ge=0, le=6e4)] = 0.0
     """Milliseconds that a simulated device takes per batch in addition to its rate."""

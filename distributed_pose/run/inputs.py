@@ -16,6 +16,7 @@ from distributed_pose.config.selection import Selection, Source, select
 from distributed_pose.data.coco import CocoIndex, load_index, repeated
 from distributed_pose.data.shards import image_rows, read_shards
 from distributed_pose.data.sources import ImageSource, open_images
+from distributed_pose.devices.published import PUBLISHED_INPUT
 from distributed_pose.errors import ConfigError
 from distributed_pose.files.local import short_digest
 from distributed_pose.keypoints.sets import KeypointSet
@@ -123,7 +124,7 @@ def _read_inputs(
         annotations=annotations.absolute(),
         model=model,
         calibration=_calibration(selection, index, source, model),
-        note="\n".join(filter(None, (note, _host_note(config), *model.notes))),
+        note="\n".join(filter(None, (note, *_simulation_notes(config, selection), *model.notes))),
         model_path=model_path,
         config_file=config_file,
     )
@@ -152,12 +153,19 @@ def _read_dataset(
     return repeated(index, config.data.repeat), source, annotations
 
 
-def _host_note(config: RunConfig) -> str:
-    """Returns a sentence about simulated cores; empty if the host does its work itself."""
+def _simulation_notes(config: RunConfig, selection: Selection) -> Iterator[str]:
+    """Yields sentences about rates that are estimated, and cores that are simulated."""
+    backends = [kind.backend.partition(":")[0] for kind in selection.kinds.values()]
+    is_published = "simulated" in backends and config.simulated.rate is None
+    if is_published and (config.profile == "upstream" or selection.input_size != PUBLISHED_INPUT):
+        yield (
+            f"Simulated devices: rates published for inputs of {PUBLISHED_INPUT} are scaled by the "
+            "number of input pixels, which is an estimate."
+        )
     host = config.simulated.host
     if host.cores is None:
-        return ""
-    return (
+        return
+    yield (
         f"Simulated host: decoding, preprocessing and grouping wait {host.decode_ms:g}, "
         f"{host.preprocess_ms:g} and {host.group_ms:g} ms per image on {host.cores} simulated "
         "cores per node instead of computing; rates are not those of this machine."
@@ -240,7 +248,7 @@ def load_model(
         sized = sized.sized(size or model_input_size(inputs, sized))
         for scaled in sized.at_scales(scales):
             check_profile(inputs, scaled, str(path))
-        check_bounds(source.content, str(path))
+        check_bounds(source.content, str(path), InputSize(*sized.nominal_input))
     elif source.format == "om":
         sized = sized.sized(size or compiled_input(source.content))
     return source, sized.size

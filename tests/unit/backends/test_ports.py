@@ -1,10 +1,13 @@
 """The input and outputs of a model are recognised, or refused with a list of them."""
 
+import re
+
 import pytest
 
 from distributed_pose import SetupError
 from distributed_pose.backends.ports import check_input, check_profile, select_outputs
 from distributed_pose.keypoints.reading import coco_body
+from distributed_pose.records.images import InputSize
 from distributed_pose.records.models import ModelPort
 from distributed_pose.vision.profiles import PROFILES
 from tests.chain_sets import chain_of
@@ -160,6 +163,28 @@ def test_a_fixed_size_other_than_the_profiles_is_refused_with_both_sizes(
     with pytest.raises(SetupError, match=r"M.onnx takes inputs of") as caught:
         check_profile(image(None, 3, *size), PROFILES[profile], "M.onnx")
     assert all(text in str(caught.value) for text in (*sizes, f"profile {profile}"))
+
+
+@pytest.mark.parametrize(
+    ("profile", "size", "hint"),
+    [
+        ("modelzoo", (256, 456), "set input=256x456, or export it with dynamic height and width"),
+        ("modelzoo", (256, None), "set input=256x640, or"),
+        ("upstream", (368, 656), "set profile=modelzoo and input=368x656, or"),
+        ("upstream", (256, None), "set input=256x256, or"),
+        ("upstream", (None, 640), "set profile=modelzoo and input=368x640, or"),
+    ],
+)
+def test_the_hint_for_a_fixed_size_names_settings_that_the_model_takes(
+    profile: str, size: tuple[int | None, int | None], hint: str
+) -> None:
+    inputs = image(None, 3, *size)
+    with pytest.raises(SetupError) as caught:
+        check_profile(inputs, PROFILES[profile], "M.onnx")
+    assert hint in caught.value.hint
+    settings = re.findall(r"(profile|input)=(\w+)", caught.value.hint)
+    named = {"profile": profile, **dict(settings)}
+    check_profile(inputs, PROFILES[named["profile"]].sized(InputSize.parse(named["input"])), "M")
 
 
 def test_the_profiles_own_size_fits() -> None:
