@@ -57,8 +57,8 @@ def random_set(
         sigmas=tuple(random.uniform(0.02, 0.2, len(dataset)).tolist()),
         derived=tuple((name, dataset[:1]) for name in names if name not in dataset),
         limbs=tuple(
-            Limb(start, end, *paf, fills)
-            for (start, end, fills), paf in zip(limbs, pafs, strict=True)
+            Limb(start, end, paf_x, paf_y, fills)
+            for (start, end, fills), (paf_x, paf_y) in zip(limbs, pafs, strict=True)
         ),
     )
 

@@ -110,7 +110,7 @@ class Worker:
         maps, reports = self._run(images, lambda parts: [*map(_packed, parts)])
         packed = [batch for batch, _ in chain.from_iterable(maps)]
         return packed, replace(
-            joined_reports(reports),
+            joined_reports(reports, self._monitor.news()),
             pack_ns=sum(pack_ns for _, pack_ns in chain.from_iterable(maps)),
             maps_bytes=sum(batch.nbytes for batch in packed),
         )
@@ -125,7 +125,8 @@ class Worker:
             ExecutionError: if the device fails or returns invalid maps.
         """
         grouped, reports = self._run(images, self._group)
-        return joined(chain.from_iterable(grouped)), joined_reports(reports)
+        report = joined_reports(reports, self._monitor.news())
+        return joined(chain.from_iterable(grouped)), report
 
     def warm_up_grouping(self) -> None:
         """Compiles or loads the code of `infer_and_group`, so that no shard waits for it."""

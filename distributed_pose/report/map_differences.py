@@ -18,22 +18,26 @@ Maps = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class MapRun:
-    """The device that computed the maps of a run for the comparison.
+    """The device that computed the maps of a run's devices for the comparison.
 
     Attributes:
         folder: output folder of the run.
+        names: names of the devices of the run that it stands for, whose kind, backend and precision
+            are the same.
         device: the device's own name.
         backend: backend that ran the model.
         precision: precision that the compiled model computed in.
     """
 
     folder: str
+    names: tuple[str, ...]
     device: str
     backend: str
     precision: str
 
     def __str__(self) -> str:
-        return f"{self.backend} {self.precision} on {self.device}"
+        devices = ", ".join(self.names)
+        return f"{self.backend} {self.precision} on {self.device} ({self.folder}: {devices})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,7 +115,8 @@ def _read_inputs(
     model, input_size = _model(config, selection, index, annotations)
     selection = replace(selection, input_size=input_size)
     if config.data.repeat > 1:
-        note = f"{note} Each image is counted {config.data.repeat} times.".strip()
+        counted = f"Each image is counted {config.data.repeat} times, and once in intervals of AP."
+        note = f"{note} {counted}".strip()
     return RunInputs(
         selection=selection,
         index=index,

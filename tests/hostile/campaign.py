@@ -32,7 +32,7 @@ _MAX_GROWTH_BYTES = 2**30
 _MAX_SECONDS = 60.0
 
 # Lines that the command prints to stderr beside its error.
-_LINES = ("error: ", "try the failed images again: ", "WARNING:", "in/", "[0:")
+_LINES: tuple[str, ...] = ("error: ", "try the failed images again: ", "WARNING:", "in/", "[0:")
 
 # libjpeg, libpng and libtiff write to the terminal themselves, but no text from the files.
 _LINES += ("Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progression sequence")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -185,7 +186,7 @@ def a_node_that_sees(other: Path, at: Path, cluster: Cluster) -> Iterator[None]:
 
 def contents_by_node(path: Path) -> set[bytes]:
     """Returns what each node of the cluster reads from a path."""
-    read = ray.remote(num_cpus=0)(lambda file: file.read_bytes())
+    read: Any = ray.remote(num_cpus=0)(lambda file: file.read_bytes())
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
     return set(ray.get([read.options(scheduling_strategy=place).remote(path) for place in places]))

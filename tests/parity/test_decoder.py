@@ -27,13 +27,15 @@ from distributed_pose.model.compile import portable
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.pose.limits import NoPoseMapsError
 from distributed_pose.pose.reference import reference_decode
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs
 from distributed_pose.records.images import STRIDE, Geometry
 from distributed_pose.vision.decode import decode_image
 from distributed_pose.vision.preprocess import preprocess
 from distributed_pose.vision.profiles import PROFILES
 from tests.conftest import Dataset
+
+NUM_HEATMAPS = coco_body().num_heatmaps
+NUM_PAFS = coco_body().num_pafs
 
 Floats = npt.NDArray[np.float32]
 

@@ -110,7 +110,10 @@ def test_a_run_without_a_required_package_ends_with_the_command_that_installs_it
 ) -> None:
     monkeypatch.chdir(checkpoint.parent)
     remove(monkeypatch, [module])
-    values = {"data.images": people.images, "data.annotations": people.annotations}
+    values: dict[str, object] = {
+        "data.images": people.images,
+        "data.annotations": people.annotations,
+    }
     values |= {"engine": "inline", "model.path": WEIGHTS, **given}
     options = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
     answer = CliRunner().invoke(app, ["evaluate", *options])

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -171,7 +172,7 @@ class TestEveryRuntime:
 
     def test_takes_bytes_if_the_model_normalises_by_itself(self, name: str) -> None:
         given = in_bytes(batch(2))
-        floats = (given.inputs_N3HW.astype(np.float32) - 128) / 256
+        floats = (given.inputs_N3HW.astype(np.float32) - np.float32(128)) / np.float32(256)
         folded = open_backend(name, fold_normalisation(model()), BackendOptions("f32"))
         expected = opened(name).infer(InputBatch(given.image_ids, given.geometries, floats))
         for one, other in zip(folded.infer(given), expected, strict=True):
@@ -416,7 +417,7 @@ def test_four_outputs_without_meaningful_names_are_read_by_order(name: str) -> N
 @pytest.mark.parametrize("name", RUNTIMES)
 @pytest.mark.parametrize("shape", [[0, 3, "h", "w"], ["n", "h", "w", 3], ["n", 3, "w"], None])
 def test_an_input_that_is_not_an_image_is_refused_in_one_line(
-    name: str, shape: list | None
+    name: str, shape: list[Any] | None
 ) -> None:
     other = onnx.load_model_from_string(model())
     other.graph.input[0].CopyFrom(helper.make_tensor_value_info("data", TensorProto.FLOAT, shape))

@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ class HostProgram(TorchProgram):
             for output, again in zip(captured.outputs, self._model(inputs_N3HW), strict=True):
                 output.copy_(again)
 
-        captured.graph.replayed = replay
+        captured.graph.replayed = replay  # type: ignore[attr-defined]
         return captured
 
     def run(self, slot: int, inputs_N3HW: DeviceArray) -> Sequence[DeviceArray]:
@@ -69,7 +70,8 @@ class HostProgram(TorchProgram):
 
     @property
     def replays(self) -> list[int]:
-        return [captured.graph.replays for captured in self._graphs.values()]
+        graphs: list[Any] = [captured.graph for captured in self._graphs.values()]
+        return [graph.replays for graph in graphs]
 
 
 class Card:

@@ -14,9 +14,10 @@ from distributed_pose.metrics.error_kinds import KEYPOINT_KINDS, opposites
 from distributed_pose.metrics.ground_truth import people_of
 from distributed_pose.metrics.matches import AREAS, match
 from distributed_pose.metrics.precision_recall import PrecisionRecall
-from distributed_pose.pose.skeleton import COCO_KEYPOINTS
 from distributed_pose.records.images import ImageRecord
 from distributed_pose.report.analysis import Analysis, analyse
+
+COCO_KEYPOINTS = coco_body().dataset_keypoints
 
 SIGMAS = coco_body().sigmas
 

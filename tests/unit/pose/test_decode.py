@@ -17,9 +17,12 @@ from distributed_pose.pose.decode import Decoder
 from distributed_pose.pose.limits import MAX_CANDIDATES, NoPoseMapsError
 from distributed_pose.pose.peaks import MAX_PEAKS, SUPPRESSION_RADIUS_PX
 from distributed_pose.pose.reference import reference_decode
-from distributed_pose.pose.skeleton import KEYPOINTS, NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
 from distributed_pose.records.images import Geometry
+
+KEYPOINTS = coco_body().keypoints
+NUM_HEATMAPS = coco_body().num_heatmaps
+NUM_PAFS = coco_body().num_pafs
 
 Floats = npt.NDArray[np.float32]
 

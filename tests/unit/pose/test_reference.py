@@ -13,9 +13,11 @@ from distributed_pose.pose.reference import (
     full_resolution,
     reference_decode,
 )
-from distributed_pose.pose.skeleton import LIMBS, NUM_KEYPOINTS
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
 from distributed_pose.records.images import Geometry
+
+LIMBS = coco_body().limbs
+NUM_KEYPOINTS = coco_body().num_keypoints
 
 NOBODY = Candidates(np.zeros((0, 2), np.float32), np.zeros(0, np.float32))
 

@@ -6,11 +6,13 @@ Legend: C channels, h and w image size in pixels.
 import numpy as np
 import pytest
 
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.pose.reference import full_resolution
 from distributed_pose.pose.resample import axes
 from distributed_pose.pose.samples import NUM_SAMPLES, estimate, new_samples, take_samples
-from distributed_pose.pose.skeleton import NUM_PAFS
 from distributed_pose.records.images import Geometry
+
+NUM_PAFS = coco_body().num_pafs
 
 # A multiple of 4, so that OpenCV computes the last column like the others.
 CHANNELS = 40

@@ -57,7 +57,7 @@ def sample(kind: Any) -> Any:
         return dict.fromkeys(KEYS, sample(arguments[1]))
     if kind is KeypointSet:
         return coco_body()
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         return kind(**{name: sample(hint) for name, hint in get_type_hints(kind).items()})
     # A text may have to be a key of a mapping, as the names of excluded devices are.
     return {str: KEYS[0], int: 3, float: 0.25, bool: False}[kind]

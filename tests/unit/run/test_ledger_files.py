@@ -189,7 +189,7 @@ def entries(draw: st.DrawFn) -> LedgerEntry:
     whose = draw(st.lists(st.sampled_from(ids), max_size=3))
     keypoints = np.array([[draw(FINITE)] * 51 for _ in whose]).reshape(-1, 51)
     poses = Poses(keypoints, np.array([draw(FINITE) for _ in whose], np.float64))
-    result = {
+    result: dict[str, Any] = {
         "device": draw(st.text()),
         "image_ids": tuple(ids),
         "detections": pack_detections(np.array(whose, np.int64), poses),
