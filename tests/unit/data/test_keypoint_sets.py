@@ -64,7 +64,7 @@ def test_keypoints_may_be_written_in_the_forms_that_cocos_may_have(
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (LEGS[::-1], "has the keypoints of the keypoint set legs in another order: 'right_ankle' in"),
+        (LEGS[::-1], "the keypoints of the keypoint set legs in another order: 'right_ankle'"),
         (["tail", *LEGS[1:]], "other keypoints than the keypoint set legs: 'tail' in place of"),
         (LEGS[1:], "has 5 keypoints, the keypoint set legs has 6 .*--keypoints"),
     ],
