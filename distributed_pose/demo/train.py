@@ -29,7 +29,7 @@ from torch import nn
 
 from distributed_pose.demo.figures import check_joints
 from distributed_pose.demo.samples import CropPlan, SceneCrops, loader
-from distributed_pose.errors import ConfigError, PoseEvalError
+from distributed_pose.errors import ConfigError, PoseEvalError, SetupError
 from distributed_pose.files.local import write_atomically
 from distributed_pose.keypoints.reading import coco_body, read_keypoint_set
 from distributed_pose.keypoints.sets import KeypointSet
@@ -130,7 +130,7 @@ class Trainer:
             "optimiser": self._optimiser.state_dict(),
             "progress": asdict(self.progress),
             "options": asdict(self.options),
-            "keypoints": repr(self.keypoints),
+            "keypoints": self.keypoints.identity,
         }
 
     def initialise(self, weights: Weights) -> None:
@@ -149,17 +149,7 @@ class Trainer:
             network.load_state_dict(alike, strict=False)
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continues from the result of `state`.
-
-        Raises:
-            ConfigError: if it is the state of a run with another keypoint set.
-        """
-        # Checkpoints of version 0.1 do not name the set, which was the body of COCO.
-        if state.get("keypoints", repr(coco_body())) != repr(self.keypoints):
-            raise ConfigError(
-                f"the run was not started with keypoint set {self.keypoints.name}",
-                "give the same --keypoints, or another --out",
-            )
+        """Continues from the result of `state`."""
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
         self._optimiser.load_state_dict(state["optimiser"])
@@ -234,7 +224,7 @@ def train(
     check_joints(trainer.keypoints)
     checkpoint = folder / CHECKPOINT
     if checkpoint.exists():
-        trainer.load_state(torch.load(checkpoint, weights_only=True))
+        trainer.load_state(read_checkpoint(checkpoint, trainer.keypoints))
         _LOG.info("continue at step %d", trainer.progress.step)
     elif initial is not None:
         trainer.initialise(initial)
@@ -252,12 +242,38 @@ def save(trainer: Trainer, path: Path) -> None:
     write_atomically(path, stream.getvalue())
 
 
-def command(options: Mapping[str, Any]) -> str:
-    """Returns the command line of a run, from the options in its checkpoint."""
+def read_checkpoint(path: Path, keypoints: KeypointSet) -> dict[str, Any]:
+    """Returns the state in the checkpoint of a run.
+
+    Raises:
+        SetupError: if there is no checkpoint.
+        ConfigError: if it is of a run with another keypoint set.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+    except OSError as error:
+        raise SetupError(f"cannot read {path}: {error.strerror}") from None
+    if _set_of(state) != keypoints.identity:
+        raise ConfigError(
+            f"{path} is of keypoint set {_set_of(state)}, not of {keypoints.identity}",
+            "give the --keypoints of the run, or another folder",
+        )
+    return state
+
+
+def _set_of(state: Mapping[str, Any]) -> str:
+    # Checkpoints did not name the set when there was only the body of COCO.
+    return str(state.get("keypoints", coco_body().identity))
+
+
+def command(state: Mapping[str, Any]) -> str:
+    """Returns the command line of the run of a checkpoint."""
+    options = state["options"]
     plan = options["plan"]
     given = {name: options[name] for name in ("minutes", "rate", "seed", "threads")}
     given |= {"side": plan["side_px"], "batch": plan["batch_size"]}
     flags = " ".join(f"--{name} {value:g}" for name, value in given.items())
+    flags += "" if _set_of(state) == coco_body().identity else " --keypoints FILE"
     return f"python -m distributed_pose.demo.train --out DIR {flags}"
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.files.local import check_not_input, one_line
 from distributed_pose.files.storage import filesystem_of, is_local
-from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.pose.scores import normalised_score
 from distributed_pose.records.images import ImageRecord
@@ -64,7 +63,7 @@ def draw_run(run: StoredRun, output: Path, options: PictureOptions) -> None:
     check_not_input(output, _files(run))
     found = _by_image(run.detections)
     truth = _by_image([one for one in run.index.ground_truth["annotations"] if not one["iscrowd"]])
-    keypoints = coco_body()
+    keypoints = run.index.keypoints
     groups = []
     for image in _chosen(run, found, options):
         image_HW3 = _load(run, image.file_name)

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 
 from distributed_pose.errors import SetupError, first_line
-from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.report.analysis import ImageFigures
 from distributed_pose.report.comparison import ImageChange
@@ -62,7 +61,7 @@ def _thumbnails(
         image_HW3 = decode_unlisted_image(run.images.read(name)).image_HW3
     except (SetupError, OSError, ValueError) as error:
         return Thumbnails((), first_line(error))
-    keypoints = coco_body()
+    keypoints = run.index.keypoints
     return Thumbnails(tuple(_uri(image_HW3, people, keypoints) for people in layers))
 
 
