@@ -7,6 +7,7 @@ Legend: S scales, K keypoints, H and W map size in cells, T side of a tile in pi
 """
 
 import numpy as np
+import numpy.typing as npt
 
 from distributed_pose.pose.kernels import compiled, compiled_extremum, compiled_part
 from distributed_pose.pose.peaks import (
@@ -145,11 +146,17 @@ def _hot_tiles(
     height, width = yx[0].gaps_Sh.shape[1], yx[1].gaps_Sh.shape[1]
     rows, columns = -(-height // _TILE), -(-width // _TILE)
     bounds_TT = scratch.fields[: rows * columns].reshape(rows, columns)
+    bounds_T = scratch.fields[rows * columns :][:rows]
     bounds_TT[:] = 0
+    bounds_T[:] = 0
     for scale in range(len(maps.starts_S)):
         one = axes_at(maps, yx, scale)
-        _add_bounds(channel_at(maps, scale, channel), one, bounds_TT, scratch.pixels)
+        _add_row_bounds(channel_at(maps, scale, channel), one[0], bounds_T, scratch.pixels)
     least = np.float32(_CERTAINLY_BELOW * len(maps.starts_S))
+    for scale in range(len(maps.starts_S)):
+        one = axes_at(maps, yx, scale)
+        heatmap_HW = channel_at(maps, scale, channel)
+        _add_bounds(heatmap_HW, one, bounds_T >= least, bounds_TT, scratch.pixels)
     number = 0
     for row in range(rows):
         for column in range(columns):
@@ -163,23 +170,46 @@ def _hot_tiles(
 
 
 @compiled_part
+def _add_row_bounds(heatmap_HW: Floats, y_axis: Axis, bounds_T: Floats, scratch: Floats) -> None:
+    """Adds an upper bound of a map in each row of tiles of the image."""
+    below = _BELOW * _least(heatmap_HW)
+    for row in range(len(bounds_T)):
+        center_W, around_W = _greatest_near(heatmap_HW, y_axis, row, scratch)
+        bounds_T[row] += _CENTER * _greatest(center_W) + _AROUND * _greatest(around_W) - below
+
+
+@compiled_part
 def _add_bounds(
-    heatmap_HW: Floats, yx: tuple[Axis, Axis], bounds_TT: Floats, scratch: Floats
+    heatmap_HW: Floats,
+    yx: tuple[Axis, Axis],
+    is_hot_T: npt.NDArray[np.bool_],
+    bounds_TT: Floats,
+    scratch: Floats,
 ) -> None:
-    """Adds an upper bound of a map in each tile of the image."""
-    y_axis, x_axis = yx
-    height, width = heatmap_HW.shape
-    center_W, around_W = scratch[:width], scratch[width : 2 * width]
+    """Adds an upper bound of a map in each tile of those rows that can reach the threshold."""
+    width = heatmap_HW.shape[1]
     below = _BELOW * _least(heatmap_HW)
     for row in range(bounds_TT.shape[0]):
-        first, last = _gaps_of_tile(y_axis, row)
-        _greatest_of_rows(heatmap_HW, max(first - 1, 0), min(last + 1, height), center_W)
-        _greatest_of_rows(heatmap_HW, max(first - REACH, 0), min(last + REACH, height), around_W)
-        for column in range(bounds_TT.shape[1]):
-            first, last = _gaps_of_tile(x_axis, column)
-            center = _greatest(center_W[max(first - 1, 0) : min(last + 1, width)])
-            around = _greatest(around_W[max(first - REACH, 0) : min(last + REACH, width)])
-            bounds_TT[row, column] += _CENTER * center + _AROUND * around - below
+        if is_hot_T[row]:
+            center_W, around_W = _greatest_near(heatmap_HW, yx[0], row, scratch)
+            for column in range(bounds_TT.shape[1]):
+                first, last = _gaps_of_tile(yx[1], column)
+                center = _greatest(center_W[max(first - 1, 0) : min(last + 1, width)])
+                around = _greatest(around_W[max(first - REACH, 0) : min(last + REACH, width)])
+                bounds_TT[row, column] += _CENTER * center + _AROUND * around - below
+
+
+@compiled_part
+def _greatest_near(
+    heatmap_HW: Floats, y_axis: Axis, tile: int, scratch: Floats
+) -> tuple[Floats, Floats]:
+    """Returns the greatest cells per column for a row of tiles: next to its pixels, and of all."""
+    height, width = heatmap_HW.shape
+    center_W, around_W = scratch[:width], scratch[width : 2 * width]
+    first, last = _gaps_of_tile(y_axis, tile)
+    _greatest_of_rows(heatmap_HW, max(first - 1, 0), min(last + 1, height), center_W)
+    _greatest_of_rows(heatmap_HW, max(first - REACH, 0), min(last + REACH, height), around_W)
+    return center_W, around_W
 
 
 @compiled_part

@@ -91,6 +91,15 @@ def test_the_content_of_the_keypoint_set_is_in_it_and_not_its_file(
     assert differing(same, other) == {"keypoints"}
 
 
+def test_the_scales_are_in_it_in_their_order(people: Dataset) -> None:
+    one, two, turned = (
+        of(people.config(profile="upstream", gather="poses", scales=scales))
+        for scales in ([1], [0.5, 1], [1, 0.5])
+    )
+    assert differing(one, two) == differing(two, turned) == {"scales"}
+    assert two["scales"] == "[0.5, 1.0]"
+
+
 def test_the_content_of_the_annotations_is_in_it_and_not_their_name(
     people: Dataset, tmp_path: Path
 ) -> None:

@@ -69,14 +69,14 @@ def images(draw: st.DrawFn) -> list[Scene]:
     return scenes
 
 
-@settings(max_examples=40, derandomize=True, deadline=None, phases=(Phase.generate,))
+@settings(max_examples=20, derandomize=True, deadline=None, phases=(Phase.generate,))
 @given(images())
 def test_the_decoders_agree_on_maps_of_any_kind_at_several_scales(scenes: list[Scene]) -> None:
     check_agree([one_scale(scene) for scene in scenes])
 
 
 @pytest.mark.slow
-@settings(max_examples=400, derandomize=True, deadline=None, phases=(Phase.generate,))
+@settings(max_examples=200, derandomize=True, deadline=None, phases=(Phase.generate,))
 @given(images())
 def test_the_decoders_agree_on_hundreds_of_images_at_several_scales(scenes: list[Scene]) -> None:
     check_agree([one_scale(scene) for scene in scenes])
@@ -92,8 +92,8 @@ def test_one_scale_has_the_poses_of_the_usual_decoder(people: Dataset) -> None:
 
 
 def test_the_decoders_agree_on_the_demo_at_several_scales(people: Dataset) -> None:
-    images = network_scales(people, WEIGHTS, (0.5, 1.0, 1.5), limit=4)
-    assert sum(check_agree(scales) for scales in images) > 4
+    images = network_scales(people, WEIGHTS, (0.5, 1.0, 1.25), limit=3)
+    assert sum(check_agree(scales) for scales in images) > 3
 
 
 @pytest.mark.slow
