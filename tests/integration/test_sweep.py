@@ -12,10 +12,12 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from distributed_pose import SetupError, evaluate
+from distributed_pose.bench.sweep.candidate import candidate
 from distributed_pose.bench.sweep.flow import run_sweep
 from distributed_pose.bench.sweep.plan import SweepPlan
 from distributed_pose.bench.sweep.points import SweepPoint, sweep_points
 from distributed_pose.bench.sweep.record import SweepRecord
+from distributed_pose.bench.sweep.rounds import chosen_images
 from distributed_pose.evaluation import Watch
 from distributed_pose.files.storage import Folder
 from distributed_pose.locations import Location
@@ -48,17 +50,23 @@ def sweep(*arguments: Any, **values: Any) -> SweepRecord:
     return run_sweep(plan(*arguments, **values), unwatched)
 
 
-def set_rates(plan: SweepPlan, *rates: float) -> None:
-    """Rewrites the times in the ledgers of complete runs, as if they had run at these rates."""
+def set_rates(plan: SweepPlan, *rates: float | Sequence[float]) -> None:
+    """Rewrites the times in the ledgers of complete runs, as if they had run at these rates.
+
+    A rate is that of all sessions of a point, or one for each of its sessions.
+    """
     for point, rate in zip(plan.points, rates, strict=True):
         files = ledger_files(plan, point)
-        entries = sorted(files.load(), key=lambda entry: entry.elapsed_ns)
+        entries = sorted(files.load(), key=lambda entry: (entry.begun_s, entry.elapsed_ns))
         files.clear()
-        done = 0
+        sessions = [*dict.fromkeys(entry.session for entry in entries)]
+        each = dict(zip(sessions, [rate] * 3 if isinstance(rate, float) else rate, strict=True))
+        done = dict.fromkeys(sessions, 0)
         with files:
             for entry in entries:
-                done += len(entry.result.image_ids)
-                files.add(replace(entry, elapsed_ns=int(1e9 * done / rate)))
+                done[entry.session] += len(entry.result.image_ids)
+                elapsed_s = done[entry.session] / each[entry.session]
+                files.add(replace(entry, elapsed_ns=int(1e9 * elapsed_s)))
 
 
 def ledger_files(plan: SweepPlan, point: SweepPoint) -> LedgerFiles:
@@ -67,10 +75,22 @@ def ledger_files(plan: SweepPlan, point: SweepPoint) -> LedgerFiles:
 
 
 @pytest.fixture(scope="module")
+def crowd(people: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The rendered images eleven times, which are enough for three rounds: 33, 66 and 132."""
+    return people.times(11, tmp_path_factory.mktemp("crowd"))
+
+
+@pytest.fixture(scope="module")
 def finished(crowd: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a sweep of both sizes in which every point has evaluated all images."""
+    """The folder of a sweep of both sizes in which every point has finished all three rounds."""
     folder = tmp_path_factory.mktemp("finished")
-    record = sweep(crowd, folder, ends_early=False)
+    planned = plan(crowd, folder, ends_early=False)
+    ids = [image.image_id for image in crowd.records()]
+    for point in planned.points:
+        for size in (33, 66, 132):
+            one = candidate(point, "", planned.folder(point), None)
+            one.run(chosen_images(ids, size), lambda _state: None)
+    record = run_sweep(planned, unwatched)
     assert [point.outcome for point in record.points] == ["finished", "finished"]
     return folder
 
@@ -83,7 +103,7 @@ def swept(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_point_is_an_ordinary_run_and_the_record_has_its_figures(swept: Path) -> None:
     record = json.loads((swept / "sweep.json").read_text())
-    assert (record["num_images"], record["complete"]) == (120, True)
+    assert (record["num_images"], record["complete"]) == (132, True)
     for point, size in zip(record["points"], (COARSE, FINE), strict=True):
         report = RunReport.load(swept / point["name"])
         assert report.ap is not None
@@ -103,8 +123,8 @@ def test_a_dominated_point_ends_early_and_says_by_which(crowd: Dataset, swept: P
     record = run_sweep(planned, unwatched)
     coarse, fine = record.points
     assert (coarse.outcome, fine.outcome) == ("ended", "finished")
-    assert coarse.reason.startswith(f"after 60 images: dominated by {FINE} f32: 2.00 times as fast")
-    assert (coarse.images, fine.images) == (60, 120)
+    assert coarse.reason.startswith(f"after 66 images: dominated by {FINE} f32: 2.00 times as fast")
+    assert (coarse.images, fine.images) == (66, 132)
     assert record.fronts == {"images_per_s": (fine.name,)}
     assert json.loads((swept / "sweep.json").read_text())["points"][0]["reason"] == coarse.reason
 
@@ -117,6 +137,14 @@ def test_a_faster_point_goes_on_and_both_are_on_the_front(crowd: Dataset, swept:
     assert [point.outcome for point in record.points] == ["finished", "finished"]
     assert record.fronts == {"images_per_s": (fine.name, coarse.name)}
     assert record.best == {}
+
+
+def test_rates_that_differ_between_sessions_end_no_point(crowd: Dataset, swept: Path) -> None:
+    planned = plan(crowd, swept)
+    set_rates(planned, (20.0, 80.0, 50.0), (100.0, 100.0, 100.0))
+    record = run_sweep(planned, unwatched)
+    assert [point.outcome for point in record.points] == ["finished", "finished"]
+    assert record.fronts == {"images_per_s": (planned.points[1].name,)}
 
 
 def test_gates_name_the_best_point_by_each_measure(crowd: Dataset, swept: Path) -> None:
@@ -139,11 +167,11 @@ def test_a_point_below_the_least_ap_leaves_images_out(crowd: Dataset, tmp_path: 
     record = sweep(crowd, tmp_path, min_ap=0.7)
     coarse, fine = record.points
     assert "is below --min-ap 0.7" in coarse.reason
-    assert (coarse.evaluated, record.saved_images, fine.evaluated) == (60, 60, 120)
-    assert record.saved_s == pytest.approx(60 / (coarse.images_per_s or 0))
+    assert (coarse.evaluated, record.saved_images, fine.evaluated) == (33, 99, 132)
+    assert record.saved_s == pytest.approx(99 / (coarse.images_per_s or 0))
     report = RunReport.load(tmp_path / coarse.name)
-    assert report.unscored == "the run ended with 60 of 120 images done"
-    assert RunReport.load(tmp_path / fine.name).sessions == 2
+    assert report.unscored == "the run ended with 33 of 132 images done"
+    assert RunReport.load(tmp_path / fine.name).sessions == 3
     resumed = evaluate(plan(crowd, tmp_path).points[0].config, tmp_path / coarse.name)
     assert (resumed.complete, resumed.sessions) == (True, 2)
 
@@ -158,8 +186,8 @@ def test_an_interrupted_sweep_is_resumed_with_each_image_evaluated_once(
         runs.append(title)
 
         def watch(state: RunState) -> None:
-            # In the last round of the first point, after some of its images.
-            if len(runs) == 3 and state.done > 80:
+            # In the second round, after some of the images of a point.
+            if len(runs) == 3 and state.done > 50:
                 raise KeyboardInterrupt
 
         yield watch
@@ -173,8 +201,8 @@ def test_an_interrupted_sweep_is_resumed_with_each_image_evaluated_once(
     for point, expected in zip(record.points, whole["points"], strict=True):
         assert (point.outcome, point.ap) == ("finished", expected["ap"])
         sessions = RunReport.load(tmp_path / point.name).audit.sessions
-        assert sum(session.images for session in sessions) == 120
-    assert runs[2].startswith("round 2 of 2, 120 images, ")
+        assert sum(session.images for session in sessions) == 132
+    assert runs[2].startswith("round 2 of 3, 66 images, ")
 
 
 def test_a_finished_sweep_runs_nothing_again(crowd: Dataset, swept: Path) -> None:

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 
 from distributed_pose.bench.sweep.candidate import Candidate, candidate
+from distributed_pose.bench.sweep.judgement import with_common_spread
 from distributed_pose.bench.sweep.outcome import summed_up
 from distributed_pose.bench.sweep.plan import SweepPlan, suffixes
 from distributed_pose.bench.sweep.points import SweepPoint
@@ -86,9 +87,11 @@ class _Sweep:
         self._write()
         for number, size in enumerate(self._rounds, 1):
             image_ids = chosen_images(self._image_ids, size)
-            for one in self._pending:
+            # Every other round runs backwards, so that a machine that slows down favours no point.
+            for one in self._pending[:: 1 if number % 2 else -1]:
                 title = f"round {number} of {len(self._rounds)}, {size} images, {one.label}"
                 self._run_round(one, image_ids, watching, title)
+            self._share_spread()
             if size < self._rounds[-1]:
                 self._end_points()
             self._write()
@@ -137,6 +140,12 @@ class _Sweep:
             self._check_possible()
         except ExecutionError as error:
             one.end("failed", str(error))
+
+    def _share_spread(self) -> None:
+        known = [(one, figures) for one in self._candidates.values() if (figures := one.figures)]
+        shared = with_common_spread([figures for _, figures in known])
+        for (one, _), figures in zip(known, shared, strict=True):
+            one.figures = figures
 
     def _end_points(self) -> None:
         """Ends the points that cannot win, all by the same figures."""

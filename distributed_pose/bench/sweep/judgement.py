@@ -6,9 +6,9 @@ comparisons of a point together, by Bonferroni's correction, with normal interva
 Array legend: R results, S resamplings.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from math import exp
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import exp, hypot, sqrt
 from statistics import NormalDist
 
 import numpy as np
@@ -19,12 +19,12 @@ from distributed_pose.metrics.matches import Floats
 # The probability that chance ends a given point, over all rounds and comparisons.
 _RISK = 0.025
 
-# Fewer results say nothing about the spread of a rate.
-_LEAST_RESULTS = 5
+# Fewer results or sessions say nothing about the spread of a rate.
+_LEAST_RESULTS, _LEAST_SESSIONS = 5, 2
 
-# Assumed standard deviation of the rate from session to session, as a share of it, since clock
-# rates and other work of the machine differ between sessions.
-_SESSION_SPREAD = 0.05
+# Least standard deviation of the logarithm of the rate from session to session: few sessions can
+# agree by chance.
+_LEAST_SPREAD = 0.05
 
 _USUAL_95 = NormalDist().inv_cdf(0.975)
 
@@ -39,7 +39,10 @@ class Figures:
         aps_S: AP of resamplings of the images, the same ones for all points; NaN for one without
             labelled people.
         images_per_s: wall-clock images per second of all sessions.
-        rate_error: standard error of the natural logarithm of the rate; None if unknown.
+        session_rates: images per second of each session.
+        within_error: standard error of the logarithm of the rate, from the spread within sessions;
+            None if unknown.
+        spread: standard deviation of the logarithm of the rate from session to session.
         per: images per unit of other quantities, by the name of the measure; they have the relative
             error of the rate.
     """
@@ -48,8 +51,22 @@ class Figures:
     ap: float
     aps_S: Floats
     images_per_s: float
-    rate_error: float | None
+    session_rates: tuple[float, ...]
+    within_error: float | None
+    spread: float = _LEAST_SPREAD
     per: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def rate_error(self) -> float | None:
+        """Standard error of the natural logarithm of the rate; None if unknown."""
+        if self.within_error is None:
+            return None
+        return hypot(self.within_error, self.spread / sqrt(len(self.session_rates)))
+
+    @property
+    def certain_rate_error(self) -> float | None:
+        """The same; None if there are too few sessions to measure how much they differ."""
+        return self.rate_error if len(self.session_rates) >= _LEAST_SESSIONS else None
 
     @property
     def measures(self) -> dict[str, float]:
@@ -111,8 +128,9 @@ class Judge:
         if self.min_ap is not None and most_ap < self.min_ap:
             return f"AP {point.ap:.4f}, at most {most_ap:.4f}, is below --min-ap {self.min_ap:g}"
         least = self.min_images_per_s
-        if least is not None and point.rate_error is not None:
-            most = point.images_per_s * exp(self._errors * point.rate_error)
+        error = point.certain_rate_error
+        if least is not None and error is not None:
+            most = point.images_per_s * exp(self._errors * error)
             if most < least:
                 return (
                     f"{point.images_per_s:,.2f} images/s, at most {most:,.2f}, are below "
@@ -143,9 +161,10 @@ class Judge:
 
     def _least_ratios(self, other: Figures, point: Figures) -> list[float]:
         """Returns the lower ends of the ratios of the measures; empty if they are not known."""
-        if other.rate_error is None or point.rate_error is None:
+        errors = other.certain_rate_error, point.certain_rate_error
+        if errors[0] is None or errors[1] is None:
             return []
-        margin = exp(self._errors * float(np.hypot(other.rate_error, point.rate_error)))
+        margin = exp(self._errors * hypot(errors[0], errors[1]))
         theirs = other.measures
         # A measure that is unknown of the other point is not better.
         return [theirs.get(name, 0.0) / own / margin for name, own in point.measures.items()]
@@ -162,14 +181,11 @@ class Judge:
         )
 
 
-def rate_error(results: Iterable[tuple[int, float]], num_sessions: int) -> float | None:
+def within_error(results: Iterable[tuple[int, float]]) -> float | None:
     """Returns the standard error of the logarithm of a rate; None if there are too few results.
-
-    It has two parts: the spread of the times between results, and that from session to session.
 
     Args:
         results: number of images of each result, and seconds since the one before it.
-        num_sessions: number of sessions that the results come from.
 
     Source: Cochran, Sampling Techniques (1977), 6.3: the error of a ratio of two means.
     """
@@ -177,5 +193,19 @@ def rate_error(results: Iterable[tuple[int, float]], num_sessions: int) -> float
     if len(images_R) < _LEAST_RESULTS or not seconds_R.sum():
         return None
     residuals_R = images_R / images_R.mean() - seconds_R / seconds_R.mean()
-    within = float(np.sqrt((residuals_R**2).sum() / (len(residuals_R) - 1) / len(residuals_R)))
-    return float(np.hypot(within, _SESSION_SPREAD / np.sqrt(num_sessions)))
+    return float(np.std(residuals_R, ddof=1) / np.sqrt(len(residuals_R)))
+
+
+def with_common_spread(figures: Sequence[Figures]) -> list[Figures]:
+    """Returns figures with the spread from session to session that all points together show.
+
+    A machine that is busy at times slows some sessions, and which ones is chance.
+
+    Args:
+        figures: figures of all points.
+    """
+    logs = [np.log(one.session_rates) for one in figures if min(one.session_rates) > 0]
+    freedom = sum(len(rates) - 1 for rates in logs)
+    squares = sum(float(((rates - rates.mean()) ** 2).sum()) for rates in logs)
+    spread = max(_LEAST_SPREAD, sqrt(squares / freedom)) if freedom else _LEAST_SPREAD
+    return [replace(one, spread=spread) for one in figures]

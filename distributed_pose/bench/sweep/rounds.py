@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from distributed_pose.bench.sweep.judgement import Figures, rate_error
+from distributed_pose.bench.sweep.judgement import Figures, within_error
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.files.storage import Folder
 from distributed_pose.locations import Location
@@ -126,5 +126,8 @@ def figures_of(
         ap=ap,
         aps_S=np.where(aps_S == -1.0, np.nan, aps_S),
         images_per_s=rate,
-        rate_error=rate_error(results.gaps, results.ledger.num_sessions),
+        session_rates=tuple(
+            images_per_s(session.images, session.wall_ns) for session in results.ledger.sessions
+        ),
+        within_error=within_error(results.gaps),
     )

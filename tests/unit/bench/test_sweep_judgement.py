@@ -7,7 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distributed_pose.bench.sweep.judgement import Figures, Judge, rate_error
+from distributed_pose.bench.sweep.judgement import (
+    Figures,
+    Judge,
+    with_common_spread,
+    within_error,
+)
 
 SPREAD = np.random.default_rng(1).normal(0, 0.02, 400)
 JUDGE = Judge(comparisons=10)
@@ -15,7 +20,14 @@ JUDGE = Judge(comparisons=10)
 
 def figures(ap: float, rate: float, **other: Any) -> Figures:
     """Returns figures whose resamplings vary as those of any other point do."""
-    found = Figures(images=64, ap=ap, aps_S=ap + SPREAD, images_per_s=rate, rate_error=0.05)
+    found = Figures(
+        images=64,
+        ap=ap,
+        aps_S=ap + SPREAD,
+        images_per_s=rate,
+        session_rates=(rate, rate),
+        within_error=0.05 / math.sqrt(2),
+    )
     return replace(found, **other)
 
 
@@ -57,7 +69,7 @@ def test_an_ap_within_its_interval_ends_no_point() -> None:
 
 
 def test_an_unknown_rate_ends_no_point() -> None:
-    unknown = figures(0.9, 99, rate_error=None)
+    unknown = figures(0.9, 99, within_error=None)
     assert reason(figures(0.5, 10), unknown) == ""
     assert reason(replace(unknown, ap=0.1), figures(0.5, 1000)) == ""
 
@@ -114,16 +126,35 @@ def test_the_error_of_a_rate_is_that_of_its_simulations() -> None:
     generator = np.random.default_rng(4)
     times = generator.gamma(4, 0.25, (300, 40))
     rates = [math.log(8 * 40 / one.sum()) for one in times]
-    known = [rate_error([(8, second) for second in one], num_sessions=10**6) for one in times]
+    known = [within_error((8, second) for second in one) for one in times]
     assert np.mean([one for one in known if one]) == pytest.approx(np.std(rates), rel=0.1)
 
 
-def test_few_results_have_no_error_of_their_rate_and_more_sessions_a_smaller_one() -> None:
+def test_few_results_have_no_error_of_their_rate() -> None:
     steady = [(8, 0.1)] * 5
-    assert rate_error(steady[:4], 1) is None
-    assert rate_error([], 1) is None
-    assert rate_error(steady, 1) == pytest.approx(0.05)
-    assert rate_error(steady, 4) == pytest.approx(0.025)
+    assert within_error(steady[:4]) is None
+    assert within_error([]) is None
+    assert within_error(steady) == 0
+
+
+def test_one_session_ends_no_point_by_its_rate() -> None:
+    once = figures(0.5, 10, session_rates=(10.0,))
+    assert once.rate_interval is not None
+    assert reason(once, figures(0.6, 90)) == ""
+    assert reason(figures(0.5, 10), figures(0.6, 90, session_rates=(90.0,))) == ""
+    assert reason(once, judge=replace(JUDGE, min_images_per_s=90)) == ""
+    assert reason(once, judge=replace(JUDGE, min_ap=0.9))
+
+
+def test_sessions_that_differ_widen_the_intervals_of_all_points() -> None:
+    calm = [figures(0.5, 10), figures(0.6, 20)]
+    assert with_common_spread(calm) == calm
+    assert reason(*with_common_spread(calm))
+    busy = [figures(0.5, 10, session_rates=(5.0, 20.0)), figures(0.6, 20)]
+    shared = with_common_spread(busy)
+    assert shared[0].spread == shared[1].spread == pytest.approx(math.log(4) / 2)
+    assert reason(*shared) == ""
+    assert with_common_spread([figures(0.5, 10, session_rates=(10.0,))])[0].spread == 0.05
 
 
 def test_the_intervals_are_those_of_the_errors() -> None:
