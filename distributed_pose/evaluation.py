@@ -125,7 +125,7 @@ def _evaluate_in(
     *,
     restart: bool,
 ) -> RunReport:
-    """Evaluates the pending images of a run that has locked its folder, and returns its report."""
+    """Evaluates the images of a session in a locked folder, and returns the report of the run."""
     ledger = Ledger(inputs.index.images)
     parts = fingerprint(config, inputs)
     files = LedgerFiles(own.folder, parts) if own else None
@@ -140,10 +140,14 @@ def _evaluate_in(
     if dump:
         dump.begin(ledger.evaluated_ids, restart=restart)
     facts = SessionFacts()
-    if ledger.open_images:
+    if inputs.in_session(ledger.open_images):
         with _reported_if_it_fails(own, engine, config, inputs, ledger):
             facts = _run_session(engine, inputs, ledger, files, on_progress)
-    report = _write(own, config, inputs, ledger, facts)
+    left = ledger.open_images
+    is_stopped = len(inputs.in_session(left)) < len(left)
+    report = _write(own, config, inputs, ledger, facts, is_stopped=is_stopped)
+    if is_stopped:
+        return report
     if dump:
         dump.finish(ledger.evaluated_ids, report.backend, report.precision)
     track(config, report, own.folder.location if own else None)
@@ -192,7 +196,7 @@ def _dump(folder: Path | None, inputs: RunInputs, parts: Mapping[str, str]) -> M
         return None
     if inputs.model_path and is_same_file(inputs.model_path, folder):
         raise ConfigError(f"dump_maps is model.path, {folder}", "choose another --dump-maps")
-    return MapsDump(folder, inputs.index.images, parts)
+    return MapsDump(folder, inputs.index.images, parts, inputs.selection.keypoints)
 
 
 def open_engine(config: RunConfig) -> Engine:
@@ -227,19 +231,19 @@ def _run_session(
     files: LedgerFiles | None,
     on_progress: Watch | None,
 ) -> SessionFacts:
-    """Evaluates the pending images; results so far are kept however the session ends."""
+    """Evaluates the session's images; results so far are kept however the session ends."""
     started, load = perf_counter_ns(), host_load()
     with ExitStack() as stack:
         if files:
             stack.enter_context(files)
         stack.enter_context(engine)
         ready = _start(engine, inputs, ledger)
-        pending = ledger.open_images
+        pending = inputs.in_session(ledger.open_images)
         stamps = image_stamps(pending, inputs.images) if files else {}
         begun = perf_counter_ns()
         plural = "s" * (len(ready) != 1)
         step(f"evaluating {len(pending)} images on {len(ready)} device{plural}")
-        state = RunState(ledger, len(inputs.index.images), ready, engine.faults)
+        state = RunState(ledger, ledger.num_settled + len(pending), ready, engine.faults)
         report = on_progress or (lambda _: None)
         report(state)
         results = engine.run(_workload(engine.flow(), inputs, pending, ready))

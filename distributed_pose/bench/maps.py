@@ -1,6 +1,6 @@
 """Computes the maps of stored runs again for some images, and compares them output by output.
 
-Array legend: M all 57 channels of heatmaps and PAFs, H and W map size in cells.
+Array legend: M all channels of heatmaps and PAFs, H and W map size in cells.
 """
 
 import logging
@@ -17,7 +17,7 @@ from distributed_pose.backends.registry import entry
 from distributed_pose.bench.worker_maps import infer_images, started_worker
 from distributed_pose.config.loading import parse_config
 from distributed_pose.config.schema import RunConfig
-from distributed_pose.config.selection import select
+from distributed_pose.config.selection import check_one_scale, select
 from distributed_pose.data.sources import ImageSource
 from distributed_pose.devices.kinds import CPU
 from distributed_pose.engine.deployment import local_devices
@@ -26,6 +26,7 @@ from distributed_pose.engine.worker import Worker
 from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.files.local import one_line
 from distributed_pose.files.yaml_values import parse_yaml
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.locations import Location
 from distributed_pose.records.devices import DeviceReady
 from distributed_pose.records.images import ImageRecord
@@ -78,8 +79,8 @@ def compare_maps(
         on_progress: called with the number of inferences in total, and of those done.
 
     Raises:
-        ConfigError: if the runs differ in model, profile or input size, a run executes no model, or
-            the runs have no image in common.
+        ConfigError: if the runs differ in model, profile or input size, a run executes no model or
+            averages several scales, or the runs have no image in common.
         SetupError: if a run's configuration, model or data is not available on this machine, or
             no device computes in the precision of the run.
         ExecutionError: if an image cannot be read, or a device fails.
@@ -89,6 +90,7 @@ def compare_maps(
     images = _spread(_common(reruns), count)
     source, index = reruns[0].inputs.images, reruns[0].inputs.index
     names = [(index.listed_id(image.image_id), image.file_name) for image in images]
+    keypoints = _common_set(reruns)
     total = len(reruns) * len(images)
     done = count_from(1)
     computed = _computed(reruns, images, source, lambda: on_progress(total, next(done)))
@@ -99,7 +101,7 @@ def compare_maps(
             images=len(images),
             first=first,
             second=second,
-            outputs=map_differences(names, first_maps, maps),
+            outputs=map_differences(names, first_maps, maps, keypoints),
         )
         found[max(0, rerun.number - 1)].append(compared)
     return found
@@ -136,12 +138,30 @@ def _inputs(run: StoredRun, device: DeviceReport) -> RunInputs:
     """Returns the inputs that the report and the configuration of a run name, for one device."""
     with _named(run):
         config = _config(run, device)
-        if not select(config).runs_model:
+        selection = select(config)
+        check_one_scale(selection, "--maps")
+        if not selection.runs_model:
             raise ConfigError(f"backend {run.report.backend} runs no model", "leave --maps out")
         inputs = read_inputs(config)
         if inputs.model.sha256 != run.report.model.sha256:
             raise SetupError(f"{inputs.model.path} is not the model file of the run any more")
         return inputs
+
+
+def _common_set(reruns: Sequence[_Rerun]) -> KeypointSet:
+    """Returns the keypoint set of all runs.
+
+    Raises:
+        ConfigError: if they have different ones.
+    """
+    first = reruns[0].inputs.selection.keypoints
+    for rerun in reruns[1:]:
+        if rerun.inputs.selection.keypoints != first:
+            raise ConfigError(
+                f"{reruns[0].run.location} and {rerun.run.location} have different keypoint sets",
+                "--maps compares runs of one set",
+            )
+    return first
 
 
 def _config(run: StoredRun, device: DeviceReport) -> RunConfig:

@@ -44,10 +44,11 @@ def scaling_plots(
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()
-    return {suffix: _rendered(figure, suffix) for suffix in ("png", "svg")}
+    return {suffix: rendered(figure, suffix) for suffix in ("png", "svg")}
 
 
-def _rendered(figure: Figure, suffix: str) -> bytes:
+def rendered(figure: Figure, suffix: str) -> bytes:
+    """Returns a figure as the content of a file with a suffix, such as `png`."""
     content = BytesIO()
     figure.savefig(content, format=suffix, dpi=_DPI)
     return content.getvalue()

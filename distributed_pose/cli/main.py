@@ -21,6 +21,7 @@ from distributed_pose.cli.picture import picture
 from distributed_pose.cli.report import report as report_commands
 from distributed_pose.cli.scale import plan, scale
 from distributed_pose.cli.score import score
+from distributed_pose.cli.sweep import sweep
 from distributed_pose.cli.terminal import (
     Terminal,
     guarded_streams,
@@ -132,6 +133,7 @@ app.command("score")(score)
 app.command("picture")(picture)
 app.command("scale")(scale)
 app.command("plan")(plan)
+app.command("sweep")(sweep)
 app.command("demo-data")(demo_data)
 app.command("pack")(pack)
 app.command("cache")(cache)

@@ -113,6 +113,7 @@ class RayEngine:
             room_bytes,
             max(self._shard_sizes.values()),
             inputs_in_store=any(device.feeder_processes for device in ready),
+            keypoints=selection.keypoints,
         )
         self.guard.call(self._fleet.direct, self._flow)
         return ready

@@ -49,7 +49,8 @@ def report_of(prepared: Prepared, durations: Mapping[str, Sequence[int]]) -> Wor
         prepared: prepared images of the batch.
         durations: durations in nanoseconds by stage.
     """
-    image_ids = tuple(image_id for batch in prepared.batches for image_id in batch.image_ids)
+    # At several scales, an image is in several batches.
+    image_ids = tuple(dict.fromkeys(chain.from_iterable(b.image_ids for b in prepared.batches)))
     return WorkerReport(
         image_ids=image_ids,
         encoded_bytes=tuple(prepared.encoded_bytes[image_id] for image_id in image_ids),

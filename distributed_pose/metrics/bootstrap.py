@@ -3,7 +3,7 @@
 Copies of an image add no information, so that each resampling draws original images with all
 their copies.
 
-Array legend: O original images, S resamplings.
+Array legend: O original images, R runs, S resamplings.
 """
 
 from collections.abc import Callable, Sequence
@@ -73,6 +73,27 @@ def ap_difference(
     return _interval((first, second), lambda aps: aps[1] - aps[0], resamplings, seed)
 
 
+def resampled_aps(
+    run: PrecisionRecall, resamplings: int = RESAMPLINGS, seed: int = _SEED
+) -> Floats:
+    """Returns AP of each resampling of a run's images, [S]; -1 for one without labelled people.
+
+    Runs over the same images have the same resamplings, so that their differences are paired.
+
+    Args:
+        run: precision and recall of a run.
+        resamplings: number of resamplings.
+        seed: seed of the resamplings.
+    """
+    generator = np.random.default_rng(seed)
+    num_originals = run.num_originals
+    aps_S = np.empty(resamplings)
+    for number in range(resamplings):
+        drawn_O = generator.integers(0, num_originals, num_originals)
+        aps_S[number] = run.ap(run.weights(np.bincount(drawn_O, minlength=num_originals)))
+    return aps_S
+
+
 def rate_interval(rates: Sequence[float], value: float) -> Interval | None:
     """Returns a rate with its interval over the segments of a run; None if there are too few.
 
@@ -106,25 +127,18 @@ def rate_ratio(first: Sequence[float], second: Sequence[float], value: float) ->
 
 def _interval(
     runs: Sequence[PrecisionRecall],
-    figure: Callable[[Sequence[float]], float],
+    figure: Callable[[Floats], Floats],
     resamplings: int,
     seed: int = _SEED,
 ) -> Interval | None:
-    aps = [run.ap() for run in runs]
+    aps = np.array([run.ap() for run in runs])
     if -1.0 in aps:
         return None
-    generator = np.random.default_rng(seed)
-    num_originals = runs[0].num_originals
-    figures = []
-    for _ in range(resamplings):
-        drawn_O = generator.integers(0, num_originals, num_originals)
-        weights_I = runs[0].weights(np.bincount(drawn_O, minlength=num_originals))
-        resampled = [run.ap(weights_I) for run in runs]
-        # A resampling of few images may have no labelled person.
-        if -1.0 not in resampled:
-            figures.append(figure(resampled))
-    low, high = _ends(np.array(figures))
-    return Interval(value=figure(aps), low=low, high=high, resamplings=len(figures))
+    aps_RS = np.array([resampled_aps(run, resamplings, seed) for run in runs])
+    # A resampling of few images may have no labelled person.
+    figures_S = figure(aps_RS[:, (aps_RS != -1.0).all(axis=0)])
+    low, high = _ends(figures_S)
+    return Interval(value=float(figure(aps)), low=low, high=high, resamplings=len(figures_S))
 
 
 def _means(rates: Sequence[float], generator: np.random.Generator) -> Floats:

@@ -16,7 +16,7 @@ class BatchTimes(NamedTuple):
     """When one batch was at which step, in nanoseconds of the monotonic clock of its worker's node.
 
     Attributes:
-        images: number of images.
+        images: number of images; at several scales, an image counts in the batch of its first one.
         prepare_ns: start of preparing its images, alone or together with those of other batches.
         prepared_ns: end of preparing, and start of waiting for the device.
         started_ns: time at which the device was given the batch.

@@ -159,6 +159,9 @@ def _reason(first: StoredRun, second: StoredRun) -> str:
     )
     if before != after:
         return f"the runs have other images: {len(before)} and {len(after)}"
+    if first.report.keypoints != second.report.keypoints:
+        names = [run.report.keypoints.name for run in (first, second)]
+        return f"the runs have other keypoint sets: {names[0]} and {names[1]}"
     if first.index.ground_truth["annotations"] != second.index.ground_truth["annotations"]:
         return "the runs have other labels"
     return ""
@@ -177,6 +180,7 @@ def _settings(run: StoredRun) -> dict[str, str]:
         "backend in use": report.backend,
         "precision in use": report.precision,
         "input in use": report.input or "unknown",
+        "keypoints in use": report.keypoints.identity,
         "images": report.num_images,
         "devices in use": _joined(device.description for device in report.devices),
         "batch size in use": _joined(str(device.batch_size) for device in report.devices),

@@ -69,7 +69,8 @@ class StoredRun:
             source = self.images
         except SetupError:
             source = None
-        listed = load_index(Location(data.annotations), limit, data.category, source)
+        keypoints = self.report.keypoints
+        listed = load_index(Location(data.annotations), limit, data.category, source, keypoints)
         index = repeated(listed, data.repeat)
         if len(index.images) != num_images:
             raise SetupError(
@@ -106,9 +107,11 @@ class StoredRun:
         self._check_scored()
         image_ids = [image.image_id for image in self.index.images]
         people = self.index.ground_truth["annotations"]
+        sigmas = self.index.keypoints.sigmas
         # `repeated` lists all images as often as that, one time after the other.
         originals_I = np.arange(len(image_ids)) % (len(image_ids) // self.report.data.repeat)
-        return PrecisionRecall(match(people, self.detections, image_ids), originals_I)
+        matches = match(people, self.detections, image_ids, sigmas)
+        return PrecisionRecall(matches, originals_I)
 
     @property
     def analysis_or_reason(self) -> tuple[Analysis | None, str]:

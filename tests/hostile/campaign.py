@@ -106,11 +106,13 @@ def load_libraries() -> None:
     import safetensors.torch  # noqa: F401
     import torch
 
+    from distributed_pose.engine.host_stages import HostStages
     from distributed_pose.engine.reducer import Reducer
+    from distributed_pose.keypoints.reading import coco_body
 
     # Threads do not survive a fork.
     torch.set_num_threads(1)
-    Reducer().warm_up()
+    Reducer(HostStages(coco_body())).warm_up()
 
 
 def table(found: Sequence[Outcome]) -> str:

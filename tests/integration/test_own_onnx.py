@@ -221,3 +221,16 @@ def test_the_files_may_be_deleted_after_they_are_read(
     shutil.rmtree(model.parent)
     assert evaluate_on(open_engine(settings), settings, inputs).complete
     assert values_of(tmp_path / "maps") == {RIGHT}
+
+
+def test_a_fixed_height_is_refused_where_a_scale_makes_inputs_of_another(
+    people: Dataset, tmp_path: Path
+) -> None:
+    model = save_constant_model(tmp_path / "M.onnx", RIGHT)
+    content = onnx.load(model)
+    content.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 368
+    onnx.save(content, model)
+    values = {"model": {"path": model}, "backend": "onnxruntime", "profile": "upstream"}
+    assert read_inputs(people.config(**values, scales=[0.5])).selection.scales == (0.5,)
+    with pytest.raises(SetupError, match=r"takes inputs of 368x\?.*makes 736 by any width"):
+        read_inputs(people.config(**values, scales=[1, 2], gather="poses"))

@@ -112,7 +112,7 @@ batch = InputBatch((1, 2), (Geometry(64, 64, 0, 0, 0, 0),) * 2, images)
 for _ in range(2):
     backend.submit(batch)
     answer = backend.collect()
-    check_maps(answer.maps, batch)
+    check_maps(answer.maps, batch, coco_body())
 print(backend.precision, backend.description, min(answer.times) > 0)
 """
 

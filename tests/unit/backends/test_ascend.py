@@ -23,6 +23,7 @@ from distributed_pose.backends.base import (
     check_maps,
 )
 from distributed_pose.backends.registry import open_backend
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.records.images import Geometry
 from tests.fakes.ascend import FOLDER, HEIGHT, PLAIN, TWO_STAGES, WIDTH, network, om, stand_ins
 
@@ -90,7 +91,7 @@ class TestEveryKindOfModel:
         backend = opened(compiled(kind))
         for count in (*range(1, MOST + 1), 1):
             images = batch(count, kind)
-            maps = check_maps(backend.infer(images), images)
+            maps = check_maps(backend.infer(images), images, coco_body())
             assert all(array.dtype == np.float32 and array.flags.c_contiguous for array in maps)
             assert_equal(maps, expected(images))
         backend.close()
@@ -306,7 +307,7 @@ class TestOutputs:
 
     def test_in_half_precision_stay_in_half_precision(self) -> None:
         content = om(network(), (4,), output_dtype="float16")
-        maps = check_maps(opened(content).infer(batch(3)), batch(3))
+        maps = check_maps(opened(content).infer(batch(3)), batch(3), coco_body())
         assert all(array.dtype == np.float16 for array in maps)
         assert_equal(maps, expected(batch(3)))
 
@@ -314,7 +315,7 @@ class TestOutputs:
     def test_that_are_out_of_the_range_of_half_precision_are_detected(self, dtype: str) -> None:
         content = om(network(scale=1e6), (4,), output_dtype=dtype)
         with pytest.raises(ExecutionError, match="not finite"):
-            check_maps(opened(content).infer(batch(3)), batch(3))
+            check_maps(opened(content).infer(batch(3)), batch(3), coco_body())
 
     def test_that_are_missing_are_named(self, fake: Any) -> None:
         with pytest.raises(SetupError, match=r"no output of 38 channels.*heatmaps \[1, 19, 4, 6\]"):

@@ -15,6 +15,7 @@ import pytest
 from distributed_pose import ExecutionError, PoseEvalError, SetupError
 from distributed_pose.backends.base import Backend, BackendOptions, NetworkOutput, check_maps
 from distributed_pose.backends.registry import open_backend
+from distributed_pose.keypoints.reading import coco_body
 from tests.fakes.ascend import TWO_STAGES, network, om, stand_ins
 from tests.unit.backends.test_ascend import (
     KINDS,
@@ -45,7 +46,7 @@ class TestEveryKindOfModel:
         backend = opened(compiled(kind))
         for count in (*range(1, MOST + 1), 1):
             images = batch(count, kind)
-            maps = check_maps(backend.infer(images), images)
+            maps = check_maps(backend.infer(images), images, coco_body())
             assert all(array.dtype == np.float32 and array.flags.c_contiguous for array in maps)
             assert_equal(maps, expected(images))
         backend.close()

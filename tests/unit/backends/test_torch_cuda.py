@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from distributed_pose.backends.base import InputBatch, NetworkOutput
+from distributed_pose.backends.base import BackendOptions, InputBatch, NetworkOutput
 from distributed_pose.backends.cuda import CudaBackend
 from distributed_pose.backends.cuda_driver import CudaDriver
 from distributed_pose.backends.cuda_pipeline import SLOTS, DeviceArray
@@ -35,7 +35,7 @@ class HostProgram(TorchProgram):
     """A program on the fake card, whose memory is that of the host."""
 
     def __init__(self, content: bytes, library: FakeLibcuda, stream: int) -> None:
-        model = load_model(content, "auto", CPU, {"f32": torch.float32})
+        model = load_model(content, BackendOptions(), CPU, {"f32": torch.float32})
         super().__init__(model, CPU, stream)
         self.library = library
         self.stream = stream

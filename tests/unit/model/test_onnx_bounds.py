@@ -11,6 +11,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from distributed_pose import SetupError
 from distributed_pose.model.onnx_bounds import check_bounds
+from distributed_pose.records.images import InputSize
 from tests.tiny_models import save_constant_model
 
 GIGABYTE = 2**30
@@ -135,6 +136,24 @@ def test_values_that_are_needed_at_the_same_time_are_added_up(model: onnx.ModelP
     )
     with pytest.raises(SetupError, match=r"^m needs [\d,]+ bytes for the values of one image"):
         check_bounds(extended(model, scales, *steps, node("Sum", names, "sum")), "m")
+
+
+@pytest.mark.parametrize("size", [InputSize(96, 128), InputSize(1472, 2560)])
+def test_open_dimensions_have_the_size_of_the_inputs_and_the_limit_grows_with_it(
+    model: onnx.ModelProto, size: InputSize
+) -> None:
+    def enlarged(factor: float) -> bytes:
+        names = [f"large{number}" for number in range(16)]
+        steps = [node("Resize", ["data", "", "scales"], name) for name in names]
+        scales = {"scales": np.array([1, 1, factor, factor], np.float32)}
+        copy = onnx.ModelProto.FromString(model.SerializeToString())
+        return extended(copy, scales, *steps, node("Sum", names, "sum"))
+
+    # The sixteen enlarged inputs and their sum take up to 768 MB for an input of 368x640.
+    factor = 4.0 if size.width > 640 else 20.0
+    with pytest.raises(SetupError, match=f"for an input of {size}"):
+        check_bounds(enlarged(factor), "m", size)
+    check_bounds(enlarged(factor / 2), "m", size)
 
 
 def test_the_limit_applies_to_one_image_of_a_fixed_batch(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Sweeps of sizes, precisions, batch sizes, devices and backends over one dataset."""
