@@ -5,7 +5,7 @@ import pytest
 
 from distributed_pose.demo.drawing import Canvas, draw_figure, visible_keypoints
 from distributed_pose.demo.figures import JOINTS, Figure, sample_figure
-from distributed_pose.demo.scenes import render_scene
+from distributed_pose.demo.scenes import Scene, render_scene
 from distributed_pose.demo.wardrobe import sample_outfit
 from distributed_pose.keypoints.reading import coco_body
 
@@ -13,11 +13,11 @@ SCENES = 80
 
 
 @pytest.fixture(scope="module")
-def scenes():
+def scenes() -> list[Scene]:
     return [render_scene(0, index) for index in range(SCENES)]
 
 
-def figure_towards(yaw):
+def figure_towards(yaw: float) -> Figure:
     """A figure that stands upright in the middle of a 400 x 400 image, turned by `yaw` degrees."""
     generator = np.random.default_rng(3)
     while True:
@@ -27,18 +27,18 @@ def figure_towards(yaw):
             return figure.moved(200, 220)
 
 
-def draw(figure):
+def draw(figure: Figure) -> Canvas:
     canvas = Canvas(np.zeros((400, 400, 3), np.uint8), np.zeros((400, 400), np.int16))
     draw_figure(canvas, figure, sample_outfit(np.random.default_rng(0)), person=0)
     return canvas
 
 
-def labelled(figure):
+def labelled(figure: Figure) -> dict[str, int]:
     visibility = visible_keypoints(draw(figure), figure, 0, coco_body())[:, 2]
     return dict(zip(coco_body().dataset_keypoints, visibility, strict=True))
 
 
-def test_a_seed_and_an_index_determine_a_picture(scenes):
+def test_a_seed_and_an_index_determine_a_picture(scenes: list[Scene]) -> None:
     again = render_scene(0, 7)
     np.testing.assert_array_equal(again.image_HW3, scenes[7].image_HW3)
     other = render_scene(1, 7)
@@ -47,19 +47,19 @@ def test_a_seed_and_an_index_determine_a_picture(scenes):
     )
 
 
-def test_pictures_vary_in_shape(scenes):
+def test_pictures_vary_in_shape(scenes: list[Scene]) -> None:
     shapes = {scene.image_HW3.shape for scene in scenes}
     assert any(height > width for height, width, _ in shapes)
     assert any(height < width for height, width, _ in shapes)
     assert len(shapes) >= 6
 
 
-def test_pictures_show_no_person_one_person_or_several(scenes):
+def test_pictures_show_no_person_one_person_or_several(scenes: list[Scene]) -> None:
     counts = {len(scene.people) for scene in scenes}
     assert {0, 1, 2, 3} <= counts
 
 
-def test_crowds_and_unlabelled_people_occur(scenes):
+def test_crowds_and_unlabelled_people_occur(scenes: list[Scene]) -> None:
     people = [person for scene in scenes for person in scene.people]
     crowds = [person for person in people if person.crowd]
     unlabelled = [
@@ -70,7 +70,7 @@ def test_crowds_and_unlabelled_people_occur(scenes):
     assert not any(person.keypoints_Dx3.any() for person in crowds)
 
 
-def test_all_visibilities_occur_and_labels_lie_inside_of_the_picture(scenes):
+def test_all_visibilities_occur_and_labels_lie_inside_of_the_picture(scenes: list[Scene]) -> None:
     seen = set()
     for scene in scenes:
         height, width, _ = scene.image_HW3.shape
@@ -82,7 +82,7 @@ def test_all_visibilities_occur_and_labels_lie_inside_of_the_picture(scenes):
     assert seen == {0, 1, 2}
 
 
-def test_visible_keypoints_lie_on_their_person(scenes):
+def test_visible_keypoints_lie_on_their_person(scenes: list[Scene]) -> None:
     for scene in scenes:
         for person in scene.people:
             for x, y, v in person.keypoints_Dx3:
@@ -90,7 +90,7 @@ def test_visible_keypoints_lie_on_their_person(scenes):
                     assert person.mask_HW[round(y - 0.5), round(x - 0.5)]
 
 
-def test_most_people_are_tall_enough_to_learn_from(scenes):
+def test_most_people_are_tall_enough_to_learn_from(scenes: list[Scene]) -> None:
     heights = [
         np.ptp(np.flatnonzero(person.mask_HW.any(axis=1)))
         for scene in scenes
@@ -100,26 +100,26 @@ def test_most_people_are_tall_enough_to_learn_from(scenes):
     assert np.mean(np.array(heights) > 100) > 0.9
 
 
-def test_a_face_is_labelled_from_the_front_and_not_from_behind():
+def test_a_face_is_labelled_from_the_front_and_not_from_behind() -> None:
     front, behind = labelled(figure_towards(0)), labelled(figure_towards(180))
     assert front["nose"] == front["left_eye"] == front["right_eye"] == 2
     assert behind["nose"] == behind["left_eye"] == behind["right_eye"] == 0
     assert behind["left_ear"] == behind["right_ear"] == 2
 
 
-def test_a_profile_labels_the_near_ear_only():
+def test_a_profile_labels_the_near_ear_only() -> None:
     # Yaw 90 faces the right edge: the viewer sees the right side of the body.
     to_the_right, to_the_left = labelled(figure_towards(90)), labelled(figure_towards(-90))
     assert (to_the_right["right_ear"], to_the_right["left_ear"]) == (2, 0)
     assert (to_the_left["right_ear"], to_the_left["left_ear"]) == (0, 2)
 
 
-def test_left_is_on_the_right_of_the_picture_for_people_who_face_the_viewer():
+def test_left_is_on_the_right_of_the_picture_for_people_who_face_the_viewer() -> None:
     front, behind = figure_towards(0), figure_towards(180)
     assert front.joint("left_shoulder")[0] > front.joint("right_shoulder")[0]
     assert behind.joint("left_shoulder")[0] < behind.joint("right_shoulder")[0]
 
 
-def test_moving_a_figure_shifts_every_joint():
+def test_moving_a_figure_shifts_every_joint() -> None:
     figure = Figure(np.zeros((len(JOINTS), 3)), 100.0, 0.0, 0.0).moved(3, 4)
     assert (figure.joints_Jx3 == (3, 4, 0)).all()

@@ -1,6 +1,9 @@
 """Training of the demo's network: batches, loss, resumed runs and published weights."""
 
 import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ import torch
 
 from distributed_pose.demo import publish, train
 from distributed_pose.demo.samples import CropPlan, SceneCrops, crops
-from distributed_pose.demo.scenes import render_scene
+from distributed_pose.demo.scenes import Scene, render_scene
 from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.model.export import write_checkpoint
 from distributed_pose.pose.decode import Decoder
@@ -21,22 +24,22 @@ OPTIONS = train.Options(minutes=10.0, rate=2e-3, plan=PLAN)
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
+def _one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
 
 
-def first_batch(first_scene=0):
+def first_batch(first_scene: int = 0) -> tuple[torch.Tensor, ...]:
     return next(iter(SceneCrops(PLAN, seed=1, first_scene=first_scene)))
 
 
-def scene_with(condition):
+def scene_with(condition: Callable[[Sequence[Any]], bool]) -> Scene:
     return next(s for s in (render_scene(0, k) for k in range(200)) if condition(s.people))
 
 
-def test_batches_hold_inputs_targets_and_masks_of_one_grid():
+def test_batches_hold_inputs_targets_and_masks_of_one_grid() -> None:
     images, targets, masks = first_batch()
     assert images.shape == (2, 3, 64, 64)
     assert targets.shape == (2, NUM_HEATMAPS + NUM_PAFS, 8, 8)
@@ -45,13 +48,13 @@ def test_batches_hold_inputs_targets_and_masks_of_one_grid():
     assert images.abs().max() <= 0.5
 
 
-def test_batches_depend_only_on_the_seed_and_the_first_scene():
+def test_batches_depend_only_on_the_seed_and_the_first_scene() -> None:
     for ours, theirs in zip(first_batch(), first_batch(), strict=True):
         assert torch.equal(ours, theirs)
     assert not torch.equal(first_batch()[0], first_batch(first_scene=50)[0])
 
 
-def test_unlabelled_people_and_crowds_are_masked():
+def test_unlabelled_people_and_crowds_are_masked() -> None:
     scene = scene_with(lambda people: any(person.crowd for person in people))
     generator = np.random.default_rng(0)
     plan = CropPlan(side_px=640, crops_per_scene=1)
@@ -61,7 +64,7 @@ def test_unlabelled_people_and_crowds_are_masked():
     assert targets.shape[1:] == mask.shape[1:]
 
 
-def test_targets_decode_to_the_labelled_keypoints():
+def test_targets_decode_to_the_labelled_keypoints() -> None:
     scene = scene_with(lambda people: len(people) == 1 and people[0].keypoints_Dx3[:, 2].all())
     plan = CropPlan(side_px=640, crops_per_scene=1)
     [(_, targets, _)] = crops(np.random.default_rng(0), scene, plan, coco_body())
@@ -77,7 +80,7 @@ def test_targets_decode_to_the_labelled_keypoints():
     assert np.abs(np.hstack([known[:, :2], ones]) @ fit - found[:, :2]).max() < 2.5
 
 
-def test_loss_ignores_masked_cells():
+def test_loss_ignores_masked_cells() -> None:
     outputs = [torch.zeros(1, count, 2, 2) for count in (NUM_HEATMAPS, NUM_PAFS) * 2]
     targets, mask = torch.zeros(1, NUM_HEATMAPS + NUM_PAFS, 2, 2), torch.ones(1, 1, 2, 2)
     outputs[0][0, 3, 1, 1] = 2.0
@@ -87,7 +90,7 @@ def test_loss_ignores_masked_cells():
 
 
 @pytest.mark.slow
-def test_a_few_steps_on_one_batch_lower_the_loss():
+def test_a_few_steps_on_one_batch_lower_the_loss() -> None:
     trainer, batch = train.Trainer(OPTIONS), first_batch()
     losses = [trainer.step(batch) for _ in range(12)]
     assert losses[-1] < 0.7 * losses[0]
@@ -95,7 +98,7 @@ def test_a_few_steps_on_one_batch_lower_the_loss():
 
 
 @pytest.mark.slow
-def test_a_run_resumes_where_it_was_saved(tmp_path):
+def test_a_run_resumes_where_it_was_saved(tmp_path: Path) -> None:
     trainer, batch = train.Trainer(OPTIONS), first_batch()
     trainer.step(batch)
     train.save(trainer, tmp_path / train.CHECKPOINT)
@@ -107,7 +110,7 @@ def test_a_run_resumes_where_it_was_saved(tmp_path):
 
 
 @pytest.mark.slow
-def test_published_weights_load_as_a_checkpoint_and_have_a_card(tmp_path):
+def test_published_weights_load_as_a_checkpoint_and_have_a_card(tmp_path: Path) -> None:
     trainer = train.Trainer(OPTIONS)
     train.save(trainer, tmp_path / train.CHECKPOINT)
     content = write_checkpoint(publish.weights_of(trainer.averaged.state_dict()))

@@ -1,6 +1,7 @@
 """Heatmaps and PAFs that are drawn from known keypoints follow their definition."""
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from distributed_pose.keypoints.reading import coco_body
@@ -8,6 +9,8 @@ from distributed_pose.keypoints.sets import KeypointSet, Limb
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
 
 GRID_HW = (46, 80)
+
+Floats = npt.NDArray[np.float32]
 BODY = coco_body()
 KEYPOINTS, COCO_KEYPOINTS = BODY.keypoints, BODY.dataset_keypoints
 NUM_HEATMAPS, NUM_PAFS, LIMBS = BODY.num_heatmaps, BODY.num_pafs, BODY.limbs
@@ -15,13 +18,13 @@ NECK = KEYPOINTS.index("neck")
 NOSE = KEYPOINTS.index("nose")
 
 
-def one_keypoint(index, x_px, y_px):
+def one_keypoint(index: int, x_px: float, y_px: float) -> Floats:
     people = np.zeros((1, 18, 3), np.float32)
     people[0, index] = x_px, y_px, 2
     return people
 
 
-def random_people(count, seed=0):
+def random_people(count: int, seed: int = 0) -> Floats:
     generator = np.random.default_rng(seed)
     people = np.full((count, 18, 3), 2, np.float32)
     people[..., :2] = generator.uniform(-30, (640, 400), (count, 18, 2))
@@ -29,7 +32,7 @@ def random_people(count, seed=0):
     return people
 
 
-def dense_paf(people, limb, half_width_px=8.0):
+def dense_paf(people: Floats, limb: Limb, half_width_px: float = 8.0) -> npt.NDArray[np.float64]:
     """Returns the x and y field of a limb by its definition, computed for every cell."""
     start, end, *_ = limb
     y, x = np.mgrid[: GRID_HW[0], : GRID_HW[1]] * 8 + 3.5
@@ -48,7 +51,7 @@ def dense_paf(people, limb, half_width_px=8.0):
     return total / np.maximum(count, 1)
 
 
-def test_coco_keypoints_keep_their_names_in_the_network_order():
+def test_coco_keypoints_keep_their_names_in_the_network_order() -> None:
     coco = np.ones((1, 17, 3)) * np.arange(17)[None, :, None] + 1
     people = network_keypoints(coco, BODY)
     for index, name in enumerate(KEYPOINTS):
@@ -56,7 +59,7 @@ def test_coco_keypoints_keep_their_names_in_the_network_order():
             assert people[0, index, 0] == COCO_KEYPOINTS.index(name) + 1
 
 
-def test_neck_is_the_midpoint_of_two_labelled_shoulders():
+def test_neck_is_the_midpoint_of_two_labelled_shoulders() -> None:
     coco = np.zeros((2, 17, 3))
     coco[:, 5], coco[:, 6] = (10, 20, 2), (30, 40, 1)
     coco[1, 6, 2] = 0
@@ -65,7 +68,7 @@ def test_neck_is_the_midpoint_of_two_labelled_shoulders():
     assert people[1, NECK].tolist() == [0, 0, 0]
 
 
-def test_no_people_give_an_empty_array_and_pure_background():
+def test_no_people_give_an_empty_array_and_pure_background() -> None:
     people = network_keypoints(np.zeros((0, 17, 3)), BODY)
     assert people.shape == (0, 18, 3)
     heatmaps = draw_heatmaps(people, GRID_HW)
@@ -75,7 +78,7 @@ def test_no_people_give_an_empty_array_and_pure_background():
     assert not draw_pafs(people, LIMBS, GRID_HW).any()
 
 
-def test_peak_is_at_the_cell_whose_centre_is_the_keypoint():
+def test_peak_is_at_the_cell_whose_centre_is_the_keypoint() -> None:
     heatmaps = draw_heatmaps(one_keypoint(NOSE, 8 * 11 + 3.5, 8 * 7 + 3.5), GRID_HW)
     assert heatmaps[NOSE, 7, 11] == 1
     assert heatmaps[NOSE].argmax() == 7 * GRID_HW[1] + 11
@@ -84,36 +87,38 @@ def test_peak_is_at_the_cell_whose_centre_is_the_keypoint():
 
 
 @pytest.mark.parametrize(("x_px", "y_px"), [(-5, 10), (645, 100), (0, 0), (639, 367), (-900, 99)])
-def test_keypoints_at_and_beyond_the_border_are_clipped_to_the_grid(x_px, y_px):
+def test_keypoints_at_and_beyond_the_border_are_clipped_to_the_grid(
+    x_px: float, y_px: float
+) -> None:
     heatmap = draw_heatmaps(one_keypoint(NOSE, x_px, y_px), GRID_HW)[NOSE]
     y, x = np.mgrid[: GRID_HW[0], : GRID_HW[1]] * 8 + 3.5
     expected = np.exp(-((x - x_px) ** 2 + (y - y_px) ** 2) / 98)
     np.testing.assert_allclose(heatmap, expected, atol=0.005)
 
 
-def test_overlapping_peaks_keep_the_greatest_value():
+def test_overlapping_peaks_keep_the_greatest_value() -> None:
     people = np.concatenate([one_keypoint(NOSE, 83.5, 83.5), one_keypoint(NOSE, 91.5, 83.5)])
     heatmaps = draw_heatmaps(people, GRID_HW)
     assert heatmaps.max() == 1
     assert heatmaps[NOSE, 10, 10] == heatmaps[NOSE, 10, 11] == 1
 
 
-def test_missing_keypoints_draw_nothing():
+def test_missing_keypoints_draw_nothing() -> None:
     people = one_keypoint(NOSE, 100, 100)
     people[..., 2] = 0
     assert not draw_heatmaps(people, GRID_HW)[:-1].any()
-    assert not draw_pafs(random_people(1) * [1, 1, 0], LIMBS, GRID_HW).any()
+    assert not draw_pafs(random_people(1) * np.array([1, 1, 0], np.float32), LIMBS, GRID_HW).any()
 
 
 @pytest.mark.parametrize("limb", LIMBS)
-def test_pafs_equal_their_definition_for_overlapping_people(limb):
+def test_pafs_equal_their_definition_for_overlapping_people(limb: Limb) -> None:
     people = random_people(12)
     pafs = draw_pafs(people, LIMBS, GRID_HW)
     assert pafs.shape == (NUM_PAFS, *GRID_HW)
     np.testing.assert_allclose(pafs[[limb.paf_x, limb.paf_y]], dense_paf(people, limb), atol=1e-5)
 
 
-def test_pafs_point_from_keypoint_a_to_b_with_length_one():
+def test_pafs_point_from_keypoint_a_to_b_with_length_one() -> None:
     start, end, channel_x, channel_y, _ = LIMBS[0]
     people = one_keypoint(start, 103.5, 103.5)
     people[0, end] = 203.5, 103.5, 1
@@ -123,14 +128,14 @@ def test_pafs_point_from_keypoint_a_to_b_with_length_one():
     assert np.count_nonzero(pafs) == np.count_nonzero(pafs[channel_x])
 
 
-def test_limb_of_length_zero_draws_nothing():
+def test_limb_of_length_zero_draws_nothing() -> None:
     start, end, *_ = LIMBS[0]
     people = one_keypoint(start, 100, 100)
     people[0, end] = 100, 100, 2
     assert not draw_pafs(people, LIMBS, GRID_HW).any()
 
 
-def test_targets_do_not_depend_on_the_order_of_the_people():
+def test_targets_do_not_depend_on_the_order_of_the_people() -> None:
     people = random_people(6)
     np.testing.assert_array_equal(
         draw_heatmaps(people, GRID_HW), draw_heatmaps(people[::-1], GRID_HW)
@@ -142,7 +147,7 @@ def test_targets_do_not_depend_on_the_order_of_the_people():
     )
 
 
-def test_a_derived_keypoint_is_the_midpoint_of_its_sources_where_all_are_labelled():
+def test_a_derived_keypoint_is_the_midpoint_of_its_sources_where_all_are_labelled() -> None:
     dataset = ("a", "b", "c")
     keypoints = KeypointSet(
         name="triangle",
