@@ -55,7 +55,8 @@ def spiral(count: int, centre_x: float) -> npt.NDArray[np.float64]:
 def write_people(folder: Path, keypoints: KeypointSet) -> dict[str, Any]:
     """Writes two pictures and their annotations, and returns the keys that name them."""
     count = keypoints.num_dataset_keypoints
-    images, people = [], []
+    images: list[dict[str, Any]] = []
+    people: list[dict[str, Any]] = []
     for number in (1, 2):
         cv2.imwrite(str(folder / f"{number}.jpg"), np.full((*SIZE_HW, 3), 90 * number, np.uint8))
         size = {"height": SIZE_HW[0], "width": SIZE_HW[1]}

@@ -53,7 +53,7 @@ def test_people_have_the_keypoints_of_the_set(tmp_path: Path, legs: KeypointSet)
     ],
 )
 def test_keypoints_may_be_written_in_the_forms_that_cocos_may_have(
-    tmp_path: Path, legs: KeypointSet, values: dict[str, object], note: str | None
+    tmp_path: Path, legs: KeypointSet, values: dict[str, Any], note: str | None
 ) -> None:
     index = load_index(write(tmp_path, of_legs(**values)), keypoints=legs)
     (person,) = index.people.rows()

@@ -13,6 +13,7 @@ from distributed_pose.engine.preparation import Preparation, Prepared
 from distributed_pose.engine.reducer import Reduction
 from distributed_pose.engine.worker_report import WorkerReport
 from distributed_pose.evaluation import evaluate
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.records.images import ImageRecord
 from distributed_pose.vision.preprocess import network_input
 from distributed_pose.vision.profiles import PROFILES
@@ -23,7 +24,7 @@ SCALES = (0.5, 1.0, 1.25)
 
 
 def preparation(scales: tuple[float, ...] = SCALES) -> Preparation:
-    return Preparation(PROFILES["upstream"], HostStages(), None, scales=scales)
+    return Preparation(PROFILES["upstream"], HostStages(coco_body()), None, scales=scales)
 
 
 def prepared(dataset: Dataset, feeders: int) -> Prepared:

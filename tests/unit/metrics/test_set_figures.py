@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ Rows = list[dict[str, Any]]
 class Listed(list[dict[str, Any]]):
     """Detections that are looked up by image."""
 
-    def of_images(self, image_ids: list[int]) -> "Listed":
+    def of_images(self, image_ids: Sequence[int]) -> "Listed":
         return Listed(one for one in self if one["image_id"] in {*image_ids})
 
 
