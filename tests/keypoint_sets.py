@@ -1,54 +1,73 @@
-"""Keypoint sets that tests use: random ones, and small ones as users write them."""
+"""Keypoint sets that tests use: random ones, and a small one as users write it."""
 
+import numpy as np
 from hypothesis import strategies as st
 
 from distributed_pose.keypoints.sets import KeypointSet, Limb
 
+# The legs of a person, with other sigmas than COCO's and a limb that fills before others extend.
+LEGS_YAML = """
+name: legs
+keypoints: [pelvis, right_hip, right_knee, right_ankle, left_hip, left_knee, left_ankle]
+dataset:
+  left_hip: 0.05
+  right_hip: 0.05
+  left_knee: 0.03
+  right_knee: 0.03
+  left_ankle: 0.12
+  right_ankle: 0.12
+derived: {pelvis: [left_hip, right_hip]}
+limbs:
+  - {from: pelvis, to: right_hip, paf: [0, 1]}
+  - {from: pelvis, to: left_hip, paf: [2, 3]}
+  - {from: right_hip, to: left_hip, paf: [12, 13], fills: true}
+  - {from: right_hip, to: right_knee, paf: [4, 5]}
+  - {from: right_knee, to: right_ankle, paf: [6, 7]}
+  - {from: left_hip, to: left_knee, paf: [8, 9]}
+  - {from: left_knee, to: left_ankle, paf: [10, 11]}
+"""
 
-def set_of(
-    size: int, *, num_derived: int = 0, num_fills: int = 0, seed: int = 0, name: str = "random"
+
+def random_set(
+    size: int, *, num_derived: int = 0, num_fills: int = 0, seed: int = 0
 ) -> KeypointSet:
-    """Returns a random set: limbs form a tree, and limbs that fill lie anywhere among them.
+    """Returns a set whose limbs are a random tree, and further ones that fill, anywhere among them.
 
     Args:
         size: number of the network's keypoints.
         num_derived: number of them that the dataset does not have.
-        num_fills: number of further limbs, which fill in keypoints.
+        num_fills: number of limbs that fill in keypoints.
         seed: seed of all choices.
-        name: name of the set.
     """
-    # Without hypothesis, because a set of a hundred keypoints would need a thousand choices.
-    import numpy as np
-
     random = np.random.default_rng(seed)
     order = random.permutation(size).tolist()
-    ends = [(order[random.integers(0, n)], order[n], False) for n in range(1, size)]
+    limbs = [(order[random.integers(0, n)], order[n], False) for n in range(1, size)]
     for _ in range(num_fills):
-        place = int(random.integers(1, len(ends) + 1))
-        reached = sorted({end for start, end, _ in ends[:place]} | {ends[0][0]})
+        place = int(random.integers(1, len(limbs) + 1))
+        reached = sorted({end for limb in limbs[:place] for end in limb[:2]})
         start, end = random.choice(reached, 2, replace=False).tolist()
-        ends.insert(place, (start, end, True))
-    channels = random.permutation(2 * len(ends)).reshape(-1, 2).tolist()
-    names = tuple(f"point_{number}" for number in range(size))
-    in_dataset = random.permutation(size)[num_derived:].tolist()
-    dataset = tuple(names[number] for number in in_dataset)
+        limbs.insert(place, (start, end, True))
+    pafs = random.permutation(2 * len(limbs)).reshape(-1, 2).tolist()
+    names = tuple(f"point {number}" for number in range(size))
+    dataset = tuple(names[number] for number in random.permutation(size)[num_derived:])
     return KeypointSet(
-        name=name,
+        name="random",
         keypoints=names,
         dataset_keypoints=dataset,
-        sigmas=tuple(random.uniform(0.02, 0.12, len(dataset)).tolist()),
-        derived=tuple((one, dataset[:1]) for one in names if one not in dataset),
+        sigmas=tuple(random.uniform(0.02, 0.2, len(dataset)).tolist()),
+        derived=tuple((name, dataset[:1]) for name in names if name not in dataset),
         limbs=tuple(
-            Limb(a, b, *paf, fills) for (a, b, fills), paf in zip(ends, channels, strict=True)
+            Limb(start, end, *paf, fills)
+            for (start, end, fills), paf in zip(limbs, pafs, strict=True)
         ),
     )
 
 
 @st.composite
-def keypoint_sets(draw: st.DrawFn, max_size: int = 100) -> KeypointSet:
-    """Draws a set of 2 to `max_size` keypoints."""
-    size = draw(st.one_of(st.integers(2, 8), st.integers(2, max_size)))
-    return set_of(
+def random_sets(draw: st.DrawFn) -> KeypointSet:
+    """Draws a set of 2 to 100 keypoints, most of them small."""
+    size = draw(st.one_of(st.integers(2, 8), st.integers(2, 30), st.integers(2, 100)))
+    return random_set(
         size,
         num_derived=draw(st.integers(0, min(4, size - 1))),
         num_fills=draw(st.integers(0, 5)),

@@ -59,7 +59,7 @@ class DataConfig(_Section):
 
     category: CategoryId = None
     """Id or name of the person category in the annotation file. Needed only where several
-    categories have COCO's 17 keypoints, or where none names its keypoints."""
+    categories have the keypoints of the set, or where none names its keypoints."""
 
     limit: Count | None = None
     """Number of images to evaluate, those with the smallest ids. The report says that the run was

@@ -163,15 +163,19 @@ def _check_keypoints(category: Category, keypoints: KeypointSet) -> None:
     if len(category.keypoints) != number:
         raise InvalidEntryError(
             f"category {category} has {len(category.keypoints)} keypoints, {owner} has {number}",
-            "name a file of the category's keypoints with the key keypoints",
+            "set keypoints (score: --keypoints) to the file of a set with the category's keypoints",
         )
-    whose = "COCO's" if keypoints == coco_body() else f"{owner}'s"
     spelled, names = _spelled(category.keypoints), _spelled(keypoints.dataset_keypoints)
     is_order = sorted(spelled) == sorted(names)
-    what = f"{whose} keypoints in another order" if is_order else f"other keypoints than {owner}"
+    what = (
+        f"the keypoints of {owner} in another order"
+        if is_order
+        else f"other keypoints than {owner}"
+    )
     raise InvalidEntryError(
         f"category {category} has {what}: {_differences(category, keypoints)}",
-        f"AP would compare different keypoints; if they are {whose}, use {whose} names in the file",
+        "AP would compare different keypoints; if they only have other names, use the names of "
+        f"{owner} in the file",
     )
 
 

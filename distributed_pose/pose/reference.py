@@ -41,6 +41,9 @@ MIN_SUCCESS_RATIO = 0.8
 # The largest number of channels that OpenCV leaves to IPP.
 _IPP_CHANNELS = 4
 
+# OpenCV 5 resizes at most 128 channels at once.
+_CHANNELS_AT_ONCE = 64
+
 MIN_KEYPOINTS = 3
 MIN_MEAN_SCORE = 0.2
 
@@ -113,18 +116,24 @@ def reference_decode(
 def full_resolution(maps_CHW: Floats, geometry: Geometry) -> Floats:
     """Returns float32 [h, w, C]: maps enlarged to the input, cropped, then resized to the image.
 
-    Two cubic resizes in a row are not one: the reference does both, and peaks depend on it. All
-    channels go in at once, for OpenCV's rounding of the last column depends on their number.
+    Two cubic resizes in a row are not one: the reference does both, and peaks depend on it. The
+    rounding of OpenCV's last column depends on the number of channels modulo 4, so channels are
+    resized in groups of a multiple of 4, and the last group has the rest.
+    """
+    # The last group is larger than what IPP takes.
+    starts = [*range(0, max(1, len(maps_CHW) - _IPP_CHANNELS), _CHANNELS_AT_ONCE)]
+    groups = np.split(maps_CHW, starts[1:])
+    return np.concatenate([_resized(group_CHW, geometry) for group_CHW in groups], axis=2)
+
+
+def _resized(maps_CHW: Floats, geometry: Geometry) -> Floats:
+    """Returns a group of maps at full resolution, at most 68 of them.
 
     OpenCV resizes 1, 3 or 4 channels with IPP where it has it, whose last bits differ. Four empty
-    channels before the others avoid that, and leave the last column's rounding as it is.
+    channels before the others avoid that.
     """
     empty = _IPP_CHANNELS if len(maps_CHW) <= _IPP_CHANNELS else 0
     maps_HWC = np.pad(maps_CHW.transpose(1, 2, 0).astype(np.float32), ((0, 0), (0, 0), (empty, 0)))
-    return _resized(maps_HWC, geometry)[:, :, empty:]
-
-
-def _resized(maps_HWC: Floats, geometry: Geometry) -> Floats:
     enlarged = cv2.resize(maps_HWC, None, fx=STRIDE, fy=STRIDE, interpolation=cv2.INTER_CUBIC)
     height, width = enlarged.shape[:2]
     cropped = enlarged[
@@ -132,7 +141,8 @@ def _resized(maps_HWC: Floats, geometry: Geometry) -> Floats:
         geometry.pad_left : width - geometry.pad_right,
     ]
     size = (geometry.image_width, geometry.image_height)
-    return np.asarray(cv2.resize(cropped, size, interpolation=cv2.INTER_CUBIC), np.float32)
+    pixels_hwC = cv2.resize(cropped, size, interpolation=cv2.INTER_CUBIC)
+    return np.asarray(pixels_hwC, np.float32)[:, :, empty:]
 
 
 def find_peaks(heatmap_hw: Floats) -> Candidates:

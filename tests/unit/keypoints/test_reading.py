@@ -52,6 +52,7 @@ def test_numbers_follow_the_order_of_the_names(tmp_path: Path) -> None:
         ("paf: [4, 5]", "paf: [4]", "limbs.2.paf"),
         (", fills: true", "", "a limb between two reached keypoints needs fills: true"),
         ("from: elbow, to: wrist", "from: wrist, to: elbow", "must begin at a keypoint"),
+        ("from: middle, to: wrist", "from: wrist, to: wrist", "must connect two keypoints"),
         ("wrist, middle]", "wrist, middle, hip]", "hip is neither"),
         ("wrist: 0.062", "wrist: 0", "dataset.wrist"),
         ("name: arm", "nome: arm", "name"),
@@ -69,3 +70,10 @@ def test_a_set_that_cannot_be_decoded_is_refused_by_name(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml"):
         read_keypoint_set(tmp_path / "none.yaml")
+
+
+def test_the_set_that_the_documentation_shows_is_valid(tmp_path: Path) -> None:
+    page = Path(__file__).parents[3] / "docs" / "howto" / "keypoint-sets.md"
+    _, _, block = page.read_text().partition("```yaml\n")
+    found = read_keypoint_set(saved(tmp_path, block.partition("```")[0]))
+    assert found.name == "legs"
