@@ -196,7 +196,7 @@ def _dump(folder: Path | None, inputs: RunInputs, parts: Mapping[str, str]) -> M
         return None
     if inputs.model_path and is_same_file(inputs.model_path, folder):
         raise ConfigError(f"dump_maps is model.path, {folder}", "choose another --dump-maps")
-    return MapsDump(folder, inputs.index.images, parts)
+    return MapsDump(folder, inputs.index.images, parts, inputs.selection.keypoints)
 
 
 def open_engine(config: RunConfig) -> Engine:

@@ -2,7 +2,9 @@
 
 import logging
 import re
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
@@ -14,6 +16,10 @@ from distributed_pose.errors import SetupError, first_line
 _LOG = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+# OpenVINO's import sends its version and the operating system to Google Analytics through this
+# package. Without the package it sends nothing.
+_TELEMETRY = "openvino_telemetry"
 
 
 def is_installed(module: str) -> bool:
@@ -55,6 +61,24 @@ def installed_versions(distributions: Iterable[str]) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+@contextmanager
+def without_telemetry() -> Iterator[None]:
+    """Keeps OpenVINO, if the block imports it, from reporting its use to its makers.
+
+    Their command `opt_in_out --opt_out` does so by a file in the user's home folder.
+    """
+    if _TELEMETRY in sys.modules:
+        # Another package has loaded it on behalf of the user.
+        yield
+        return
+    # Python does not import a module that is marked with None.
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[_TELEMETRY]
 
 
 def load(location: str) -> Any:

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.metrics.coco_ap import FIGURES
-from distributed_pose.pose.skeleton import COCO_KEYPOINTS
+
+COCO_KEYPOINTS = coco_body().dataset_keypoints
 
 Content = dict[str, Any]
 

@@ -112,7 +112,7 @@ class WorkerWithDyingFeeders(ray_actors._WorkerActor):
     """A worker whose feeders die of one image."""
 
     def start(self, spec: WorkerSpec, model: bytes) -> DeviceReady:
-        ray_feeders._FeederActor = DyingFeeder
+        ray_feeders._FeederActor = DyingFeeder  # type: ignore[misc]
         return super().start(spec, model)
 
 

@@ -1,6 +1,7 @@
 """A small network that can be quantised, and helpers of its tests."""
 
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import onnx
@@ -56,8 +57,8 @@ def small_network(*, only_heads: bool = False, batch: int | str = "n") -> bytes:
 def _convolution(
     name: str, source: str, target: str, shape: tuple[int, ...], stride: int
 ) -> NodeProto:
-    same = {"pads": [1, 1, 1, 1]} if shape[2] == 3 else {}
-    grouped = {"group": shape[0]} if shape[1] == 1 else {}
+    same: dict[str, Any] = {"pads": [1, 1, 1, 1]} if shape[2] == 3 else {}
+    grouped: dict[str, Any] = {"group": shape[0]} if shape[1] == 1 else {}
     inputs = [source, f"{name}.weight"]
     return helper.make_node("Conv", inputs, [target], name, strides=[stride] * 2, **same, **grouped)
 

@@ -55,7 +55,7 @@ def text(array: np.ndarray, digits: int = 9) -> str:
 def oracle_outputs(dataset: Dataset, profile: str = "modelzoo") -> dict[str, Outputs]:
     """Returns heatmaps and PAFs by name of the image, drawn from the annotations."""
     backend = OracleBackend(dataset.annotations.read_bytes(), BackendOptions())
-    outputs = {}
+    outputs: dict[str, Outputs] = {}
     for image in dataset.records():
         geometry = PROFILES[profile].geometry(image.height, image.width)
         shape = PROFILES[profile].input_shape(image.height, image.width)

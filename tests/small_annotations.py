@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from distributed_pose.pose.skeleton import COCO_KEYPOINTS
+from distributed_pose.keypoints.reading import coco_body
+
+COCO_KEYPOINTS = coco_body().dataset_keypoints
 
 Content = dict[str, Any]
 

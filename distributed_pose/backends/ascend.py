@@ -98,7 +98,7 @@ class AscendBackend(Backend):
             self._take_device(options.index)
             self.description: str = call_handle("get_soc_name")
             check_precision_on(self.description, options.precision)
-            self._model = load_model(content, self._resources)
+            self._model = load_model(content, options.keypoints, self._resources)
             dtypes = [output.port.dtype for output in self._model.maps]
             self.precision = compiled_precision(content, dtypes)
             if self.precision != UNKNOWN:

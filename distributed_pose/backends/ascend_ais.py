@@ -59,6 +59,7 @@ class AisBackend(Backend):
         # An `.om` runs only on the chip that it was compiled for, so that it names the device.
         self.description = compiled_soc(content) or f"Ascend NPU {options.index}"
         self._limit = options.batch_size
+        self._keypoints = options.keypoints
         self._session: Any = None
         try:
             self._session = _session(content, options.index)
@@ -113,7 +114,7 @@ class AisBackend(Backend):
         sizes = self._batch_sizes(content) if self._is_dynamic else []
         self._input = image_input(inputs, sizes)
         outputs = [_port(tensor) for tensor in self._session.get_outputs()]
-        self._indices = map_outputs(outputs)
+        self._indices = map_outputs(outputs, self._keypoints)
         self._outputs = [outputs[index] for index in self._indices]
 
     def _batch_sizes(self, content: bytes) -> list[int]:

@@ -21,6 +21,7 @@ from distributed_pose.backends.acl_calls import (
 )
 from distributed_pose.backends.om import OmInput, image_input, map_outputs, om_port
 from distributed_pose.errors import SetupError
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.records.models import ModelPort
 
 _HUGE_PAGES_FIRST = 0
@@ -99,11 +100,12 @@ class Slot:
     armed: set[int] = field(default_factory=set)
 
 
-def load_model(content: bytes, resources: Resources) -> AscendModel:
+def load_model(content: bytes, keypoints: KeypointSet, resources: Resources) -> AscendModel:
     """Loads a model into the device's memory and returns it.
 
     Args:
         content: bytes of the `.om`.
+        keypoints: keypoint set of the model.
         resources: record of the resources to release, to which those of the model are added.
 
     Raises:
@@ -118,7 +120,7 @@ def load_model(content: bytes, resources: Resources) -> AscendModel:
     description = call_handle("mdl.create_desc")
     resources.release_by("mdl.destroy_desc", description)
     check_call("mdl.get_desc", description, handle)
-    model = _described(handle, description)
+    model = _described(handle, description, keypoints)
     for tensor, shape in (
         (model.image, model.input.image_shape),
         *((output, output.port.shape[1:]) for output in model.maps),
@@ -157,7 +159,7 @@ def allocate_slot(model: AscendModel, resources: Resources) -> Slot:
     )
 
 
-def _described(handle: int, description: int) -> AscendModel:
+def _described(handle: int, description: int, keypoints: KeypointSet) -> AscendModel:
     batch_sizes = call_value("mdl.get_dynamic_batch", description)["batch"]
     inputs = _tensors(description, "input")
     batch = None
@@ -166,7 +168,7 @@ def _described(handle: int, description: int) -> AscendModel:
         batch = inputs.pop(index)
     taking = image_input([tensor.port for tensor in inputs], batch_sizes)
     outputs = _tensors(description, "output")
-    heatmaps, pafs = map_outputs([tensor.port for tensor in outputs])
+    heatmaps, pafs = map_outputs([tensor.port for tensor in outputs], keypoints)
     maps = outputs[heatmaps], outputs[pafs]
     return AscendModel(handle, taking, inputs[0], batch, tuple(outputs), maps)
 

@@ -16,7 +16,6 @@ import numpy.typing as npt
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.keypoints.sets import KeypointSet
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.records.devices import Simulation
 from distributed_pose.records.images import STRIDE, Geometry
 
@@ -38,16 +37,19 @@ class InputBatch:
         image_ids: N COCO ids of the images.
         geometries: N geometries of the images; only fakes that draw their answer read them.
         inputs_N3HW: network inputs [N, 3, 8H, 8W], C-contiguous; float32, or uint8 for a model that
-            normalises by itself.
+            normalises by itself. At scales above 1, the height need not be a multiple of 8.
+        scales: number of each input's scale; empty where a run has one scale. With several, an
+            image can be in a batch more than once.
     """
 
     image_ids: tuple[int, ...]
     geometries: tuple[Geometry, ...]
     inputs_N3HW: npt.NDArray[np.float32 | np.uint8]
+    scales: tuple[int, ...] = ()
 
 
 class NetworkOutput(NamedTuple):
-    """Last-stage heatmaps [N, 19, H, W] and PAFs [N, 38, H, W].
+    """Last-stage heatmaps [N, K, H, W] and PAFs [N, P, H, W], with the channels of a keypoint set.
 
     Both are float32, or float16 if the model's output is. Only the decoder converts float16 to
     float32, which is exact.
@@ -256,15 +258,21 @@ def checked_backend(backend: Backend, asked: str) -> Backend:
     return backend
 
 
-def check_maps(maps: NetworkOutput, batch: InputBatch) -> NetworkOutput:
+def check_maps(maps: NetworkOutput, batch: InputBatch, keypoints: KeypointSet) -> NetworkOutput:
     """Returns the maps unchanged if they are a possible answer to the batch.
+
+    Args:
+        maps: answer of a backend.
+        batch: network inputs.
+        keypoints: keypoint set of the model.
 
     Raises:
         ExecutionError: if a shape is wrong or a value is not finite.
     """
     images, _, height, width = batch.inputs_N3HW.shape
-    for array, channels in ((maps.heatmaps_NKHW, NUM_HEATMAPS), (maps.pafs_NPHW, NUM_PAFS)):
-        expected = (images, channels, height // STRIDE, width // STRIDE)
+    found = (maps.heatmaps_NKHW, keypoints.num_heatmaps), (maps.pafs_NPHW, keypoints.num_pafs)
+    for array, channels in found:
+        expected = (images, channels, -(-height // STRIDE), -(-width // STRIDE))
         if array.shape != expected:
             raise ExecutionError(
                 f"the model returned {list(array.shape)} instead of {list(expected)}",

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from distributed_pose.backends.base import InputBatch
 from distributed_pose.backends.ports import batch_dtype, check_fits, check_input, select_outputs
 from distributed_pose.errors import SetupError
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.records.models import ModelPort
 
 
@@ -143,14 +144,18 @@ def om_port(name: str, dims: Iterable[int], dtype: str) -> ModelPort:
     )
 
 
-def map_outputs(outputs: Sequence[ModelPort]) -> tuple[int, int]:
+def map_outputs(outputs: Sequence[ModelPort], keypoints: KeypointSet) -> tuple[int, int]:
     """Returns the indices of the last stage's heatmaps and PAFs.
+
+    Args:
+        outputs: outputs of the model.
+        keypoints: keypoint set of the model.
 
     Raises:
         SetupError: if either is missing or ambiguous, or its size is not fixed.
     """
     names = [output.name for output in outputs]
-    heatmaps, pafs = (names.index(name) for name in select_outputs(outputs))
+    heatmaps, pafs = (names.index(name) for name in select_outputs(outputs, keypoints))
     for index in (heatmaps, pafs):
         if None in outputs[index].shape[1:]:
             raise SetupError(

@@ -50,7 +50,8 @@ class OnnxRuntimeBackend(SynchronousBackend):
         provider = require(CPU, onnxruntime.get_available_providers())
         session, self.precision = read_session(content, options, provider, {})
         inputs = [port_of(node) for node in session.get_inputs()]
-        self._outputs = select_outputs([port_of(node) for node in session.get_outputs()])
+        outputs = [port_of(node) for node in session.get_outputs()]
+        self._outputs = select_outputs(outputs, options.keypoints)
         check_input(inputs)
         check_precision(options.precision, self.precision)
         self._batch_size = inputs[0].shape[0]

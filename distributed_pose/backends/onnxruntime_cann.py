@@ -51,7 +51,8 @@ class OnnxRuntimeCannBackend(Backend):
         provider_options = cann_options(options.index, half=options.precision != "f32")
         session = open_session(content, options, PROVIDERS[CANN], provider_options)
         inputs = [port_of(node) for node in session.get_inputs()]
-        outputs = select_outputs([port_of(node) for node in session.get_outputs()])
+        found = [port_of(node) for node in session.get_outputs()]
+        outputs = select_outputs(found, options.keypoints)
         check_input(inputs)
         self._batch_size = inputs[0].shape[0]
         self._input = replace(inputs[0], shape=(None, *inputs[0].shape[1:]))

@@ -26,16 +26,14 @@ from distributed_pose.backends.providers import (
 from distributed_pose.devices.nvidia import cuda_device_name, forbid_tf32
 from distributed_pose.devices.nvidia_libraries import require_provider
 from distributed_pose.errors import SetupError
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.model.engines import unpack_engines
 from distributed_pose.model.onnx_graph import is_engine, parse
 from distributed_pose.model.onnx_precision import precision_of
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.records.images import STRIDE
 
 # A run must only start the execution: the pipeline waits for its outputs by an event.
 RUN_SETTINGS: Mapping[str, str] = {"disable_synchronize_execution_providers": "1"}
-
-_CHANNELS = (NUM_HEATMAPS, NUM_PAFS)
 
 Session: TypeAlias = onnxruntime.InferenceSession
 
@@ -64,6 +62,7 @@ class SessionProgram:
         models: serialised ONNX models, by the largest batch size of each model.
         open_model: function from a model to a session on the pipeline's stream and its precision.
         driver: driver of the device.
+        keypoints: keypoint set of the model.
         device: kind of the device in ONNX Runtime's terms, and index of the device among those that
             the process sees.
 
@@ -77,9 +76,11 @@ class SessionProgram:
         models: Mapping[int, bytes],
         open_model: Callable[[bytes], tuple[Session, str]],
         driver: CudaDriver,
+        keypoints: KeypointSet,
         device: tuple[str, int],
     ) -> None:
         self._models = models
+        self._channels = keypoints.num_heatmaps, keypoints.num_pafs
         self._open_model = open_model
         self._device = device
         self._sessions: dict[int, Session] = {}
@@ -94,7 +95,7 @@ class SessionProgram:
         inputs, outputs = ([port_of(n) for n in s] for s in _nodes(session))
         check_input(inputs)
         self.input = inputs[0]
-        names = select_outputs(outputs)
+        names = select_outputs(outputs, keypoints)
         self._dtypes = {port.name: np.dtype(port.dtype) for port in outputs if port.name in names}
         self._names = names
 
@@ -136,8 +137,8 @@ class SessionProgram:
 
     def _output_arrays(self, slot: int, shape: Shape) -> list[DeviceArray]:
         arrays = []
-        for name, channels in zip(self._names, _CHANNELS, strict=True):
-            output_shape = (shape[0], channels, shape[2] // STRIDE, shape[3] // STRIDE)
+        for name, channels in zip(self._names, self._channels, strict=True):
+            output_shape = (shape[0], channels, -(-shape[2] // STRIDE), -(-shape[3] // STRIDE))
             array = DeviceArray(0, output_shape, self._dtypes[name])
             buffer = self._outputs.setdefault((slot, name), self._new_buffer())
             arrays.append(array._replace(address=buffer.reserve(array.num_bytes)))
@@ -153,7 +154,9 @@ def _cuda_program(
     def opened(model: bytes) -> tuple[Session, str]:
         return read_session(model, options, provider, provider_options)
 
-    program = SessionProgram({options.batch_size: content}, opened, driver, ("cuda", options.index))
+    models = {options.batch_size: content}
+    device = "cuda", options.index
+    program = SessionProgram(models, opened, driver, options.keypoints, device)
     check_precision(options.precision, program.precision)
     return program
 
@@ -177,7 +180,8 @@ def _tensorrt_program(
     def opened(engine: bytes) -> tuple[Session, str]:
         return open_session(engine, options, provider, provider_options), precision
 
-    return SessionProgram(engines, opened, driver, ("cuda", options.index))
+    device = "cuda", options.index
+    return SessionProgram(engines, opened, driver, options.keypoints, device)
 
 
 def _nodes(session: Session) -> tuple[list[onnxruntime.NodeArg], list[onnxruntime.NodeArg]]:

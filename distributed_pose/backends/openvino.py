@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
-import openvino
 
 from distributed_pose.backends.base import (
     BackendOptions,
@@ -26,7 +25,11 @@ from distributed_pose.backends.ports import check_fits, check_input, select_outp
 from distributed_pose.devices.host import cpu_name
 from distributed_pose.errors import ExecutionError, SetupError, last_line
 from distributed_pose.model.onnx_precision import main_precision
+from distributed_pose.packages import without_telemetry
 from distributed_pose.records.models import ModelPort
+
+with without_telemetry():
+    import openvino
 
 # Maps a precision to OpenVINO's name of the capability; the floats are in order, fastest first.
 _FLOATS = {"bf16": "BF16", "f16": "FP16", "f32": "FP32"}
@@ -62,7 +65,8 @@ class OpenVinoBackend(SynchronousBackend):
         with _load_errors():
             self._model = _read(self._core, content)
             inputs = [_port(port) for port in self._model.inputs]
-            self._outputs = select_outputs([_port(port) for port in self._model.outputs])
+            outputs = [_port(port) for port in self._model.outputs]
+            self._outputs = select_outputs(outputs, options.keypoints)
             check_input(inputs)
             self._batch_size = inputs[0].shape[0]
             self._input = replace(inputs[0], shape=(None, *inputs[0].shape[1:]))

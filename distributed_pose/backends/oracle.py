@@ -16,7 +16,6 @@ from distributed_pose.backends.base import (
     SynchronousBackend,
 )
 from distributed_pose.errors import SetupError
-from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
 from distributed_pose.records.images import STRIDE, Geometry
 
@@ -33,7 +32,8 @@ class OracleBackend(SynchronousBackend):
 
     def __init__(self, content: bytes, options: BackendOptions) -> None:
         super().__init__()
-        del options  # No option applies: it draws in float32 on one thread.
+        # No other option applies: it draws in float32 on one thread.
+        self._keypoints = options.keypoints
         people: dict[int, list[list[float]]] = defaultdict(list)
         for annotation in json.loads(content)["annotations"]:
             if not annotation.get("iscrowd") and annotation.get("num_keypoints"):
@@ -41,7 +41,7 @@ class OracleBackend(SynchronousBackend):
         self._people: dict[int, list[list[float]]] | None = dict(people)
 
     def people(self, image_id: int) -> list[list[float]]:
-        """Returns the 51 values of each labelled person in an image, in COCO's order.
+        """Returns x, y and visibility of each labelled person's keypoints, in the dataset's order.
 
         Raises:
             SetupError: if the backend is closed.
@@ -52,16 +52,13 @@ class OracleBackend(SynchronousBackend):
 
     def run(self, batch: InputBatch) -> NetworkOutput:
         input_height, input_width = batch.inputs_N3HW.shape[2:]
-        grid_hw = input_height // STRIDE, input_width // STRIDE
+        grid_hw = -(-input_height // STRIDE), -(-input_width // STRIDE)
         heatmaps, pafs = [], []
         for image_id, geometry in zip(batch.image_ids, batch.geometries, strict=True):
-            coco_P17x3 = np.reshape(
-                np.array(self.people(image_id), np.float32), (-1, NUM_COCO_KEYPOINTS, 3)
-            )
-            keypoints = network_keypoints(coco_P17x3)
-            _to_input_px(keypoints, geometry, (input_height, input_width))
-            heatmaps.append(draw_heatmaps(keypoints, grid_hw))
-            pafs.append(draw_pafs(keypoints, grid_hw))
+            people_PKx3 = network_keypoints(self.people(image_id), self._keypoints)
+            _to_input_px(people_PKx3, geometry, (input_height, input_width))
+            heatmaps.append(draw_heatmaps(people_PKx3, grid_hw))
+            pafs.append(draw_pafs(people_PKx3, self._keypoints.limbs, grid_hw))
         return NetworkOutput(np.stack(heatmaps), np.stack(pafs))
 
     def close(self) -> None:
@@ -69,7 +66,7 @@ class OracleBackend(SynchronousBackend):
 
 
 def _to_input_px(
-    keypoints_P18x3: npt.NDArray[np.float32], geometry: Geometry, input_hw: tuple[int, int]
+    people_PKx3: npt.NDArray[np.float32], geometry: Geometry, input_hw: tuple[int, int]
 ) -> None:
     """Converts keypoints from image pixels to network input pixels, in place.
 
@@ -78,7 +75,7 @@ def _to_input_px(
     """
     width = input_hw[1] - geometry.pad_left - geometry.pad_right
     height = input_hw[0] - geometry.pad_top - geometry.pad_bottom
-    keypoints_P18x3[..., 0] *= width / geometry.image_width
-    keypoints_P18x3[..., 1] *= height / geometry.image_height
-    keypoints_P18x3[..., 0] += geometry.pad_left - 0.5
-    keypoints_P18x3[..., 1] += geometry.pad_top - 0.5
+    people_PKx3[..., 0] *= width / geometry.image_width
+    people_PKx3[..., 1] *= height / geometry.image_height
+    people_PKx3[..., 0] += geometry.pad_left - 0.5
+    people_PKx3[..., 1] += geometry.pad_top - 0.5

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from itertools import product
 from typing import TYPE_CHECKING
 
 from distributed_pose.backends.base import InputBatch
 from distributed_pose.errors import SetupError, shown
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.records.images import STRIDE, InputSize
 from distributed_pose.records.models import ModelPort
 
@@ -27,26 +28,32 @@ _CHANNELS_LAST = (
 )
 
 
-def select_outputs(outputs: Sequence[ModelPort]) -> tuple[str, str]:
+def select_outputs(outputs: Sequence[ModelPort], keypoints: KeypointSet) -> tuple[str, str]:
     """Returns the names of the last stage's heatmaps and PAFs.
 
     The channel count distinguishes heatmaps from PAFs, and the number in the name the stages. If no
     name has a number, the outputs must be pairs of heatmaps and PAFs in one order, and the last
-    pair is chosen.
+    pair is chosen. Where a set has as many heatmaps as PAF channels, PAFs are those outputs whose
+    names say so.
+
+    Args:
+        outputs: outputs of the model.
+        keypoints: keypoint set of the model.
 
     Raises:
-        SetupError: if either is missing or ambiguous; lists the outputs of the model.
+        SetupError: if either is missing or ambiguous, or of another keypoint set; lists the outputs
+            of the model.
     """
-    heatmaps = _of_channels(outputs, NUM_HEATMAPS, "heatmaps")
-    pafs = _of_channels(outputs, NUM_PAFS, "PAFs")
+    heatmaps, pafs = _heatmaps_and_pafs(outputs, keypoints)
     if len(heatmaps) == len(pafs) == 1:
         return heatmaps[0].name, pafs[0].name
     last_heatmaps, last_pafs = _last_stage(heatmaps), _last_stage(pafs)
     if last_heatmaps and last_pafs and _are_of_one_stage(last_heatmaps, last_pafs):
         return last_heatmaps.name, last_pafs.name
     pairs = [port for port in outputs if port in heatmaps or port in pafs]
-    if any(_stage(port) is not None for port in pairs) or not _are_pairs(pairs):
-        channels = NUM_HEATMAPS if len(heatmaps) > 1 else NUM_PAFS
+    is_paired = _alternate([port in heatmaps for port in pairs])
+    if any(_stage(port) is not None for port in pairs) or not is_paired:
+        channels = keypoints.num_heatmaps if len(heatmaps) > 1 else keypoints.num_pafs
         raise SetupError(
             f"the model has more than one output of {channels} channels, and neither their names "
             f"nor their order show which is the last stage's: {_list(outputs)}",
@@ -97,8 +104,9 @@ def check_profile(inputs: Sequence[ModelPort], profile: "Profile", path: str) ->
         )
     height, width = port.shape[2:]
     fixed_width = profile.size.width if profile.is_fixed else None
-    if height not in {None, profile.size.height} or width not in {None, fixed_width}:
-        wanted = f"{profile.size}" if profile.is_fixed else f"{profile.size.height} by any width"
+    made_height = profile.nominal_input[0]
+    if height not in {None, made_height} or width not in {None, fixed_width}:
+        wanted = f"{profile.size}" if profile.is_fixed else f"{made_height} by any width"
         raise SetupError(
             f"{path} takes inputs of {height or '?'}x{width or '?'} (height x width), and profile "
             f"{profile.name} makes {wanted}",
@@ -124,10 +132,13 @@ def _size_hint(height: int | None, width: int | None, profile: "Profile") -> str
     sides = [side for side in (height, width) if side]
     if any(side % STRIDE for side in sides):
         return f"export it for a height and width that are multiples of {STRIDE}"
-    if not profile.is_fixed:
-        return "export it with dynamic height and width"
+    if not profile.is_fixed and width is None:
+        # The height of these inputs is exact, and the width is the least one.
+        return f"set input={height}x{height}, or export it with dynamic height and width"
     wanted = InputSize(height or profile.size.height, width or profile.size.width)
-    return f"set input={wanted}, or export it with dynamic height and width"
+    # Only profiles with a fixed size make inputs of one width.
+    setting = f"input={wanted}" if profile.is_fixed else f"profile=modelzoo and input={wanted}"
+    return f"set {setting}, or export it with dynamic height and width"
 
 
 def batch_dtype(dtype: str) -> str:
@@ -159,18 +170,46 @@ def check_fits(model_input: ModelPort, batch: InputBatch) -> None:
         )
 
 
-def _of_channels(outputs: Sequence[ModelPort], channels: int, what: str) -> list[ModelPort]:
-    found = [o for o in outputs if len(o.shape) == 4 and o.shape[1] == channels]
-    if not found:
-        is_turned = any(_is_channels_last(output, channels) for output in outputs)
-        raise SetupError(
-            f"the model has no output of {channels} channels for the {what}: "
-            f"{_list(outputs) or 'none'}",
-            _CHANNELS_LAST
-            if is_turned
-            else "model.path must be a pose network of the OpenPose family",
-        )
-    return found
+def _heatmaps_and_pafs(
+    outputs: Sequence[ModelPort], keypoints: KeypointSet
+) -> tuple[list[ModelPort], list[ModelPort]]:
+    sizes = keypoints.num_heatmaps, keypoints.num_pafs
+    heatmaps, pafs = (
+        [port for port in outputs if len(port.shape) == 4 and port.shape[1] == size]
+        for size in sizes
+    )
+    if sizes[0] == sizes[1]:
+        pafs = [port for port in pafs if "paf" in port.name.lower()]
+        heatmaps = [port for port in heatmaps if port not in pafs]
+    for found, size, kind in zip((heatmaps, pafs), sizes, ("heatmaps", "PAFs"), strict=True):
+        if not found:
+            named = ", named as in stage_1_pafs," if sizes[0] == sizes[1] else ""
+            raise SetupError(
+                f"the model has no output of {size} channels{named} for the {kind} of keypoint "
+                f"set {keypoints.name}: {_list(outputs) or 'none'}",
+                _unfit_hint(outputs, size),
+            )
+    return heatmaps, pafs
+
+
+def _unfit_hint(outputs: Sequence[ModelPort], channels: int) -> str:
+    """Returns advice for a model without outputs of a number of channels."""
+    if any(_is_channels_last(output, channels) for output in outputs):
+        return _CHANNELS_LAST
+    counts = sorted({port.shape[1] or 0 for port in outputs if len(port.shape) == 4})
+    fitting = [pair for pair in product(counts, repeat=2) if _can_be_maps(*pair)]
+    if len(fitting) != 1:
+        return "model.path must be a pose network of the OpenPose family"
+    heatmaps, pafs = fitting[0]
+    return (
+        f"its maps fit {heatmaps - 1} keypoints and {pafs // 2} limbs: set keypoints to the file "
+        "of such a set"
+    )
+
+
+def _can_be_maps(heatmaps: int, pafs: int) -> bool:
+    """Returns whether a set has these numbers of channels: its limbs connect all keypoints."""
+    return heatmaps >= 3 and pafs % 2 == 0 and pafs // 2 >= heatmaps - 2
 
 
 def _last_stage(ports: Sequence[ModelPort]) -> ModelPort | None:
@@ -189,13 +228,10 @@ def _are_of_one_stage(heatmaps: ModelPort, pafs: ModelPort) -> bool:
     return None in stages or stages[0] == stages[1]
 
 
-def _are_pairs(ports: Sequence[ModelPort]) -> bool:
-    """Returns whether the ports are whole pairs of heatmaps and PAFs in one order."""
-    channels = [port.shape[1] for port in ports]
-    return len(channels) % 2 == 0 and channels in (
-        [NUM_HEATMAPS, NUM_PAFS] * (len(channels) // 2),
-        [NUM_PAFS, NUM_HEATMAPS] * (len(channels) // 2),
-    )
+def _alternate(kinds: Sequence[bool]) -> bool:
+    """Returns whether the kinds are whole pairs of different ones in one order."""
+    first = [*kinds[:2]]
+    return first in ([True, False], [False, True]) and kinds == first * (len(kinds) // 2)
 
 
 def _stage(port: ModelPort) -> int | None:

@@ -9,7 +9,6 @@ from distributed_pose.backends.base import (
     SynchronousBackend,
 )
 from distributed_pose.errors import ExecutionError, SetupError
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.recordings.manifest import Manifest, load_manifest
 from distributed_pose.records.images import STRIDE
 
@@ -37,19 +36,21 @@ class RecordedBackend(SynchronousBackend):
                 "set precision=auto",
             )
         self._manifest: Manifest | None = manifest
+        self._channels = options.keypoints.num_heatmaps, options.keypoints.num_pafs
 
     def run(self, batch: InputBatch) -> NetworkOutput:
         if self._manifest is None:
             raise SetupError("the backend is closed")
         height, width = (size // STRIDE for size in batch.inputs_N3HW.shape[2:])
         count = len(batch.image_ids)
-        heatmaps_NKHW = np.zeros((count, NUM_HEATMAPS, height, width), np.float32)
-        pafs_NPHW = np.zeros((count, NUM_PAFS, height, width), np.float32)
+        heatmaps_NKHW, pafs_NPHW = (
+            np.zeros((count, channels, height, width), np.float32) for channels in self._channels
+        )
         for index, image_id in enumerate(batch.image_ids):
             if image_id in self._manifest.missing:
                 raise ExecutionError("the recorded run has no maps of it", image_ids=(image_id,))
             if name := self._manifest.names.get(image_id):
-                maps = self._manifest.recording.read(name, (height, width))
+                maps = self._manifest.recording.read(name, self._channels, (height, width))
                 heatmaps_NKHW[index], pafs_NPHW[index] = maps
         return NetworkOutput(heatmaps_NKHW, pafs_NPHW)
 

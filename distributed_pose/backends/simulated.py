@@ -23,11 +23,11 @@ from distributed_pose.backends.base import (
     NetworkOutput,
 )
 from distributed_pose.backends.oracle import OracleBackend
-from distributed_pose.devices.published import PUBLISHED
+from distributed_pose.devices.published import PUBLISHED, relative_time
 from distributed_pose.errors import ConfigError
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.records.devices import Simulation
-from distributed_pose.records.images import STRIDE, Geometry
+from distributed_pose.records.images import STRIDE, Geometry, InputSize
 
 # The cache has room for the drawn values of 30 to 4,000 images.
 _KEPT_BYTES = 2**26
@@ -35,7 +35,7 @@ _KEPT_BYTES = 2**26
 
 @dataclass(frozen=True)
 class DeviceModel:
-    """The compute time of a device for batches of 368x640.
+    """The compute time of a device for batches of inputs of one size.
 
     Attributes:
         rates: pairs of a batch size, ascending from 1, and the rate in images/s at that size. A
@@ -49,13 +49,21 @@ class DeviceModel:
     rates: tuple[tuple[int, float], ...]
     overhead_s: float = 0.0
 
-    def batch_s(self, num_images: int) -> float:
-        """Returns the seconds that a batch computes."""
+    def batch_s(self, num_images: int, relative_time: float = 1.0) -> float:
+        """Returns the seconds that a batch computes.
+
+        Args:
+            num_images: number of images of the batch.
+            relative_time: time for an input of the batch, relative to one that the rates hold for.
+        """
+        return self.overhead_s + relative_time * self._rated_s(num_images)
+
+    def _rated_s(self, num_images: int) -> float:
         sizes, times_s = zip(*((size, size / rate) for size, rate in self.rates), strict=True)
         last_size, last_rate = self.rates[-1]
         if num_images > last_size:
-            return self.overhead_s + num_images / last_rate
-        return self.overhead_s + float(np.interp(num_images, sizes, times_s))
+            return num_images / last_rate
+        return float(np.interp(num_images, sizes, times_s))
 
 
 DEVICES: Mapping[str, DeviceModel] = MappingProxyType(
@@ -108,10 +116,11 @@ class SimulatedBackend(Backend):
     """Returns the oracle's maps after the time that a published device would take.
 
     In the options, the variant names the device, the simulation says how it differs from the
-    published one, and the index seeds the jitter, which does not change the mean rates. The time to
-    draw the maps is part of the modelled time while it is shorter. Images with the same people in
-    the same place are drawn once, so that a dataset that lists few images many times needs almost
-    no processor time.
+    published one, and the index seeds the jitter, which does not change the mean rates. Published
+    rates are scaled by the number of input pixels; a configured rate holds for any size. The time
+    to draw the maps is part of the modelled time while it is shorter. Images with the same people
+    in the same place are drawn once, so that a dataset that lists few images many times needs
+    almost no processor time.
 
     Args:
         content: bytes of a COCO annotation file.
@@ -139,6 +148,7 @@ class SimulatedBackend(Backend):
                 f"available: {', '.join(f'simulated:{known}' for known in DEVICES)}",
             )
         self._oracle = OracleBackend(content, options)
+        self._keypoints = options.keypoints
         self._simulation = options.simulation
         rate = self._simulation.images_per_s
         self.description = f"simulated, {rate:g} images/s" if rate else f"simulated {name}"
@@ -158,7 +168,7 @@ class SimulatedBackend(Backend):
         except BaseException:
             self._under_way.clear()
             raise
-        copy_in_s, compute_s, copy_out_s = times_s = self._times_s(len(batch.image_ids))
+        copy_in_s, compute_s, copy_out_s = times_s = self._times_s(batch)
         times = DeviceTimes(_ns(compute_s), _ns(copy_in_s), _ns(copy_out_s))
         done_at_s = self._engines.run(start_s, times_s)
         self._under_way.append(_Submitted(Inference(maps, times), done_at_s))
@@ -175,19 +185,21 @@ class SimulatedBackend(Backend):
         self._under_way.clear()
         self._kept.clear()
 
-    def _times_s(self, num_images: int) -> tuple[float, float, float]:
+    def _times_s(self, batch: InputBatch) -> tuple[float, float, float]:
         """Returns the seconds that a batch takes to be copied in, executed and copied out."""
-        simulation = self._simulation
+        simulation, num_images = self._simulation, len(batch.image_ids)
+        size = InputSize(*batch.inputs_N3HW.shape[2:])
+        relative = 1.0 if simulation.images_per_s else relative_time(size)
         factor = self._jitter.uniform(1 - simulation.jitter, 1 + simulation.jitter)
         return (
             num_images * simulation.copy_in_s,
-            factor * self._model.batch_s(num_images),
+            factor * self._model.batch_s(num_images, relative),
             num_images * simulation.copy_out_s,
         )
 
     def _answer(self, batch: InputBatch) -> NetworkOutput:
         height, width = (size // STRIDE for size in batch.inputs_N3HW.shape[2:])
-        maps = _empty(len(batch.image_ids), height, width)
+        maps = _empty(self._keypoints, len(batch.image_ids), (height, width))
         for index, (image_id, geometry) in enumerate(
             zip(batch.image_ids, batch.geometries, strict=True)
         ):
@@ -203,7 +215,8 @@ class SimulatedBackend(Backend):
         key = people, geometry, any_input.shape
         if key in self._kept:
             return self._kept[key]
-        drawn = _parts(self._oracle.run(InputBatch((image_id,), (geometry,), any_input)))
+        maps = self._oracle.run(InputBatch((image_id,), (geometry,), any_input))
+        drawn = _parts(maps, self._keypoints)
         size_bytes = sum(array.nbytes for part in drawn for array in part)
         # Entries are never evicted: repeated passes over a dataset larger than the cache would
         # miss at every image if the oldest entry went first.
@@ -224,15 +237,16 @@ def _model(published: DeviceModel, simulation: Simulation) -> DeviceModel:
     return DeviceModel(rates, published.overhead_s + simulation.overhead_s)
 
 
-def _empty(num_images: int, height: int, width: int) -> NetworkOutput:
-    heatmaps_NKHW = np.zeros((num_images, NUM_HEATMAPS, height, width), np.float32)
+def _empty(keypoints: KeypointSet, num_images: int, grid_hw: tuple[int, int]) -> NetworkOutput:
+    heatmaps_NKHW = np.zeros((num_images, keypoints.num_heatmaps, *grid_hw), np.float32)
     heatmaps_NKHW[:, -1] = 1
-    return NetworkOutput(heatmaps_NKHW, np.zeros((num_images, NUM_PAFS, height, width), np.float32))
+    pafs_NPHW = np.zeros((num_images, keypoints.num_pafs, *grid_hw), np.float32)
+    return NetworkOutput(heatmaps_NKHW, pafs_NPHW)
 
 
-def _parts(maps: NetworkOutput) -> _Drawn:
+def _parts(maps: NetworkOutput, keypoints: KeypointSet) -> _Drawn:
     """Returns the values of one image's maps that differ from those of an empty image."""
-    empty = _empty(1, *maps.pafs_NPHW.shape[2:])
+    empty = _empty(keypoints, 1, maps.pafs_NPHW.shape[2:])
     return (
         _part(maps.heatmaps_NKHW, empty.heatmaps_NKHW),
         _part(maps.pafs_NPHW, empty.pafs_NPHW),

@@ -59,7 +59,7 @@ class TorchBackend(SynchronousBackend):
 
     def __init__(self, content: bytes, options: BackendOptions) -> None:
         super().__init__()
-        self._model: LoadedModel | None = load_model(content, options.precision, _CPU, _DTYPES)
+        self._model: LoadedModel | None = load_model(content, options, _CPU, _DTYPES)
         self._threads = options.threads
         self.precision = self._model.precision
         self.description = cpu_name()
@@ -85,7 +85,7 @@ class TorchBackend(SynchronousBackend):
 
 
 def load_model(
-    content: bytes, precision: str, device: torch.device, dtypes: dict[str, torch.dtype]
+    content: bytes, options: BackendOptions, device: torch.device, dtypes: dict[str, torch.dtype]
 ) -> LoadedModel:
     """Returns a `torch.export` program, as made by `model.torch_program`, loaded on a device.
 
@@ -94,7 +94,7 @@ def load_model(
 
     Args:
         content: bytes of the program.
-        precision: requested precision; `auto` is the first in `dtypes`.
+        options: options of the backend. The precision `auto` is the first in `dtypes`.
         device: device to run on.
         dtypes: types of the weights by the precisions that the device supports, fastest first.
 
@@ -102,10 +102,10 @@ def load_model(
         SetupError: if the device lacks the precision, the content is not such a program, or its
             weights are out of the range of the type.
     """
-    dtype = _dtype(precision, device, dtypes)
+    dtype = _dtype(options.precision, device, dtypes)
     program = _load(content)
     inputs, outputs = _ports(program)
-    names = select_outputs(outputs)
+    names = select_outputs(outputs, options.keypoints)
     check_input(inputs)
     module = _placed(program, device, dtype)
     return LoadedModel(module, inputs[0], names, _precision(module, dtypes))

@@ -40,7 +40,7 @@ class TorchCudaBackend(CudaBackend):
     def __init__(self, content: bytes, options: BackendOptions) -> None:
         device = _device(options)
         compute_exactly()
-        model = load_model(content, options.precision, device, _DTYPES)
+        model = load_model(content, options, device, _DTYPES)
         make = partial(_program, model, device)
         super().__init__("PyTorch", open_driver(options.index), make)
         self.description = torch.cuda.get_device_name(device)

@@ -11,12 +11,13 @@ from typing import Annotated
 from pydantic import Field
 
 from distributed_pose.data.overlap import calls_per_s
-from distributed_pose.devices.published import PUBLISHED
+from distributed_pose.devices.published import PUBLISHED, PUBLISHED_INPUT, relative_time
 from distributed_pose.engine.feeding import plan_feeding
 from distributed_pose.errors import ConfigError
 from distributed_pose.files.json_records import Count, Figure, Positive
 from distributed_pose.metrics.scoring import FAST_FROM
 from distributed_pose.records.facts import DataFlow
+from distributed_pose.records.images import InputSize
 
 # No host can feed a device at this rate, in images per second.
 _MAX_RATE = 1e5
@@ -51,6 +52,7 @@ class HostCosts:
         feeders: number of feeders per device that the configuration fixes; 0 for `auto`.
         simulated_cores: number of simulated cores per host; 0 where the stages are real.
         device_images_per_s: compute-only rate of each device in the measurement.
+        input: size of the network inputs, `HEIGHTxWIDTH` in pixels; empty if unknown.
     """
 
     cores: Positive
@@ -67,6 +69,7 @@ class HostCosts:
     feeders: Count = 0
     simulated_cores: Count = 0
     device_images_per_s: Figure = 0.0
+    input: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,17 +114,20 @@ class Capacity:
     flow: DataFlow
 
 
-def published_rate(name: str) -> float:
+def published_rate(name: str, size: InputSize = PUBLISHED_INPUT) -> float:
     """Returns the images/s of a published card at its best batch size, or a rate given as text.
 
+    The published rate is scaled by the number of input pixels, which is an estimate.
+
     Args:
-        name: name of a published card, or a number of images per second.
+        name: name of a published card, or a number of images per second, which is not scaled.
+        size: size of the network inputs.
 
     Raises:
         ConfigError: if the name is neither a published card nor a valid rate.
     """
     if name in PUBLISHED:
-        return max(rate for _, rate in PUBLISHED[name].rates)
+        return max(rate for _, rate in PUBLISHED[name].rates) / relative_time(size)
     try:
         rate = float(name)
     except ValueError:
@@ -129,6 +135,17 @@ def published_rate(name: str) -> float:
     if not 0 < rate < _MAX_RATE:
         raise ConfigError(f"there is no device {name}", f"known: {', '.join(PUBLISHED)}")
     return rate
+
+
+def rate_note(groups: Sequence[DeviceGroup], size: InputSize) -> str:
+    """Returns a sentence about rates of a plan that are estimated; empty if none are."""
+    names = [group.name for group in groups if group.name in PUBLISHED]
+    if size == PUBLISHED_INPUT or not names:
+        return ""
+    return (
+        f"{', '.join(names)}: rates published for inputs of {PUBLISHED_INPUT} are divided by "
+        f"{relative_time(size):.3g}, the ratio of the pixels of {size}, which is an estimate."
+    )
 
 
 def total_rate(groups: Sequence[DeviceGroup]) -> float:

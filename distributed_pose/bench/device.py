@@ -35,6 +35,7 @@ class DeviceSweep:
         precision: precision that the compiled model computes in.
         profile: preprocessing profile.
         input: size of the network inputs, `HEIGHTxWIDTH` in pixels.
+        scales: scale factors; the figures are those of the inputs of all scales together.
         batches: figures for each batch size, in ascending order.
         best_batch_size: batch size with the most images per second, compute only.
     """
@@ -46,6 +47,7 @@ class DeviceSweep:
     precision: str
     profile: str
     input: str
+    scales: tuple[float, ...]
     batches: tuple[LatencyFigures, ...]
     best_batch_size: int
 
@@ -133,6 +135,7 @@ def _figures(config: RunConfig, device: DeviceReady, sweeps: dict[int, Sweep]) -
         precision=device.precision,
         profile=config.profile,
         input=config.input,
+        scales=config.scales,
         batches=tuple(
             latency_figures(size, sweep.compute_ns, sweep.latencies_ns, sweep.wall_ns)
             for size, sweep in sweeps.items()

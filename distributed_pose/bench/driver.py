@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from distributed_pose.bench.labels import label
 from distributed_pose.cluster.backpressure import InFlightBudget
 from distributed_pose.cluster.calls import Actor
 from distributed_pose.cluster.guard import Guard
@@ -25,6 +26,7 @@ from distributed_pose.cluster.live_metrics import LiveMetrics
 from distributed_pose.cluster.loop import DispatchLoop, DispatchSettings
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.shards import Shard, list_shards, pack_detections, unpack_images
+from distributed_pose.devices.host import peak_rss_bytes
 from distributed_pose.engine.dispatch import calls_in_flight
 from distributed_pose.engine.health import Health
 from distributed_pose.engine.reducer import Reduction
@@ -33,15 +35,19 @@ from distributed_pose.engine.task_queue import TaskQueue
 from distributed_pose.engine.worker_report import WorkerReport
 from distributed_pose.evaluation import record_results
 from distributed_pose.files.storage import Folder
+from distributed_pose.keypoints.reading import coco_body
+from distributed_pose.metrics.scoring import FAST_FROM, score
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.records.devices import DevicePlan, DeviceReady
 from distributed_pose.records.images import ImageRecord
 from distributed_pose.records.shards import ShardResult
 from distributed_pose.records.stages import DECODE_STAGES
+from distributed_pose.report.run_report import DETECTIONS, detections_json_parts
 from distributed_pose.run.ledger import Ledger
 from distributed_pose.run.ledger_files import LedgerFiles
 
 _PEOPLE_PER_IMAGE = 2
+_FIRST_IMAGES = 512
 _DEADLINE_S = 60.0
 
 
@@ -59,6 +65,10 @@ class DriverCost:
         cpu_s: processor time of the driver in seconds, without the time of the stubs.
         memory_bytes_per_image: growth of the resident memory per image: list of images, ledger
             with detections, and all that was in flight.
+        score_us_per_image: processor time of the driver per image in microseconds to score the
+            detections and to write `detections.json`.
+        peak_bytes_per_image: growth of the resident memory per image up to its peak, with the
+            labelled people, scoring and writing.
         ledger_bytes_per_image: size of the ledger's files per image.
         ledger_files: number of the ledger's files.
     """
@@ -70,6 +80,8 @@ class DriverCost:
     wall_s: float
     cpu_s: float
     memory_bytes_per_image: float
+    score_us_per_image: float
+    peak_bytes_per_image: float
     ledger_bytes_per_image: float
     ledger_files: int
 
@@ -95,9 +107,14 @@ def bench_driver(
 
 
 def _measure(devices: int, images: int, batch_size: int) -> DriverCost:
+    with TemporaryDirectory(prefix="bench-driver-") as folder:
+        # A short run first loads both scoring libraries, whose memory does not grow with images.
+        _score(drive(1, range(_FIRST_IMAGES), batch_size, folder), folder, fast_from=1)
     memory_before = resident_bytes()
     with TemporaryDirectory(prefix="bench-driver-") as folder:
         driven = drive(devices, range(images), batch_size, folder)
+        memory_after = resident_bytes()
+        score_s = _score(driven, folder)
         paths = [*Path(folder, "ledger").iterdir()]
         ledger_bytes = sum(path.stat().st_size for path in paths)
     return DriverCost(
@@ -107,10 +124,22 @@ def _measure(devices: int, images: int, batch_size: int) -> DriverCost:
         cpu_us_per_image=1e6 * driven.cpu_s / images,
         wall_s=driven.wall_s,
         cpu_s=driven.cpu_s,
-        memory_bytes_per_image=(resident_bytes() - memory_before) / images,
+        memory_bytes_per_image=(memory_after - memory_before) / images,
+        score_us_per_image=1e6 * score_s / images,
+        peak_bytes_per_image=(peak_rss_bytes() - memory_before) / images,
         ledger_bytes_per_image=ledger_bytes / images,
         ledger_files=len(paths),
     )
+
+
+def _score(driven: "Driven", folder: str, fast_from: int = FAST_FROM) -> float:
+    """Returns the processor time in seconds to score a run and to write its detections."""
+    detections = driven.ledger.detections
+    people = label(detections)
+    start_s = process_time()
+    score(people, detections, driven.image_ids, fast_from)
+    Folder(folder).write_parts(DETECTIONS, detections_json_parts(detections))
+    return process_time() - start_s
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,11 +148,13 @@ class Driven:
 
     Attributes:
         ledger: ledger with all results.
+        image_ids: ids of the images.
         wall_s: seconds from the first dispatch to the end of the ledger's files, with the stubs.
         cpu_s: processor time of the driver in seconds, without the time of the stubs.
     """
 
     ledger: Ledger
+    image_ids: range
     wall_s: float
     cpu_s: float
 
@@ -152,6 +183,7 @@ def drive(devices: int, image_ids: range, batch_size: int, folder: str) -> Drive
             pass
     return Driven(
         ledger=ledger,
+        image_ids=image_ids,
         wall_s=perf_counter() - start_s,
         cpu_s=process_time() - start_cpu_s - stub.spent_s,
     )
@@ -267,7 +299,8 @@ def _answer(packed: bytes) -> tuple[Reduction, WorkerReport]:
     ids_N = unpack_images(packed).column("image_id").to_numpy()
     ids, number = tuple(ids_N.tolist()), len(ids_N)
     random = np.random.default_rng(ids[0])
-    keypoints = random.integers(0, 640, (_PEOPLE_PER_IMAGE * number, 51)) + 0.5
+    values = 3 * coco_body().num_dataset_keypoints
+    keypoints = random.integers(0, 640, (_PEOPLE_PER_IMAGE * number, values)) + 0.5
     poses = Poses(keypoints.astype(np.float64), random.random(len(keypoints)))
     times = tuple(random.integers(10**5, 10**7, number).tolist())
     report = WorkerReport(

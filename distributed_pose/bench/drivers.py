@@ -6,24 +6,20 @@ ledgers, matching and scoring are real; the actors, their detections and the peo
 """
 
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import process_time
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from distributed_pose.bench.driver import drive, resident_bytes
+from distributed_pose.bench.labels import label
 from distributed_pose.engine.steps import Progress
 from distributed_pose.errors import SetupError
 from distributed_pose.metrics.fast_ap import figures_of, matched
-from distributed_pose.metrics.ground_truth import people_of
 from distributed_pose.packages import is_installed
-
-# Every second detection is also a labelled person.
-_LABELLED = 2
 
 _SUFFIX = ".matches"
 
@@ -132,7 +128,7 @@ def _run_share(devices: int, image_ids: range, batch_size: int, folder: str) -> 
     with TemporaryDirectory(prefix="bench-driver-") as own:
         driven = drive(devices, image_ids, batch_size, own)
     detections = driven.ledger.detections
-    people = people_of([_person(row) for row in islice(detections, 0, None, _LABELLED)])
+    people = label(detections)
     start_s = process_time()
     matches = matched(people, detections, image_ids, image_ids.start).to_bytes()
     match_s = process_time() - start_s
@@ -143,20 +139,6 @@ def _run_share(devices: int, image_ids: range, batch_size: int, folder: str) -> 
         num_devices=devices,
         num_settled=driven.ledger.num_settled,
     )
-
-
-def _person(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a labelled person in the place of a detection."""
-    xs, ys = row["keypoints"][0::3], row["keypoints"][1::3]
-    width, height = max(xs) - min(xs), max(ys) - min(ys)
-    return {
-        "image_id": row["image_id"],
-        "iscrowd": 0,
-        "num_keypoints": len(xs),
-        "keypoints": [value for x, y in zip(xs, ys, strict=True) for value in (x, y, 2)],
-        "bbox": [min(xs), min(ys), width, height],
-        "area": width * height,
-    }
 
 
 def _merge(folder: str) -> _Merge:

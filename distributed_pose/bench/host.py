@@ -18,6 +18,7 @@ import pyarrow as pa
 from distributed_pose.backends.base import InputBatch, NetworkOutput, check_maps
 from distributed_pose.bench.worker_maps import infer_images, started_worker
 from distributed_pose.config.schema import RunConfig
+from distributed_pose.config.selection import check_one_scale, select
 from distributed_pose.data.shards import ImageMaps, narrowed, pack_maps, unpack_maps
 from distributed_pose.devices.host import cpu_name, keep_freed_memory, num_cpus
 from distributed_pose.devices.kinds import CPU
@@ -82,9 +83,11 @@ def bench_host(config: RunConfig, repeat: int, on_progress: Progress) -> HostRep
         on_progress: callback that is called after each image.
 
     Raises:
+        ConfigError: if other scales than 1 are configured.
         ExecutionError: if an image cannot be read, or if the poses of the decoder and the
             reference decoder differ.
     """
+    check_one_scale(select(config), "bench host")
     inputs = read_inputs(config)
     records = {image.image_id: image for image in inputs.index.images}
     batches = _infer(inputs)
@@ -112,8 +115,10 @@ def _infer(inputs: RunInputs) -> list[ImageMaps]:
 class _HostBench:
     def __init__(self, config: RunConfig, inputs: RunInputs) -> None:
         self._profile = PROFILES[config.profile].sized(inputs.selection.input_size)
+        self._keypoints = inputs.selection.keypoints
         self._images = inputs.images
-        self._decoder = Decoder(thread_time_ns)
+        self._keypoints = inputs.selection.keypoints
+        self._decoder = Decoder(self._keypoints, thread_time_ns)
         self._decoder.warm_up()
         # The reference decoder is not part of any run, so it is imported by name.
         self._reference = importlib.import_module(
@@ -150,10 +155,10 @@ class _HostBench:
             maps.geometries[0],
         )
         start = thread_time_ns()
-        expected = self._reference(*arguments)
+        expected = self._reference(*arguments, self._keypoints)
         self._costs_ns["reference"].append(thread_time_ns() - start)
         found = self._decoder.decode(*arguments)
-        if not np.array_equal(found.keypoints_P51, expected.keypoints_P51):
+        if not np.array_equal(found.keypoints_PV, expected.keypoints_PV):
             raise ExecutionError(
                 "the decoder's poses are not the reference decoder's", image_ids=(image.image_id,)
             )
@@ -169,7 +174,7 @@ class _HostBench:
         input_3HW, geometry = preprocess(image_HW3, self._profile)
         times.append(thread_time_ns())
         batch = InputBatch((image.image_id,), (geometry,), input_3HW[None])
-        check_maps(NetworkOutput(maps.heatmaps_NKHW, maps.pafs_NPHW), batch)
+        check_maps(NetworkOutput(maps.heatmaps_NKHW, maps.pafs_NPHW), batch, self._keypoints)
         times.append(thread_time_ns())
         decoded = self._decoder.decode_batch(
             received.heatmaps_NKHW, received.pafs_NPHW, received.geometries

@@ -10,9 +10,11 @@ from distributed_pose.engine.steps import Progress
 from distributed_pose.errors import ConfigError
 from distributed_pose.evaluation import evaluate, open_engine
 from distributed_pose.records.facts import DataFlow
+from distributed_pose.records.images import InputSize
 from distributed_pose.records.stages import DECODE_STAGES
 from distributed_pose.report.run_report import RunReport
 from distributed_pose.run.inputs import read_inputs
+from distributed_pose.vision.profiles import PROFILES
 
 # The device of the last run has at most this share of the host's ceiling as its rate, since hosts
 # are seldom idle.
@@ -28,6 +30,9 @@ _PROBE_RATE = 300.0
 # This many times as many devices as the host can feed keep all of its cores at work.
 _SATURATION = 1.5
 _MAX_WORKERS, _MAX_WORKERS_PER_CORE = 16, 4
+
+# Height and width in pixels.
+_TYPICAL_IMAGE = (480, 640)
 
 
 def measure_host_costs(
@@ -105,7 +110,14 @@ def _costs(
         feeders=0 if config.feeders == "auto" else config.feeders,
         simulated_cores=config.simulated.host.cores or 0,
         device_images_per_s=rate,
+        input=str(typical_input(config)),
     )
+
+
+def typical_input(config: RunConfig) -> InputSize:
+    """Returns the size of the network input for an image of the size that most of COCO have."""
+    profile = PROFILES[config.profile].sized(config.input_size)
+    return InputSize(*profile.input_shape(*_TYPICAL_IMAGE)[1:])
 
 
 def _median_ms(report: RunReport, *stages: str) -> float:

@@ -1,8 +1,9 @@
 """Computes the maps of stored runs again for some images, and compares them output by output.
 
-Array legend: M all 57 channels of heatmaps and PAFs, H and W map size in cells.
+Array legend: M all channels of heatmaps and PAFs, H and W map size in cells.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from distributed_pose.backends.registry import entry
 from distributed_pose.bench.worker_maps import infer_images, started_worker
 from distributed_pose.config.loading import parse_config
 from distributed_pose.config.schema import RunConfig
-from distributed_pose.config.selection import select
+from distributed_pose.config.selection import check_one_scale, select
 from distributed_pose.data.sources import ImageSource
 from distributed_pose.devices.kinds import CPU
 from distributed_pose.engine.deployment import local_devices
@@ -25,30 +26,52 @@ from distributed_pose.engine.worker import Worker
 from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.files.local import one_line
 from distributed_pose.files.yaml_values import parse_yaml
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.locations import Location
 from distributed_pose.records.devices import DeviceReady
 from distributed_pose.records.images import ImageRecord
 from distributed_pose.report.map_differences import MapComparison, MapRun, Maps, map_differences
+from distributed_pose.report.run_report import DeviceReport
 from distributed_pose.report.stored_run import StoredRun
 from distributed_pose.run.inputs import RunInputs, read_inputs
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class _Rerun:
-    """A stored run whose configuration, model and data are available on this machine."""
+    """Devices of a stored run, whose configuration, model and data are available on this machine.
+
+    Attributes:
+        run: the stored run.
+        number: number of the run, from 0.
+        devices: devices of one kind with the same backend and precision, which give the same maps.
+        inputs: inputs for one device of the kind.
+    """
 
     run: StoredRun
+    number: int
+    devices: tuple[DeviceReport, ...]
     inputs: RunInputs
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether the devices include the first one of the run."""
+        return self.devices[0] is self.run.report.devices[0]
 
 
 def compare_maps(
     runs: Sequence[StoredRun], count: int, on_progress: Progress
-) -> tuple[MapComparison, ...]:
-    """Returns the maps of runs compared with those of the first run.
+) -> list[list[MapComparison]]:
+    """Returns the maps of runs compared with those of the first device of the first run.
 
-    Each run's model is loaded with the backend and the precision of the run's first device, on a
-    device of the same kind of this machine. All runs get the same images: those that every run has
+    Each run's model is loaded once for each kind, backend and precision of its devices, on a device
+    of the same kind of this machine. Where that is impossible for other devices than the first one
+    of a run, a warning names them. All runs get the same images: those that every run has
     evaluated, evenly spread over the dataset, read from where the first run read them.
+
+    Returns a list for each further run. That of the second run begins with the other devices of the
+    first run.
 
     Args:
         runs: two or more stored runs of one model, profile and input size.
@@ -56,32 +79,32 @@ def compare_maps(
         on_progress: called with the number of inferences in total, and of those done.
 
     Raises:
-        ConfigError: if the runs differ in model, profile or input size, a run executes no model, or
-            the runs have no image in common.
+        ConfigError: if the runs differ in model, profile or input size, a run executes no model or
+            averages several scales, or the runs have no image in common.
         SetupError: if a run's configuration, model or data is not available on this machine, or
             no device computes in the precision of the run.
         ExecutionError: if an image cannot be read, or a device fails.
     """
     _check_alike(runs)
-    reruns = [_open(run) for run in runs]
+    reruns = [one for number, run in enumerate(runs) for one in _open(run, number)]
     images = _spread(_common(reruns), count)
     source, index = reruns[0].inputs.images, reruns[0].inputs.index
     names = [(index.listed_id(image.image_id), image.file_name) for image in images]
+    keypoints = _common_set(reruns)
     total = len(reruns) * len(images)
     done = count_from(1)
-    computed = (
-        _maps(rerun, images, source, lambda: on_progress(total, next(done))) for rerun in reruns
-    )
-    first, first_maps = next(computed)
-    return tuple(
-        MapComparison(
+    computed = _computed(reruns, images, source, lambda: on_progress(total, next(done)))
+    _, first, first_maps = next(computed)
+    found: list[list[MapComparison]] = [[] for _ in runs[1:]]
+    for rerun, second, maps in computed:
+        compared = MapComparison(
             images=len(images),
             first=first,
             second=second,
-            outputs=map_differences(names, first_maps, maps),
+            outputs=map_differences(names, first_maps, maps, keypoints),
         )
-        for second, maps in computed
-    )
+        found[max(0, rerun.number - 1)].append(compared)
+    return found
 
 
 def _check_alike(runs: Sequence[StoredRun]) -> None:
@@ -100,23 +123,50 @@ def _check_alike(runs: Sequence[StoredRun]) -> None:
             )
 
 
-def _open(run: StoredRun) -> _Rerun:
-    """Returns a run with the inputs that its report and its configuration name."""
+def _open(run: StoredRun, number: int) -> list[_Rerun]:
+    """Returns the devices of a run by kind, backend and precision, with their inputs."""
     with _named(run):
         if not run.report.devices:
             raise SetupError("its report names no device")
-        config = _config(run)
-        if not select(config).runs_model:
+    alike: dict[tuple[str, str, str], list[DeviceReport]] = {}
+    for device in run.report.devices:
+        alike.setdefault((device.kind, device.backend, device.precision), []).append(device)
+    return [_Rerun(run, number, (*some,), _inputs(run, some[0])) for some in alike.values()]
+
+
+def _inputs(run: StoredRun, device: DeviceReport) -> RunInputs:
+    """Returns the inputs that the report and the configuration of a run name, for one device."""
+    with _named(run):
+        config = _config(run, device)
+        selection = select(config)
+        check_one_scale(selection, "--maps")
+        if not selection.runs_model:
             raise ConfigError(f"backend {run.report.backend} runs no model", "leave --maps out")
         inputs = read_inputs(config)
         if inputs.model.sha256 != run.report.model.sha256:
             raise SetupError(f"{inputs.model.path} is not the model file of the run any more")
-        return _Rerun(run, inputs)
+        return inputs
 
 
-def _config(run: StoredRun) -> RunConfig:
+def _common_set(reruns: Sequence[_Rerun]) -> KeypointSet:
+    """Returns the keypoint set of all runs.
+
+    Raises:
+        ConfigError: if they have different ones.
+    """
+    first = reruns[0].inputs.selection.keypoints
+    for rerun in reruns[1:]:
+        if rerun.inputs.selection.keypoints != first:
+            raise ConfigError(
+                f"{reruns[0].run.location} and {rerun.run.location} have different keypoint sets",
+                "--maps compares runs of one set",
+            )
+    return first
+
+
+def _config(run: StoredRun, device: DeviceReport) -> RunConfig:
     """Returns the configuration of a run for one device, with the paths of its report."""
-    report, device = run.report, run.report.devices[0]
+    report = run.report
     config = _stored_config(run)
     # A compiled model can have a precision that cannot be requested.
     is_askable = device.precision in entry(device.backend).precisions
@@ -175,14 +225,36 @@ def _spread(images: Sequence[ImageRecord], count: int) -> list[ImageRecord]:
     return [images[number * len(images) // count] for number in range(count)]
 
 
+def _computed(
+    reruns: Sequence[_Rerun],
+    images: Sequence[ImageRecord],
+    source: ImageSource,
+    on_image: Callable[[], object],
+) -> Iterator[tuple[_Rerun, MapRun, list[Maps]]]:
+    """Yields the maps of each run's devices, but for further devices that this machine lacks."""
+    for rerun in reruns:
+        try:
+            described, maps = _maps(rerun, images, source, on_image)
+        except SetupError as error:
+            if rerun.is_needed:
+                raise
+            _LOG.warning("%s is not compared: %s", _listed(rerun.devices), error.message)
+        else:
+            yield rerun, described, maps
+
+
+def _listed(devices: Sequence[DeviceReport]) -> str:
+    return ", ".join(device.name for device in devices)
+
+
 def _maps(
     rerun: _Rerun,
     images: Sequence[ImageRecord],
     source: ImageSource,
     on_image: Callable[[], object],
 ) -> tuple[MapRun, list[Maps]]:
-    """Returns the device that stands for a run, and its maps [M, H, W] of each image."""
-    device = rerun.run.report.devices[0]
+    """Returns the device that stands for those of a run, and its maps [M, H, W] of each image."""
+    device = rerun.devices[0]
     maps = []
     with _named(rerun.run), _worker(rerun.inputs) as (worker, ready):
         if ready.precision != device.precision:
@@ -197,6 +269,7 @@ def _maps(
             on_image()
     described = MapRun(
         folder=str(rerun.run.location),
+        names=tuple(device.name for device in rerun.devices),
         device=ready.description,
         backend=ready.backend,
         precision=ready.precision,

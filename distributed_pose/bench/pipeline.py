@@ -14,7 +14,7 @@ import numpy as np
 from distributed_pose.backends.base import Backend, BackendOptions, InputBatch
 from distributed_pose.backends.registry import open_backend
 from distributed_pose.config.schema import RunConfig
-from distributed_pose.config.selection import Selection, check_computes, select
+from distributed_pose.config.selection import Selection, check_computes, check_one_scale, select
 from distributed_pose.data.shards import image_rows, read_shards
 from distributed_pose.devices.host import cpu_name, num_cpus
 from distributed_pose.devices.kinds import CPU
@@ -83,10 +83,12 @@ def bench_pipeline(config: RunConfig, repeat: int, on_progress: Progress) -> Pip
         on_progress: callback that is called during the whole runs.
 
     Raises:
-        ConfigError: if the batch size is `auto`.
+        ConfigError: if the batch size is `auto`, or other scales than 1 are configured.
         ExecutionError: if an image cannot be read, since a partial run has no valid figures.
     """
-    check_computes(select(config))
+    selection = select(config)
+    check_computes(selection)
+    check_one_scale(selection, "bench pipeline")
     config = config.model_copy(update={"devices": (CPU,)})
     inputs = read_inputs(config)
     images = max(1, round(len(inputs.index.images) * _BARE_SHARE))

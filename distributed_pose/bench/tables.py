@@ -13,6 +13,7 @@ from distributed_pose.bench.host import Cost, HostReport
 from distributed_pose.bench.pipeline import PipelineReport
 from distributed_pose.bench.scale import BUSY, ScaleReport
 from distributed_pose.bench.worst_case import WorstCaseReport
+from distributed_pose.records.images import scales_note
 
 
 def host_table(report: HostReport) -> Table:
@@ -82,20 +83,24 @@ def pipeline_table(report: PipelineReport) -> Table:
 def driver_table(costs: Sequence[DriverCost]) -> Table:
     """Returns a table of the driver's costs by number of devices."""
     table = Table(title="Driver, per image, with stubs in place of actors", box=box.SIMPLE_HEAD)
-    for name in ("devices", "CPU, us", "memory, bytes", "ledger files, bytes", "wall, s", "CPU, s"):
+    names = "devices", "CPU, us", "memory, bytes", "scoring, us", "peak memory, bytes"
+    for name in (*names, "ledger files, bytes", "wall, s", "CPU, s"):
         table.add_column(name, justify="right")
     for cost in costs:
         table.add_row(
             f"{cost.devices}",
             f"{cost.cpu_us_per_image:.1f}",
             f"{cost.memory_bytes_per_image:,.0f}",
+            f"{cost.score_us_per_image:.1f}",
+            f"{cost.peak_bytes_per_image:,.0f}",
             f"{cost.ledger_bytes_per_image:,.0f}",
             f"{cost.wall_s:.1f}",
             f"{cost.cpu_s:.1f}",
         )
     table.caption = (
-        f"{costs[0].images:,} images · batch {costs[0].batch_size} · the last two columns are of "
-        "the whole run; wall includes the stubs · Ray's time per call is not included"
+        f"{costs[0].images:,} images · batch {costs[0].batch_size} · scoring and peak memory "
+        "include detections.json · the last two columns are of the whole run without scoring; "
+        "wall includes the stubs · Ray's time per call is not included"
     )
     return table
 
@@ -148,7 +153,8 @@ def device_bench_table(sweep: DeviceSweep) -> Table:
             f"{row.throughput_images_per_s:.2f}",
         )
     table.caption = (
-        f"{sweep.backend} · {sweep.precision} · profile {sweep.profile} at {sweep.input} · "
+        f"{sweep.backend} · {sweep.precision} · profile {sweep.profile} at {sweep.input}"
+        f"{scales_note(sweep.scales)} · "
         f"* best by the median: batch_size {sweep.best_batch_size} · with copies each way: "
         "latency is the median in ms, throughput in images/s by wall clock"
     )

@@ -12,15 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_pose.devices.host import cpu_name, keep_freed_memory, peak_rss_bytes
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.pose.decode import Decoded, Decoder
 from distributed_pose.pose.reference import find_peaks, full_resolution
-from distributed_pose.pose.skeleton import (
-    EAR_LIMBS,
-    LIMBS,
-    NUM_HEATMAPS,
-    NUM_KEYPOINTS,
-    NUM_PAFS,
-)
 from distributed_pose.records.images import Geometry
 
 Floats = npt.NDArray[np.float32]
@@ -75,23 +69,27 @@ class WorstCaseReport:
 
 @dataclass(frozen=True)
 class _Scene:
+    keypoints: KeypointSet
     name: str
     heatmaps_KHW: Floats
     pafs_PHW: Floats
     geometry: Geometry
 
 
-def bench_worst_case(repeat: int, on_progress: Callable[[int, int], None]) -> WorstCaseReport:
+def bench_worst_case(
+    repeat: int, on_progress: Callable[[int, int], None], keypoints: KeypointSet
+) -> WorstCaseReport:
     """Returns the decoder's times for maps that are made to take it long.
 
     Args:
         repeat: number of measurements of each pair of maps.
         on_progress: called after each pair of maps with the total number and the number done.
+        keypoints: keypoint set of the maps.
     """
     keep_freed_memory()
-    decoder = Decoder(thread_time_ns)
+    decoder = Decoder(keypoints, thread_time_ns)
     decoder.warm_up()
-    scenes = [*_scenes()]
+    scenes = [*_scenes(keypoints)]
     before_bytes = peak_rss_bytes()
     measured = []
     for scene in scenes:
@@ -115,11 +113,12 @@ def _measure(decoder: Decoder, scene: _Scene, repeat: int) -> tuple[Decoded, lis
 
 def _case(scene: _Scene, decoded: Decoded, times_ms: Sequence[float]) -> WorstCase:
     failure = decoded.failures.get(0, "")
-    counts_K = [0] * NUM_KEYPOINTS if failure else _num_candidates(scene)
+    keypoints = scene.keypoints
+    counts_K = [0] * keypoints.num_keypoints if failure else _num_candidates(scene)
     return WorstCase(
         name=scene.name,
         candidates=max(counts_K),
-        pairs=sum(counts_K[a] * counts_K[b] for a, b, *_ in LIMBS),
+        pairs=sum(counts_K[limb.start] * counts_K[limb.end] for limb in keypoints.limbs),
         poses=int(decoded.counts_N[0]),
         median_ms=float(np.median(times_ms)),
         max_ms=max(times_ms),
@@ -129,45 +128,53 @@ def _case(scene: _Scene, decoded: Decoded, times_ms: Sequence[float]) -> WorstCa
 
 def _num_candidates(scene: _Scene) -> list[int]:
     heatmaps_hwK = full_resolution(scene.heatmaps_KHW, scene.geometry)
-    return [len(find_peaks(heatmaps_hwK[:, :, keypoint])) for keypoint in range(NUM_KEYPOINTS)]
+    keypoints = range(scene.keypoints.num_keypoints)
+    return [len(find_peaks(heatmaps_hwK[:, :, keypoint])) for keypoint in keypoints]
 
 
-def _scenes() -> Iterator[_Scene]:
+def _scenes(keypoints: KeypointSet) -> Iterator[_Scene]:
     random = np.random.default_rng(0)
-    shapes = (NUM_HEATMAPS, *_GRID_HW), (NUM_PAFS, *_GRID_HW)
-    yield _Scene("peaks of all keypoints, all pairs limbs", *_facing(random), _SQUARE)
-    yield _Scene("rounded peaks of two keypoints, all pairs limbs", *_two_flats(random), _WIDE)
+
+    def scene(name: str, maps: tuple[Floats, Floats], geometry: Geometry) -> _Scene:
+        return _Scene(keypoints, name, *maps, geometry)
+
+    yield scene("peaks of all keypoints, all pairs limbs", _facing(keypoints, random), _SQUARE)
+    flats = _two_flats(keypoints, random)
+    yield scene("rounded peaks of two keypoints, all pairs limbs", flats, _WIDE)
+    shapes = (keypoints.num_heatmaps, *_GRID_HW), (keypoints.num_pafs, *_GRID_HW)
     flat = np.full(shapes[0], 0.2, np.float32)
-    yield _Scene("flat heatmaps of 0.2", flat, _facing(random)[1], _SQUARE)
+    yield scene("flat heatmaps of 0.2", (flat, _facing(keypoints, random)[1]), _SQUARE)
     noise_KHW, noise_PHW = (random.random(shape, np.float32) for shape in shapes)
-    yield _Scene("noise", noise_KHW, noise_PHW, _SQUARE)
+    yield scene("noise", (noise_KHW, noise_PHW), _SQUARE)
 
 
-def _facing(random: np.random.Generator) -> tuple[Floats, Floats]:
+def _facing(keypoints: KeypointSet, random: np.random.Generator) -> tuple[Floats, Floats]:
     """Returns maps in which each limb leads from one half of the image to the other."""
-    halves = [0] * NUM_KEYPOINTS
-    for a, b, *_ in LIMBS[: EAR_LIMBS[0]]:
-        halves[b] = 1 - halves[a]
-    heatmaps_KHW = random.normal(0, 0.02, (NUM_HEATMAPS, *_GRID_HW)).astype(np.float32)
+    halves = [0] * keypoints.num_keypoints
+    for limb in keypoints.limbs:
+        if not limb.fills:
+            halves[limb.end] = 1 - halves[limb.start]
+    shape = keypoints.num_heatmaps, *_GRID_HW
+    heatmaps_KHW = random.normal(0, 0.02, shape).astype(np.float32)
     for keypoint, half in enumerate(halves):
         peaks_HW = heatmaps_KHW[keypoint, 1:-5:2, _HALVES[half]][:, ::2]
         peaks_HW += 5 * (random.random(peaks_HW.shape, np.float32) + 1)
-    pafs_PHW = random.normal(0, 50, (NUM_PAFS, *_GRID_HW)).astype(np.float32)
-    for a, b, channel_x, _ in LIMBS:
-        pafs_PHW[channel_x] += 100 * (halves[b] - halves[a])
+    pafs_PHW = random.normal(0, 50, (keypoints.num_pafs, *_GRID_HW)).astype(np.float32)
+    for limb in keypoints.limbs:
+        pafs_PHW[limb.paf_x] += 100 * (halves[limb.end] - halves[limb.start])
     return heatmaps_KHW, pafs_PHW
 
 
-def _two_flats(random: np.random.Generator) -> tuple[Floats, Floats]:
+def _two_flats(keypoints: KeypointSet, random: np.random.Generator) -> tuple[Floats, Floats]:
     """Returns maps in which rounding makes hundreds of peaks of two keypoints, and no others.
 
     The other heatmaps are so high everywhere that all their pixels are computed.
     """
-    a, b, channel_x, _ = LIMBS[0]
-    heatmaps_KHW = np.full((NUM_HEATMAPS, *_GRID_HW), 0.095, np.float32)
+    a, b, channel_x, *_ = keypoints.limbs[0]
+    heatmaps_KHW = np.full((keypoints.num_heatmaps, *_GRID_HW), 0.095, np.float32)
     heatmaps_KHW[:, ::2, ::2] = 0.099
     heatmaps_KHW[[a, b]] = 0
     heatmaps_KHW[a, :, :21] = heatmaps_KHW[b, :, -21:] = 0.2
-    pafs_PHW = np.zeros((NUM_PAFS, *_GRID_HW), np.float32)
+    pafs_PHW = np.zeros((keypoints.num_pafs, *_GRID_HW), np.float32)
     pafs_PHW[channel_x] = random.uniform(0.2, 3, _GRID_HW)
     return heatmaps_KHW, pafs_PHW

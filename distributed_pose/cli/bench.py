@@ -6,12 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distributed_pose.cli.options import AsJson, ConfigFile, Overrides, Quiet, Verbose
+from distributed_pose.cli.options import (
+    AsJson,
+    ConfigFile,
+    KeypointsFile,
+    Overrides,
+    Quiet,
+    Verbose,
+)
 from distributed_pose.cli.progress import counts, progress
 from distributed_pose.cli.terminal import Terminal, print_text, start_logging
 from distributed_pose.config.loading import load_config
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.errors import ConfigError
+from distributed_pose.keypoints.reading import coco_body, read_keypoint_set
 
 if TYPE_CHECKING:
     from distributed_pose.bench.driver import DriverCost
@@ -62,6 +70,7 @@ def host(
 def decoder(
     *,
     repeat: Annotated[int, typer.Option(help="Number of measurements of each case.", min=1)] = 5,
+    keypoints: KeypointsFile = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -74,8 +83,9 @@ def decoder(
     from distributed_pose.bench.tables import worst_case_table
     from distributed_pose.bench.worst_case import bench_worst_case
 
+    found = read_keypoint_set(keypoints) if keypoints else coco_body()
     with progress() as on_progress:
-        report = bench_worst_case(repeat, on_progress)
+        report = bench_worst_case(repeat, on_progress, found)
     if as_json:
         print_text(json.dumps(asdict(report), indent=2) + "\n")
     else:

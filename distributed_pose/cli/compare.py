@@ -114,4 +114,4 @@ def _with_maps(
 
     with progress() as on_progress:
         found = compare_maps(runs, count, on_progress)
-    return [replace(one, maps=maps) for one, maps in zip(comparisons, found, strict=True)]
+    return [replace(one, maps=(*maps,)) for one, maps in zip(comparisons, found, strict=True)]

@@ -18,10 +18,11 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from distributed_pose.cli.options import ConfigFile, Overrides, Quiet, Verbose
+from distributed_pose.cli.options import ConfigFile, KeypointsFile, Overrides, Quiet, Verbose
 from distributed_pose.cli.progress import progress
 from distributed_pose.cli.terminal import Terminal, print_line, start_logging
 from distributed_pose.config.loading import load_config
+from distributed_pose.keypoints.reading import coco_body, read_keypoint_set
 from distributed_pose.locations import HIDDEN, Location
 
 fetch = typer.Typer(
@@ -60,15 +61,19 @@ def demo_data(
     seed: Annotated[
         int, typer.Option(help="Random seed that determines the images.", min=0, max=2**63 - 1)
     ] = 0,
+    keypoints: KeypointsFile = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
     """Render a COCO keypoint dataset of any size; equal seeds give equal datasets."""
     start_logging(verbose=verbose, quiet=quiet)
+    found = read_keypoint_set(keypoints) if keypoints else coco_body()
     demo = importlib.import_module("distributed_pose.demo.dataset")
     with progress() as on_progress:
         on_progress(images, 0)
-        written = demo.write_dataset(folder, images, seed, lambda done: on_progress(images, done))
+        written = demo.write_dataset(
+            folder, images, seed, lambda done: on_progress(images, done), found
+        )
     _print_options({"data.images": written.images, "data.annotations": written.annotations})
 
 

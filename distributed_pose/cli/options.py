@@ -13,6 +13,12 @@ ConfigFile = Annotated[
         help="YAML file of configuration keys; keys that it leaves out have their defaults.",
     ),
 ]
+KeypointsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--keypoints", metavar="FILE", help="YAML file of a keypoint set; none is the body of COCO."
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(

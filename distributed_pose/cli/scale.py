@@ -26,6 +26,7 @@ from distributed_pose.packages import require
 
 if TYPE_CHECKING:
     from distributed_pose.bench.capacity import DeviceGroup, HostCosts
+    from distributed_pose.records.images import InputSize
 
 
 _MAX_COUNT = 99999
@@ -91,6 +92,15 @@ _Costs = Annotated[
 ]
 _Save = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write the host costs to this file.")
+]
+_Input = Annotated[
+    str | None,
+    typer.Option(
+        "--input",
+        metavar="HxW",
+        help="Size of the network input in pixels, such as 256x456; sets input. Published rates "
+        "are scaled by the number of pixels, which is an estimate.",
+    ),
 ]
 _Check = Annotated[
     bool, typer.Option("--check", help="Also run the plan with simulated devices on this machine.")
@@ -162,6 +172,7 @@ def plan(  # noqa: PLR0913 - one argument per option
     costs: _Costs = None,
     save: _Save = None,
     check: _Check = False,
+    input_size: _Input = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     verbose: Verbose = False,
@@ -169,18 +180,20 @@ def plan(  # noqa: PLR0913 - one argument per option
 ) -> None:
     """Predict the throughput of devices together, the hosts they need, and the bottleneck."""
     start_logging(verbose=verbose, quiet=quiet)
-    settings = load_config(config, overrides or ())
-    from distributed_pose.bench.capacity import capacity, total_rate
-    from distributed_pose.bench.host_costs import measure_host_costs, measure_rate
+    sized = [f"input={json.dumps(input_size)}"] if input_size is not None else []
+    settings = load_config(config, [*(overrides or ()), *sized])
+    from distributed_pose.bench.capacity import capacity, rate_note, total_rate
+    from distributed_pose.bench.host_costs import measure_host_costs, measure_rate, typical_input
     from distributed_pose.bench.tables import capacity_table, check_text
     from distributed_pose.devices.host import num_cpus
     from distributed_pose.engine.flow import flow_at
 
-    groups = _groups(devices)
+    size = typical_input(settings)
+    groups = _groups(devices, size)
     cores_per_host = cores or num_cpus()
     flow = flow_at(settings, total_rate(groups), hosts * cores_per_host, can_read=True)
     if costs:
-        host_costs = _read_costs(costs)
+        host_costs = _read_costs(costs, size)
     else:
         with progress() as on_progress:
             host_costs = measure_host_costs(settings, groups, flow, on_progress)
@@ -190,12 +203,14 @@ def plan(  # noqa: PLR0913 - one argument per option
     planned = capacity(host_costs, groups, images, flow, hosts=hosts, cores=cores_per_host)
     console = Terminal()
     console.print(capacity_table(planned, host_costs))
+    if note := rate_note(groups, size):
+        console.print(note)
     if check:
         rate, busy = measure_rate(settings, groups, planned.images_per_s)
         console.print(check_text(planned, rate, busy))
 
 
-def _groups(text: str) -> "list[DeviceGroup]":
+def _groups(text: str, size: "InputSize") -> "list[DeviceGroup]":
     from distributed_pose.bench.capacity import DeviceGroup, published_rate
 
     if len(text) > _MAX_GROUPS:
@@ -208,18 +223,23 @@ def _groups(text: str) -> "list[DeviceGroup]":
                 f"--devices {text}: expected NAME=COUNT or RATE=COUNT",
                 "such as ascend310p3=8 or 300=4",
             )
-        groups.append(
-            DeviceGroup(name=match[1], count=int(match[2]), images_per_s=published_rate(match[1]))
-        )
+        rate = published_rate(match[1], size)
+        groups.append(DeviceGroup(name=match[1], count=int(match[2]), images_per_s=rate))
     return groups
 
 
-def _read_costs(path: Path) -> "HostCosts":
+def _read_costs(path: Path, size: "InputSize") -> "HostCosts":
     from distributed_pose.bench.capacity import HostCosts
 
     try:
-        return read_record(HostCosts, read_regular(path, MAX_CARD_BYTES))
+        costs = read_record(HostCosts, read_regular(path, MAX_CARD_BYTES))
     except (OSError, ValueError) as error:
         raise SetupError(
             f"cannot read costs from {path}: {one_line(error)}", "write the file with --save"
         ) from None
+    if costs.input not in {"", str(size)}:
+        raise SetupError(
+            f"{path} has the costs of inputs of {costs.input}, and the plan is for {size}",
+            "measure them again, with --save",
+        )
+    return costs

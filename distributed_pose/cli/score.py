@@ -1,6 +1,7 @@
 """The `score` command: AP of any COCO keypoint results."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -43,18 +44,29 @@ def score(
             help="Id or name of the person's category in the annotations, if several fit."
         ),
     ] = None,
+    keypoints: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SET.yaml",
+            help="Keypoint set of the annotations, whose sigmas are used; the body of COCO if left "
+            "out.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compute COCO keypoint AP of a file of detections, exactly as a run computes its own."""
     from distributed_pose.data.coco import load_index
     from distributed_pose.data.results_file import read_results
+    from distributed_pose.keypoints.reading import read_keypoint_set
     from distributed_pose.metrics.coco_ap import coco_ap
 
-    index = load_index(annotations, limit, category)
+    chosen = read_keypoint_set(keypoints) if keypoints else None
+    index = load_index(annotations, limit, category, keypoints=chosen)
     if not index.is_labelled:
         raise SetupError(f"{annotations} has no annotations, so that nothing can be scored")
     found, notes = read_results(detections, index)
-    figures = coco_ap(index.ground_truth, found, [image.image_id for image in index.images])
+    image_ids = [image.image_id for image in index.images]
+    figures = coco_ap(index.ground_truth, found, image_ids, index.keypoints.sigmas)
     notes = (*index.notes, *notes)
     if as_json:
         sizes = {"num_images": len(index.images), "num_detections": len(found)}

@@ -23,6 +23,7 @@ from distributed_pose.engine.worker import Worker
 from distributed_pose.engine.worker_report import WorkerReport
 from distributed_pose.errors import SetupError
 from distributed_pose.files.package_identity import PackageIdentity, package_identity
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.model.artifacts import ModelSource
 from distributed_pose.model.compile import compile_model
 from distributed_pose.records.devices import DevicePlan, DeviceReady, SimulatedHost, WorkerSpec
@@ -130,9 +131,9 @@ class _WorkerActor(ActorProcess):
 class _ReducerActor(ActorProcess):
     """A reducer in an actor's process."""
 
-    def __init__(self, host: SimulatedHost | None = None) -> None:
+    def __init__(self, host: SimulatedHost | None, keypoints: KeypointSet) -> None:
         super().__init__()
-        self._reducer = Reducer(host_stages(host))
+        self._reducer = Reducer(host_stages(host, keypoints))
 
     def start(self) -> ReducerReady:
         self._reducer.warm_up()
@@ -174,15 +175,16 @@ def create_worker(plan: DevicePlan, backends: Sequence[str], soc: str) -> tuple[
     return handle, handle.place.remote(tuple(backends), soc)
 
 
-def create_reducer(host: SimulatedHost | None = None) -> tuple[Any, Any]:
+def create_reducer(host: SimulatedHost | None, keypoints: KeypointSet) -> tuple[Any, Any]:
     """Starts a reducer on any node; it reserves no CPU and uses what the workers leave idle.
 
     Returns the actor's handle, and a reference to a `ReducerReady`.
 
     Args:
         host: simulated cores that group the maps; None where real cores do.
+        keypoints: keypoints and limbs of the network, and keypoints of the dataset.
     """
     # Reducers are spread over the nodes, because they take the processors that are idle there.
     options = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
-    handle: Any = remote(**options)(_ReducerActor).remote(host)
+    handle: Any = remote(**options)(_ReducerActor).remote(host, keypoints)
     return handle, handle.start.remote()

@@ -5,12 +5,13 @@ is imported.
 """
 
 import os
+import socket
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from distributed_pose.errors import SetupError
+from distributed_pose.errors import SetupError, first_line
 from distributed_pose.packages import require
 
 _ADDRESS = "RAY_ADDRESS"
@@ -120,10 +121,11 @@ def check_answers(address: ClusterAddress) -> None:
         SetupError: if nothing answers, if the answer is not a Ray head's, or if the token is
             missing or wrong.
     """
+    # Ray's file outlives its cluster, and users of a local Ray need no grpc.
+    _check_listens(address)
     # A cluster with TLS refuses calls without a certificate, and this check sends none.
     if os.environ.get("RAY_USE_TLS", "0") not in {"0", ""}:
         return
-    # Naming the address lets users recognise one that an ended cluster has left behind.
     require("grpc", extra="cluster", purpose=f"joining the Ray cluster {address}")
     token = _token()
     status, details = _call(address.target, token)
@@ -138,6 +140,22 @@ def check_answers(address: ClusterAddress) -> None:
         raise _unreachable(address, details)
     if token and _AUTH_MODE not in os.environ:
         _send_token(address)
+
+
+def _check_listens(address: ClusterAddress) -> None:
+    """Checks that a server listens at an address.
+
+    Raises:
+        SetupError: if none does.
+    """
+    host, _, port = address.target.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _TIMEOUT_S).close()
+    except TimeoutError:
+        raise _silent(address) from None
+    except (OSError, ValueError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise _silent(address, reason) from None
 
 
 def head_answers(target: str) -> bool:
@@ -193,7 +211,11 @@ def _unreachable(address: ClusterAddress, details: str) -> SetupError:
             f"the server at {address} is not the head of a Ray cluster, but perhaps its dashboard",
             "name the head's own port, which is 6379 unless it was chosen",
         )
-    reason = details.rpartition("last error: ")[2] or f"no answer within {_TIMEOUT_S:.0f} s"
+    return _silent(address, details.rpartition("last error: ")[2])
+
+
+def _silent(address: ClusterAddress, reason: str = "") -> SetupError:
+    reason = reason or f"no answer within {_TIMEOUT_S:.0f} s"
     return SetupError(f"no Ray cluster answers at {address}: {reason}", address.remedy)
 
 

@@ -8,7 +8,8 @@ import numpy as np
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.data.shards import Shard
 from distributed_pose.errors import SetupError
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
+from distributed_pose.keypoints.reading import coco_body
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.records.images import STRIDE
 from distributed_pose.records.models import FLOATS
 from distributed_pose.vision.profiles import PROFILES
@@ -40,6 +41,7 @@ class InFlightBudget:
         shard_size: largest number of images that are sent at once.
         inputs_in_store: whether any worker gets network inputs from other processes, which pass
             them through the object store.
+        keypoints: keypoint set of the maps; None is the body of COCO.
 
     Raises:
         SetupError: if not even one batch fits.
@@ -52,15 +54,19 @@ class InFlightBudget:
         shard_size: int = 1,
         *,
         inputs_in_store: bool = False,
+        keypoints: KeypointSet | None = None,
     ) -> None:
-        self._profile = PROFILES[config.profile].sized(config.input_size)
+        found = keypoints or coco_body()
+        self._channels = found.num_heatmaps + found.num_pafs
+        profile = PROFILES[config.profile].sized(config.input_size)
+        self._profiles = profile.at_scales(config.scales)
         self._inputs_in_store = inputs_in_store
         self._gathers_maps = config.gather == "maps"
         self._itemsize = np.dtype(FLOATS[config.maps_dtype]).itemsize
         self._room = int(room_bytes * _SHARE) if room_bytes else 0
         self._reserved = self._used = self.peak_bytes = self.total_bytes = 0
-        height, width = self._profile.nominal_input
-        needed = shard_size * self._maps_bytes(height, width)
+        nominal = [profile.nominal_input for profile in self._profiles]
+        needed = shard_size * sum(self._maps_bytes(*size) for size in nominal)
         if self._room and needed > self._room:
             raise SetupError(
                 f"the maps of a batch take {needed / 1e6:.0f} MB, and an object store has "
@@ -102,16 +108,17 @@ class InFlightBudget:
         columns = (shard.images.column(name).to_pylist() for name in ("height", "width"))
         sizes = Counter(zip(*columns, strict=True))
         return shard.image_bytes + sum(
-            number * self._bytes_per_image(self._profile.input_shape(*size))
+            number * self._bytes_per_input(profile.input_shape(*size))
             for size, number in sizes.items()
+            for profile in self._profiles
         )
 
-    def _bytes_per_image(self, input_shape: tuple[int, int, int]) -> int:
-        """Returns the bytes that the network input and the maps of an image add to the store."""
+    def _bytes_per_input(self, input_shape: tuple[int, int, int]) -> int:
+        """Returns the bytes that a network input and its maps add to the store."""
         channels, height, width = input_shape
-        itemsize = np.dtype(self._profile.input_dtype).itemsize * self._inputs_in_store
+        itemsize = np.dtype(self._profiles[0].input_dtype).itemsize * self._inputs_in_store
         return channels * height * width * itemsize + self._maps_bytes(height, width)
 
     def _maps_bytes(self, height: int, width: int) -> int:
-        cells = (height // STRIDE) * (width // STRIDE)
-        return cells * (NUM_HEATMAPS + NUM_PAFS) * self._itemsize * self._gathers_maps
+        cells = -(-height // STRIDE) * -(-width // STRIDE)
+        return cells * self._channels * self._itemsize * self._gathers_maps

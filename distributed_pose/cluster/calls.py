@@ -12,6 +12,7 @@ from distributed_pose.cluster.answers import CallFailure, fetch
 from distributed_pose.cluster.backpressure import Reservation
 from distributed_pose.data.shards import pack_images
 from distributed_pose.engine.health import Health
+from distributed_pose.engine.readings import ReadingsByProcess
 from distributed_pose.engine.reducer import Reduction
 from distributed_pose.engine.results import check_reduction, check_report
 from distributed_pose.engine.task_queue import Task
@@ -44,6 +45,7 @@ class Actor:
         held: handles of processes that Ray gave other devices, kept until this actor has its own.
         ready: latest description of the device by a process that became ready; None before.
         calls: calls in flight.
+        readings: readings of the worker's device and machine by all of its processes.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Actor:
     held: list[Any] = field(default_factory=list)
     ready: DeviceReady | None = None
     calls: list["Call"] = field(default_factory=list)
+    readings: ReadingsByProcess = field(default_factory=ReadingsByProcess)
     _since: float = 0.0
     _launch_s: float = 0.0
     _start_s: float | None = None
@@ -120,6 +123,7 @@ class Actor:
         if self.handle is not None:
             ray.kill(self.handle)
         self.handle = self.starting = self.place = None
+        self.readings.end_process()
         self._release()
 
     def _release(self) -> None:

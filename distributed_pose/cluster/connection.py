@@ -44,6 +44,23 @@ _OTHER_VERSION = "run it in an environment that has the cluster's versions of Ra
 # Shards and maps in flight are tens of megabytes, so Ray's default of 30 % of memory is too much.
 _LOCAL_OBJECT_STORE_BYTES = 512 * 2**20
 
+_SETTINGS = {
+    # Ray announces a changed default on stderr unless the variable is set. With 0, actors without
+    # a GPU keep their environment.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Ray prints a traceback for each call whose failure is never fetched, as when a run ends.
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
+}
+
+_LOCAL_SETTINGS = {
+    # A raylet connects to its object store before the store listens, and by default tries again
+    # after a second. These two values wait for the same ten seconds in total.
+    "RAY_raylet_client_connect_timeout_milliseconds": "20",
+    "RAY_raylet_client_num_connect_attempts": "500",
+    # By default Ray sends statistics of a cluster to its makers once an hour.
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
 
 def connect(guard: Guard) -> Callable[[], None]:
     """Joins the cluster that Ray's conventions name, or starts a local one.
@@ -64,11 +81,7 @@ def connect(guard: Guard) -> Callable[[], None]:
         "log_to_driver": not quiet,
         "logging_level": logging.ERROR if quiet else logging.INFO,
     }
-    # Ray announces a changed default on stderr unless the variable is set. With 0, actors without
-    # a GPU keep their environment.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Ray prints a traceback for each call whose failure is never fetched, as when a run ends.
-    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    _set_unless_set(_SETTINGS)
     address = cluster_address()
     # The workers of a run import modules from the driver's working directory first.
     with _working_in(Path(package_identity().path).parent), _ended_if_blocked():
@@ -76,6 +89,12 @@ def connect(guard: Guard) -> Callable[[], None]:
             guard.call_within(_CONNECT_TIMEOUT_S, _join, address, common)
             return ray.shutdown
         return partial(_end, guard.call_within(_CONNECT_TIMEOUT_S, _start, common))
+
+
+def _set_unless_set(variables: Mapping[str, str]) -> None:
+    """Sets environment variables of this process and Ray's, but for those that the user has set."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
 
 
 @contextmanager
@@ -224,8 +243,9 @@ def _start(common: Mapping[str, Any]) -> Path:
     Raises:
         SetupError: if Ray cannot be started.
     """
+    _set_unless_set(_LOCAL_SETTINGS)
     if not _can_keep_a_token():
-        os.environ.setdefault("RAY_AUTH_TOKEN", token_hex(32))
+        _set_unless_set({"RAY_AUTH_TOKEN": token_hex(32)})
     # Exit functions run in reverse order. This one is registered before Ray registers its own, so
     # that Ray ends its processes first.
     atexit.register(remove_own_sessions)

@@ -113,6 +113,7 @@ class RayEngine:
             room_bytes,
             max(self._shard_sizes.values()),
             inputs_in_store=any(device.feeder_processes for device in ready),
+            keypoints=selection.keypoints,
         )
         self.guard.call(self._fleet.direct, self._flow)
         return ready
@@ -181,9 +182,12 @@ class RayEngine:
         )
 
     def _readings(self) -> dict[str, WorkerReadings]:
-        found = ask(self._fleet.workers, "readings", _QUESTION_TIMEOUT_S)
-        # A process that was started again may not have its worker yet.
-        return {name: one for name, one in found.items() if one}
+        workers = self._fleet.workers
+        found = ask(workers, "readings", _QUESTION_TIMEOUT_S)
+        for worker in workers:
+            # A process that was started again may not have its worker yet.
+            worker.readings.update(found.get(worker.name))
+        return {one.name: total for one in workers if (total := one.readings.total)}
 
     def _memory(self) -> Memory:
         peaks = ask(self._fleet.actors, "peak_rss_bytes", _QUESTION_TIMEOUT_S)

@@ -188,6 +188,8 @@ class ActorPool:
 
     def _launch(self, selection: Selection) -> None:
         self.workers = [self._new_worker(plan, selection) for plan in self.devices(selection)]
+        host = self._config.simulated.host.simulation
+        self._create_reducer = partial(create_reducer, host, selection.keypoints)
         if self._config.gather != "poses":
             fixed = self._config.reducers
             self._add_reducers(1 if fixed == "auto" else fixed)
@@ -196,10 +198,10 @@ class ActorPool:
             actor.launch()
 
     def _add_reducers(self, number: int) -> None:
-        create = partial(create_reducer, self._config.simulated.host.simulation)
         for index in range(len(self.reducers), number):
             name = f"reducer:{index}"
-            self.reducers.append(Actor(name, create, Health(self._config.deadline_s)))
+            health = Health(self._config.deadline_s)
+            self.reducers.append(Actor(name, self._create_reducer, health))
 
     def _new_worker(self, plan: DevicePlan, selection: Selection) -> Actor:
         backends = selection.kinds[plan.kind].candidates

@@ -132,12 +132,17 @@ class DispatchLoop:
         call.actor.health.success(now - call.since)
         self._progress_at = now
         if call.maps is not None and call.report is None:
+            call.actor.readings.update(answer.readings)
             call.inferred, call.report = (call.since, now), answer
             self._budget.add(call.load, answer.maps_bytes)
             self._waiting.append(call)
             return
         self._budget.release(call.load)
-        reduction, report = (answer, call.report) if call.report else answer
+        if call.report:
+            reduction, report = answer, call.report
+        else:
+            reduction, report = answer
+            call.actor.readings.update(report.readings)
         times = call.times(now, report.batches)
         report = with_failures(call.task.shard, report, reduction)
         settled = settle(self._queue, call.task, call.device, report, self._health)

@@ -25,6 +25,7 @@ from distributed_pose.config.values import (
     InputSizeText,
     MountedPath,
     Reducers,
+    Scales,
     as_list,
 )
 from distributed_pose.devices.kinds import CPU, CUDA, KINDS, NPU
@@ -59,7 +60,7 @@ class DataConfig(_Section):
 
     category: CategoryId = None
     """Id or name of the person category in the annotation file. Needed only where several
-    categories have COCO's 17 keypoints, or where none names its keypoints."""
+    categories have the keypoints of the set, or where none names its keypoints."""
 
     limit: Count | None = None
     """Number of images to evaluate, those with the smallest ids. The report says that the run was
@@ -175,8 +176,8 @@ class SimulatedConfig(_Section):
     """Simulated devices, which answer from the ground truth in the time of a published card."""
 
     rate: Annotated[float, Field(strict=True, gt=0, le=1e6)] | None = None
-    """Images per second of a simulated device at any batch size; by default those of the published
-    card that `backend` names."""
+    """Images per second of a simulated device at any batch and input size; by default those of the
+    published card that `backend` names, scaled by the number of input pixels."""
 
     overhead_ms: Annotated[float, Field(strict=True, ge=0, le=6e4)] = 0.0
     """Milliseconds that a simulated device takes per batch in addition to its rate."""
@@ -236,6 +237,11 @@ class RunConfig(_RegisteredKinds):
     """Size of the network input as HEIGHTxWIDTH in pixels, such as `256x456`, both multiples of 8.
     With `upstream` the height is exact and the width is the least one. `auto` is the size that the
     model fixes, otherwise that of the profile."""
+
+    scales: Scales = (1.0,)
+    """Factors by which each image is larger than its input asks for. The maps of all scales are
+    averaged at the size of the image before people are found, as the reference implementation's
+    multi-scale mode does with `[0.5, 1, 1.5, 2]`. Only `upstream` takes other scales than 1."""
 
     keypoints: MountedPath | None = None
     """YAML file of the keypoints and limbs of the network and the keypoints of the dataset; none is

@@ -16,6 +16,8 @@ from distributed_pose.records.images import InputSize
 # Source of a run's maps: the user's model, recorded maps, or the ground truth.
 Source = Literal["model", "recording", "truth"]
 
+_ONE_SCALE = (1.0,)
+
 # Batch sizes that a sweep measures.
 _SWEPT = (1, 2, 4, 8, 16, 32)
 
@@ -52,6 +54,7 @@ class Selection:
         soc: name of the Ascend chip to compile for; empty for the one that a node reports.
         profile: name of the preprocessing profile.
         input_size: size of the network inputs; None for `auto`, until the model is read.
+        scales: scale factors whose maps are averaged.
         keypoints: keypoints and limbs of the network, and keypoints of the dataset.
         gather: `maps` or `poses`, which the workers return; `auto` until the devices are ready.
         maps_dtype: `f32` or `f16`, type of the maps before they are grouped.
@@ -71,6 +74,7 @@ class Selection:
     soc: str
     profile: str
     input_size: InputSize | None
+    scales: tuple[float, ...]
     keypoints: KeypointSet
     gather: str
     maps_dtype: str
@@ -100,7 +104,8 @@ def select(config: RunConfig) -> Selection:
     Raises:
         ConfigError: if a backend does not run on the requested devices or lacks the precision, or
             if some backends run the model while others answer from annotations or recorded maps,
-            or if the file of the keypoint set cannot be used.
+            or if the file of the keypoint set cannot be used, or if something that is configured
+            works at one scale only.
     """
     used = [*_used_kinds(config)]
     for kind in used:
@@ -108,6 +113,7 @@ def select(config: RunConfig) -> Selection:
         resolve_backend(settings.backend, kind, settings.precision)
     kinds = {kind: _kind_selection(config, kind) for kind in KINDS}
     _check_host(config, [kinds[kind].backend for kind in used])
+    _check_scales(config, [kinds[kind].backend for kind in used])
     return Selection(
         source=_source([kinds[kind].backend for kind in used]),
         kinds=kinds,
@@ -118,8 +124,10 @@ def select(config: RunConfig) -> Selection:
         soc=config.npu.soc or "",
         profile=config.profile,
         input_size=config.input_size,
+        scales=config.scales,
         keypoints=read_keypoint_set(config.keypoints) if config.keypoints else coco_body(),
-        gather=config.gather,
+        # The maps of all scales of an image are grouped together, where they are.
+        gather="poses" if len(config.scales) > 1 else config.gather,
         maps_dtype=config.maps_dtype,
         damaged=config.data.damaged,
         # The path is absolute, because workers have other working directories.
@@ -138,6 +146,18 @@ def check_computes(selection: Selection) -> None:
     if selection.source == "recording":
         raise ConfigError(
             "backend recorded runs no model, and there is nothing to measure", "set backend"
+        )
+
+
+def check_one_scale(selection: Selection, command: str) -> None:
+    """Checks that a run has one scale, for a command that measures the maps of one.
+
+    Raises:
+        ConfigError: if it is.
+    """
+    if selection.scales != _ONE_SCALE:
+        raise ConfigError(
+            f"scales: {command} measures the maps of scale 1 alone", "leave scales out"
         )
 
 
@@ -200,6 +220,38 @@ def _check_host(config: RunConfig, backends: list[str]) -> None:
             f"simulated.host: backend {', '.join(others)} needs the pixels of the images, which "
             "simulated cores do not make",
             "set backend=simulated, or leave simulated.host.cores out",
+        )
+
+
+def _check_scales(config: RunConfig, backends: list[str]) -> None:
+    """Checks that all that is configured works at the configured scales.
+
+    Raises:
+        ConfigError: if it does not; says why.
+    """
+    if config.scales == _ONE_SCALE:
+        return
+    names = {name.partition(":")[0] for name in backends}
+    if config.profile != "upstream":
+        raise ConfigError(
+            f"scales: profile {config.profile} has inputs of one size, to which every image is "
+            "scaled",
+            "set profile=upstream, or leave scales out",
+        )
+    if fixed := sorted(names & {"recorded", "simulated"}):
+        raise ConfigError(
+            f"scales: backend {fixed[0]} has the maps or the rate of one scale",
+            "leave scales out",
+        )
+    if config.dump_maps:
+        raise ConfigError(
+            "scales: a recording of dump_maps has the maps of one scale",
+            "leave scales or dump_maps out",
+        )
+    if len(config.scales) > 1 and config.gather == "maps":
+        raise ConfigError(
+            "scales: only workers can average the maps of several scales",
+            "set gather=poses or gather=auto",
         )
 
 

@@ -55,6 +55,31 @@ def _check_input_size(value: object) -> object:
 InputSizeText = Annotated[str, BeforeValidator(_check_input_size)]
 
 
+# Far below and above the factors that the maps of a network are averaged over.
+_MIN_SCALE, _MAX_SCALE = 0.1, 4.0
+_MAX_SCALES = 8
+
+
+def _check_scales(scales: tuple[float, ...]) -> tuple[float, ...]:
+    if not 1 <= len(scales) <= _MAX_SCALES:
+        raise ValueError(f"needs 1 to {_MAX_SCALES} factors, not {len(scales)}")
+    if len({*scales}) < len(scales):
+        raise ValueError(f"has a factor more than once: {', '.join(map(str, scales))}")
+    return scales
+
+
+def _as_scales(value: object) -> object:
+    return (value,) if isinstance(value, int | float) else value
+
+
+# Scale factors whose maps are averaged, in this order.
+Scales = Annotated[
+    tuple[Annotated[float, Field(strict=True, ge=_MIN_SCALE, le=_MAX_SCALE)], ...],
+    BeforeValidator(_as_scales),
+    AfterValidator(_check_scales),
+]
+
+
 # Threads of a worker, or processes of a run.
 Feeders = Annotated[int | Literal["auto"], BeforeValidator(_check_processes)]
 Reducers = Annotated[int | Literal["auto"], BeforeValidator(_check_processes)]

@@ -1,4 +1,4 @@
-"""Chooses the category of an annotation file that is the person with COCO's 17 keypoints."""
+"""Chooses the category of an annotation file that has the keypoints of a keypoint set."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,8 @@ from distributed_pose.data.entries import (
     Reading,
     shown,
 )
-from distributed_pose.pose.skeleton import COCO_KEYPOINTS, NUM_COCO_KEYPOINTS
+from distributed_pose.keypoints.reading import coco_body
+from distributed_pose.keypoints.sets import KeypointSet
 
 _PERSON = "person"
 
@@ -21,7 +22,6 @@ _MAX_NAMED = 5
 
 # Characters that are ignored when names are compared: "Left Eye" equals "left-eye".
 _SEPARATORS = re.compile(r"[\s_.\-]+")
-_COCO = tuple(_SEPARATORS.sub("", name) for name in COCO_KEYPOINTS)
 
 _CHOOSE = "choose one by id or name with data.category (guide postprocess: --category)"
 
@@ -71,28 +71,48 @@ def read_categories(content: JsonObject, notes: Notes) -> list[Category]:
 
 
 def choose_category(
-    categories: Sequence[Category], wanted: ListedId | None, notes: Notes
+    categories: Sequence[Category],
+    wanted: ListedId | None,
+    notes: Notes,
+    keypoints: KeypointSet,
 ) -> Category:
     """Returns the category whose annotations are scored.
 
-    This is the wanted one; otherwise the one with COCO's keypoints; otherwise, if no category
-    names its keypoints, the only category or the only one with the name person.
+    This is the wanted one; otherwise the one with the keypoints of the set; otherwise, if no
+    category names its keypoints, the only category or the only one with the name person.
 
     Args:
         categories: all categories of the file.
         wanted: id or name of the category; None chooses it by its keypoints.
-        notes: receives a sentence if keypoints without names are taken for COCO's.
+        notes: receives a sentence if keypoints without names are taken for those of the set.
+        keypoints: keypoint set of the run.
 
     Raises:
-        InvalidEntryError: if no category or more than one fits, or its keypoints are not COCO's.
+        InvalidEntryError: if no category or more than one fits, or its keypoints are not those of
+            the set in their order.
     """
-    chosen = _requested(categories, wanted) if wanted is not None else _detected(categories)
-    _check_keypoints(chosen)
+    if wanted is not None:
+        chosen = _requested(categories, wanted)
+    else:
+        chosen = _detected(categories, keypoints)
+    _check_keypoints(chosen, keypoints)
     if not chosen.keypoints:
-        notes.say(
-            f"Category {chosen} does not name its keypoints; they are assumed to be COCO's 17"
-        )
+        names = "COCO's 17" if keypoints == coco_body() else keypoints_of(keypoints)
+        notes.say(f"Category {chosen} does not name its keypoints; they are assumed to be {names}")
     return chosen
+
+
+def owner_of(keypoints: KeypointSet) -> str:
+    """Returns the words by which messages name a keypoint set."""
+    return "COCO's person" if keypoints == coco_body() else f"the keypoint set {keypoints.name}"
+
+
+def keypoints_of(keypoints: KeypointSet) -> str:
+    """Returns the words by which messages name the dataset's keypoints of a set."""
+    if keypoints == coco_body():
+        return "COCO's 17 keypoints"
+    number = keypoints.num_dataset_keypoints
+    return f"the {number} keypoints of the keypoint set {keypoints.name}"
 
 
 def same_id(one: object, other: object) -> bool:
@@ -106,15 +126,15 @@ def _requested(categories: Sequence[Category], wanted: ListedId) -> Category:
     return _only(matches, f"data.category is {shown(wanted)}, and the file has", categories)
 
 
-def _detected(categories: Sequence[Category]) -> Category:
+def _detected(categories: Sequence[Category], keypoints: KeypointSet) -> Category:
     named = [category for category in categories if category.keypoints]
-    if fitting := [category for category in named if _is_coco(category)]:
-        return _only(fitting, "COCO's 17 keypoints belong to", fitting)
+    if fitting := [category for category in named if _fits(category, keypoints)]:
+        return _only(fitting, f"{keypoints_of(keypoints)} belong to", fitting)
     if len(named) == 1:
         return named[0]
     if named:
         raise InvalidEntryError(
-            f"no category has COCO's 17 keypoints; the file has {_listing(named)}", _CHOOSE
+            f"no category has {keypoints_of(keypoints)}; the file has {_listing(named)}", _CHOOSE
         )
     persons = [category for category in categories if category.name.casefold() == _PERSON]
     if not persons and len(categories) == 1:
@@ -135,34 +155,46 @@ def _listing(categories: Sequence[Category]) -> str:
     return f"{plural} {listed}" + (f" and {more} more" if more > 0 else "")
 
 
-def _check_keypoints(category: Category) -> None:
-    """Refuses keypoints that are not COCO's, because AP would compare different keypoints."""
-    if not category.keypoints or _is_coco(category):
+def _check_keypoints(category: Category, keypoints: KeypointSet) -> None:
+    """Refuses keypoints that are not those of the set: AP would compare different keypoints."""
+    if not category.keypoints or _fits(category, keypoints):
         return
-    if len(category.keypoints) != NUM_COCO_KEYPOINTS:
+    owner, number = owner_of(keypoints), keypoints.num_dataset_keypoints
+    if len(category.keypoints) != number:
         raise InvalidEntryError(
-            f"category {category} has {len(category.keypoints)} keypoints, COCO's person has 17"
+            f"category {category} has {len(category.keypoints)} keypoints, {owner} has {number}",
+            "set keypoints (score: --keypoints) to the file of a set with the category's keypoints",
         )
-    spelled = _spelled(category)
-    is_order = sorted(spelled) == sorted(_COCO)
-    what = "COCO's keypoints in another order" if is_order else "other keypoints than COCO's person"
-    differing = [
-        f"{shown(name)} in place of {shown(coco)}"
-        for name, coco, plain, plain_coco in zip(
-            category.keypoints, COCO_KEYPOINTS, spelled, _COCO, strict=True
-        )
-        if plain != plain_coco
-    ]
-    more = f" and {len(differing) - _MAX_NAMED} more" if len(differing) > _MAX_NAMED else ""
+    spelled, names = _spelled(category.keypoints), _spelled(keypoints.dataset_keypoints)
+    is_order = sorted(spelled) == sorted(names)
+    what = (
+        f"the keypoints of {owner} in another order"
+        if is_order
+        else f"other keypoints than {owner}"
+    )
     raise InvalidEntryError(
-        f"category {category} has {what}: {', '.join(differing[:_MAX_NAMED])}{more}",
-        "AP would compare different keypoints; if they are COCO's, use COCO's names in the file",
+        f"category {category} has {what}: {_differences(category, keypoints)}",
+        "AP would compare different keypoints; if they only have other names, use the names of "
+        f"{owner} in the file",
     )
 
 
-def _is_coco(category: Category) -> bool:
-    return _spelled(category) == _COCO
+def _differences(category: Category, keypoints: KeypointSet) -> str:
+    listed, names = category.keypoints, keypoints.dataset_keypoints
+    differing = [
+        f"{shown(one)} in place of {shown(name)}"
+        for one, name, plain, plain_name in zip(
+            listed, names, _spelled(listed), _spelled(names), strict=True
+        )
+        if plain != plain_name
+    ]
+    more = f" and {len(differing) - _MAX_NAMED} more" if len(differing) > _MAX_NAMED else ""
+    return ", ".join(differing[:_MAX_NAMED]) + more
 
 
-def _spelled(category: Category) -> tuple[str, ...]:
-    return tuple(_SEPARATORS.sub("", name).casefold() for name in category.keypoints)
+def _fits(category: Category, keypoints: KeypointSet) -> bool:
+    return _spelled(category.keypoints) == _spelled(keypoints.dataset_keypoints)
+
+
+def _spelled(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(_SEPARATORS.sub("", name).casefold() for name in names)

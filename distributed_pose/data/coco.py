@@ -1,9 +1,9 @@
 """Reads a COCO keypoint annotation file into an index, and makes all checks of its content.
 
 An index is safe to score and to open: the ground truth is normalised so that COCOeval reads it
-correctly, keypoints are COCO's, and file names stay inside the image folder. A file that
-pycocotools can score has the same ten figures here, except where pycocotools is known to be wrong.
-Files whose figures would compare different keypoints are refused.
+correctly, keypoints are those of the keypoint set, and file names stay inside the image folder. A
+file that pycocotools can score has the same ten figures here, except where pycocotools is known to
+be wrong. Files whose figures would compare different keypoints are refused.
 """
 
 import gc
@@ -32,10 +32,11 @@ from distributed_pose.data.image_names import locate_names
 from distributed_pose.data.people import note_ids, read_people
 from distributed_pose.data.sources import ImageSource
 from distributed_pose.errors import SetupError
+from distributed_pose.keypoints.reading import coco_body
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.locations import Location
 from distributed_pose.metrics.coco_ap import PERSON_CATEGORY
 from distributed_pose.metrics.ground_truth import People, people_of
-from distributed_pose.pose.skeleton import COCO_KEYPOINTS
 from distributed_pose.records.images import ImageRecord
 
 # JSON can encode lone surrogates; neither they nor a null byte can be part of a file name.
@@ -63,6 +64,7 @@ class CocoIndex:
         listed_ids: image ids of the file by our image ids, where they differ.
         notes: sentences about content that was ignored, replaced or assumed.
         sha256: SHA-256 of the annotation file.
+        keypoints: keypoint set of the people.
     """
 
     images: tuple[ImageRecord, ...]
@@ -74,6 +76,7 @@ class CocoIndex:
     listed_ids: Mapping[int, ListedId] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     sha256: str = ""
+    keypoints: KeypointSet = field(default_factory=coco_body)
 
     @property
     def is_partial(self) -> bool:
@@ -98,7 +101,11 @@ class CocoIndex:
             ],
             "annotations": [*self.people.rows()],
             "categories": [
-                {"id": PERSON_CATEGORY, "name": "person", "keypoints": list(COCO_KEYPOINTS)}
+                {
+                    "id": PERSON_CATEGORY,
+                    "name": "person",
+                    "keypoints": [*self.keypoints.dataset_keypoints],
+                }
             ],
         }
 
@@ -124,25 +131,28 @@ def load_index(
     limit: int | None = None,
     category: ListedId | None = None,
     source: ImageSource | None = None,
+    keypoints: KeypointSet | None = None,
 ) -> CocoIndex:
     """Returns the index of an annotation file.
 
     Args:
         annotations: path or URI of COCO keypoint annotations in JSON.
         limit: number of images to keep, in ascending order of id; None keeps all.
-        category: id or name of the person's category; None detects it by COCO's keypoints.
+        category: id or name of the person's category; None detects it by its keypoints.
         source: source of the images, by which file names are interpreted; None if no image is
             read.
+        keypoints: keypoint set of the people; None for the body of COCO.
 
     Raises:
         SetupError: if the file cannot be read, is not a COCO keypoint file, or has keypoints other
-            than COCO's; names the entry.
+            than those of the set; names the entry.
     """
     location = Location(annotations)
     try:
         with _without_collector():
             content, sha256 = read_annotation_file(location)
-            return replace(_index(content, limit, category, source), sha256=sha256)
+            index = _index(content, limit, category, source, keypoints or coco_body())
+            return replace(index, sha256=sha256)
     except InvalidEntryError as error:
         hint = error.hint or "data.annotations must be a COCO person-keypoint annotation file"
         raise SetupError(f"{location}: {error}", hint) from None
@@ -200,7 +210,11 @@ def _without_collector() -> Iterator[None]:
 
 
 def _index(
-    content: JsonObject, limit: int | None, wanted: ListedId | None, source: ImageSource | None
+    content: JsonObject,
+    limit: int | None,
+    wanted: ListedId | None,
+    source: ImageSource | None,
+    keypoints: KeypointSet,
 ) -> CocoIndex:
     notes = Notes()
     records = _read_images(objects(content, "images"), notes)
@@ -214,17 +228,20 @@ def _index(
     )
     is_labelled = content.get("annotations") is not None
     has_categories = is_labelled or content.get("categories")
-    category = _category(content, wanted, notes) if has_categories else None
-    people = people_of(_people(content, category, ours, notes) if is_labelled and category else [])
+    category = _category(content, wanted, notes, keypoints) if has_categories else None
+    people: list[dict[str, Any]] = []
+    if is_labelled and category:
+        people = _people(content, category, ours, notes, keypoints)
     return CocoIndex(
         images=images[:limit],
         listed=images,
-        people=people,
+        people=people_of(people),
         num_images_listed=len(images),
         is_labelled=is_labelled,
         category_id=category.id if category else PERSON_CATEGORY,
         listed_ids={our_id: listed for listed, our_id in ours.items() if our_id != listed},
         notes=notes.lines,
+        keypoints=keypoints,
     )
 
 
@@ -262,19 +279,25 @@ def _image(reading: Reading) -> ImageRecord:
     return ImageRecord(0, name, height, width)
 
 
-def _category(content: JsonObject, wanted: ListedId | None, notes: Notes) -> Category:
-    category = choose_category(read_categories(content, notes), wanted, notes)
+def _category(
+    content: JsonObject, wanted: ListedId | None, notes: Notes, keypoints: KeypointSet
+) -> Category:
+    category = choose_category(read_categories(content, notes), wanted, notes, keypoints)
     if category.id != PERSON_CATEGORY:
         notes.say(f"The people are the annotations of category {category}")
     return category
 
 
 def _people(
-    content: JsonObject, category: Category, ours: Mapping[ListedId, int], notes: Notes
+    content: JsonObject,
+    category: Category,
+    ours: Mapping[ListedId, int],
+    notes: Notes,
+    keypoints: KeypointSet,
 ) -> list[dict[str, Any]]:
     entries = objects(content, "annotations")
     note_ids(entries, notes)
-    people = read_people(entries, category, ours, notes)
+    people = read_people(entries, category, ours, notes, keypoints)
     if not any(person["num_keypoints"] and not person["iscrowd"] for person in people):
         notes.say(_NOBODY)
     return people

@@ -1,6 +1,6 @@
 """Collects the detections of a run in compact columns, and gives them back in canonical order.
 
-Array legend: P detections, 51 values of a detection's keypoints.
+Array legend: P detections, V values of a detection's keypoints.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -11,17 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from distributed_pose.data.shards import DETECTIONS
+from distributed_pose.data.shards import DETECTIONS, num_values
+from distributed_pose.errors import ExecutionError
 from distributed_pose.metrics.coco_ap import PERSON_CATEGORY
-from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
-
-_NUM_VALUES = 3 * NUM_COCO_KEYPOINTS
 
 # Batches are joined in groups, because a batch of one shard takes more memory than its values.
 _BATCHES_PER_CHUNK = 256
 
-# Detections that are made into rows at once; they take a few megabytes.
-_ROWS_AT_ONCE = 4096
+# Detections that are made into rows at once; they take a megabyte.
+_ROWS_AT_ONCE = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +29,17 @@ class _Chunk:
     Attributes:
         image_ids_P: ids of the images.
         scores_P: scores.
-        values_P51: keypoints, or twice the keypoints if their type is an integer.
+        values_PV: keypoints, or twice the keypoints if their type is an integer.
     """
 
     image_ids_P: npt.NDArray[np.int64]
     scores_P: npt.NDArray[np.float64]
-    values_P51: npt.NDArray[np.float64] | npt.NDArray[np.int16]
+    values_PV: npt.NDArray[np.float64] | npt.NDArray[np.int16]
 
     def keypoints(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Returns the keypoints of some detections, exactly as they were added."""
-        factor = 0.5 if self.values_P51.dtype == np.int16 else 1.0
-        return np.multiply(self.values_P51[rows], factor, dtype=np.float64)
+        factor = 0.5 if self.values_PV.dtype == np.int16 else 1.0
+        return np.multiply(self.values_PV[rows], factor, dtype=np.float64)
 
 
 class Detections(Collection[dict[str, Any]]):
@@ -57,6 +55,7 @@ class Detections(Collection[dict[str, Any]]):
 
     def __init__(self, chunks: Sequence[_Chunk], only: npt.ArrayLike | None = None) -> None:
         self._chunks = chunks
+        self._num_values = chunks[0].values_PV.shape[1] if chunks else 0
         self._ends = np.cumsum([len(chunk.scores_P) for chunk in chunks], dtype=np.int64)
         self._image_ids = _joined([chunk.image_ids_P for chunk in chunks], np.int64)
         self._scores = _joined([chunk.scores_P for chunk in chunks], np.float64)
@@ -103,7 +102,7 @@ class Detections(Collection[dict[str, Any]]):
 
     def _keypoints(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         numbers = np.searchsorted(self._ends, rows, side="right")
-        keypoints = np.empty((len(rows), _NUM_VALUES))
+        keypoints = np.empty((len(rows), self._num_values))
         for number in np.unique(numbers).tolist():
             chunk, is_here = self._chunks[number], numbers == number
             first = int(self._ends[number]) - len(chunk.scores_P)
@@ -125,7 +124,11 @@ class DetectionsStore:
             self._join()
 
     def in_canonical_order(self) -> Detections:
-        """Returns the detections so far."""
+        """Returns the detections so far.
+
+        Raises:
+            ExecutionError: if they have different numbers of keypoints.
+        """
         self._join()
         return Detections(self._chunks)
 
@@ -135,25 +138,35 @@ class DetectionsStore:
         table = pa.Table.from_batches(batches, DETECTIONS).combine_chunks()
         for batch in table.to_batches():
             ids, scores, keypoints = batch.columns
-            values_P51 = keypoints.flatten().to_numpy().reshape(-1, _NUM_VALUES)
+            values_PV = keypoints.flatten().to_numpy().reshape(-1, self._width(keypoints))
             # Copies, because views would keep the columns of the batch in memory.
             self._chunks.append(
-                _Chunk(ids.to_numpy().copy(), scores.to_numpy().copy(), _narrowed(values_P51))
+                _Chunk(ids.to_numpy().copy(), scores.to_numpy().copy(), _narrowed(values_PV))
             )
+
+    def _width(self, keypoints: pa.ListArray) -> int:
+        try:
+            width = num_values(keypoints)
+        except ValueError as error:
+            raise ExecutionError(str(error)) from None
+        before = self._chunks[0].values_PV.shape[1] if self._chunks else width
+        if width != before:
+            raise ExecutionError(f"some detections have {before} values and others {width}")
+        return width
 
 
 def _narrowed(
-    values_P51: npt.NDArray[np.float64],
+    values_PV: npt.NDArray[np.float64],
 ) -> npt.NDArray[np.float64] | npt.NDArray[np.int16]:
     """Returns twice the values as integers of 16 bits if that is exact, or else a copy."""
     # The decoder's coordinates are centres of pixels.
-    doubled = values_P51 * 2
+    doubled = values_PV * 2
     limits = np.iinfo(np.int16)
     if not ((doubled >= limits.min) & (doubled <= limits.max)).all():
-        return values_P51.copy()
+        return values_PV.copy()
     narrow = doubled.astype(np.int16)
     has_negative_zero = bool((np.signbit(doubled) & (narrow == 0)).any())
-    return values_P51.copy() if has_negative_zero or (narrow != doubled).any() else narrow
+    return values_PV.copy() if has_negative_zero or (narrow != doubled).any() else narrow
 
 
 def _joined(arrays: Sequence[npt.NDArray[Any]], dtype: npt.DTypeLike) -> npt.NDArray[Any]:

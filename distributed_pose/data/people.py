@@ -4,17 +4,18 @@ Source: what COCOeval with iouType "keypoints" reads (pycocotools 2.0.11, `_prep
 `evaluateImg`): `iscrowd`, whether `num_keypoints` is 0, `area`, `keypoints`, and `bbox` of people
 without a labelled keypoint. It never reads `segmentation` or `ignore`.
 
-Array legend: N people, 17 keypoints.
+Array legend: N people, K keypoints.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from distributed_pose.data.categories import Category
+from distributed_pose.data.categories import Category, owner_of
 from distributed_pose.data.entries import (
     TEXT,
     InvalidEntryError,
@@ -24,15 +25,13 @@ from distributed_pose.data.entries import (
     Reading,
     shown,
 )
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.metrics.coco_ap import PERSON_CATEGORY
-from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
 
 # No image is larger, and the square of such a coordinate is finite in float32.
 _MAX_COORDINATE = 2**31
 
-_NUM_VALUES = 3 * NUM_COCO_KEYPOINTS
 _NUMBERS = frozenset({int, float, bool})
-_UNLABELLED = [0] * _NUM_VALUES
 _NO_BOX = [0, 0, 0, 0]
 
 # The number of people that are checked together, in arrays of a few megabytes.
@@ -62,10 +61,17 @@ _ID_ODD = "Annotation ids are replaced by numbers from 1, since some are not int
 
 
 class _Person(NamedTuple):
-    """A person of the file: its position in the list, and the values that COCOeval reads."""
+    """A person of the file.
+
+    Attributes:
+        position: position in the list of annotations.
+        values: values that COCOeval reads.
+        has_keypoints: whether the file has keypoints of the person, labelled or not.
+    """
 
     position: int
     values: dict[str, Any]
+    has_keypoints: bool
 
 
 def read_people(
@@ -73,6 +79,7 @@ def read_people(
     category: Category,
     image_ids: Mapping[ListedId, int],
     notes: Notes,
+    keypoints: KeypointSet,
 ) -> list[dict[str, Any]]:
     """Returns the annotations of people in the form that COCOeval reads, without ids, in order.
 
@@ -81,6 +88,7 @@ def read_people(
         category: category of the person.
         image_ids: our image ids by the image ids of the file.
         notes: receives sentences about content that is ignored, replaced or assumed.
+        keypoints: keypoint set of the people.
 
     Raises:
         InvalidEntryError: if an annotation of a person cannot be scored; names it.
@@ -89,7 +97,7 @@ def read_people(
     is_text = any(isinstance(listed, str) for listed in image_ids)
     selected = _select(entries, category, image_ids, notes, is_text=is_text)
     read = (
-        _read_person(position, image_id, Reading(entries[position], where, notes))
+        _read_person(position, image_id, Reading(entries[position], where, notes), keypoints)
         for position, image_id, where in selected
     )
     while chunk := list(islice(read, _CHUNK)):
@@ -134,7 +142,7 @@ def _select(
             notes.add(_UNLISTED)
 
 
-def _read_person(position: int, image_id: int, reading: Reading) -> _Person:
+def _read_person(position: int, image_id: int, reading: Reading, keypoints: KeypointSet) -> _Person:
     entry, notes = reading.entry, reading.notes
     area = reading.number("area")
     if area < 0:
@@ -145,6 +153,7 @@ def _read_person(position: int, image_id: int, reading: Reading) -> _Person:
         notes.add(_NO_CROWD)
     elif is_crowd != int(is_crowd):
         raise reading.invalid(f"'iscrowd' is {shown(is_crowd)}, not 0 or 1")
+    found = _keypoints(reading, num_keypoints, keypoints)
     if entry.get("ignore"):
         notes.add(_IGNORE)
     values = {
@@ -152,11 +161,11 @@ def _read_person(position: int, image_id: int, reading: Reading) -> _Person:
         "category_id": PERSON_CATEGORY,
         "iscrowd": int(bool(is_crowd)),
         "num_keypoints": num_keypoints,
-        "keypoints": _keypoints(reading, num_keypoints),
+        "keypoints": _unlabelled(keypoints.num_dataset_keypoints) if found is None else found,
         "bbox": _box(entry.get("bbox")),
         "area": area,
     }
-    return _Person(position, values)
+    return _Person(position, values, has_keypoints=found is not None)
 
 
 def _box(values: object) -> list[Any]:
@@ -168,29 +177,42 @@ def _box(values: object) -> list[Any]:
     return box if is_usable else _NO_BOX
 
 
-def _keypoints(reading: Reading, num_keypoints: float | None) -> list[Any]:
-    """Returns 51 numbers: the file's own list if it is valid without changes."""
-    values = reading.entry.get("keypoints")
+@cache
+def _unlabelled(num_keypoints: int) -> list[Any]:
+    """Returns the keypoints of a person without labels, one list for all of them."""
+    return [0] * (3 * num_keypoints)
+
+
+def _keypoints(
+    reading: Reading, num_keypoints: float | None, keypoints: KeypointSet
+) -> list[Any] | None:
+    """Returns three numbers per keypoint: the file's own list if it is valid without changes.
+
+    None if the person has no keypoints.
+    """
+    values, number = reading.entry.get("keypoints"), 3 * keypoints.num_dataset_keypoints
     if values is None and num_keypoints:
         raise reading.invalid(f"'num_keypoints' is {num_keypoints}, but 'keypoints' is missing")
     if not values and (values is None or isinstance(values, list)):
         reading.notes.add(_NO_KEYPOINTS)
-        return _UNLABELLED
+        return None
     if not isinstance(values, list):
-        raise reading.invalid(f"'keypoints' is {shown(values)}, not a list of 51 numbers")
-    if len(values) == NUM_COCO_KEYPOINTS and all(
+        raise reading.invalid(f"'keypoints' is {shown(values)}, not a list of {number} numbers")
+    if 3 * len(values) == number and all(
         isinstance(point, list) and len(point) == 3 for point in values
     ):
         reading.notes.add(_NESTED)
         values = [value for point in values for value in point]
-    if None in values and len(values) == _NUM_VALUES:
+    if None in values and len(values) == number:
         values = _without_nulls(values)
     if not _NUMBERS.issuperset(map(type, values)):
-        raise reading.invalid("'keypoints' is not a list of 51 numbers")
-    if len(values) != _NUM_VALUES:
+        raise reading.invalid(f"'keypoints' is not a list of {number} numbers")
+    if len(values) != number:
         if any(values):
-            raise reading.invalid(f"'keypoints' has {len(values)} numbers, COCO's person has 51")
-        return _UNLABELLED
+            raise reading.invalid(
+                f"'keypoints' has {len(values)} numbers, {owner_of(keypoints)} has {number}"
+            )
+        return None
     return values
 
 
@@ -205,20 +227,20 @@ def _without_nulls(values: Sequence[Any]) -> list[Any]:
 
 def _check_keypoints(people: Sequence[_Person], notes: Notes) -> None:
     """Completes people by their keypoints, and refuses impossible keypoints."""
-    keypoints_N17x3 = _as_array(people)
-    labelled_N17 = keypoints_N17x3[..., 2] > 0
-    usable_N17 = (np.abs(keypoints_N17x3[..., :2]) <= _MAX_COORDINATE).all(axis=2)
-    for index in np.flatnonzero((labelled_N17 & ~usable_N17).any(axis=1)).tolist():
+    keypoints_NxKx3 = _as_array(people)
+    labelled_NK = keypoints_NxKx3[..., 2] > 0
+    usable_NK = (np.abs(keypoints_NxKx3[..., :2]) <= _MAX_COORDINATE).all(axis=2)
+    for index in np.flatnonzero((labelled_NK & ~usable_NK).any(axis=1)).tolist():
         raise _invalid(
             people[index], "'keypoints' has a labelled keypoint at an impossible position"
         )
-    is_known_N17 = np.isin(keypoints_N17x3[..., 2], (0, 1, 2))
-    notes.add(_ODD_VISIBILITY, int((~is_known_N17).any(axis=1).sum()))
-    for index in np.flatnonzero(~(usable_N17 & is_known_N17).all(axis=1)).tolist():
-        clean_17x3 = np.where(labelled_N17[index, :, None], keypoints_N17x3[index], 0)
-        clean_17x3[:, 2] = np.where(is_known_N17[index], clean_17x3[:, 2], 2) * labelled_N17[index]
-        people[index].values["keypoints"] = clean_17x3.ravel().tolist()
-    for person, num_labelled in zip(people, labelled_N17.sum(axis=1).tolist(), strict=True):
+    is_known_NK = np.isin(keypoints_NxKx3[..., 2], (0, 1, 2))
+    notes.add(_ODD_VISIBILITY, int((~is_known_NK).any(axis=1).sum()))
+    for index in np.flatnonzero(~(usable_NK & is_known_NK).all(axis=1)).tolist():
+        clean_Kx3 = np.where(labelled_NK[index, :, None], keypoints_NxKx3[index], 0)
+        clean_Kx3[:, 2] = np.where(is_known_NK[index], clean_Kx3[:, 2], 2) * labelled_NK[index]
+        people[index].values["keypoints"] = clean_Kx3.ravel().tolist()
+    for person, num_labelled in zip(people, labelled_NK.sum(axis=1).tolist(), strict=True):
         _complete(person, num_labelled, notes)
 
 
@@ -226,7 +248,7 @@ def _complete(person: _Person, num_labelled: int, notes: Notes) -> None:
     values = person.values
     if values["num_keypoints"] is None:
         values["num_keypoints"] = num_labelled
-        notes.add(_COUNTED, values["keypoints"] is not _UNLABELLED)
+        notes.add(_COUNTED, person.has_keypoints)
     elif values["num_keypoints"] != num_labelled:
         notes.add(_DISAGREES)
     if not num_labelled and not _is_place(values["bbox"]):
@@ -251,7 +273,7 @@ def _as_array(people: Sequence[_Person]) -> npt.NDArray[np.float64]:
             if any(abs(value) > _MAX_COORDINATE for value in person.values["keypoints"]):
                 raise _invalid(person, "'keypoints' has a number that cannot be a pixel") from None
         raise
-    return array.reshape(-1, NUM_COCO_KEYPOINTS, 3)
+    return array.reshape(len(people), -1, 3)
 
 
 def _invalid(person: _Person, text: str) -> InvalidEntryError:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from distributed_pose.data.categories import same_id
+from distributed_pose.data.categories import owner_of, same_id
 from distributed_pose.data.coco import CocoIndex
 from distributed_pose.data.entries import (
     InvalidEntryError,
@@ -18,11 +18,10 @@ from distributed_pose.data.entries import (
 )
 from distributed_pose.errors import SetupError
 from distributed_pose.files.storage import read_location
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.locations import Location
 from distributed_pose.metrics.coco_ap import coco_results
-from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
 
-_NUM_VALUES = 3 * NUM_COCO_KEYPOINTS
 _NUMBERS = frozenset({int, float})
 
 # No image is larger, and the square of such a coordinate is finite in float32.
@@ -85,26 +84,32 @@ def _rows(entries: Sequence[Any], index: CocoIndex, notes: Notes) -> list[dict[s
             continue
         if image_id not in ids:
             raise reading.invalid(f"image {shown(image_id)} is not in the annotation file")
-        rows.append(_row(reading, ids, image_id))
+        rows.append(_row(reading, ids, image_id, index.keypoints))
     return rows
 
 
-def _row(reading: Reading, ids: Mapping[ListedId, int], image_id: ListedId) -> dict[str, Any]:
+def _row(
+    reading: Reading,
+    ids: Mapping[ListedId, int],
+    image_id: ListedId,
+    keypoints: KeypointSet,
+) -> dict[str, Any]:
     return {
         "image_id": ids[image_id],
         "score": reading.number("score"),
-        "keypoints": _keypoints(reading),
+        "keypoints": _keypoints(reading, keypoints),
     }
 
 
-def _keypoints(reading: Reading) -> list[float]:
-    values = reading.required("keypoints")
+def _keypoints(reading: Reading, keypoints: KeypointSet) -> list[float]:
+    values, number = reading.required("keypoints"), 3 * keypoints.num_dataset_keypoints
     if not isinstance(values, list):
-        raise reading.invalid(f"'keypoints' is {shown(values)}, not a list of 51 numbers")
-    if len(values) != _NUM_VALUES:
-        raise reading.invalid(f"'keypoints' has {len(values)} values, COCO's person has 51")
+        raise reading.invalid(f"'keypoints' is {shown(values)}, not a list of {number} numbers")
+    if len(values) != number:
+        owner = owner_of(keypoints)
+        raise reading.invalid(f"'keypoints' has {len(values)} values, {owner} has {number}")
     if not _NUMBERS.issuperset(map(type, values)):
-        raise reading.invalid("'keypoints' is not a list of 51 numbers")
+        raise reading.invalid(f"'keypoints' is not a list of {number} numbers")
     try:
         is_possible = bool((np.abs(np.array(values, np.float64)) <= _MAX_COORDINATE).all())
     except OverflowError:

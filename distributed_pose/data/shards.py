@@ -23,7 +23,6 @@ from distributed_pose.errors import ExecutionError
 from distributed_pose.files.local import one_line
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.pose.halves import float_to_half
-from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
 from distributed_pose.records.images import Failure, Geometry, ImageRecord
 
 # Images listed by name only; the worker reads the files.
@@ -37,11 +36,13 @@ LISTED = pa.schema(
 )
 IMAGES = LISTED.append(pa.field("encoded", pa.binary()))
 
+# The number of values per detection follows from the keypoint set, and is the same in all batches
+# of a run; see `num_values`.
 DETECTIONS = pa.schema(
     [
         ("image_id", pa.int64()),
         ("score", pa.float64()),
-        ("keypoints", pa.list_(pa.float64(), 3 * NUM_COCO_KEYPOINTS)),
+        ("keypoints", pa.list_(pa.float64())),
     ]
 )
 
@@ -88,12 +89,14 @@ class ImageMaps:
         geometries: position of each image in its network input.
         heatmaps_NKHW: float32 or float16 [N, K, H, W].
         pafs_NPHW: float32 or float16 [N, P, H, W].
+        scales: number of the scale that each image's maps were computed at; empty for one scale.
     """
 
     image_ids: tuple[int, ...]
     geometries: tuple[Geometry, ...]
     heatmaps_NKHW: npt.NDArray[np.floating[Any]]
     pafs_NPHW: npt.NDArray[np.floating[Any]]
+    scales: tuple[int, ...] = ()
 
 
 def read_shards(images: Sequence[ImageRecord], source: ImageSource, size: int) -> Iterator[Shard]:
@@ -213,11 +216,12 @@ def unpack_maps(batch: pa.RecordBatch) -> ImageMaps:
 
 def pack_detections(image_ids_P: npt.NDArray[np.int64], poses: Poses) -> bytes:
     """Returns poses with their images' ids as a serialised record batch, schema `DETECTIONS`."""
-    keypoints = pa.array(poses.keypoints_P51.ravel())
+    number, width = poses.keypoints_PV.shape
+    ends = pa.array(np.arange(number + 1, dtype=np.int32) * np.int32(width))
     columns = [
         pa.array(image_ids_P),
         pa.array(poses.scores_P),
-        pa.FixedSizeListArray.from_arrays(keypoints, 3 * NUM_COCO_KEYPOINTS),
+        pa.ListArray.from_arrays(ends, pa.array(poses.keypoints_PV.ravel())),
     ]
     return bytes(pa.record_batch(columns, schema=DETECTIONS).serialize())
 
@@ -226,6 +230,24 @@ def unpack_detections(serialised: bytes) -> list[dict[str, object]]:
     """Returns detections as rows with the keys of `DETECTIONS`."""
     rows: list[dict[str, object]] = pa.ipc.read_record_batch(serialised, DETECTIONS).to_pylist()
     return rows
+
+
+def num_values(keypoints: pa.ListArray) -> int:
+    """Returns the number of values that each detection of a column has; 0 without detections.
+
+    Args:
+        keypoints: column `keypoints` of the schema `DETECTIONS`.
+
+    Raises:
+        ValueError: if it differs between detections, or is not three per keypoint.
+    """
+    if keypoints.null_count:
+        raise ValueError("a detection has no keypoints")
+    lengths = pc.min_max(pc.list_value_length(keypoints)).as_py()
+    least, most = lengths["min"] or 0, lengths["max"] or 0
+    if least != most or least % 3 or (len(keypoints) and not least):
+        raise ValueError(f"detections have {least} to {most} values, not three per keypoint")
+    return int(most)
 
 
 def detected_images(serialised: bytes) -> set[int]:
@@ -237,7 +259,8 @@ def detected_images(serialised: bytes) -> set[int]:
     try:
         detections = pa.ipc.read_record_batch(serialised, DETECTIONS)
         detections.validate(full=True)
-    except (pa.ArrowException, OSError, TypeError) as error:
+        num_values(detections.column("keypoints"))
+    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ExecutionError(f"returned detections that cannot be read: {reason}") from None
     ids, scores, keypoints = detections.columns

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from distributed_pose.demo.figures import check_joints
 from distributed_pose.demo.scenes import Person, Scene, render_scene
 from distributed_pose.errors import ConfigError, ExecutionError, SetupError
 from distributed_pose.files.local import read_regular, write_atomically
-from distributed_pose.pose.skeleton import COCO_KEYPOINTS
+from distributed_pose.keypoints.reading import coco_body
+from distributed_pose.keypoints.sets import KeypointSet
 
 DEFAULT_NUM_IMAGES = 64
 DEFAULT_SEED = 0
@@ -55,6 +57,7 @@ def write_dataset(
     num_images: int = DEFAULT_NUM_IMAGES,
     seed: int = DEFAULT_SEED,
     progress: Callable[[int], None] | None = None,
+    keypoints: KeypointSet | None = None,
 ) -> DemoDataset:
     """Returns the dataset written to `folder`, as `images/` and `annotations/`.
 
@@ -67,26 +70,30 @@ def write_dataset(
         seed: seed below `FIRST_TRAINING_SEED`, so that no image was seen in training.
         progress: callback that is called after each image with the number of images written so
             far.
+        keypoints: keypoint set of the annotations; None is the body of COCO.
 
     Raises:
-        ConfigError: if the number or the seed is out of range.
+        ConfigError: if the number or the seed is out of range, or rendered people lack a keypoint
+            of the set.
         SetupError: if the folder holds other images or annotations.
         ExecutionError: if a file cannot be written.
     """
     _check(num_images, seed)
+    labelled = keypoints or coco_body()
+    check_joints(labelled)
     dataset = DemoDataset(folder / "images", folder / "annotations" / "person_keypoints.json")
     _make_folder(dataset.images)
     _check_owner(dataset)
     images: list[Json] = []
     annotations: list[Json] = []
     for index in range(num_images):
-        scene = render_scene(seed, index)
+        scene = render_scene(seed, index, labelled)
         images.append(_write_image(dataset.images, index, scene))
         for person in scene.people:
             annotations.append(_annotation(len(annotations) + 1, index + 1, person))
         if progress:
             progress(index + 1)
-    content = json.dumps(_document(seed, images, annotations), separators=(",", ":"))
+    content = json.dumps(_document(seed, images, annotations, labelled), separators=(",", ":"))
     write_atomically(dataset.annotations, content + "\n")
     return dataset
 
@@ -141,13 +148,13 @@ def _write_image(folder: Path, index: int, scene: Scene) -> Json:
 
 
 def _annotation(annotation_id: int, image_id: int, person: Person) -> Json:
-    keypoints = [value for x, y, v in person.keypoints_17x3 for value in _triplet(x, y, v)]
+    keypoints = [value for x, y, v in person.keypoints_Dx3 for value in _triplet(x, y, v)]
     return {
         "id": annotation_id,
         "image_id": image_id,
         "category_id": 1,
         "iscrowd": int(person.crowd),
-        "num_keypoints": int((person.keypoints_17x3[:, 2] > 0).sum()),
+        "num_keypoints": int((person.keypoints_Dx3[:, 2] > 0).sum()),
         "keypoints": keypoints,
         "bbox": list(person_box(person)),
         "area": float(person.mask_HW.sum()),
@@ -180,8 +187,16 @@ def _runs(mask_HW: npt.NDArray[np.bool_]) -> Json:
     return {"size": list(mask_HW.shape), "counts": [0, *counts] if flat[0] else counts}
 
 
-def _document(seed: int, images: list[Json], annotations: list[Json]) -> Json:
-    person = {"id": 1, "name": "person", "supercategory": "person"}
+def _document(
+    seed: int, images: list[Json], annotations: list[Json], keypoints: KeypointSet
+) -> Json:
+    category = {
+        "id": 1,
+        "name": "person",
+        "supercategory": "person",
+        "keypoints": keypoints.dataset_keypoints,
+        "skeleton": _skeleton(keypoints),
+    }
     return {
         "info": {
             "description": _DESCRIPTION,
@@ -191,5 +206,14 @@ def _document(seed: int, images: list[Json], annotations: list[Json]) -> Json:
         "licenses": [{"id": 1, "name": "Apache-2.0", "url": "https://www.apache.org/licenses/"}],
         "images": images,
         "annotations": annotations,
-        "categories": [person | {"keypoints": COCO_KEYPOINTS, "skeleton": _COCO_SKELETON}],
+        "categories": [category],
     }
+
+
+def _skeleton(keypoints: KeypointSet) -> Sequence[Sequence[int]]:
+    """Returns the pairs of connected keypoints of annotations, counted from 1."""
+    if keypoints == coco_body():
+        return _COCO_SKELETON
+    number = keypoints.to_dataset
+    pairs = ((number[limb.start], number[limb.end]) for limb in keypoints.limbs)
+    return [[a + 1, b + 1] for a, b in pairs if a is not None and b is not None]

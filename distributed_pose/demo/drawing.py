@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from distributed_pose.demo.figures import HEAD_RADIUS, SIDES, Figure
 from distributed_pose.demo.wardrobe import Colour, Outfit, shaded
-from distributed_pose.pose.skeleton import COCO_KEYPOINTS
+from distributed_pose.keypoints.sets import KeypointSet
 
 # The owner code of a pixel is OWNERS_PER_PERSON * (person + 1) + part. 0 is the background.
 OWNERS_PER_PERSON = 32
@@ -23,7 +23,7 @@ _PARTS = (
     ),
 )
 _PART_CODES = {name: code for code, name in enumerate(_PARTS)}
-# Each keypoint can lie on these body parts. Names are without the side.
+# Each joint can lie on these body parts. Names are without the side; all others are of the face.
 _CARRIERS = {
     "shoulder": ("torso", "arm"),
     "elbow": ("arm", "forearm"),
@@ -31,6 +31,16 @@ _CARRIERS = {
     "hip": ("torso", "thigh"),
     "knee": ("thigh", "shin"),
     "ankle": ("shin", "foot"),
+    "hand": ("forearm",),
+    "toe": ("foot",),
+    "head": ("head",),
+    "crown": ("head",),
+    "nape": ("head", "neck"),
+    "collar": ("neck", "torso"),
+    "chest": ("torso",),
+    "navel": ("torso",),
+    "waist": ("torso",),
+    "back": ("torso",),
 }
 _SHARED_PARTS = ("torso", "neck", "head")
 
@@ -94,17 +104,25 @@ def fill_discs(image_HW3: npt.NDArray[np.uint8], discs: list[Disc], colour: Colo
     cv2.fillConvexPoly(image_HW3, _hull(discs), colour, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
-def visible_keypoints(canvas: Canvas, figure: Figure, person: int) -> npt.NDArray[np.float64]:
-    """Returns the keypoints of a drawn figure: float64 [17, 3], x, y and COCO visibility.
+def visible_keypoints(
+    canvas: Canvas, figure: Figure, person: int, keypoints: KeypointSet
+) -> npt.NDArray[np.float64]:
+    """Returns the keypoints of a drawn figure: float64 [D, 3], x, y and COCO visibility.
 
     The frame is COCO's: image pixels, with the centre of the first pixel at (0.5, 0.5).
 
     Points of the face that the head itself hides and points outside of the image are not labelled
     (0, 0, 0). Points behind something else have visibility 1.
+
+    Args:
+        canvas: picture with the figure.
+        figure: the drawn figure.
+        person: number of the person in the owner codes.
+        keypoints: keypoint set of the annotations; its D keypoints are joints of figures.
     """
-    coco_17x3 = np.zeros((len(COCO_KEYPOINTS), 3))
+    visible_Dx3 = np.zeros((keypoints.num_dataset_keypoints, 3))
     height, width = canvas.owners_HW.shape
-    for index, name in enumerate(COCO_KEYPOINTS):
+    for index, name in enumerate(keypoints.dataset_keypoints):
         x, y, depth = figure.joint(name)
         inside = 0 <= x <= width - 1 and 0 <= y <= height - 1
         if inside and (
@@ -112,12 +130,18 @@ def visible_keypoints(canvas: Canvas, figure: Figure, person: int) -> npt.NDArra
         ):
             owner = int(canvas.owners_HW[round(y), round(x)])
             visibility = 2 if owner in _carriers(name, person) else 1
-            coco_17x3[index] = x + 0.5, y + 0.5, visibility
-    return coco_17x3
+            visible_Dx3[index] = x + 0.5, y + 0.5, visibility
+    return visible_Dx3
 
 
 def _is_body(name: str) -> bool:
-    return name.partition("_")[2] in _CARRIERS
+    return _sided(name)[1] in _CARRIERS
+
+
+def _sided(name: str) -> tuple[str, str]:
+    """Returns the side of a joint, empty in the middle of the body, and its name without it."""
+    side, _, joint = name.rpartition("_")
+    return side, joint
 
 
 def _turn_limit(figure: Figure, name: str) -> float:
@@ -130,7 +154,7 @@ def _turn_limit(figure: Figure, name: str) -> float:
 
 
 def _carriers(name: str, person: int) -> set[int]:
-    side, _, joint = name.partition("_")
+    side, joint = _sided(name)
     parts = _CARRIERS.get(joint, ("head",))
     names = [part if part in _SHARED_PARTS else f"{side}_{part}" for part in parts]
     return {OWNERS_PER_PERSON * (person + 1) + _PART_CODES[part] for part in names}

@@ -12,7 +12,9 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from distributed_pose.pose.skeleton import COCO_KEYPOINTS
+from distributed_pose.errors import ConfigError
+from distributed_pose.keypoints.reading import coco_body
+from distributed_pose.keypoints.sets import KeypointSet
 
 Floats = npt.NDArray[np.float64]
 _T = TypeVar("_T")
@@ -23,7 +25,7 @@ _EXTRA_JOINTS = (
     *("head", "mouth", "crown", "nape", "collar", "chest", "navel", "waist", "back"),
     *("left_hand", "right_hand", "left_toe", "right_toe"),
 )
-JOINTS = (*COCO_KEYPOINTS, *_EXTRA_JOINTS)
+JOINTS = (*coco_body().dataset_keypoints, *_EXTRA_JOINTS)
 JOINT_INDEX = {name: index for index, name in enumerate(JOINTS)}
 SIDES = (("left", 1.0), ("right", -1.0))
 
@@ -106,6 +108,20 @@ class Figure:
     def facing(self) -> float:
         """Returns 1 for a chest turned to the viewer, 0 in profile and -1 from behind."""
         return float(np.cos(np.radians(self.yaw)))
+
+
+def check_joints(keypoints: KeypointSet) -> None:
+    """Checks that figures have the keypoints of a dataset.
+
+    Raises:
+        ConfigError: if they do not; names the keypoint and the joints of figures.
+    """
+    for name in keypoints.dataset_keypoints:
+        if name not in JOINT_INDEX:
+            raise ConfigError(
+                f"keypoint set {keypoints.name}: rendered people have no {name}",
+                f"name joints of theirs: {', '.join(JOINTS)}",
+            )
 
 
 def sample_figure(generator: np.random.Generator, height_px: float) -> Figure:

@@ -1,6 +1,8 @@
 """Turns a training checkpoint into the weights of the package, with a card that describes them.
 
     python -m distributed_pose.demo.publish --run DIR --date YYYY-MM-DD
+    python -m distributed_pose.demo.publish --run DIR --date YYYY-MM-DD \
+        --keypoints FILE --weights OUT.onnx
 
 The averaged weights are rounded to half precision, and the rounded weights are scored on the demo
 dataset and written as an ONNX file that any runtime runs, under the tensor names of the published
@@ -10,6 +12,7 @@ checkpoint.
 import argparse
 import datetime as dt
 import json
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,8 +29,11 @@ from distributed_pose.demo.dataset import (
     write_dataset,
 )
 from distributed_pose.demo.default import WEIGHTS
-from distributed_pose.demo.train import CHECKPOINT, command
+from distributed_pose.demo.train import CHECKPOINT, command, read_checkpoint
+from distributed_pose.errors import PoseEvalError
 from distributed_pose.files.local import sha256_hex, write_atomically
+from distributed_pose.keypoints.reading import coco_body, read_keypoint_set
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.metrics.coco_ap import PERSON_CATEGORY, coco_ap
 from distributed_pose.model.architecture import Weights
 from distributed_pose.model.checkpoint import load_checkpoint
@@ -48,7 +54,10 @@ def weights_of(state: Mapping[str, torch.Tensor]) -> Weights:
 
 
 def demo_figures(
-    content: bytes, num_images: int = DEFAULT_NUM_IMAGES, seed: int = DEFAULT_SEED
+    content: bytes,
+    num_images: int = DEFAULT_NUM_IMAGES,
+    seed: int = DEFAULT_SEED,
+    keypoints: KeypointSet | None = None,
 ) -> dict[str, float]:
     """Returns the COCO keypoint figures of a checkpoint's weights on a demo dataset.
 
@@ -58,18 +67,26 @@ def demo_figures(
         content: content of a checkpoint.
         num_images: number of images in the demo dataset.
         seed: seed of the demo dataset.
+        keypoints: keypoint set of the weights; None is the body of COCO.
     """
+    scored = keypoints or coco_body()
     network = network_of(load_checkpoint(content, "the demo's weights").weights, 1)
     with tempfile.TemporaryDirectory() as folder:
-        dataset = write_dataset(Path(folder), num_images, seed)
+        dataset = write_dataset(Path(folder), num_images, seed, keypoints=scored)
         truth = json.loads(dataset.annotations.read_text())
-        found = (_detect(network, record, dataset.images) for record in truth["images"])
+        decoder = Decoder(scored)
+        found = (_detect(network, decoder, record, dataset.images) for record in truth["images"])
         detections = [detection for of_image in found for detection in of_image]
-    return coco_ap(truth, detections, [record["id"] for record in truth["images"]])
+    image_ids = [record["id"] for record in truth["images"]]
+    return coco_ap(truth, detections, image_ids, scored.sigmas)
 
 
 def publish(
-    run: Path, weights: Path, date: str, num_images: int = DEFAULT_NUM_IMAGES
+    run: Path,
+    weights: Path,
+    date: str,
+    num_images: int = DEFAULT_NUM_IMAGES,
+    keypoints: KeypointSet | None = None,
 ) -> dict[str, Any]:
     """Writes the weights of a training run and their card, and returns the card.
 
@@ -78,12 +95,17 @@ def publish(
         weights: path of the weights to write; the card has the same name with the suffix `.json`.
         date: day of the training, as ISO 8601.
         num_images: number of images in the demo dataset that the weights are scored on.
+        keypoints: keypoint set of the training run; None is the body of COCO.
+
+    Raises:
+        SetupError: if the folder has no checkpoint.
+        ConfigError: if the checkpoint is of another keypoint set.
     """
-    checkpoint = torch.load(run / CHECKPOINT, weights_only=True)
+    checkpoint = read_checkpoint(run / CHECKPOINT, keypoints or coco_body())
     content = write_checkpoint(weights_of(checkpoint["averaged"]))
     held_out: dict[str, Any] = {"data": f"demo-data, seed {DEFAULT_SEED}, {num_images} images"}
     held_out |= {"profile": PROFILE, "precision": "f32"}
-    figures = demo_figures(content, num_images).items()
+    figures = demo_figures(content, num_images, keypoints=keypoints).items()
     held_out |= {name: round(value, 4) for name, value in figures}
     card = _card(checkpoint, date, held_out, content)
     write_atomically(weights, content)
@@ -92,7 +114,7 @@ def publish(
 
 
 def _detect(
-    network: LightweightOpenPose, record: dict[str, Any], images: Path
+    network: LightweightOpenPose, decoder: Decoder, record: dict[str, Any], images: Path
 ) -> list[dict[str, Any]]:
     """Returns the detections in an image in COCO's format, in descending order of score."""
     encoded = (images / record["file_name"]).read_bytes()
@@ -100,12 +122,12 @@ def _detect(
     input_3HW, geometry = network_input(encoded, listed, PROFILES[PROFILE])
     with torch.inference_mode():
         *_, heatmaps, pafs = network(torch.from_numpy(input_3HW)[None])
-    poses = Decoder().decode(heatmaps[0].numpy(), pafs[0].numpy(), geometry)
+    poses = decoder.decode(heatmaps[0].numpy(), pafs[0].numpy(), geometry)
     return [
         {
             "image_id": record["id"],
             "category_id": PERSON_CATEGORY,
-            "keypoints": poses.keypoints_P51[index].tolist(),
+            "keypoints": poses.keypoints_PV[index].tolist(),
             "score": float(poses.scores_P[index]),
         }
         for index in np.argsort(-poses.scores_P, kind="stable")
@@ -119,7 +141,7 @@ def _card(
     plan = options["plan"]
     return {
         "model": "Lightweight OpenPose, trained from scratch on rendered people",
-        "command": command(options),
+        "command": command(checkpoint),
         "date": date,
         "seed": options["seed"],
         "steps": progress["step"],
@@ -144,8 +166,13 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder of a training run")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="file to write")
     parser.add_argument("--date", type=dt.date.fromisoformat, required=True)
+    parser.add_argument("--keypoints", type=Path, help="YAML file of the run's keypoint set")
     given = parser.parse_args()
-    card = publish(given.run, given.weights, given.date.isoformat())
+    try:
+        keypoints = read_keypoint_set(given.keypoints) if given.keypoints else None
+        card = publish(given.run, given.weights, given.date.isoformat(), keypoints=keypoints)
+    except PoseEvalError as error:
+        sys.exit(str(error))
     print(json.dumps(card, indent=2))  # noqa: T201 - the output of the command
 
 

@@ -2,8 +2,8 @@
 
 Source of the scale: profile `modelzoo`, so that people have the same size as in evaluation.
 
-Legend: N samples, S side of a crop in network input pixels, s side of the output grid, K heatmap
-channels, C PAF channels.
+Legend: N samples, S side of a crop in network input pixels, s side of the output grid, M channels
+of heatmaps and PAFs, D keypoints of the dataset.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from distributed_pose.demo.dataset import FIRST_TRAINING_SEED, encode_jpeg, person_box
 from distributed_pose.demo.scenes import Scene, render_scene
-from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
+from distributed_pose.keypoints.reading import coco_body
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
 from distributed_pose.records.images import BYTE_RANGE, MEAN_BYTE, STRIDE
 from distributed_pose.vision.profiles import PROFILES
@@ -59,18 +60,26 @@ Sample = tuple[Floats, Floats, Floats]
 class SceneCrops(IterableDataset[tuple[torch.Tensor, ...]]):
     """Yields batches without end.
 
-    A batch is float32 images [N, 3, S, S], targets [N, K + C, s, s] and masks [N, 1, s, s].
+    A batch is float32 images [N, 3, S, S], targets [N, M, s, s] and masks [N, 1, s, s].
 
     Args:
         plan: sizes and numbers of crops and batches.
         seed: seed of the pictures and crops.
         first_scene: index of the first picture. Later pictures follow in order, so that a resumed
             run gets new ones.
+        keypoints: keypoint set of the targets; None is the body of COCO.
     """
 
-    def __init__(self, plan: CropPlan, seed: int, first_scene: int = 0) -> None:
+    def __init__(
+        self,
+        plan: CropPlan,
+        seed: int,
+        first_scene: int = 0,
+        keypoints: KeypointSet | None = None,
+    ) -> None:
         super().__init__()
         self._plan, self._seed, self._first_scene = plan, seed, first_scene
+        self._keypoints = keypoints or coco_body()
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
         cv2.setNumThreads(1)
@@ -79,8 +88,9 @@ class SceneCrops(IterableDataset[tuple[torch.Tensor, ...]]):
         pool: list[Sample] = []
         scene_index = self._first_scene
         while True:
-            scene = render_scene(FIRST_TRAINING_SEED + self._seed, scene_index)
-            pool += crops(generator, scene, plan)
+            seed = FIRST_TRAINING_SEED + self._seed
+            scene = render_scene(seed, scene_index, self._keypoints)
+            pool += crops(generator, scene, plan, self._keypoints)
             scene_index += 1
             while len(pool) >= plan.shuffled + plan.batch_size:
                 batch = [
@@ -96,25 +106,28 @@ def loader(crops_dataset: SceneCrops) -> Iterator[tuple[torch.Tensor, ...]]:
     return iter(DataLoader(crops_dataset, batch_size=None, num_workers=1, prefetch_factor=8))
 
 
-def crops(generator: np.random.Generator, scene: Scene, plan: CropPlan) -> list[Sample]:
+def crops(
+    generator: np.random.Generator, scene: Scene, plan: CropPlan, keypoints: KeypointSet
+) -> list[Sample]:
     """Returns samples of a scene; each is a tuple of input, target and mask."""
     coded = np.frombuffer(encode_jpeg(scene.image_HW3), np.uint8)
     image_HW3 = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
-    return [_crop(generator, image_HW3, scene, plan) for _ in range(plan.crops_per_scene)]
+    decoded = Scene(image_HW3, scene.people)
+    return [_crop(generator, decoded, plan, keypoints) for _ in range(plan.crops_per_scene)]
 
 
 def _crop(
-    generator: np.random.Generator, image_HW3: npt.NDArray[np.uint8], scene: Scene, plan: CropPlan
+    generator: np.random.Generator, scene: Scene, plan: CropPlan, keypoints: KeypointSet
 ) -> Sample:
-    height, width = image_HW3.shape[:2]
+    height, width = scene.image_HW3.shape[:2]
     scale = PROFILES["modelzoo"].scale(height, width) * generator.uniform(*_SCALE_JITTER)
     corner_px = _corner(generator, scene, scale, plan.side_px)
-    input_3SS = _cut(_relit(generator, image_HW3), scale, corner_px, plan.side_px)
+    input_3SS = _cut(_relit(generator, scene.image_HW3), scale, corner_px, plan.side_px)
     grid = (plan.side_px // STRIDE, plan.side_px // STRIDE)
-    people = [_to_input(person.keypoints_17x3, scale, corner_px) for person in scene.people]
-    people_P18x3 = network_keypoints(np.reshape(people, (-1, NUM_COCO_KEYPOINTS, 3)))
-    target = np.concatenate([draw_heatmaps(people_P18x3, grid), draw_pafs(people_P18x3, grid)])
-    return input_3SS, target, _mask(scene, scale, corner_px, grid)
+    people = [_to_input(person.keypoints_Dx3, scale, corner_px) for person in scene.people]
+    people_PKx3 = network_keypoints(people, keypoints)
+    maps = draw_heatmaps(people_PKx3, grid), draw_pafs(people_PKx3, keypoints.limbs, grid)
+    return input_3SS, np.concatenate(maps), _mask(scene, scale, corner_px, grid)
 
 
 def _relit(
@@ -137,19 +150,19 @@ def _cut(image_HW3: npt.NDArray[np.uint8], scale: float, corner_px: Floats, side
 
 
 def _to_input(
-    keypoints_17x3: npt.NDArray[np.float64], scale: float, corner_px: Floats
+    keypoints_Dx3: npt.NDArray[np.float64], scale: float, corner_px: Floats
 ) -> npt.NDArray[np.float64]:
     """Returns keypoints in crop pixels from COCO's frame, where a pixel's centre is at 0.5."""
-    moved_17x3 = keypoints_17x3.copy()
-    moved_17x3[:, :2] = keypoints_17x3[:, :2] * scale - 0.5 - corner_px
-    return moved_17x3
+    moved_Dx3 = keypoints_Dx3.copy()
+    moved_Dx3[:, :2] = keypoints_Dx3[:, :2] * scale - 0.5 - corner_px
+    return moved_Dx3
 
 
 def _mask(scene: Scene, scale: float, corner_px: Floats, grid: tuple[int, int]) -> Floats:
     """Returns float32 [1, s, s], 0 at people whose keypoints are not labelled and 1 elsewhere."""
     mask_1ss = np.ones((1, *grid), np.float32)
     for person in scene.people:
-        if not person.keypoints_17x3[:, 2].any():
+        if not person.keypoints_Dx3[:, 2].any():
             x, y, width, height = person_box(person)
             margin = _MASK_MARGIN * np.array([width, height])
             low = (np.array([x, y]) - margin) * scale - corner_px

@@ -15,7 +15,8 @@ from distributed_pose.demo.drawing import (
 )
 from distributed_pose.demo.figures import HEAD_RADIUS, Figure, sample_figure
 from distributed_pose.demo.wardrobe import sample_outfit
-from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
+from distributed_pose.keypoints.reading import coco_body
+from distributed_pose.keypoints.sets import KeypointSet
 
 # These sizes, (height, width) in pixels, occur in COCO. Each has its share of the pictures.
 _SIZES_HW = (
@@ -39,13 +40,13 @@ class Person:
     """The annotation of a person, or of a crowd as a whole.
 
     Attributes:
-        keypoints_17x3: float64 [17, 3], x and y in image pixels in COCO's frame, and COCO
-            visibility; all 0 if unlabelled.
+        keypoints_Dx3: float64 [D, 3], x and y in image pixels in COCO's frame, and COCO visibility
+            of the keypoints of the dataset; all 0 if unlabelled.
         mask_HW: bool [H, W], true at the pixels where the person is visible.
         crowd: whether the annotation is for a group of people.
     """
 
-    keypoints_17x3: npt.NDArray[np.float64]
+    keypoints_Dx3: npt.NDArray[np.float64]
     mask_HW: npt.NDArray[np.bool_]
     crowd: bool = False
 
@@ -63,8 +64,15 @@ class Scene:
     people: tuple[Person, ...]
 
 
-def render_scene(seed: int, index: int) -> Scene:
-    """Returns picture `index` of a seed; it does not depend on any other picture."""
+def render_scene(seed: int, index: int, keypoints: KeypointSet | None = None) -> Scene:
+    """Returns picture `index` of a seed; it does not depend on any other picture.
+
+    Args:
+        seed: seed of the pictures.
+        index: number of the picture.
+        keypoints: keypoint set of the annotations, on which the picture does not depend; None is
+            the body of COCO.
+    """
     generator = np.random.default_rng((seed, index))
     height, width = _sample_size(generator)
     image_HW3 = draw_background(generator, height, width)
@@ -76,7 +84,8 @@ def render_scene(seed: int, index: int) -> Scene:
     for figure in figures[len(small) :]:
         if generator.random() < _OCCLUDER_CHANCE:
             draw_occluder(generator, canvas, _box(figure))
-    return Scene(light(generator, canvas.image_HW3), _people(canvas, figures, len(small)))
+    people = _people(canvas, figures, len(small), keypoints or coco_body())
+    return Scene(light(generator, canvas.image_HW3), people)
 
 
 def _sample_size(generator: np.random.Generator) -> tuple[int, int]:
@@ -144,16 +153,18 @@ def _cover(a: tuple[float, ...], b: tuple[float, ...]) -> float:
     return max(across, 0) * max(down, 0) / min(a[2] * a[3], b[2] * b[3])
 
 
-def _people(canvas: Canvas, figures: list[Figure], num_small: int) -> tuple[Person, ...]:
+def _people(
+    canvas: Canvas, figures: list[Figure], num_small: int, keypoints: KeypointSet
+) -> tuple[Person, ...]:
     person_HW = canvas.owners_HW // OWNERS_PER_PERSON - 1
     people = []
     if num_small:
-        unlabelled = np.zeros((NUM_COCO_KEYPOINTS, 3))
+        unlabelled = np.zeros((keypoints.num_dataset_keypoints, 3))
         small_HW = (person_HW >= 0) & (person_HW < num_small)
         people.append(Person(unlabelled, _closed(small_HW), crowd=num_small > 1))
     for person in range(num_small, len(figures)):
-        keypoints_17x3 = visible_keypoints(canvas, figures[person], person)
-        people.append(Person(keypoints_17x3, person_HW == person))
+        visible_Dx3 = visible_keypoints(canvas, figures[person], person, keypoints)
+        people.append(Person(visible_Dx3, person_HW == person))
     return tuple(person for person in people if person.mask_HW.sum() >= _MIN_VISIBLE_PX)
 
 

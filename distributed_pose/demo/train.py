@@ -1,6 +1,7 @@
 """Trains the demo's model from scratch on rendered people.
 
     python -m distributed_pose.demo.train --out DIR --minutes 75
+    python -m distributed_pose.demo.train --out DIR --minutes 5 --keypoints FILE --initial MODEL
 
 The learning rate follows the share of the time budget that is spent, so that a run ends on time on
 a busy machine. The same command continues an interrupted run from its last checkpoint. On a machine
@@ -16,6 +17,7 @@ import io
 import json
 import logging
 import math
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -25,10 +27,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from distributed_pose.demo.figures import check_joints
 from distributed_pose.demo.samples import CropPlan, SceneCrops, loader
+from distributed_pose.errors import ConfigError, PoseEvalError, SetupError
 from distributed_pose.files.local import write_atomically
+from distributed_pose.keypoints.reading import coco_body, read_keypoint_set
+from distributed_pose.keypoints.sets import KeypointSet
+from distributed_pose.model.architecture import Weights, set_channels
+from distributed_pose.model.artifacts import load_source
+from distributed_pose.model.checkpoint import load_checkpoint
 from distributed_pose.model.network import LightweightOpenPose
-from distributed_pose.pose.skeleton import NUM_HEATMAPS
 
 CHECKPOINT = "checkpoint.pth"
 _LOG = logging.getLogger("distributed_pose.demo.train")
@@ -83,13 +91,15 @@ class Trainer:
 
     Args:
         options: options of the training run.
+        keypoints: keypoint set of the network; None is the body of COCO.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, keypoints: KeypointSet | None = None) -> None:
         torch.manual_seed(options.seed)
         self.options = options
+        self.keypoints = keypoints or coco_body()
         self.progress = Progress()
-        self.network = LightweightOpenPose()
+        self.network = LightweightOpenPose(channels=set_channels(self.keypoints))
         # mypy does not know this keyword of `to`.
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         _initialise(self.network)
@@ -120,7 +130,23 @@ class Trainer:
             "optimiser": self._optimiser.state_dict(),
             "progress": asdict(self.progress),
             "options": asdict(self.options),
+            "keypoints": self.keypoints.identity,
         }
+
+    def initialise(self, weights: Weights) -> None:
+        """Starts from weights of a network, except for tensors of another shape.
+
+        Tensors that depend on the number of keypoints or limbs keep their random values where the
+        numbers differ.
+        """
+        for network in (self.network, self.averaged):
+            own = network.state_dict()
+            alike = {
+                name: torch.from_numpy(weight)
+                for name, weight in weights.items()
+                if own[name].shape == weight.shape
+            }
+            network.load_state_dict(alike, strict=False)
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continues from the result of `state`."""
@@ -166,7 +192,8 @@ def stage_losses(
         targets_NMss: float32 [N, M, s, s], the target heatmaps followed by the target PAFs.
         mask_N1ss: float32 [N, 1, s, s], 1 where the targets are known and 0 elsewhere.
     """
-    targets = (targets_NMss[:, :NUM_HEATMAPS], targets_NMss[:, NUM_HEATMAPS:])
+    num_heatmaps = outputs[0].shape[1]
+    targets = (targets_NMss[:, :num_heatmaps], targets_NMss[:, num_heatmaps:])
     losses = [
         ((output.float() - targets[index % 2]) ** 2 * mask_N1ss).sum()
         for index, output in enumerate(outputs)
@@ -174,21 +201,35 @@ def stage_losses(
     return torch.stack(losses).sum() / mask_N1ss.sum().clamp(min=1)
 
 
-def train(options: Options, folder: Path) -> Trainer:
+def train(
+    options: Options,
+    folder: Path,
+    keypoints: KeypointSet | None = None,
+    initial: Weights | None = None,
+) -> Trainer:
     """Trains until the time is used up, and returns the trainer.
 
     Args:
         options: options of the training run.
         folder: folder of the checkpoint; training continues from an existing one.
+        keypoints: keypoint set of the network; None is the body of COCO.
+        initial: weights that a new run starts from; None for random ones.
+
+    Raises:
+        ConfigError: if rendered people lack a keypoint of the set, or the checkpoint in the folder
+            is of another set.
     """
     torch.set_num_threads(options.threads)
-    trainer = Trainer(options)
+    trainer = Trainer(options, keypoints)
+    check_joints(trainer.keypoints)
     checkpoint = folder / CHECKPOINT
     if checkpoint.exists():
-        trainer.load_state(torch.load(checkpoint, weights_only=True))
+        trainer.load_state(read_checkpoint(checkpoint, trainer.keypoints))
         _LOG.info("continue at step %d", trainer.progress.step)
+    elif initial is not None:
+        trainer.initialise(initial)
     scenes = trainer.progress.step * options.plan.batch_size // options.plan.crops_per_scene
-    batches = loader(SceneCrops(options.plan, options.seed, scenes))
+    batches = loader(SceneCrops(options.plan, options.seed, scenes, trainer.keypoints))
     _run(trainer, batches, checkpoint)
     save(trainer, checkpoint)
     return trainer
@@ -201,12 +242,38 @@ def save(trainer: Trainer, path: Path) -> None:
     write_atomically(path, stream.getvalue())
 
 
-def command(options: Mapping[str, Any]) -> str:
-    """Returns the command line of a run, from the options in its checkpoint."""
+def read_checkpoint(path: Path, keypoints: KeypointSet) -> dict[str, Any]:
+    """Returns the state in the checkpoint of a run.
+
+    Raises:
+        SetupError: if there is no checkpoint.
+        ConfigError: if it is of a run with another keypoint set.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+    except OSError as error:
+        raise SetupError(f"cannot read {path}: {error.strerror}") from None
+    if _set_of(state) != keypoints.identity:
+        raise ConfigError(
+            f"{path} is of keypoint set {_set_of(state)}, not of {keypoints.identity}",
+            "give the --keypoints of the run, or another folder",
+        )
+    return state
+
+
+def _set_of(state: Mapping[str, Any]) -> str:
+    # Checkpoints did not name the set when there was only the body of COCO.
+    return str(state.get("keypoints", coco_body().identity))
+
+
+def command(state: Mapping[str, Any]) -> str:
+    """Returns the command line of the run of a checkpoint."""
+    options = state["options"]
     plan = options["plan"]
     given = {name: options[name] for name in ("minutes", "rate", "seed", "threads")}
     given |= {"side": plan["side_px"], "batch": plan["batch_size"]}
     flags = " ".join(f"--{name} {value:g}" for name, value in given.items())
+    flags += "" if _set_of(state) == coco_body().identity else " --keypoints FILE"
     return f"python -m distributed_pose.demo.train --out DIR {flags}"
 
 
@@ -247,7 +314,7 @@ def _initialise(network: LightweightOpenPose) -> None:
             nn.init.normal_(head[-1][0].weight, std=0.01)
 
 
-def _options() -> tuple[Options, Path]:
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     defaults = Options()
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoints")
@@ -257,16 +324,27 @@ def _options() -> tuple[Options, Path]:
     parser.add_argument("--threads", type=int, default=defaults.threads)
     parser.add_argument("--side", type=int, default=defaults.plan.side_px, help="crop, in pixels")
     parser.add_argument("--batch", type=int, default=defaults.plan.batch_size)
-    given = parser.parse_args()
-    plan = CropPlan(side_px=given.side, batch_size=given.batch)
-    return Options(given.minutes, given.rate, given.seed, given.threads, plan), given.out
+    parser.add_argument("--keypoints", type=Path, help="YAML file of a keypoint set")
+    parser.add_argument("--initial", type=Path, help="checkpoint that a new run starts from")
+    return parser.parse_args()
+
+
+def _weights(path: Path) -> Weights:
+    return load_checkpoint(load_source(path).content, str(path)).weights
 
 
 def main() -> None:
     """Trains with the options of the command line."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    options, folder = _options()
-    train(options, folder)
+    given = _arguments()
+    plan = CropPlan(side_px=given.side, batch_size=given.batch)
+    options = Options(given.minutes, given.rate, given.seed, given.threads, plan)
+    try:
+        keypoints = read_keypoint_set(given.keypoints) if given.keypoints else None
+        initial = _weights(given.initial) if given.initial else None
+        train(options, given.out, keypoints, initial)
+    except PoseEvalError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import ctypes
 import math
 import os
 import platform
+import re
 import resource
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from distributed_pose.records.facts import HostLoad
 _CGROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 _PROCESSORS = Path("/sys/devices/system/cpu")
+_STATUS = Path("/proc/self/status")
 
 # Values in bytes of glibc's M_MMAP_THRESHOLD, the largest that it allows, and M_TRIM_THRESHOLD.
 # Source: malloc.h.
@@ -133,6 +135,10 @@ def host_load(processors: Path = _PROCESSORS) -> HostLoad:
 
 def peak_rss_bytes() -> int:
     """Returns the peak resident memory of this process, in bytes."""
+    # On Linux `ru_maxrss` begins with the peak of the process that started this one.
+    with suppress(OSError):
+        if peak := re.search(r"VmHWM:\s*(\d+) kB", _STATUS.read_text(errors="replace")):
+            return int(peak[1]) * 1024
     unit_bytes = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
 

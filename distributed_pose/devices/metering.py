@@ -98,7 +98,11 @@ class Sampler:
         """Takes the last reading, and returns the readings summed up; None if there are none."""
         self._stopped.set()
         self._thread.join(_LAST_TIMEOUT_S)
-        # The thread of a driver that does not answer may still append a sample.
+        return self.so_far()
+
+    def so_far(self) -> DeviceReadings | None:
+        """Returns the present readings summed up; None if there are none."""
+        # The thread may append a sample at any time.
         return sum_up([*self._samples], *self._versions)
 
     def _run(self) -> None:

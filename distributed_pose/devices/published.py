@@ -1,6 +1,6 @@
 """The figures that the vendor's guides publish, none of which was measured by this system.
 
-All are compute-only figures at 368x640.
+All are compute-only figures for inputs of `PUBLISHED_INPUT`.
 
 Source: Huawei's ModelZoo guides to the offline inference of Lightweight OpenPose with PyTorch,
 section 6, read in November 2026.
@@ -9,6 +9,10 @@ section 6, read in November 2026.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+
+from distributed_pose.records.images import InputSize
+
+PUBLISHED_INPUT = InputSize(368, 640)
 
 
 @dataclass(frozen=True)
@@ -51,3 +55,12 @@ PUBLISHED: Mapping[str, Published] = MappingProxyType(
         ),
     }
 )
+
+
+def relative_time(size: InputSize) -> float:
+    """Returns an estimate of how many times as long an input of a size takes as a published one.
+
+    The number of operations of a convolutional network is proportional to the number of input
+    pixels. How well a device is used can change with the size, which the estimate ignores.
+    """
+    return size.height * size.width / (PUBLISHED_INPUT.height * PUBLISHED_INPUT.width)

@@ -153,6 +153,7 @@ def plan_deployment(
         damaged=selection.damaged,
         feeders=selection.feeders,
         input_size=selection.input_size,
+        scales=selection.scales,
         keypoints=selection.keypoints,
     )
     target = _target(selection, plan, backend)

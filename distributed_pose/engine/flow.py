@@ -52,6 +52,9 @@ def flow_at(config: RunConfig, images_per_s: float, cores: int, *, can_read: boo
     if read == "auto":
         read = "worker" if can_read and rate > _DRIVER_READS else "driver"
     gather = config.gather
+    if len(config.scales) > 1:
+        # The maps of all scales of an image are grouped together, where they are.
+        gather = "poses"
     if gather == "auto":
         gather = "maps" if rate <= _MAPS_PER_S else "poses"
     wanted = max(1, min(cores, ceil(rate * _REDUCE_S)))

@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distributed_pose.pose.assemble import Poses
+from distributed_pose.keypoints.sets import KeypointSet
+from distributed_pose.pose.assemble import Poses, no_poses
 from distributed_pose.pose.decode import Decoded as DecodedPoses
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.records.devices import SimulatedHost
 from distributed_pose.records.images import Geometry
 from distributed_pose.vision.decode import Decoded, decode_image
-from distributed_pose.vision.preprocess import InputArray, preprocess
+from distributed_pose.vision.preprocess import InputArray, preprocess_scales
 from distributed_pose.vision.profiles import Profile
 
 _Maps = npt.NDArray[np.floating[Any]]
@@ -38,26 +39,36 @@ _STEP, _BACKGROUND_STEP = 8, 2
 
 
 class HostStages:
-    """Decodes and preprocesses images, and makes decoders of maps."""
+    """Decodes and preprocesses images, and makes decoders of maps.
+
+    Args:
+        keypoints: keypoints and limbs of the network, and keypoints of the dataset.
+    """
+
+    def __init__(self, keypoints: KeypointSet) -> None:
+        self._keypoints = keypoints
 
     def decode(self, encoded: bytes, height: int, width: int) -> Decoded:
         """Returns an image; see `vision.decode.decode_image`."""
         return decode_image(encoded, height, width)
 
     def preprocess(
-        self, image_HW3: npt.NDArray[np.uint8], profile: Profile, out_3HW: InputArray
-    ) -> Geometry:
-        """Writes the network input of an image to an array, and returns its geometry."""
-        return preprocess(image_HW3, profile, out_3HW)[1]
+        self,
+        image_HW3: npt.NDArray[np.uint8],
+        profiles: Sequence[Profile],
+        outs_3HW: Sequence[InputArray],
+    ) -> tuple[Geometry, ...]:
+        """Writes the network input of an image at each scale; see `vision.preprocess_scales`."""
+        return preprocess_scales(image_HW3, profiles, outs_3HW)
 
     def decoder(self) -> Decoder:
         """Returns a new decoder, which one thread at a time may use."""
-        return Decoder()
+        return Decoder(self._keypoints)
 
 
-def host_stages(host: SimulatedHost | None) -> HostStages:
+def host_stages(host: SimulatedHost | None, keypoints: KeypointSet) -> HostStages:
     """Returns the real stages, or simulated ones if there is a simulated host."""
-    return SimulatedStages(host) if host else HostStages()
+    return SimulatedStages(host, keypoints) if host else HostStages(keypoints)
 
 
 class SimulatedCores:
@@ -129,10 +140,14 @@ class SimulatedStages(HostStages):
 
     Args:
         host: number of the cores, and the times of the stages.
+        keypoints: keypoints and limbs of the network, and keypoints of the dataset.
         cores: cores to use instead of those that all processes of the node share.
     """
 
-    def __init__(self, host: SimulatedHost, cores: SimulatedCores | None = None) -> None:
+    def __init__(
+        self, host: SimulatedHost, keypoints: KeypointSet, cores: SimulatedCores | None = None
+    ) -> None:
+        super().__init__(keypoints)
         self._host = host
         self._cores = cores or SimulatedCores(host.cores)
 
@@ -143,21 +158,25 @@ class SimulatedStages(HostStages):
         return Decoded(np.empty((height, width, 3), np.uint8))
 
     def preprocess(
-        self, image_HW3: npt.NDArray[np.uint8], profile: Profile, out_3HW: InputArray
-    ) -> Geometry:
-        del out_3HW
+        self,
+        image_HW3: npt.NDArray[np.uint8],
+        profiles: Sequence[Profile],
+        outs_3HW: Sequence[InputArray],
+    ) -> tuple[Geometry, ...]:
+        del outs_3HW
         self._cores.work(self._host.preprocess_s)
-        return profile.geometry(*image_HW3.shape[:2])
+        return tuple(profile.geometry(*image_HW3.shape[:2]) for profile in profiles)
 
     def decoder(self) -> Decoder:
-        return _SimulatedDecoder(self._cores, self._host.group_s)
+        return _SimulatedDecoder(self._keypoints, self._cores, self._host.group_s)
 
 
 class _SimulatedDecoder(Decoder):
     """Takes the time of a simulated core per image, and returns the poses of a real decoder."""
 
-    def __init__(self, cores: SimulatedCores, group_s: float) -> None:
-        super().__init__()
+    def __init__(self, keypoints: KeypointSet, cores: SimulatedCores, group_s: float) -> None:
+        super().__init__(keypoints)
+        self._nobody = no_poses(keypoints.num_dataset_keypoints)
         self._cores = cores
         self._group_s = group_s
         self._known: dict[object, DecodedPoses] = {}
@@ -172,11 +191,10 @@ class _SimulatedDecoder(Decoder):
         durations_ns_N3 = np.zeros((len(found), 3), np.int64)
         if found:
             durations_ns_N3[:, 0] = round(1e9 * (perf_counter() - start) / len(found))
-        poses = (one.poses for one in found)
-        rows = zip(*poses, strict=True) if found else ([np.empty((0, 51))], [np.empty(0)])
+        rows = zip(self._nobody, *(one.poses for one in found), strict=True)
         return DecodedPoses(
             counts_N=np.array([len(one.poses.scores_P) for one in found], np.int64),
-            poses=Poses(*(np.concatenate([*part]) for part in rows)),
+            poses=Poses(*(np.concatenate(part) for part in rows)),
             durations_ns_N3=durations_ns_N3,
             failures={row: one.failures[0] for row, one in enumerate(found) if one.failures},
         )

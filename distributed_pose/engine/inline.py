@@ -28,6 +28,7 @@ from distributed_pose.engine.results import (
     shard_result,
     with_failures,
 )
+from distributed_pose.engine.scale_reducer import ScaleReducer
 from distributed_pose.engine.settling import device_to_exclude, settle
 from distributed_pose.engine.steps import step
 from distributed_pose.engine.task_queue import Task, TaskQueue
@@ -68,7 +69,6 @@ class InlineEngine:
     def __init__(self, config: RunConfig) -> None:
         self._config = config
         self._devices: list[_Device] = []
-        self._reducer = Reducer(host_stages(config.simulated.host.simulation))
         self._shard_sizes: dict[str, int] = {}
         self._compile_s = 0.0
         self._cpu_before_s = 0.0
@@ -85,9 +85,12 @@ class InlineEngine:
         calibration: Calibration | None = None,
         images: ImagesToRead | None = None,
     ) -> tuple[DeviceReady, ...]:
+        host = self._config.simulated.host.simulation
+        self._reducer = Reducer(host_stages(host, selection.keypoints))
         # Kernels that are compiling would slow the devices' trials.
         step("compiling kernels" if are_kernels_missing() else "loading kernels")
-        self._reducer.warm_up()
+        several = len(self._config.scales) > 1
+        (ScaleReducer(selection.keypoints) if several else self._reducer).warm_up()
         choice = Choice(selection, model.format, images)
         sites = [examine_here(selection, plan) for plan in self.devices(selection)]
         ready = None

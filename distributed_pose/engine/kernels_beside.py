@@ -12,7 +12,11 @@ from pathlib import Path
 from distributed_pose.devices.host import num_cpus
 from distributed_pose.pose.sources import completion_mark, kernels_folder
 
-_WARM_UP = "from distributed_pose.pose.decode import Decoder; Decoder().warm_up()"
+# The kernels are the same for all keypoint sets.
+_WARM_UP = (
+    "from distributed_pose.keypoints.reading import coco_body; "
+    "from distributed_pose.pose.decode import Decoder; Decoder(coco_body()).warm_up()"
+)
 
 # There are two large kernels, so a third process would find none to compile.
 _MAX_PROCESSES = 2

@@ -22,8 +22,9 @@ def local_preparation(spec: WorkerSpec) -> Preparation:
     """
     return Preparation(
         PROFILES[spec.profile].sized(spec.input_size),
-        host_stages(spec.simulation.host),
+        host_stages(spec.simulation.host, spec.keypoints),
         _source(spec),
+        scales=spec.scales,
         fails_damaged=spec.damaged == "fail",
     )
 

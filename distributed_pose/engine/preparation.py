@@ -34,17 +34,24 @@ _Row = tuple[ImageRecord, bytes | None]
 
 
 class _Target(NamedTuple):
-    """An image to prepare, and the array that its network input is written to."""
+    """An image to prepare, and the arrays that its network inputs are written to, per scale."""
 
     record: ImageRecord
     encoded: bytes | None
-    input_3HW: InputArray
+    inputs_3HW: tuple[InputArray, ...]
+
+
+class _Group(NamedTuple):
+    """Network inputs of one shape: an array, and image and scale of each of its rows."""
+
+    inputs_N3HW: InputArray
+    rows: Sequence[tuple[int, int]]
 
 
 class _Image(NamedTuple):
-    """A prepared image; times are in nanoseconds."""
+    """A prepared image, with its geometry at each scale; times are in nanoseconds."""
 
-    geometry: Geometry
+    geometries: tuple[Geometry, ...]
     encoded_bytes: int
     digest: str
     damage: str
@@ -58,7 +65,8 @@ class Prepared:
     """The prepared images of a shard.
 
     Attributes:
-        batches: network inputs; all inputs of a batch have one shape.
+        batches: network inputs; all inputs of a batch have one shape, and each image has one input
+            per scale.
         encoded_bytes: file size, by image id.
         digests: digest of the encoded bytes, by image id.
         failures: images that could not be read or decoded.
@@ -93,6 +101,7 @@ class Preparation:
         profile: preprocessing profile.
         stages: stages that run on the host.
         source: place of the images that shards only list by name; None if shards carry them.
+        scales: scale factors; each image has one network input per scale.
         fails_damaged: whether a damaged file is a failure even if it can be decoded.
     """
 
@@ -102,9 +111,10 @@ class Preparation:
         stages: HostStages,
         source: ImageSource | None,
         *,
+        scales: Sequence[float] = (1.0,),
         fails_damaged: bool = False,
     ) -> None:
-        self._profile = profile
+        self._profiles = profile.at_scales(scales)
         self._stages = stages
         self._source = source
         self._fails_damaged = fails_damaged
@@ -119,16 +129,20 @@ class Preparation:
 
         Args:
             images: schema `data.shards.IMAGES` or `LISTED`.
-            batch_size: largest number of images in a batch.
+            batch_size: largest number of inputs in a batch.
         """
         found = Prepared()
-        groups = list(self._groups(images, batch_size, found))
-        targets = [target for _, group in groups for target in group]
+        rows = self._accepted(images, found)
+        groups = [*self._groups([record for record, _ in rows], batch_size)]
+        inputs = {place: array for group in groups for array, place in zip(*group, strict=True)}
+        targets = [
+            _Target(*row, tuple(inputs[image, scale] for scale in range(len(self._profiles))))
+            for image, row in enumerate(rows)
+        ]
         run = self._threads.map if self._threads else map
-        prepared = iter(run(self._image, targets))
-        for inputs_N3HW, group in groups:
-            outcomes = [next(prepared) for _ in group]
-            _add_batch(found, inputs_N3HW, group, outcomes)
+        outcomes = [*run(self._image, targets)]
+        for group in groups:
+            _add_batch(found, group, targets, outcomes)
         return found
 
     @property
@@ -145,29 +159,29 @@ class Preparation:
         if self._threads:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _groups(
-        self, images: pa.RecordBatch, batch_size: int, found: Prepared
-    ) -> Iterator[tuple[InputArray, Sequence[_Target]]]:
-        """Yields an array per batch, with the images whose inputs are its rows.
-
-        Images whose input would be too large are failures.
-        """
-        by_shape: dict[tuple[int, int, int], list[tuple[ImageRecord, bytes | None]]] = defaultdict(
-            list
-        )
+    def _accepted(self, images: pa.RecordBatch, found: Prepared) -> list[_Row]:
+        """Returns the images without those whose input would be too large, which are failures."""
+        rows = []
         for record, encoded in rows_to_read(images):
-            shape = self._profile.input_shape(record.height, record.width)
-            if reason := _too_large(record, shape):
+            shapes = (p.input_shape(record.height, record.width) for p in self._profiles)
+            if reason := next(filter(None, (_too_large(record, shape) for shape in shapes)), ""):
                 found.failures.append(Failure(record.image_id, record.file_name, reason))
             else:
-                by_shape[shape].append((record, encoded))
-        for batch_shape, rows in by_shape.items():
+                rows.append((record, encoded))
+        return rows
+
+    def _groups(self, records: Sequence[ImageRecord], batch_size: int) -> Iterator[_Group]:
+        """Yields an array per batch, whose rows are network inputs of one shape."""
+        by_shape: dict[tuple[int, int, int], list[tuple[int, int]]] = defaultdict(list)
+        for image, record in enumerate(records):
+            for scale, profile in enumerate(self._profiles):
+                by_shape[profile.input_shape(record.height, record.width)].append((image, scale))
+        for input_shape, rows in by_shape.items():
             for start in range(0, len(rows), batch_size):
                 part = rows[start : start + batch_size]
                 # The threads write the inputs into the batch, so that they are not copied again.
-                inputs_N3HW = np.empty((len(part), *batch_shape), self._profile.input_dtype)
-                pairs = zip(part, inputs_N3HW, strict=True)
-                yield inputs_N3HW, [_Target(*row, input_3HW) for row, input_3HW in pairs]
+                inputs_N3HW = np.empty((len(part), *input_shape), self._profiles[0].input_dtype)
+                yield _Group(inputs_N3HW, part)
 
     def _image(self, target: _Target) -> _Image | Failure:
         """Prepares an image, in any thread."""
@@ -181,9 +195,9 @@ class Preparation:
             return Failure(record.image_id, record.file_name, str(error))
         digest = content_digest(content)
         start = perf_counter_ns()
-        geometry = self._stages.preprocess(image_HW3, self._profile, target.input_3HW)
+        geometries = self._stages.preprocess(image_HW3, self._profiles, target.inputs_3HW)
         preprocess_ns = perf_counter_ns() - start
-        return _Image(geometry, len(content), digest, damage, read_ns, decode_ns, preprocess_ns)
+        return _Image(geometries, len(content), digest, damage, read_ns, decode_ns, preprocess_ns)
 
     def _decode(self, content: bytes, record: ImageRecord) -> Decoded:
         decoded = self._stages.decode(content, record.height, record.width)
@@ -216,27 +230,29 @@ def _too_large(record: ImageRecord, shape: tuple[int, int, int]) -> str:
 
 def _add_batch(
     found: Prepared,
-    inputs_N3HW: InputArray,
+    group: _Group,
     targets: Sequence[_Target],
     outcomes: Sequence[_Image | Failure],
 ) -> None:
-    """Adds a batch without the images that failed."""
-    kept: dict[int, _Image] = {}
-    for row, (target, outcome) in enumerate(zip(targets, outcomes, strict=True)):
-        if isinstance(outcome, Failure):
-            found.failures.append(outcome)
-        else:
-            kept[row] = outcome
-            _add_image(found, target.record, outcome)
-    if not kept:
+    """Adds a batch without the inputs of images that failed, and its images at the first scale."""
+    kept: list[tuple[int, int, int, Geometry]] = []
+    for row, (image, scale) in enumerate(group.rows):
+        record, outcome = targets[image].record, outcomes[image]
+        if not isinstance(outcome, Failure):
+            kept.append((row, scale, record.image_id, outcome.geometries[scale]))
+        if scale == 0:
+            _add_image(found, record, outcome)
+    if kept:
+        rows, scales, image_ids, geometries = zip(*kept, strict=True)
+        inputs_N3HW = group.inputs_N3HW
+        inputs_N3HW = inputs_N3HW if len(kept) == len(group.rows) else inputs_N3HW[[*rows]]
+        found.batches.append(InputBatch(image_ids, geometries, inputs_N3HW, scales))
+
+
+def _add_image(found: Prepared, record: ImageRecord, image: _Image | Failure) -> None:
+    if isinstance(image, Failure):
+        found.failures.append(image)
         return
-    inputs_N3HW = inputs_N3HW if len(kept) == len(targets) else inputs_N3HW[[*kept]]
-    image_ids = tuple(targets[row].record.image_id for row in kept)
-    geometries = tuple(image.geometry for image in kept.values())
-    found.batches.append(InputBatch(image_ids, geometries, inputs_N3HW))
-
-
-def _add_image(found: Prepared, record: ImageRecord, image: _Image) -> None:
     found.encoded_bytes[record.image_id] = image.encoded_bytes
     found.digests[record.image_id] = image.digest
     if image.damage:

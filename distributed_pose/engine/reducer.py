@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from distributed_pose.data.shards import ImageMaps, pack_detections, unpack_maps
+from distributed_pose.data.shards import ImageMaps, no_detections, pack_detections, unpack_maps
 from distributed_pose.engine.host_stages import HostStages
 from distributed_pose.errors import ExecutionError
 from distributed_pose.pose.assemble import Poses
-from distributed_pose.pose.decode import Decoder
+from distributed_pose.pose.decode import Decoded, Decoder
 from distributed_pose.records.stages import DECODE_STAGES, Durations
 
 
@@ -70,8 +70,8 @@ class Reducer:
         stages: stages that run on the host.
     """
 
-    def __init__(self, stages: HostStages | None = None) -> None:
-        self._stages = stages or HostStages()
+    def __init__(self, stages: HostStages) -> None:
+        self._stages = stages
         self._idle: deque[Decoder] = deque()
 
     def warm_up(self) -> None:
@@ -104,9 +104,7 @@ class Reducer:
         """Returns the people in maps that are in this process already."""
         with self._decoder() as decoder:
             decoded = decoder.decode_batch(maps.heatmaps_NKHW, maps.pafs_NPHW, maps.geometries)
-        failures = {maps.image_ids[row]: reason for row, reason in decoded.failures.items()}
-        durations_ns_N3 = np.delete(decoded.durations_ns_N3, [*decoded.failures], axis=0)
-        return Grouped(maps.image_ids, decoded.counts_N, decoded.poses, durations_ns_N3, failures)
+        return grouped(maps.image_ids, decoded)
 
     @contextmanager
     def _decoder(self) -> Iterator[Decoder]:
@@ -121,26 +119,33 @@ class Reducer:
             self._idle.append(decoder)
 
 
+def grouped(image_ids: tuple[int, ...], decoded: Decoded) -> Grouped:
+    """Returns the decoded people of images with the images' ids."""
+    failures = {image_ids[row]: reason for row, reason in decoded.failures.items()}
+    durations_ns_N3 = np.delete(decoded.durations_ns_N3, [*decoded.failures], axis=0)
+    return Grouped(image_ids, decoded.counts_N, decoded.poses, durations_ns_N3, failures)
+
+
 def joined(parts: Iterable[Grouped]) -> Reduction:
     """Returns the detections of a shard from the people in its parts."""
-    grouped: list[int] = []
+    all_ids: list[int] = []
     failures: dict[int, str] = {}
     image_ids = [np.empty(0, np.int64)]
-    poses = [Poses(np.empty((0, 51)), np.empty(0))]
+    poses: list[Poses] = []
     durations = [np.empty((0, len(DECODE_STAGES)), np.int64)]
     for part in parts:
-        grouped += part.image_ids
+        all_ids += part.image_ids
         failures |= part.failures
         image_ids.append(np.repeat(np.array(part.image_ids, np.int64), part.counts_N))
         poses.append(part.poses)
         durations.append(part.durations_ns_N3)
-    detections = pack_detections(
-        np.concatenate(image_ids),
-        Poses(*(np.concatenate(part) for part in zip(*poses, strict=True))),
-    )
+    detections = no_detections()
+    if poses:
+        people = Poses(*map(np.concatenate, zip(*poses, strict=True)))
+        detections = pack_detections(np.concatenate(image_ids), people)
     by_stage = zip(DECODE_STAGES, np.concatenate(durations).T.tolist(), strict=True)
     return Reduction(
-        image_ids=tuple(grouped),
+        image_ids=tuple(all_ids),
         detections=detections,
         durations={stage: tuple(times_ns) for stage, times_ns in by_stage},
         failures=failures,

@@ -27,6 +27,7 @@ from distributed_pose.data.shards import IMAGES
 from distributed_pose.engine.device_queue import DeviceQueue
 from distributed_pose.engine.preparation import Preparation
 from distributed_pose.errors import PoseEvalError
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.metrics.throughput import best_batch_size
 from distributed_pose.records.images import Geometry
 from distributed_pose.vision.preprocess import InputArray, preprocess
@@ -83,12 +84,23 @@ class Trials:
         queue: queue of the device.
         slots: number of batches that the device has in flight at once.
         profile: preprocessing profile, which fixes size and type of the inputs.
+        keypoints: keypoint set of the model.
+        scales: scale factors; each image has one input per scale.
     """
 
-    def __init__(self, queue: DeviceQueue, slots: int, profile: Profile) -> None:
+    def __init__(
+        self,
+        queue: DeviceQueue,
+        slots: int,
+        profile: Profile,
+        keypoints: KeypointSet,
+        scales: Sequence[float] = (1.0,),
+    ) -> None:
         self._queue = queue
         self._slots = slots
-        self._profile = profile
+        self._keypoints = keypoints
+        # A backend keeps its preparation of the last shape, so the largest comes last.
+        self._profiles = profile.at_scales(sorted(scales))
 
     def infer(self, batch: InputBatch) -> NetworkOutput:
         """Returns the checked maps of a batch.
@@ -96,24 +108,36 @@ class Trials:
         Raises:
             ExecutionError: if the device fails or returns invalid maps.
         """
-        return check_maps(self._queue.submit(batch).result().maps, batch)
+        return check_maps(self._queue.submit(batch).result().maps, batch, self._keypoints)
 
-    def compute_ns(self, batch: InputBatch) -> int:
-        """Returns the nanoseconds that the device executes a batch.
+    def compute_ns(self, batches: Sequence[InputBatch]) -> int:
+        """Returns the nanoseconds that the device executes batches.
 
         Raises:
             ExecutionError: if the device fails or returns invalid maps.
         """
-        answer = self._queue.submit(batch).result()
-        check_maps(answer.maps, batch)
-        return answer.times.compute_ns
+        answers = [self._queue.submit(batch) for batch in batches]
+        for batch, answer in zip(batches, answers, strict=True):
+            check_maps(answer.result().maps, batch, self._keypoints)
+        return sum(answer.result().times.compute_ns for answer in answers)
 
-    def batch(self, count: int) -> InputBatch:
-        """Returns a batch of `count` inputs: noise first, then plain grey."""
-        return _batch(self._inputs(count))
+    def batches(self, count: int) -> list[InputBatch]:
+        """Returns the inputs of `count` images, a batch per scale: noise first, then plain grey."""
+        return [_batch(_inputs(profile, count)) for profile in self._profiles]
+
+    def prepare(self, batches: Sequence[InputBatch]) -> None:
+        """Makes the device ready for batches like these.
+
+        Raises:
+            ExecutionError: if a batch cannot be run.
+        """
+        for batch in batches:
+            self._queue.prepare(batch)
 
     def sweep(self, batch_size: int, least_s: float) -> Sweep:
         """Measures batches of one size and returns their times.
+
+        At several scales, a time is that of the batches of all scales together.
 
         Args:
             batch_size: number of images per batch.
@@ -122,11 +146,12 @@ class Trials:
         Raises:
             ExecutionError: if the device fails.
         """
-        batch = self.batch(batch_size)
-        self._queue.prepare(batch)
-        self.infer(batch)
+        batches = self.batches(batch_size)
+        self.prepare(batches)
+        for batch in batches:
+            self.infer(batch)
         times: list[DeviceTimes] = []
-        under_way = deque[Future[Inference]]()
+        under_way = deque[list[Future[Inference]]]()
         start = perf_counter_ns()
         while under_way or not times:
             is_enough = perf_counter_ns() - start >= least_s * 1e9 and (
@@ -134,8 +159,8 @@ class Trials:
             )
             # One batch more than slots is in flight, so that a free slot gets the next one at once.
             while not is_enough and len(under_way) <= self._slots:
-                under_way.append(self._queue.submit(batch))
-            times.append(under_way.popleft().result().times)
+                under_way.append([self._queue.submit(batch) for batch in batches])
+            times.append(_sum([answer.result().times for answer in under_way.popleft()]))
         return Sweep(times=tuple(times), wall_ns=perf_counter_ns() - start)
 
     def best_batch_size(self, sizes: Sequence[int]) -> int:
@@ -168,22 +193,13 @@ class Trials:
         Raises:
             ExecutionError: if the device fails or returns invalid maps.
         """
-        inputs_N3HW = self._inputs(2)
+        inputs_N3HW = _inputs(self._profiles[0], 2)
         together = self.infer(_batch(inputs_N3HW))
         alone = self.infer(_batch(inputs_N3HW[:1]))
         return any(
             _norm(pair[0] - single[0]) > _MIXING_TOLERANCE * _norm(single[0])
             for pair, single in zip(together, alone, strict=True)
         )
-
-    def _inputs(self, count: int) -> InputArray:
-        """Returns inputs that differ as much as two images can: noise first, then plain grey."""
-        profile = self._profile
-        height, width = profile.nominal_input
-        inputs_N3HW = np.full((count, 3, height, width), profile.padding, profile.input_dtype)
-        noise_HW3 = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-        preprocess(noise_HW3, profile, inputs_N3HW[0])
-        return inputs_N3HW
 
 
 def preparation_s(preparation: Preparation, sample: str) -> float:
@@ -207,6 +223,19 @@ def preparation_s(preparation: Preparation, sample: str) -> float:
         times_s.append((perf_counter_ns() - start) / 1e9)
     # The first image loads code and fills caches, and other processes delay some.
     return median(times_s)
+
+
+def _inputs(profile: Profile, count: int) -> InputArray:
+    """Returns inputs that differ as much as two images can: noise first, then plain grey."""
+    height, width = profile.nominal_input
+    inputs_N3HW = np.full((count, 3, height, width), profile.padding, profile.input_dtype)
+    noise_HW3 = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    preprocess(noise_HW3, profile, inputs_N3HW[0])
+    return inputs_N3HW
+
+
+def _sum(times: Sequence[DeviceTimes]) -> DeviceTimes:
+    return DeviceTimes(*(sum(stage_ns) for stage_ns in zip(*times, strict=True)))
 
 
 def _batch(inputs_N3HW: InputArray) -> InputBatch:

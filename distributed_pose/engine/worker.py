@@ -4,7 +4,7 @@ Array legend: N images, H and W size in pixels, 3 the channels blue, green, red.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,11 +34,13 @@ from distributed_pose.engine.monitor import Monitor
 from distributed_pose.engine.node_images import local_preparation
 from distributed_pose.engine.node_versions import versions
 from distributed_pose.engine.preparation import Preparation, Preparing
-from distributed_pose.engine.reducer import Reducer, Reduction, joined
+from distributed_pose.engine.reducer import Grouped, Reducer, Reduction, joined
+from distributed_pose.engine.scale_reducer import ScaleReducer
 from distributed_pose.engine.steps import step
 from distributed_pose.engine.trials import Sweep, Trials, preparation_s
 from distributed_pose.engine.worker_report import WorkerReport, joined_reports, report_of
 from distributed_pose.errors import BackendError, PoseEvalError, SetupError
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.recordings.pads import output_name
 from distributed_pose.recordings.recording import Recording
 from distributed_pose.records.devices import DeviceReady, WorkerSpec
@@ -73,7 +75,8 @@ class Worker:
         self._queue = DeviceQueue(spec.plan.name)
         self._slots = 1
         self._batch_size = self._shard_size = max(spec.batch_sizes)
-        self._reducer = Reducer(host_stages(spec.simulation.host))
+        self._reducer = Reducer(host_stages(spec.simulation.host, spec.keypoints))
+        self._scale_reducer = ScaleReducer(spec.keypoints) if len(spec.scales) > 1 else None
         self._preparation: Preparing | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._dump = Recording(spec.dump_folder) if spec.dump_folder else None
@@ -104,10 +107,10 @@ class Worker:
         Raises:
             ExecutionError: if the device fails or returns invalid maps.
         """
-        maps, reports = self._run(images, _packed)
+        maps, reports = self._run(images, lambda parts: [*map(_packed, parts)])
         packed = [batch for batch, _ in chain.from_iterable(maps)]
         return packed, replace(
-            joined_reports(reports),
+            joined_reports(reports, self._monitor.news()),
             pack_ns=sum(pack_ns for _, pack_ns in chain.from_iterable(maps)),
             maps_bytes=sum(batch.nbytes for batch in packed),
         )
@@ -121,12 +124,13 @@ class Worker:
         Raises:
             ExecutionError: if the device fails or returns invalid maps.
         """
-        grouped, reports = self._run(images, self._reducer.group)
-        return joined(chain.from_iterable(grouped)), joined_reports(reports)
+        grouped, reports = self._run(images, self._group)
+        report = joined_reports(reports, self._monitor.news())
+        return joined(chain.from_iterable(grouped)), report
 
     def warm_up_grouping(self) -> None:
         """Compiles or loads the code of `infer_and_group`, so that no shard waits for it."""
-        self._reducer.warm_up()
+        (self._scale_reducer or self._reducer).warm_up()
 
     def sweep(self, batch_size: int, least_s: float) -> Sweep:
         """Measures batches of one size and returns their times.
@@ -154,7 +158,7 @@ class Worker:
         self._queue.close()
 
     def _run(
-        self, images: pa.RecordBatch, finish: Callable[[ImageMaps], _T]
+        self, images: pa.RecordBatch, finish: Callable[[Sequence[ImageMaps]], list[_T]]
     ) -> tuple[list[list[_T]], list[WorkerReport]]:
         """Runs a shard batch by batch, with several batches at once.
 
@@ -162,7 +166,8 @@ class Worker:
 
         Args:
             images: images of the shard.
-            finish: called with the maps of each batch, in any thread.
+            finish: called with the maps of each batch, in any thread; at several scales, with those
+                of all batches that an image can be in.
         """
         if self._threads is None:
             raise SetupError("the worker is not started", device=self._spec.plan.name)
@@ -179,7 +184,7 @@ class Worker:
         return [results for results, _ in outcomes], [report for _, report in outcomes]
 
     def _part(
-        self, images: pa.RecordBatch, finish: Callable[[ImageMaps], _T]
+        self, images: pa.RecordBatch, finish: Callable[[Sequence[ImageMaps]], list[_T]]
     ) -> tuple[list[_T], WorkerReport]:
         """Prepares and infers images that fill one batch, unless their inputs differ in shape."""
         # Threads run parts only after the start, which makes the preparation.
@@ -191,24 +196,42 @@ class Worker:
             answers = [self._queue.submit(batch) for batch in prepared.batches]
             try:
                 maps = [
-                    _checked(batch, answer.result(), durations)
+                    _checked(batch, answer.result(), self._spec.keypoints, durations)
                     for batch, answer in zip(prepared.batches, answers, strict=True)
                 ]
             finally:
                 for answer in answers:
                     answer.cancel()
-        self._monitor.add(sum(len(batch.image_ids) for batch in prepared.batches))
+        self._monitor.add(len(prepared.encoded_bytes))
         batches = zip(prepared.batches, maps, strict=True)
         converted = [_image_maps(batch, answer, self._spec.maps_dtype) for batch, answer in batches]
         if self._dump:
             _write_maps(self._dump, images, converted)
-        finished, times = [], []
-        for batch, answer in zip(converted, answers, strict=True):
-            finish_ns, inference = monotonic_ns(), answer.result()
-            finished.append(finish(batch))
-            ends_ns = inference.started_ns, inference.answered_ns, finish_ns, monotonic_ns()
-            times.append((len(batch.image_ids), start_ns, prepared_ns, *ends_ns))
-        return finished, replace(report_of(prepared, durations), batches=tuple(times))
+        finished: list[_T] = []
+        times = []
+        for parts in [converted] if self._scale_reducer else [[batch] for batch in converted]:
+            finish_ns = monotonic_ns()
+            finished += finish(parts)
+            times += [(finish_ns, monotonic_ns())] * len(parts)
+        inferences = (answer.result() for answer in answers)
+        spans = tuple(
+            (
+                batch.scales.count(0),
+                start_ns,
+                prepared_ns,
+                one.started_ns,
+                one.answered_ns,
+                *ends_ns,
+            )
+            for batch, one, ends_ns in zip(converted, inferences, times, strict=True)
+        )
+        return finished, replace(report_of(prepared, durations), batches=spans)
+
+    def _group(self, parts: Sequence[ImageMaps]) -> list[Grouped]:
+        """Returns the people in maps; at several scales, those in the mean of each image's maps."""
+        if self._scale_reducer:
+            return [self._scale_reducer.group(parts)]
+        return [*map(self._reducer.group, parts)]
 
     def _start(self, own: Preparation) -> DeviceReady:
         start = perf_counter_ns()
@@ -223,10 +246,10 @@ class Worker:
         self._shard_size = self._best_batch_size(trials)
         self._batch_size = 1 if mixes else self._shard_size
         step(f"warming up {name} with batches of {self._batch_size}")
-        batch = trials.batch(self._batch_size)
-        self._queue.prepare(batch)
+        batches = trials.batches(self._batch_size)
+        trials.prepare(batches)
         batch_start = perf_counter_ns()
-        compute_ns = trials.compute_ns(batch)
+        compute_ns = trials.compute_ns(batches)
         batch_ns = perf_counter_ns() - batch_start
         feeding = self._feed(own, 1e9 * self._batch_size / max(1, compute_ns))
         return DeviceReady(
@@ -294,7 +317,9 @@ class Worker:
         return open_backend(spec.backend, self._model, options)
 
     def _trials(self) -> Trials:
-        return Trials(self._queue, self._slots, self._profile)
+        return Trials(
+            self._queue, self._slots, self._profile, self._spec.keypoints, self._spec.scales
+        )
 
     def _best_batch_size(self, trials: Trials) -> int:
         sizes = sorted(self._spec.batch_sizes)
@@ -314,11 +339,11 @@ def _named(device: str) -> Iterator[None]:
 
 
 def _checked(
-    batch: InputBatch, answer: Inference, durations: dict[str, list[int]]
+    batch: InputBatch, answer: Inference, keypoints: KeypointSet, durations: dict[str, list[int]]
 ) -> NetworkOutput:
     """Returns the checked maps of a batch, and appends its durations by stage."""
     start = perf_counter_ns()
-    maps = check_maps(answer.maps, batch)
+    maps = check_maps(answer.maps, batch, keypoints)
     durations["check"].append(perf_counter_ns() - start)
     for stage, time_ns in zip(DEVICE_STAGES, answer.times.by_stage, strict=True):
         durations[stage].append(time_ns)
@@ -333,7 +358,7 @@ def _packed(maps: ImageMaps) -> tuple[pa.RecordBatch, int]:
 
 def _image_maps(batch: InputBatch, maps: NetworkOutput, maps_dtype: str) -> ImageMaps:
     heatmaps, pafs = map(np.ascontiguousarray, maps)
-    converted = ImageMaps(batch.image_ids, batch.geometries, heatmaps, pafs)
+    converted = ImageMaps(batch.image_ids, batch.geometries, heatmaps, pafs, batch.scales)
     return narrowed(converted) if maps_dtype == "f16" else converted
 
 

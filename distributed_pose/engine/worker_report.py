@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from distributed_pose.engine.preparation import Prepared
+from distributed_pose.records.facts import WorkerReadings
 from distributed_pose.records.images import Damage, Failure
 from distributed_pose.records.stages import Durations
 
@@ -26,6 +27,7 @@ class WorkerReport:
         damaged: images that have maps although their file is damaged.
         digests: digest of the encoded bytes of each image in `image_ids`.
         batches: fields of a `BatchTimes` for each batch, in the order of `durations`.
+        readings: readings of the worker's process so far; None if a recent report has them.
     """
 
     image_ids: tuple[int, ...]
@@ -37,6 +39,7 @@ class WorkerReport:
     damaged: tuple[Damage, ...] = ()
     digests: tuple[str, ...] = ()
     batches: tuple[tuple[int, ...], ...] = field(default=(), compare=False)
+    readings: WorkerReadings | None = field(default=None, compare=False)
 
 
 def report_of(prepared: Prepared, durations: Mapping[str, Sequence[int]]) -> WorkerReport:
@@ -46,7 +49,8 @@ def report_of(prepared: Prepared, durations: Mapping[str, Sequence[int]]) -> Wor
         prepared: prepared images of the batch.
         durations: durations in nanoseconds by stage.
     """
-    image_ids = tuple(image_id for batch in prepared.batches for image_id in batch.image_ids)
+    # At several scales, an image is in several batches.
+    image_ids = tuple(dict.fromkeys(chain.from_iterable(b.image_ids for b in prepared.batches)))
     return WorkerReport(
         image_ids=image_ids,
         encoded_bytes=tuple(prepared.encoded_bytes[image_id] for image_id in image_ids),
@@ -57,8 +61,15 @@ def report_of(prepared: Prepared, durations: Mapping[str, Sequence[int]]) -> Wor
     )
 
 
-def joined_reports(reports: Sequence[WorkerReport]) -> WorkerReport:
-    """Returns the report about a shard from those about its batches."""
+def joined_reports(
+    reports: Sequence[WorkerReport], readings: WorkerReadings | None
+) -> WorkerReport:
+    """Returns the report about a shard from those about its batches.
+
+    Args:
+        reports: reports about the batches.
+        readings: readings to send with the report; None for none.
+    """
     durations: dict[str, tuple[int, ...]] = defaultdict(tuple)
     for report in reports:
         for stage, times_ns in report.durations.items():
@@ -71,4 +82,5 @@ def joined_reports(reports: Sequence[WorkerReport]) -> WorkerReport:
         damaged=tuple(chain.from_iterable(report.damaged for report in reports)),
         digests=tuple(chain.from_iterable(report.digests for report in reports)),
         batches=tuple(chain.from_iterable(report.batches for report in reports)),
+        readings=readings,
     )

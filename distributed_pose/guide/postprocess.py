@@ -10,8 +10,11 @@ from typing import Any
 from distributed_pose.data.coco import CocoIndex, load_index
 from distributed_pose.data.shards import ImageMaps, unpack_detections
 from distributed_pose.devices.host import num_cpus
+from distributed_pose.engine.host_stages import HostStages
 from distributed_pose.engine.reducer import Reducer, joined
 from distributed_pose.errors import ExecutionError, SetupError
+from distributed_pose.keypoints.reading import coco_body
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.metrics.coco_ap import coco_ap, coco_results
 from distributed_pose.recordings.layout import check_complete, find_layout, scan
 from distributed_pose.recordings.pads import maps_grid, output_name, output_names, read_pads
@@ -75,9 +78,11 @@ def postprocess(
     index = load_index(labels, category=category)
     jobs = _jobs(pad_file, labels, index, size)
     outputs = scan(results)
-    layout = find_layout(results, outputs, {job.name: job.grid for job in jobs})
+    # The guide is about the published checkpoint, whose set is the body of COCO.
+    keypoints = coco_body()
+    layout = find_layout(results, outputs, {job.name: job.grid for job in jobs}, keypoints)
     check_complete(results, outputs, layout, [job.name for job in jobs], str(pad_file))
-    decode = _Decoding(Recording(str(results), layout))
+    decode = _Decoding(Recording(str(results), layout), keypoints)
     start = perf_counter()
     rows: list[dict[str, object]] = []
     with ThreadPoolExecutor(num_cpus()) as pool:
@@ -101,14 +106,15 @@ def postprocess(
 class _Decoding:
     """Reads and decodes the maps of an image; several threads may call it."""
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Recording, keypoints: KeypointSet) -> None:
         self._recording = recording
-        self._reducer = Reducer()
+        self._channels = keypoints.num_heatmaps, keypoints.num_pafs
+        self._reducer = Reducer(HostStages(keypoints))
         # Compiled here, so that not every thread compiles the decoder.
         self._reducer.warm_up()
 
     def __call__(self, job: _Job) -> list[dict[str, object]]:
-        heatmaps_KHW, pafs_PHW = self._recording.read(job.name, job.grid)
+        heatmaps_KHW, pafs_PHW = self._recording.read(job.name, self._channels, job.grid)
         maps = ImageMaps((job.image_id,), (job.geometry,), heatmaps_KHW[None], pafs_PHW[None])
         grouped = self._reducer.group(maps)
         for reason in grouped.failures.values():

@@ -141,6 +141,8 @@ def _check_tree(found: _File) -> str:
         title = f"limbs: {limb.start} to {limb.end}"
         if unknown := [name for name in (limb.start, limb.end) if name not in found.keypoints]:
             return f"{title}: {unknown[0]} is none of the keypoints"
+        if limb.start == limb.end:
+            return f"{title}: a limb must connect two keypoints"
         if limb.start not in reached or (limb.end in reached) != limb.fills:
             return (
                 f"{title}: a limb must begin at a keypoint that an earlier limb has reached, and "

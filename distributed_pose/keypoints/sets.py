@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from distributed_pose.files.local import short_digest
+
 
 class Limb(NamedTuple):
     """A connection of two keypoints.
@@ -35,7 +37,8 @@ class KeypointSet:
         dataset_keypoints: names in the order of the annotation file; each is one of `keypoints`.
         sigmas: per keypoint of the dataset, the divisor of distances in OKS.
         derived: names of the keypoints that no annotation has, with those whose midpoint each is.
-        limbs: limbs in the order in which people are assembled.
+        limbs: limbs in the order in which people are assembled; in JSON, each is a list of its
+            five attributes.
     """
 
     name: str
@@ -44,6 +47,11 @@ class KeypointSet:
     sigmas: tuple[float, ...]
     derived: tuple[tuple[str, tuple[str, ...]], ...]
     limbs: tuple[Limb, ...]
+
+    @property
+    def identity(self) -> str:
+        """Name and digest of the set, which tell it from every other set."""
+        return f"{self.name} {short_digest(repr(self).encode())}"
 
     @property
     def num_keypoints(self) -> int:

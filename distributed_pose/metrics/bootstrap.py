@@ -1,6 +1,9 @@
 """Intervals of AP and of throughput by resampling, with a seed.
 
-Array legend: I images, R runs, S resamplings.
+Copies of an image add no information, so that each resampling draws original images with all
+their copies.
+
+Array legend: O original images, R runs, S resamplings.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,7 +45,7 @@ class Interval:
 
 
 def ap_interval(run: PrecisionRecall, resamplings: int = RESAMPLINGS) -> Interval | None:
-    """Returns AP with its interval over images; None without labelled people.
+    """Returns AP with its interval over original images; None without labelled people.
 
     Args:
         run: precision and recall of a run.
@@ -83,11 +86,11 @@ def resampled_aps(
         seed: seed of the resamplings.
     """
     generator = np.random.default_rng(seed)
-    num_images = run.num_images
+    num_originals = run.num_originals
     aps_S = np.empty(resamplings)
     for number in range(resamplings):
-        drawn_I = generator.integers(0, num_images, num_images)
-        aps_S[number] = run.ap(np.bincount(drawn_I, minlength=num_images))
+        drawn_O = generator.integers(0, num_originals, num_originals)
+        aps_S[number] = run.ap(run.weights(np.bincount(drawn_O, minlength=num_originals)))
     return aps_S
 
 

@@ -1,6 +1,6 @@
 """Breaks AP down by keypoint, by groups of images, and by the kinds of error.
 
-Array legend: I images, P people, 17 keypoints.
+Array legend: K keypoints of the dataset, M matched pairs, V = 3 x K values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,13 +11,14 @@ import numpy as np
 from distributed_pose.metrics.error_kinds import KEYPOINT_KINDS, Errors
 from distributed_pose.metrics.matches import match
 from distributed_pose.metrics.precision_recall import PrecisionRecall
-from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
 
 Entries = Sequence[Mapping[str, Any]]
 
 
-def ap_by_keypoint(people: Entries, detections: Entries, image_ids: Sequence[int]) -> list[float]:
-    """Returns AP of each keypoint in COCO's order: OKS of that keypoint alone.
+def ap_by_keypoint(
+    people: Entries, detections: Entries, image_ids: Sequence[int], sigmas: Sequence[float]
+) -> list[float]:
+    """Returns AP of each keypoint in the dataset's order: OKS of that keypoint alone.
 
     Only people with a label for the keypoint and detections that have the keypoint count. AP is -1
     if no person has the label.
@@ -28,14 +29,20 @@ def ap_by_keypoint(people: Entries, detections: Entries, image_ids: Sequence[int
                 [_with_one_keypoint(one, keypoint) for one in people],
                 [one for one in detections if one["keypoints"][3 * keypoint + 2] > 0],
                 image_ids,
+                sigmas,
             )
         ).ap()
-        for keypoint in range(NUM_COCO_KEYPOINTS)
+        for keypoint in range(len(sigmas))
     ]
 
 
 def ap_without(
-    kind: str, errors: Errors, people: Entries, detections: Entries, image_ids: Sequence[int]
+    kind: str,
+    errors: Errors,
+    people: Entries,
+    detections: Entries,
+    image_ids: Sequence[int],
+    sigmas: Sequence[float],
 ) -> float:
     """Returns AP as it would be without one kind of error.
 
@@ -46,6 +53,7 @@ def ap_without(
         people: annotations of a `CocoIndex`.
         detections: detections in canonical order.
         image_ids: ids of the images, ascending.
+        sigmas: sigma of each keypoint in OKS.
     """
     if kind in KEYPOINT_KINDS:
         detections = _repaired(KEYPOINT_KINDS.index(kind), errors, people, detections)
@@ -58,12 +66,12 @@ def ap_without(
     else:
         removed = {*getattr(errors, kind).tolist()}
         detections = [one for row, one in enumerate(detections) if row not in removed]
-    return PrecisionRecall(match(people, detections, image_ids)).ap()
+    return PrecisionRecall(match(people, detections, image_ids, sigmas)).ap()
 
 
 def _with_one_keypoint(person: Mapping[str, Any], keypoint: int) -> Mapping[str, Any]:
     start, end = 3 * keypoint, 3 * keypoint + 3
-    keypoints = [0] * (3 * NUM_COCO_KEYPOINTS)
+    keypoints = [0] * len(person["keypoints"])
     keypoints[start:end] = person["keypoints"][start:end]
     return {**person, "keypoints": keypoints, "num_keypoints": int(keypoints[start + 2] > 0)}
 
@@ -73,13 +81,13 @@ def _repaired(
 ) -> list[Mapping[str, Any]]:
     """Returns detections whose keypoints of a kind of error are at their true place."""
     repaired = list(detections)
-    pairs = zip(errors.detection_M, errors.person_M, errors.kind_M17 == kind, strict=True)
-    for row, person, is_wrong_17 in pairs:
-        if is_wrong_17.any():
-            wrong_51 = np.repeat(is_wrong_17, 3)
+    pairs = zip(errors.detection_M, errors.person_M, errors.kind_MK == kind, strict=True)
+    for row, person, is_wrong_K in pairs:
+        if is_wrong_K.any():
+            wrong_V = np.repeat(is_wrong_K, 3)
             found, true = detections[row]["keypoints"], people[person]["keypoints"]
             repaired[row] = {
                 **detections[row],
-                "keypoints": np.where(wrong_51, true, found).tolist(),
+                "keypoints": np.where(wrong_V, true, found).tolist(),
             }
     return repaired

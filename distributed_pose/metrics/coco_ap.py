@@ -8,6 +8,7 @@ import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -21,6 +22,7 @@ def coco_ap(
     ground_truth: Mapping[str, Any],
     detections: Collection[Mapping[str, Any]],
     image_ids: Sequence[int],
+    sigmas: Sequence[float] | None = None,
 ) -> dict[str, float]:
     """Returns the ten COCO keypoint figures by name, over the given images.
 
@@ -33,20 +35,39 @@ def coco_ap(
         detections: detections in COCO's results format, in canonical order, because AP depends on
             the order of tied scores.
         image_ids: ids of the images to score.
+        sigmas: sigma of each keypoint in OKS; None for those of COCO's body.
     """
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        # COCOeval writes into the annotations.
-        truth.dataset = {**ground_truth, "annotations": [*map(dict, ground_truth["annotations"])]}
-        truth.createIndex()
-        # loadRes adds fields to its argument, and cannot read an empty list.
-        results = truth.loadRes([dict(d) for d in detections]) if detections else COCO()
-        evaluation = COCOeval(truth, results, "keypoints")
-        evaluation.params.imgIds = list(image_ids)
-        evaluation.params.catIds = [PERSON_CATEGORY]
-        evaluation.evaluate()
+        evaluation = evaluated(ground_truth, detections, image_ids, sigmas)
         evaluation.accumulate()
-        evaluation.summarize()
+        return figures_of(evaluation)
+
+
+def evaluated(
+    ground_truth: Mapping[str, Any],
+    detections: Collection[Mapping[str, Any]],
+    image_ids: Sequence[int],
+    sigmas: Sequence[float] | None = None,
+) -> COCOeval:
+    """Returns the evaluation of each image, not accumulated yet; see `coco_ap`. It prints."""
+    truth = COCO()
+    # COCOeval writes into the annotations.
+    truth.dataset = {**ground_truth, "annotations": [*map(dict, ground_truth["annotations"])]}
+    truth.createIndex()
+    # loadRes adds fields to its argument, and cannot read an empty list.
+    results = truth.loadRes([dict(d) for d in detections]) if detections else COCO()
+    evaluation = COCOeval(truth, results, "keypoints")
+    evaluation.params.imgIds = list(image_ids)
+    evaluation.params.catIds = [PERSON_CATEGORY]
+    if sigmas is not None:
+        evaluation.params.kpt_oks_sigmas = np.array(sigmas)
+    evaluation.evaluate()
+    return evaluation
+
+
+def figures_of(evaluation: COCOeval) -> dict[str, float]:
+    """Returns the ten COCO keypoint figures of an accumulated evaluation by name. It prints."""
+    evaluation.summarize()
     return {name: float(value) for name, value in zip(FIGURES, evaluation.stats, strict=True)}
 
 

@@ -3,9 +3,11 @@
 Source: Ronchi and Perona, "Benchmarking and Error Diagnosis in Multi-Instance Pose Estimation",
 ICCV 2017, for the kinds and their limits of similarity; OKS is COCO's.
 
-Array legend: M matched pairs of detection and person, 17 keypoints, K keypoints of others.
+Array legend: M matched pairs of detection and person, P people, D detections, K keypoints of the
+dataset, O other people.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.metrics.matches import Bools, Floats, Ints, Matches, match
-from distributed_pose.pose.skeleton import COCO_KEYPOINTS, NUM_COCO_KEYPOINTS
 
 # The kinds of a keypoint that a matched person has a label for; the first is not an error.
 GOOD, JITTER, INVERSION, SWAP, MISSED = range(5)
@@ -25,18 +27,22 @@ UNLABELLED = -1
 _LEAST_OKS = 0.1
 _NEAR, _GOOD = 0.5, 0.85
 
-# COCO's constants per keypoint, from which the tolerance of a person's size follows.
-_SIGMAS = np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
-_VARIANCES = (2 * _SIGMAS) ** 2
+_SIDES = {"left": "right", "right": "left", "l": "r", "r": "l"}
+
+# The parts of names such as `left_eye`, `LeftEye` and `eye.L`.
+_PARTS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 
 
-def _opposite(name: str) -> str:
-    side, _, rest = name.partition("_")
-    return {"left": f"right_{rest}", "right": f"left_{rest}"}.get(side, name)
+def opposites(names: Sequence[str]) -> Ints:
+    """Returns the position of each keypoint's counterpart on the other side, or else its own.
 
-
-# The position of each keypoint's counterpart on the other side of the body.
-OPPOSITE_17 = np.array([COCO_KEYPOINTS.index(_opposite(name)) for name in COCO_KEYPOINTS])
+    Args:
+        names: names of the keypoints; two are counterparts if they differ in left and right only.
+    """
+    parts = [tuple(_PARTS.findall(name)) for name in names]
+    places = {tuple(map(str.lower, one)): number for number, one in enumerate(parts)}
+    other = (tuple(_SIDES.get(part.lower(), part.lower()) for part in one) for one in parts)
+    return np.array([places.get(one, number) for number, one in enumerate(other)], np.int64)
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Errors:
         detection_M: position of each matched detection.
         person_M: position of the person that it matches.
         oks_M: OKS of the pair.
-        kind_M17: kind of each keypoint, an index into `KEYPOINT_KINDS`; `UNLABELLED` if the person
+        kind_MK: kind of each keypoint, an index into `KEYPOINT_KINDS`; `UNLABELLED` if the person
             has no label for it.
         missed_people: positions of people that no detection matches.
         background: positions of detections that match no labelled person.
@@ -57,7 +63,7 @@ class Errors:
     detection_M: Ints
     person_M: Ints
     oks_M: Floats
-    kind_M17: Ints
+    kind_MK: Ints
     missed_people: Ints
     background: Ints
     duplicates: Ints
@@ -67,6 +73,7 @@ def find_errors(
     people: Sequence[Mapping[str, Any]],
     detections: Sequence[Mapping[str, Any]],
     image_ids: Sequence[int],
+    keypoints: KeypointSet,
 ) -> Errors:
     """Returns the errors of detections.
 
@@ -78,11 +85,11 @@ def find_errors(
         people: annotations of a `CocoIndex`.
         detections: detections in canonical order.
         image_ids: ids of the images, ascending.
+        keypoints: keypoints of people and detections.
     """
-    matches = match(people, detections, image_ids, (_LEAST_OKS,))
-    truth = _Truth(people)
-    found_DX17x3 = np.array([one["keypoints"] for one in detections], np.float64)
-    found_Dx17x3 = found_DX17x3.reshape(-1, NUM_COCO_KEYPOINTS, 3)
+    matches = match(people, detections, image_ids, keypoints.sigmas, (_LEAST_OKS,))
+    truth = _Truth(people, keypoints)
+    found_DxKx3 = _as_points(detections, len(keypoints.sigmas))
     person_D, is_ignored_D = matches.person_TD[0], matches.is_ignored_TD[0]
     is_pair_D = (person_D >= 0) & ~is_ignored_D
     pairs = dict(
@@ -92,16 +99,16 @@ def find_errors(
     missed = np.setdiff1d(
         np.flatnonzero(matches.is_counted_P & (matches.image_P >= 0)), [*pairs.values()]
     )
-    pairs |= _inverted_pairs(spare, missed, detections, found_Dx17x3, truth)
+    pairs |= _inverted_pairs(spare, missed, detections, found_DxKx3, truth)
     detection_M = np.array(sorted(pairs), np.int64)
     person_M = np.array([pairs[row] for row in detection_M.tolist()], np.int64)
     spare = np.setdiff1d(spare, detection_M)
-    is_duplicate = _repeats(spare, person_M, detections, found_Dx17x3, truth)
+    is_duplicate = _repeats(spare, person_M, detections, found_DxKx3, truth)
     return Errors(
         detection_M,
         person_M,
-        _pair_oks(found_Dx17x3[detection_M], person_M, truth),
-        _kinds(found_Dx17x3[detection_M], person_M, matches, truth),
+        _pair_oks(found_DxKx3[detection_M], person_M, truth),
+        _kinds(found_DxKx3[detection_M], person_M, matches, truth),
         np.setdiff1d(missed, person_M),
         spare[~is_duplicate],
         spare[is_duplicate],
@@ -113,45 +120,51 @@ class _Truth:
 
     Args:
         people: annotations of a `CocoIndex`.
+        keypoints: their keypoints.
     """
 
-    def __init__(self, people: Sequence[Mapping[str, Any]]) -> None:
-        values = np.array([one["keypoints"] for one in people], np.float64)
-        keypoints_Px17x3 = values.reshape(-1, NUM_COCO_KEYPOINTS, 3)
+    def __init__(self, people: Sequence[Mapping[str, Any]], keypoints: KeypointSet) -> None:
+        self.same_K: Ints = np.arange(len(keypoints.sigmas))
+        self.opposite_K = opposites(keypoints.dataset_keypoints)
+        self._variances_K: Floats = (2 * np.array(keypoints.sigmas)) ** 2
+        keypoints_PxKx3 = _as_points(people, len(keypoints.sigmas))
         self.image_ids = [one["image_id"] for one in people]
-        self.xy_Px17x2 = keypoints_Px17x3[..., :2]
-        self.is_labelled_P17: Bools = keypoints_Px17x3[..., 2] > 0
+        self.xy_PxKx2 = keypoints_PxKx3[..., :2]
+        self.is_labelled_PK: Bools = keypoints_PxKx3[..., 2] > 0
         area_P = np.array([one["area"] for one in people], np.float64)
         self.area_P: Floats = area_P + np.spacing(1)
 
-    def similarity(self, xy_Mx17x2: Floats, person_M: Ints, targets_17: Ints) -> Floats:
-        """Returns the similarity of points with the given keypoints of people, [M, 17].
+    def similarity(self, xy_MxKx2: Floats, person_M: Ints, targets_K: Ints) -> Floats:
+        """Returns the similarity of points with the given keypoints of people, [M, K].
 
         It is 0 where the keypoint is not labelled.
         """
-        offset_Mx17x2 = xy_Mx17x2 - self.xy_Px17x2[person_M][:, targets_17]
-        scale_M17 = 2 * self.area_P[person_M, None] * _VARIANCES
-        similarity_M17 = np.exp(-(offset_Mx17x2**2).sum(axis=2) / scale_M17)
-        return np.where(self.is_labelled_P17[person_M][:, targets_17], similarity_M17, 0.0)
+        offset_MxKx2 = xy_MxKx2 - self.xy_PxKx2[person_M][:, targets_K]
+        scale_MK = 2 * self.area_P[person_M, None] * self._variances_K
+        similarity_MK = np.exp(-(offset_MxKx2**2).sum(axis=2) / scale_MK)
+        return np.where(self.is_labelled_PK[person_M][:, targets_K], similarity_MK, 0.0)
 
 
-_SAME_17 = np.arange(NUM_COCO_KEYPOINTS)
+def _as_points(entries: Sequence[Mapping[str, Any]], num_keypoints: int) -> Floats:
+    """Returns the keypoints of people or detections, [P, K, 3]."""
+    values = np.array([one["keypoints"] for one in entries], np.float64)
+    return values.reshape(-1, num_keypoints, 3)
 
 
-def _pair_oks(found_Mx17x3: Floats, person_M: Ints, truth: _Truth) -> Floats:
-    similarity_M17 = truth.similarity(found_Mx17x3[..., :2], person_M, _SAME_17)
-    labelled_M = truth.is_labelled_P17[person_M].sum(axis=1)
-    return np.asarray(similarity_M17.sum(axis=1) / np.maximum(labelled_M, 1), np.float64)
+def _pair_oks(found_MxKx3: Floats, person_M: Ints, truth: _Truth) -> Floats:
+    similarity_MK = truth.similarity(found_MxKx3[..., :2], person_M, truth.same_K)
+    labelled_M = truth.is_labelled_PK[person_M].sum(axis=1)
+    return np.asarray(similarity_MK.sum(axis=1) / np.maximum(labelled_M, 1), np.float64)
 
 
-def _sideless_oks(found_17x3: Floats, person_M: Ints, truth: _Truth) -> Floats:
+def _sideless_oks(found_Kx3: Floats, person_M: Ints, truth: _Truth) -> Floats:
     """Returns OKS of one detection with people, each keypoint on the better of the two sides."""
-    xy_Mx17x2 = np.broadcast_to(found_17x3[:, :2], (len(person_M), NUM_COCO_KEYPOINTS, 2))
-    same_M17 = truth.similarity(xy_Mx17x2, person_M, _SAME_17)
-    other_M17 = truth.similarity(xy_Mx17x2[:, OPPOSITE_17], person_M, _SAME_17)
-    labelled_M = truth.is_labelled_P17[person_M].sum(axis=1)
-    best_M17 = np.maximum(same_M17, other_M17)
-    return np.asarray(best_M17.sum(axis=1) / np.maximum(labelled_M, 1), np.float64)
+    xy_MxKx2 = np.broadcast_to(found_Kx3[:, :2], (len(person_M), *found_Kx3[:, :2].shape))
+    same_MK = truth.similarity(xy_MxKx2, person_M, truth.same_K)
+    other_MK = truth.similarity(xy_MxKx2[:, truth.opposite_K], person_M, truth.same_K)
+    labelled_M = truth.is_labelled_PK[person_M].sum(axis=1)
+    best_MK = np.maximum(same_MK, other_MK)
+    return np.asarray(best_MK.sum(axis=1) / np.maximum(labelled_M, 1), np.float64)
 
 
 def _by_image(rows: Ints, image_ids: Sequence[int]) -> dict[int, Ints]:
@@ -164,7 +177,7 @@ def _inverted_pairs(
     spare: Ints,
     missed: Ints,
     detections: Sequence[Mapping[str, Any]],
-    found_Dx17x3: Floats,
+    found_DxKx3: Floats,
     truth: _Truth,
 ) -> dict[int, int]:
     """Returns further pairs of spare detections and missed people, by descending score."""
@@ -174,7 +187,7 @@ def _inverted_pairs(
         people = np.array(sorted(left.get(detections[row]["image_id"], ())), np.int64)
         if not len(people):
             continue
-        oks_M = _sideless_oks(found_Dx17x3[row], people, truth)
+        oks_M = _sideless_oks(found_DxKx3[row], people, truth)
         best = int(oks_M.argmax())
         if oks_M[best] >= _NEAR:
             pairs[row] = int(people[best])
@@ -186,7 +199,7 @@ def _repeats(
     spare: Ints,
     person_M: Ints,
     detections: Sequence[Mapping[str, Any]],
-    found_Dx17x3: Floats,
+    found_DxKx3: Floats,
     truth: _Truth,
 ) -> Bools:
     """Returns whether each spare detection is similar to a person that another one matches."""
@@ -196,46 +209,46 @@ def _repeats(
         for row in spare.tolist():
             people = known.get(detections[row]["image_id"])
             yield people is not None and bool(
-                (_sideless_oks(found_Dx17x3[row], people, truth) >= _LEAST_OKS).any()
+                (_sideless_oks(found_DxKx3[row], people, truth) >= _LEAST_OKS).any()
             )
 
     return np.fromiter(repeats(), bool, len(spare))
 
 
-def _kinds(found_Mx17x3: Floats, person_M: Ints, matches: Matches, truth: _Truth) -> Ints:
-    """Returns the kind of each keypoint of matched people, [M, 17]."""
-    xy_Mx17x2 = found_Mx17x3[..., :2]
-    own_M17 = truth.similarity(xy_Mx17x2, person_M, _SAME_17)
-    opposite_M17 = truth.similarity(xy_Mx17x2, person_M, OPPOSITE_17)
-    opposite_M17[:, OPPOSITE_17 == _SAME_17] = 0
-    others_M17 = _others(xy_Mx17x2, person_M, matches, truth)
-    is_inverted_M17 = (opposite_M17 >= _NEAR) & (opposite_M17 >= others_M17)
-    kind_M17 = np.select(
+def _kinds(found_MxKx3: Floats, person_M: Ints, matches: Matches, truth: _Truth) -> Ints:
+    """Returns the kind of each keypoint of matched people, [M, K]."""
+    xy_MxKx2 = found_MxKx3[..., :2]
+    own_MK = truth.similarity(xy_MxKx2, person_M, truth.same_K)
+    opposite_MK = truth.similarity(xy_MxKx2, person_M, truth.opposite_K)
+    opposite_MK[:, truth.opposite_K == truth.same_K] = 0
+    others_MK = _others(xy_MxKx2, person_M, matches, truth)
+    is_inverted_MK = (opposite_MK >= _NEAR) & (opposite_MK >= others_MK)
+    kind_MK = np.select(
         [
-            ~truth.is_labelled_P17[person_M],
-            found_Mx17x3[..., 2] <= 0,
-            own_M17 >= _GOOD,
-            own_M17 >= _NEAR,
-            is_inverted_M17,
-            others_M17 >= _NEAR,
+            ~truth.is_labelled_PK[person_M],
+            found_MxKx3[..., 2] <= 0,
+            own_MK >= _GOOD,
+            own_MK >= _NEAR,
+            is_inverted_MK,
+            others_MK >= _NEAR,
         ],
         [UNLABELLED, MISSED, GOOD, JITTER, INVERSION, SWAP],
         MISSED,
     )
-    return kind_M17.astype(np.int64)
+    return kind_MK.astype(np.int64)
 
 
-def _others(xy_Mx17x2: Floats, person_M: Ints, matches: Matches, truth: _Truth) -> Floats:
+def _others(xy_MxKx2: Floats, person_M: Ints, matches: Matches, truth: _Truth) -> Floats:
     """Returns the highest similarity with the keypoint, of either side, of another person."""
     people = _by_image(np.flatnonzero(matches.image_P >= 0), truth.image_ids)
-    best_M17 = np.zeros(xy_Mx17x2.shape[:2])
+    best_MK = np.zeros(xy_MxKx2.shape[:2])
     for row, person in enumerate(person_M.tolist()):
         others = people[truth.image_ids[person]]
         others = others[others != person]
         if not len(others):
             continue
-        xy_Kx17x2 = np.broadcast_to(xy_Mx17x2[row], (len(others), NUM_COCO_KEYPOINTS, 2))
-        for targets_17 in (_SAME_17, OPPOSITE_17):
-            near_K17 = truth.similarity(xy_Kx17x2, others, targets_17)
-            best_M17[row] = np.maximum(best_M17[row], near_K17.max(axis=0))
-    return best_M17
+        xy_OxKx2 = np.broadcast_to(xy_MxKx2[row], (len(others), *xy_MxKx2[row].shape))
+        for targets_K in (truth.same_K, truth.opposite_K):
+            near_OK = truth.similarity(xy_OxKx2, others, targets_K)
+            best_MK[row] = np.maximum(best_MK[row], near_OK.max(axis=0))
+    return best_MK

@@ -7,25 +7,25 @@ Source: hotcoco's StreamingEval with iouType "keypoints".
 
 import contextlib
 import io
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from distributed_pose.metrics.coco_ap import FIGURES, PERSON_CATEGORY
-from distributed_pose.metrics.ground_truth import People, PeopleByImage
+from distributed_pose.metrics.ground_truth import People
+from distributed_pose.metrics.image_groups import image_groups
 
 if TYPE_CHECKING:
     from hotcoco import StreamingEval
-
-# Images that are scored at once; their people and detections take some megabytes.
-_IMAGES_AT_ONCE = 4096
 
 _Row = Mapping[str, Any]
 
 
 def fast_ap(
-    people: People, detections: Iterable[_Row], image_ids: Sequence[int]
+    people: People,
+    detections: Iterable[_Row],
+    image_ids: Sequence[int],
+    sigmas: Sequence[float] | None = None,
 ) -> dict[str, float]:
     """Returns the ten COCO keypoint figures by name, over the given images.
 
@@ -33,12 +33,17 @@ def fast_ap(
         people: people of the images, and of others, which do not count.
         detections: see `coco_ap`.
         image_ids: ids of the images to score.
+        sigmas: sigma of each keypoint in OKS; None for those of COCO's body.
     """
-    return figures_of(matched(people, detections, image_ids))
+    return figures_of(matched(people, detections, image_ids, sigmas=sigmas))
 
 
 def matched(
-    people: People, detections: Iterable[_Row], image_ids: Sequence[int], first: int = 0
+    people: People,
+    detections: Iterable[_Row],
+    image_ids: Sequence[int],
+    first: int = 0,
+    sigmas: Sequence[float] | None = None,
 ) -> "StreamingEval":
     """Returns the matches of images, which can be merged with those of other images.
 
@@ -47,51 +52,40 @@ def matched(
         detections: see `coco_ap`.
         image_ids: ids of the images.
         first: number of the image with the lowest id among all images of a run.
+        sigmas: sigma of each keypoint in OKS; None for those of COCO's body.
     """
-    from hotcoco import StreamingEval
+    from hotcoco import Params, StreamingEval
 
-    ids = sorted(image_ids)
-    labelled = PeopleByImage(people)
-    evaluation = StreamingEval([{"id": PERSON_CATEGORY, "name": "person"}], "keypoints")
-    found = _ById(detections)
-    for start in range(0, len(ids), _IMAGES_AT_ONCE):
+    parameters = Params("keypoints")
+    if sigmas is not None:
+        parameters.kpt_oks_sigmas = list(sigmas)
+    categories = [{"id": PERSON_CATEGORY, "name": "person"}]
+    evaluation = StreamingEval(categories, "keypoints", params=parameters)
+    for group in image_groups(people, detections, image_ids):
         # Ids can be negative here, but not in hotcoco. Numbers in their order keep that of ties.
-        part = ids[start : start + _IMAGES_AT_ONCE]
-        numbers = {image_id: number for number, image_id in enumerate(part, first + start)}
-        truth = [*labelled.rows(part)]
-        for person in truth:
+        numbers = {image_id: number for number, image_id in enumerate(group.image_ids, first)}
+        for person in group.people:
             person["image_id"] = numbers[person["image_id"]]
             # It only matters whether the number is 0, and hotcoco reads integers only.
             person["num_keypoints"] = int(person["num_keypoints"] != 0)
-        rows = [{**row, "image_id": numbers[row["image_id"]]} for row in found.rows(numbers)]
-        evaluation.update([{"id": number} for number in numbers.values()], truth, rows)
+        rows = [{**row, "image_id": numbers[row["image_id"]]} for row in group.detections]
+        evaluation.update([{"id": number} for number in numbers.values()], group.people, rows)
+        first += len(numbers)
     return evaluation
 
 
 def figures_of(matches: "StreamingEval") -> dict[str, float]:
     """Returns the ten COCO keypoint figures by name; the matches cannot be used afterwards."""
-    result = matches.finalize()
-    with contextlib.redirect_stdout(io.StringIO()):
+    with quietly():
+        result = matches.finalize()
         result.accumulate()
         result.summarize()
     return {name: float(value) for name, value in zip(FIGURES, result.stats, strict=True)}
 
 
-class _ById:
-    """Detections that are taken image by image.
-
-    Args:
-        detections: detections by ascending image id.
-    """
-
-    def __init__(self, detections: Iterable[_Row]) -> None:
-        self._groups = groupby(detections, key=itemgetter("image_id"))
-        self._ahead = next(self._groups, None)
-
-    def rows(self, wanted: Mapping[int, int]) -> Iterator[_Row]:
-        """Yields the detections of some images, whose ids are over those of earlier calls."""
-        last = max(wanted)
-        while self._ahead and self._ahead[0] <= last:
-            if self._ahead[0] in wanted:
-                yield from self._ahead[1]
-            self._ahead = next(self._groups, None)
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Keeps hotcoco from printing figures, and from warning that sigmas are not COCO's."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "hotcoco: kpt_oks_sigmas", UserWarning)
+        yield

@@ -1,6 +1,6 @@
 """The labelled people of a dataset in compact columns, as COCO's evaluation reads them.
 
-Array legend: N people, 51 values of a person's keypoints, 4 of a bounding box.
+Array legend: N people, V values of a person's keypoints, 4 of a bounding box.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from distributed_pose.metrics.coco_ap import PERSON_CATEGORY
 
-# People that are made into rows at once; they take some megabytes.
-_ROWS_AT_ONCE = 4096
+# People that are made into rows at once; they take a megabyte.
+_ROWS_AT_ONCE = 512
 
 _SMALLER = {"i": (np.int16, np.int32), "f": (np.float32,), "b": (np.int8,)}
 
@@ -28,7 +28,7 @@ class People:
         image_ids_N: ids of the images.
         is_crowd_N: 1 for people that are a crowd, or else 0.
         num_keypoints_N: numbers of labelled keypoints, as the file has them.
-        keypoints_N51: x, y and visibility of each keypoint.
+        keypoints_NV: x, y and visibility of each keypoint.
         boxes_N4: x, y, width and height of the bounding boxes.
         areas_N: areas of the people in square pixels.
     """
@@ -36,7 +36,7 @@ class People:
     image_ids_N: npt.NDArray[np.int64]
     is_crowd_N: npt.NDArray[Any]
     num_keypoints_N: npt.NDArray[Any]
-    keypoints_N51: npt.NDArray[Any]
+    keypoints_NV: npt.NDArray[Any]
     boxes_N4: npt.NDArray[Any]
     areas_N: npt.NDArray[Any]
 
@@ -83,7 +83,7 @@ _COLUMNS = {
     "image_ids_N": "image_id",
     "is_crowd_N": "iscrowd",
     "num_keypoints_N": "num_keypoints",
-    "keypoints_N51": "keypoints",
+    "keypoints_NV": "keypoints",
     "boxes_N4": "bbox",
     "areas_N": "area",
 }

@@ -3,11 +3,9 @@
 hotcoco does the matching: its matches are those of pycocotools (a test compares them), in a
 fiftieth of the time, and an analysis needs some thirty evaluations.
 
-Array legend: T thresholds, D detections, P people, I images, 17 keypoints.
+Array legend: T thresholds, D detections, P people, I images.
 """
 
-import contextlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_pose.metrics.coco_ap import PERSON_CATEGORY
+from distributed_pose.metrics.fast_ap import quietly
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -59,6 +58,7 @@ def match(
     people: Sequence[Mapping[str, Any]],
     detections: Sequence[Mapping[str, Any]],
     image_ids: Sequence[int],
+    sigmas: Sequence[float],
     thresholds: Sequence[float] = THRESHOLDS,
     area: str = "all",
 ) -> Matches:
@@ -68,6 +68,7 @@ def match(
         people: annotations of a `CocoIndex`.
         detections: detections in canonical order.
         image_ids: ids of the images, ascending.
+        sigmas: sigma of each keypoint in OKS.
         thresholds: thresholds of OKS.
         area: one of `AREAS`.
     """
@@ -77,7 +78,7 @@ def match(
     scores, rows, images = [np.empty(0)], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     persons = [np.empty((len(thresholds), 0), np.int64)]
     ignored = [np.empty((len(thresholds), 0), bool)]
-    for one in _evaluated(people, detections, positions, thresholds, area):
+    for one in _evaluated(people, detections, positions, sigmas, thresholds, area):
         ids = np.array(one["gtIds"], np.int64) - 1
         is_counted_P[ids] = ~np.array(one["gtIgnore"], bool)
         count = len(one["dtIds"])
@@ -102,6 +103,7 @@ def _evaluated(
     people: Sequence[Mapping[str, Any]],
     detections: Sequence[Mapping[str, Any]],
     positions: Mapping[int, int],
+    sigmas: Sequence[float],
     thresholds: Sequence[float],
     area: str,
 ) -> list[dict[str, Any]]:
@@ -130,12 +132,13 @@ def _evaluated(
         }
         for one in detections
     ]
-    with contextlib.redirect_stdout(io.StringIO()):
+    with quietly():
         coco = hotcoco.COCO(truth)
         evaluation = hotcoco.COCOeval(coco, coco.loadRes(results), "keypoints")
         parameters = evaluation.params
         parameters.imgIds = [position + 1 for position in positions.values()]
         parameters.catIds = [PERSON_CATEGORY]
+        parameters.kpt_oks_sigmas = list(sigmas)
         parameters.iouThrs = list(thresholds)
         parameters.areaRng, parameters.areaRngLbl = [list(AREAS[area])], [area]
         evaluation.evaluate()

@@ -2,7 +2,7 @@
 
 Source: COCOeval.accumulate of pycocotools, with a weight for each image.
 
-Array legend: T thresholds, D detections, I images, R recalls.
+Array legend: T thresholds, D detections, I images, O original images, R recalls.
 """
 
 from functools import cached_property
@@ -22,9 +22,11 @@ class PrecisionRecall:
 
     Args:
         matches: matches of detections with people.
+        originals_I: number, from 0, of the original image that each image is a copy of; None if no
+            image is a copy.
     """
 
-    def __init__(self, matches: Matches) -> None:
+    def __init__(self, matches: Matches, originals_I: Ints | None = None) -> None:
         # COCO sorts so that detections of equal score keep the order of their images.
         order_D = np.argsort(-matches.scores_D, kind="mergesort")
         self._image_D: Ints = matches.image_D[order_D]
@@ -34,11 +36,25 @@ class PrecisionRecall:
         self._is_miss_TD: Bools = is_miss_TD[:, order_D]
         counted = matches.image_P[matches.is_counted_P]
         self._positives_I: Ints = np.bincount(counted, minlength=matches.num_images)
+        self._originals_I = np.arange(matches.num_images) if originals_I is None else originals_I
 
     @cached_property
     def num_images(self) -> int:
         """Number of images."""
         return len(self._positives_I)
+
+    @cached_property
+    def num_originals(self) -> int:
+        """Number of images without their copies."""
+        return int(self._originals_I.max(initial=-1)) + 1
+
+    def weights(self, weights_O: Ints) -> Ints:
+        """Returns the weight of each image, [I], which is that of the image it is a copy of.
+
+        Args:
+            weights_O: weight of each original image.
+        """
+        return weights_O[self._originals_I]
 
     def precision(self, weights_I: Ints | None = None) -> Floats | None:
         """Returns the precision at each threshold and recall, [T, R]; None without labelled people.

@@ -9,11 +9,12 @@ arXiv:1811.12004: MobileNet v1 up to conv5_5, a CPM block, one initial and some 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
+from distributed_pose.keypoints.sets import KeypointSet
 
 # The arrays of weights, by their names in the published checkpoint.
 Weights = Mapping[str, npt.NDArray[np.float32]]
@@ -48,6 +49,24 @@ NORM_EPSILON = 1e-5
 
 # The tensors of a batch normalisation, in the order in which the ONNX operator takes them.
 NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
+
+# The layers whose output channels are the heatmaps and the PAFs of the network.
+_HEADS = ("initial_stage.heatmaps.1.0.weight", "initial_stage.pafs.1.0.weight")
+
+
+class MapChannels(NamedTuple):
+    """The channels of a network's maps; by default those of the published checkpoint.
+
+    Attributes:
+        heatmaps: number of heatmaps, of which the last is the background.
+        pafs: number of PAF channels, two per limb.
+    """
+
+    heatmaps: int = 19
+    pafs: int = 38
+
+
+PUBLISHED_CHANNELS = MapChannels()
 
 
 @dataclass(frozen=True)
@@ -107,10 +126,33 @@ def output_names(refinement_stages: int = 1) -> tuple[str, ...]:
     return tuple(name for stage in stages for name in _stage_outputs(stage))
 
 
+def set_channels(keypoints: KeypointSet) -> MapChannels:
+    """Returns the channels of a network for a keypoint set."""
+    return MapChannels(keypoints.num_heatmaps, keypoints.num_pafs)
+
+
+def map_channels(shapes: Mapping[str, tuple[int, ...]]) -> MapChannels:
+    """Returns the channels of the network that weights belong to.
+
+    Args:
+        shapes: shapes of the weights by name. The published channels stand for missing heads.
+    """
+    found = (next(iter(shapes.get(name, ())), 0) for name in _HEADS)
+    sizes = zip(found, PUBLISHED_CHANNELS, strict=True)
+    return MapChannels(*(size or published for size, published in sizes))
+
+
+def weight_channels(weights: Weights) -> MapChannels:
+    """Returns the channels of the network that weights belong to."""
+    return map_channels({name: weights[name].shape for name in _HEADS})
+
+
 @cache
-def network_steps(refinement_stages: int = 1) -> tuple[Step, ...]:
+def network_steps(
+    refinement_stages: int = 1, channels: MapChannels = PUBLISHED_CHANNELS
+) -> tuple[Step, ...]:
     """Returns the network's steps, each after the steps on which it depends."""
-    builder = _Builder()
+    builder = _Builder(channels)
     features = builder.cpm(builder.backbone())
     builder.initial_stage(features)
     for stage in range(refinement_stages):
@@ -119,12 +161,14 @@ def network_steps(refinement_stages: int = 1) -> tuple[Step, ...]:
 
 
 @cache
-def tensor_shapes(refinement_stages: int = 1) -> Mapping[str, tuple[int, ...]]:
+def tensor_shapes(
+    refinement_stages: int = 1, channels: MapChannels = PUBLISHED_CHANNELS
+) -> Mapping[str, tuple[int, ...]]:
     """Returns the shapes of the network's weights by their names in the published checkpoint.
 
     The counters of training batches are left out, since no result depends on them.
     """
-    steps = network_steps(refinement_stages)
+    steps = network_steps(refinement_stages, channels)
     convolutions = (step for step in steps if isinstance(step, Convolution))
     return {name: shape for layer in convolutions for name, shape in _tensors(layer)}
 
@@ -147,6 +191,7 @@ def _stage_outputs(stage: int) -> tuple[str, str]:
 class _Builder:
     """Collects steps; each method returns the name of the value that its last step makes."""
 
+    maps: MapChannels
     steps: list[Step] = field(default_factory=list)
 
     def backbone(self) -> str:
@@ -181,7 +226,7 @@ class _Builder:
     def refinement_stage(self, features: str, stage: int) -> None:
         name = f"refinement_stages.{stage}"
         value = self._add(Join("Concat", (features, *_stage_outputs(stage)), f"{name}.input"))
-        channels = FEATURES + NUM_HEATMAPS + NUM_PAFS
+        channels = FEATURES + sum(self.maps)
         for index in range(REFINEMENT_BLOCKS):
             value = self._refinement_block(value, f"{name}.trunk.{index}", channels)
             channels = FEATURES
@@ -195,7 +240,7 @@ class _Builder:
         return self._add(Join("Add", (initial, value), f"{name}.sum"))
 
     def _heads(self, value: str, stage: str, hidden: int, results: tuple[str, str]) -> None:
-        kinds = (("heatmaps", NUM_HEATMAPS), ("pafs", NUM_PAFS))
+        kinds = (("heatmaps", self.maps.heatmaps), ("pafs", self.maps.pafs))
         for (kind, channels), result in zip(kinds, results, strict=True):
             name = f"{stage}.{kind}"
             inner = self._block(value, f"{name}.0", (hidden, FEATURES, 1, 1))

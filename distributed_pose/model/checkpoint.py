@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from distributed_pose.errors import SetupError, shown
-from distributed_pose.model.architecture import Weights, tensor_shapes
+from distributed_pose.model.architecture import Weights, map_channels, tensor_shapes
 from distributed_pose.model.checkpoint_file import read_file
 from distributed_pose.model.state_dict import (
     COUNTER,
@@ -47,7 +47,7 @@ class Checkpoint:
 
 
 def load_checkpoint(content: bytes, path: str, refinement_stages: int = 1) -> Checkpoint:
-    """Returns the network's weights in a checkpoint.
+    """Returns the network's weights in a checkpoint, which can be for any keypoint set.
 
     Args:
         content: content of a file of `torch.save` in the zip or the legacy format, of a safetensors
@@ -60,9 +60,10 @@ def load_checkpoint(content: bytes, path: str, refinement_stages: int = 1) -> Ch
             weights that are not finite floating-point numbers; the message names the tensors. Also
             if PyTorch, which reads its own files, is not installed.
     """
-    expected = tensor_shapes(refinement_stages)
-    of_one_stage = {name for name in expected if (stage_of(name) or 0) < 1}
+    of_one_stage = {name for name in tensor_shapes() if (stage_of(name) or 0) < 1}
     found = find_state_dict(read_file(content, path), of_one_stage, path)
+    shapes = {name: tensor.shape for name, tensor in found.tensors.items()}
+    expected = tensor_shapes(refinement_stages, map_channels(shapes))
     stages = found.num_stages
     least = max(1, min(stages, refinement_stages))
     _check_same(

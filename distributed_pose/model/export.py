@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from distributed_pose.errors import ConfigError
 from distributed_pose.model.architecture import (
@@ -16,12 +16,13 @@ from distributed_pose.model.architecture import (
     NORM_TENSORS,
     Convolution,
     Join,
+    MapChannels,
     Weights,
     network_steps,
     output_names,
+    weight_channels,
 )
 from distributed_pose.model.formats import ONNX_CHECKPOINT
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 
 # The oldest supported Ascend compiler (ATC 5.1) takes this opset.
 DEFAULT_OPSET = 11
@@ -59,13 +60,15 @@ def export_onnx(
             "choose one of these with --opset",
         )
     names = output_names(refinement_stages)
+    channels = weight_channels(weights)
     graph = _Graph([], [])
-    for step in network_steps(refinement_stages):
+    for step in network_steps(refinement_stages, channels):
         if isinstance(step, Join):
             graph.add_joined(step)
         else:
             graph.add_folded(step, weights)
-    return _serialised(graph, names[-2:] if last_stage else names, opset, _PRODUCER)
+    names = names[-2:] if last_stage else names
+    return _serialised(graph, _ports(names, channels), opset, _PRODUCER)
 
 
 def write_checkpoint(weights: Weights, *, refinement_stages: int = 1) -> bytes:
@@ -80,13 +83,15 @@ def write_checkpoint(weights: Weights, *, refinement_stages: int = 1) -> bytes:
             finite.
         refinement_stages: number of refinement stages of the network.
     """
+    channels = weight_channels(weights)
     graph = _Graph([], [])
-    for step in network_steps(refinement_stages):
+    for step in network_steps(refinement_stages, channels):
         if isinstance(step, Join):
             graph.add_joined(step)
         else:
             graph.add_stored(step, weights)
-    return _serialised(graph, output_names(refinement_stages), DEFAULT_OPSET, ONNX_CHECKPOINT)
+    outputs = _ports(output_names(refinement_stages), channels)
+    return _serialised(graph, outputs, DEFAULT_OPSET, ONNX_CHECKPOINT)
 
 
 @dataclass(frozen=True)
@@ -174,18 +179,27 @@ def folded(
     return weight * scale[:, None, None, None], beta + centred * scale
 
 
-def _serialised(graph: _Graph, outputs: Sequence[str], opset: int, producer: str) -> bytes:
-    image = helper.make_tensor_value_info(
-        INPUT_NAME, TensorProto.FLOAT, ["batch", 3, "height", "width"]
-    )
-    maps = [
+def _ports(names: Sequence[str], channels: MapChannels) -> list[ValueInfoProto]:
+    """Returns the descriptions of the outputs with the given names."""
+    return [
         helper.make_tensor_value_info(
             name,
             TensorProto.FLOAT,
-            ["batch", NUM_HEATMAPS if "heatmaps" in name else NUM_PAFS, "map_height", "map_width"],
+            [
+                "batch",
+                channels.heatmaps if "heatmaps" in name else channels.pafs,
+                "map_height",
+                "map_width",
+            ],
         )
-        for name in outputs
+        for name in names
     ]
+
+
+def _serialised(graph: _Graph, maps: Sequence[ValueInfoProto], opset: int, producer: str) -> bytes:
+    image = helper.make_tensor_value_info(
+        INPUT_NAME, TensorProto.FLOAT, ["batch", 3, "height", "width"]
+    )
     made = helper.make_graph(graph.nodes, "lightweight_openpose", [image], maps, graph.initializers)
     opsets = [helper.make_opsetid("", opset)]
     # Old compilers refuse newer IR versions, so this is the oldest that has the operator set.

@@ -5,8 +5,8 @@ Modules are laid out so that the `state_dict` carries the tensor names of the pu
 Source: Osokin, "Real-time 2D Multi-Person Pose Estimation on CPU: Lightweight OpenPose",
 arXiv:1811.12004: MobileNet v1 up to conv5_5, a CPM block, one initial and one refinement stage.
 
-Array legend: N images, H and W network input size in pixels, K heatmap channels (18 keypoints and
-background), P PAF channels (two for each of the 19 limbs).
+Array legend: N images, H and W network input size in pixels, K heatmap channels (one per keypoint
+and the background), P PAF channels (two per limb).
 """
 
 import torch
@@ -18,11 +18,13 @@ from distributed_pose.model.architecture import (
     FEATURES,
     INITIAL_BLOCKS,
     INITIAL_HEAD_CHANNELS,
+    PUBLISHED_CHANNELS,
     REFINEMENT_BLOCKS,
     STEM_CHANNELS,
+    MapChannels,
     Weights,
+    weight_channels,
 )
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 
 
 class LightweightOpenPose(nn.Module):
@@ -34,15 +36,18 @@ class LightweightOpenPose(nn.Module):
     Args:
         refinement_stages: number of stages after the initial one; the published AP is that of a
             network with one refinement stage.
+        channels: channels of the maps; by default those of the published checkpoint.
     """
 
-    def __init__(self, refinement_stages: int = 1) -> None:
+    def __init__(
+        self, refinement_stages: int = 1, channels: MapChannels = PUBLISHED_CHANNELS
+    ) -> None:
         super().__init__()
         self.model = _backbone()
         self.cpm = _Cpm(BACKBONE_BLOCKS[-1][0], FEATURES)
-        self.initial_stage = _InitialStage(FEATURES)
+        self.initial_stage = _InitialStage(FEATURES, channels)
         self.refinement_stages = nn.ModuleList(
-            _RefinementStage(FEATURES + NUM_HEATMAPS + NUM_PAFS, FEATURES)
+            _RefinementStage(FEATURES + sum(channels), FEATURES, channels)
             for _ in range(refinement_stages)
         )
 
@@ -63,7 +68,7 @@ def network_of(weights: Weights, refinement_stages: int) -> LightweightOpenPose:
     """
     # The parameters take no memory before the weights replace them.
     with torch.device("meta"):
-        network = LightweightOpenPose(refinement_stages)
+        network = LightweightOpenPose(refinement_stages, weight_channels(weights))
     # The only tensors that the weights lack are the counters of training batches.
     counters = {name: torch.tensor(0) for name in network.state_dict() if name not in weights}
     tensors = {name: torch.tensor(weight) for name, weight in weights.items()}
@@ -128,11 +133,11 @@ class _Cpm(nn.Module):
 
 
 class _InitialStage(nn.Module):
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, maps: MapChannels) -> None:
         super().__init__()
         self.trunk = nn.Sequential(*(_conv(features, features) for _ in range(INITIAL_BLOCKS)))
-        self.heatmaps = _head(features, INITIAL_HEAD_CHANNELS, NUM_HEATMAPS)
-        self.pafs = _head(features, INITIAL_HEAD_CHANNELS, NUM_PAFS)
+        self.heatmaps = _head(features, INITIAL_HEAD_CHANNELS, maps.heatmaps)
+        self.pafs = _head(features, INITIAL_HEAD_CHANNELS, maps.pafs)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         trunk = self.trunk(x)
@@ -154,14 +159,14 @@ class _RefinementBlock(nn.Module):
 
 
 class _RefinementStage(nn.Module):
-    def __init__(self, inputs: int, features: int) -> None:
+    def __init__(self, inputs: int, features: int, maps: MapChannels) -> None:
         super().__init__()
         self.trunk = nn.Sequential(
             _RefinementBlock(inputs, features),
             *(_RefinementBlock(features, features) for _ in range(REFINEMENT_BLOCKS - 1)),
         )
-        self.heatmaps = _head(features, features, NUM_HEATMAPS)
-        self.pafs = _head(features, features, NUM_PAFS)
+        self.heatmaps = _head(features, features, maps.heatmaps)
+        self.pafs = _head(features, features, maps.pafs)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         trunk = self.trunk(x)

@@ -30,9 +30,11 @@ from distributed_pose.model.onnx_graph import (
     nodes,
     parse,
 )
+from distributed_pose.records.images import InputSize
 
-# At 368x640, Lightweight OpenPose has at most 15 MB of values at a time, and OpenPose on VGG-19 has
-# 180 MB.
+# For an input of this size, Lightweight OpenPose has at most 15 MB of values at a time, and
+# OpenPose on VGG-19 has 180 MB. Larger inputs may take more in proportion to their pixels.
+_USUAL_INPUT = InputSize(368, 640)
 _MAX_LIVE_BYTES = 2**29
 
 # The limits of the values that are computed from weights: these may be widened from 4 bits to
@@ -65,9 +67,6 @@ _KEEPING = frozenset(
 )
 _STANDARD = ("", "ai.onnx")
 
-# The sizes of dimensions that the model leaves open; profiles make inputs of this shape.
-_INPUT_SHAPE = (1, 3, 368, 640)
-
 # The largest fixed batch by which the memory of a model is divided.
 _MAX_BATCH = 1024
 
@@ -79,7 +78,7 @@ _MAX_SHAPE_VALUES = 1024
 _HINT = "model.path must be a pose network of convolutions on one image"
 
 
-def check_bounds(content: bytes, name: str) -> None:
+def check_bounds(content: bytes, name: str, size: InputSize = _USUAL_INPUT) -> None:
     """Checks that a model takes no more time and memory than a pose network does.
 
     Sizes are inferred through the standard's operators. Values after an operator of another domain
@@ -88,6 +87,7 @@ def check_bounds(content: bytes, name: str) -> None:
     Args:
         content: serialised ONNX that holds its weights.
         name: name of the model in messages.
+        size: size of the inputs, for the dimensions that the model leaves open.
 
     Raises:
         SetupError: if the content is not valid ONNX, or if the model has loops, or has more nodes
@@ -101,7 +101,7 @@ def check_bounds(content: bytes, name: str) -> None:
         _bytes_of(tensor.values.data_type, tensor.dims)
         for tensor in messages(model, SparseTensorProto)
     )
-    model = _with_shapes(model, name)
+    model = _with_shapes(model, name, (1, 3, *size))
     sizes = _sizes(model)
     computed += _computed_bytes(model, sizes, name)
     if computed > _MAX_COMPUTED_BYTES + _MAX_COMPUTED_PER_BYTE * len(content):
@@ -110,10 +110,11 @@ def check_bounds(content: bytes, name: str) -> None:
             _HINT,
         )
     live = _most_live_bytes(model, sizes)
-    if live > _MAX_LIVE_BYTES:
+    limit = int(_MAX_LIVE_BYTES * max(1.0, math.prod(size) / math.prod(_USUAL_INPUT)))
+    if live > limit:
         raise SetupError(
-            f"{name} needs {live:,} bytes for the values of one image, over the limit of "
-            f"{_MAX_LIVE_BYTES:,}",
+            f"{name} needs {live:,} bytes for the values of one image, over the limit of {limit:,} "
+            f"for an input of {size}",
             _HINT,
         )
 
@@ -149,12 +150,12 @@ def _num_nodes(model: ModelProto) -> float:
     return size(Counter((n.domain, n.op_type) for n in messages(model.graph, NodeProto)))
 
 
-def _with_shapes(model: ModelProto, name: str) -> ModelProto:
+def _with_shapes(model: ModelProto, name: str, input_shape: tuple[int, ...]) -> ModelProto:
     """Returns a model without weights or functions, whose values have the shapes of one image."""
     try:
         if model.functions:
             model = inliner.inline_local_functions(model)
-        return onnx.shape_inference.infer_shapes(_bare(model), data_prop=True)
+        return onnx.shape_inference.infer_shapes(_bare(model, input_shape), data_prop=True)
     except SetupError:
         raise
     # The C++ code raises more exceptions than it documents.
@@ -162,8 +163,13 @@ def _with_shapes(model: ModelProto, name: str) -> ModelProto:
         raise invalid(name, first_line(error)) from None
 
 
-def _bare(model: ModelProto) -> ModelProto:
-    """Returns a model without large weights that declares the shape of its input, and no other."""
+def _bare(model: ModelProto, input_shape: tuple[int, ...]) -> ModelProto:
+    """Returns a model without large weights that declares the shape of its input, and no other.
+
+    Args:
+        model: the model.
+        input_shape: sizes of the input's dimensions, for those that the model leaves open.
+    """
     for tensor in messages(model, TensorProto):
         if math.prod(tensor.dims) > _MAX_SHAPE_VALUES:
             for values in ("raw_data", "float_data", "int32_data", "int64_data", "double_data"):
@@ -174,8 +180,8 @@ def _bare(model: ModelProto) -> ModelProto:
         for output in graph.output:
             output.type.tensor_type.ClearField("shape")
     shape = image_input(model).type.tensor_type.shape
-    if len(shape.dim) == len(_INPUT_SHAPE):
-        for dim, size in zip(shape.dim, _INPUT_SHAPE, strict=True):
+    if len(shape.dim) == len(input_shape):
+        for dim, size in zip(shape.dim, input_shape, strict=True):
             dim.dim_value = dim.dim_value if dim.dim_value > 0 else size
     return model
 

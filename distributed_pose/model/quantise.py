@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_pose.errors import SetupError, last_line
-from distributed_pose.packages import require
+from distributed_pose.packages import require, without_telemetry
 
 if TYPE_CHECKING:
     import openvino
@@ -146,11 +146,11 @@ def _pack(model: "openvino.Model") -> bytes:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Keeps NNCF's log and progress bars off the standard output, and turns its telemetry off."""
+    """Keeps NNCF's log and progress bars off the standard output, and turns telemetry off."""
     before = os.environ.get(_NO_TELEMETRY)
     os.environ[_NO_TELEMETRY] = "1"
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), without_telemetry():
             yield
     finally:
         if before is None:

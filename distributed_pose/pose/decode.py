@@ -7,12 +7,14 @@ Legend: N images, K heatmaps, P PAF channels, H and W map size in cells, R poses
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from time import perf_counter_ns
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.pose.assemble import People, Poses, assemble
 from distributed_pose.pose.halves import half_to_float
 from distributed_pose.pose.kernels import FOLDER
@@ -24,10 +26,10 @@ from distributed_pose.pose.limits import (
     too_many_candidates,
     too_many_pairs,
 )
-from distributed_pose.pose.peaks import ROOM, Candidates, Scratch, find_peaks
+from distributed_pose.pose.peaks import Scratch, find_peaks, new_candidates
 from distributed_pose.pose.resample import Axis, axes
 from distributed_pose.pose.samples import new_samples
-from distributed_pose.pose.skeleton import LIMBS, NUM_HEATMAPS, NUM_KEYPOINTS, NUM_PAFS
+from distributed_pose.pose.topology import topology
 from distributed_pose.pose.warm_up import share_first_calls
 from distributed_pose.records.images import STRIDE, Geometry
 
@@ -35,11 +37,8 @@ Maps = npt.NDArray[np.floating[Any]]
 
 # Initial sizes of buffers that grow when an image needs more.
 _PAIRS = 1024
+_PEOPLE = 1024
 _POSES = 256
-
-# Candidates of all keypoints, and limbs of all kinds: each kind uses a candidate at most once.
-_MAX_CANDIDATES = NUM_KEYPOINTS * MAX_CANDIDATES
-_MAX_LIMBS = len(LIMBS) * MAX_CANDIDATES
 
 _NO_MAP_HW = (6, 8)
 
@@ -68,30 +67,30 @@ class Decoder:
     are used.
 
     Args:
+        keypoints: keypoints and limbs of the network, and keypoints of the dataset.
         clock: returns the current time in nanoseconds, from which stage durations are computed.
     """
 
-    def __init__(self, clock: Callable[[], int] = perf_counter_ns) -> None:
+    def __init__(self, keypoints: KeypointSet, clock: Callable[[], int] = perf_counter_ns) -> None:
+        self._keypoints = keypoints
+        self._topology = topology(keypoints)
         self._clock = clock
         self._scratch = Scratch(_floats(0), _floats(0), _floats(0), _ints(0, 4))
-        self._candidates = Candidates(
-            _ints(ROOM), _ints(ROOM), _floats(ROOM), np.zeros(NUM_KEYPOINTS + 1, np.int64)
-        )
+        self._candidates = new_candidates(keypoints.num_keypoints)
+        # Each kind of limb uses a candidate at most once.
+        kinds = len(keypoints.limbs)
+        max_limbs = kinds * MAX_CANDIDATES
         self._limbs = Limbs(
-            _ints(_MAX_LIMBS),
-            _ints(_MAX_LIMBS),
-            np.empty(_MAX_LIMBS),
-            np.zeros(len(LIMBS) + 1, np.int64),
-            _ints(_MAX_CANDIDATES),
-        )
-        self._people = People(
-            _ints(_MAX_LIMBS, NUM_KEYPOINTS),
-            np.empty(_MAX_LIMBS),
-            _ints(_MAX_LIMBS),
-            _ints(_MAX_CANDIDATES),
+            _ints(max_limbs),
+            _ints(max_limbs),
+            np.empty(max_limbs),
+            np.zeros(kinds + 1, np.int64),
+            _ints(keypoints.num_keypoints * MAX_CANDIDATES),
         )
         self._make_pairs(_PAIRS)
-        self._poses = Poses(np.empty((_POSES, 51)), np.empty(_POSES))
+        self._make_people(_PEOPLE)
+        width = 3 * keypoints.num_dataset_keypoints
+        self._poses = Poses(np.empty((_POSES, width)), np.empty(_POSES))
         self._maps_f32 = _floats(0)
 
     def warm_up(self) -> None:
@@ -100,8 +99,8 @@ class Decoder:
         Processes that do so at the same time share the work.
         """
         # Half precision, so that its conversion is compiled as well.
-        heatmaps = np.zeros((NUM_HEATMAPS, *_NO_MAP_HW), np.float16)
-        pafs = np.zeros((NUM_PAFS, *_NO_MAP_HW), np.float16)
+        heatmaps = np.zeros((self._keypoints.num_heatmaps, *_NO_MAP_HW), np.float16)
+        pafs = np.zeros((self._keypoints.num_pafs, *_NO_MAP_HW), np.float16)
         yx = axes(Geometry(STRIDE, STRIDE, 0, 0, 0, 0), _NO_MAP_HW)
         self._make_scratch(yx)
         calls = {
@@ -128,20 +127,29 @@ class Decoder:
         """Returns the poses in the images of a batch, in image pixels.
 
         Args:
-            heatmaps_NKHW: float32 or float16 [N, 19, H, W], last stage, background last; finite.
-            pafs_NPHW: float32 or float16 [N, 38, H, W], last stage; finite.
+            heatmaps_NKHW: float32 or float16 [N, K, H, W], last stage, background last; finite.
+            pafs_NPHW: float32 or float16 [N, P, H, W], last stage; finite.
             geometries: position of each image in the network input of 8H x 8W pixels.
         """
-        ends = np.zeros(len(geometries) + 1, np.int64)
-        durations_ns_N3 = np.zeros((len(geometries), 3), np.int64)
+        images = zip(heatmaps_NKHW, pafs_NPHW, geometries, strict=True)
+        return self._decode_all([partial(self._decode, *image) for image in images])
+
+    def _decode_all(
+        self, decoders: Sequence[Callable[[int, npt.NDArray[np.int64]], int]]
+    ) -> Decoded:
+        """Returns the poses of all images.
+
+        Args:
+            decoders: function per image that writes its poses from a row on and its durations to an
+                array, and returns the row after them.
+        """
+        ends = np.zeros(len(decoders) + 1, np.int64)
+        durations_ns_N3 = np.zeros((len(decoders), 3), np.int64)
         failures: dict[int, str] = {}
-        for index, geometry in enumerate(geometries):
-            maps = heatmaps_NKHW[index], pafs_NPHW[index]
+        for index, decode in enumerate(decoders):
             ends[index + 1] = ends[index]
             try:
-                ends[index + 1] = self._decode(
-                    *maps, geometry, int(ends[index]), durations_ns_N3[index]
-                )
+                ends[index + 1] = decode(int(ends[index]), durations_ns_N3[index])
             except NoPoseMapsError as error:
                 failures[index] = error.message
         poses = Poses(*(rows[: ends[-1]].copy() for rows in self._poses))
@@ -170,23 +178,27 @@ class Decoder:
     def _find_peaks(self, heatmaps_KHW: npt.NDArray[np.float32], yx: tuple[Axis, Axis]) -> None:
         keypoint = find_peaks(heatmaps_KHW, yx, self._candidates, self._scratch)
         if keypoint >= 0:
-            raise too_many_candidates(keypoint)
+            raise too_many_candidates(self._keypoints.keypoints[keypoint])
 
     def _find_limbs(self, pafs_PHW: npt.NDArray[np.float32], yx: tuple[Axis, Axis]) -> None:
         found = self._candidates, self._limbs
-        room, total = find_limbs(pafs_PHW, yx, *found, self._pairs, self._scratch)
+        room, total = find_limbs(pafs_PHW, yx, *found, self._pairs, self._scratch, self._topology)
         if total > MAX_PAIRS:
             raise too_many_pairs(total)
         if room > len(self._pairs.a_R):
             self._make_pairs(room)
-            find_limbs(pafs_PHW, yx, *found, self._pairs, self._scratch)
+            find_limbs(pafs_PHW, yx, *found, self._pairs, self._scratch, self._topology)
 
     def _assemble(self, start: int) -> int:
-        end = assemble(self._candidates, self._limbs, self._people, self._poses, start)
+        # Each limb starts one person at most.
+        if self._limbs.offsets[-1] > len(self._people.scores_P):
+            self._make_people(2 * int(self._limbs.offsets[-1]))
+        found = self._candidates, self._limbs, self._people
+        end = assemble(*found, self._poses, start, self._topology)
         if end > len(self._poses.scores_P):
             grown = Poses(*(np.resize(rows, (2 * end, *rows.shape[1:])) for rows in self._poses))
             self._poses = grown
-            assemble(self._candidates, self._limbs, self._people, self._poses, start)
+            assemble(*found, self._poses, start, self._topology)
         return end
 
     def _as_f32(self, maps_CHW: Maps) -> npt.NDArray[np.float32]:
@@ -206,6 +218,16 @@ class Decoder:
 
     def _make_pairs(self, room: int) -> None:
         self._pairs = Pairs(_ints(room), _ints(room), np.empty(room), new_samples())
+
+    def _make_people(self, room: int) -> None:
+        num_keypoints = self._keypoints.num_keypoints
+        self._people = People(
+            _ints(room, num_keypoints),
+            _ints(room, num_keypoints),
+            np.empty(room),
+            _ints(room),
+            _ints(num_keypoints * MAX_CANDIDATES),
+        )
 
     def _make_scratch(self, yx: tuple[Axis, Axis]) -> None:
         """Allocates scratch for a whole image."""

@@ -27,7 +27,7 @@ from distributed_pose.pose.resample import (
     resized,
 )
 from distributed_pose.pose.samples import NUM_SAMPLES, Samples, estimate, take_samples
-from distributed_pose.pose.skeleton import LIMBS, NUM_PAFS
+from distributed_pose.pose.topology import Topology
 
 MIN_PROJECTION = np.float32(0.05)
 # More than 80 % of the ten samples must exceed the minimum projection.
@@ -38,17 +38,15 @@ _STEP = np.float32(1 / (NUM_SAMPLES - 1))
 _SMALLEST_NORM = np.float32(1e-6)
 _SMALLEST_COUNT = 1e-6
 
-_LIMBS = np.array(LIMBS)
-
 # Below the minimum projection by more than the largest error of an estimate.
-_CERTAINLY_BELOW = MIN_PROJECTION - np.float32(1e-3)
+CERTAINLY_BELOW = MIN_PROJECTION - np.float32(1e-3)
 
 # From the middle outwards: a wrong pair is rejected sooner there, because its ends lie on people.
-_ORDER = np.array([4, 5, 3, 6, 2, 7, 1, 8, 0, 9])
+ORDER = np.array([4, 5, 3, 6, 2, 7, 1, 8, 0, 9])
 
 # Pixels of both fields that are evaluated in the time of a tested pair, and of an accepted one.
-_TESTED_PIXELS = 50
-_ACCEPTED_PIXELS = 300
+TESTED_PIXELS = 50
+ACCEPTED_PIXELS = 300
 
 
 class Limbs(NamedTuple):
@@ -60,7 +58,7 @@ class Limbs(NamedTuple):
         a_L: int64 [L], candidate at the limb's first keypoint, numbered over all keypoints.
         b_L: int64 [L], candidate at the limb's second keypoint, numbered over all keypoints.
         scores_L: float64 [L], score of each limb.
-        offsets: int64 [20], the first limb of each kind, and the end of the last kind.
+        offsets: int64 [kinds + 1], the first limb of each kind, and the end of the last kind.
         used_M: int64 [M], the last kind of limb that uses a candidate, counted from 1; 0 for none.
     """
 
@@ -95,6 +93,7 @@ def find_limbs(
     limbs: Limbs,
     pairs: Pairs,
     scratch: Scratch,
+    topology: Topology,
 ) -> tuple[int, int]:
     """Finds the limbs of each kind, best first; each kind uses a candidate at most once.
 
@@ -102,20 +101,28 @@ def find_limbs(
         The number of rows that `pairs` needs, and the number of pairs of all kinds together. Only
         with enough rows, and not more than `MAX_PAIRS`, limbs are found.
     """
-    room = total = 0
-    for kind in range(len(_LIMBS)):
-        a, b, ends = _LIMBS[kind, 0], _LIMBS[kind, 1], candidates.offsets_K
-        pairs_of_kind = (ends[a + 1] - ends[a]) * (ends[b + 1] - ends[b])
-        room, total = max(room, pairs_of_kind), total + pairs_of_kind
+    room, total = count_pairs(candidates, topology.limbs_L4)
     if room > len(pairs.a_R) or total > MAX_PAIRS:
         return room, total
     limbs.used_M[: candidates.offsets_K[-1]] = 0
     limbs.offsets[0] = 0
     end = limbs.offsets[0]
-    for kind in range(len(_LIMBS)):
-        number = _accepted_pairs(pafs_PHW, yx, candidates, kind, pairs, scratch)
-        end = _take_best(pairs, number, kind, limbs, end)
+    for kind in range(len(topology.limbs_L4)):
+        limb_4 = topology.limbs_L4[kind]
+        number = _accepted_pairs(pafs_PHW, yx, candidates, limb_4, pairs, scratch)
+        end = take_best(pairs, number, kind, limbs, end)
         limbs.offsets[kind + 1] = end
+    return room, total
+
+
+@compiled_part
+def count_pairs(candidates: Candidates, kinds_L4: Ints) -> tuple[int, int]:
+    """Returns the largest number of pairs of one kind of limb, and the number of all pairs."""
+    room = total = 0
+    for kind in range(len(kinds_L4)):
+        a, b, ends = kinds_L4[kind, 0], kinds_L4[kind, 1], candidates.offsets_K
+        pairs_of_kind = (ends[a + 1] - ends[a]) * (ends[b + 1] - ends[b])
+        room, total = max(room, pairs_of_kind), total + pairs_of_kind
     return room, total
 
 
@@ -124,13 +131,14 @@ def _accepted_pairs(
     pafs_PHW: Floats,
     yx: tuple[Axis, Axis],
     candidates: Candidates,
-    kind: int,
+    limb_4: Ints,
     pairs: Pairs,
     scratch: Scratch,
 ) -> int:
-    keypoint_a, keypoint_b, channel_x, channel_y = _LIMBS[kind]
+    keypoint_a, keypoint_b, channel_x, channel_y = limb_4
     fields = pafs_PHW[channel_x], pafs_PHW[channel_y]
-    is_tail = in_tail(min(channel_x, channel_y), NUM_PAFS, len(yx[1].taps))
+    channels, width = len(pafs_PHW), len(yx[1].taps)
+    is_tail = in_tail(channel_x, channels, width), in_tail(channel_y, channels, width)
     ends_a = candidates.offsets_K[keypoint_a], candidates.offsets_K[keypoint_a + 1]
     ends_b = candidates.offsets_K[keypoint_b], candidates.offsets_K[keypoint_b + 1]
     box = Box(0, 0, 0, 0)
@@ -140,15 +148,15 @@ def _accepted_pairs(
     number = 0
     for b in range(ends_b[0], ends_b[1]):
         if pixels_left < 0 and not is_dense:
-            box = _around(candidates, ends_a, ends_b)
+            box = around(candidates, ends_a, ends_b)
             fields_hw2 = _evaluated(fields, yx, box, scratch, is_tail)
             is_dense = True
         for a in range(ends_a[0], ends_a[1]):
             if is_dense:
-                score = _dense_score(fields_hw2, box, candidates, a, b, pairs.samples.values)
+                score = dense_score(fields_hw2, box, candidates, a, b, pairs.samples.values)
             else:
                 score = _score(fields, yx, candidates, a, b, pairs.samples, is_tail)
-                pixels_left -= _ACCEPTED_PIXELS if score > 0 else _TESTED_PIXELS
+                pixels_left -= ACCEPTED_PIXELS if score > 0 else TESTED_PIXELS
             if score > 0:
                 pairs.a_R[number], pairs.b_R[number] = a, b
                 pairs.scores_R[number] = score
@@ -157,7 +165,7 @@ def _accepted_pairs(
 
 
 @compiled_part
-def _around(candidates: Candidates, ends_a: tuple[int, int], ends_b: tuple[int, int]) -> Box:
+def around(candidates: Candidates, ends_a: tuple[int, int], ends_b: tuple[int, int]) -> Box:
     """Returns the pixels between all candidates of both keypoints, where all samples are."""
     x, y = candidates.x_M, candidates.y_M
     rows_a, rows_b = y[ends_a[0] : ends_a[1]], y[ends_b[0] : ends_b[1]]
@@ -172,7 +180,11 @@ def _around(candidates: Candidates, ends_a: tuple[int, int], ends_b: tuple[int, 
 
 @compiled_part
 def _evaluated(
-    fields: tuple[Floats, Floats], yx: tuple[Axis, Axis], box: Box, scratch: Scratch, is_tail: bool
+    fields: tuple[Floats, Floats],
+    yx: tuple[Axis, Axis],
+    box: Box,
+    scratch: Scratch,
+    is_tail: tuple[bool, bool],
 ) -> Floats:
     """Returns the values of both fields in a box, float32 [h, w, 2], as a part of `scratch`."""
     height, width = box.bottom - box.top, box.right - box.left
@@ -182,7 +194,7 @@ def _evaluated(
     for component in range(2):
         fine_hw = enlarged(fields[component], rows, columns, scratch.fine)
         origin = rows[0], columns[0]
-        pixels_hw = resized(fine_hw, origin, yx, box, scratch.pixels, is_tail)
+        pixels_hw = resized(fine_hw, origin, yx, box, scratch.pixels, is_tail[component])
         # Numba compiles a slice assignment with messages about shapes, which takes seconds.
         for row in range(height):
             for column in range(width):
@@ -191,7 +203,7 @@ def _evaluated(
 
 
 @compiled_part
-def _take_best(pairs: Pairs, number: int, kind: int, limbs: Limbs, end: int) -> int:
+def take_best(pairs: Pairs, number: int, kind: int, limbs: Limbs, end: int) -> int:
     """Appends accepted pairs as limbs, greedily from the best; returns the end of the limbs."""
     # Among equal scores the later pair comes first, as in the reference's reversed ascending sort.
     for index in np.argsort(pairs.scores_R[:number], kind="mergesort")[::-1]:
@@ -212,16 +224,22 @@ def _score(
     a: int,
     b: int,
     samples: Samples,
-    is_tail: bool,
+    is_tail: tuple[bool, bool],
 ) -> float:
     """Returns the mean of the projections above the minimum, or 0 if too few samples have one."""
-    start, step, unit = _line(candidates, a, b)
+    start, step, unit = line(candidates, a, b)
     if not _may_be_limb(fields, yx, start, step, unit):
         return 0.0
     for index in range(NUM_SAMPLES):
-        samples.x_px[index], samples.y_px[index] = _sample(start, step, index)
+        samples.x_px[index], samples.y_px[index] = sample(start, step, index)
     take_samples(fields, yx, samples, is_tail)
-    values, counting = samples.values, 0
+    return sampled_score(samples.values, unit)
+
+
+@inlined
+def sampled_score(values: Floats, unit: tuple[np.float32, np.float32]) -> float:
+    """Returns the score of a pair from the values of both fields, which it overwrites."""
+    counting = 0
     for index in range(NUM_SAMPLES):
         projection = values[index] * unit[0] + values[NUM_SAMPLES + index] * unit[1]
         counts = bool(projection > MIN_PROJECTION)
@@ -233,14 +251,14 @@ def _score(
 
 
 @inlined
-def _dense_score(
+def dense_score(
     fields_hw2: Floats, box: Box, candidates: Candidates, a: int, b: int, values: Floats
 ) -> float:
     """Returns what `_score` returns, from fields at all pixels of a box."""
-    start, step, unit = _line(candidates, a, b)
+    start, step, unit = line(candidates, a, b)
     counting = NUM_SAMPLES
-    for index in _ORDER:
-        x, y = _sample(start, step, index)
+    for index in ORDER:
+        x, y = sample(start, step, index)
         x, y = x - box.left, y - box.top
         projection = fields_hw2[y, x, 0] * unit[0] + fields_hw2[y, x, 1] * unit[1]
         counts = bool(projection > MIN_PROJECTION)
@@ -252,7 +270,7 @@ def _dense_score(
 
 
 @inlined
-def _line(
+def line(
     candidates: Candidates, a: int, b: int
 ) -> tuple[
     tuple[np.float32, np.float32], tuple[np.float32, np.float32], tuple[np.float32, np.float32]
@@ -276,18 +294,18 @@ def _may_be_limb(
 ) -> bool:
     """Returns False if too many samples certainly project below the minimum."""
     left = NUM_SAMPLES
-    for index in _ORDER:
-        x, y = _sample(start, step, index)
+    for index in ORDER:
+        x, y = sample(start, step, index)
         projection = estimate(fields[0], yx, y, x) * unit[0]
         projection += estimate(fields[1], yx, y, x) * unit[1]
-        left -= bool(projection < _CERTAINLY_BELOW)
+        left -= bool(projection < CERTAINLY_BELOW)
         if left < MIN_COUNTING:
             return False
     return True
 
 
 @inlined
-def _sample(
+def sample(
     start: tuple[np.float32, np.float32], step: tuple[np.float32, np.float32], index: int
 ) -> tuple[int, int]:
     """Returns x and y of a sample's pixel: computed in float32, rounded half to even."""

@@ -6,7 +6,6 @@ has the measurements.
 """
 
 from distributed_pose.errors import ExecutionError
-from distributed_pose.pose.skeleton import KEYPOINTS
 
 # Candidates of one keypoint in an image.
 MAX_CANDIDATES = 1000
@@ -21,11 +20,9 @@ class NoPoseMapsError(ExecutionError):
     """The heatmaps of an image exceed a limit, so they do not show poses."""
 
 
-def too_many_candidates(keypoint: int) -> NoPoseMapsError:
-    """Returns the error about a keypoint with more than `MAX_CANDIDATES`."""
-    return NoPoseMapsError(
-        f"{_NO_POSES}: more than {MAX_CANDIDATES} candidates of {KEYPOINTS[keypoint]}"
-    )
+def too_many_candidates(keypoint: str) -> NoPoseMapsError:
+    """Returns the error about a keypoint, by name, with more than `MAX_CANDIDATES`."""
+    return NoPoseMapsError(f"{_NO_POSES}: more than {MAX_CANDIDATES} candidates of {keypoint}")
 
 
 def too_many_pairs(number: int) -> NoPoseMapsError:

@@ -22,16 +22,12 @@ from distributed_pose.pose.resample import (
     in_tail,
     resized,
 )
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_KEYPOINTS
 
 SUPPRESSION_RADIUS_PX = 6
 
 # A peak suppresses others among the pixels below and to the right of it that are nearer than the
 # radius. If the peaks of a heatmap exceed this number, more than `MAX_CANDIDATES` of them are left.
 MAX_PEAKS = MAX_CANDIDATES * (1 + 54)
-
-# Rows for the candidates of all keypoints and the peaks of the last one.
-ROOM = NUM_KEYPOINTS * MAX_CANDIDATES + MAX_PEAKS
 
 _NONE = -1
 
@@ -40,7 +36,7 @@ _SORT_STRIDES = np.array([27347, 10939, 4376, 1750, 701, 301, 132, 57, 23, 10, 4
 
 
 class Candidates(NamedTuple):
-    """Candidates of all keypoints, in buffers of `ROOM` rows.
+    """Candidates of all keypoints, in buffers as `new_candidates` makes them.
 
     The candidates of keypoint k are at `offsets_K[k]` to `offsets_K[k + 1]`, sorted by x, then y.
 
@@ -48,13 +44,24 @@ class Candidates(NamedTuple):
         x_M: int64 [M], column of each candidate in whole image pixels.
         y_M: int64 [M], row of each candidate in whole image pixels.
         scores_M: float32 [M], heatmap value at each candidate.
-        offsets_K: int64 [19], first candidate of each keypoint, and the end of the last keypoint.
+        offsets_K: int64 [K + 1], first candidate of each keypoint, and the end of the last one.
     """
 
     x_M: Ints
     y_M: Ints
     scores_M: Floats
     offsets_K: Ints
+
+
+def new_candidates(num_keypoints: int) -> Candidates:
+    """Returns buffers for the candidates of all keypoints and the peaks of the last one."""
+    room = num_keypoints * MAX_CANDIDATES + MAX_PEAKS
+    return Candidates(
+        np.empty(room, np.int64),
+        np.empty(room, np.int64),
+        np.empty(room, np.float32),
+        np.zeros(num_keypoints + 1, np.int64),
+    )
 
 
 class Scratch(NamedTuple):
@@ -88,17 +95,30 @@ def find_peaks(
     """
     candidates.offsets_K[0] = 0
     end = candidates.offsets_K[0]
-    for keypoint in range(NUM_KEYPOINTS):
-        is_tail = in_tail(keypoint, NUM_HEATMAPS, len(yx[1].taps))
+    for keypoint in range(len(candidates.offsets_K) - 1):
+        is_tail = in_tail(keypoint, len(heatmaps_KHW), len(yx[1].taps))
         start, end = end, _find_in(heatmaps_KHW[keypoint], yx, end, candidates, scratch, is_tail)
-        if end - start > MAX_PEAKS:
+        end = settle_candidates(candidates, keypoint, start, end)
+        if end < 0:
             return keypoint
-        _sort(candidates, start, end)
-        end = _suppress(candidates, start, end)
-        if end - start > MAX_CANDIDATES:
-            return keypoint
-        candidates.offsets_K[keypoint + 1] = end
     return _NONE
+
+
+@compiled_part
+def settle_candidates(candidates: Candidates, keypoint: int, start: int, end: int) -> int:
+    """Sorts the peaks of a keypoint and drops those that are too near to an earlier one.
+
+    Returns:
+        The end of the candidates; -1 if there are more than `MAX_CANDIDATES`.
+    """
+    if end - start > MAX_PEAKS:
+        return _NONE
+    _sort(candidates, start, end)
+    end = _suppress(candidates, start, end)
+    if end - start > MAX_CANDIDATES:
+        return _NONE
+    candidates.offsets_K[keypoint + 1] = end
+    return end
 
 
 @compiled_part
@@ -134,7 +154,7 @@ def _find_in_box(
     is_tail: bool,
 ) -> int:
     y_axis, x_axis = yx
-    around = _with_neighbours(box, yx)
+    around = with_neighbours(box, yx)
     rows = y_axis.taps[around.top, 0], y_axis.taps[around.bottom - 1, TAPS - 1] + 1
     columns = x_axis.taps[around.left, 0], x_axis.taps[around.right - 1, TAPS - 1] + 1
     origin = rows[0], columns[0]
@@ -142,8 +162,22 @@ def _find_in_box(
     box = shrunk(fine_hw, origin, yx, box, scratch.pixels)
     if box.top >= box.bottom or box.left >= box.right:
         return end
-    around = _with_neighbours(box, yx)
+    around = with_neighbours(box, yx)
     pixels_hw = resized(fine_hw, origin, yx, around, scratch.pixels, is_tail)
+    return append_peaks(pixels_hw, around, box, end, candidates)
+
+
+@compiled_part
+def append_peaks(pixels_hw: Floats, around: Box, box: Box, end: int, candidates: Candidates) -> int:
+    """Appends the peaks in a box in any order, and returns the end of the candidates.
+
+    Args:
+        pixels_hw: values of the pixels in `around`.
+        around: the box with the neighbours of its pixels.
+        box: pixels that may be peaks.
+        end: the end of the candidates so far.
+        candidates: buffers to append to.
+    """
     for y in range(box.top, box.bottom):
         if _may_hold_peak(pixels_hw, y - around.top):
             for x in range(box.left, box.right):
@@ -156,7 +190,8 @@ def _find_in_box(
 
 
 @compiled_part
-def _with_neighbours(box: Box, yx: tuple[Axis, Axis]) -> Box:
+def with_neighbours(box: Box, yx: tuple[Axis, Axis]) -> Box:
+    """Returns a box with the pixels next to it, within the image."""
     height, width = len(yx[0].taps), len(yx[1].taps)
     return Box(
         max(box.top - 1, 0),

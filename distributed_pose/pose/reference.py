@@ -18,19 +18,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.pose.limits import (
     MAX_CANDIDATES,
     MAX_PAIRS,
     too_many_candidates,
     too_many_pairs,
-)
-from distributed_pose.pose.skeleton import (
-    EAR_LIMBS,
-    LIMBS,
-    NUM_COCO_KEYPOINTS,
-    NUM_KEYPOINTS,
-    TO_COCO,
 )
 from distributed_pose.records.images import STRIDE, Geometry
 
@@ -43,6 +37,12 @@ SUPPRESSION_RADIUS_PX = 6.0
 NUM_SAMPLES = 10
 MIN_PROJECTION = 0.05
 MIN_SUCCESS_RATIO = 0.8
+
+# The largest number of channels that OpenCV leaves to IPP.
+_IPP_CHANNELS = 4
+
+# OpenCV 5 resizes at most 128 channels at once.
+_CHANNELS_AT_ONCE = 64
 
 MIN_KEYPOINTS = 3
 MIN_MEAN_SCORE = 0.2
@@ -74,48 +74,81 @@ class Limb(NamedTuple):
 
 @dataclass
 class _Person:
-    """Candidate index by keypoint. The ear limbs fill `members` and leave count and score."""
+    """Candidate index by keypoint. Limbs that fill in keypoints leave count and score."""
 
     members: dict[int, int]
     score: float
     count: int = 2
 
 
-def reference_decode(heatmaps_KHW: Floats, pafs_PHW: Floats, geometry: Geometry) -> Poses:
+def reference_decode(
+    heatmaps_KHW: Floats, pafs_PHW: Floats, geometry: Geometry, keypoints: KeypointSet
+) -> Poses:
     """Returns the poses in one image, in image pixels.
 
     Args:
-        heatmaps_KHW: float32 [19, H, W], last stage, background last.
-        pafs_PHW: float32 [38, H, W], last stage.
+        heatmaps_KHW: float32 [K, H, W], last stage, background last.
+        pafs_PHW: float32 [P, H, W], last stage.
         geometry: how the image lies in the network input of 8H x 8W pixels.
+        keypoints: keypoints and limbs of the network, and keypoints of the dataset.
 
     Raises:
         NoPoseMapsError: if there are more candidates than `limits` allow, which are not the
             reference implementation's.
     """
-    heatmaps_hwK = full_resolution(heatmaps_KHW, geometry)
-    pafs_hwP = full_resolution(pafs_PHW, geometry)
+    return reference_decode_scales([(heatmaps_KHW, pafs_PHW, geometry)], keypoints)
+
+
+def reference_decode_scales(
+    scales: Sequence[tuple[Floats, Floats, Geometry]], keypoints: KeypointSet
+) -> Poses:
+    """Returns the poses in one image whose maps were computed at several scales.
+
+    Args:
+        scales: heatmaps, PAFs and geometry per scale; see `reference_decode`.
+        keypoints: see `reference_decode`.
+
+    Raises:
+        NoPoseMapsError: see `reference_decode`.
+    """
+    heatmaps_hwK = _mean([full_resolution(maps, geometry) for maps, _, geometry in scales])
+    pafs_hwP = _mean([full_resolution(maps, geometry) for _, maps, geometry in scales])
     candidates = []
-    for keypoint in range(NUM_KEYPOINTS):
-        candidates.append(find_peaks(heatmaps_hwK[:, :, keypoint]))
+    for channel, name in enumerate(keypoints.keypoints):
+        candidates.append(find_peaks(heatmaps_hwK[:, :, channel]))
         if len(candidates[-1]) > MAX_CANDIDATES:
-            raise too_many_candidates(keypoint)
-    pairs = sum(len(candidates[a]) * len(candidates[b]) for a, b, *_ in LIMBS)
+            raise too_many_candidates(name)
+    pairs = sum(len(candidates[a]) * len(candidates[b]) for a, b, *_ in keypoints.limbs)
     if pairs > MAX_PAIRS:
         raise too_many_pairs(pairs)
     limbs = [
-        find_limbs(pafs_hwP[:, :, (x, y)], candidates[a], candidates[b]) for a, b, x, y in LIMBS
+        find_limbs(pafs_hwP[:, :, (x, y)], candidates[a], candidates[b])
+        for a, b, x, y, _ in keypoints.limbs
     ]
-    return assemble(candidates, limbs)
+    return assemble(candidates, limbs, keypoints)
 
 
 def full_resolution(maps_CHW: Floats, geometry: Geometry) -> Floats:
     """Returns float32 [h, w, C]: maps enlarged to the input, cropped, then resized to the image.
 
-    Two cubic resizes in a row are not one: the reference does both, and peaks depend on it. All
-    channels go in at once, for OpenCV's rounding of the last column depends on their number.
+    Two cubic resizes in a row are not one: the reference does both, and peaks depend on it. The
+    rounding of OpenCV's last column depends on the number of channels modulo 4, so channels are
+    resized in groups of a multiple of 4, and the last group has the rest.
     """
-    maps_HWC = np.ascontiguousarray(maps_CHW.transpose(1, 2, 0), np.float32)
+    # The last group is larger than what IPP takes.
+    starts = [*range(0, max(1, len(maps_CHW) - _IPP_CHANNELS), _CHANNELS_AT_ONCE)]
+    groups = np.split(maps_CHW, starts[1:])
+    return np.concatenate([_resized(group_CHW, geometry) for group_CHW in groups], axis=2)
+
+
+def _resized(maps_CHW: Floats, geometry: Geometry) -> Floats:
+    """Returns a group of maps at full resolution, at most 68 of them.
+
+    OpenCV resizes 1, 3 or 4 channels with IPP where it has it, whose last bits differ. Four empty
+    channels before the others avoid that.
+    """
+    empty = _IPP_CHANNELS if len(maps_CHW) <= _IPP_CHANNELS else 0
+    maps_HWC = np.pad(maps_CHW.transpose(1, 2, 0).astype(np.float32), ((0, 0), (0, 0), (empty, 0)))
     enlarged = cv2.resize(maps_HWC, None, fx=STRIDE, fy=STRIDE, interpolation=cv2.INTER_CUBIC)
     height, width = enlarged.shape[:2]
     cropped = enlarged[
@@ -123,7 +156,16 @@ def full_resolution(maps_CHW: Floats, geometry: Geometry) -> Floats:
         geometry.pad_left : width - geometry.pad_right,
     ]
     size = (geometry.image_width, geometry.image_height)
-    return np.asarray(cv2.resize(cropped, size, interpolation=cv2.INTER_CUBIC), np.float32)
+    pixels_hwC = cv2.resize(cropped, size, interpolation=cv2.INTER_CUBIC)
+    return np.asarray(pixels_hwC, np.float32)[:, :, empty:]
+
+
+def _mean(maps_hwC: Sequence[Floats]) -> Floats:
+    """Returns the mean of maps, in the order of the reference implementation's sums."""
+    mean_hwC = np.zeros_like(maps_hwC[0])
+    for one_hwC in maps_hwC:
+        mean_hwC += one_hwC / np.float32(len(maps_hwC))
+    return mean_hwC
 
 
 def find_peaks(heatmap_hw: Floats) -> Candidates:
@@ -202,22 +244,26 @@ def _score(paf_hw2: Floats, a_A2: Floats, b_B2: Floats) -> tuple[Doubles, Double
     return scores_BA, number_BA / NUM_SAMPLES
 
 
-def assemble(candidates: Sequence[Candidates], limbs: Sequence[Sequence[Limb]]) -> Poses:
+def assemble(
+    candidates: Sequence[Candidates], limbs: Sequence[Sequence[Limb]], keypoints: KeypointSet
+) -> Poses:
     """Returns the poses that the limbs make up.
 
     Args:
         candidates: of each keypoint, in the network's order.
-        limbs: of each kind, in the order of `skeleton.LIMBS`.
+        limbs: of each kind, in the order of the keypoint set.
+        keypoints: keypoints and limbs of the network, and keypoints of the dataset.
     """
     people: list[_Person] = []
     for kind, found in enumerate(limbs):
-        a, b = LIMBS[kind][:2]
+        a, b, _, _, fills = keypoints.limbs[kind]
         for limb in found:
-            if kind in EAR_LIMBS:
-                _fill_ear(people, a, b, limb)
+            if fills:
+                _fill(people, a, b, limb)
             elif kind == 0 or not _extend(people, a, b, limb, candidates[b]):
                 people.append(_start(a, b, limb, candidates))
-    return _to_coco([p for p in people if _stands(p)], candidates)
+    least = min(MIN_KEYPOINTS, keypoints.num_keypoints)
+    return _to_dataset([p for p in people if _stands(p, least)], candidates, keypoints)
 
 
 def _start(a: int, b: int, limb: Limb, candidates: Sequence[Candidates]) -> _Person:
@@ -234,7 +280,7 @@ def _extend(people: list[_Person], a: int, b: int, limb: Limb, b_candidates: Can
     return bool(extended)
 
 
-def _fill_ear(people: list[_Person], a: int, b: int, limb: Limb) -> None:
+def _fill(people: list[_Person], a: int, b: int, limb: Limb) -> None:
     for person in people:
         if person.members.get(a) == limb.a and b not in person.members:
             person.members[b] = limb.b
@@ -242,20 +288,23 @@ def _fill_ear(people: list[_Person], a: int, b: int, limb: Limb) -> None:
             person.members[a] = limb.a
 
 
-def _stands(person: _Person) -> bool:
-    return person.count >= MIN_KEYPOINTS and person.score / person.count >= MIN_MEAN_SCORE
+def _stands(person: _Person, least: int) -> bool:
+    return person.count >= least and person.score / person.count >= MIN_MEAN_SCORE
 
 
-def _to_coco(people: Sequence[_Person], candidates: Sequence[Candidates]) -> Poses:
-    keypoints_P51 = np.zeros((len(people), 3 * NUM_COCO_KEYPOINTS))
+def _to_dataset(
+    people: Sequence[_Person], candidates: Sequence[Candidates], keypoints: KeypointSet
+) -> Poses:
+    keypoints_PV = np.zeros((len(people), 3 * keypoints.num_dataset_keypoints))
     scores_P = np.zeros(len(people))
+    places = keypoints.to_dataset
     for row, person in enumerate(people):
-        # COCO has no neck, so the published score leaves one keypoint out of the count.
-        scores_P[row] = person.score * max(0, person.count - 1)
+        # COCO has no neck, and the published score counts one keypoint less than the person has.
+        scores_P[row] = person.score * max(0, person.count - len(keypoints.derived))
         for keypoint, index in person.members.items():
-            column = TO_COCO[keypoint]
+            column = places[keypoint]
             if column is not None:
                 x, y = candidates[keypoint].xy_M2[index]
                 # A pixel's centre is half a pixel from its corner.
-                keypoints_P51[row, 3 * column : 3 * column + 3] = x + 0.5, y + 0.5, 1
-    return Poses(keypoints_P51, scores_P)
+                keypoints_PV[row, 3 * column : 3 * column + 3] = x + 0.5, y + 0.5, 1
+    return Poses(keypoints_PV, scores_P)

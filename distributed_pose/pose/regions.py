@@ -26,7 +26,7 @@ _UNDERSHOOT = 2 * POSITIVE * NEGATIVE
 
 # Uniting boxes takes time that grows with the square of their number, or faster. The grid of
 # Lightweight OpenPose has room for about a hundred.
-_MAX_BOXES = 256
+MAX_BOXES = 256
 
 # The same bounds for the second resize alone, whose weights are those of one cubic convolution.
 POSITIVE_FINE, NEGATIVE_FINE = 1.1876, 0.1876
@@ -51,16 +51,16 @@ def hot_boxes(heatmap_HW: Floats, boxes: Ints, scratch: Floats) -> int:
                 if heatmap_HW[row, column] >= least:
                     top, bottom = max(row - REACH + 1, 0), min(row + REACH, height)
                     left, right = max(column - REACH + 1, 0), min(column + REACH, width)
-                    number = _add_box(boxes, number, top, bottom, left, right)
-                    if number > _MAX_BOXES:
+                    number = add_box(boxes, number, top, bottom, left, right)
+                    if number > MAX_BOXES:
                         boxes[0, 0], boxes[0, 1] = 0, height
                         boxes[0, 2], boxes[0, 3] = 0, width
                         return 1
-    return _merge(boxes, number)
+    return merge_boxes(boxes, number)
 
 
 @compiled_part
-def _add_box(boxes: Ints, number: int, top: int, bottom: int, left: int, right: int) -> int:
+def add_box(boxes: Ints, number: int, top: int, bottom: int, left: int, right: int) -> int:
     """Extends a box that the new one overlaps, or appends it; returns the number of boxes."""
     for index in range(number - 1, -1, -1):
         box = boxes[index]
@@ -74,14 +74,14 @@ def _add_box(boxes: Ints, number: int, top: int, bottom: int, left: int, right: 
 
 
 @compiled_part
-def _merge(boxes: Ints, number: int) -> int:
+def merge_boxes(boxes: Ints, number: int) -> int:
     """Unites overlapping boxes until all are disjoint; returns their number."""
     before = number + 1
     while number < before:
         before, number = number, 0
         for index in range(before):
             top, bottom, left, right = boxes[index]
-            number = _add_box(boxes, number, top, bottom, left, right)
+            number = add_box(boxes, number, top, bottom, left, right)
     return number
 
 

@@ -76,7 +76,10 @@ def new_samples() -> Samples:
 
 @compiled
 def take_samples(
-    fields: tuple[Floats, Floats], yx: tuple[Axis, Axis], samples: Samples, is_tail: bool
+    fields: tuple[Floats, Floats],
+    yx: tuple[Axis, Axis],
+    samples: Samples,
+    is_tail: tuple[bool, bool],
 ) -> None:
     """Writes the values of both fields at the samples' pixels, exactly as the two resizes do.
 
@@ -84,7 +87,8 @@ def take_samples(
         fields: float32 [H, W] each, the x and the y component.
         yx: axes of the image.
         samples: buffers in which `x_px` and `y_px` are set; `values` is written.
-        is_tail: whether the last column is one of OpenCV's leftovers; see `resample.in_tail`.
+        is_tail: per field, whether the last column is one of OpenCV's leftovers; see
+            `resample.in_tail`.
     """
     for index in range(NUM_SAMPLES):
         _gather(fields, yx, samples, index)
@@ -92,17 +96,17 @@ def take_samples(
     for tap in range(TAPS - 1, -1, -1):
         _fine_row(samples, tap)
         _add_row(samples, samples.values, tap, tap == TAPS - 1)
-    if is_tail:
-        _redo_last_column(samples, len(yx[1].taps) - 1)
+    if is_tail[0] or is_tail[1]:
+        _redo_last_column(samples, len(yx[1].taps) - 1, is_tail)
 
 
 @compiled_part
-def _redo_last_column(samples: Samples, last: int) -> None:
+def _redo_last_column(samples: Samples, last: int, is_tail: tuple[bool, bool]) -> None:
     for tap in range(TAPS):
         _fine_row(samples, tap)
         _add_row(samples, samples.leftovers, tap, tap == 0)
     for lane in range(_LANES):
-        if samples.x_px[lane % NUM_SAMPLES] == last:
+        if is_tail[lane // NUM_SAMPLES] and samples.x_px[lane % NUM_SAMPLES] == last:
             samples.values[lane] = samples.leftovers[lane]
 
 

@@ -1,82 +1,81 @@
 """Draws the heatmaps and PAFs of known keypoints: the output of an ideal network.
 
-Legend: P people, K heatmap channels (18 keypoints and background), C PAF channels, h and w the grid
-of the network output. Coordinates are network input pixels; cell i of an axis has its centre at
-input pixel `i * STRIDE + 3.5`.
+Legend: P people, D keypoints of the dataset, K keypoints of the network, C PAF channels, h and w
+the grid of the network output. Coordinates are network input pixels; cell i of an axis has its
+centre at input pixel `i * STRIDE + 3.5`.
 
 Source: Cao et al., "OpenPose", arXiv:1812.08008, sections 3.2 and 3.3.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
-from distributed_pose.pose.skeleton import (
-    COCO_KEYPOINTS,
-    LIMBS,
-    NECK,
-    NUM_HEATMAPS,
-    NUM_KEYPOINTS,
-    NUM_PAFS,
-    TO_COCO,
-)
+from distributed_pose.keypoints.sets import KeypointSet, Limb
 from distributed_pose.records.images import STRIDE
 
 Floats = npt.NDArray[np.float32]
 
 _CENTRE_PX = (STRIDE - 1) / 2
-_SHOULDERS = (COCO_KEYPOINTS.index("left_shoulder"), COCO_KEYPOINTS.index("right_shoulder"))
 # A Gaussian is cut off where it falls below 0.4 % of its peak.
 _GAUSSIAN_REACH_SIGMAS = 3.33
 _SHORTEST_LIMB_PX = 1e-3
 
 
-def network_keypoints(coco_P17x3: npt.ArrayLike) -> Floats:
-    """Returns the network's 18 keypoints of people given in COCO's order.
+def network_keypoints(people_PDx3: npt.ArrayLike, keypoints: KeypointSet) -> Floats:
+    """Returns the network's keypoints of people given in the dataset's order.
 
-    The neck is the midpoint of the shoulders and is present where both of them are labelled.
+    A derived keypoint, such as the neck, is the midpoint of others and is present where all of them
+    are labelled.
 
     Args:
-        coco_P17x3: x, y and COCO visibility (0 unlabelled, 1 hidden, 2 visible).
+        people_PDx3: x, y and COCO visibility (0 unlabelled, 1 hidden, 2 visible).
+        keypoints: keypoint set of the network.
 
     Returns:
-        float32 [P, 18, 3], in the same frame; the neck has the lesser visibility of the shoulders.
+        float32 [P, K, 3], in the same frame; a derived keypoint has the least visibility of those
+        that it is derived from.
     """
-    coco = np.asarray(coco_P17x3, np.float32).reshape(-1, len(COCO_KEYPOINTS), 3)
-    people = np.zeros((len(coco), NUM_KEYPOINTS, 3), np.float32)
-    for index, source in enumerate(TO_COCO):
+    given = np.asarray(people_PDx3, np.float32).reshape(-1, keypoints.num_dataset_keypoints, 3)
+    people = np.zeros((len(given), keypoints.num_keypoints, 3), np.float32)
+    for index, source in enumerate(keypoints.to_dataset):
         if source is not None:
-            people[:, index] = coco[:, source]
-    left, right = (coco[:, shoulder] for shoulder in _SHOULDERS)
-    people[:, NECK, :2] = (left[:, :2] + right[:, :2]) / 2
-    people[:, NECK, 2] = np.minimum(left[:, 2], right[:, 2])
+            people[:, index] = given[:, source]
+    for name, sources in keypoints.derived:
+        parts = given[:, [keypoints.dataset_keypoints.index(source) for source in sources]]
+        index = keypoints.keypoints.index(name)
+        people[:, index, :2] = parts[..., :2].sum(axis=1) / np.float32(len(sources))
+        people[:, index, 2] = parts[..., 2].min(axis=1)
     people[people[..., 2] <= 0] = 0
     return people
 
 
-def draw_heatmaps(
-    keypoints_P18x3: Floats, grid_hw: tuple[int, int], sigma_px: float = 7.0
-) -> Floats:
-    """Returns heatmaps, float32 [K, h, w] in [0, 1]: Gaussian peaks, and the background last.
+def draw_heatmaps(people_PKx3: Floats, grid_hw: tuple[int, int], sigma_px: float = 7.0) -> Floats:
+    """Returns heatmaps, float32 [K + 1, h, w] in [0, 1]: Gaussian peaks, and the background last.
 
     Where people overlap, the greatest value is used. The background is 1 minus the greatest value
     of all other channels.
 
     Args:
-        keypoints_P18x3: x and y in input pixels, and visibility; above 0 the keypoint is present.
+        people_PKx3: x and y in input pixels, and visibility; above 0 the keypoint is present.
         grid_hw: height and width of the network output.
         sigma_px: standard deviation of a peak, in input pixels.
     """
-    heatmaps_Khw = np.zeros((NUM_HEATMAPS, *grid_hw), np.float32)
-    for person_18x3 in keypoints_P18x3:
-        for channel, (x_px, y_px, visibility) in enumerate(person_18x3.tolist()):
+    heatmaps_hw = np.zeros((people_PKx3.shape[1] + 1, *grid_hw), np.float32)
+    for person_Kx3 in people_PKx3:
+        for channel, (x_px, y_px, visibility) in enumerate(person_Kx3.tolist()):
             if visibility > 0:
-                _add_peak(heatmaps_Khw[channel], x_px, y_px, sigma_px)
-    heatmaps_Khw[-1] = 1 - heatmaps_Khw[:-1].max(axis=0)
-    return heatmaps_Khw
+                _add_peak(heatmaps_hw[channel], x_px, y_px, sigma_px)
+    heatmaps_hw[-1] = 1 - heatmaps_hw[:-1].max(axis=0)
+    return heatmaps_hw
 
 
 def draw_pafs(
-    keypoints_P18x3: Floats, grid_hw: tuple[int, int], half_width_px: float = 8.0
+    people_PKx3: Floats,
+    limbs: Sequence[Limb],
+    grid_hw: tuple[int, int],
+    half_width_px: float = 8.0,
 ) -> Floats:
     """Returns PAFs, float32 [C, h, w]: unit vectors from keypoint a to b of each limb, else 0.
 
@@ -85,19 +84,20 @@ def draw_pafs(
     does not depend on the order of the people.
 
     Args:
-        keypoints_P18x3: x and y in input pixels, and visibility; above 0 the keypoint is present.
+        people_PKx3: x and y in input pixels, and visibility; above 0 the keypoint is present.
+        limbs: limbs of the keypoint set.
         grid_hw: height and width of the network output.
         half_width_px: half the width of a limb, in input pixels.
     """
-    pafs_Chw = np.zeros((NUM_PAFS, *grid_hw), np.float32)
-    for start, end, channel_x, channel_y in LIMBS:
+    pafs_Chw = np.zeros((2 * len(limbs), *grid_hw), np.float32)
+    for limb in limbs:
         counts_hw = np.zeros(grid_hw, np.float32)
-        for person_18x3 in keypoints_P18x3:
-            a, b = person_18x3[start], person_18x3[end]
+        for person_Kx3 in people_PKx3:
+            a, b = person_Kx3[limb.start], person_Kx3[limb.end]
             if a[2] > 0 and b[2] > 0:
-                fields = (pafs_Chw[channel_x], pafs_Chw[channel_y])
+                fields = (pafs_Chw[limb.paf_x], pafs_Chw[limb.paf_y])
                 _add_limb(fields, counts_hw, a[:2], b[:2], half_width_px)
-        pafs_Chw[[channel_x, channel_y]] /= np.maximum(counts_hw, 1)
+        pafs_Chw[[limb.paf_x, limb.paf_y]] /= np.maximum(counts_hw, 1)
     return pafs_Chw
 
 

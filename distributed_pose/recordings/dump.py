@@ -6,7 +6,7 @@ from pathlib import Path
 
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.files.local import write_atomically
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.recordings.card import Card, read_card, write_card
 from distributed_pose.recordings.pads import PAD_FILE, output_names, pads_content
 from distributed_pose.recordings.recording import LAYOUT
@@ -23,18 +23,24 @@ class MapsDump:
         folder: path of the folder, which must be the same on every node of a cluster.
         images: images of the run.
         fingerprint: fingerprint of the run, by part.
+        keypoints: keypoint set of the run.
 
     Raises:
         SetupError: if two images would have files of the same name.
     """
 
     def __init__(
-        self, folder: Path, images: Sequence[ImageRecord], fingerprint: Mapping[str, str]
+        self,
+        folder: Path,
+        images: Sequence[ImageRecord],
+        fingerprint: Mapping[str, str],
+        keypoints: KeypointSet,
     ) -> None:
         self._folder = folder
         self._images = images
         self._names = output_names(images)
         self._fingerprint = dict(fingerprint)
+        self._channels = keypoints.num_heatmaps, keypoints.num_pafs
         self._profile = PROFILES[fingerprint["profile"]].sized(
             InputSize.parse(fingerprint["input"])
         )
@@ -125,7 +131,7 @@ class MapsDump:
         for image in self._images:
             if image.image_id in settled:
                 cells = prod(self._profile.input_shape(image.height, image.width)[1:]) // STRIDE**2
-                for number, channels in enumerate((NUM_HEATMAPS, NUM_PAFS)):
+                for number, channels in enumerate(self._channels):
                     name = LAYOUT.file_name(self._names[image.image_id], number)
                     if _size(self._folder / name) != cells * channels * _FLOAT_BYTES:
                         return name

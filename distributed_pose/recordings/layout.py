@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 
 from distributed_pose.errors import SetupError
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.recordings.pads import PAD_FILE
 from distributed_pose.recordings.values import read_text
 
@@ -99,13 +99,16 @@ def scan(folder: Path) -> Found:
     return found
 
 
-def find_layout(folder: Path, found: Found, grids: Mapping[str, tuple[int, int]]) -> Layout:
+def find_layout(
+    folder: Path, found: Found, grids: Mapping[str, tuple[int, int]], keypoints: KeypointSet
+) -> Layout:
     """Returns the layout of a folder.
 
     Args:
         folder: folder of the outputs.
         found: outputs in the folder, as `scan` returns them.
         grids: height and width of the maps in cells, by name of the image.
+        keypoints: keypoint set of the maps.
 
     Raises:
         SetupError: if no layout, or more than one, fits the files; lists their numbers and sizes.
@@ -117,12 +120,12 @@ def find_layout(folder: Path, found: Found, grids: Mapping[str, tuple[int, int]]
         raise SetupError(f"{folder} has outputs of other images only, such as {first}")
     if suffix == ".bin":
         sizes = {number: _bytes_per_cell(known, number, grids) for number in numbers}
-        dtype, kinds = _of_bytes(sizes.values())
+        dtype, kinds = _of_bytes(sizes.values(), keypoints)
     else:
         sizes = {number: _values_per_cell(folder, known, number, grids) for number in numbers}
-        dtype, kinds = "float32", _kinds(sizes.values(), 1)
+        dtype, kinds = "float32", _kinds(sizes.values(), 1, keypoints)
     if kinds[-2:] not in {"HP", "PH"} or kinds != kinds[-2:] * (len(kinds) // 2):
-        raise _ambiguous(folder, sizes, suffix)
+        raise _ambiguous(folder, sizes, suffix, keypoints)
     last = dict(zip(kinds[-2:], numbers[-2:], strict=True))
     return Layout(suffix, numbers, last["H"], last["P"], dtype)
 
@@ -206,23 +209,32 @@ def _usual(values: Iterable[float]) -> float | None:
     return next((value for value, _ in Counter(values).most_common(1)), None)
 
 
-def _of_bytes(sizes: Collection[float | None]) -> tuple[str, str]:
+def _of_bytes(sizes: Collection[float | None], keypoints: KeypointSet) -> tuple[str, str]:
     """Returns the type of the values and the kinds of the outputs.
 
     PAFs in float16 have as many bytes as heatmaps in float32, so only both together are unique.
     """
-    by_type = {dtype: _kinds(sizes, each) for dtype, each in _VALUE_BYTES.items()}
+    by_type = {dtype: _kinds(sizes, each, keypoints) for dtype, each in _VALUE_BYTES.items()}
     fitting = [(dtype, kinds) for dtype, kinds in by_type.items() if set(kinds) == {"H", "P"}]
     return fitting[0] if fitting else ("", "?")
 
 
-def _kinds(sizes: Iterable[float | None], each: int) -> str:
-    """Returns one letter per output: H for heatmaps, P for PAFs, ? for neither."""
-    letters: dict[float | None, str] = {NUM_HEATMAPS * each: "H", NUM_PAFS * each: "P"}
+def _kinds(sizes: Iterable[float | None], each: int, keypoints: KeypointSet) -> str:
+    """Returns one letter per output: H for heatmaps, P for PAFs, ? for neither.
+
+    Where a set has as many heatmaps as PAF channels, heatmaps come first, as the network and
+    `--dump-maps` write them.
+    """
+    heatmaps, pafs = keypoints.num_heatmaps * each, keypoints.num_pafs * each
+    if heatmaps == pafs:
+        return "".join("HP"[n % 2] if size == pafs else "?" for n, size in enumerate(sizes))
+    letters: dict[float | None, str] = {heatmaps: "H", pafs: "P"}
     return "".join(letters.get(size, "?") for size in sizes)
 
 
-def _ambiguous(folder: Path, sizes: Mapping[int, float | None], suffix: str) -> SetupError:
+def _ambiguous(
+    folder: Path, sizes: Mapping[int, float | None], suffix: str, keypoints: KeypointSet
+) -> SetupError:
     unit = "bytes" if suffix == ".bin" else "values"
     what = ", ".join(
         f"_{number}{suffix} of {'unknown size' if size is None else f'{size:g} {unit} per cell'}"
@@ -230,8 +242,9 @@ def _ambiguous(folder: Path, sizes: Mapping[int, float | None], suffix: str) -> 
     )
     return SetupError(
         f"{folder} is ambiguous: it has {what}",
-        f"expected pairs of heatmaps, {NUM_HEATMAPS} values per cell, and PAFs, {NUM_PAFS}, in "
-        "text, float32 or float16",
+        f"keypoint set {keypoints.name} has pairs of heatmaps, {keypoints.num_heatmaps} values per "
+        f"cell, and PAFs, {keypoints.num_pafs}, in text, float32 or float16: set keypoints to the "
+        "set of the maps",
     )
 
 

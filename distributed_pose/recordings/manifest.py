@@ -11,6 +11,7 @@ from pathlib import Path
 
 from distributed_pose.errors import SetupError, shown
 from distributed_pose.files.local import sha256_hex
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.recordings.card import Card, read_card
 from distributed_pose.recordings.layout import Found, Layout, find_layout, missing_file, scan
 from distributed_pose.recordings.pads import PAD_FILE, check_pads, output_names, read_pads
@@ -37,7 +38,7 @@ class Manifest:
 
 
 def describe_recording(
-    folder: Path, images: Sequence[ImageRecord], profile: Profile
+    folder: Path, images: Sequence[ImageRecord], profile: Profile, keypoints: KeypointSet
 ) -> tuple[bytes, str]:
     """Returns the manifest of a folder for a run, serialised, and a digest of its files.
 
@@ -45,24 +46,30 @@ def describe_recording(
         folder: folder of recorded maps, in any layout that `recordings.layout` detects.
         images: images of the run.
         profile: profile of the run.
+        keypoints: keypoint set of the run.
 
     Raises:
-        SetupError: if the folder is ambiguous, lacks a file, or has another profile or input size;
-            names it.
+        SetupError: if the folder is ambiguous, lacks a file, or has another profile, input size or
+            keypoint set; names it.
     """
     card = read_card(folder) or Card()
-    for key, own in (("profile", profile.name), ("input", str(profile.size))):
+    for key, own in (
+        ("profile", profile.name),
+        ("input", str(profile.size)),
+        ("keypoints", keypoints.identity),
+    ):
         recorded = card.fingerprint.get(key, own)
         if recorded != own:
+            value = "FILE of that set" if key == "keypoints" else recorded
             raise SetupError(
                 f"{folder} was recorded with {key} {recorded}, but the run has {key} {own}",
-                f"set {key}={recorded}",
+                f"set {key}={value}",
             )
     names = output_names(images)
     shapes = ((i, profile.input_shape(i.height, i.width)) for i in images)
     grids = {names[i.image_id]: (rows // STRIDE, cols // STRIDE) for i, (_, rows, cols) in shapes}
     found = scan(folder)
-    layout = find_layout(folder, found, grids)
+    layout = find_layout(folder, found, grids, keypoints)
     values = {
         "folder": str(folder),
         "layout": asdict(layout),

@@ -6,7 +6,6 @@ Array legend: K heatmaps, P PAF channels, H and W map size in cells.
 from dataclasses import dataclass
 from pathlib import Path
 
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.recordings.layout import Layout
 from distributed_pose.recordings.values import Array, read_maps, write_maps
 
@@ -26,20 +25,23 @@ class Recording:
     folder: str
     layout: Layout = LAYOUT
 
-    def read(self, name: str, grid: tuple[int, int]) -> tuple[Array, Array]:
-        """Returns heatmaps [19, H, W] and PAFs [38, H, W] of the last stage.
+    def read(
+        self, name: str, channels: tuple[int, int], grid: tuple[int, int]
+    ) -> tuple[Array, Array]:
+        """Returns heatmaps [K, H, W] and PAFs [P, H, W] of the last stage.
 
         Args:
             name: base name of the image's files.
+            channels: K and P.
             grid: H and W.
 
         Raises:
             SetupError: if a file is missing or damaged; names it.
         """
-        parts = ((self.layout.heatmaps, NUM_HEATMAPS), (self.layout.pafs, NUM_PAFS))
+        numbers = self.layout.heatmaps, self.layout.pafs
         heatmaps_KHW, pafs_PHW = (
-            read_maps(self._path(name, number), self.layout.dtype, (channels, *grid))
-            for number, channels in parts
+            read_maps(self._path(name, number), self.layout.dtype, (size, *grid))
+            for number, size in zip(numbers, channels, strict=True)
         )
         return heatmaps_KHW, pafs_PHW
 

@@ -125,6 +125,7 @@ class WorkerSpec:
         feeders: number of images that the worker prepares at once; 0 for as many as the rate of the
             device asks for.
         input_size: size of the network inputs; None for the size of the profile.
+        scales: scale factors whose maps are averaged.
         keypoints: keypoints and limbs of the network, and keypoints of the dataset.
     """
 
@@ -143,6 +144,7 @@ class WorkerSpec:
     damaged: str = "keep"
     feeders: int = 0
     input_size: InputSize | None = None
+    scales: tuple[float, ...] = (1.0,)
     keypoints: KeypointSet = field(default_factory=coco_body)
 
 

@@ -84,21 +84,23 @@ class HostLoad:
 class DeviceReadings:
     """Readings of an accelerator's driver while a worker inferred images on it.
 
-    They are of the whole device, whichever processes use it. What the driver does not report is
-    unknown: null, or empty.
+    They are of the whole device, whichever processes use it. If the worker's process was started
+    again, they sum up what each process observed; the time between two processes is not covered.
+    What the driver does not report is unknown: null, or empty.
 
     Attributes:
         samples: number of readings.
-        images: number of images that the worker inferred between the first and the last reading.
+        images: number of images that the worker inferred between the first and the last reading of
+            each process.
         driver: version of the driver.
         firmware: version of the firmware.
         memory_used_bytes: largest number of bytes of device memory in use.
         utilisation: mean share of the time in which the device executed anything.
         clock_mhz: mean clock of the processors of the device in MHz.
         power_w: mean power in watts.
-        energy_j: energy between the first and the last reading in joules.
+        energy_j: energy between the first and the last reading of each process, in joules.
         energy_source: `counter` if the device counts its energy, `power` if the energy is the sum
-            of power over time.
+            of power over time; `counter+power` if it differs between processes.
     """
 
     samples: int = 0
@@ -120,7 +122,8 @@ class WorkerReadings:
     Attributes:
         device: readings of the device; None for CPUs, and where its driver cannot be asked.
         before: state of the machine when the worker was made.
-        after: state of the machine when the worker was asked for its readings.
+        after: state of the machine when the worker was asked for its readings, or last reported
+            them.
     """
 
     device: DeviceReadings | None

@@ -1,5 +1,6 @@
 """Images, their network inputs, and what may be wrong with them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -39,6 +40,14 @@ class InputSize(NamedTuple):
         """
         height, width = text.split("x")
         return cls(int(height), int(width))
+
+
+def scales_note(scales: Sequence[float]) -> str:
+    """Returns scale factors as the end of a phrase, such as ` in scales 0.5 and 1`; empty for 1."""
+    if tuple(scales) == (1.0,):
+        return ""
+    *most, last = (f"{scale:g}" for scale in scales)
+    return f" in scales {', '.join(most)} and {last}" if most else f" in scale {last}"
 
 
 @dataclass(frozen=True)

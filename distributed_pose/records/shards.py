@@ -1,17 +1,22 @@
 """The results of shards, and the times of their steps."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, TypeVar
 
 from distributed_pose.records.images import Damage, Failure
 from distributed_pose.records.stages import Durations
+
+_T = TypeVar("_T")
+
+# One value per image of `ShardResult.image_ids`, in that order; an empty tuple if none is known.
+PerImage = Annotated[tuple[_T, ...], "per image"]
 
 
 class BatchTimes(NamedTuple):
     """When one batch was at which step, in nanoseconds of the monotonic clock of its worker's node.
 
     Attributes:
-        images: number of images.
+        images: number of images; at several scales, an image counts in the batch of its first one.
         prepare_ns: start of preparing its images, alone or together with those of other batches.
         prepared_ns: end of preparing, and start of waiting for the device.
         started_ns: time at which the device was given the batch.
@@ -75,12 +80,12 @@ class ShardResult:
     """
 
     device: str
-    image_ids: tuple[int, ...]
+    image_ids: PerImage[int]
     detections: bytes
     failures: tuple[Failure, ...] = ()
     durations: Durations = field(default_factory=dict)
-    encoded_bytes: tuple[int, ...] = ()
+    encoded_bytes: PerImage[int] = ()
     damaged: tuple[Damage, ...] = ()
-    digests: tuple[str, ...] = ()
-    stamps: tuple[str, ...] = ()
+    digests: PerImage[str] = ()
+    stamps: PerImage[str] = ()
     times: ShardTimes | None = field(default=None, compare=False)

@@ -1,6 +1,7 @@
 """Explains the AP of a run: by keypoint, size and crowding, kind of error, and image.
 
-Array legend: T thresholds, R recalls, P people, I images, M matched pairs, 17 keypoints.
+Array legend: T thresholds, R recalls, P people, I images, M matched pairs, K keypoints of the
+dataset.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,6 @@ from distributed_pose.metrics.breakdown import ap_by_keypoint, ap_without
 from distributed_pose.metrics.error_kinds import GOOD, KEYPOINT_KINDS, Errors, find_errors
 from distributed_pose.metrics.matches import AREAS, THRESHOLDS, Bools, Floats, Ints, Matches, match
 from distributed_pose.metrics.precision_recall import PrecisionRecall
-from distributed_pose.pose.skeleton import COCO_KEYPOINTS
 
 # Smallest and largest number of people in an image of each group.
 _CROWDING = ((1, 1), (2, 3), (4, 7), (8, None))
@@ -41,7 +41,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class KeypointFigures:
-    """Accuracy of one of COCO's keypoints.
+    """Accuracy of one of the dataset's keypoints.
 
     Attributes:
         name: name of the keypoint.
@@ -123,7 +123,7 @@ class Analysis:
     Attributes:
         ap: AP of the detections; it equals the AP of the report.
         curves: precision-recall curves.
-        keypoints: accuracy by keypoint, in COCO's order.
+        keypoints: accuracy by keypoint, in the dataset's order.
         sizes: accuracy by size of the person.
         crowding: accuracy by number of labelled people in the image.
         errors: kinds of error, the most expensive first.
@@ -148,16 +148,17 @@ def analyse(index: CocoIndex, detections: Sequence[Mapping[str, Any]]) -> Analys
     """
     people = index.ground_truth["annotations"]
     image_ids = [image.image_id for image in index.images]
-    matches = match(people, detections, image_ids)
-    errors = find_errors(people, detections, image_ids)
+    sigmas = index.keypoints.sigmas
+    matches = match(people, detections, image_ids, sigmas)
+    errors = find_errors(people, detections, image_ids, index.keypoints)
     measured = PrecisionRecall(matches)
     is_missed_P = np.isin(np.arange(len(people)), errors.missed_people)
-    by_keypoint = ap_by_keypoint(people, detections, image_ids)
-    sizes = ((area, match(people, detections, image_ids, area=area)) for area in AREAS)
+    by_keypoint = ap_by_keypoint(people, detections, image_ids, sigmas)
+    sizes = ((area, match(people, detections, image_ids, sigmas, area=area)) for area in AREAS)
     return Analysis(
         ap=measured.ap(),
         curves=_curves(measured),
-        keypoints=_keypoints(by_keypoint, errors),
+        keypoints=_keypoints(index.keypoints.dataset_keypoints, by_keypoint, errors),
         sizes=tuple(_size(area, found, is_missed_P) for area, found in sizes if area != "all"),
         crowding=tuple(_crowding(matches, measured, is_missed_P)),
         errors=_error_kinds(errors, index, detections, measured.ap(), matches),
@@ -176,14 +177,16 @@ def _curves(measured: PrecisionRecall) -> tuple[Curve, ...]:
     )
 
 
-def _keypoints(aps: Sequence[float], errors: Errors) -> tuple[KeypointFigures, ...]:
+def _keypoints(
+    names: Sequence[str], aps: Sequence[float], errors: Errors
+) -> tuple[KeypointFigures, ...]:
     counts = [
         {kind: int((kinds_M == number).sum()) for number, kind in enumerate(KEYPOINT_KINDS)}
-        for kinds_M in errors.kind_M17.T
+        for kinds_M in errors.kind_MK.T
     ]
     return tuple(
         KeypointFigures(name=name, ap=ap, labelled=sum(kinds.values()), kinds=kinds)
-        for name, ap, kinds in zip(COCO_KEYPOINTS, aps, counts, strict=True)
+        for name, ap, kinds in zip(names, aps, counts, strict=True)
     )
 
 
@@ -229,10 +232,10 @@ def _error_kinds(
     ap: float,
     matches: Matches,
 ) -> tuple[ErrorKind, ...]:
-    kinds_M17 = errors.kind_M17
-    labelled, num_people = int((kinds_M17 >= GOOD).sum()), int(matches.is_counted_P.sum())
+    kinds_MK = errors.kind_MK
+    labelled, num_people = int((kinds_MK >= GOOD).sum()), int(matches.is_counted_P.sum())
     counts = {
-        kind: (int((kinds_M17 == number).sum()), labelled)
+        kind: (int((kinds_MK == number).sum()), labelled)
         for number, kind in enumerate(KEYPOINT_KINDS)
         if number != GOOD
     }
@@ -243,7 +246,8 @@ def _error_kinds(
     image_ids = [image.image_id for image in index.images]
     kinds = []
     for name, (count, total) in counts.items():
-        gain = ap_without(name, errors, people, detections, image_ids) - ap if count else 0.0
+        scored = people, detections, image_ids, index.keypoints.sigmas
+        gain = ap_without(name, errors, *scored) - ap if count else 0.0
         kinds.append(ErrorKind(name=name, count=count, of=total, ap_gain=gain))
     return tuple(sorted(kinds, key=lambda kind: -kind.ap_gain))
 
@@ -259,7 +263,7 @@ def _images(
     background_I = _per_image(detected_D[errors.background], matches)
     missed_I = _per_image(matches.image_P[errors.missed_people], matches)
     image_M = matches.image_P[errors.person_M]
-    wrong_I = _per_image(image_M, matches, (errors.kind_M17 > GOOD).sum(axis=1))
+    wrong_I = _per_image(image_M, matches, (errors.kind_MK > GOOD).sum(axis=1))
     loss_I = missed_I + background_I + _per_image(image_M, matches, 1 - errors.oks_M)
     people_I = _per_image(matches.image_P[matches.is_counted_P], matches)
     worst = [row for row in np.argsort(-loss_I, kind="stable").tolist() if loss_I[row] > 0]

@@ -74,7 +74,8 @@ class Comparison:
         second: folder of the second run.
         ap: AP of the first and of the second run; null where one of them has none.
         ap_difference: AP of the second run less that of the first, with its 95 % interval by a
-            paired bootstrap over images; null where it cannot be computed.
+            paired bootstrap over images, in which copies of an image by `data.repeat` are one;
+            null where it cannot be computed.
         unavailable: reason why there is no difference of AP; empty if there is one.
         images_per_s: wall-clock throughput of the first and of the second run.
         throughput_ratio: throughput of the second run divided by that of the first.
@@ -85,7 +86,8 @@ class Comparison:
         keypoints: AP by keypoint, the largest change first.
         errors: number of errors of each kind, the largest change first.
         images: the images whose loss changed most.
-        maps: the maps of both runs compared; null if that was not asked for.
+        maps: the maps of the devices of both runs, each compared with those of the first device of
+            the first run; empty if that was not asked for.
     """
 
     first: str
@@ -101,7 +103,7 @@ class Comparison:
     keypoints: tuple[Change, ...]
     errors: tuple[Change, ...]
     images: tuple[ImageChange, ...]
-    maps: MapComparison | None = None
+    maps: tuple[MapComparison, ...] = ()
 
     @property
     def is_more_than_chance(self) -> bool | None:
@@ -157,6 +159,9 @@ def _reason(first: StoredRun, second: StoredRun) -> str:
     )
     if before != after:
         return f"the runs have other images: {len(before)} and {len(after)}"
+    if first.report.keypoints != second.report.keypoints:
+        names = [run.report.keypoints.name for run in (first, second)]
+        return f"the runs have other keypoint sets: {names[0]} and {names[1]}"
     if first.index.ground_truth["annotations"] != second.index.ground_truth["annotations"]:
         return "the runs have other labels"
     return ""
@@ -175,6 +180,7 @@ def _settings(run: StoredRun) -> dict[str, str]:
         "backend in use": report.backend,
         "precision in use": report.precision,
         "input in use": report.input or "unknown",
+        "keypoints in use": report.keypoints.identity,
         "images": report.num_images,
         "devices in use": _joined(device.description for device in report.devices),
         "batch size in use": _joined(str(device.batch_size) for device in report.devices),

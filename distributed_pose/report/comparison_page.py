@@ -54,6 +54,5 @@ def _values(comparison: Comparison, runs: Sequence[StoredRun]) -> dict[str, Any]
             for one in comparison.errors
         ],
         "images": thumbnails(runs, comparison.images) if comparison.images else [],
-        "maps_title": maps_title(comparison.maps) if comparison.maps else "",
-        "maps": map_rows(comparison.maps) if comparison.maps else [],
+        "maps": [(maps_title(maps), map_rows(maps)) for maps in comparison.maps],
     }

@@ -37,8 +37,8 @@ def comparison_tables(comparison: Comparison) -> Iterator[RenderableType]:
             losses = f"{image.first:.2f}", f"{image.second:.2f}"
             table.add_row(str(image.image_id), image.file_name, *losses)
         yield table
-    if comparison.maps:
-        yield from _maps(comparison.maps)
+    for maps in comparison.maps:
+        yield from _maps(maps)
 
 
 def comparisons_json(comparisons: Sequence[Comparison]) -> str:

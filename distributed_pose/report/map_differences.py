@@ -1,6 +1,6 @@
 """Compares the maps of two runs of one model, output by output.
 
-Array legend: C channels of an output, M all 57 channels of heatmaps and PAFs, H and W map size in
+Array legend: C channels of an output, M all channels of heatmaps and PAFs, H and W map size in
 cells.
 """
 
@@ -11,29 +11,33 @@ import numpy as np
 import numpy.typing as npt
 
 from distributed_pose.data.entries import ListedId
-from distributed_pose.pose.skeleton import KEYPOINTS, LIMBS, NUM_HEATMAPS
+from distributed_pose.keypoints.sets import KeypointSet
 
 Maps = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MapRun:
-    """The device that computed the maps of a run for the comparison.
+    """The device that computed the maps of a run's devices for the comparison.
 
     Attributes:
         folder: output folder of the run.
+        names: names of the devices of the run that it stands for, whose kind, backend and precision
+            are the same.
         device: the device's own name.
         backend: backend that ran the model.
         precision: precision that the compiled model computed in.
     """
 
     folder: str
+    names: tuple[str, ...]
     device: str
     backend: str
     precision: str
 
     def __str__(self) -> str:
-        return f"{self.backend} {self.precision} on {self.device}"
+        devices = ", ".join(self.names)
+        return f"{self.backend} {self.precision} on {self.device} ({self.folder}: {devices})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +86,10 @@ class MapComparison:
 
 
 def map_differences(
-    images: Sequence[tuple[ListedId, str]], first: Sequence[Maps], second: Sequence[Maps]
+    images: Sequence[tuple[ListedId, str]],
+    first: Sequence[Maps],
+    second: Sequence[Maps],
+    keypoints: KeypointSet,
 ) -> tuple[MapDifference, ...]:
     """Returns the differences by output, the largest relative difference first.
 
@@ -90,8 +97,11 @@ def map_differences(
         images: id and file name of each image.
         first: maps [M, H, W] of each image in the first run: heatmaps, then PAFs.
         second: maps of the same images in the second run.
+        keypoints: keypoint set of the model.
     """
-    found = [_difference(name, channels, images, first, second) for name, channels in _outputs()]
+    found = [
+        _difference(name, channels, images, first, second) for name, channels in _outputs(keypoints)
+    ]
     return tuple(sorted(found, key=_size))
 
 
@@ -102,13 +112,14 @@ def _size(one: MapDifference) -> float:
     return -one.relative
 
 
-def _outputs() -> Iterator[tuple[str, list[int]]]:
+def _outputs(keypoints: KeypointSet) -> Iterator[tuple[str, list[int]]]:
     """Yields the name and the channels of each output."""
-    for channel, name in enumerate((*KEYPOINTS, "background")):
+    names, first = keypoints.keypoints, keypoints.num_heatmaps
+    for channel, name in enumerate((*names, "background")):
         yield f"heatmap {name}", [channel]
-    for start, end, x, y in LIMBS:
-        name = f"PAF {KEYPOINTS[start]} to {KEYPOINTS[end]}"
-        yield name, [NUM_HEATMAPS + x, NUM_HEATMAPS + y]
+    for limb in keypoints.limbs:
+        name = f"PAF {names[limb.start]} to {names[limb.end]}"
+        yield name, [first + limb.paf_x, first + limb.paf_y]
 
 
 def _difference(

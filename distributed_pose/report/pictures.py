@@ -12,20 +12,13 @@ import numpy.typing as npt
 
 from distributed_pose.errors import SetupError
 from distributed_pose.files.local import write_atomically
-from distributed_pose.pose.skeleton import LIMBS, NECK, NUM_COCO_KEYPOINTS, TO_COCO
+from distributed_pose.keypoints.sets import KeypointSet
+from distributed_pose.report.skeletons import limb_colours, skeleton
 
 Image = npt.NDArray[np.uint8]
 
 _TILE_HEIGHT_PX = 360
 _MAX_TILE_WIDTH_PX = 1440
-
-# Limbs between keypoints of COCO, without the ear-to-shoulder limbs, which clutter a picture.
-_BONES = [(TO_COCO[a], TO_COCO[b]) for a, b, *_ in LIMBS[:-2] if NECK not in {a, b}] + [
-    (5, 6),
-    (5, 11),
-    (6, 12),
-    (11, 12),
-]
 
 # Colour-blind safe, after Okabe and Ito.
 _COLOURS = ((0, 159, 230), (115, 158, 0), (178, 114, 0), (66, 228, 240), (167, 121, 204))
@@ -35,22 +28,28 @@ _COLOURS = ((0, 159, 230), (115, 158, 0), (178, 114, 0), (66, 228, 240), (167, 1
 _MAX_PIXEL = 2**20
 
 
-def draw_poses(image_HW3: Image, people: Sequence[Sequence[float]]) -> Image:
+def draw_poses(
+    image_HW3: Image, people: Sequence[Sequence[float]], keypoints: KeypointSet
+) -> Image:
     """Returns a copy of an image with people drawn on it.
 
     Args:
         image_HW3: uint8, BGR.
-        people: 51 numbers per person, in COCO's order and in image pixels.
+        people: x, y and visibility of each keypoint per person, in the dataset's order and in image
+            pixels.
+        keypoints: keypoint set of the people.
     """
+    lines, colours = skeleton(keypoints), limb_colours(keypoints)
     drawn = image_HW3.copy()
     thickness = max(1, round(max(image_HW3.shape[:2]) / 200))
     for index, person in enumerate(people):
-        points = np.reshape(np.asarray(person), (NUM_COCO_KEYPOINTS, 3))
+        points = np.reshape(np.asarray(person), (-1, 3))
         colour = _COLOURS[index % len(_COLOURS)]
-        for a, b in _BONES:
-            if points[a, 2] and points[b, 2]:
-                ends = (_pixel(points[a]), _pixel(points[b]))
-                cv2.line(drawn, *ends, colour, thickness, cv2.LINE_AA)
+        for number, line in enumerate(lines):
+            if points[[*line.start, *line.end], 2].all():
+                start, end = (_pixel(points[[*one]].mean(axis=0)) for one in line[:2])
+                own = colours[number] if colours else colour
+                cv2.line(drawn, start, end, own, thickness, cv2.LINE_AA)
         for point in points[points[:, 2] > 0]:
             cv2.circle(drawn, _pixel(point), thickness + 1, (255, 255, 255), -1, cv2.LINE_AA)
             cv2.circle(drawn, _pixel(point), thickness, colour, -1, cv2.LINE_AA)
@@ -64,13 +63,13 @@ def draw_scores(
 
     Args:
         image_HW3: uint8, BGR.
-        people: 51 numbers per person, in COCO's order and in image pixels.
+        people: x, y and visibility of each keypoint per person, in image pixels.
         scores: a score from 0 to 1 per person.
     """
     drawn = image_HW3.copy()
     size = max(image_HW3.shape[:2]) / 900
     for index, (person, score) in enumerate(zip(people, scores, strict=True)):
-        points = np.reshape(np.asarray(person), (NUM_COCO_KEYPOINTS, 3))
+        points = np.reshape(np.asarray(person), (-1, 3))
         found = points[points[:, 2] > 0]
         if not len(found):
             continue

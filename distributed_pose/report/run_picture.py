@@ -9,6 +9,7 @@ from typing import Any
 from distributed_pose.errors import ConfigError, SetupError
 from distributed_pose.files.local import check_not_input, one_line
 from distributed_pose.files.storage import filesystem_of, is_local
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.pose.scores import normalised_score
 from distributed_pose.records.images import ImageRecord
 from distributed_pose.report.pictures import (
@@ -18,6 +19,7 @@ from distributed_pose.report.pictures import (
     sheet,
     write_picture,
 )
+from distributed_pose.report.skeletons import draw_legend, limb_colours
 from distributed_pose.report.stored_run import StoredRun
 from distributed_pose.vision.decode import decode_unlisted_image
 
@@ -61,12 +63,17 @@ def draw_run(run: StoredRun, output: Path, options: PictureOptions) -> None:
     check_not_input(output, _files(run))
     found = _by_image(run.detections)
     truth = _by_image([one for one in run.index.ground_truth["annotations"] if not one["iscrowd"]])
+    keypoints = run.index.keypoints
     groups = []
     for image in _chosen(run, found, options):
         image_HW3 = _load(run, image.file_name)
-        detected = _detected(image_HW3, found.get(image.image_id, []), options)
+        detected = _detected(image_HW3, found.get(image.image_id, []), keypoints, options)
         labelled = [_points(truth.get(image.image_id, []))] if options.with_truth else []
-        groups.append([*(draw_poses(image_HW3, people) for people in labelled), detected])
+        groups.append(
+            [*(draw_poses(image_HW3, people, keypoints) for people in labelled), detected]
+        )
+    if limb_colours(keypoints):
+        groups.append([draw_legend(keypoints)])
     write_picture(output, sheet(groups, options.columns))
 
 
@@ -106,8 +113,10 @@ def _points(people: Entries) -> list[Sequence[float]]:
     return [one["keypoints"] for one in people]
 
 
-def _detected(image_HW3: Image, people: Entries, options: PictureOptions) -> Image:
-    drawn = draw_poses(image_HW3, _points(people))
+def _detected(
+    image_HW3: Image, people: Entries, keypoints: KeypointSet, options: PictureOptions
+) -> Image:
+    drawn = draw_poses(image_HW3, _points(people), keypoints)
     if not options.with_scores:
         return drawn
     return draw_scores(drawn, _points(people), [normalised_score(one["score"]) for one in people])

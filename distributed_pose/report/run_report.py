@@ -14,11 +14,13 @@ from distributed_pose.data.entries import ListedId
 from distributed_pose.errors import SetupError
 from distributed_pose.files.json_records import read_record
 from distributed_pose.files.storage import Folder, read_location
+from distributed_pose.keypoints.reading import coco_body
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.locations import Location
 from distributed_pose.metrics.throughput import StageFigures
 from distributed_pose.pose.scores import normalised_score
 from distributed_pose.records.facts import DeviceReadings, Faults, HostUse, Memory
-from distributed_pose.records.images import Damage
+from distributed_pose.records.images import Damage, scales_note
 from distributed_pose.report.audit_record import AuditReport
 from distributed_pose.report.report_format import check_format
 
@@ -205,6 +207,8 @@ class RunReport:
         profile: preprocessing profile.
         input: size of the network inputs, `HEIGHTxWIDTH` in pixels; with profile `upstream` the
             least width. Empty where unknown.
+        keypoints: keypoint set of the run; the body of COCO where the file has none.
+        scales: scale factors whose maps were averaged.
         precision: precision of all devices, joined by `+` where they differ.
         backend: backend of all devices, joined by `+` where they differ.
         engine: `ray` or `inline`.
@@ -244,6 +248,8 @@ class RunReport:
     unscored: str
     profile: str
     input: str = ""
+    keypoints: KeypointSet = field(default_factory=coco_body)
+    scales: tuple[float, ...] = (1.0,)
     precision: str
     backend: str
     engine: str
@@ -268,8 +274,13 @@ class RunReport:
 
     @property
     def preprocessing(self) -> str:
-        """Profile and input size, such as `profile modelzoo at 368x640`."""
-        return f"profile {self.profile}" + (f" at {self.input}" if self.input else "")
+        """Profile, input size, scales other than 1, and keypoint set other than the body of COCO.
+
+        Such as `profile modelzoo at 368x640`.
+        """
+        size = f" at {self.input}" if self.input else ""
+        keypoints = "" if self.keypoints == coco_body() else f" · keypoints {self.keypoints.name}"
+        return f"profile {self.profile}{size}{scales_note(self.scales)}{keypoints}"
 
     @property
     def is_usable(self) -> bool:

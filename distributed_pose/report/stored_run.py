@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from distributed_pose.data.coco import CocoIndex, load_index, repeated
 from distributed_pose.data.results_file import read_results
 from distributed_pose.data.sources import ImageSource, open_images
@@ -67,7 +69,8 @@ class StoredRun:
             source = self.images
         except SetupError:
             source = None
-        listed = load_index(Location(data.annotations), limit, data.category, source)
+        keypoints = self.report.keypoints
+        listed = load_index(Location(data.annotations), limit, data.category, source, keypoints)
         index = repeated(listed, data.repeat)
         if len(index.images) != num_images:
             raise SetupError(
@@ -104,7 +107,11 @@ class StoredRun:
         self._check_scored()
         image_ids = [image.image_id for image in self.index.images]
         people = self.index.ground_truth["annotations"]
-        return PrecisionRecall(match(people, self.detections, image_ids))
+        sigmas = self.index.keypoints.sigmas
+        # `repeated` lists all images as often as that, one time after the other.
+        originals_I = np.arange(len(image_ids)) % (len(image_ids) // self.report.data.repeat)
+        matches = match(people, self.detections, image_ids, sigmas)
+        return PrecisionRecall(matches, originals_I)
 
     @property
     def analysis_or_reason(self) -> tuple[Analysis | None, str]:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from distributed_pose.errors import SetupError, first_line
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.report.analysis import ImageFigures
 from distributed_pose.report.comparison import ImageChange
 from distributed_pose.report.pictures import Image, draw_poses
@@ -60,7 +61,8 @@ def _thumbnails(
         image_HW3 = decode_unlisted_image(run.images.read(name)).image_HW3
     except (SetupError, OSError, ValueError) as error:
         return Thumbnails((), first_line(error))
-    return Thumbnails(tuple(_uri(image_HW3, people) for people in layers))
+    keypoints = run.index.keypoints
+    return Thumbnails(tuple(_uri(image_HW3, people, keypoints) for people in layers))
 
 
 def _people(entries: Sequence[Mapping[str, Any]]) -> dict[int, list[Sequence[float]]]:
@@ -71,13 +73,13 @@ def _people(entries: Sequence[Mapping[str, Any]]) -> dict[int, list[Sequence[flo
     return people
 
 
-def _uri(image_HW3: Image, people: Sequence[Sequence[float]]) -> str:
+def _uri(image_HW3: Image, people: Sequence[Sequence[float]], keypoints: KeypointSet) -> str:
     """Returns a small picture of an image with people, as a data URI."""
     height, width = image_HW3.shape[:2]
     scale = min(1.0, _MAX_SIDE_PX / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = np.asarray(cv2.resize(image_HW3, size, interpolation=cv2.INTER_AREA), np.uint8)
-    poses = np.array(people, np.float64).reshape(-1, 17, 3) * (scale, scale, 1)
-    drawn = draw_poses(small, poses.reshape(-1, 51).tolist())
+    poses = [np.reshape(person, (-1, 3)) * (scale, scale, 1) for person in people]
+    drawn = draw_poses(small, [pose.ravel().tolist() for pose in poses], keypoints)
     _, encoded = cv2.imencode(".jpg", drawn, (cv2.IMWRITE_JPEG_QUALITY, _QUALITY))
     return f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}"

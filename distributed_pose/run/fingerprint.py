@@ -5,7 +5,6 @@ from functools import cache
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.config.selection import foreign_code
 from distributed_pose.devices.kinds import KINDS
-from distributed_pose.files.local import short_digest
 from distributed_pose.files.package_identity import package_identity, source_digest
 from distributed_pose.run.inputs import RunInputs
 
@@ -22,7 +21,6 @@ def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
     devices of several kinds, and batches of several sizes. The bytes of the images are left out
     because they are compared image by image when a run is resumed.
     """
-    keypoints = inputs.selection.keypoints
     return {
         "data.annotations": inputs.index.sha256[:16],
         "data.limit": f"{len(inputs.index.images)} of {inputs.index.num_images_listed} images",
@@ -32,7 +30,8 @@ def fingerprint(config: RunConfig, inputs: RunInputs) -> dict[str, str]:
         "model.refinement_stages": str(inputs.model.refinement_stages or "none"),
         "profile": config.profile,
         "input": str(inputs.selection.input_size),
-        "keypoints": f"{keypoints.name} {short_digest(repr(keypoints).encode())}",
+        "keypoints": inputs.selection.keypoints.identity,
+        "scales": str([*inputs.selection.scales]),
         "precision": _precision(config),
         "maps_dtype": config.maps_dtype,
         "code": f"{package_identity().version} {_code_digest()}{foreign_code(config)}",

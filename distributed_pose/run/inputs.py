@@ -4,6 +4,7 @@ import importlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,8 +16,10 @@ from distributed_pose.config.selection import Selection, Source, select
 from distributed_pose.data.coco import CocoIndex, load_index, repeated
 from distributed_pose.data.shards import image_rows, read_shards
 from distributed_pose.data.sources import ImageSource, open_images
+from distributed_pose.devices.published import PUBLISHED_INPUT
 from distributed_pose.errors import ConfigError
 from distributed_pose.files.local import short_digest
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.locations import Location
 from distributed_pose.model.artifacts import ModelSource, check_stages, load_source, truth_source
 from distributed_pose.model.makers import Calibration
@@ -108,11 +111,12 @@ def _read_inputs(
 ) -> RunInputs:
     model_path = config.model.path
     config, note = _with_demo(config, selection.source)
-    index, source, annotations = _read_dataset(config)
-    model, input_size = _model(config, selection.source, index, annotations)
+    index, source, annotations = _read_dataset(config, selection.keypoints)
+    model, input_size = _model(config, selection, index, annotations)
     selection = replace(selection, input_size=input_size)
     if config.data.repeat > 1:
-        note = f"{note} Each image is counted {config.data.repeat} times.".strip()
+        counted = f"Each image is counted {config.data.repeat} times, and once in intervals of AP."
+        note = f"{note} {counted}".strip()
     return RunInputs(
         selection=selection,
         index=index,
@@ -121,7 +125,7 @@ def _read_inputs(
         annotations=annotations.absolute(),
         model=model,
         calibration=_calibration(selection, index, source, model),
-        note="\n".join(filter(None, (note, _host_note(config), *model.notes))),
+        note="\n".join(filter(None, (note, *_simulation_notes(config, selection), *model.notes))),
         model_path=model_path,
         config_file=config_file,
     )
@@ -134,25 +138,35 @@ def read_dataset(config: RunConfig) -> tuple[CocoIndex, ImageSource, Location]:
         ConfigError: if `select` raises it, a key is not set, or the images are repeated too often.
         SetupError: if images or annotations are missing, or not of the expected kind.
     """
-    config, _ = _with_demo(config, select(config).source)
-    return _read_dataset(config)
+    selection = select(config)
+    config, _ = _with_demo(config, selection.source)
+    return _read_dataset(config, selection.keypoints)
 
 
-def _read_dataset(config: RunConfig) -> tuple[CocoIndex, ImageSource, Location]:
+def _read_dataset(
+    config: RunConfig, keypoints: KeypointSet
+) -> tuple[CocoIndex, ImageSource, Location]:
     folder = _required(config.data.images, "data.images")
     annotations = _required(config.data.annotations, "data.annotations")
     source = open_images(folder)
-    index = load_index(annotations, config.data.limit, config.data.category, source)
+    index = load_index(annotations, config.data.limit, config.data.category, source, keypoints)
     _check_count(len(index.images), config.data.repeat)
     return repeated(index, config.data.repeat), source, annotations
 
 
-def _host_note(config: RunConfig) -> str:
-    """Returns a sentence about simulated cores; empty if the host does its work itself."""
+def _simulation_notes(config: RunConfig, selection: Selection) -> Iterator[str]:
+    """Yields sentences about rates that are estimated, and cores that are simulated."""
+    backends = [kind.backend.partition(":")[0] for kind in selection.kinds.values()]
+    is_published = "simulated" in backends and config.simulated.rate is None
+    if is_published and (config.profile == "upstream" or selection.input_size != PUBLISHED_INPUT):
+        yield (
+            f"Simulated devices: rates published for inputs of {PUBLISHED_INPUT} are scaled by the "
+            "number of input pixels, which is an estimate."
+        )
     host = config.simulated.host
     if host.cores is None:
-        return ""
-    return (
+        return
+    yield (
         f"Simulated host: decoding, preprocessing and grouping wait {host.decode_ms:g}, "
         f"{host.preprocess_ms:g} and {host.group_ms:g} ms per image on {host.cores} simulated "
         "cores per node instead of computing; rates are not those of this machine."
@@ -205,7 +219,11 @@ def read_model(
 
 
 def load_model(
-    path: Path, profile: str, refinement_stages: int = 1, size: InputSize | None = None
+    path: Path,
+    profile: str,
+    refinement_stages: int = 1,
+    size: InputSize | None = None,
+    scales: Sequence[float] = (1.0,),
 ) -> tuple[ModelSource, InputSize]:
     """Returns the model in a file and the size of its inputs, after a check that they agree.
 
@@ -217,6 +235,7 @@ def load_model(
         refinement_stages: number of refinement stages of a checkpoint's network.
         size: configured size of the inputs; None takes the size that the model fixes, otherwise
             that of the profile.
+        scales: scale factors of the run.
 
     Raises:
         ConfigError: if stages are configured for a model that is not a checkpoint.
@@ -228,15 +247,17 @@ def load_model(
     if source.format == "onnx":
         inputs = input_ports(source.content)
         sized = sized.sized(size or model_input_size(inputs, sized))
-        check_profile(inputs, sized, str(path))
-        check_bounds(source.content, str(path))
+        for scaled in sized.at_scales(scales):
+            check_profile(inputs, scaled, str(path))
+        check_bounds(source.content, str(path), InputSize(*sized.nominal_input))
     elif source.format == "om":
         sized = sized.sized(size or compiled_input(source.content))
     return source, sized.size
 
 
 def _load(config: RunConfig, path: Path) -> tuple[ModelSource, InputSize]:
-    return load_model(path, config.profile, config.model.refinement_stages, config.input_size)
+    stages = config.model.refinement_stages
+    return load_model(path, config.profile, stages, config.input_size, config.scales)
 
 
 def _calibration(
@@ -249,26 +270,29 @@ def _calibration(
     profile = PROFILES[selection.profile].sized(selection.input_size)
 
     def arrays() -> Iterator[npt.NDArray[Any]]:
+        profiles = cycle(profile.at_scales(selection.scales))
         for shard in read_shards(images, source, 1):
             for record, encoded in image_rows(shard.images):
                 try:
-                    input_3HW, _ = network_input(encoded, record, profile)
+                    input_3HW, _ = network_input(encoded, record, next(profiles))
                 except UndecodableImageError:
                     continue
                 yield input_3HW[None]
 
     sizes = [(image.image_id, source.size(image.file_name)) for image in images]
     digest = short_digest(
-        repr((model.sha256, selection.profile, selection.input_size, sizes)).encode()
+        repr(
+            (model.sha256, selection.profile, selection.input_size, selection.scales, sizes)
+        ).encode()
     )
     return Calibration(arrays, digest, len(images))
 
 
 def _model(
-    config: RunConfig, source: Source, index: CocoIndex, annotations: Location
+    config: RunConfig, selection: Selection, index: CocoIndex, annotations: Location
 ) -> tuple[ModelSource, InputSize]:
     """Returns what the run's backends answer from, and the size of the network inputs."""
-    stages = config.model.refinement_stages
+    stages, source = config.model.refinement_stages, selection.source
     if source == "model":
         return _load(config, _required(config.model.path, "model.path"))
     profile = PROFILES[config.profile]
@@ -276,7 +300,9 @@ def _model(
     if source == "recording":
         path = _required(config.model.path, "model.path")
         profile = profile.sized(config.input_size or recorded_input(path.absolute()))
-        content, digest = describe_recording(path.absolute(), index.images, profile)
+        content, digest = describe_recording(
+            path.absolute(), index.images, profile, selection.keypoints
+        )
         return ModelSource(content, "recording", digest, str(path)), profile.size
     profile = profile.sized(config.input_size)
     truth = truth_source(str(annotations), json.dumps(index.ground_truth).encode())

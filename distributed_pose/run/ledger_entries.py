@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pydantic import FailFast, Field
 from pydantic_core import to_json
 
-from distributed_pose.data.shards import DETECTIONS
+from distributed_pose.data.shards import DETECTIONS, num_values
 from distributed_pose.devices.kinds import DEVICE_NAME
 from distributed_pose.files.json_records import Count, Figure, Positive, read_record
 from distributed_pose.records.devices import DevicePlan, DeviceReady
@@ -244,6 +244,7 @@ def _check_numbers(detections: pa.RecordBatch) -> None:
     numbers = keypoints.flatten()
     if any(column.null_count for column in (ids, scores, keypoints, numbers)):
         raise ValueError("detections: a value is missing")
+    num_values(keypoints)
     if not all(
         pc.all(pc.is_finite(column)).as_py() in {True, None} for column in (scores, numbers)
     ):

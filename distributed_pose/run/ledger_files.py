@@ -35,10 +35,12 @@ _UNFINISHED = re.compile(rf"{_FOLDER}/{re.escape(PARTIAL_PREFIX)}[0-9a-f]{{16}}"
 
 # A file has about twice the size of its detections, and a shard's are at most some megabytes.
 _MAX_READ_BYTES = 2**28
-_MAX_DETECTION_BYTES = 2**25
+# Packing takes several times the memory, and larger files are not faster to write.
+_MAX_DETECTION_BYTES = 2**20
 
 # A killed driver loses the results of this many seconds and of the time to write them, which is far
-# less than two seconds. Opening and naming a file takes half a millisecond.
+# less than two seconds. Opening and naming a file takes half a millisecond. There is no pause while
+# a full file's results wait.
 _EVERY_S = 0.1
 
 # Images that wait to be written: a second of the fastest run. With more of them, the run waits for
@@ -68,6 +70,7 @@ class LedgerFiles:
         self._waiting: list[LedgerEntry] = []
         self._num_waiting = self._num_written = 0
         self._thread: Thread | None = None
+        self._is_behind = False
         self._is_ending = Event()
         self._error: Exception | None = None
 
@@ -157,7 +160,8 @@ class LedgerFiles:
                 # Raised again in the thread that adds entries.
                 except Exception as error:  # noqa: BLE001
                     self._error = error
-            self._is_ending.wait(_EVERY_S)
+            if not self._is_behind:
+                self._is_ending.wait(_EVERY_S)
 
     def _taken(self) -> list[LedgerEntry]:
         """Returns the entries of the next file once there are any; none if the run has ended."""
@@ -166,6 +170,7 @@ class LedgerFiles:
             sizes = accumulate(len(entry.result.detections) for entry in self._waiting)
             number = 1 + sum(size < _MAX_DETECTION_BYTES for size in sizes)
             entries, self._waiting = self._waiting[:number], self._waiting[number:]
+            self._is_behind = bool(self._waiting)
             self._num_waiting -= sum(len(entry.result.image_ids) for entry in entries)
             self._changed.notify_all()
         return entries
@@ -175,7 +180,7 @@ class LedgerFiles:
         name = f"{_FOLDER}/{sha256_hex(content)}{_SUFFIX}"
         self._folder.write(name, content, durable=False)
         self._num_written += 1
-        # There are up to ten files per second.
+        # There can be many files per second.
         if self._num_written == 1:
             _LOG.info("the first results are in %s", self._folder.at(name))
 

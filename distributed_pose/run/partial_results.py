@@ -2,23 +2,28 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from distributed_pose.data.shards import keep_detections
 from distributed_pose.records.shards import ShardResult
 from distributed_pose.records.stages import Durations
 
+# Names of the fields with one value per image; the annotation of each is `PerImage`.
+_PER_IMAGE = tuple(
+    name
+    for name, hint in get_type_hints(ShardResult, include_extras=True).items()
+    if hasattr(hint, "__metadata__")
+)
+
 
 def part_of(result: ShardResult, rows: Sequence[int]) -> ShardResult:
     """Returns some images of a result, with a share of its durations."""
-    ids = tuple(result.image_ids[row] for row in rows)
+    picked: dict[str, Any] = {name: _picked(getattr(result, name), rows) for name in _PER_IMAGE}
+    ids = picked["image_ids"]
     return replace(
         result,
-        image_ids=ids,
+        **picked,
         detections=keep_detections(result.detections, ids),
-        encoded_bytes=_picked(result.encoded_bytes, rows),
-        digests=_picked(result.digests, rows),
-        stamps=_picked(result.stamps, rows),
         damaged=tuple(damage for damage in result.damaged if damage.image_id in ids),
         durations=_shared_out(result.durations, len(ids), len(result.image_ids)),
     )

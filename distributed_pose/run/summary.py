@@ -127,6 +127,8 @@ def _report(
         unscored=outcome.unscored,
         profile=config.profile,
         input=str(inputs.selection.input_size),
+        keypoints=inputs.selection.keypoints,
+        scales=inputs.selection.scales,
         precision=_joined(figures.device.precision for figures in devices),
         backend=_joined(figures.device.backend for figures in devices),
         engine=config.engine,
@@ -174,7 +176,8 @@ def _model(model: ModelSource) -> ModelReport:
 
 
 def _score(index: CocoIndex, detections: Detections) -> Score:
-    return score(index.people, detections, [image.image_id for image in index.images])
+    image_ids = [image.image_id for image in index.images]
+    return score(index.people, detections, image_ids, sigmas=index.keypoints.sigmas)
 
 
 def _stages(ledger: Ledger, score: Score | None, *, computed: bool) -> dict[str, StageFigures]:

@@ -5,6 +5,8 @@ Most of the time goes to reading and writing memory, so no pass over the image i
 Array legend: H and W size in pixels, 3 the channels in OpenCV's order blue, green, red.
 """
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -39,25 +41,27 @@ def preprocess(
         out_3HW: array to write the input to, such as a row of a batch, of shape
             `profile.input_shape` and type `profile.input_dtype`. None creates a new array.
     """
-    image_height, image_width = image_HW3.shape[:2]
     if out_3HW is None:
-        shape = profile.input_shape(image_height, image_width)
+        shape = profile.input_shape(*image_HW3.shape[:2])
         out_3HW = np.empty(shape, profile.input_dtype)
-    geometry = profile.geometry(image_height, image_width)
-    resized = _resize(_normalised(image_HW3, profile), profile)
-    height, width = resized.shape[:2]
-    top, left = geometry.pad_top, geometry.pad_left
-    rows_3hW = out_3HW[:, top : top + height]
-    # Values that were computed in double are rounded here.
-    rows_3hW[:, :, left : left + width] = resized.transpose(2, 0, 1)
-    for border in (
-        out_3HW[:, :top],
-        out_3HW[:, top + height :],
-        rows_3hW[:, :, :left],
-        rows_3hW[:, :, left + width :],
-    ):
-        border.fill(profile.padding)
-    return out_3HW, geometry
+    return out_3HW, _write_input(_normalised(image_HW3, profile), profile, out_3HW)
+
+
+def preprocess_scales(
+    image_HW3: npt.NDArray[np.uint8], profiles: Sequence[Profile], outs_3HW: Sequence[InputArray]
+) -> tuple[Geometry, ...]:
+    """Writes the network input of an image at each scale, and returns the geometries.
+
+    The image is normalised once. For the inputs, see `preprocess`.
+
+    Args:
+        image_HW3: uint8 [H, W, 3], BGR.
+        profiles: profiles that differ in their scale factor only.
+        outs_3HW: array per profile to write the input to, of shape `Profile.input_shape`.
+    """
+    normalised = _normalised(image_HW3, profiles[0])
+    pairs = zip(profiles, outs_3HW, strict=True)
+    return tuple(_write_input(normalised, profile, out_3HW) for profile, out_3HW in pairs)
 
 
 def network_input(
@@ -84,6 +88,24 @@ def _normalised(image_HW3: npt.NDArray[np.uint8], profile: Profile) -> _ImageArr
     scale, offset = 1 / BYTE_RANGE, -MEAN_BYTE / BYTE_RANGE
     normalised = cv2.addWeighted(image_HW3, scale, image_HW3, 0, offset, dtype=depth)
     return np.asarray(normalised, profile.arithmetic)
+
+
+def _write_input(image_HW3: _ImageArray, profile: Profile, out_3HW: InputArray) -> Geometry:
+    geometry = profile.geometry(*image_HW3.shape[:2])
+    resized = _resize(image_HW3, profile)
+    height, width = resized.shape[:2]
+    top, left = geometry.pad_top, geometry.pad_left
+    rows_3hW = out_3HW[:, top : top + height]
+    # Values that were computed in double are rounded here.
+    rows_3hW[:, :, left : left + width] = resized.transpose(2, 0, 1)
+    for border in (
+        out_3HW[:, :top],
+        out_3HW[:, top + height :],
+        rows_3hW[:, :, :left],
+        rows_3hW[:, :, left + width :],
+    ):
+        border.fill(profile.padding)
+    return geometry
 
 
 def _resize(image_HW3: _ImageArray, profile: Profile) -> _ImageArray:

@@ -9,7 +9,7 @@ and resizes in double because NumPy promotes its float32 image at the subtractio
 itself, as NPUs with AIPP do.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Self
@@ -35,6 +35,8 @@ class Profile:
             of `size`, and the canvas is as wide as the image, with the width of `size` as a least.
         arithmetic: type that the image is normalised and resized in; uint8 for bytes that are
             resized and passed to the network without normalisation.
+        scale_factor: factor by which the image is larger than its canvas asks for, where the canvas
+            follows the image. The canvas keeps `size` as its least size.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Profile:
     size: InputSize
     is_fixed: bool = True
     arithmetic: type[np.float64 | np.float32 | np.uint8] = np.float32
+    scale_factor: float = 1.0
 
     @property
     def on_bytes(self) -> bool:
@@ -60,25 +63,29 @@ class Profile:
 
     def scale(self, height: int, width: int) -> float:
         """Returns the factor from image pixels to input pixels, the same on both axes."""
-        by_height = self.size.height / height
+        # In this order, because the reference implementation rounds so.
+        by_height = self.scale_factor * self.size.height / height
         return min(by_height, self.size.width / width) if self.is_fixed else by_height
 
     def input_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Returns channels, height and width of the network input for an image."""
-        _, resized_width = self.resized(height, width)
-        return (3, *self.canvas(resized_width))
+        return (3, *self.canvas(*self.resized(height, width)))
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Returns height and width of the resized image in input pixels, each at least 1."""
         scale = self.scale(height, width)
         return max(1, round(height * scale)), max(1, round(width * scale))
 
-    def canvas(self, resized_width: int) -> tuple[int, int]:
-        """Returns height and width of the network input for the width of a resized image."""
+    def canvas(self, resized_height: int, resized_width: int) -> tuple[int, int]:
+        """Returns height and width of the network input for a resized image.
+
+        A height above that of `size` is that of the image, which need not be a multiple of 8: the
+        reference implementation does not pad it.
+        """
         if self.is_fixed:
             return self.size
         width = max(resized_width, self.size.width)
-        return self.size.height, -(-width // STRIDE) * STRIDE
+        return max(resized_height, self.size.height), -(-width // STRIDE) * STRIDE
 
     def geometry(self, height: int, width: int) -> Geometry:
         """Returns the position of an image in its network input.
@@ -86,7 +93,7 @@ class Profile:
         The image is centred. If the padding is odd, the smaller half is at the top and left.
         """
         resized_height, resized_width = self.resized(height, width)
-        canvas_height, canvas_width = self.canvas(resized_width)
+        canvas_height, canvas_width = self.canvas(resized_height, resized_width)
         top, left = (canvas_height - resized_height) // 2, (canvas_width - resized_width) // 2
         bottom, right = canvas_height - resized_height - top, canvas_width - resized_width - left
         return Geometry(height, width, top, left, bottom, right)
@@ -94,11 +101,16 @@ class Profile:
     @property
     def nominal_input(self) -> tuple[int, int]:
         """The height and width of a typical network input, for warm-up."""
-        return self.canvas(round(self.size.height * _TYPICAL_ASPECT))
+        height = self.scale_factor * self.size.height
+        return self.canvas(round(height), round(height * _TYPICAL_ASPECT))
 
     def sized(self, size: InputSize | None) -> Self:
         """Returns the profile for inputs of another size; the same for None."""
         return replace(self, size=size) if size else self
+
+    def at_scales(self, scales: Sequence[float]) -> tuple[Self, ...]:
+        """Returns the profile for each scale factor; only canvases that follow the image scale."""
+        return tuple(replace(self, scale_factor=factor) for factor in scales)
 
 
 PROFILES: Mapping[str, Profile] = MappingProxyType(

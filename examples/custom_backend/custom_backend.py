@@ -48,7 +48,7 @@ class OpenCvBackend(SynchronousBackend):
 
         cv2.setNumThreads(options.threads)
         self.description = f"OpenCV {cv2.__version__}"
-        self._outputs = select_outputs(output_ports(content))
+        self._outputs = select_outputs(output_ports(content), options.keypoints)
         self._cv2: Any = cv2
         try:
             self._network: Any = cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8))

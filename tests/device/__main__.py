@@ -18,9 +18,8 @@ from distributed_pose.bench.device import bench_device
 from distributed_pose.config.loading import load_config
 from distributed_pose.demo.default import WEIGHTS
 from distributed_pose.devices.nvidia import EngineShapes, cuda_device_facts
-from distributed_pose.model.export import export_onnx
 from distributed_pose.model.tensorrt import trtexec_command
-from tests.checkpoints import network_in
+from tests.checkpoints import exported
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 
@@ -65,7 +64,7 @@ def main(overrides: list[str]) -> None:
     tell(f"{sweep.backend} {sweep.precision}", "batch  execution ms  images/s  share  trtexec ms")
     with tempfile.TemporaryDirectory() as folder:
         onnx = Path(folder) / "network.onnx"
-        onnx.write_bytes(export_onnx(network_in(WEIGHTS), last_stage=True))
+        onnx.write_bytes(exported(WEIGHTS))
         for figures in sweep.batches:
             share = figures.images_per_s * _FLOP_PER_IMAGE / peak
             beside = trtexec_ms(onnx, figures.batch_size)

@@ -32,7 +32,7 @@ _MAX_GROWTH_BYTES = 2**30
 _MAX_SECONDS = 60.0
 
 # Lines that the command prints to stderr beside its error.
-_LINES = ("error: ", "try the failed images again: ", "WARNING:", "in/", "[0:")
+_LINES: tuple[str, ...] = ("error: ", "try the failed images again: ", "WARNING:", "in/", "[0:")
 
 # libjpeg, libpng and libtiff write to the terminal themselves, but no text from the files.
 _LINES += ("Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progression sequence")
@@ -106,11 +106,13 @@ def load_libraries() -> None:
     import safetensors.torch  # noqa: F401
     import torch
 
+    from distributed_pose.engine.host_stages import HostStages
     from distributed_pose.engine.reducer import Reducer
+    from distributed_pose.keypoints.reading import coco_body
 
     # Threads do not survive a fork.
     torch.set_num_threads(1)
-    Reducer().warm_up()
+    Reducer(HostStages(coco_body())).warm_up()
 
 
 def table(found: Sequence[Outcome]) -> str:

@@ -7,8 +7,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from distributed_pose.pose.skeleton import COCO_KEYPOINTS
+from distributed_pose.keypoints.reading import coco_body
 from tests.image_files import encode, picture
+
+COCO_KEYPOINTS = coco_body().dataset_keypoints
 
 # Names that a terminal, a shell or a path would interpret.
 HOSTILE_NAMES = (

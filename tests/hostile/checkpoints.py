@@ -67,7 +67,8 @@ class _Pickler(pickle.Pickler):
 
 def _tensor(size: Sequence[int], stride: Sequence[int], offset: int = 0) -> bytes:
     """Returns the archive of a tensor that claims more than its storage has."""
-    arguments = (_Storage(), offset, tuple(size), tuple(stride), False, OrderedDict())
+    hooks: OrderedDict[str, Any] = OrderedDict()
+    arguments = (_Storage(), offset, tuple(size), tuple(stride), False, hooks)
     pickled = io.BytesIO()
     tensor = _Acts(torch._utils._rebuild_tensor_v2, *arguments)
     _Pickler(pickled, 2).dump({"state_dict": {"a": tensor}})

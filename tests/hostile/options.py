@@ -1,6 +1,7 @@
 """Hostile command lines: every option and argument of every command, with what none of them is."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -87,9 +88,4 @@ def _options(command: tuple[str, ...]) -> list[str]:
 
 def option_cases(_random: Random) -> list[Case]:
     """Returns a case of each command."""
-    return [
-        Case(
-            "option", " ".join(command), lambda folder, random, c=command: _write(c, folder, random)
-        )
-        for command in _COMMANDS
-    ]
+    return [Case("option", " ".join(command), partial(_write, command)) for command in _COMMANDS]

@@ -69,7 +69,8 @@ def run_command(folder: Path, arguments: Sequence[str]) -> Ending:
         os.waitstatus_to_exitcode(status),
         seconds,
         max(0, usage.ru_maxrss - started_kib) * 1024,
-        *((folder / name).read_bytes().decode(errors="replace") for name in ("stdout", "stderr")),
+        (folder / "stdout").read_bytes().decode(errors="replace"),
+        (folder / "stderr").read_bytes().decode(errors="replace"),
         tuple(sorted({name for name, _ in changed if not name.startswith(named)})),
     )
 

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from distributed_pose import SetupError, evaluate
-from distributed_pose.pose.skeleton import COCO_KEYPOINTS
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.report.run_report import RunReport
 from tests.conftest import Dataset
 from tests.image_files import CLAIMING, HEIGHT, WIDTH, claiming, encode, good_files, picture
+
+COCO_KEYPOINTS = coco_body().dataset_keypoints
 
 GOOD = good_files()
 
@@ -40,7 +42,7 @@ class Folder:
 
     def dataset(self, name: str, keep: set[str] | None = None) -> Dataset:
         """Returns the dataset of all images, or of some, with the same ids."""
-        images = [
+        images: list[dict[str, Any]] = [
             {"id": number, "file_name": file, "height": height, "width": width}
             for number, (file, (height, width)) in enumerate(self.sizes.items(), 100)
             if keep is None or file in keep

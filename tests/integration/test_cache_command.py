@@ -9,7 +9,8 @@ import pytest
 
 from distributed_pose.cache.entries import LIMIT_VARIABLE
 from distributed_pose.cache.marks import in_use
-from distributed_pose.model.artifacts import Artifact, cache_key, keep, sha256_hex
+from distributed_pose.files.local import sha256_hex
+from distributed_pose.model.artifacts import Artifact, cache_key, keep
 from tests.conftest import Run
 
 

@@ -79,7 +79,8 @@ def test_an_image_of_a_pack_that_was_made_from_others_is_noticed(
 ) -> None:
     def pack() -> None:
         shutil.rmtree(tmp_path / "pack", ignore_errors=True)
-        pack_dataset(read_inputs(mine.config()).index, open_images(mine.images), tmp_path / "pack")
+        index = read_inputs(mine.config()).index
+        pack_dataset(index, open_images(str(mine.images)), str(tmp_path / "pack"))
 
     pack()
     config = Dataset(tmp_path / "pack", mine.annotations).config(batch_size=1)
@@ -94,7 +95,7 @@ class Counted:
     """Images whose files are counted as they are read."""
 
     def __init__(self, location: Path) -> None:
-        self._images = open_images(location)
+        self._images = open_images(str(location))
         self.location = self._images.location
         self.names: list[str] = []
 

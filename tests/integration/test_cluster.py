@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import psutil
 import pytest
@@ -24,7 +25,7 @@ from tests.clusters import node_that_sees, two_nodes
 from tests.conftest import Dataset
 from tests.faults import Stage, is_spilling
 
-NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 
 
 def test_a_run_joins_the_cluster_that_the_environment_names(
@@ -185,7 +186,7 @@ def test_workers_run_the_drivers_code_whatever_lies_in_the_working_directory(
     keys = {"data.images": people.images, "data.annotations": people.annotations}
     options = [f"--set={key}={value}" for key, value in {**keys, "backend": "oracle"}.items()]
     command = [
-        Path(sys.executable).with_name("distributed-pose"),
+        str(Path(sys.executable).with_name("distributed-pose")),
         "evaluate",
         *options,
         "--json",

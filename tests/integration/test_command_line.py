@@ -323,7 +323,9 @@ def test_a_picture_of_a_long_image_is_a_tile_like_others(run: Run, tmp_path: Pat
     detections = [{"image_id": 1, "keypoints": [1.0] * 51, "score": 1.0, "category_id": 1}]
     Path("first/detections.json").write_text(json.dumps(detections))
     assert run("picture", "first", "poses.png")[0] == 0
-    assert cv2.imread("poses.png").shape == (360, 1440, 3)
+    picture = cv2.imread("poses.png")
+    assert picture is not None
+    assert picture.shape == (360, 1440, 3)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from distributed_pose import evaluate
+from distributed_pose.report.run_report import RunReport
 from distributed_pose.report.timeline import SettledShard, segment_rates, timeline
 from tests.chromium import visit
 from tests.conftest import Dataset, Run
@@ -64,6 +66,26 @@ def test_two_runs_of_the_same_model_cover_0(
     interval = comparison["ap_difference"]
     assert interval["low"] <= 0 <= interval["high"]
     assert [one["name"] for one in comparison["settings"]] == ["batch_size", "batch size in use"]
+
+
+def test_runs_of_other_keypoint_sets_have_no_difference_of_ap(
+    run: Run, people: Dataset, first: Path, tmp_path: Path
+) -> None:
+    text = (files("distributed_pose.keypoints") / "coco_body.yaml").read_text()
+    (tmp_path / "wide.yaml").write_text(
+        text.replace("name: coco_body", "name: wide").replace("nose: 0.02", "nose: 0.2")
+    )
+    second = tmp_path / "second"
+    evaluate(people.config(keypoints=tmp_path / "wide.yaml"), second)
+    assert RunReport.load(second).keypoints.sigmas[0] > 0.2
+    (comparison,) = compared(run, first, second)
+    assert comparison["ap_difference"] is None
+    assert comparison["unavailable"] == "the runs have other keypoint sets: coco_body and wide"
+    names = {one["name"] for one in comparison["settings"]}
+    assert "keypoints in use" in names
+    code, out, _ = run("report", str(second))
+    assert code == 0
+    assert "keypoints wide" in out
 
 
 def test_worse_figures_and_different_settings_are_named(run: Run, first: Path, worse: Path) -> None:

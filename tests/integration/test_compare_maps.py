@@ -57,7 +57,7 @@ def test_two_backends_of_one_model_have_the_same_maps_but_for_rounding(
     folders = [str(runs / name) for name in ("ort", "vino", "ort")]
     code, out, err = run("compare", *folders, "--maps=9", "--json")
     assert code == 0, err
-    other, same = (one["maps"] for one in json.loads(out)["comparisons"])
+    (other,), (same,) = (one["maps"] for one in json.loads(out)["comparisons"])
     # The second run has five images.
     assert (other["images"], same["images"]) == (5, 5)
     assert other["first"]["backend"] == "onnxruntime:cpu"
@@ -67,6 +67,31 @@ def test_two_backends_of_one_model_have_the_same_maps_but_for_rounding(
     assert worst["range"] > 0.001
     assert worst["relative"] < 1e-4
     assert {one["largest"] for one in same["outputs"]} == {0}
+
+
+def test_every_device_of_other_backend_or_precision_is_compared_with_the_first(
+    run: Run, runs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = json.loads((runs / "ort" / "report.json").read_text())["devices"][0]
+    vino = json.loads((runs / "vino" / "report.json").read_text())["devices"][0]
+    named = [{**one, "name": f"cpu:{n}"} for n, one in enumerate([first, first, vino])]
+    lacking = {**first, "name": "cuda:0", "kind": "cuda", "backend": "onnxruntime:cuda"}
+    mixed = changed(runs, "mixed", devices=[*named, lacking])
+    folders = [str(folder) for folder in (mixed, runs / "vino", mixed)]
+    code, out, err = run("compare", *folders, "--maps=2", "--json")
+    assert code == 0, err
+    assert caplog.text.count("cuda:0 is not compared") == 2
+    comparisons = [one["maps"] for one in json.loads(out)["comparisons"]]
+    assert {tuple(one["first"]["names"]) for maps in comparisons for one in maps} == {
+        ("cpu:0", "cpu:1")
+    }
+    assert [[one["second"]["names"] for one in maps] for maps in comparisons] == [
+        [["cpu:2"], ["cpu:0"]],
+        [["cpu:0", "cpu:1"], ["cpu:2"]],
+    ]
+    largest = [[max(o["largest"] for o in one["outputs"]) for one in maps] for maps in comparisons]
+    (own, other), (equal, again) = largest
+    assert own == other == again > 0 == equal
 
 
 def test_the_table_and_the_page_show_the_differences(run: Run, runs: Path) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -48,7 +49,8 @@ class TestOfAnNpu:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         # The runtime reports another chip than `npu-smi`.
-        importlib.import_module("acl.fake").soc = "Ascend310"
+        acl: Any = importlib.import_module("acl.fake")
+        acl.soc = "Ascend310"
         report = evaluate(on_npu(people, npu_host, "auto"), tmp_path / "run")
         (device,) = report.devices
         assert (report.complete, device.backend) == (True, "ascend-ais")
@@ -74,7 +76,8 @@ class TestOfAnNpu:
     def test_with_a_named_backend_fails_if_the_backend_does(
         self, people: Dataset, npu_host: Host
     ) -> None:
-        importlib.import_module("acl.fake").soc = "Ascend310"
+        acl: Any = importlib.import_module("acl.fake")
+        acl.soc = "Ascend310"
         with pytest.raises(SetupError, match="another chip"):
             evaluate(on_npu(people, npu_host, "ascend"))
 

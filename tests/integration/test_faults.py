@@ -14,9 +14,9 @@ from distributed_pose.engine.base import Workload
 from distributed_pose.evaluation import evaluate, evaluate_on
 from distributed_pose.records.shards import ShardResult
 from distributed_pose.run.inputs import read_inputs
-from tests import faults
+from tests import faults, metered_workers
 from tests.conftest import Dataset
-from tests.faults import Stage, killer
+from tests.faults import Scene, Stage, killer
 from tests.soak.runs import settled_ids
 
 # Deadlines in the tests of what passes them: a second more than ten times the usual batch.
@@ -110,6 +110,47 @@ class CountingEngine(RayEngine):
                 yield result
 
 
+class MeteredEngine(RayEngine):
+    """Marks when it has the energy of a device, and keeps what it has then."""
+
+    def __init__(self, config: RunConfig, scene: Scene) -> None:
+        super().__init__(config)
+        self._scene = scene
+        self.at_mark: Any = None
+
+    def run(self, workload: Workload) -> Iterator[ShardResult]:
+        for result in super().run(workload):
+            (worker,) = self._fleet.workers
+            found = worker.readings.total
+            if not self.at_mark and found and found.device and found.device.energy_j:
+                self.at_mark = found.device
+                self._scene.mark("metered")
+            yield result
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_the_readings_of_a_killed_process_count_in_those_of_the_session(
+    stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path
+) -> None:
+    stage.workers(metered_workers.die_when_metered)
+    config = on_ray(crowd, devices="cpu:1")
+    engine = MeteredEngine(config, stage.scene)
+    report = evaluate_on(engine, config, read_inputs(config), tmp_path)
+    assert detections(tmp_path) == undisturbed
+    assert [len(reasons) for reasons in report.faults.reasons.values()] == [1]
+    first, (device,) = engine.at_mark, report.devices
+    assert first is not None
+    assert device.readings is not None
+    # Only the first process has read so much memory in use.
+    assert device.readings.memory_used_bytes == metered_workers.FIRST_BYTES
+    assert device.readings.samples > first.samples
+    assert (device.readings.energy_j or 0) > first.energy_j > 0
+    assert device.readings.images >= first.images
+    assert report.audit.energy_j == device.readings.energy_j
+    assert device.images_per_joule == report.audit.images_per_joule
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_late_answer_beside_that_of_another_device_is_counted_once(
@@ -121,6 +162,7 @@ def test_a_late_answer_beside_that_of_another_device_is_counted_once(
     engine = CountingEngine(config)
     report = evaluate_on(engine, config, read_inputs(config), tmp_path)
     assert detections(tmp_path) == undisturbed
+    assert isinstance(config.batch_size, int)
     assert engine.came_back == report.num_images + config.batch_size
     assert not report.faults.reasons
 

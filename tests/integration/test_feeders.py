@@ -59,7 +59,7 @@ def test_a_feeder_process_that_is_killed_changes_nothing(people: Dataset, tmp_pa
 
     config = config_of(people, 40, engine="ray", devices="cpu:1")
     report = evaluate(config, tmp_path / "ray", kill_one)
-    assert report.devices[0].feeder_processes > 0
+    assert report.devices[0].feeder_processes
     assert killed
     assert "prepares its images died" in str(report.faults.reasons["cpu:0"])
     assert detections(tmp_path / "ray") == detections(tmp_path / "inline")

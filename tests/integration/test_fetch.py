@@ -69,7 +69,10 @@ class Site:
     def offer(self, name: str, content: bytes, **values: Any) -> Download:
         """Serves a file from now on, and returns its source with its digest."""
         self.files[f"/{name}"] = content
-        known = {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        known: dict[str, Any] = {
+            "size_bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
         return Download(f"{self.url}/{name}", name, **(known | {"retry_wait_s": 0.001} | values))
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:

@@ -253,7 +253,7 @@ def test_real_images_through_the_whole_chain_have_the_reference_ap(
 def infer(model: Path, bins: Path) -> dict[str, Outputs]:
     """Returns the outputs of an ONNX runtime for the files, image by image."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    outputs = {}
+    outputs: dict[str, Outputs] = {}
     for path in sorted(bins.glob("*.bin")):
         input_13HW = np.fromfile(path, "<f4").reshape(1, 3, 368, 640)
         heatmaps, pafs = session.run(["heatmaps", "pafs"], {"data": input_13HW})

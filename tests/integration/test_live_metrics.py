@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic, sleep
+from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -31,7 +32,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
 def scrape(cluster: Cluster) -> Samples:
     """Returns the samples of the endpoint by name without the prefix, device and stage."""
-    node = cluster.head_node
+    node: Any = cluster.head_node
     address = f"http://{node.node_ip_address}:{node.metrics_export_port}/metrics"
     try:
         with urlopen(address, timeout=10) as answer:
@@ -72,7 +73,7 @@ def test_the_endpoint_follows_a_run_and_ends_with_the_figures_of_its_report(
     def look(state: RunState) -> None:
         # The run waits for the scrape, since it takes less time than Ray's reporting interval.
         if state.done and not during:
-            during.append(scrape_until(cluster, images))
+            during.append(scrape_until(cluster, lambda samples: images(samples) > 0))
 
     report = evaluate(crowd.config(engine="ray", batch_size=4), tmp_path, look)
     assert 0 < images(during[0]) < report.num_images

@@ -128,6 +128,27 @@ def test_a_raylet_that_hangs_when_its_cluster_is_left_is_killed_at_the_exit(rays
     assert not [*rays.glob("ray/session_*_*")]
 
 
+REPORTS_USE = """
+import psutil
+from distributed_pose import RunConfig
+from distributed_pose.cluster.engine import RayEngine
+
+with RayEngine(RunConfig()):
+    for process in psutil.Process().children():
+        print(process.environ().get("RAY_USAGE_STATS_ENABLED"))
+"""
+
+
+@pytest.mark.slow
+def test_a_local_ray_sends_no_statistics_of_its_use(rays: Path) -> None:
+    command = [sys.executable, "-c", REPORTS_USE]
+    environment = {"PATH": os.environ["PATH"], "HOME": str(rays), "RAY_TMPDIR": str(rays)}
+    ran = subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=90, check=True
+    )
+    assert {*ran.stdout.split()} == {"0"}
+
+
 # Ray then waits for the raylet without a limit, and no thread of the process can run.
 REGISTERS = """
 import os, signal, sys

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -185,7 +186,7 @@ def a_node_that_sees(other: Path, at: Path, cluster: Cluster) -> Iterator[None]:
 
 def contents_by_node(path: Path) -> set[bytes]:
     """Returns what each node of the cluster reads from a path."""
-    read = ray.remote(num_cpus=0)(lambda file: file.read_bytes())
+    read: Any = ray.remote(num_cpus=0)(lambda file: file.read_bytes())
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
     return set(ray.get([read.options(scheduling_strategy=place).remote(path) for place in places]))
@@ -220,3 +221,16 @@ def test_the_files_may_be_deleted_after_they_are_read(
     shutil.rmtree(model.parent)
     assert evaluate_on(open_engine(settings), settings, inputs).complete
     assert values_of(tmp_path / "maps") == {RIGHT}
+
+
+def test_a_fixed_height_is_refused_where_a_scale_makes_inputs_of_another(
+    people: Dataset, tmp_path: Path
+) -> None:
+    model = save_constant_model(tmp_path / "M.onnx", RIGHT)
+    content = onnx.load(model)
+    content.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 368
+    onnx.save(content, model)
+    values = {"model": {"path": model}, "backend": "onnxruntime", "profile": "upstream"}
+    assert read_inputs(people.config(**values, scales=[0.5])).selection.scales == (0.5,)
+    with pytest.raises(SetupError, match=r"takes inputs of 368x\?.*makes 736 by any width"):
+        read_inputs(people.config(**values, scales=[1, 2], gather="poses"))

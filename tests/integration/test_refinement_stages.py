@@ -241,13 +241,13 @@ def test_the_whole_demo_is_the_same_from_a_snapshot_of_three_stages(
 
     demo = prepare_demo()
     dataset = Dataset(demo.images, demo.annotations)
+    models: dict[str, dict[str, Any]] = {
+        "demo": {"path": WEIGHTS},
+        "one": {"path": published},
+        "three": {"path": published, "refinement_stages": 3},
+        "direct": {"path": direct},
+    }
     found = {
-        name: detections(dataset, tmp_path / name, model, data={})
-        for name, model in {
-            "demo": {"path": WEIGHTS},
-            "one": {"path": published},
-            "three": {"path": published, "refinement_stages": 3},
-            "direct": {"path": direct},
-        }.items()
+        name: detections(dataset, tmp_path / name, model, data={}) for name, model in models.items()
     }
     assert found["one"] == found["demo"] != found["three"] == found["direct"]

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 
 from distributed_pose import evaluate
-from distributed_pose.metrics.error_kinds import OPPOSITE_17
-from distributed_pose.pose.skeleton import COCO_KEYPOINTS
+from distributed_pose.keypoints.reading import coco_body
+from distributed_pose.metrics.error_kinds import opposites
+from distributed_pose.report.stored_run import read_run
 from tests.chromium import visit
 from tests.conftest import Dataset, Run
+
+COCO_KEYPOINTS = coco_body().dataset_keypoints
 
 Person = dict[str, Any]
 Change = Callable[[list[Person]], list[Person]]
@@ -84,7 +87,7 @@ def shift_left_wrist(detections: list[Person]) -> list[Person]:
 def invert_one_person(detections: list[Person]) -> list[Person]:
     best = max(detections, key=lambda one: sum(v > 0 for v in one["keypoints"][2::3]))
     points = np.reshape(best["keypoints"], (17, 3))
-    best["keypoints"] = points[OPPOSITE_17].ravel().tolist()
+    best["keypoints"] = points[opposites(COCO_KEYPOINTS)].ravel().tolist()
     return detections
 
 
@@ -247,6 +250,11 @@ def test_repeated_images_and_a_part_of_them_are_analysed(
     analysis = analysis_of(run, tmp_path / "run")
     assert analysis["ap"] == (report.ap or {})["AP"]
     assert sum(one["images"] for one in analysis["crowding"]) <= 10
+    stored = read_run(tmp_path / "run")
+    names = [image.file_name for image in stored.index.images]
+    for original, name in enumerate(names[:5]):
+        weights_I = stored.precision_recall.weights((np.arange(5) == original).astype(int))
+        assert [names[row] for row in np.flatnonzero(weights_I)] == [name, name]
     captions = re.findall(r"<figcaption>(\S+\.jpg),", page_of(run, tmp_path / "run"))
     assert 0 < len(captions) == len({*captions}) <= 5
 

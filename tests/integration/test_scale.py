@@ -142,9 +142,14 @@ def test_a_plan_from_saved_costs_names_the_bottleneck(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "host cores" in result.stdout
     assert "3,200" in result.stdout
+    result = CliRunner().invoke(app, [*arguments, "ascend310p3=8", *cores, "--input", "256x456"])
+    assert "is an estimate" in " ".join(result.stdout.split())
     for text in ("t4", "t4=0", "=2", "t4=2;t4=2"):
         with pytest.raises(ConfigError, match="expected NAME=COUNT or RATE=COUNT"):
             CliRunner().invoke(app, [*arguments, text], catch_exceptions=False)
+    (tmp_path / "costs.json").write_text(json.dumps({**costs, "input": "368x640"}))
+    with pytest.raises(SetupError, match="costs of inputs of 368x640, and the plan is for 256x456"):
+        CliRunner().invoke(app, [*arguments, "t4=2", "--input=256x456"], catch_exceptions=False)
     (tmp_path / "costs.json").write_text("{}")
     with pytest.raises(SetupError, match="cannot read costs"):
         CliRunner().invoke(app, [*arguments, "t4=2"], catch_exceptions=False)

@@ -4,16 +4,20 @@ import contextlib
 import io
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from distributed_pose import RunReport, SetupError, evaluate
+from distributed_pose.keypoints.reading import coco_body, read_keypoint_set
 from distributed_pose.metrics.coco_ap import FIGURES
 from tests.conftest import Dataset, Run
+from tests.keypoint_sets import LEGS_YAML
 
 
 def scored(run: Run, *arguments: str | Path) -> dict[str, Any]:
@@ -23,10 +27,14 @@ def scored(run: Run, *arguments: str | Path) -> dict[str, Any]:
     return record
 
 
-def by_pycocotools(detections: Path, annotations: Path) -> dict[str, float]:
+def by_pycocotools(
+    detections: Path, annotations: Path, sigmas: Sequence[float] | None = None
+) -> dict[str, float]:
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
         evaluation = COCOeval(truth, truth.loadRes(str(detections)), "keypoints")
+        if sigmas:
+            evaluation.params.kpt_oks_sigmas = np.array(sigmas)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -69,6 +77,32 @@ def test_other_tools_detections_score_as_pycocotools_scores_them(
     figures = scored(run, file, people.annotations)["ap"]
     assert 0.2 < figures["AP"] < 0.99
     assert figures == by_pycocotools(file, people.annotations)
+
+
+def test_detections_of_another_set_score_with_the_sigmas_of_its_file(
+    run: Run, people: Dataset, tmp_path: Path
+) -> None:
+    (tmp_path / "legs.yaml").write_text(LEGS_YAML)
+    legs = read_keypoint_set(tmp_path / "legs.yaml")
+    kept = [coco_body().dataset_keypoints.index(name) for name in legs.dataset_keypoints]
+
+    def of_legs(entry: dict[str, Any]) -> dict[str, Any]:
+        points = np.reshape(entry["keypoints"], (-1, 3))[kept]
+        labelled = int((points[:, 2] > 0).sum())
+        return {**entry, "keypoints": points.ravel().tolist(), "num_keypoints": labelled}
+
+    content = json.loads(people.annotations.read_text())
+    content["annotations"] = [*map(of_legs, content["annotations"])]
+    content["categories"][0]["keypoints"] = [*legs.dataset_keypoints]
+    truth, found = tmp_path / "truth.json", tmp_path / "found.json"
+    truth.write_text(json.dumps(content))
+    found.write_text(json.dumps([*map(of_legs, noisy(people))]))
+    figures = scored(run, found, truth, "--keypoints", tmp_path / "legs.yaml")["ap"]
+    assert 0.2 < figures["AP"] < 0.99
+    assert figures == by_pycocotools(found, truth, legs.sigmas)
+    code, _, err = run("score", str(found), str(truth))
+    assert code == 3
+    assert "6 keypoints, COCO's person has 17" in " ".join(err.split())
 
 
 def test_pycocotools_accepts_and_scores_a_runs_detections(people: Dataset, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -38,14 +39,14 @@ def unwatched(_title: str) -> Iterator[Watch]:
 
 
 def plan(
-    dataset: Dataset, output: Path, sizes: Sequence[str] = (COARSE, FINE), **values: object
+    dataset: Dataset, output: Path, sizes: Sequence[str] = (COARSE, FINE), **values: Any
 ) -> SweepPlan:
     config = dataset.config(precision="f32")
     points = sweep_points(config, {"input": sizes, "devices": ["cpu:1"]})
     return SweepPlan(config=config, points=points, output=Location(output), **values)
 
 
-def sweep(*arguments: object, **values: object) -> SweepRecord:
+def sweep(*arguments: Any, **values: Any) -> SweepRecord:
     return run_sweep(plan(*arguments, **values), unwatched)
 
 

@@ -21,18 +21,21 @@ from distributed_pose.backends.onnxruntime import OnnxRuntimeBackend
 from distributed_pose.backends.registry import compile_spec
 from distributed_pose.data.coco import load_index
 from distributed_pose.demo.default import WEIGHTS
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.model.artifacts import load_source
 from distributed_pose.model.compile import portable
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.pose.limits import NoPoseMapsError
 from distributed_pose.pose.reference import reference_decode
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs
 from distributed_pose.records.images import STRIDE, Geometry
 from distributed_pose.vision.decode import decode_image
 from distributed_pose.vision.preprocess import preprocess
 from distributed_pose.vision.profiles import PROFILES
 from tests.conftest import Dataset
+
+NUM_HEATMAPS = coco_body().num_heatmaps
+NUM_PAFS = coco_body().num_pafs
 
 Floats = npt.NDArray[np.float32]
 
@@ -87,7 +90,7 @@ class Scene:
             return heatmaps_KHW, pafs_PHW * 2 - np.float32(0.5 if self.kind == "storm" else 1)
         keypoints_P18x3 = self._keypoints(random)
         return draw_heatmaps(keypoints_P18x3, self.grid_hw), draw_pafs(
-            keypoints_P18x3, self.grid_hw
+            keypoints_P18x3, coco_body().limbs, self.grid_hw
         )
 
     def _keypoints(self, random: np.random.Generator) -> Floats:
@@ -209,10 +212,10 @@ def check_agree(
         found = decoder().decode(heatmaps_KHW, pafs_PHW, geometry)
     except NoPoseMapsError as error:
         with pytest.raises(NoPoseMapsError, match=f"^{re.escape(error.message)}$"):
-            reference_decode(*same, geometry)
+            reference_decode(*same, geometry, coco_body())
         return 0
-    expected = reference_decode(*same, geometry)
-    np.testing.assert_array_equal(found.keypoints_P51, expected.keypoints_P51)
+    expected = reference_decode(*same, geometry, coco_body())
+    np.testing.assert_array_equal(found.keypoints_PV, expected.keypoints_PV)
     np.testing.assert_array_equal(found.scores_P, expected.scores_P)
     return len(expected.scores_P)
 
@@ -220,7 +223,7 @@ def check_agree(
 @cache
 def decoder() -> Decoder:
     """Returns one decoder for all scenes, so that its buffers hold data of earlier scenes."""
-    return Decoder()
+    return Decoder(coco_body())
 
 
 def network_maps(

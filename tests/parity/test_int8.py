@@ -9,6 +9,7 @@ from distributed_pose.backends.openvino import OpenVinoBackend
 from distributed_pose.data.coco import CocoIndex, load_index
 from distributed_pose.demo.dataset import write_dataset
 from distributed_pose.demo.default import WEIGHTS
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.metrics.coco_ap import coco_ap
 from distributed_pose.model.quantise import quantise
 from distributed_pose.pose.decode import Decoder
@@ -36,7 +37,7 @@ def load(dataset: Dataset) -> tuple[CocoIndex, list[InputBatch]]:
 
 def average_precision(backend: OpenVinoBackend, dataset: Dataset) -> float:
     index, batches = load(dataset)
-    decoder, detections = Decoder(), []
+    decoder, detections = Decoder(coco_body()), []
     for batch in batches:
         poses = decoder.decode_batch(*backend.infer(batch), batch.geometries).poses
         for keypoints_51, score in zip(*poses, strict=True):

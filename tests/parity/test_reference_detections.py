@@ -78,6 +78,15 @@ def test_onnxruntime_returns_the_reference_detections_at_another_input_size(
 
 
 @pytest.mark.slow
+def test_onnxruntime_returns_the_reference_detections_of_several_scales(
+    coco_mini: Dataset, shared: Path, tmp_path: Path
+) -> None:
+    scales = {"scales": (0.5, 1.0, 1.5, 2.0), "gather": "poses"}
+    found = run(coco_mini, shared, tmp_path, NETWORKS[0], "upstream", **scales)
+    check_detections(*found, read_reference(shared, NETWORKS[0], "multiscale"))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("network", NETWORKS)
@@ -127,7 +136,7 @@ def run(
     profile: str,
     backend: str = "onnxruntime",
     precision: str = "f32",
-    **settings: str,
+    **settings: Any,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Returns AP and detections of a run; checks that its report names what was used."""
     config = dataset.config(

@@ -90,8 +90,11 @@ def actor_runs(there: Scenery, seed: int, plan: Mapping[str, Part]) -> Iterator[
         yield from until(
             kind,
             part,
-            lambda number, left, kind=kind: _run(
-                kind, number, there, Random(f"{seed} {kind} {number}"), left, usual_s
+            partial(
+                lambda kind, number, left: _run(
+                    kind, number, there, Random(f"{seed} {kind} {number}"), left, usual_s
+                ),
+                kind,
             ),
         )
     ray.shutdown()

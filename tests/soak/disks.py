@@ -50,8 +50,11 @@ def storage_runs(there: Scenery, seed: int, plan: Mapping[str, Part]) -> Iterato
         yield from until(
             kind,
             part,
-            lambda number, left, kind=kind: runs[kind](
-                number, there, Random(f"{seed} {kind} {number}"), left, usual_s
+            partial(
+                lambda kind, number, left: runs[kind](
+                    number, there, Random(f"{seed} {kind} {number}"), left, usual_s
+                ),
+                kind,
             ),
         )
     ray.shutdown()

@@ -47,14 +47,17 @@ def node_runs(there: Scenery, seed: int, plan: Mapping[str, Part]) -> Iterator[O
         yield from until(
             kind,
             part,
-            lambda number, left, kind=kind: _run(
+            partial(
+                lambda kind, number, left: _run(
+                    kind,
+                    number,
+                    head,
+                    there,
+                    Random(f"{seed} {kind} {number}"),
+                    min(left, _NODES_A_RUN),
+                    usual_s,
+                ),
                 kind,
-                number,
-                head,
-                there,
-                Random(f"{seed} {kind} {number}"),
-                min(left, _NODES_A_RUN),
-                usual_s,
             ),
         )
     ray.shutdown()

@@ -1,5 +1,6 @@
 """A missing optional package is named with its extra before a device starts."""
 
+import os
 import re
 import subprocess
 import sys
@@ -109,7 +110,10 @@ def test_a_run_without_a_required_package_ends_with_the_command_that_installs_it
 ) -> None:
     monkeypatch.chdir(checkpoint.parent)
     remove(monkeypatch, [module])
-    values = {"data.images": people.images, "data.annotations": people.annotations}
+    values: dict[str, object] = {
+        "data.images": people.images,
+        "data.annotations": people.annotations,
+    }
     values |= {"engine": "inline", "model.path": WEIGHTS, **given}
     options = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
     answer = CliRunner().invoke(app, ["evaluate", *options])
@@ -141,3 +145,17 @@ def test_the_demo_runs_on_onnx_runtime_without_any_package_of_another_extra(tmp_
     )
     assert answer.returncode == 0, answer.stderr
     assert "onnxruntime" in answer.stdout
+
+
+def test_openvino_is_loaded_without_sending_that_it_was(tmp_path: Path) -> None:
+    code = (
+        "import sys, distributed_pose.backends.openvino, openvino\n"
+        "print(any(name.startswith('openvino_telemetry') for name in sys.modules))\n"
+        "import openvino_telemetry\n"
+    )
+    # Outside of continuous integration, a first import sends an event and keeps an id at home.
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert ran.stdout == "False\n"
+    assert [*tmp_path.iterdir()] == []

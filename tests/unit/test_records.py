@@ -57,7 +57,7 @@ def frozen_records() -> Iterator[Any]:
         module = importlib.import_module(f"distributed_pose.{name}")
         for found in vars(module).values():
             is_own = getattr(found, "__module__", "") == module.__name__
-            if is_own and is_dataclass(found) and found.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            if is_own and is_dataclass(found) and vars(found)["__dataclass_params__"].frozen:
                 yield found
 
 

@@ -41,8 +41,8 @@ def install(target: Target) -> Installed:
         environment, source = Path(folder, "env"), _copy(Path(folder, "source"))
         before = os.times()
         subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-        pip = [environment / "bin/pip", "install", "--quiet", "--no-compile"]
-        pinned = ["-c", REPOSITORY / target.constraints, f"{source}[{target.name}]"]
+        pip = [str(environment / "bin/pip"), "install", "--quiet", "--no-compile"]
+        pinned = ["-c", str(REPOSITORY / target.constraints), f"{source}[{target.name}]"]
         subprocess.run([*pip, *pinned], check=True, stderr=subprocess.DEVNULL)
         after = os.times()
         used = after.children_user + after.children_system

@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection, GNUVerSymSection
@@ -83,9 +84,10 @@ def _wanted(provider: Path) -> Iterator[tuple[str, str]]:
             for version in versions
         }
         (numbers,) = (s for s in elf.iter_sections() if isinstance(s, GNUVerSymSection))
-        for index, symbol in enumerate(elf.get_section_by_name(".dynsym").iter_symbols()):
+        symbols: Any = elf.get_section_by_name(".dynsym")
+        for index, symbol in enumerate(symbols.iter_symbols()):
             number = numbers.get_symbol(index)["ndx"]
-            library = libraries.get(number, "")
+            library = libraries.get(number) or ""
             is_nvidia = library.startswith(_NVIDIA) or _owner(symbol.name) != "?"
             if symbol["st_shndx"] == "SHN_UNDEF" and is_nvidia:
                 yield library, symbol.name

@@ -114,7 +114,8 @@ def figures_of(
     """
     ids = sorted(image_ids)
     people = [*inputs.index.people.of_images(ids).rows()]
-    run = PrecisionRecall(match(people, [*results.ledger.detections], ids))
+    sigmas = inputs.index.keypoints.sigmas
+    run = PrecisionRecall(match(people, [*results.ledger.detections], ids, sigmas))
     ap = run.ap()
     if ap == -1.0:
         return None

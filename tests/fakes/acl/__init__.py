@@ -3,8 +3,8 @@
 Names, arguments and answers are those of pyACL in CANN 8; see `fake` for what a test can do.
 """
 
-from acl import fake, mdl, rt, util
-from acl.fake import Refused, Thing, add, api, check_memory, find, remove
+from . import fake, mdl, rt, util
+from .fake import Refused, Thing, add, api, check_memory, find, remove
 
 __all__ = ["fake", "mdl", "rt", "util"]
 

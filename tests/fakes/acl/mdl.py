@@ -1,6 +1,7 @@
 """Models, what they say of themselves, and their execution."""
 
 import ctypes
+import threading
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -8,8 +9,8 @@ from typing import Any
 import fake_om
 import numpy as np
 
-from acl import fake
-from acl.fake import Refused, Task, Thing, add, api, check_memory, find, remove
+from . import fake
+from .fake import Refused, Task, Thing, add, api, check_memory, find, remove
 
 TYPES = {"float32": 0, "float16": 1, "int8": 2, "int32": 3, "uint8": 4}
 
@@ -59,7 +60,7 @@ def unload(model: int) -> None:
 
 
 def _own(model: Model) -> Model:
-    if model.context != fake.current[fake.threading.get_ident()]:
+    if model.context != fake.current[threading.get_ident()]:
         raise Refused(107004, "the model is of another context", violation=True)
     return model
 
@@ -228,4 +229,4 @@ def _array(buffer: Any, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     size = prod(shape) * np.dtype(dtype).itemsize
     check_memory(buffer.address, size, "device memory")
     memory = (ctypes.c_ubyte * size).from_address(buffer.address)
-    return np.frombuffer(memory, dtype).reshape(shape)
+    return np.ctypeslib.as_array(memory).view(dtype).reshape(shape)

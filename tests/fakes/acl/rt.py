@@ -3,8 +3,8 @@
 import ctypes
 from threading import get_ident
 
-from acl import fake
-from acl.fake import Event, Refused, Stream, Task, Thing, add, api, check_memory, find, remove
+from . import fake
+from .fake import Event, Refused, Stream, Task, Thing, add, api, check_memory, find, remove
 
 HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2
 KINDS = {

@@ -23,6 +23,7 @@ from distributed_pose.backends.base import (
     check_maps,
 )
 from distributed_pose.backends.registry import open_backend
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.records.images import Geometry
 from tests.fakes.ascend import FOLDER, HEIGHT, PLAIN, TWO_STAGES, WIDTH, network, om, stand_ins
 
@@ -70,7 +71,7 @@ def expected(images: InputBatch, outputs: tuple[str, str] = ("heatmaps", "pafs")
     """Returns the maps of ONNX Runtime for the same network and images."""
     inputs = images.inputs_N3HW
     if inputs.dtype == np.uint8:
-        inputs = (inputs - np.float32(128)) / 256
+        inputs = (inputs - np.float32(128)) / np.float32(256)
     session = onnxruntime.InferenceSession(network(outputs))
     return NetworkOutput(*session.run(list(outputs), {"data": inputs.astype(np.float32)}))
 
@@ -84,13 +85,13 @@ def assert_equal(found: NetworkOutput, wanted: NetworkOutput) -> None:
 class TestEveryKindOfModel:
     @pytest.mark.parametrize("eager", [False, True])
     def test_answers_any_batch_up_to_the_largest_as_onnx_runtime_does(
-        self, kind: str, fake: ModuleType, *, eager: bool
+        self, kind: str, fake: Any, *, eager: bool
     ) -> None:
         fake.eager = eager
         backend = opened(compiled(kind))
         for count in (*range(1, MOST + 1), 1):
             images = batch(count, kind)
-            maps = check_maps(backend.infer(images), images)
+            maps = check_maps(backend.infer(images), images, coco_body())
             assert all(array.dtype == np.float32 and array.flags.c_contiguous for array in maps)
             assert_equal(maps, expected(images))
         backend.close()
@@ -105,7 +106,7 @@ class TestEveryKindOfModel:
         for one, other in zip(first, copies, strict=True):
             np.testing.assert_array_equal(one, other)
 
-    def test_allocates_memory_once(self, kind: str, fake: ModuleType) -> None:
+    def test_allocates_memory_once(self, kind: str, fake: Any) -> None:
         backend = opened(compiled(kind))
         before = len(fake.calls)
         for count in range(1, MOST + 1):
@@ -167,7 +168,7 @@ def attempt(action: Callable[[], Any], errors: list[Exception]) -> Any:
         return None
 
 
-def test_a_failure_names_the_call_its_code_and_a_remedy(fake: ModuleType) -> None:
+def test_a_failure_names_the_call_its_code_and_a_remedy(fake: Any) -> None:
     backend = opened(compiled("static 4"))
     fake.fail_at = len(fake.calls) + 2
     with pytest.raises(ExecutionError, match=r"acl\.rt\.memcpy_async failed with code") as e:
@@ -179,7 +180,7 @@ def test_a_failure_names_the_call_its_code_and_a_remedy(fake: ModuleType) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_works_again_after_a_batch_that_failed(kind: str, fake: ModuleType) -> None:
+def test_works_again_after_a_batch_that_failed(kind: str, fake: Any) -> None:
     images, other = batch(5, kind), batch(5, kind, seed=1)
     backend = opened(compiled(kind))
     for error in each_failure(fake, lambda: backend.infer(other)):
@@ -187,7 +188,7 @@ def test_works_again_after_a_batch_that_failed(kind: str, fake: ModuleType) -> N
         assert_equal(backend.infer(images), expected(images))
 
 
-def each_failure(fake: ModuleType, action: Callable[[], Any]) -> Iterator[ExecutionError]:
+def each_failure(fake: Any, action: Callable[[], Any]) -> Iterator[ExecutionError]:
     """Yields the error of an action whose first call fails, then its second, and so on."""
     # The number of calls depends on the earlier batches.
     for position in itertools.count():
@@ -207,7 +208,7 @@ class TestOverlap:
     @pytest.mark.parametrize("kind", ["static 4", "dynamic", "dynamic aipp"])
     @pytest.mark.parametrize("eager", [False, True])
     def test_batches_in_flight_are_answered_in_order(
-        self, kind: str, fake: ModuleType, *, eager: bool
+        self, kind: str, fake: Any, *, eager: bool
     ) -> None:
         fake.eager = eager
         backend = opened(compiled(kind))
@@ -220,7 +221,7 @@ class TestOverlap:
         assert fake.leaks() == {}
 
     def test_a_device_executes_without_gaps_while_it_copies_in_both_directions(
-        self, fake: ModuleType
+        self, fake: Any
     ) -> None:
         fake.execute_ms, fake.copy_ms = 4.5, {"in": 1.0, "out": 0.5}
         backend = opened(compiled("dynamic"))
@@ -233,13 +234,13 @@ class TestOverlap:
         assert 1.0e6 <= times.copy_in_ns < 100e6
         assert 1.0e6 <= times.copy_out_ns < 100e6
 
-    def test_times_of_a_batch_are_those_of_all_its_parts(self, fake: ModuleType) -> None:
+    def test_times_of_a_batch_are_those_of_all_its_parts(self, fake: Any) -> None:
         fake.execute_ms = 2.0
         backend = opened(compiled("static 4"))
         backend.submit(batch(MOST))
         assert backend.collect().times.compute_ns == pytest.approx(6e6, rel=1e-3)
 
-    def test_no_batch_is_in_flight_after_an_error(self, fake: ModuleType) -> None:
+    def test_no_batch_is_in_flight_after_an_error(self, fake: Any) -> None:
         backend = opened(compiled("dynamic"))
         two, others = [batch(4, seed=1), batch(3, seed=2)], [batch(2, seed=3), batch(MOST, seed=4)]
         for error in each_failure(fake, lambda: run_overlapped(backend, two)):
@@ -248,7 +249,7 @@ class TestOverlap:
             for images, answer in zip(others, run_overlapped(backend, others), strict=True):
                 assert_equal(answer.maps, expected(images))
 
-    def test_no_batch_is_in_flight_after_one_that_the_model_refuses(self, fake: ModuleType) -> None:
+    def test_no_batch_is_in_flight_after_one_that_the_model_refuses(self, fake: Any) -> None:
         backend = opened(compiled("static 4"))
         backend.submit(batch(4))
         with pytest.raises(SetupError, match="profile=modelzoo or uint8"):
@@ -256,7 +257,7 @@ class TestOverlap:
         assert all(not stream.pending for stream in fake.streams())
         assert_equal(backend.infer(batch(3)), expected(batch(3)))
 
-    def test_a_backend_can_be_closed_while_batches_are_in_flight(self, fake: ModuleType) -> None:
+    def test_a_backend_can_be_closed_while_batches_are_in_flight(self, fake: Any) -> None:
         backend = opened(compiled("static 4"))
         for seed in range(backend.slots):
             backend.submit(batch(4, seed=seed))
@@ -283,9 +284,12 @@ def test_a_dynamic_batch_runs_in_the_smallest_sizes_that_fit(
 ) -> None:
     mdl = importlib.import_module("acl.mdl")
     seen, original = [], mdl.set_dynamic_batch_size
-    monkeypatch.setattr(
-        mdl, "set_dynamic_batch_size", lambda *given: seen.append(given[3]) or original(*given)
-    )
+
+    def noting(*given: int) -> Any:
+        seen.append(given[3])
+        return original(*given)
+
+    monkeypatch.setattr(mdl, "set_dynamic_batch_size", noting)
     opened(compiled("dynamic")).infer(batch(count))
     assert seen == sizes
 
@@ -303,7 +307,7 @@ class TestOutputs:
 
     def test_in_half_precision_stay_in_half_precision(self) -> None:
         content = om(network(), (4,), output_dtype="float16")
-        maps = check_maps(opened(content).infer(batch(3)), batch(3))
+        maps = check_maps(opened(content).infer(batch(3)), batch(3), coco_body())
         assert all(array.dtype == np.float16 for array in maps)
         assert_equal(maps, expected(batch(3)))
 
@@ -311,9 +315,9 @@ class TestOutputs:
     def test_that_are_out_of_the_range_of_half_precision_are_detected(self, dtype: str) -> None:
         content = om(network(scale=1e6), (4,), output_dtype=dtype)
         with pytest.raises(ExecutionError, match="not finite"):
-            check_maps(opened(content).infer(batch(3)), batch(3))
+            check_maps(opened(content).infer(batch(3)), batch(3), coco_body())
 
-    def test_that_are_missing_are_named(self, fake: ModuleType) -> None:
+    def test_that_are_missing_are_named(self, fake: Any) -> None:
         with pytest.raises(SetupError, match=r"no output of 38 channels.*heatmaps \[1, 19, 4, 6\]"):
             opened(compiled("static 1", ("heatmaps",)))
         assert fake.leaks() == {}
@@ -322,7 +326,7 @@ class TestOutputs:
 class TestRefusals:
     @pytest.mark.parametrize("what", ["input", "output"])
     def test_a_model_whose_memory_is_smaller_than_its_shape(
-        self, what: str, monkeypatch: pytest.MonkeyPatch, fake: ModuleType
+        self, what: str, monkeypatch: pytest.MonkeyPatch, fake: Any
     ) -> None:
         mdl = importlib.import_module("acl.mdl")
         monkeypatch.setattr(mdl, f"get_{what}_size_by_index", lambda *_: 8)
@@ -330,7 +334,7 @@ class TestRefusals:
             opened(compiled("static 1"))
         assert fake.leaks() == {}
 
-    def test_a_model_for_another_chip(self, fake: ModuleType) -> None:
+    def test_a_model_for_another_chip(self, fake: Any) -> None:
         fake.soc = "Ascend310"
         with pytest.raises(SetupError, match="for Ascend310P3 and this is Ascend310") as caught:
             opened(compiled("static 1"))
@@ -338,12 +342,12 @@ class TestRefusals:
         assert fake.leaks() == {}
 
     @pytest.mark.parametrize("content", [b"", b"no model", network()])
-    def test_content_that_is_not_a_model(self, content: bytes, fake: ModuleType) -> None:
+    def test_content_that_is_not_a_model(self, content: bytes, fake: Any) -> None:
         with pytest.raises(SetupError, match="compile it"):
             opened(content)
         assert fake.leaks() == {}
 
-    def test_a_missing_device(self, fake: ModuleType) -> None:
+    def test_a_missing_device(self, fake: Any) -> None:
         with pytest.raises(SetupError, match="there is no such device"):
             opened(compiled("static 1"), index=2)
         assert fake.leaks() == {}
@@ -364,7 +368,7 @@ class TestRefusals:
         with pytest.raises(SetupError, match="3 images and the backend is for 2"):
             opened(compiled("static 4"), most=2).infer(batch(3))
 
-    def test_single_precision_where_the_chip_has_none(self, fake: ModuleType) -> None:
+    def test_single_precision_where_the_chip_has_none(self, fake: Any) -> None:
         with pytest.raises(SetupError, match="convolutions of Ascend310P3 are f16 only"):
             opened(compiled("static 1"), "f32")
         assert fake.leaks() == {}
@@ -386,10 +390,10 @@ FULL = "--op_precision_mode=no_hf32.ini"
     ],
 )
 def test_reports_its_chip_and_the_precision_of_the_file(
-    soc: str, options: str | None, asked: str, precision: str, fake: ModuleType
+    soc: str, options: str | None, asked: str, precision: str, fake: Any
 ) -> None:
     fake.soc = soc
-    fields = {"command": ""} if options is None else {"options": options}
+    fields: dict[str, Any] = {"command": ""} if options is None else {"options": options}
     backend = opened(om(network(), soc=soc, **fields), asked)
     assert (backend.description, backend.precision) == (soc, precision)
 
@@ -403,7 +407,7 @@ def test_reports_its_chip_and_the_precision_of_the_file(
     ],
 )
 def test_a_file_of_another_precision_than_requested_is_refused(
-    options: str, asked: str, found: str, fake: ModuleType
+    options: str, asked: str, found: str, fake: Any
 ) -> None:
     fake.soc = "Ascend910B4"
     with pytest.raises(SetupError, match=f"the compiled model has precision {found}, not {asked}"):
@@ -412,7 +416,7 @@ def test_a_file_of_another_precision_than_requested_is_refused(
 
 
 def test_the_filling_of_a_batch_does_not_depend_on_earlier_batches() -> None:
-    backend = opened(compiled("static 4"))
+    backend: Any = opened(compiled("static 4"))
     fresh = backend._slots[0].host_input
     for _ in backend._slots:
         backend.infer(batch(4))
@@ -421,7 +425,7 @@ def test_the_filling_of_a_batch_does_not_depend_on_earlier_batches() -> None:
     assert not np.any(fresh[1:])
 
 
-def test_can_be_closed_twice_and_refuses_batches_afterwards(fake: ModuleType) -> None:
+def test_can_be_closed_twice_and_refuses_batches_afterwards(fake: Any) -> None:
     backend = opened(compiled("static 1"))
     backend.close()
     backend.close()
@@ -430,7 +434,7 @@ def test_can_be_closed_twice_and_refuses_batches_afterwards(fake: ModuleType) ->
     assert fake.leaks() == {}
 
 
-def test_two_can_be_open_at_once_and_others_later(fake: ModuleType) -> None:
+def test_two_can_be_open_at_once_and_others_later(fake: Any) -> None:
     images = batch(3)
     first, second = opened(compiled("static 4")), opened(compiled("dynamic"), index=1)
     for backend in (first, second, first, second):

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from distributed_pose import ExecutionError, PoseEvalError, SetupError
 from distributed_pose.backends.base import Backend, BackendOptions, NetworkOutput, check_maps
 from distributed_pose.backends.registry import open_backend
+from distributed_pose.keypoints.reading import coco_body
 from tests.fakes.ascend import TWO_STAGES, network, om, stand_ins
 from tests.unit.backends.test_ascend import (
     KINDS,
@@ -39,12 +41,12 @@ def opened(content: bytes, precision: str = "auto", most: int = MOST, index: int
 @pytest.mark.parametrize("kind", KINDS)
 class TestEveryKindOfModel:
     def test_answers_any_batch_up_to_the_largest_as_onnx_runtime_does(
-        self, kind: str, fake: ModuleType
+        self, kind: str, fake: Any
     ) -> None:
         backend = opened(compiled(kind))
         for count in (*range(1, MOST + 1), 1):
             images = batch(count, kind)
-            maps = check_maps(backend.infer(images), images)
+            maps = check_maps(backend.infer(images), images, coco_body())
             assert all(array.dtype == np.float32 and array.flags.c_contiguous for array in maps)
             assert_equal(maps, expected(images))
         backend.close()
@@ -69,7 +71,7 @@ class TestEveryKindOfModel:
 def cycle(kind: str, position: int | None) -> list[str]:
     """Returns the calls of opening, inferring and closing, of which one fails."""
     with stand_ins():
-        fake = importlib.import_module("ais_bench.infer.interface")
+        fake: Any = importlib.import_module("ais_bench.infer.interface")
         fake.fail_at = position
         errors: list[Exception] = []
         backend = attempt(lambda: opened(compiled(kind)), errors)
@@ -98,7 +100,7 @@ def test_outputs_in_half_precision_stay_in_half_precision() -> None:
     assert_equal(maps, expected(batch(3)))
 
 
-def test_a_dynamic_batch_runs_in_the_smallest_sizes_that_fit(fake: ModuleType) -> None:
+def test_a_dynamic_batch_runs_in_the_smallest_sizes_that_fit(fake: Any) -> None:
     backend = opened(compiled("dynamic"))
     for count in (1, 2, 3, 9):
         backend.infer(batch(count))
@@ -121,7 +123,7 @@ def test_reports_the_chip_and_precision_of_the_file(
     assert (backend.description, backend.precision) == (described, precision)
 
 
-def test_a_file_of_another_precision_than_requested_is_refused(fake: ModuleType) -> None:
+def test_a_file_of_another_precision_than_requested_is_refused(fake: Any) -> None:
     with pytest.raises(SetupError, match="has precision f16, not f32"):
         opened(compiled("static 1"), "f32")
     assert fake.open_sessions == 0
@@ -130,10 +132,10 @@ def test_a_file_of_another_precision_than_requested_is_refused(fake: ModuleType)
 @pytest.mark.parametrize("release", [2023, 2024])
 class TestReleases:
     @pytest.fixture(autouse=True)
-    def of(self, fake: ModuleType, release: int) -> None:
+    def of(self, fake: Any, release: int) -> None:
         fake.release = release
 
-    def test_each_release_runs_every_kind_of_model(self, fake: ModuleType) -> None:
+    def test_each_release_runs_every_kind_of_model(self, fake: Any) -> None:
         for kind in KINDS:
             backend = opened(compiled(kind))
             images = batch(5, kind)
@@ -143,7 +145,7 @@ class TestReleases:
         gc.collect()
         assert fake.open_sessions == 0
 
-    def test_compute_time_is_that_which_the_release_reports(self, fake: ModuleType) -> None:
+    def test_compute_time_is_that_which_the_release_reports(self, fake: Any) -> None:
         fake.execute_ms = 4.5
         backend = opened(compiled("dynamic"))
         for count, parts in ((4, 1), (9, 3), (4, 1)):
@@ -153,7 +155,7 @@ class TestReleases:
             assert times.copy_in_ns > 0
 
 
-def test_batch_sizes_are_read_from_the_file_or_tried_out(fake: ModuleType) -> None:
+def test_batch_sizes_are_read_from_the_file_or_tried_out(fake: Any) -> None:
     opened(compiled("dynamic")).infer(batch(3))
     assert fake.calls.count("set_dynamic_batchsize") == 1
     opened(om(network(), (1, 2, 4), command="")).infer(batch(3))
@@ -177,7 +179,7 @@ def test_the_file_is_private_and_not_a_link(
         os.umask(mask)
 
 
-def test_can_be_closed_twice_and_refuses_batches_afterwards(fake: ModuleType) -> None:
+def test_can_be_closed_twice_and_refuses_batches_afterwards(fake: Any) -> None:
     backend = opened(compiled("static 1"))
     backend.close()
     backend.close()
@@ -187,7 +189,7 @@ def test_can_be_closed_twice_and_refuses_batches_afterwards(fake: ModuleType) ->
 
 
 class TestRefusals:
-    def test_a_model_that_the_device_cannot_load(self, fake: ModuleType) -> None:
+    def test_a_model_that_the_device_cannot_load(self, fake: Any) -> None:
         fake.soc = "Ascend310"
         with pytest.raises(SetupError, match=r"ais_bench cannot load the model: .500002.*chip"):
             opened(compiled("static 1"))
@@ -201,7 +203,7 @@ class TestRefusals:
         with pytest.raises(SetupError, match="invalid device"):
             opened(compiled("static 1"), index=2)
 
-    def test_outputs_that_are_missing_are_named(self, fake: ModuleType) -> None:
+    def test_outputs_that_are_missing_are_named(self, fake: Any) -> None:
         with pytest.raises(
             SetupError, match=r"^the model has no output of 38 channels.*\[1, 19, 4, 6"
         ):
@@ -217,7 +219,7 @@ class TestRefusals:
         with pytest.raises(SetupError, match="3 images and the backend is for 2"):
             backend.infer(batch(3))
 
-    def test_a_batch_that_fails(self, fake: ModuleType) -> None:
+    def test_a_batch_that_fails(self, fake: Any) -> None:
         backend = opened(compiled("static 4"))
         fake.fail_at = len(fake.calls)
         with pytest.raises(ExecutionError, match=r"ais_bench cannot run the batch: .507899") as e:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -35,6 +36,7 @@ from distributed_pose.backends.registry import (
     resolve_backend,
     resolve_precision,
 )
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.model.folding import fold_normalisation
 from distributed_pose.model.network import LightweightOpenPose
 from distributed_pose.model.torch_program import export_program
@@ -111,7 +113,7 @@ class TestEveryBackend:
         backend = opened(name)
         for count, height, width in ((4, 32, 48), (1, 32, 48), (2, 8, 8), (3, 40, 64)):
             maps = check_maps(
-                backend.infer(batch(count, height, width)), batch(count, height, width)
+                backend.infer(batch(count, height, width)), batch(count, height, width), coco_body()
             )
             assert maps.heatmaps_NKHW.shape == (count, 19, height // 8, width // 8)
             assert maps.pafs_NPHW.shape == (count, 38, height // 8, width // 8)
@@ -170,7 +172,7 @@ class TestEveryRuntime:
 
     def test_takes_bytes_if_the_model_normalises_by_itself(self, name: str) -> None:
         given = in_bytes(batch(2))
-        floats = (given.inputs_N3HW.astype(np.float32) - 128) / 256
+        floats = (given.inputs_N3HW.astype(np.float32) - np.float32(128)) / np.float32(256)
         folded = open_backend(name, fold_normalisation(model()), BackendOptions("f32"))
         expected = opened(name).infer(InputBatch(given.image_ids, given.geometries, floats))
         for one, other in zip(folded.infer(given), expected, strict=True):
@@ -322,12 +324,15 @@ def test_the_last_of_several_stages_is_used() -> None:
         stage_0_output_0_pafs=38,
         stage_1_output_1_heatmaps=19,
     )
-    assert select_outputs(outputs) == ("stage_1_output_1_heatmaps", "stage_1_output_0_pafs")
+    assert select_outputs(outputs, coco_body()) == (
+        "stage_1_output_1_heatmaps",
+        "stage_1_output_0_pafs",
+    )
 
 
 def test_a_stage_is_a_number_and_not_a_text() -> None:
     outputs = ports(stage_10_heatmaps=19, stage_9_heatmaps=19, pafs=38)
-    assert select_outputs(outputs) == ("stage_10_heatmaps", "pafs")
+    assert select_outputs(outputs, coco_body()) == ("stage_10_heatmaps", "pafs")
 
 
 @pytest.mark.parametrize("names", [("first", "second"), ("stage_1_a", "stage_1_b")])
@@ -335,7 +340,7 @@ def test_ambiguous_outputs_are_refused(names: tuple[str, str]) -> None:
     first, second = names
     outputs = ports(**dict.fromkeys(names, 19), pafs=38)
     with pytest.raises(SetupError, match=f"more than one output of 19 .*{first}.*{second}"):
-        select_outputs(outputs)
+        select_outputs(outputs, coco_body())
 
 
 @pytest.mark.parametrize(
@@ -412,7 +417,7 @@ def test_four_outputs_without_meaningful_names_are_read_by_order(name: str) -> N
 @pytest.mark.parametrize("name", RUNTIMES)
 @pytest.mark.parametrize("shape", [[0, 3, "h", "w"], ["n", "h", "w", 3], ["n", 3, "w"], None])
 def test_an_input_that_is_not_an_image_is_refused_in_one_line(
-    name: str, shape: list | None
+    name: str, shape: list[Any] | None
 ) -> None:
     other = onnx.load_model_from_string(model())
     other.graph.input[0].CopyFrom(helper.make_tensor_value_info("data", TensorProto.FLOAT, shape))
@@ -452,7 +457,7 @@ def test_an_impossible_answer_is_an_execution_error(
 ) -> None:
     maps = NetworkOutput(heatmaps.astype(dtype), pafs.astype(dtype))
     with pytest.raises(ExecutionError, match=message) as caught:
-        check_maps(maps, batch(2))
+        check_maps(maps, batch(2), coco_body())
     assert caught.value.image_ids == (0, 1)
 
 
@@ -468,7 +473,7 @@ def test_an_answer_is_finite_if_each_of_its_values_is(
     # A backend may return channels last, or a view of a larger array.
     maps = NetworkOutput(heatmaps, np.asfortranarray(pafs))
     with nullcontext() if np.isfinite(pafs).all() else pytest.raises(ExecutionError):
-        assert check_maps(maps, batch(1)) is maps
+        assert check_maps(maps, batch(1), coco_body()) is maps
 
 
 def test_a_model_that_fails_on_a_batch_is_an_execution_error() -> None:

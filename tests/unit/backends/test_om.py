@@ -6,6 +6,7 @@ import pytest
 from distributed_pose import SetupError
 from distributed_pose.backends.base import InputBatch
 from distributed_pose.backends.om import Chunk, image_input, map_outputs, om_port
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.records.images import Geometry
 
 
@@ -28,7 +29,7 @@ def test_a_stage_is_read_from_the_name_of_the_output_and_not_of_its_node() -> No
         om_port(f"last/Conv:0:stage_1_{kind}", (1, channels, 4, 6), "float32")
         for kind, channels in (("pafs", 38), ("heatmaps", 19))
     ]
-    assert map_outputs(outputs) == (3, 2)
+    assert map_outputs(outputs, coco_body()) == (3, 2)
 
 
 @pytest.mark.parametrize("dims", [(-1, 3, -1, -1), (1, 3, 368, -1), (-1, 3, 368, 640)])
@@ -43,7 +44,7 @@ def test_an_output_of_dynamic_size_is_refused() -> None:
         om_port("pafs", (1, 38, 4, 6), "float32"),
     ]
     with pytest.raises(SetupError, match="heatmaps has no fixed size"):
-        map_outputs(outputs)
+        map_outputs(outputs, coco_body())
 
 
 @pytest.mark.parametrize("dims", [(1, 3), (1, 4, 8, 8)])

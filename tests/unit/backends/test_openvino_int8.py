@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 from distributed_pose import ExecutionError, SetupError
 from distributed_pose.backends.base import BackendOptions, check_maps
 from distributed_pose.backends.openvino import OpenVinoBackend
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.model.quantise import quantise
 from tests.int8_models import batch_of, needs_int8, needs_nncf, random_inputs, small_network
 
@@ -43,7 +44,7 @@ class TestAnInt8Model:
     def test_answers_batches_of_any_size(self, int8: bytes) -> None:
         backend = opened(int8)
         together = batch_of(random_inputs(3))
-        answers = check_maps(backend.infer(together), together)
+        answers = check_maps(backend.infer(together), together, coco_body())
         for index in range(3):
             alone = backend.infer(batch_of(together.inputs_N3HW[index : index + 1]))
             for one, other in zip(alone, answers, strict=True):
@@ -112,7 +113,7 @@ def test_the_precision_is_that_of_the_weights_and_not_of_the_layers() -> None:
 def test_a_model_of_a_fixed_batch_answers_any_batch(count: int) -> None:
     batch = batch_of(random_inputs(count))
     fixed, free = (opened(small_network(batch=n), "f32").infer(batch) for n in (2, "n"))
-    for one, other in zip(check_maps(fixed, batch), free, strict=True):
+    for one, other in zip(check_maps(fixed, batch, coco_body()), free, strict=True):
         assert one.flags.owndata
         np.testing.assert_allclose(one, other, atol=1e-5)
 

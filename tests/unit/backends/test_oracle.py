@@ -8,6 +8,7 @@ import pytest
 
 from distributed_pose.backends.base import BackendOptions, InputBatch
 from distributed_pose.backends.oracle import OracleBackend
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.records.images import Geometry
 
@@ -40,8 +41,8 @@ def oracle(*people: dict[str, Any]) -> OracleBackend:
 
 def test_its_maps_are_decoded_to_the_labelled_people() -> None:
     maps = oracle(person(7)).infer(InputBatch((7,), (GEOMETRY,), INPUTS_N3HW))
-    poses = Decoder().decode(maps.heatmaps_NKHW[0], maps.pafs_NPHW[0], GEOMETRY)
-    (found,) = poses.keypoints_P51.reshape(-1, 17, 3)
+    poses = Decoder(coco_body()).decode(maps.heatmaps_NKHW[0], maps.pafs_NPHW[0], GEOMETRY)
+    (found,) = poses.keypoints_PV.reshape(-1, 17, 3)
     assert np.flatnonzero(found[:, 2]).tolist() == list(SHOULDERS_AND_ARMS)
     for number, expected in SHOULDERS_AND_ARMS.items():
         assert found[number, :2] == pytest.approx(expected, abs=0.6)

@@ -8,26 +8,31 @@ import numpy as np
 import pytest
 
 from distributed_pose import ConfigError, SetupError
-from distributed_pose.backends.base import BackendOptions, DeviceTimes, InputBatch
+from distributed_pose.backends.base import BackendOptions, DeviceTimes, InputBatch, check_maps
 from distributed_pose.backends.oracle import OracleBackend
 from distributed_pose.backends.simulated import DEVICES, DeviceModel, SimulatedBackend
-from distributed_pose.pose.skeleton import NUM_COCO_KEYPOINTS
+from distributed_pose.devices.published import PUBLISHED_INPUT
+from distributed_pose.keypoints.reading import coco_body
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.records.devices import Simulation
 from distributed_pose.records.images import Geometry
+from tests.chain_sets import chain_of
 
 SIZE = (48, 64)
 JITTER = 0.02
 
 
-def truth(num_images: int = 3, num_people: int = 2) -> bytes:
+def truth(num_images: int = 3, num_people: int = 2, keypoints: KeypointSet | None = None) -> bytes:
     """Returns people at random places of images 1 to `num_images`, and none in image 0."""
     generator = np.random.default_rng(0)
+    num_keypoints = (keypoints or coco_body()).num_dataset_keypoints
     people = []
     for image_id in range(1, num_images + 1):
         for _ in range(num_people):
-            points = generator.uniform(0, SIZE[::-1], (NUM_COCO_KEYPOINTS, 2))
-            keypoints = np.insert(points, 2, 2, axis=1).ravel().tolist()
-            people.append({"image_id": image_id, "keypoints": keypoints, "num_keypoints": 17})
+            points = generator.uniform(0, SIZE[::-1], (num_keypoints, 2))
+            values = np.insert(points, 2, 2, axis=1).ravel().tolist()
+            person = {"image_id": image_id, "keypoints": values, "num_keypoints": num_keypoints}
+            people.append(person)
     return json.dumps({"annotations": people}).encode()
 
 
@@ -35,6 +40,22 @@ def batch(*image_ids: int, size: tuple[int, int] = SIZE, padding: int = 0) -> In
     geometry = Geometry(*SIZE, padding, padding, 0, 0)
     inputs = np.zeros((len(image_ids), 3, *size), np.float32)
     return InputBatch(image_ids, (geometry,) * len(image_ids), inputs)
+
+
+@pytest.mark.parametrize("count", [2, 6, 21, 100])
+def test_a_simulated_device_and_the_oracle_draw_the_same_maps_of_any_set(count: int) -> None:
+    keypoints = chain_of(count)
+    options = BackendOptions(variant="t4", keypoints=keypoints)
+    content = truth(keypoints=keypoints)
+    images = batch(2, 0, 1)
+    expected = OracleBackend(content, options).infer(images)
+    found = SimulatedBackend(content, options, Clock().read, Clock().sleep).infer(images)
+    assert check_maps(found, images, keypoints) is found
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    # Each keypoint and limb of image 2 is drawn, and nothing of image 0.
+    assert found.heatmaps_NKHW[0, :-1].any(axis=(1, 2)).all()
+    assert not found.pafs_NPHW[1].any()
 
 
 class Clock:
@@ -68,7 +89,7 @@ def test_a_device_may_have_another_rate_and_overhead(
     clock = Clock()
     options = BackendOptions(variant="t4", simulation=replace(simulation, jitter=0.0))
     backend = SimulatedBackend(truth(), options, clock.read, clock.sleep)
-    backend.infer(batch(1, 2, 3, 1))
+    backend.infer(batch(1, 2, 3, 1, size=PUBLISHED_INPUT))
     assert sum(clock.slept_s) == pytest.approx(expected_s)
     expected = "50 images/s" if simulation.images_per_s == 50 else "simulated"
     assert expected in backend.description
@@ -140,7 +161,7 @@ def durations_s(
 ) -> list[float]:
     del clock.slept_s[:]
     for _ in range(num_batches):
-        backend.infer(batch(*range(size)))
+        backend.infer(batch(*range(size), size=PUBLISHED_INPUT))
     return clock.slept_s
 
 
@@ -186,6 +207,23 @@ def test_a_batch_takes_the_modelled_time_with_a_jitter_around_it() -> None:
     assert max(taken_s) <= modelled_s * (1 + JITTER)
     assert np.std(taken_s) > modelled_s * JITTER / 4
     assert np.mean(taken_s) == pytest.approx(modelled_s, rel=JITTER / 8)
+
+
+@pytest.mark.parametrize(("size", "factor"), [((184, 320), 0.25), ((368, 1280), 2.0)])
+def test_published_rates_are_scaled_by_the_number_of_input_pixels(
+    size: tuple[int, int], factor: float
+) -> None:
+    clock = Clock()
+    options = BackendOptions(variant="t4", simulation=Simulation(jitter=0.0, overhead_s=0.5))
+    SimulatedBackend(truth(), options, clock.read, clock.sleep).infer(batch(1, 2, size=size))
+    assert sum(clock.slept_s) == pytest.approx(0.5 + factor * 2 / 252.592)
+
+
+def test_a_configured_rate_holds_for_inputs_of_any_size() -> None:
+    clock = Clock()
+    options = BackendOptions(simulation=Simulation(images_per_s=10, jitter=0.0))
+    SimulatedBackend(truth(), options, clock.read, clock.sleep).infer(batch(1, size=(736, 1280)))
+    assert sum(clock.slept_s) == pytest.approx(0.1)
 
 
 def test_the_jitter_is_the_same_in_every_run_and_another_on_every_device() -> None:
@@ -261,9 +299,10 @@ def test_the_same_people_under_another_id_are_not_drawn_again() -> None:
 
 def test_it_waits_in_real_time_without_using_the_processor() -> None:
     backend = SimulatedBackend(truth(), BackendOptions(variant="ascend310"))
-    backend.infer(batch(*[1] * 16))
+    asked = batch(*[1] * 16, size=PUBLISHED_INPUT)
+    backend.infer(asked)
     start_s, start_process_s = perf_counter(), process_time()
-    backend.infer(batch(*[1] * 16))
+    backend.infer(asked)
     taken_s, used_s = perf_counter() - start_s, process_time() - start_process_s
     assert taken_s > (1 - JITTER) * 16 / 136.999
     assert used_s < taken_s / 2

@@ -183,7 +183,7 @@ def test_a_program_in_half_precision_for_a_card_takes_and_returns_the_same_array
     content: bytes, content_on_bytes: bytes, network: LightweightOpenPose, *, on_bytes: bool
 ) -> None:
     program = content_on_bytes if on_bytes else content
-    model = load_model(program, "f16", torch.device("cpu"), {"f16": torch.float16})
+    model = load_model(program, BackendOptions("f16"), torch.device("cpu"), {"f16": torch.float16})
     given = in_bytes(batch(2)) if on_bytes else batch(2)
     with torch.inference_mode():
         outputs = model(torch.from_numpy(given.inputs_N3HW))

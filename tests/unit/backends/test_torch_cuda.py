@@ -2,12 +2,13 @@
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from distributed_pose.backends.base import InputBatch, NetworkOutput
+from distributed_pose.backends.base import BackendOptions, InputBatch, NetworkOutput
 from distributed_pose.backends.cuda import CudaBackend
 from distributed_pose.backends.cuda_driver import CudaDriver
 from distributed_pose.backends.cuda_pipeline import SLOTS, DeviceArray
@@ -34,7 +35,7 @@ class HostProgram(TorchProgram):
     """A program on the fake card, whose memory is that of the host."""
 
     def __init__(self, content: bytes, library: FakeLibcuda, stream: int) -> None:
-        model = load_model(content, "auto", CPU, {"f32": torch.float32})
+        model = load_model(content, BackendOptions(), CPU, {"f32": torch.float32})
         super().__init__(model, CPU, stream)
         self.library = library
         self.stream = stream
@@ -56,7 +57,7 @@ class HostProgram(TorchProgram):
             for output, again in zip(captured.outputs, self._model(inputs_N3HW), strict=True):
                 output.copy_(again)
 
-        captured.graph.replayed = replay
+        captured.graph.replayed = replay  # type: ignore[attr-defined]
         return captured
 
     def run(self, slot: int, inputs_N3HW: DeviceArray) -> Sequence[DeviceArray]:
@@ -69,7 +70,8 @@ class HostProgram(TorchProgram):
 
     @property
     def replays(self) -> list[int]:
-        return [captured.graph.replays for captured in self._graphs.values()]
+        graphs: list[Any] = [captured.graph for captured in self._graphs.values()]
+        return [graph.replays for graph in graphs]
 
 
 class Card:

@@ -12,9 +12,11 @@ from distributed_pose.bench.capacity import (
     HostCosts,
     capacity,
     published_rate,
+    rate_note,
 )
 from distributed_pose.bench.tables import check_text
 from distributed_pose.records.facts import DataFlow
+from distributed_pose.records.images import InputSize
 
 COSTS = HostCosts(
     cores=2,
@@ -140,3 +142,15 @@ def test_a_device_is_a_published_card_at_its_best_batch_or_a_rate(name: str, rat
 def test_any_other_device_is_an_error_that_lists_those_that_are(name: str) -> None:
     with pytest.raises(ConfigError, match=f"no device {name}.*ascend310p3"):
         published_rate(name)
+
+
+def test_published_rates_and_no_others_are_scaled_by_the_number_of_input_pixels() -> None:
+    half = InputSize(184, 640)
+    assert published_rate("t4", half) == pytest.approx(2 * 252.592)
+    assert published_rate("300", half) == 300
+    groups = [DeviceGroup(name=name, count=1, images_per_s=1) for name in ("t4", "300")]
+    assert rate_note(groups, half) == (
+        "t4: rates published for inputs of 368x640 are divided by 0.5, the ratio of the pixels of "
+        "184x640, which is an estimate."
+    )
+    assert rate_note(groups, InputSize(368, 640)) == rate_note(groups[1:], half) == ""

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ SPREAD = np.random.default_rng(1).normal(0, 0.02, 400)
 JUDGE = Judge(comparisons=10)
 
 
-def figures(ap: float, rate: float, **other: object) -> Figures:
+def figures(ap: float, rate: float, **other: Any) -> Figures:
     """Returns figures whose resamplings vary as those of any other point do."""
     found = Figures(
         images=64,

@@ -1,6 +1,8 @@
 """The cluster that a run joins, and the error within seconds if it cannot be joined."""
 
+import os
 import socket
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +16,12 @@ import pytest
 
 from distributed_pose import SetupError
 from distributed_pose.cluster import address
-from distributed_pose.cluster.address import ClusterAddress, check_answers, cluster_address
+from distributed_pose.cluster.address import (
+    ClusterAddress,
+    check_answers,
+    check_cluster,
+    cluster_address,
+)
 
 TOKEN = "0123456789abcdef"
 
@@ -102,15 +109,15 @@ def test_a_head_without_a_token_is_joined() -> None:
 def test_a_token_is_shown_to_a_head_that_asks_for_it(
     environment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(address.sys.modules, "ray", raising=False)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
     (environment / ".ray").mkdir()
     (environment / ".ray" / "auth_token").write_text(TOKEN + "\n")
     with head() as open_cluster:
         check_answers(open_cluster)
-    assert "RAY_AUTH_MODE" not in address.os.environ
+    assert "RAY_AUTH_MODE" not in os.environ
     with head(TOKEN) as cluster:
         check_answers(cluster)
-    assert address.os.environ["RAY_AUTH_MODE"] == "token"
+    assert os.environ["RAY_AUTH_MODE"] == "token"
 
 
 @pytest.mark.parametrize(
@@ -137,6 +144,42 @@ def test_a_dead_address_is_reported_with_its_origin() -> None:
         port = free.getsockname()[1]
     with pytest.raises(SetupError, match=rf"127\.0\.0\.1:{port} \(from RAY_ADDRESS\): .*refused"):
         check_answers(named(port))
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("127.0.0.1:{}", "Connection refused"),
+        ("[::1]:{}", "."),
+        ("a" * 300 + ":{}", "."),
+        ("127.0.0.1:{}999999", "."),
+        ("no address", "."),
+    ],
+)
+@pytest.mark.parametrize("tls", ["0", "1"])
+def test_the_file_of_an_ended_cluster_is_named_where_grpc_is_not_installed(
+    environment: Path, monkeypatch: pytest.MonkeyPatch, target: str, reason: str, tls: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    monkeypatch.setenv("RAY_USE_TLS", tls)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    file = environment / "ray" / "ray_current_cluster"
+    file.parent.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        file.write_text(target.format(free.getsockname()[1]))
+    with pytest.raises(SetupError, match=rf"no Ray cluster .*\(from {file}\): .*{reason}") as error:
+        check_cluster()
+    assert "delete the file if its cluster is gone" in error.value.hint
+
+
+def test_a_cluster_that_listens_is_asked_by_grpc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        pytest.raises(SetupError, match=r"joining the Ray cluster 127.*needs grpc"),
+    ):
+        check_answers(named(server.getsockname()[1]))
 
 
 def test_a_dashboard_is_not_taken_for_a_head() -> None:

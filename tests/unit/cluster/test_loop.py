@@ -16,7 +16,7 @@ from distributed_pose.data.shards import list_shards, no_detections, unpack_imag
 from distributed_pose.engine.health import Health
 from distributed_pose.engine.reducer import Reduction
 from distributed_pose.engine.task_queue import Task, TaskQueue
-from distributed_pose.engine.worker import WorkerReport
+from distributed_pose.engine.worker_report import WorkerReport
 from distributed_pose.records.images import ImageRecord
 
 SIZE = 2

@@ -192,7 +192,7 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
 
 def test_a_configuration_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
-        RunConfig().batch_size = 3  # type: ignore[misc]
+        RunConfig().batch_size = 3
 
 
 LAUGHS = "a: &a [x, x]\n" + "".join(

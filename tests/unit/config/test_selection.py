@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from distributed_pose import parse_config
-from distributed_pose.config.selection import Selection, check_computes, select
+from distributed_pose.config.selection import Selection, check_computes, check_one_scale, select
 from distributed_pose.errors import ConfigError
 
 
@@ -48,3 +48,44 @@ def test_another_process_receives_the_same_selection_and_nothing_can_change_it()
     assert pickle.loads(pickle.dumps(found)) == found
     with pytest.raises(FrozenInstanceError):
         found.soc = "310"  # type: ignore[misc]
+
+
+UPSTREAM = {"profile": "upstream", "scales": [0.5, 1]}
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"profile": "modelzoo"}, "profile modelzoo has inputs of one size"),
+        ({"profile": "uint8", "scales": [0.5]}, "profile uint8 has inputs of one size"),
+        ({"backend": "recorded"}, "backend recorded has the maps"),
+        ({"backend": "simulated:t4"}, "backend simulated has the maps or the rate"),
+        ({"dump_maps": "maps"}, "a recording of dump_maps"),
+        ({"gather": "maps"}, "only workers can average"),
+    ],
+)
+def test_what_works_at_one_scale_only_is_refused_at_others(
+    values: dict[str, object], reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^scales: {reason}"):
+        selected(**{**UPSTREAM, **values})
+
+
+def test_workers_group_the_maps_of_several_scales() -> None:
+    assert selected(**UPSTREAM).gather == "poses"
+    assert selected(**{**UPSTREAM, "scales": 0.5}).gather == "auto"
+
+
+@pytest.mark.parametrize(
+    "scales",
+    [[], [1, 1], [1, 1.0], [0.05], [4.1], ["1"], True, "all", [0.5 + n / 8 for n in range(9)]],
+)
+def test_scales_are_up_to_eight_different_factors(scales: object) -> None:
+    with pytest.raises(ConfigError, match="scales: "):
+        selected(profile="upstream", scales=scales)
+
+
+def test_commands_that_measure_the_maps_of_one_scale_refuse_others() -> None:
+    check_one_scale(selected(profile="upstream"), "bench host")
+    with pytest.raises(ConfigError, match="bench host measures the maps of scale 1"):
+        check_one_scale(selected(**UPSTREAM), "bench host")

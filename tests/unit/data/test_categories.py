@@ -7,8 +7,10 @@ import pytest
 
 from distributed_pose import SetupError
 from distributed_pose.data.coco import load_index
-from distributed_pose.pose.skeleton import COCO_KEYPOINTS
+from distributed_pose.keypoints.reading import coco_body
 from tests.small_annotations import COCO, Content, content, with_categories, write
+
+COCO_KEYPOINTS = coco_body().dataset_keypoints
 
 
 def change_category(content: Content, **values: object) -> None:

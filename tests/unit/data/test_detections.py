@@ -66,5 +66,5 @@ def test_a_detection_of_the_decoder_takes_little_memory() -> None:
         ids = np.arange(100)
         store.add(pack_detections(ids, Poses(keypoints, np.ones(100))))
     (chunk,) = store._chunks
-    columns = (chunk.image_ids_P, chunk.scores_P, chunk.values_P51)
+    columns = (chunk.image_ids_P, chunk.scores_P, chunk.values_PV)
     assert sum(column.nbytes for column in columns) == 256 * 100 * (8 + 8 + 2 * 51)

@@ -1,5 +1,6 @@
 """File names of annotation files are matched with an image folder and never leave it."""
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from distributed_pose.data.entries import InvalidEntryError, Notes
 from distributed_pose.data.image_names import locate_names
 from distributed_pose.data.sources import FolderImages, ImageSource, open_images
+from distributed_pose.locations import Location
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ def test_existing_names_cost_at_most_one_look_up_in_the_folder(
     folder: Path, first: str, look_ups: int
 ) -> None:
     class Counting:
-        location = str(folder)
+        location = Location(folder)
         look_ups = 0
 
         def read(self, name: str) -> bytes:
@@ -86,6 +88,9 @@ def test_existing_names_cost_at_most_one_look_up_in_the_folder(
         def size(self, name: str) -> int | None:
             self.look_ups += 1
             return FolderImages(folder).size(name)
+
+        def stamps(self, names: Collection[str]) -> Mapping[str, str]:
+            raise AssertionError(names)
 
     source = Counting()
     checked: ImageSource = source

@@ -11,8 +11,10 @@ from distributed_pose.data.coco import CocoIndex, load_index
 from distributed_pose.data.packed_images import PACKED
 from distributed_pose.data.packing import ANNOTATIONS, pack_dataset
 from distributed_pose.data.sources import FolderImages, open_images
-from distributed_pose.pose.skeleton import COCO_KEYPOINTS
+from distributed_pose.keypoints.reading import coco_body
 from tests.conftest import Dataset
+
+COCO_KEYPOINTS = coco_body().dataset_keypoints
 
 
 def test_a_packed_dataset_has_its_annotations_and_small_row_groups(

@@ -1,6 +1,6 @@
 """Slow calls overlap, fast ones do not; order and errors are those of a loop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from threading import current_thread, main_thread
 from time import perf_counter, sleep
 
@@ -29,7 +29,7 @@ def test_fast_calls_need_no_threads() -> None:
 def test_no_more_items_are_taken_than_are_awaited() -> None:
     taken = []
 
-    def items() -> object:
+    def items() -> Iterator[int]:
         for number in range(1000):
             taken.append(number)
             yield number
@@ -37,7 +37,7 @@ def test_no_more_items_are_taken_than_are_awaited() -> None:
     results = overlapped(slow, items())
     for _ in range(10):
         next(results)
-    results.close()
+    results.close()  # type: ignore[attr-defined]
     assert len(taken) < 50
 
 

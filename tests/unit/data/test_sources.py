@@ -157,6 +157,6 @@ def test_objects_get_their_stamps_from_one_listing_per_folder() -> None:
 
 
 def test_a_damaged_pack_has_no_stamps(packed: Path) -> None:
-    source = open_images(packed)
+    source = open_images(str(packed))
     (packed / "images-00000.parquet").write_bytes(b"PAR1")
     assert source.stamps({"1.jpg"}) == {}

@@ -55,6 +55,7 @@ def test_the_default_dataset_has_64_images_of_the_annotated_sizes(dataset, coco)
     assert len(coco.imgs) == 64
     for record in coco.imgs.values():
         image = cv2.imread(str(dataset.images / record["file_name"]))
+        assert image is not None
         assert image.shape == (record["height"], record["width"], 3)
 
 
@@ -91,7 +92,7 @@ def test_category_names_the_keypoints(coco):
 
 
 def test_progress_counts_the_images(tmp_path):
-    seen = []
+    seen: list[int] = []
     write_dataset(tmp_path, 3, progress=seen.append)
     assert seen == [1, 2, 3]
 

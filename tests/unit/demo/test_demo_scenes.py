@@ -7,7 +7,7 @@ from distributed_pose.demo.drawing import Canvas, draw_figure, visible_keypoints
 from distributed_pose.demo.figures import JOINTS, Figure, sample_figure
 from distributed_pose.demo.scenes import render_scene
 from distributed_pose.demo.wardrobe import sample_outfit
-from distributed_pose.pose.skeleton import COCO_KEYPOINTS
+from distributed_pose.keypoints.reading import coco_body
 
 SCENES = 80
 
@@ -34,8 +34,8 @@ def draw(figure):
 
 
 def labelled(figure):
-    visibility = visible_keypoints(draw(figure), figure, person=0)[:, 2]
-    return dict(zip(COCO_KEYPOINTS, visibility, strict=True))
+    visibility = visible_keypoints(draw(figure), figure, 0, coco_body())[:, 2]
+    return dict(zip(coco_body().dataset_keypoints, visibility, strict=True))
 
 
 def test_a_seed_and_an_index_determine_a_picture(scenes):
@@ -63,11 +63,11 @@ def test_crowds_and_unlabelled_people_occur(scenes):
     people = [person for scene in scenes for person in scene.people]
     crowds = [person for person in people if person.crowd]
     unlabelled = [
-        person for person in people if not person.crowd and not person.keypoints_17x3.any()
+        person for person in people if not person.crowd and not person.keypoints_Dx3.any()
     ]
     assert crowds
     assert unlabelled
-    assert not any(person.keypoints_17x3.any() for person in crowds)
+    assert not any(person.keypoints_Dx3.any() for person in crowds)
 
 
 def test_all_visibilities_occur_and_labels_lie_inside_of_the_picture(scenes):
@@ -75,7 +75,7 @@ def test_all_visibilities_occur_and_labels_lie_inside_of_the_picture(scenes):
     for scene in scenes:
         height, width, _ = scene.image_HW3.shape
         for person in scene.people:
-            x, y, v = person.keypoints_17x3.T
+            x, y, v = person.keypoints_Dx3.T
             seen |= set(v)
             assert ((x >= 0) & (x <= width) & (y >= 0) & (y <= height)).all()
             assert (x[v == 0] == 0).all()
@@ -85,7 +85,7 @@ def test_all_visibilities_occur_and_labels_lie_inside_of_the_picture(scenes):
 def test_visible_keypoints_lie_on_their_person(scenes):
     for scene in scenes:
         for person in scene.people:
-            for x, y, v in person.keypoints_17x3:
+            for x, y, v in person.keypoints_Dx3:
                 if v == 2:
                     assert person.mask_HW[round(y - 0.5), round(x - 0.5)]
 
@@ -95,7 +95,7 @@ def test_most_people_are_tall_enough_to_learn_from(scenes):
         np.ptp(np.flatnonzero(person.mask_HW.any(axis=1)))
         for scene in scenes
         for person in scene.people
-        if person.keypoints_17x3[:, 2].sum() > 20
+        if person.keypoints_Dx3[:, 2].sum() > 20
     ]
     assert np.mean(np.array(heights) > 100) > 0.9
 

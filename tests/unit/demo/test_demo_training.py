@@ -9,13 +9,14 @@ import torch
 from distributed_pose.demo import publish, train
 from distributed_pose.demo.samples import CropPlan, SceneCrops, crops
 from distributed_pose.demo.scenes import render_scene
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.model.export import write_checkpoint
 from distributed_pose.pose.decode import Decoder
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.records.images import Geometry
 from tests.checkpoints import network_in
 
 PLAN = CropPlan(side_px=64, crops_per_scene=2, batch_size=2, shuffled=4)
+NUM_HEATMAPS, NUM_PAFS = coco_body().num_heatmaps, coco_body().num_pafs
 OPTIONS = train.Options(minutes=10.0, rate=2e-3, plan=PLAN)
 
 
@@ -54,21 +55,21 @@ def test_unlabelled_people_and_crowds_are_masked():
     scene = scene_with(lambda people: any(person.crowd for person in people))
     generator = np.random.default_rng(0)
     plan = CropPlan(side_px=640, crops_per_scene=1)
-    [(_, targets, mask)] = crops(generator, scene, plan)
+    [(_, targets, mask)] = crops(generator, scene, plan, coco_body())
     assert (mask == 0).any()
     assert (mask == 1).mean() > 0.5
     assert targets.shape[1:] == mask.shape[1:]
 
 
 def test_targets_decode_to_the_labelled_keypoints():
-    scene = scene_with(lambda people: len(people) == 1 and people[0].keypoints_17x3[:, 2].all())
+    scene = scene_with(lambda people: len(people) == 1 and people[0].keypoints_Dx3[:, 2].all())
     plan = CropPlan(side_px=640, crops_per_scene=1)
-    [(_, targets, _)] = crops(np.random.default_rng(0), scene, plan)
-    poses = Decoder().decode(
+    [(_, targets, _)] = crops(np.random.default_rng(0), scene, plan, coco_body())
+    poses = Decoder(coco_body()).decode(
         targets[:NUM_HEATMAPS], targets[NUM_HEATMAPS:], Geometry(640, 640, 0, 0, 0, 0)
     )
     assert len(poses.scores_P) == 1
-    found, known = poses.keypoints_P51[0].reshape(17, 3), scene.people[0].keypoints_17x3
+    found, known = poses.keypoints_PV[0].reshape(17, 3), scene.people[0].keypoints_Dx3
     assert (found[:, 2] == 1).all()
     # The crop is a scaled and shifted copy: what remains after a fit is the decoder's rounding.
     ones = np.ones((17, 1))

@@ -9,11 +9,11 @@ import pytest
 from distributed_pose import ConfigError, SetupError
 from distributed_pose.devices.cann import find_cann
 from distributed_pose.devices.cann_lacks import (
-    Lack,
     compiler_environment,
     compiler_lacks,
     runtime_lacks,
 )
+from distributed_pose.devices.lacks import Lack
 from distributed_pose.model.atc import AtcSpec, preparation, run_atc, toolchain_version
 from tests.fakes.ascend import CHIPS, HEIGHT, WIDTH, FakeCann, install_cann, network, stand_ins
 

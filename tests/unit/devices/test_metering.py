@@ -206,7 +206,11 @@ def test_without_a_meter_there_are_no_readings(open_meter: Callable[[], Meter | 
 def test_a_driver_that_does_not_answer_delays_the_end_by_its_time_limit_alone() -> None:
     stuck = Event()
     began = monotonic()
-    sampler = Sampler(lambda: stuck.wait(60) and None, lambda: 0)
+
+    def open_meter() -> None:
+        stuck.wait(60)
+
+    sampler = Sampler(open_meter, lambda: 0)
     sleep(0.01)
     assert sampler.stop() is None
     assert monotonic() - began < 30

@@ -14,6 +14,7 @@ from distributed_pose.backends.base import BackendOptions, InputBatch
 from distributed_pose.backends.oracle import OracleBackend
 from distributed_pose.engine.host_stages import SimulatedCores, SimulatedStages, host_stages
 from distributed_pose.engine.preparation import Preparation
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.records.devices import SimulatedHost
 from distributed_pose.vision.profiles import PROFILES
@@ -71,7 +72,7 @@ def test_simulated_preparation_has_the_geometry_and_size_of_the_real_one(
     cores = SimulatedCores(4, tmp_path)
     real, simulated = (
         Preparation(PROFILES["upstream"], stages, None).prepare(shard.images, 4)
-        for stages in (host_stages(None), SimulatedStages(host, cores))
+        for stages in (host_stages(None, coco_body()), SimulatedStages(host, coco_body(), cores))
     )
     assert simulated.digests == real.digests
     assert [batch.geometries for batch in simulated.batches] == [
@@ -88,22 +89,22 @@ def test_simulated_grouping_finds_the_poses_of_the_real_one_in_its_time(
 ) -> None:
     worker, _ = worker_of(people)
     (batch,) = (
-        Preparation(PROFILES["modelzoo"], host_stages(None), None)
+        Preparation(PROFILES["modelzoo"], host_stages(None, coco_body()), None)
         .prepare(shard_of(people).images, 12)
         .batches
     )
     maps = OracleBackend(worker._model, BackendOptions()).run(batch)
     mirrored = (array[..., ::-1].copy() for array in maps)
     cores = SimulatedCores(2, tmp_path)
-    decoder = SimulatedStages(SimulatedHost(cores=2, group_s=0.01), cores).decoder()
+    decoder = SimulatedStages(SimulatedHost(cores=2, group_s=0.01), coco_body(), cores).decoder()
     taken_s = 0.0
     for heatmaps_NKHW, pafs_NPHW in (maps, maps, mirrored):
-        expected = Decoder().decode_batch(heatmaps_NKHW, pafs_NPHW, batch.geometries)
+        expected = Decoder(coco_body()).decode_batch(heatmaps_NKHW, pafs_NPHW, batch.geometries)
         start = perf_counter()
         found = decoder.decode_batch(heatmaps_NKHW, pafs_NPHW, batch.geometries)
         taken_s += perf_counter() - start
         assert np.array_equal(found.counts_N, expected.counts_N)
-        assert np.array_equal(found.poses.keypoints_P51, expected.poses.keypoints_P51)
+        assert np.array_equal(found.poses.keypoints_PV, expected.poses.keypoints_PV)
         assert np.array_equal(found.poses.scores_P, expected.poses.scores_P)
     # A batch that took too long shortens the next one.
     assert taken_s >= 3 * 12 * 0.01 - 0.001
@@ -112,7 +113,7 @@ def test_simulated_grouping_finds_the_poses_of_the_real_one_in_its_time(
 
 def test_simulated_grouping_takes_no_images(tmp_path: Path) -> None:
     cores = SimulatedCores(1, tmp_path)
-    decoder = SimulatedStages(SimulatedHost(cores=1, group_s=0.01), cores).decoder()
+    decoder = SimulatedStages(SimulatedHost(cores=1, group_s=0.01), coco_body(), cores).decoder()
     empty = InputBatch((), (), np.empty((0, 3, 8, 8), np.float32))
     found = decoder.decode_batch(
         np.empty((0, 19, 1, 1), np.float32), np.empty((0, 38, 1, 1), np.float32), empty.geometries

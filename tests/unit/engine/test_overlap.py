@@ -1,7 +1,6 @@
 """While a device executes one batch, the next is copied to it and the last is copied back."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from threading import Event
 from time import monotonic, sleep
@@ -39,7 +38,7 @@ class Clock:
         self.now_s += seconds
 
 
-def card(copy_in_ms: float, compute_ms: float, copy_out_ms: float, slots: int) -> Simulation:
+def card(copy_in_ms: float, compute_ms: float, copy_out_ms: float, *, slots: int) -> Simulation:
     return Simulation(
         images_per_s=1e3 / compute_ms,
         jitter=0.0,
@@ -82,7 +81,7 @@ def test_a_card_with_one_slot_does_one_thing_at_a_time() -> None:
     num_batches=st.integers(1, 30),
 )
 def test_a_card_is_as_fast_as_the_slowest_of_its_engines_if_it_has_slots_enough(
-    times_ms: Sequence[float], slots: int, num_batches: int
+    times_ms: tuple[float, float, float], slots: int, num_batches: int
 ) -> None:
     taken_ms, _ = work_off(card(*times_ms, slots=slots), num_batches)
     # A slot is taken from the start of its batch's copy to the end of the other one.

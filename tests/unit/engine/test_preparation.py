@@ -10,10 +10,13 @@ from distributed_pose.data.shards import image_records, list_shards, read_shards
 from distributed_pose.data.sources import FolderImages
 from distributed_pose.engine.host_stages import HostStages
 from distributed_pose.engine.preparation import Preparation, Prepared
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.records.images import ImageRecord
 from distributed_pose.vision.profiles import PROFILES
 from tests.conftest import Dataset
 from tests.unit.engine.test_worker import shard_of
+
+STAGES = HostStages(coco_body())
 
 
 def prepared(preparation: Preparation, images: object, feeders: int) -> Prepared:
@@ -31,7 +34,7 @@ def in_bytes(found: Prepared) -> list[tuple[object, ...]]:
 def test_feeders_make_the_inputs_that_one_thread_makes(people: Dataset, profile: str) -> None:
     shard = shard_of(people)
     alone, together = (
-        prepared(Preparation(PROFILES[profile], HostStages(), None), shard.images, feeders)
+        prepared(Preparation(PROFILES[profile], STAGES, None), shard.images, feeders)
         for feeders in (1, 7)
     )
     assert in_bytes(together) == in_bytes(alone)
@@ -43,8 +46,8 @@ def test_feeders_read_listed_images(people: Dataset) -> None:
     shard = shard_of(people)
     (listed,) = list_shards(image_records(shard.images), 12)
     source = FolderImages(people.images)
-    sent = prepared(Preparation(PROFILES["uint8"], HostStages(), None), shard.images, 1)
-    read = prepared(Preparation(PROFILES["uint8"], HostStages(), source), listed.images, 5)
+    sent = prepared(Preparation(PROFILES["uint8"], STAGES, None), shard.images, 1)
+    read = prepared(Preparation(PROFILES["uint8"], STAGES, source), listed.images, 5)
     assert in_bytes(read) == in_bytes(sent)
     assert len(read.durations["read"]) == 12
 
@@ -59,7 +62,7 @@ def test_an_image_that_fails_leaves_its_batch(tmp_path: Path, feeders: int) -> N
         records.append(ImageRecord(number, f"{number}.png", 40, 60))
     records.append(ImageRecord(8, "7.png", 2, 20_000_000))
     (shard,) = read_shards(records, FolderImages(tmp_path), 9)
-    found = prepared(Preparation(PROFILES["upstream"], HostStages(), None), shard.images, feeders)
+    found = prepared(Preparation(PROFILES["upstream"], STAGES, None), shard.images, feeders)
     assert [batch.image_ids for batch in found.batches] == [(1, 2), (4, 5, 7)]
     assert {failure.image_id for failure in found.failures} == {0, 3, 6, 8}
     for batch in found.batches:

@@ -26,8 +26,10 @@ from distributed_pose.data.shards import (
 from distributed_pose.data.sources import FolderImages
 from distributed_pose.devices.planning import Node, plan_devices
 from distributed_pose.engine.deployment import plan_deployment
+from distributed_pose.engine.host_stages import HostStages
 from distributed_pose.engine.reducer import ForeignMapsError, Reducer
 from distributed_pose.engine.worker import Worker, _image_maps
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.locations import Location
 from distributed_pose.model.compile import compile_model
 from distributed_pose.records.devices import ImagesToRead, WorkerSpec
@@ -64,7 +66,10 @@ def test_images_of_different_shapes_go_in_batches_of_equal_shape(people: Dataset
     assert len({shape[2:] for shape in shapes}) == len(shapes) > 1
     assert sum(shape[0] for shape in shapes) == 12
     assert sorted(report.image_ids) == shard.images.column("image_id").to_pylist()
-    assert len(Reducer().reduce(maps, report.image_ids).durations["peaks"]) == 12
+    assert (
+        len(Reducer(HostStages(coco_body())).reduce(maps, report.image_ids).durations["peaks"])
+        == 12
+    )
 
 
 @pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 5), (2, [2, 2, 1]), (8, [5])])
@@ -105,7 +110,7 @@ def test_images_that_cannot_be_decoded_are_failures_and_the_others_have_maps(
         (4, "4.jpg"),
     ]
     assert (none, no_report.image_ids, len(no_report.failures)) == ([], (), 2)
-    assert unpack_detections(Reducer().reduce(none, ()).detections) == []
+    assert unpack_detections(Reducer(HostStages(coco_body())).reduce(none, ()).detections) == []
 
 
 def test_a_worker_reads_images_that_are_only_listed(people: Dataset) -> None:
@@ -180,7 +185,8 @@ def test_maps_travel_as_the_type_asked_for_and_are_decoded_in_float32(
     heatmaps, pafs = (a.astype(np.float32) for a in (maps.heatmaps_NKHW, maps.pafs_NPHW))
     exact = pack_maps(ImageMaps(maps.image_ids, maps.geometries, heatmaps, pafs))
     found, wanted = (
-        Reducer().reduce([batch], maps.image_ids).detections for batch in (packed, exact)
+        Reducer(HostStages(coco_body())).reduce([batch], maps.image_ids).detections
+        for batch in (packed, exact)
     )
     assert unpack_detections(found)
     assert found == wanted
@@ -220,7 +226,7 @@ def test_an_answer_that_is_not_finite_fails_its_own_shard_and_names_the_device(
 
 def test_halves_that_a_model_answers_travel_as_they_are(people: Dataset) -> None:
     worker, _ = worker_of(people)
-    batch = worker._trials().batch(2)
+    (batch,) = worker._trials().batches(2)
     generator = np.random.default_rng(0)
     halves = NetworkOutput(*(generator.random((2, n, 46, 80)).astype(np.float16) for n in (19, 38)))
     for maps_dtype in ("f32", "f16"):
@@ -248,7 +254,7 @@ def test_a_reducer_answers_the_same_each_time(people: Dataset) -> None:
     worker.start()
     maps, report = worker.infer(shard_of(people, 4).images)
     worker.close()
-    reducer = Reducer()
+    reducer = Reducer(HostStages(coco_body()))
     first, second = (reducer.reduce(maps, report.image_ids) for _ in range(2))
     assert first.image_ids == report.image_ids
     assert first.detections == second.detections
@@ -341,4 +347,4 @@ def test_a_reducer_refuses_maps_of_other_images(people: Dataset) -> None:
     maps, report = worker.infer(shard_of(people, 4).images)
     worker.close()
     with pytest.raises(ForeignMapsError, match="instead of"):
-        Reducer().reduce(maps, report.image_ids[1:])
+        Reducer(HostStages(coco_body())).reduce(maps, report.image_ids[1:])

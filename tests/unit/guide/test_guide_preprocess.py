@@ -82,6 +82,7 @@ def test_inputs_equal_the_guides_definition_to_the_bit(people: Dataset, tmp_path
     assert number == len(names) == 12
     for name in names:
         image = cv2.imread(str(people.images / name))
+        assert image is not None
         expected = as_the_guide_defines(image)
         assert (tmp_path / name).with_suffix(".bin").read_bytes() == expected
 
@@ -103,7 +104,7 @@ def test_lines_and_bytes_do_not_depend_on_the_order_of_files_in_the_folder(
     people: Dataset, tmp_path: Path
 ) -> None:
     names = sorted(path.name for path in people.images.iterdir())
-    written = []
+    written: list[dict[str, bytes]] = []
     for order in (names, names[::-1]):
         folder = tmp_path / f"images-{len(written)}"
         folder.mkdir()

@@ -52,6 +52,7 @@ def test_numbers_follow_the_order_of_the_names(tmp_path: Path) -> None:
         ("paf: [4, 5]", "paf: [4]", "limbs.2.paf"),
         (", fills: true", "", "a limb between two reached keypoints needs fills: true"),
         ("from: elbow, to: wrist", "from: wrist, to: elbow", "must begin at a keypoint"),
+        ("from: middle, to: wrist", "from: wrist, to: wrist", "must connect two keypoints"),
         ("wrist, middle]", "wrist, middle, hip]", "hip is neither"),
         ("wrist: 0.062", "wrist: 0", "dataset.wrist"),
         ("name: arm", "nome: arm", "name"),

@@ -14,7 +14,11 @@ from distributed_pose.metrics.precision_recall import PrecisionRecall
 
 
 def run(qualities: Floats, seed: int, hit: float) -> PrecisionRecall:
-    """Returns a run in which images of higher quality have more people who are found.
+    return PrecisionRecall(matches(qualities, seed, hit))
+
+
+def matches(qualities: Floats, seed: int, hit: float) -> Matches:
+    """Returns the matches of a run: images of higher quality have more people who are found.
 
     Args:
         qualities: from 0 to 1, one per image.
@@ -30,17 +34,33 @@ def run(qualities: Floats, seed: int, hit: float) -> PrecisionRecall:
     scores_P = oks_P + generator.random(len(image_P))
     thresholds = np.linspace(0.5, 0.95, 10)[:, None]
     person_TP = np.where(oks_P >= thresholds, np.arange(len(image_P)), -1)
-    return PrecisionRecall(
-        Matches(
-            scores_P,
-            np.arange(len(image_P)),
-            image_P,
-            person_TP,
-            np.zeros_like(person_TP, bool),
-            np.ones(len(image_P), bool),
-            image_P,
-            len(qualities),
-        )
+    return Matches(
+        scores_P,
+        np.arange(len(image_P)),
+        image_P,
+        person_TP,
+        np.zeros_like(person_TP, bool),
+        np.ones(len(image_P), bool),
+        image_P,
+        len(qualities),
+    )
+
+
+def copied(one: Matches, times: int) -> Matches:
+    """Returns the matches of images that are listed several times, one turn after the other."""
+    images, people = one.num_images, len(one.image_P)
+    image_P = np.concatenate([one.image_P + turn * images for turn in range(times)])
+    offsets = people * np.repeat(np.arange(times), people)
+    person_TP = np.tile(one.person_TD, times)
+    return Matches(
+        np.tile(one.scores_D, times),
+        np.arange(times * people),
+        image_P,
+        np.where(person_TP < 0, person_TP, person_TP + offsets),
+        np.tile(one.is_ignored_TD, times),
+        np.tile(one.is_counted_P, times),
+        image_P,
+        times * images,
     )
 
 
@@ -72,13 +92,30 @@ def test_an_interval_is_the_same_each_time_and_depends_on_the_seed() -> None:
     assert ap_difference(*pair, 100) != ap_difference(*pair, 100, seed=1)
 
 
+def test_copies_of_images_do_not_narrow_an_interval() -> None:
+    once = [matches(qualities(1, 120), seed, hit) for seed, hit in ((2, 0.8), (3, 0.7))]
+    originals = np.arange(4 * 120) % 120
+    single = [PrecisionRecall(one) for one in once]
+    grouped = [PrecisionRecall(copied(one, 4), originals) for one in once]
+    independent = [PrecisionRecall(copied(one, 4)) for one in once]
+    expected = ap_difference(single[0], single[1], 300)
+    found = ap_difference(grouped[0], grouped[1], 300)
+    narrow = ap_difference(independent[0], independent[1], 300)
+    assert expected is not None
+    assert found is not None
+    assert narrow is not None
+    assert found.low == pytest.approx(expected.low, abs=2e-3)
+    assert found.high == pytest.approx(expected.high, abs=2e-3)
+    assert narrow.high - narrow.low < 0.7 * (found.high - found.low)
+
+
 def test_nobody_labelled_has_no_interval() -> None:
     empty = np.empty(0, np.int64)
     none = np.empty((10, 0), np.int64)
-    matches = Matches(
+    nobody = Matches(
         np.empty(0), empty, empty, none, none.astype(bool), np.empty(0, bool), empty, 3
     )
-    assert ap_interval(PrecisionRecall(matches)) is None
+    assert ap_interval(PrecisionRecall(nobody)) is None
 
 
 def test_rates_of_few_segments_have_no_interval() -> None:

@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 
 from distributed_pose.data.coco import CocoIndex
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.metrics.coco_ap import coco_ap
-from distributed_pose.metrics.error_kinds import KEYPOINT_KINDS, OPPOSITE_17
+from distributed_pose.metrics.error_kinds import KEYPOINT_KINDS, opposites
 from distributed_pose.metrics.ground_truth import people_of
 from distributed_pose.metrics.matches import AREAS, match
 from distributed_pose.metrics.precision_recall import PrecisionRecall
-from distributed_pose.pose.skeleton import COCO_KEYPOINTS
 from distributed_pose.records.images import ImageRecord
 from distributed_pose.report.analysis import Analysis, analyse
+
+COCO_KEYPOINTS = coco_body().dataset_keypoints
+
+SIGMAS = coco_body().sigmas
 
 SIDE = 100.0
 
@@ -95,7 +99,7 @@ def invert(*names: str) -> Change:
         after = before.copy()
         for row, name in enumerate(COCO_KEYPOINTS):
             if not names or name.rpartition("_")[2] in names:
-                after[row] = before[OPPOSITE_17[row]]
+                after[row] = before[opposites(COCO_KEYPOINTS)[row]]
         detections[0]["keypoints"] = after.ravel().tolist()
 
     return change
@@ -241,8 +245,10 @@ def test_matches_give_the_ap_of_pycocotools_to_the_last_bit(seed: int) -> None:
     figures = coco_ap(index.ground_truth, detections, ids)
     people = index.ground_truth["annotations"]
     for area, name in zip(AREAS, ("AP", "APm", "APl"), strict=True):
-        assert PrecisionRecall(match(people, detections, ids, area=area)).ap() == figures[name]
-    precision = PrecisionRecall(match(people, detections, ids)).precision()
+        assert (
+            PrecisionRecall(match(people, detections, ids, SIGMAS, area=area)).ap() == figures[name]
+        )
+    precision = PrecisionRecall(match(people, detections, ids, SIGMAS)).precision()
     assert precision is not None
     assert float(np.mean(precision[0])) == figures["AP50"]
 
@@ -258,9 +264,9 @@ def test_weights_of_images_count_as_repeated_images_do() -> None:
     drop_people_in_crowds(detections)
     ids = [image.image_id for image in INDEX.images]
     people = INDEX.ground_truth["annotations"]
-    weighted = PrecisionRecall(match(people, detections, ids)).ap(np.array([0, 1, 1, 0]))
+    weighted = PrecisionRecall(match(people, detections, ids, SIGMAS)).ap(np.array([0, 1, 1, 0]))
     part = PrecisionRecall(
-        match(people, [d for d in detections if d["image_id"] in {2, 3}], [2, 3])
+        match(people, [d for d in detections if d["image_id"] in {2, 3}], [2, 3], SIGMAS)
     )
     assert weighted == pytest.approx(part.ap(), abs=1e-12)
 

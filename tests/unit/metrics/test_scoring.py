@@ -1,7 +1,8 @@
 """Both scoring libraries have the same figures, and the size of a run decides between them."""
 
 import sys
-from types import ModuleType
+import tracemalloc
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from distributed_pose.data.shards import pack_detections
 from distributed_pose.metrics.coco_ap import coco_ap
 from distributed_pose.metrics.fast_ap import fast_ap, figures_of, matched
 from distributed_pose.metrics.ground_truth import people_of
+from distributed_pose.metrics.reference_ap import reference_ap
 from distributed_pose.metrics.scoring import score
 from distributed_pose.pose.assemble import Poses
 
@@ -94,6 +96,32 @@ def test_merged_matches_of_parts_have_the_figures_of_the_whole(
     assert figures_of(StreamingEval.merge(matches)) == fast_ap(people, detections, ids)
 
 
+def test_pycocotools_has_the_figures_of_all_images_at_once_when_it_evaluates_groups() -> None:
+    # Groups without anybody, without detections, and with more detections per image than count.
+    few = truth([-3, *range(1000, 1040), 5000])
+    crowded = [row for row in found(few, 1.0) for _ in range(1 + 40 * (row["image_id"] == 1001))]
+    ids = [-3, *range(5001)]
+    everyone = {**few, "images": [{"id": image_id} for image_id in ids]}
+    for rows in (crowded, [row for row in crowded if row["image_id"] < 1020], []):
+        assert reference_ap(people_of(few["annotations"]), rows, ids) == coco_ap(
+            everyone, rows, ids
+        )
+
+
+@pytest.mark.slow
+def test_pycocotools_keeps_less_than_a_kilobyte_per_image() -> None:
+    def peak_bytes(num_images: int) -> int:
+        labelled = truth([*range(num_images)])
+        rows, people = found(labelled), people_of(labelled["annotations"])
+        tracemalloc.start()
+        reference_ap(people, rows, range(num_images))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return peak
+
+    assert peak_bytes(1024) - peak_bytes(512) < 512 * 1000
+
+
 def test_only_the_given_images_count_in_either_library(
     ground_truth: dict[str, Any], detections: Detections
 ) -> None:
@@ -121,7 +149,7 @@ class OtherEval:
 
     stats = (0.5,) * 10
 
-    def __init__(self, *_: object) -> None: ...
+    def __init__(self, *_: object, **_named: object) -> None: ...
 
     def update(self, *_: object) -> None: ...
 
@@ -155,6 +183,7 @@ def test_pycocotools_scores_where_the_faster_library_is_of_no_use(
     if kind:
         module = ModuleType("hotcoco")
         module.StreamingEval = kind  # type: ignore[attr-defined]
+        module.Params = lambda _: SimpleNamespace()  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "hotcoco", module)
     monkeypatch.setattr("distributed_pose.metrics.scoring.is_installed", lambda _: bool(kind))
     few = truth([*range(20)])

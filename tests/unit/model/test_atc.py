@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -258,7 +259,8 @@ def test_float32_is_compiled_and_reported_as_such_on_chips_with_hf32(
     content, run = run_atc(replace(SPEC, soc="910B4", precision="f32"), network())
     assert "--op_precision_mode=no_hf32.ini" in run.command
     with stand_ins():
-        importlib.import_module("acl.fake").soc = "Ascend910B4"
+        acl: Any = importlib.import_module("acl.fake")
+        acl.soc = "Ascend910B4"
         backend = open_backend("ascend", content, BackendOptions("f32", batch_size=4))
         assert (backend.precision, backend.description) == ("f32", "Ascend910B4")
         backend.close()

@@ -120,7 +120,7 @@ def test_a_weight_out_of_range_is_named(tiny: ModelProto, value: float) -> None:
 
 
 def test_a_constant_out_of_range_is_named(tiny: ModelProto) -> None:
-    large = numpy_helper.from_array(np.float32(1e6), "large")
+    large = numpy_helper.from_array(np.array(1e6, np.float32), "large")
     tiny.graph.node.insert(0, helper.make_node("Constant", [], ["large"], value=large))
     with pytest.raises(SetupError, match="large has values out of the range"):
         to_half(tiny.SerializeToString())
@@ -131,14 +131,14 @@ def test_a_network_whose_intermediate_values_are_out_of_range_is_refused(
 ) -> None:
     # Multiplies by 2 ** 30 and divides again, which is exact in float32.
     for name, factor in (("up", 2.0**15), ("down", 2.0**-15)):
-        tensor = numpy_helper.from_array(np.float32(factor), name)
+        tensor = numpy_helper.from_array(np.array(factor, np.float32), name)
         tiny.graph.initializer.append(tensor)
     convolution = next(node for node in tiny.graph.node if node.output[0] == "pafs")
     convolution.output[0] = "plain"
     chain = ["plain", "a", "b", "c", "pafs"]
     steps = zip(chain, chain[1:], ("up", "up", "down", "down"), strict=False)
-    for source, target, factor in steps:
-        tiny.graph.node.append(helper.make_node("Mul", [source, factor], [target]))
+    for source, target, tensor_name in steps:
+        tiny.graph.node.append(helper.make_node("Mul", [source, tensor_name], [target]))
     with pytest.raises(SetupError, match=r"output pafs differs by (inf|nan)"):
         to_half(tiny.SerializeToString())
 

@@ -44,6 +44,8 @@ def made_network(refinement_stages: int) -> LightweightOpenPose:
     made = LightweightOpenPose(refinement_stages)
     for module in made.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
             torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -246,7 +248,7 @@ def test_the_export_has_only_operators_that_vendors_compilers_take(exported: byt
 
 
 def test_the_same_weights_give_the_same_bytes(weights: Weights, exported: bytes) -> None:
-    assert export_onnx(dict(reversed(weights.items()))) == exported
+    assert export_onnx(dict(reversed([*weights.items()]))) == exported
 
 
 @pytest.mark.parametrize("stages", [1, 3])

@@ -1,5 +1,7 @@
 """An `.om` is read for the options of its compilation, even if it is damaged or has none."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ HALF = ["float16", "float16"]
 KEPT = "--precision_mode=must_keep_origin_dtype"
 
 
-def content(**fields: str) -> bytes:
+def content(**fields: Any) -> bytes:
     with stand_ins():
         return om(network(), **fields)
 

@@ -11,6 +11,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from distributed_pose import SetupError
 from distributed_pose.model.onnx_bounds import check_bounds
+from distributed_pose.records.images import InputSize
 from tests.tiny_models import save_constant_model
 
 GIGABYTE = 2**30
@@ -40,7 +41,12 @@ def test_sizes_that_are_computed_from_the_inputs_shape_are_within_the_bounds(
     model: onnx.ModelProto,
 ) -> None:
     # Exporters write a resize to twice the size of a dynamic input in this way.
-    constants = {"rows": [2, 3], "two": [2, 2], "images": [0, 1], "scales": np.float32([])}
+    constants = {
+        "rows": [2, 3],
+        "two": [2, 2],
+        "images": [0, 1],
+        "scales": np.array([], np.float32),
+    }
     nodes = [
         node("Shape", ["data"], "shape"),
         node("Gather", ["shape", "rows"], "size"),
@@ -79,10 +85,10 @@ def test_functions_that_call_each_other_are_counted_as_often_as_they_run(
     ("kind", "constants"),
     [
         ("ConstantOfShape", {"shape": [GIGABYTE]}),
-        ("Expand", {"one": np.float32([1]), "shape": [GIGABYTE]}),
+        ("Expand", {"one": np.array([1], np.float32), "shape": [GIGABYTE]}),
         ("Range", {"a": np.float32(0), "b": np.float32(1e9), "c": np.float32(1)}),
-        ("Pad", {"one": np.float32([1]), "pads": [GIGABYTE, 0]}),
-        ("Tile", {"one": np.float32([1]), "times": [GIGABYTE]}),
+        ("Pad", {"one": np.array([1], np.float32), "pads": [GIGABYTE, 0]}),
+        ("Tile", {"one": np.array([1], np.float32), "times": [GIGABYTE]}),
         ("MatMul", {"a": np.ones((20_000, 1), np.float32), "b": np.ones((1, 20_000), np.float32)}),
         ("Add", {"a": np.ones((20_000, 1), np.float32), "b": np.ones((1, 20_000), np.float32)}),
     ],
@@ -104,7 +110,7 @@ def test_constants_whose_size_is_only_known_at_run_time_are_refused(
         node(kind, ["a", "size"], "x"),
     ]
     with pytest.raises(SetupError, match=f"^m computes a constant by {kind} whose size"):
-        check_bounds(extended(model, {"a": np.float32([20])}, *steps), "m")
+        check_bounds(extended(model, {"a": np.array([20], np.float32)}, *steps), "m")
 
 
 def test_sparse_weights_count_as_dense(model: onnx.ModelProto) -> None:
@@ -119,7 +125,7 @@ def test_sparse_weights_count_as_dense(model: onnx.ModelProto) -> None:
 def test_values_that_are_needed_at_the_same_time_are_added_up(model: onnx.ModelProto) -> None:
     names = [f"large{number}" for number in range(16)]
     steps = [node("Resize", ["data", "", "scales"], name) for name in names]
-    scales = {"scales": np.float32([1, 1, 4, 4])}
+    scales = {"scales": np.array([1, 1, 4, 4], np.float32)}
     one_by_one = [
         step
         for step, name in zip(steps, names, strict=True)
@@ -130,6 +136,24 @@ def test_values_that_are_needed_at_the_same_time_are_added_up(model: onnx.ModelP
     )
     with pytest.raises(SetupError, match=r"^m needs [\d,]+ bytes for the values of one image"):
         check_bounds(extended(model, scales, *steps, node("Sum", names, "sum")), "m")
+
+
+@pytest.mark.parametrize("size", [InputSize(96, 128), InputSize(1472, 2560)])
+def test_open_dimensions_have_the_size_of_the_inputs_and_the_limit_grows_with_it(
+    model: onnx.ModelProto, size: InputSize
+) -> None:
+    def enlarged(factor: float) -> bytes:
+        names = [f"large{number}" for number in range(16)]
+        steps = [node("Resize", ["data", "", "scales"], name) for name in names]
+        scales = {"scales": np.array([1, 1, factor, factor], np.float32)}
+        copy = onnx.ModelProto.FromString(model.SerializeToString())
+        return extended(copy, scales, *steps, node("Sum", names, "sum"))
+
+    # The sixteen enlarged inputs and their sum take up to 768 MB for an input of 368x640.
+    factor = 4.0 if size.width > 640 else 20.0
+    with pytest.raises(SetupError, match=f"for an input of {size}"):
+        check_bounds(enlarged(factor), "m", size)
+    check_bounds(enlarged(factor / 2), "m", size)
 
 
 def test_the_limit_applies_to_one_image_of_a_fixed_batch(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The precision of an ONNX model is that of the layers with most of its weights."""
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
@@ -11,11 +12,11 @@ IMAGE = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, "h", "w"]
 MAPS = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
 
 
-def tensor(name: str, dtype: object, size: int = 48) -> TensorProto:
+def tensor(name: str, dtype: npt.DTypeLike, size: int = 48) -> TensorProto:
     return numpy_helper.from_array(np.ones((1, 3, 4, size // 12), dtype), name)
 
 
-def scale(name: str, dtype: object = np.float32) -> TensorProto:
+def scale(name: str, dtype: npt.DTypeLike = np.float32) -> TensorProto:
     return numpy_helper.from_array(np.ones((), dtype), name)
 
 
@@ -40,7 +41,7 @@ def dequantised(name: str, into: str) -> NodeProto:
 )
 @pytest.mark.parametrize("fuses", [False, True])
 def test_floats_compute_in_the_type_of_their_weights(
-    dtype: object, precision: str, *, fuses: bool
+    dtype: npt.DTypeLike, precision: str, *, fuses: bool
 ) -> None:
     model = made([conv("w")], tensor("w", dtype))
     assert precision_of(model, fuses=fuses) == precision
@@ -56,7 +57,7 @@ def test_floats_compute_in_the_type_of_their_weights(
         ("QLinearConv", ["x", "scale", "z", "w", "scale", "z", "scale", "z", "bias"]),
     ],
 )
-def test_operators_on_integers_are_int8(dtype: object, kind: str, inputs: list[str]) -> None:
+def test_operators_on_integers_are_int8(dtype: npt.DTypeLike, kind: str, inputs: list[str]) -> None:
     node = helper.make_node(kind, inputs, ["y"])
     model = made([node], tensor("w", dtype), scale("scale"), scale("z", np.uint8))
     assert precision_of(model, fuses=False) == precision_of(model, fuses=True) == "int8"
@@ -74,7 +75,7 @@ def test_operators_on_integers_are_int8(dtype: object, kind: str, inputs: list[s
     ],
 )
 def test_dequantised_weights_count_as_int8_only_if_the_runtime_fuses_them(
-    image: str, scale_type: object, *, fuses: bool, precision: str
+    image: str, scale_type: npt.DTypeLike, *, fuses: bool, precision: str
 ) -> None:
     nodes = [dequantised("x", "x.floats"), dequantised("w", "w.floats"), conv("w.floats", image)]
     model = made(nodes, tensor("w", np.int8), scale("scale", scale_type))

@@ -20,6 +20,8 @@ def network() -> LightweightOpenPose:
     made = LightweightOpenPose()
     for module in made.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
             torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
             torch.nn.init.uniform_(module.bias, -0.1, 0.1)
@@ -89,6 +91,6 @@ def test_the_network_itself_is_not_changed(network: LightweightOpenPose) -> None
 
 def test_a_network_whose_program_gives_other_outputs_is_refused() -> None:
     broken = LightweightOpenPose().eval()
-    torch.nn.init.constant_(broken.model[0][0].weight, torch.nan)
+    torch.nn.init.constant_(broken.model.get_parameter("0.0.weight"), torch.nan)
     with pytest.raises(SetupError, match="heatmaps differs"):
         export_program(broken, on_bytes=False)

@@ -5,19 +5,24 @@ Legend: N images, K heatmaps, P PAF channels and people, H and W map size in cel
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.pose.decode import Decoder
 from distributed_pose.pose.limits import MAX_CANDIDATES, NoPoseMapsError
 from distributed_pose.pose.peaks import MAX_PEAKS, SUPPRESSION_RADIUS_PX
 from distributed_pose.pose.reference import reference_decode
-from distributed_pose.pose.skeleton import KEYPOINTS, NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
 from distributed_pose.records.images import Geometry
+
+KEYPOINTS = coco_body().keypoints
+NUM_HEATMAPS = coco_body().num_heatmaps
+NUM_PAFS = coco_body().num_pafs
 
 Floats = npt.NDArray[np.float32]
 
@@ -35,7 +40,7 @@ PERSON = (
 
 @pytest.fixture(scope="module")
 def decoder() -> Decoder:
-    decoder = Decoder()
+    decoder = Decoder(coco_body())
     decoder.warm_up()
     return decoder
 
@@ -48,8 +53,8 @@ def people_at(*shifts_px: float) -> npt.NDArray[np.float64]:
 
 
 def maps_of(*shifts_px: float) -> tuple[Floats, Floats]:
-    keypoints = network_keypoints(people_at(*shifts_px))
-    return draw_heatmaps(keypoints, GRID_HW), draw_pafs(keypoints, GRID_HW)
+    keypoints = network_keypoints(people_at(*shifts_px), coco_body())
+    return draw_heatmaps(keypoints, GRID_HW), draw_pafs(keypoints, coco_body().limbs, GRID_HW)
 
 
 def noise(grid_hw: tuple[int, int], seed: int = 0) -> tuple[Floats, Floats]:
@@ -65,7 +70,7 @@ def empty_maps(number: int) -> tuple[Floats, Floats]:
 
 
 def assert_same(found: Poses, expected: Poses) -> None:
-    np.testing.assert_array_equal(found.keypoints_P51, expected.keypoints_P51)
+    np.testing.assert_array_equal(found.keypoints_PV, expected.keypoints_PV)
     np.testing.assert_array_equal(found.scores_P, expected.scores_P)
 
 
@@ -75,7 +80,7 @@ class TestDecode:
         self, decoder: Decoder, geometry: Geometry
     ) -> None:
         coco = people_at(0, 200)
-        found = decoder.decode(*maps_of(0, 200), geometry).keypoints_P51.reshape(-1, 17, 3)
+        found = decoder.decode(*maps_of(0, 200), geometry).keypoints_PV.reshape(-1, 17, 3)
         found = found[found[:, 0, 0].argsort()]
         # From the centres of input pixels to the corners of image pixels.
         expected = (coco[:, :, :2] + 0.5 - [geometry.pad_left, 0]) * geometry.image_height / 368
@@ -84,7 +89,7 @@ class TestDecode:
 
     def test_returns_no_poses_for_maps_without_people(self, decoder: Decoder) -> None:
         poses = decoder.decode(*maps_of(), WHOLE)
-        assert poses.keypoints_P51.shape == (0, 51)
+        assert poses.keypoints_PV.shape == (0, 51)
         assert poses.scores_P.shape == (0,)
 
     def test_decodes_float16_maps_as_their_values_in_float32(self, decoder: Decoder) -> None:
@@ -121,7 +126,7 @@ class TestDecode:
             (*maps_of(100), Geometry(720, 1253, 0, 0, 0, 0)),
             (*noise((2, 3)), Geometry(1, 1, 0, 0, 0, 0)),
         ]
-        expected = [Decoder().decode(*scene) for scene in scenes]
+        expected = [Decoder(coco_body()).decode(*scene) for scene in scenes]
         for scene, poses in [*zip(scenes, expected, strict=True)][::-1] * 2:
             assert_same(decoder.decode(*scene), poses)
 
@@ -140,23 +145,26 @@ class TestDecode:
         self, grid_hw: tuple[int, int], geometry: Geometry
     ) -> None:
         maps = noise(grid_hw)
-        found, expected = Decoder().decode(*maps, geometry), reference_decode(*maps, geometry)
-        np.testing.assert_array_equal(found.keypoints_P51, expected.keypoints_P51)
+        found, expected = (
+            Decoder(coco_body()).decode(*maps, geometry),
+            reference_decode(*maps, geometry, coco_body()),
+        )
+        np.testing.assert_array_equal(found.keypoints_PV, expected.keypoints_PV)
 
 
 class TestBuffers:
     def test_grow_for_thousands_of_pairs_and_are_reused_for_the_next_image(self) -> None:
-        decoder = Decoder()
+        decoder = Decoder(coco_body())
         maps, geometry = noise((23, 30)), Geometry(184, 240, 0, 0, 0, 0)
         first = decoder.decode(*maps, geometry)
         assert decoder._candidates.offsets_K[-1] > 1024
         assert len(decoder._pairs.a_R) > 1024
-        assert_same(first, reference_decode(*maps, geometry))
+        assert_same(first, reference_decode(*maps, geometry, coco_body()))
         assert_same(decoder.decode(*maps, geometry), first)
         assert len(decoder.decode(*maps_of(0, 200), WHOLE).scores_P) == 2
 
     def test_grow_for_the_poses_of_a_large_batch(self) -> None:
-        decoder, number = Decoder(), 140
+        decoder, number = Decoder(coco_body()), 140
         heatmaps, pafs = maps_of(0, 200)
         geometry = Geometry(184, 320, 0, 0, 0, 0)
         batch = np.stack([heatmaps] * number), np.stack([pafs] * number)
@@ -186,12 +194,12 @@ class TestDecodeBatch:
     def test_returns_no_poses_for_an_empty_batch(self, decoder: Decoder) -> None:
         counts, poses, durations_ns, _ = decoder.decode_batch(*empty_maps(0), [])
         assert counts.shape == (0,)
-        assert poses.keypoints_P51.shape == (0, 51)
+        assert poses.keypoints_PV.shape == (0, 51)
         assert durations_ns.shape == (0, 3)
 
     def test_times_peaks_limbs_and_assembly_with_the_given_clock(self) -> None:
         squares = (number**2 for number in itertools.count())
-        decoder = Decoder(clock=lambda: next(squares))
+        decoder = Decoder(coco_body(), clock=lambda: next(squares))
         decoded = decoder.decode_batch(*empty_maps(2), [Geometry(48, 64, 0, 0, 0, 0)] * 2)
         assert decoded.durations_ns_N3.tolist() == [[1, 3, 5], [9, 11, 13]]
 
@@ -201,7 +209,7 @@ def test_decoders_in_several_threads_return_the_poses_of_a_single_one(decoder: D
     expected = [decoder.decode(*scene) for scene in scenes]
 
     def decode_all(_: int) -> list[Poses]:
-        own = Decoder()
+        own = Decoder(coco_body())
         return [own.decode(*scene) for scene in scenes]
 
     with ThreadPoolExecutor(2) as threads:
@@ -241,7 +249,7 @@ class TestLimits:
         rows, columns = np.divmod(np.arange(number), 50)
         heatmaps[LEFT_ANKLE, 2 * rows + 1, 2 * columns + 1] = np.linspace(0.5, 1, number)
         geometry = Geometry(700, 1050, 0, 0, 0, 0)
-        for decode in (decoder.decode, reference_decode):
+        for decode in (decoder.decode, partial(reference_decode, keypoints=coco_body())):
             if number > MAX_CANDIDATES:
                 with pytest.raises(NoPoseMapsError, match="1000 candidates of left_ankle"):
                     decode(heatmaps, pafs, geometry)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.pose.reference import (
     Candidates,
     Limb,
@@ -12,9 +13,11 @@ from distributed_pose.pose.reference import (
     full_resolution,
     reference_decode,
 )
-from distributed_pose.pose.skeleton import LIMBS, NUM_KEYPOINTS
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
 from distributed_pose.records.images import Geometry
+
+LIMBS = coco_body().limbs
+NUM_KEYPOINTS = coco_body().num_keypoints
 
 NOBODY = Candidates(np.zeros((0, 2), np.float32), np.zeros(0, np.float32))
 
@@ -110,8 +113,8 @@ class TestPoses:
         candidates[3] = points((5, 20, 0.7))
         limbs: list[list[Limb]] = [[] for _ in LIMBS]
         limbs[0], limbs[2] = [Limb(0, 0, 0.8)], [Limb(0, 0, 0.9)]
-        poses = assemble(candidates, limbs)
-        keypoints = poses.keypoints_P51.reshape(-1, 17, 3)
+        poses = assemble(candidates, limbs, coco_body())
+        keypoints = poses.keypoints_PV.reshape(-1, 17, 3)
         assert poses.scores_P == pytest.approx([(0.5 + 0.6 + 0.8 + 0.7 + 0.9) * 2])
         assert keypoints[0, 6].tolist() == [5.5, 10.5, 1]
         assert keypoints[0, 8].tolist() == [5.5, 20.5, 1]
@@ -121,21 +124,21 @@ class TestPoses:
         candidates = [points((number, number, 0.01)) for number in range(NUM_KEYPOINTS)]
         limbs: list[list[Limb]] = [[] for _ in LIMBS]
         limbs[0] = [Limb(0, 0, 5.0)]
-        assert not len(assemble(candidates, limbs).scores_P)
+        assert not len(assemble(candidates, limbs, coco_body()).scores_P)
         limbs[2] = [Limb(0, 0, 5.0)]
-        assert len(assemble(candidates, limbs).scores_P) == 1
+        assert len(assemble(candidates, limbs, coco_body()).scores_P) == 1
         limbs[0], limbs[2] = [Limb(0, 0, 0.25)], [Limb(0, 0, 0.25)]
-        assert not len(assemble(candidates, limbs).scores_P)
+        assert not len(assemble(candidates, limbs, coco_body()).scores_P)
 
     def test_receive_a_missing_ear_without_a_change_of_score(self) -> None:
         candidates = [points((number, number, 0.5)) for number in range(NUM_KEYPOINTS)]
         limbs: list[list[Limb]] = [[] for _ in LIMBS]
         limbs[0], limbs[2] = [Limb(0, 0, 0.8)], [Limb(0, 0, 0.8)]
-        without = assemble(candidates, limbs)
+        without = assemble(candidates, limbs, coco_body())
         limbs[17] = [Limb(0, 0, 0.8)]
-        with_ear = assemble(candidates, limbs)
+        with_ear = assemble(candidates, limbs, coco_body())
         assert with_ear.scores_P == pytest.approx(without.scores_P)
-        assert with_ear.keypoints_P51.reshape(17, 3)[4].tolist() == [16.5, 16.5, 1]
+        assert with_ear.keypoints_PV.reshape(17, 3)[4].tolist() == [16.5, 16.5, 1]
 
     def test_receive_a_missing_shoulder_or_ear_but_keep_an_existing_one(self) -> None:
         candidates = [points((k, k, 0.5), (k + 50, k, 0.5)) for k in range(NUM_KEYPOINTS)]
@@ -143,17 +146,17 @@ class TestPoses:
         # Nose to eye to ear, without shoulders.
         limbs[13], limbs[14] = [Limb(0, 0, 0.8)], [Limb(0, 0, 0.8)]
         limbs[17] = [Limb(1, 0, 0.8)]
-        (shoulder,) = assemble(candidates, limbs).keypoints_P51.reshape(-1, 17, 3)[:, 6]
+        (shoulder,) = assemble(candidates, limbs, coco_body()).keypoints_PV.reshape(-1, 17, 3)[:, 6]
         assert shoulder.tolist() == [52.5, 2.5, 1]
         limbs[17].append(Limb(1, 1, 0.8))
-        (ear,) = assemble(candidates, limbs).keypoints_P51.reshape(-1, 17, 3)[:, 4]
+        (ear,) = assemble(candidates, limbs, coco_body()).keypoints_PV.reshape(-1, 17, 3)[:, 4]
         assert ear.tolist() == [16.5, 16.5, 1]
 
     def test_are_not_started_by_a_shoulder_and_an_ear(self) -> None:
         candidates = [points((k, k, 5)) for k in range(NUM_KEYPOINTS)]
         limbs: list[list[Limb]] = [[] for _ in LIMBS]
         limbs[17], limbs[18] = [Limb(0, 0, 5)], [Limb(0, 0, 5)]
-        assert not len(assemble(candidates, limbs).scores_P)
+        assert not len(assemble(candidates, limbs, coco_body()).scores_P)
 
     def test_may_be_several_and_start_without_a_neck(self) -> None:
         candidates = [points((k, k, 0.5), (k + 50, k, 0.5)) for k in range(NUM_KEYPOINTS)]
@@ -161,13 +164,13 @@ class TestPoses:
         # An arm from the neck on, and another from the shoulder on.
         limbs[0], limbs[2] = [Limb(0, 0, 0.8)], [Limb(0, 0, 0.8), Limb(1, 1, 0.8)]
         limbs[3] = [Limb(1, 1, 0.8), Limb(0, 0, 0.8)]
-        keypoints = assemble(candidates, limbs).keypoints_P51.reshape(-1, 17, 3)
+        keypoints = assemble(candidates, limbs, coco_body()).keypoints_PV.reshape(-1, 17, 3)
         assert [np.flatnonzero(person[:, 2]).tolist() for person in keypoints] == [[6, 8, 10]] * 2
         assert keypoints[:, 10, 0].tolist() == [4.5, 54.5]
 
     def test_are_empty_without_limbs(self) -> None:
-        poses = assemble([NOBODY] * NUM_KEYPOINTS, [[] for _ in LIMBS])
-        assert poses.keypoints_P51.shape == (0, 51)
+        poses = assemble([NOBODY] * NUM_KEYPOINTS, [[] for _ in LIMBS], coco_body())
+        assert poses.keypoints_PV.shape == (0, 51)
 
 
 def test_maps_are_cropped_to_the_image_and_resized_to_it() -> None:
@@ -200,11 +203,14 @@ def test_drawn_people_are_found_where_they_were_drawn(geometry: Geometry) -> Non
     coco = np.full((2, 17, 3), 2, np.float32)
     coco[:, :, :2] = PERSON
     coco[1, :, 0] += 200
-    keypoints = network_keypoints(coco)
+    keypoints = network_keypoints(coco, coco_body())
     poses = reference_decode(
-        draw_heatmaps(keypoints, (46, 80)), draw_pafs(keypoints, (46, 80)), geometry
+        draw_heatmaps(keypoints, (46, 80)),
+        draw_pafs(keypoints, coco_body().limbs, (46, 80)),
+        geometry,
+        coco_body(),
     )
-    found = poses.keypoints_P51.reshape(-1, 17, 3)
+    found = poses.keypoints_PV.reshape(-1, 17, 3)
     found = found[found[:, 0, 0].argsort()]
     # From the centres of input pixels to the corners of image pixels.
     expected = (coco[:, :, :2] + 0.5 - [geometry.pad_left, 0]) * geometry.image_height / 368
@@ -213,6 +219,6 @@ def test_drawn_people_are_found_where_they_were_drawn(geometry: Geometry) -> Non
 
 
 def test_maps_without_people_have_no_poses() -> None:
-    nobody = network_keypoints(np.zeros((0, 17, 3)))
-    maps = draw_heatmaps(nobody, (46, 80)), draw_pafs(nobody, (46, 80))
-    assert not len(reference_decode(*maps, Geometry(368, 640, 0, 0, 0, 0)).scores_P)
+    nobody = network_keypoints(np.zeros((0, 17, 3)), coco_body())
+    maps = draw_heatmaps(nobody, (46, 80)), draw_pafs(nobody, coco_body().limbs, (46, 80))
+    assert not len(reference_decode(*maps, Geometry(368, 640, 0, 0, 0, 0), coco_body()).scores_P)

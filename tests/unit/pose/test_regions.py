@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.pose import regions
 from distributed_pose.pose.reference import full_resolution
 from distributed_pose.pose.regions import THRESHOLD, hot_boxes, trimmed
 from distributed_pose.pose.resample import ENLARGE, TAPS, _cubic, axes, gap_and_phase
-from distributed_pose.pose.skeleton import NUM_HEATMAPS
 from distributed_pose.records.images import STRIDE, Geometry
+
+NUM_HEATMAPS = coco_body().num_heatmaps
 
 Doubles = npt.NDArray[np.float64]
 

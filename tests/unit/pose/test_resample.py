@@ -9,10 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.pose.reference import full_resolution
 from distributed_pose.pose.resample import Axis, Box, axes, enlarged, in_tail, resized
-from distributed_pose.pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 from distributed_pose.records.images import STRIDE, Geometry
+
+NUM_HEATMAPS = coco_body().num_heatmaps
+NUM_PAFS = coco_body().num_pafs
 
 Floats = npt.NDArray[np.float32]
 

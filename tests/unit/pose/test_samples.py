@@ -6,11 +6,13 @@ Legend: C channels, h and w image size in pixels.
 import numpy as np
 import pytest
 
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.pose.reference import full_resolution
 from distributed_pose.pose.resample import axes
 from distributed_pose.pose.samples import NUM_SAMPLES, estimate, new_samples, take_samples
-from distributed_pose.pose.skeleton import NUM_PAFS
 from distributed_pose.records.images import Geometry
+
+NUM_PAFS = coco_body().num_pafs
 
 # A multiple of 4, so that OpenCV computes the last column like the others.
 CHANNELS = 40
@@ -46,7 +48,7 @@ def test_samples_equal_the_values_of_resized_maps(
     samples = new_samples()
     for pixels in random_pixels(geometry, 20 * NUM_SAMPLES).reshape(20, NUM_SAMPLES, 2):
         samples.y_px[:], samples.x_px[:] = pixels.T
-        take_samples((maps[1], maps[3]), axes(geometry, grid_hw), samples, False)
+        take_samples((maps[1], maps[3]), axes(geometry, grid_hw), samples, (False, False))
         found = samples.values.reshape(2, NUM_SAMPLES)
         np.testing.assert_array_equal(found, dense[pixels[:, 0], pixels[:, 1]][:, [1, 3]].T)
 
@@ -59,7 +61,7 @@ def test_samples_in_the_last_column_of_the_last_fields_equal_opencvs(width: int)
     samples.x_px[:] = width - 1
     for start in range(0, 60, NUM_SAMPLES):
         samples.y_px[:] = np.arange(start, start + NUM_SAMPLES)
-        take_samples((maps[36], maps[37]), axes(geometry, (9, 12)), samples, True)
+        take_samples((maps[36], maps[37]), axes(geometry, (9, 12)), samples, (True, True))
         found = samples.values.reshape(2, NUM_SAMPLES)
         np.testing.assert_array_equal(found, dense[samples.y_px, width - 1][:, [36, 37]].T)
 

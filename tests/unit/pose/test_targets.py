@@ -3,17 +3,15 @@
 import numpy as np
 import pytest
 
-from distributed_pose.pose.skeleton import (
-    COCO_KEYPOINTS,
-    KEYPOINTS,
-    LIMBS,
-    NECK,
-    NUM_HEATMAPS,
-    NUM_PAFS,
-)
+from distributed_pose.keypoints.reading import coco_body
+from distributed_pose.keypoints.sets import KeypointSet, Limb
 from distributed_pose.pose.targets import draw_heatmaps, draw_pafs, network_keypoints
 
 GRID_HW = (46, 80)
+BODY = coco_body()
+KEYPOINTS, COCO_KEYPOINTS = BODY.keypoints, BODY.dataset_keypoints
+NUM_HEATMAPS, NUM_PAFS, LIMBS = BODY.num_heatmaps, BODY.num_pafs, BODY.limbs
+NECK = KEYPOINTS.index("neck")
 NOSE = KEYPOINTS.index("nose")
 
 
@@ -33,7 +31,7 @@ def random_people(count, seed=0):
 
 def dense_paf(people, limb, half_width_px=8.0):
     """Returns the x and y field of a limb by its definition, computed for every cell."""
-    start, end, _, _ = limb
+    start, end, *_ = limb
     y, x = np.mgrid[: GRID_HW[0], : GRID_HW[1]] * 8 + 3.5
     total, count = np.zeros((2, *GRID_HW)), np.zeros(GRID_HW)
     for person in people:
@@ -52,7 +50,7 @@ def dense_paf(people, limb, half_width_px=8.0):
 
 def test_coco_keypoints_keep_their_names_in_the_network_order():
     coco = np.ones((1, 17, 3)) * np.arange(17)[None, :, None] + 1
-    people = network_keypoints(coco)
+    people = network_keypoints(coco, BODY)
     for index, name in enumerate(KEYPOINTS):
         if index != NECK:
             assert people[0, index, 0] == COCO_KEYPOINTS.index(name) + 1
@@ -62,19 +60,19 @@ def test_neck_is_the_midpoint_of_two_labelled_shoulders():
     coco = np.zeros((2, 17, 3))
     coco[:, 5], coco[:, 6] = (10, 20, 2), (30, 40, 1)
     coco[1, 6, 2] = 0
-    people = network_keypoints(coco)
+    people = network_keypoints(coco, BODY)
     assert people[0, NECK].tolist() == [20, 30, 1]
     assert people[1, NECK].tolist() == [0, 0, 0]
 
 
 def test_no_people_give_an_empty_array_and_pure_background():
-    people = network_keypoints(np.zeros((0, 17, 3)))
+    people = network_keypoints(np.zeros((0, 17, 3)), BODY)
     assert people.shape == (0, 18, 3)
     heatmaps = draw_heatmaps(people, GRID_HW)
     assert heatmaps.shape == (NUM_HEATMAPS, *GRID_HW)
     assert not heatmaps[:-1].any()
     assert (heatmaps[-1] == 1).all()
-    assert not draw_pafs(people, GRID_HW).any()
+    assert not draw_pafs(people, LIMBS, GRID_HW).any()
 
 
 def test_peak_is_at_the_cell_whose_centre_is_the_keypoint():
@@ -104,22 +102,22 @@ def test_missing_keypoints_draw_nothing():
     people = one_keypoint(NOSE, 100, 100)
     people[..., 2] = 0
     assert not draw_heatmaps(people, GRID_HW)[:-1].any()
-    assert not draw_pafs(random_people(1) * [1, 1, 0], GRID_HW).any()
+    assert not draw_pafs(random_people(1) * [1, 1, 0], LIMBS, GRID_HW).any()
 
 
 @pytest.mark.parametrize("limb", LIMBS)
 def test_pafs_equal_their_definition_for_overlapping_people(limb):
     people = random_people(12)
-    pafs = draw_pafs(people, GRID_HW)
+    pafs = draw_pafs(people, LIMBS, GRID_HW)
     assert pafs.shape == (NUM_PAFS, *GRID_HW)
-    np.testing.assert_allclose(pafs[list(limb[2:])], dense_paf(people, limb), atol=1e-5)
+    np.testing.assert_allclose(pafs[[limb.paf_x, limb.paf_y]], dense_paf(people, limb), atol=1e-5)
 
 
 def test_pafs_point_from_keypoint_a_to_b_with_length_one():
-    start, end, channel_x, channel_y = LIMBS[0]
+    start, end, channel_x, channel_y, _ = LIMBS[0]
     people = one_keypoint(start, 103.5, 103.5)
     people[0, end] = 203.5, 103.5, 1
-    pafs = draw_pafs(people, GRID_HW)
+    pafs = draw_pafs(people, LIMBS, GRID_HW)
     assert pafs[channel_x, 12, 15] == 1
     assert pafs[channel_y, 12, 15] == 0
     assert np.count_nonzero(pafs) == np.count_nonzero(pafs[channel_x])
@@ -129,7 +127,7 @@ def test_limb_of_length_zero_draws_nothing():
     start, end, *_ = LIMBS[0]
     people = one_keypoint(start, 100, 100)
     people[0, end] = 100, 100, 2
-    assert not draw_pafs(people, GRID_HW).any()
+    assert not draw_pafs(people, LIMBS, GRID_HW).any()
 
 
 def test_targets_do_not_depend_on_the_order_of_the_people():
@@ -138,5 +136,27 @@ def test_targets_do_not_depend_on_the_order_of_the_people():
         draw_heatmaps(people, GRID_HW), draw_heatmaps(people[::-1], GRID_HW)
     )
     np.testing.assert_allclose(
-        draw_pafs(people, GRID_HW), draw_pafs(people[::-1], GRID_HW), atol=1e-6
+        draw_pafs(people, LIMBS, GRID_HW),
+        draw_pafs(people[::-1], LIMBS, GRID_HW),
+        atol=1e-6,
     )
+
+
+def test_a_derived_keypoint_is_the_midpoint_of_its_sources_where_all_are_labelled():
+    dataset = ("a", "b", "c")
+    keypoints = KeypointSet(
+        name="triangle",
+        keypoints=("c", "centre", "a", "b"),
+        dataset_keypoints=dataset,
+        sigmas=(0.1,) * 3,
+        derived=(("centre", dataset),),
+        limbs=(Limb(1, 0, 0, 1), Limb(1, 2, 2, 3), Limb(1, 3, 4, 5)),
+    )
+    whole = [[0, 3, 2], [30, 6, 1], [60, 9, 2]]
+    part = [[0, 3, 2], [30, 6, 0], [60, 9, 2]]
+    people = network_keypoints([whole, part], keypoints)
+    assert people[0].tolist() == [[60, 9, 2], [30, 6, 1], [0, 3, 2], [30, 6, 1]]
+    assert people[1].tolist() == [[60, 9, 2], [0, 0, 0], [0, 3, 2], [0, 0, 0]]
+    pafs = draw_pafs(people, keypoints.limbs, GRID_HW)
+    assert pafs.shape == (6, *GRID_HW)
+    assert pafs[0].max() > 0.9

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from distributed_pose.errors import SetupError
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.recordings.layout import Layout, check_complete, find_layout, scan
+from tests.chain_sets import chain_of
 from tests.result_folders import GRID, Outputs, text, write_results
 
 NAMES = ("one", "two", "three")
@@ -41,7 +43,27 @@ def test_the_last_stage_is_detected_by_suffixes_and_sizes(
     numbers = tuple(range(first, first + len(order)))
     heatmaps, pafs = (first + order.rindex(kind) for kind in "HP")
     expected = Layout(suffix, numbers, heatmaps, pafs, dtype)
-    assert find_layout(folder, scan(folder), GRIDS) == expected
+    assert find_layout(folder, scan(folder), GRIDS, coco_body()) == expected
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("count", [2, 3, 6, 100])
+def test_the_maps_of_any_keypoint_set_are_detected(tmp_path: Path, count: int, dtype: str) -> None:
+    keypoints = chain_of(count)
+    channels = keypoints.num_heatmaps, keypoints.num_pafs
+    maps = tuple(np.zeros((size, *GRID), np.float32) for size in channels)
+    folder = write_results(tmp_path, dict.fromkeys(NAMES, maps * 2), ".bin", 0, dtype)
+    expected = Layout(".bin", (0, 1, 2, 3), 2, 3, dtype)
+    assert find_layout(folder, scan(folder), GRIDS, keypoints) == expected
+
+
+def test_the_maps_of_another_keypoint_set_are_refused_with_the_size_of_the_runs(
+    tmp_path: Path,
+) -> None:
+    folder = folder_of(tmp_path, "HP")
+    expected = r"76 bytes per cell.*chain_of_6 has pairs of heatmaps, 7 .* and PAFs, 10,"
+    with pytest.raises(SetupError, match=expected):
+        find_layout(folder, scan(folder), GRIDS, chain_of(6))
 
 
 def test_maps_of_different_sizes_are_detected_by_the_size_of_each_image(tmp_path: Path) -> None:
@@ -49,7 +71,7 @@ def test_maps_of_different_sizes_are_detected_by_the_size_of_each_image(tmp_path
     for name, grid in grids.items():
         outputs = {name: tuple(np.zeros((channels, *grid), np.float32) for channels in (19, 38))}
         write_results(tmp_path, outputs)
-    assert find_layout(tmp_path, scan(tmp_path), grids) == Layout(".bin", (0, 1), 0, 1)
+    assert find_layout(tmp_path, scan(tmp_path), grids, coco_body()) == Layout(".bin", (0, 1), 0, 1)
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".txt"])
@@ -58,9 +80,9 @@ def test_one_damaged_file_does_not_change_the_detected_layout(
     tmp_path: Path, suffix: str, damaged: str
 ) -> None:
     folder = folder_of(tmp_path, "HP", suffix)
-    expected = find_layout(folder, scan(folder), GRIDS)
+    expected = find_layout(folder, scan(folder), GRIDS, coco_body())
     (folder / f"{damaged}_0{suffix}").write_text("a word")
-    assert find_layout(folder, scan(folder), GRIDS) == expected
+    assert find_layout(folder, scan(folder), GRIDS, coco_body()) == expected
 
 
 @pytest.mark.parametrize(
@@ -80,7 +102,7 @@ def test_sizes_that_fit_no_layout_or_several_are_listed(
         for number, array in enumerate(outputs):
             (tmp_path / f"{name}_{number}.bin").write_bytes(array.tobytes())
     with pytest.raises(SetupError, match="ambiguous") as caught:
-        find_layout(tmp_path, scan(tmp_path), GRIDS)
+        find_layout(tmp_path, scan(tmp_path), GRIDS, coco_body())
     assert found in str(caught.value)
 
 
@@ -88,7 +110,7 @@ def test_binary_and_text_files_in_one_folder_are_ambiguous(tmp_path: Path) -> No
     folder_of(tmp_path, "HP")
     folder_of(tmp_path, "HP", ".txt")
     with pytest.raises(SetupError, match=r"6 files \.bin and 6 files \.txt"):
-        find_layout(tmp_path, scan(tmp_path), GRIDS)
+        find_layout(tmp_path, scan(tmp_path), GRIDS, coco_body())
 
 
 @pytest.mark.parametrize("numbers", [(0,), (2, 3), (0, 2), (0, 1, 2), (1, 2, 3, 4, 5)])
@@ -98,14 +120,14 @@ def test_output_numbers_that_are_not_two_or_four_in_a_row_are_listed(
     for number in numbers:
         (tmp_path / f"one_{number}.bin").write_bytes(HEATMAPS.tobytes())
     with pytest.raises(SetupError, match=f"_{numbers[-1]} in 1 such as one_{numbers[-1]}.bin"):
-        find_layout(tmp_path, scan(tmp_path), GRIDS)
+        find_layout(tmp_path, scan(tmp_path), GRIDS, coco_body())
 
 
 def test_a_missing_output_of_one_image_is_named(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "HPHP", ".txt", first=1)
     (folder / "two_3.txt").unlink()
     found = scan(folder)
-    layout = find_layout(folder, found, GRIDS)
+    layout = find_layout(folder, found, GRIDS, coco_body())
     with pytest.raises(SetupError, match=r"two_3\.txt is missing") as caught:
         check_complete(folder, found, layout, NAMES, "pad.txt")
     assert "pad.txt" in str(caught.value)
@@ -114,7 +136,7 @@ def test_a_missing_output_of_one_image_is_named(tmp_path: Path) -> None:
 def test_outputs_of_an_unknown_image_are_named(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "HP")
     found = scan(folder)
-    layout = find_layout(folder, found, GRIDS)
+    layout = find_layout(folder, found, GRIDS, coco_body())
     with pytest.raises(
         SetupError, match=r"two_0\.bin belongs to no image that pad\.txt lists, and 1"
     ):
@@ -124,7 +146,7 @@ def test_outputs_of_an_unknown_image_are_named(tmp_path: Path) -> None:
 def test_a_folder_with_outputs_of_unknown_images_only_is_refused(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "HP")
     with pytest.raises(SetupError, match="other images only"):
-        find_layout(folder, scan(folder), {"four": GRID})
+        find_layout(folder, scan(folder), {"four": GRID}, coco_body())
 
 
 def test_stray_files_are_ignored_with_a_warning(

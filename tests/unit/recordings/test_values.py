@@ -39,7 +39,7 @@ def test_binary_values_are_little_endian(tmp_path: Path, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_written_maps_are_read_back_unchanged(tmp_path: Path, dtype: type) -> None:
+def test_written_maps_are_read_back_unchanged(tmp_path: Path, dtype: type[np.floating]) -> None:
     maps = MAPS.astype(dtype)
     write_maps(tmp_path / "a_0.bin", maps)
     assert (tmp_path / "a_0.bin").stat().st_size == 4 * maps.size

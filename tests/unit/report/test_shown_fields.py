@@ -9,6 +9,8 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 import pytest
 from rich.console import Console
 
+from distributed_pose.keypoints.reading import coco_body
+from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.locations import Location
 from distributed_pose.report.page import run_page
 from distributed_pose.report.run_report import RunReport
@@ -53,7 +55,9 @@ def sample(kind: Any) -> Any:
         return (sample(arguments[0]),)
     if origin is not None:
         return dict.fromkeys(KEYS, sample(arguments[1]))
-    if is_dataclass(kind):
+    if kind is KeypointSet:
+        return coco_body()
+    if isinstance(kind, type) and is_dataclass(kind):
         return kind(**{name: sample(hint) for name, hint in get_type_hints(kind).items()})
     # A text may have to be a key of a mapping, as the names of excluded devices are.
     return {str: KEYS[0], int: 3, float: 0.25, bool: False}[kind]
@@ -61,7 +65,7 @@ def sample(kind: Any) -> Any:
 
 def changes(value: Any) -> Iterator[tuple[str, Any]]:
     """Yields the path of each field in a value, and the value with only this field changed."""
-    if is_dataclass(value):
+    if is_dataclass(value) and not isinstance(value, KeypointSet):
         for field in fields(value):
             for path, changed in changes(getattr(value, field.name)):
                 whole: Any = replace(value, **{field.name: changed})  # type: ignore[type-var]
@@ -72,11 +76,18 @@ def changes(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, Mapping):
         for path, changed in changes(value[KEYS[0]]):
             yield path, dict.fromkeys(value, changed)
-    elif isinstance(value, str):
-        yield "", f"{value} changed"
     elif value is not None:
-        # So large that it shows in every unit.
-        yield "", not value if isinstance(value, bool) else value * 10**9
+        yield "", changed_leaf(value)
+
+
+def changed_leaf(value: Any) -> Any:
+    if isinstance(value, KeypointSet):
+        # A set is shown by its name.
+        return replace(value, name="changed")
+    if isinstance(value, str):
+        return f"{value} changed"
+    # So large that it shows in every unit.
+    return not value if isinstance(value, bool) else value * 10**9
 
 
 def shown(report: RunReport, folder: Path) -> Iterator[str]:

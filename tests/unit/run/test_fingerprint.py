@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,30 @@ def test_settings_that_detections_depend_on_are_in_it_by_name(
     changed = of(people.config(**values))
     assert differing(changed, of(people.config())) == {part}
     assert changed[part] == text
+
+
+def test_the_content_of_the_keypoint_set_is_in_it_and_not_its_file(
+    people: Dataset, tmp_path: Path
+) -> None:
+    text = (files("distributed_pose.keypoints") / "coco_body.yaml").read_text()
+    (tmp_path / "same.yaml").write_text(f"# My copy\n{text}")
+    (tmp_path / "other.yaml").write_text(
+        text.replace("left_ear: 0.034999999999999996", "left_ear: 1")
+    )
+    same, other = (
+        of(people.config(keypoints=tmp_path / f"{name}.yaml")) for name in ("same", "other")
+    )
+    assert same == of(people.config())
+    assert differing(same, other) == {"keypoints"}
+
+
+def test_the_scales_are_in_it_in_their_order(people: Dataset) -> None:
+    one, two, turned = (
+        of(people.config(profile="upstream", gather="poses", scales=scales))
+        for scales in ([1], [0.5, 1], [1, 0.5])
+    )
+    assert differing(one, two) == differing(two, turned) == {"scales"}
+    assert two["scales"] == "[0.5, 1.0]"
 
 
 def test_the_content_of_the_annotations_is_in_it_and_not_their_name(

@@ -104,8 +104,8 @@ def definition(image: np.ndarray, profile: str) -> np.ndarray:
     scale = 368 / height if profile == "upstream" else min(368 / height, 640 / width)
     interpolation = cv2.INTER_CUBIC if profile == "upstream" else cv2.INTER_LINEAR
     if profile != "uint8":
-        dtype = np.float64 if profile == "upstream" else np.float32
-        image = (image.astype(dtype) - 128) / 256
+        floats: type[np.floating] = np.float64 if profile == "upstream" else np.float32
+        image = (image.astype(floats) - 128) / 256
     if min(height, width) * scale > 0.5:
         resized = cv2.resize(image, None, fx=scale, fy=scale, interpolation=interpolation)
     else:

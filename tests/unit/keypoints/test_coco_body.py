@@ -1,12 +1,6 @@
 """The numbering of keypoints, limbs and PAF channels is that of the published network."""
 
-from distributed_pose.pose.skeleton import (
-    COCO_KEYPOINTS,
-    KEYPOINTS,
-    LIMBS,
-    NUM_PAFS,
-    TO_COCO,
-)
+from distributed_pose.keypoints.reading import coco_body
 
 # The published network's limbs: pairs of keypoints, then the PAF channels of each pair.
 PAIRS = [
@@ -20,13 +14,13 @@ CHANNELS = [
 
 
 def test_limbs_are_those_of_the_published_network() -> None:
-    assert [(a, b) for a, b, _, _ in LIMBS] == PAIRS
-    assert [(x, y) for _, _, x, y in LIMBS] == CHANNELS
-    assert sorted(channel for limb in LIMBS for channel in limb[2:]) == [*range(NUM_PAFS)]
+    assert [(limb.start, limb.end) for limb in coco_body().limbs] == PAIRS
+    assert [(limb.paf_x, limb.paf_y) for limb in coco_body().limbs] == CHANNELS
+    assert [kind for kind, limb in enumerate(coco_body().limbs) if limb.fills] == [17, 18]
 
 
 def test_keypoints_map_to_cocos_order_without_the_neck() -> None:
     # Counted from 1, as in the published table, in which the neck has no number.
     published = [1, None, 7, 9, 11, 6, 8, 10, 13, 15, 17, 12, 14, 16, 3, 2, 5, 4]
-    assert [None if place is None else place + 1 for place in TO_COCO] == published
-    assert len(set(KEYPOINTS) - set(COCO_KEYPOINTS)) == 1
+    assert [None if place is None else place + 1 for place in coco_body().to_dataset] == published
+    assert coco_body().derived == (("neck", ("left_shoulder", "right_shoulder")),)
