@@ -1,4 +1,4 @@
-"""A budget for the bytes of shards, network inputs and maps in flight in the object store."""
+"""A budget for the bytes of shards and maps in flight in the object store."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -22,8 +22,7 @@ class Reservation:
     """The bytes of one shard in flight.
 
     Attributes:
-        reserved_bytes: bytes that the shard, its maps, and inputs that processes besides the worker
-            prepare can take.
+        reserved_bytes: bytes that the shard and its maps can take.
         used_bytes: bytes that the shard and its maps take so far.
     """
 
@@ -38,23 +37,13 @@ class InFlightBudget:
         config: configuration of the run.
         room_bytes: size of the smallest object store; 0 sets no bound.
         shard_size: largest number of images that are sent at once.
-        inputs_in_store: whether any worker gets network inputs from other processes, which pass
-            them through the object store.
 
     Raises:
         SetupError: if not even one batch fits.
     """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        room_bytes: int,
-        shard_size: int = 1,
-        *,
-        inputs_in_store: bool = False,
-    ) -> None:
+    def __init__(self, config: RunConfig, room_bytes: int, shard_size: int = 1) -> None:
         self._profile = PROFILES[config.profile].sized(config.input_size)
-        self._inputs_in_store = inputs_in_store
         self._gathers_maps = config.gather == "maps"
         self._itemsize = np.dtype(FLOATS[config.maps_dtype]).itemsize
         self._room = int(room_bytes * _SHARE) if room_bytes else 0
@@ -97,20 +86,14 @@ class InFlightBudget:
         self.peak_bytes = max(self.peak_bytes, self._used)
 
     def _bytes(self, shard: Shard) -> int:
-        if not (self._gathers_maps or self._inputs_in_store):
+        if not self._gathers_maps:
             return shard.image_bytes
         columns = (shard.images.column(name).to_pylist() for name in ("height", "width"))
         sizes = Counter(zip(*columns, strict=True))
         return shard.image_bytes + sum(
-            number * self._bytes_per_image(self._profile.input_shape(*size))
+            number * self._maps_bytes(*self._profile.input_shape(*size)[1:])
             for size, number in sizes.items()
         )
-
-    def _bytes_per_image(self, input_shape: tuple[int, int, int]) -> int:
-        """Returns the bytes that the network input and the maps of an image add to the store."""
-        channels, height, width = input_shape
-        itemsize = np.dtype(self._profile.input_dtype).itemsize * self._inputs_in_store
-        return channels * height * width * itemsize + self._maps_bytes(height, width)
 
     def _maps_bytes(self, height: int, width: int) -> int:
         cells = (height // STRIDE) * (width // STRIDE)

@@ -4,18 +4,19 @@ Array legend: N images, H and W size in pixels, 3 the channels blue, green, red.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import perf_counter_ns
 from typing import NamedTuple, Protocol, cast
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from distributed_pose.backends.base import InputBatch
 from distributed_pose.data.digests import content_digest
-from distributed_pose.data.shards import read_image, rows_to_read
+from distributed_pose.data.shards import image_records, read_image, rows_to_read
 from distributed_pose.data.sources import ImageSource
 from distributed_pose.engine.host_stages import HostStages
 from distributed_pose.records.images import Damage, Failure, Geometry, ImageRecord
@@ -28,6 +29,9 @@ from distributed_pose.vision.profiles import Profile
 # image: one pixel high and 60,000 wide, it has 22 million columns. This is 70 times a usual input.
 _MAX_INPUT_PIXELS = 2**24
 
+
+# Makes an array of a shape and type, with any content.
+NewArray = Callable[[tuple[int, ...], npt.DTypeLike], InputArray]
 
 # An image, and its bytes unless the worker reads them.
 _Row = tuple[ImageRecord, bytes | None]
@@ -114,15 +118,18 @@ class Preparation:
         """Sets the number of images that are prepared at once, each in a thread of its own."""
         self._threads = ThreadPoolExecutor(feeders, "feeder") if feeders > 1 else None
 
-    def prepare(self, images: pa.RecordBatch, batch_size: int) -> Prepared:
+    def prepare(
+        self, images: pa.RecordBatch, batch_size: int, new_array: NewArray = np.empty
+    ) -> Prepared:
         """Returns the inputs of a shard's images.
 
         Args:
             images: schema `data.shards.IMAGES` or `LISTED`.
             batch_size: largest number of images in a batch.
+            new_array: makes the arrays of the inputs.
         """
         found = Prepared()
-        groups = list(self._groups(images, batch_size, found))
+        groups = list(self._groups(images, batch_size, found, new_array))
         targets = [target for _, group in groups for target in group]
         run = self._threads.map if self._threads else map
         prepared = iter(run(self._image, targets))
@@ -146,7 +153,7 @@ class Preparation:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _groups(
-        self, images: pa.RecordBatch, batch_size: int, found: Prepared
+        self, images: pa.RecordBatch, batch_size: int, found: Prepared, new_array: NewArray
     ) -> Iterator[tuple[InputArray, Sequence[_Target]]]:
         """Yields an array per batch, with the images whose inputs are its rows.
 
@@ -165,7 +172,7 @@ class Preparation:
             for start in range(0, len(rows), batch_size):
                 part = rows[start : start + batch_size]
                 # The threads write the inputs into the batch, so that they are not copied again.
-                inputs_N3HW = np.empty((len(part), *batch_shape), self._profile.input_dtype)
+                inputs_N3HW = new_array((len(part), *batch_shape), self._profile.input_dtype)
                 pairs = zip(part, inputs_N3HW, strict=True)
                 yield inputs_N3HW, [_Target(*row, input_3HW) for row, input_3HW in pairs]
 
@@ -203,6 +210,12 @@ class Preparation:
         return answer, perf_counter_ns() - start
 
 
+def input_shapes(images: pa.RecordBatch, profile: Profile) -> list[tuple[int, int, int]]:
+    """Returns the shapes of the inputs of a shard's images, without those that are too large."""
+    shapes = (profile.input_shape(one.height, one.width) for one in image_records(images))
+    return [shape for shape in shapes if shape[1] * shape[2] <= _MAX_INPUT_PIXELS]
+
+
 def _too_large(record: ImageRecord, shape: tuple[int, int, int]) -> str:
     """Returns why an image is too large to be prepared; empty if it is not."""
     _, height, width = shape
@@ -230,10 +243,13 @@ def _add_batch(
             _add_image(found, target.record, outcome)
     if not kept:
         return
-    inputs_N3HW = inputs_N3HW if len(kept) == len(targets) else inputs_N3HW[[*kept]]
+    # The inputs move up in their array, which may be in memory that other processes see.
+    for place, row in enumerate(kept):
+        if place < row:
+            inputs_N3HW[place] = inputs_N3HW[row]
     image_ids = tuple(targets[row].record.image_id for row in kept)
     geometries = tuple(image.geometry for image in kept.values())
-    found.batches.append(InputBatch(image_ids, geometries, inputs_N3HW))
+    found.batches.append(InputBatch(image_ids, geometries, inputs_N3HW[: len(kept)]))
 
 
 def _add_image(found: Prepared, record: ImageRecord, image: _Image) -> None:
