@@ -81,8 +81,9 @@ def test_onnxruntime_returns_the_reference_detections_at_another_input_size(
 def test_onnxruntime_returns_the_reference_detections_of_several_scales(
     coco_mini: Dataset, shared: Path, tmp_path: Path
 ) -> None:
-    scales: dict[str, Any] = {"scales": (0.5, 1.0, 1.5, 2.0), "gather": "poses"}
-    found = run(coco_mini, shared, tmp_path, NETWORKS[0], "upstream", **scales)
+    scales = (0.5, 1.0, 1.5, 2.0)
+    network = NETWORKS[0]
+    found = run(coco_mini, shared, tmp_path, network, "upstream", scales=scales, gather="poses")
     check_detections(*found, read_reference(shared, NETWORKS[0], "multiscale"))
 
 
