@@ -23,6 +23,7 @@ from distributed_pose.cluster import actors as ray_actors
 from distributed_pose.cluster import feeders as ray_feeders
 from distributed_pose.data.shards import detected_images, pack_detections, unpack_images
 from distributed_pose.engine.preparation import Prepared
+from distributed_pose.engine.shared_inputs import PlacedBatch, Segment
 from distributed_pose.errors import ExecutionError
 from distributed_pose.pose.assemble import Poses
 from distributed_pose.records.devices import DeviceReady, WorkerSpec
@@ -102,10 +103,12 @@ KILLING_ID = 7
 class DyingFeeder(ray_feeders._FeederActor):
     """A process that prepares images, and dies of one of them."""
 
-    def prepare(self, images: pa.RecordBatch | bytes, batch_size: int) -> Prepared:
+    def prepare(
+        self, images: pa.RecordBatch | bytes, batch_size: int, segment: Segment
+    ) -> tuple[Prepared, list[PlacedBatch]]:
         if KILLING_ID in unpack_images(images).column("image_id").to_pylist():
             _die()
-        return super().prepare(images, batch_size)
+        return super().prepare(images, batch_size, segment)
 
 
 class WorkerWithDyingFeeders(ray_actors._WorkerActor):

@@ -1,12 +1,11 @@
 """The `score` command: AP of any COCO keypoint results."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distributed_pose.cli.options import AsJson
+from distributed_pose.cli.options import AsJson, KeypointsFile
 from distributed_pose.cli.terminal import Terminal, print_line, print_text
 from distributed_pose.errors import SetupError
 
@@ -44,14 +43,7 @@ def score(
             help="Id or name of the person's category in the annotations, if several fit."
         ),
     ] = None,
-    keypoints: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="SET.yaml",
-            help="Keypoint set of the annotations, whose sigmas are used; the body of COCO if left "
-            "out.",
-        ),
-    ] = None,
+    keypoints: KeypointsFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Compute COCO keypoint AP of a file of detections, exactly as a run computes its own."""

@@ -18,6 +18,7 @@ from distributed_pose.devices.kinds import KINDS
 from distributed_pose.engine.feeding import MAX_BATCHES
 from distributed_pose.engine.host_stages import host_stages
 from distributed_pose.engine.reducer import Reducer, Reduction
+from distributed_pose.engine.shared_inputs import CAN_SHARE
 from distributed_pose.engine.trials import Sweep
 from distributed_pose.engine.worker import Worker
 from distributed_pose.engine.worker_report import WorkerReport
@@ -91,7 +92,7 @@ class _WorkerActor(ActorProcess):
         return compile_model(model, order).content
 
     def start(self, spec: WorkerSpec, model: bytes) -> DeviceReady:
-        self._worker = Worker(spec, model, self._spread)
+        self._worker = Worker(spec, model, self._spread if CAN_SHARE else None)
         # Kernels that are compiling would slow the device's trials.
         self.direct(spec.gather)
         return self._worker.start()

@@ -1,4 +1,4 @@
-"""A budget for the bytes of shards, network inputs and maps in flight in the object store."""
+"""A budget for the bytes of shards and maps in flight in the object store."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -23,8 +23,7 @@ class Reservation:
     """The bytes of one shard in flight.
 
     Attributes:
-        reserved_bytes: bytes that the shard, its maps, and inputs that processes besides the worker
-            prepare can take.
+        reserved_bytes: bytes that the shard and its maps can take.
         used_bytes: bytes that the shard and its maps take so far.
     """
 
@@ -39,8 +38,6 @@ class InFlightBudget:
         config: configuration of the run.
         room_bytes: size of the smallest object store; 0 sets no bound.
         shard_size: largest number of images that are sent at once.
-        inputs_in_store: whether any worker gets network inputs from other processes, which pass
-            them through the object store.
         keypoints: keypoint set of the maps; None is the body of COCO.
 
     Raises:
@@ -52,15 +49,12 @@ class InFlightBudget:
         config: RunConfig,
         room_bytes: int,
         shard_size: int = 1,
-        *,
-        inputs_in_store: bool = False,
         keypoints: KeypointSet | None = None,
     ) -> None:
         found = keypoints or coco_body()
         self._channels = found.num_heatmaps + found.num_pafs
         profile = PROFILES[config.profile].sized(config.input_size)
         self._profiles = profile.at_scales(config.scales)
-        self._inputs_in_store = inputs_in_store
         self._gathers_maps = config.gather == "maps"
         self._itemsize = np.dtype(FLOATS[config.maps_dtype]).itemsize
         self._room = int(room_bytes * _SHARE) if room_bytes else 0
@@ -103,21 +97,15 @@ class InFlightBudget:
         self.peak_bytes = max(self.peak_bytes, self._used)
 
     def _bytes(self, shard: Shard) -> int:
-        if not (self._gathers_maps or self._inputs_in_store):
+        if not self._gathers_maps:
             return shard.image_bytes
         columns = (shard.images.column(name).to_pylist() for name in ("height", "width"))
         sizes = Counter(zip(*columns, strict=True))
         return shard.image_bytes + sum(
-            number * self._bytes_per_input(profile.input_shape(*size))
+            number * self._maps_bytes(*profile.input_shape(*size)[1:])
             for size, number in sizes.items()
             for profile in self._profiles
         )
-
-    def _bytes_per_input(self, input_shape: tuple[int, int, int]) -> int:
-        """Returns the bytes that a network input and its maps add to the store."""
-        channels, height, width = input_shape
-        itemsize = np.dtype(self._profiles[0].input_dtype).itemsize * self._inputs_in_store
-        return channels * height * width * itemsize + self._maps_bytes(height, width)
 
     def _maps_bytes(self, height: int, width: int) -> int:
         cells = -(-height // STRIDE) * -(-width // STRIDE)

@@ -109,11 +109,7 @@ class RayEngine:
         config = self._config.model_copy(update=known)
         room_bytes = min(node.object_store_bytes for node in nodes)
         self._transit = InFlightBudget(
-            config,
-            room_bytes,
-            max(self._shard_sizes.values()),
-            inputs_in_store=any(device.feeder_processes for device in ready),
-            keypoints=selection.keypoints,
+            config, room_bytes, max(self._shard_sizes.values()), selection.keypoints
         )
         self.guard.call(self._fleet.direct, self._flow)
         return ready

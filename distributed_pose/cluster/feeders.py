@@ -12,9 +12,20 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from distributed_pose.cluster.process import ActorProcess, remote
 from distributed_pose.data.shards import pack_images, unpack_images
 from distributed_pose.engine.node_images import local_preparation
-from distributed_pose.engine.preparation import Prepared
+from distributed_pose.engine.preparation import Prepared, input_shapes
+from distributed_pose.engine.shared_inputs import (
+    Allocator,
+    PlacedBatch,
+    Segment,
+    SegmentPool,
+    SegmentViews,
+    found,
+    placed,
+    room_bytes,
+)
 from distributed_pose.errors import ExecutionError, SetupError
 from distributed_pose.records.devices import WorkerSpec
+from distributed_pose.vision.profiles import PROFILES
 
 # A process starts within seconds, and its imports take longer on a slow file system.
 _START_TIMEOUT_S = 300.0
@@ -36,16 +47,25 @@ class _FeederActor(ActorProcess):
         super().__init__()
         self._preparation = local_preparation(spec)
         self._preparation.feed(feeders)
+        self._segments = SegmentViews()
 
-    def prepare(self, images: pa.RecordBatch | bytes, batch_size: int) -> Prepared:
-        return self._preparation.prepare(unpack_images(images), batch_size)
+    def open(self, segment: Segment) -> None:
+        self._segments.memory(segment)
+
+    def prepare(
+        self, images: pa.RecordBatch | bytes, batch_size: int, segment: Segment
+    ) -> tuple[Prepared, list[PlacedBatch]]:
+        memory = self._segments.memory(segment)
+        new_array = Allocator(memory).array
+        prepared = self._preparation.prepare(unpack_images(images), batch_size, new_array)
+        return placed(prepared, memory)
 
 
 class FeederProcesses:
     """Prepares images in processes on this node; see `engine.preparation.Preparing`.
 
-    The processes end with this one. The inputs come through Ray's object store, into which each
-    process copies them once; they are read-only.
+    The processes end with this one. They write the inputs into memory that they share with it, and
+    the inputs are read-only here.
 
     Args:
         spec: specification of the worker.
@@ -64,8 +84,13 @@ class FeederProcesses:
         self._actors = [make.remote(spec, feeders) for _ in range(processes)]
         self._num_busy: Counter[Any] = Counter()
         self._lock = Lock()
+        profile = PROFILES[spec.profile].sized(spec.input_size)
+        self._profiles = profile.at_scales(spec.scales)
+        self._segments = SegmentPool()
         try:
-            ray.get([actor.cpu_s.remote() for actor in self._actors], timeout=_START_TIMEOUT_S)
+            segment, _ = self._segments.take(1)
+            opened = [actor.open.remote(segment) for actor in self._actors]
+            ray.get(opened, timeout=_START_TIMEOUT_S)
         except ray.exceptions.RayError as error:
             self.close()
             reason = " ".join(str(error).split())
@@ -80,8 +105,11 @@ class FeederProcesses:
         with self._lock:
             actor = min(self._actors, key=lambda one: self._num_busy[one])
             self._num_busy[actor] += 1
+        size_bytes = room_bytes(input_shapes(images, self._profiles), self._profiles[0].input_dtype)
+        segment, memory = self._segments.take(max(1, size_bytes))
         try:
-            prepared: Prepared = ray.get(actor.prepare.remote(pack_images(images), batch_size))
+            answer = actor.prepare.remote(pack_images(images), batch_size, segment)
+            prepared, batches = ray.get(answer)
         except RayTaskError as error:
             raise error.cause from None
         except RayActorError as error:
@@ -90,7 +118,7 @@ class FeederProcesses:
         finally:
             with self._lock:
                 self._num_busy[actor] -= 1
-        return prepared
+        return found(prepared, batches, memory)
 
     def cpu_s(self) -> float:
         """Returns the processor time that the processes have used, in seconds."""

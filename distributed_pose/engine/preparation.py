@@ -4,18 +4,19 @@ Array legend: N images, H and W size in pixels, 3 the channels blue, green, red.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import perf_counter_ns
 from typing import NamedTuple, Protocol, cast
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from distributed_pose.backends.base import InputBatch
 from distributed_pose.data.digests import content_digest
-from distributed_pose.data.shards import read_image, rows_to_read
+from distributed_pose.data.shards import image_records, read_image, rows_to_read
 from distributed_pose.data.sources import ImageSource
 from distributed_pose.engine.host_stages import HostStages
 from distributed_pose.records.images import Damage, Failure, Geometry, ImageRecord
@@ -28,6 +29,9 @@ from distributed_pose.vision.profiles import Profile
 # image: one pixel high and 60,000 wide, it has 22 million columns. This is 70 times a usual input.
 _MAX_INPUT_PIXELS = 2**24
 
+
+# Makes an array of a shape and type, with any content.
+NewArray = Callable[[tuple[int, ...], npt.DTypeLike], InputArray]
 
 # An image, and its bytes unless the worker reads them.
 _Row = tuple[ImageRecord, bytes | None]
@@ -124,16 +128,19 @@ class Preparation:
         """Sets the number of images that are prepared at once, each in a thread of its own."""
         self._threads = ThreadPoolExecutor(feeders, "feeder") if feeders > 1 else None
 
-    def prepare(self, images: pa.RecordBatch, batch_size: int) -> Prepared:
+    def prepare(
+        self, images: pa.RecordBatch, batch_size: int, new_array: NewArray = np.empty
+    ) -> Prepared:
         """Returns the inputs of a shard's images.
 
         Args:
             images: schema `data.shards.IMAGES` or `LISTED`.
             batch_size: largest number of inputs in a batch.
+            new_array: makes the arrays of the inputs.
         """
         found = Prepared()
         rows = self._accepted(images, found)
-        groups = [*self._groups([record for record, _ in rows], batch_size)]
+        groups = [*self._groups([record for record, _ in rows], batch_size, new_array)]
         inputs = {place: array for group in groups for array, place in zip(*group, strict=True)}
         targets = [
             _Target(*row, tuple(inputs[image, scale] for scale in range(len(self._profiles))))
@@ -170,7 +177,9 @@ class Preparation:
                 rows.append((record, encoded))
         return rows
 
-    def _groups(self, records: Sequence[ImageRecord], batch_size: int) -> Iterator[_Group]:
+    def _groups(
+        self, records: Sequence[ImageRecord], batch_size: int, new_array: NewArray
+    ) -> Iterator[_Group]:
         """Yields an array per batch, whose rows are network inputs of one shape."""
         by_shape: dict[tuple[int, int, int], list[tuple[int, int]]] = defaultdict(list)
         for image, record in enumerate(records):
@@ -180,7 +189,7 @@ class Preparation:
             for start in range(0, len(rows), batch_size):
                 part = rows[start : start + batch_size]
                 # The threads write the inputs into the batch, so that they are not copied again.
-                inputs_N3HW = np.empty((len(part), *input_shape), self._profiles[0].input_dtype)
+                inputs_N3HW = new_array((len(part), *input_shape), self._profiles[0].input_dtype)
                 yield _Group(inputs_N3HW, part)
 
     def _image(self, target: _Target) -> _Image | Failure:
@@ -217,6 +226,21 @@ class Preparation:
         return answer, perf_counter_ns() - start
 
 
+def input_shapes(images: pa.RecordBatch, profiles: Sequence[Profile]) -> list[tuple[int, int, int]]:
+    """Returns the shapes of the inputs of a shard's images, without those that are too large.
+
+    Args:
+        images: images of the shard.
+        profiles: profile of each scale.
+    """
+    shapes = (
+        profile.input_shape(one.height, one.width)
+        for one in image_records(images)
+        for profile in profiles
+    )
+    return [shape for shape in shapes if shape[1] * shape[2] <= _MAX_INPUT_PIXELS]
+
+
 def _too_large(record: ImageRecord, shape: tuple[int, int, int]) -> str:
     """Returns why an image is too large to be prepared; empty if it is not."""
     _, height, width = shape
@@ -244,8 +268,11 @@ def _add_batch(
             _add_image(found, record, outcome)
     if kept:
         rows, scales, image_ids, geometries = zip(*kept, strict=True)
-        inputs_N3HW = group.inputs_N3HW
-        inputs_N3HW = inputs_N3HW if len(kept) == len(group.rows) else inputs_N3HW[[*rows]]
+        # The inputs move up in their array, which may be in memory that other processes see.
+        for place, row in enumerate(rows):
+            if place < row:
+                group.inputs_N3HW[place] = group.inputs_N3HW[row]
+        inputs_N3HW = group.inputs_N3HW[: len(rows)]
         found.batches.append(InputBatch(image_ids, geometries, inputs_N3HW, scales))
 
 

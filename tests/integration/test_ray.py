@@ -53,3 +53,16 @@ def test_a_model_of_one_batch_size_runs_with_any(people: Dataset, tmp_path: Path
     report = evaluate(config)
     assert report.complete
     assert [device.batch_size for device in report.devices] == [5]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_several_scales_have_the_same_detections_on_ray(people: Dataset, tmp_path: Path) -> None:
+    values = {"profile": "upstream", "scales": (0.5, 1.0, 1.25), "gather": "auto"}
+    evaluate(people.config(**values), tmp_path / "inline")
+    config = people.config(**values, engine="ray", devices="cpu:2", batch_size=2)
+    report = evaluate(config, tmp_path / "ray")
+    assert (report.gather, report.reducers, report.complete) == ("poses", 0, True)
+    assert sum(device.images for device in report.devices) == 12
+    inline, ray = (tmp_path / name / "detections.json" for name in ("inline", "ray"))
+    assert ray.read_bytes() == inline.read_bytes()

@@ -147,22 +147,6 @@ def test_rates_that_differ_between_sessions_end_no_point(crowd: Dataset, swept: 
     assert record.fronts == {"images_per_s": (planned.points[1].name,)}
 
 
-def test_gates_name_the_best_point_by_each_measure(crowd: Dataset, swept: Path) -> None:
-    settings = {"watts": {"cpu:1": 20.0}, "prices": {"cpu:1": 0.5}, "ends_early": False}
-    set_rates(plan(crowd, swept), 100.0, 50.0)
-    coarse, fine = (point.name for point in plan(crowd, swept).points)
-    record = sweep(crowd, swept, min_ap=0.5, **settings)
-    assert record.best == dict.fromkeys(
-        ("images_per_s", "images_per_joule", "images_per_cost"), fine
-    )
-    assert record.points[1].images_per_joule == pytest.approx(2.5)
-    assert record.points[1].images_per_cost == pytest.approx(360_000)
-    assert sweep(crowd, swept, min_ap=0.1, **settings).best["images_per_s"] == coarse
-    assert sweep(crowd, swept, min_images_per_s=40.0, **settings).best["images_per_s"] == fine
-    assert sweep(crowd, swept, min_images_per_s=60.0, **settings).best["images_per_s"] == coarse
-    assert sweep(crowd, swept, min_ap=0.99, **settings).best == {}
-
-
 def test_a_point_below_the_least_ap_leaves_images_out(crowd: Dataset, tmp_path: Path) -> None:
     record = sweep(crowd, tmp_path, min_ap=0.7)
     coarse, fine = record.points

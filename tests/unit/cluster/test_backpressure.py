@@ -83,30 +83,6 @@ def test_where_workers_group_only_encoded_bytes_count() -> None:
     assert not transit.has_room(one)
 
 
-@pytest.mark.parametrize(("profile", "itemsize"), [("uint8", 1), ("modelzoo", 4)])
-def test_inputs_of_other_processes_are_reserved(profile: str, itemsize: int) -> None:
-    one = shard(count=3)
-    size = one.images.nbytes + 3 * 3 * 368 * 640 * itemsize
-    transit = InFlightBudget(
-        config(profile=profile, gather="poses"), 2 * 2 * size, inputs_in_store=True
-    )
-    assert transit.reserve(one).reserved_bytes == size
-    assert transit.has_room(one)
-    transit.reserve(one)
-    assert not transit.has_room(one)
-
-
-def test_inputs_of_other_processes_come_on_top_of_maps() -> None:
-    one = shard(height=368, width=3 * 368)
-    without, beside = (
-        InFlightBudget(config(profile="upstream"), 0, inputs_in_store=inputs_in_store)
-        for inputs_in_store in (False, True)
-    )
-    inputs_bytes = 3 * 368 * 3 * 368 * 4
-    difference = beside.reserve(one).reserved_bytes - without.reserve(one).reserved_bytes
-    assert difference == inputs_bytes
-
-
 def test_half_precision_takes_half() -> None:
     one = shard()
     load = InFlightBudget(config(maps_dtype="f16"), room_bytes=MAPS_BYTES).reserve(one)
