@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from distributed_pose.data.annotation_file import read_annotation_file
 from distributed_pose.data.categories import Category, choose_category, read_categories
@@ -65,6 +66,8 @@ class CocoIndex:
         notes: sentences about content that was ignored, replaced or assumed.
         sha256: SHA-256 of the annotation file.
         keypoints: keypoint set of the people.
+        copies: number of times that each image is listed, all images one time after the other; see
+            `repeated`.
     """
 
     images: tuple[ImageRecord, ...]
@@ -77,6 +80,7 @@ class CocoIndex:
     notes: tuple[str, ...] = ()
     sha256: str = ""
     keypoints: KeypointSet = field(default_factory=coco_body)
+    copies: int = 1
 
     @property
     def is_partial(self) -> bool:
@@ -108,6 +112,17 @@ class CocoIndex:
                 }
             ],
         }
+
+    def originals(self, image_ids: Sequence[int]) -> npt.NDArray[np.int64]:
+        """Returns a number for each image, from 0, which is the same for the copies of an image.
+
+        Args:
+            image_ids: ids of some images.
+        """
+        number = len(self.images) // self.copies
+        places = {image.image_id: place % number for place, image in enumerate(self.images)}
+        chosen = np.array([places[image_id] for image_id in image_ids], np.int64)
+        return np.unique(chosen, return_inverse=True)[1]
 
     def listed_id(self, image_id: int) -> ListedId:
         """Returns the id that the annotation file gives an image."""
@@ -185,6 +200,7 @@ def repeated(index: CocoIndex, times: int) -> CocoIndex:
         people=people.repeated([some[places] for some in ids]),
         num_images_listed=times * index.num_images_listed,
         listed_ids=listed_ids,
+        copies=times * index.copies,
     )
 
 

@@ -6,8 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from distributed_pose.data.coco import CocoIndex, load_index, repeated
 from distributed_pose.data.results_file import read_results
 from distributed_pose.data.sources import ImageSource, open_images
@@ -108,10 +106,8 @@ class StoredRun:
         image_ids = [image.image_id for image in self.index.images]
         people = self.index.ground_truth["annotations"]
         sigmas = self.index.keypoints.sigmas
-        # `repeated` lists all images as often as that, one time after the other.
-        originals_I = np.arange(len(image_ids)) % (len(image_ids) // self.report.data.repeat)
         matches = match(people, self.detections, image_ids, sigmas)
-        return PrecisionRecall(matches, originals_I)
+        return PrecisionRecall(matches, self.index.originals(image_ids))
 
     @property
     def analysis_or_reason(self) -> tuple[Analysis | None, str]:

@@ -115,7 +115,8 @@ def figures_of(
     ids = sorted(image_ids)
     people = [*inputs.index.people.of_images(ids).rows()]
     sigmas = inputs.index.keypoints.sigmas
-    run = PrecisionRecall(match(people, [*results.ledger.detections], ids, sigmas))
+    matches = match(people, [*results.ledger.detections], ids, sigmas)
+    run = PrecisionRecall(matches, inputs.index.originals(ids))
     ap = run.ap()
     if ap == -1.0:
         return None

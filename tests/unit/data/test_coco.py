@@ -37,6 +37,11 @@ def test_a_repeated_dataset_lists_the_same_people_with_new_image_ids(
         content()["annotations"][0]["keypoints"]
     ]
     assert repeated(index, 1) is index
+    ids = [image.image_id for image in thrice.images]
+    assert thrice.originals(ids).tolist() == 3 * [*range(len(names))]
+    # Images that are left out have no number.
+    assert thrice.originals([ids[-1], ids[0], ids[len(names) - 1]]).tolist() == [1, 0, 1]
+    assert index.originals(ids[: len(names)]).tolist() == [*range(len(names))]
 
 
 @pytest.mark.parametrize("limit", [3, 4])
