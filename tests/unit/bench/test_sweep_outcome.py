@@ -1,6 +1,7 @@
 """The record of a sweep has the front and the best point by each measure."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,8 +14,8 @@ from distributed_pose.errors import GateError
 from distributed_pose.locations import Location
 
 
-def point(name: str, ap: float | None, rate: float | None, **values: object) -> PointRecord:
-    settings = {"outcome": "finished", "images": 100, "evaluated": 100, **values}
+def point(name: str, ap: float | None, rate: float | None, **values: Any) -> PointRecord:
+    settings: dict[str, Any] = {"outcome": "finished", "images": 100, "evaluated": 100, **values}
     return PointRecord(name=name, label=name, settings={}, ap=ap, images_per_s=rate, **settings)
 
 
@@ -25,7 +26,7 @@ ACCURATE = point("accurate", 0.8, 5.0, images_per_joule=0.5)
 POINTS = (CARD, SMALL, ACCURATE)
 
 
-def record(*points: PointRecord, **gates: float) -> SweepRecord:
+def record(*points: PointRecord, **gates: Any) -> SweepRecord:
     config = parse_config({})
     plan = SweepPlan(
         config=config, points=sweep_points(config, {}), output=Location(Path("sweep")), **gates
