@@ -224,13 +224,17 @@ def options(dataset: Dataset, *more: str) -> list[str]:
 
 
 def test_the_command_writes_record_plots_and_a_table(run: Run, people: Dataset) -> None:
-    code, out, err = run(*options(people, f"--input={COARSE},{FINE}", "--watts=auto=50"))
+    power = ("--watts=auto=50", "--price=auto=0.5")
+    code, out, err = run(*options(people, f"--input={COARSE},{FINE}", *power))
     assert (code, err) == (0, "")
-    assert "front: images/s, images/J" in out
+    assert "front: images/s, images/J, images/price" in out
     assert "Written to sweep" in out
     assert Path("sweep/sweep.png").read_bytes().startswith(b"\x89PNG")
     assert ET.parse("sweep/sweep.svg").getroot().tag.endswith("svg")
-    assert len(json.loads(Path("sweep/sweep.json").read_text())["points"]) == 2
+    for point in json.loads(Path("sweep/sweep.json").read_text())["points"]:
+        rate = point["images_per_s"]
+        assert point["images_per_joule"] == pytest.approx(rate / 50)
+        assert point["images_per_cost"] == pytest.approx(3600 * rate / 0.5)
 
 
 def test_an_impossible_point_is_a_line_with_the_reason(run: Run, people: Dataset) -> None:

@@ -15,7 +15,7 @@ from distributed_pose.locations import Location
 
 
 def point(name: str, ap: float | None, rate: float | None, **values: Any) -> PointRecord:
-    settings = {"outcome": "finished", "images": 100, "evaluated": 100, **values}
+    settings: dict[str, Any] = {"outcome": "finished", "images": 100, "evaluated": 100, **values}
     return PointRecord(name=name, label=name, settings={}, ap=ap, images_per_s=rate, **settings)
 
 
