@@ -101,11 +101,11 @@ class FeederProcesses:
         Raises:
             FeederLostError: if the process dies.
         """
+        shapes = input_shapes(images, self._profile)
+        segment, memory = self._segments.take(max(1, room_bytes(shapes, self._profile.input_dtype)))
         with self._lock:
             actor = min(self._actors, key=lambda one: self._num_busy[one])
             self._num_busy[actor] += 1
-        shapes = input_shapes(images, self._profile)
-        segment, memory = self._segments.take(max(1, room_bytes(shapes, self._profile.input_dtype)))
         try:
             answer = actor.prepare.remote(pack_images(images), batch_size, segment)
             prepared, batches = ray.get(answer)
