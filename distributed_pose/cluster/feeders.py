@@ -102,11 +102,13 @@ class FeederProcesses:
         Raises:
             FeederLostError: if the process dies.
         """
+        shapes = input_shapes(images, self._profiles)
+        segment, memory = self._segments.take(
+            max(1, room_bytes(shapes, self._profiles[0].input_dtype))
+        )
         with self._lock:
             actor = min(self._actors, key=lambda one: self._num_busy[one])
             self._num_busy[actor] += 1
-        size_bytes = room_bytes(input_shapes(images, self._profiles), self._profiles[0].input_dtype)
-        segment, memory = self._segments.take(max(1, size_bytes))
         try:
             answer = actor.prepare.remote(pack_images(images), batch_size, segment)
             prepared, batches = ray.get(answer)

@@ -2,6 +2,8 @@
 
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,13 @@ def test_the_load_of_a_host_has_the_governors_of_its_processors(tmp_path: Path) 
 
 def test_without_frequency_scaling_the_governor_is_unknown(tmp_path: Path) -> None:
     assert host_load(tmp_path).governor == ""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has the peak apart")
+def test_the_peak_memory_of_a_process_is_not_that_of_the_process_that_started_it() -> None:
+    large = bytearray(b"x") * 2**29
+    code = "from distributed_pose.devices.host import peak_rss_bytes; print(peak_rss_bytes())"
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert 2**20 < int(output) < len(large)
