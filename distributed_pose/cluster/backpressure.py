@@ -53,8 +53,8 @@ class InFlightBudget:
     ) -> None:
         found = keypoints or coco_body()
         self._channels = found.num_heatmaps + found.num_pafs
-        profile = PROFILES[config.profile].sized(config.input_size)
-        self._profiles = profile.at_scales(config.scales)
+        # Maps of several scales are never gathered.
+        self._profile = PROFILES[config.profile].sized(config.input_size)
         self._gathers_maps = config.gather == "maps"
         self._itemsize = np.dtype(FLOATS[config.maps_dtype]).itemsize
         self._room = int(room_bytes * _SHARE) if room_bytes else 0
@@ -102,9 +102,8 @@ class InFlightBudget:
         columns = (shard.images.column(name).to_pylist() for name in ("height", "width"))
         sizes = Counter(zip(*columns, strict=True))
         return shard.image_bytes + sum(
-            number * self._maps_bytes(*profile.input_shape(*size)[1:])
+            number * self._maps_bytes(*self._profile.input_shape(*size)[1:])
             for size, number in sizes.items()
-            for profile in self._profiles
         )
 
     def _maps_bytes(self, height: int, width: int) -> int:

@@ -113,11 +113,3 @@ def test_the_peak_is_of_bytes_that_are_used_at_once() -> None:
     transit.release(second)
     transit.reserve(one)
     assert transit.peak_bytes == peak
-
-
-def test_the_inputs_of_all_scales_are_reserved() -> None:
-    one = shard(count=2)
-    several = config(profile="upstream", scales=[0.5, 1, 2], gather="poses")
-    load = InFlightBudget(several, room_bytes=0, inputs_in_store=True).reserve(one)
-    pixels = 368 * 368 + 368 * 496 + 736 * 984
-    assert load.reserved_bytes == one.images.nbytes + 2 * 3 * 4 * pixels
