@@ -59,8 +59,7 @@ class InFlightBudget:
         self._itemsize = np.dtype(FLOATS[config.maps_dtype]).itemsize
         self._room = int(room_bytes * _SHARE) if room_bytes else 0
         self._reserved = self._used = self.peak_bytes = self.total_bytes = 0
-        nominal = [profile.nominal_input for profile in self._profiles]
-        needed = shard_size * sum(self._maps_bytes(*size) for size in nominal)
+        needed = shard_size * self._maps_bytes(*self._profile.nominal_input)
         if self._room and needed > self._room:
             raise SetupError(
                 f"the maps of a batch take {needed / 1e6:.0f} MB, and an object store has "
