@@ -22,6 +22,7 @@ from distributed_pose.backends.cuda import CudaBackend, open_driver
 from distributed_pose.backends.cuda_driver import CudaDriver, CudaError
 from distributed_pose.backends.cuda_pipeline import DeviceArray, Shape
 from distributed_pose.backends.onnxruntime_cuda import SessionProgram
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.records.images import Geometry
 from tests.fakes import cuda as fakes
 from tests.fakes.cuda import FakeLibcuda
@@ -48,7 +49,7 @@ class TimedProgram(SessionProgram):
         self.execution_ms = EXECUTION_MS
         self.executed: list[Shape] = []
         self.opened: list[int] = []
-        super().__init__(models, self.open_model, driver, ("cpu", 0))
+        super().__init__(models, self.open_model, driver, coco_body(), ("cpu", 0))
 
     def open_model(self, content: bytes) -> tuple[onnxruntime.InferenceSession, str]:
         self.opened.append(len(content))
