@@ -20,7 +20,8 @@ from distributed_pose.keypoints.sets import KeypointSet, Limb
 _MAX_FILE_BYTES = 2**18
 _MAX_KEYPOINTS = 256
 
-_Name = Annotated[str, Field(min_length=1, max_length=100)]
+# Names are parts of messages, which have one line.
+_Name = Annotated[str, Field(max_length=100, pattern=r"^[^\p{C}\p{Zl}\p{Zp}]+$")]
 
 
 class _Section(BaseModel):
@@ -69,6 +70,33 @@ def read_keypoint_set(path: Path) -> KeypointSet:
 def coco_body() -> KeypointSet:
     """Returns the set of COCO's 17 keypoints and the neck."""
     return _parsed((files("distributed_pose.keypoints") / "coco_body.yaml").read_text(), "")
+
+
+def check_keypoint_set(keypoints: KeypointSet) -> None:
+    """Checks a set that another program may have written as a file of one is checked.
+
+    Raises:
+        ValueError: if its keypoints and limbs do not fit together.
+    """
+    try:
+        names = dict(enumerate(keypoints.keypoints))
+        limbs = [
+            {"from": names[a], "to": names[b], "paf": [x, y], "fills": fills}
+            for a, b, x, y, fills in keypoints.limbs
+        ]
+        dataset = zip(keypoints.dataset_keypoints, keypoints.sigmas, strict=True)
+        values = {
+            "name": keypoints.name,
+            "keypoints": [*keypoints.keypoints],
+            "dataset": dict(dataset),
+            "derived": {name: [*sources] for name, sources in keypoints.derived},
+            "limbs": limbs,
+        }
+        same = _keypoint_set(_File.model_validate(values)) == keypoints
+    except (KeyError, ValueError):
+        same = False
+    if not same:
+        raise ValueError("keypoints: names, limbs and sigmas do not fit together")
 
 
 def _parsed(text: str, name: str) -> KeypointSet:

@@ -14,7 +14,7 @@ from distributed_pose.data.entries import ListedId
 from distributed_pose.errors import SetupError
 from distributed_pose.files.json_records import read_record
 from distributed_pose.files.storage import Folder, read_location
-from distributed_pose.keypoints.reading import coco_body
+from distributed_pose.keypoints.reading import check_keypoint_set, coco_body
 from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.locations import Location
 from distributed_pose.metrics.throughput import StageFigures
@@ -304,9 +304,11 @@ class RunReport:
         content = read_location(location, _RUN_HINT.removeprefix("give "), MAX_REPORT_BYTES)
         try:
             check_format(content, location)
-            return read_record(cls, content)
+            report = read_record(cls, content)
+            check_keypoint_set(report.keypoints)
         except ValueError as error:
             raise SetupError(f"{location} is not a report: {error}", _RUN_HINT) from None
+        return report
 
 
 def damage_summary(damaged: Sequence[NamedImage | Damage]) -> str:

@@ -86,6 +86,12 @@ def test_runs_of_other_keypoint_sets_have_no_difference_of_ap(
     code, out, _ = run("report", str(second))
     assert code == 0
     assert "keypoints wide" in out
+    report = json.loads((second / "report.json").read_text())
+    del report["keypoints"]["sigmas"][0]
+    (second / "report.json").write_text(json.dumps(report))
+    code, _, err = run("report", str(second))
+    assert code == 3
+    assert "do not fit together" in " ".join(err.split())
 
 
 def test_worse_figures_and_different_settings_are_named(run: Run, first: Path, worse: Path) -> None:

@@ -1,13 +1,19 @@
 """Keypoint sets are read from YAML files, and sets that cannot be decoded are refused."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pycocotools.cocoeval import Params
 
 from distributed_pose.errors import ConfigError
-from distributed_pose.keypoints.reading import coco_body, read_keypoint_set
+from distributed_pose.keypoints.reading import (
+    check_keypoint_set,
+    coco_body,
+    read_keypoint_set,
+)
 from distributed_pose.keypoints.sets import Limb
 
 SMALL = """
@@ -56,6 +62,7 @@ def test_numbers_follow_the_order_of_the_names(tmp_path: Path) -> None:
         ("wrist, middle]", "wrist, middle, hip]", "hip is neither"),
         ("wrist: 0.062", "wrist: 0", "dataset.wrist"),
         ("name: arm", "nome: arm", "name"),
+        ("name: arm", 'name: "an\\narm"', "name: String should match"),
         ("limbs:", "limbs: [", "is not YAML"),
     ],
 )
@@ -65,6 +72,28 @@ def test_a_set_that_cannot_be_decoded_is_refused_by_name(
     assert old in SMALL
     with pytest.raises(ConfigError, match=re.escape(reason)):
         read_keypoint_set(saved(tmp_path, SMALL.replace(old, new, 1)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sigmas": (0.05,)},
+        {"sigmas": (0.0,) * 17},
+        {"keypoints": ("nose",) * 18},
+        {"dataset_keypoints": ("nose",) * 17},
+        {"derived": ()},
+        {"derived": (("neck", ("left_shoulder",)), ("neck", ("left_shoulder", "right_shoulder")))},
+        {"limbs": ()},
+        {"limbs": (Limb(1, 99, 0, 1),)},
+        {"limbs": (Limb(-17, 2, 12, 13), *coco_body().limbs[1:])},
+        {"limbs": coco_body().limbs[::-1]},
+        {"name": ""},
+    ],
+)
+def test_a_stored_set_whose_parts_do_not_fit_is_refused(changes: dict[str, Any]) -> None:
+    check_keypoint_set(coco_body())
+    with pytest.raises(ValueError, match="do not fit together"):
+        check_keypoint_set(replace(coco_body(), **changes))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
