@@ -108,7 +108,7 @@ def compile_(  # noqa: PLR0913 - one argument per option
     settings = load_config(config, [*(overrides or ()), *keys])
     sizes = batch_sizes(batch)
     from distributed_pose.compilation import commands_for, compile_for, compile_specs
-    from distributed_pose.run.inputs import load_model
+    from distributed_pose.run.models import load_model
 
     stages = settings.model.refinement_stages
     source, input_size = load_model(model, settings.profile, stages, settings.input_size)

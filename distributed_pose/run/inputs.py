@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import numpy.typing as npt
 
-from distributed_pose.backends.ports import check_profile, model_input_size
 from distributed_pose.config.schema import RunConfig
 from distributed_pose.config.selection import Selection, Source, select
 from distributed_pose.data.coco import CocoIndex, load_index, repeated
@@ -21,14 +20,12 @@ from distributed_pose.errors import ConfigError
 from distributed_pose.files.local import short_digest
 from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.locations import Location
-from distributed_pose.model.artifacts import ModelSource, check_stages, load_source, truth_source
+from distributed_pose.model.artifacts import ModelSource, check_stages, truth_source
 from distributed_pose.model.makers import Calibration
-from distributed_pose.model.om_file import compiled_input
-from distributed_pose.model.onnx_bounds import check_bounds
-from distributed_pose.model.onnx_graph import input_ports
 from distributed_pose.recordings.manifest import describe_recording, recorded_input
 from distributed_pose.records.devices import ImagesToRead
 from distributed_pose.records.images import ImageRecord, InputSize
+from distributed_pose.run.models import configured_model
 from distributed_pose.vision.headers import UndecodableImageError
 from distributed_pose.vision.preprocess import network_input
 from distributed_pose.vision.profiles import PROFILES
@@ -214,50 +211,8 @@ def read_model(
     if selection.uses_int8 or config.model.path is None or not selection.runs_model:
         inputs = _read_inputs(config, selection)
         return inputs.selection, inputs.model, inputs.calibration
-    model, size = _load(config, config.model.path)
+    model, size = configured_model(config, config.model.path, selection.keypoints)
     return replace(selection, input_size=size), model, None
-
-
-def load_model(
-    path: Path,
-    profile: str,
-    refinement_stages: int = 1,
-    size: InputSize | None = None,
-    scales: Sequence[float] = (1.0,),
-) -> tuple[ModelSource, InputSize]:
-    """Returns the model in a file and the size of its inputs, after a check that they agree.
-
-    Only ONNX files can be checked here; an `.om` is checked on its device.
-
-    Args:
-        path: path of the file.
-        profile: name of the preprocessing profile.
-        refinement_stages: number of refinement stages of a checkpoint's network.
-        size: configured size of the inputs; None takes the size that the model fixes, otherwise
-            that of the profile.
-        scales: scale factors of the run.
-
-    Raises:
-        ConfigError: if stages are configured for a model that is not a checkpoint.
-        SetupError: if the file is not a model, its input does not fit the profile, or it takes far
-            more memory than a pose network does.
-    """
-    source = load_source(path, refinement_stages)
-    sized = PROFILES[profile].sized(size)
-    if source.format == "onnx":
-        inputs = input_ports(source.content)
-        sized = sized.sized(size or model_input_size(inputs, sized))
-        for scaled in sized.at_scales(scales):
-            check_profile(inputs, scaled, str(path))
-        check_bounds(source.content, str(path), InputSize(*sized.nominal_input))
-    elif source.format == "om":
-        sized = sized.sized(size or compiled_input(source.content))
-    return source, sized.size
-
-
-def _load(config: RunConfig, path: Path) -> tuple[ModelSource, InputSize]:
-    stages = config.model.refinement_stages
-    return load_model(path, config.profile, stages, config.input_size, config.scales)
 
 
 def _calibration(
@@ -294,7 +249,7 @@ def _model(
     """Returns what the run's backends answer from, and the size of the network inputs."""
     stages, source = config.model.refinement_stages, selection.source
     if source == "model":
-        return _load(config, _required(config.model.path, "model.path"))
+        return configured_model(config, _required(config.model.path, "model.path"), index.keypoints)
     profile = PROFILES[config.profile]
     check_stages(stages, "a recording" if source == "recording" else "the ground truth")
     if source == "recording":

@@ -13,7 +13,7 @@ from distributed_pose.model.folding import fold_normalisation
 from distributed_pose.model.onnx_graph import image_input, input_ports, parse, parse_checked, ports
 from distributed_pose.model.onnx_precision import is_quantised, precision_of
 from distributed_pose.records.models import ModelPort
-from distributed_pose.run.inputs import load_model
+from distributed_pose.run.models import load_model
 from tests.tiny_models import save_constant_model, save_external_model
 
 
