@@ -76,9 +76,9 @@ def test_the_decoders_agree_on_maps_of_any_kind_at_several_scales(scenes: list[S
 
 
 @pytest.mark.slow
-@settings(max_examples=200, derandomize=True, deadline=None, phases=(Phase.generate,))
+@settings(max_examples=80, derandomize=True, deadline=None, phases=(Phase.generate,))
 @given(images())
-def test_the_decoders_agree_on_hundreds_of_images_at_several_scales(scenes: list[Scene]) -> None:
+def test_the_decoders_agree_on_dozens_of_images_at_several_scales(scenes: list[Scene]) -> None:
     check_agree([one_scale(scene) for scene in scenes])
 
 
@@ -102,8 +102,8 @@ def test_the_decoders_agree_on_real_images_at_several_scales(
     coco_mini: Dataset, shared: Path, scales: tuple[float, ...]
 ) -> None:
     model = shared / "models" / "human_pose_estimation_0001.onnx"
-    poses = [check_agree(image) for image in network_scales(coco_mini, model, scales, limit=15)]
-    assert sum(poses) > 10
+    poses = [check_agree(image) for image in network_scales(coco_mini, model, scales, limit=6)]
+    assert sum(poses) > 4
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.75, 1.25, 1.5, 2.0])
