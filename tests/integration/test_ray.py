@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from distributed_pose import SetupError, load_config
@@ -37,12 +38,12 @@ def test_a_model_that_answers_nonsense_is_a_setup_error_that_names_the_device(
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_model_that_the_backend_cannot_load_is_a_setup_error_that_names_the_device(
+def test_a_model_that_a_device_cannot_use_is_a_setup_error_that_names_it(
     people: Dataset, tmp_path: Path
 ) -> None:
-    model = save_constant_model(tmp_path / "other.onnx", heatmaps=20)
+    model = save_constant_model(tmp_path / "other.onnx", np.nan)
     config = people.config(engine="ray", backend="onnxruntime", model={"path": model})
-    with pytest.raises(SetupError, match=r"device cpu:0.*no output of 19"):
+    with pytest.raises(SetupError, match=r"device cpu:0.*not finite"):
         evaluate(config)
 
 

@@ -313,15 +313,12 @@ def test_a_worker_that_is_not_started_is_an_error(people: Dataset) -> None:
     worker.close()
 
 
-@pytest.mark.parametrize(
-    ("value", "heatmaps", "message"), [(0, 20, "no output of 19"), (np.nan, 19, "not finite")]
-)
 def test_a_model_that_cannot_be_used_is_an_error_that_names_the_device(
-    people: Dataset, tmp_path: Path, value: float, heatmaps: int, message: str
+    people: Dataset, tmp_path: Path
 ) -> None:
-    path = save_constant_model(tmp_path / "model.onnx", value, heatmaps)
+    path = save_constant_model(tmp_path / "model.onnx", np.nan)
     worker, _ = worker_of(people, backend="onnxruntime", model={"path": path})
-    with pytest.raises(SetupError, match=f"device cpu:0.*{message}"):
+    with pytest.raises(SetupError, match=r"device cpu:0.*not finite"):
         worker.start()
     worker.close()
 
