@@ -4,7 +4,6 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, MutableSequence, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 from distributed_pose.data.detections import Detections, DetectionsStore
 from distributed_pose.data.digests import content_digest
@@ -129,6 +128,7 @@ class Ledger:
         self._detections = DetectionsStore()
         self._durations = {stage: array("q") for stage in STAGES}
         self._sessions: dict[str, _Session] = defaultdict(_Session)
+        self._lasting: dict[DeviceReady, DeviceReady] = {}
 
     def begin(self, session: str, devices: Iterable[DeviceReady]) -> None:
         """Records a session and the devices that take part in it."""
@@ -285,7 +285,10 @@ class Ledger:
         return self._encoded_bytes[self._rows[image_id]] != _UNKNOWN
 
     def _share(self, session: str, device: DeviceReady) -> tuple[DeviceReady, _Share]:
-        lasting = _lasting(device)
+        # Facts that are not compared, such as the feeders, are those of the first session.
+        lasting = self._lasting.get(device)
+        if lasting is None:
+            lasting = self._lasting[device] = _lasting(device)
         return lasting, self._sessions[session].shares[lasting]
 
     def _check_known(self, result: ShardResult) -> None:
@@ -320,7 +323,6 @@ class Ledger:
             self._durations[stage].extend(times_ns)
 
 
-@lru_cache(maxsize=1024)
 def _lasting(device: DeviceReady) -> DeviceReady:
     """Returns a device without the facts that differ between sessions."""
     return replace(device, plan=replace(device.plan, node_id=""), warmup_ns=0, batch_ns=0)

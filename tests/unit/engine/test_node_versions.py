@@ -75,6 +75,9 @@ def test_the_report_has_host_and_versions_of_each_device(people: Dataset, tmp_pa
     for device in devices:
         assert device["host"] == socket.gethostname()
         assert device["versions"]["opencv"] == cv2.__version__
-    # They are kept with the results, so that a run that is only resumed reports them, too.
+    # They are kept with the results, so that a run that is only resumed reports them, too, whatever
+    # another run in this process has found.
+    for _ in range(2):
+        evaluate(people.config(devices=["cpu:2"], feeders=3), tmp_path / "other")
     evaluate(people.config(), tmp_path)
     assert json.loads((tmp_path / "report.json").read_text())["devices"] == devices
