@@ -47,6 +47,7 @@ def test_a_run_joins_the_cluster_that_the_environment_names(
     assert all(device.images for device in report.devices)
 
 
+@pytest.mark.slow
 def test_a_node_that_leaves_takes_its_devices_along_and_nothing_else(
     stage: Stage, crowd: Dataset, undisturbed: bytes, tmp_path: Path
 ) -> None:
@@ -70,6 +71,7 @@ def test_a_node_that_leaves_takes_its_devices_along_and_nothing_else(
     assert "node left" in report.faults.reasons[report.faults.taken_out[0]][-1]
 
 
+@pytest.mark.slow
 def test_an_object_store_of_a_hundred_megabytes_is_enough(
     crowd: Dataset, undisturbed: bytes, tmp_path: Path
 ) -> None:

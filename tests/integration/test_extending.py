@@ -216,6 +216,7 @@ class TestOfAKindOfDevice:
         assert [device["name"] for device in json.loads(out)["devices"]] == ["cpu:0"]
         assert "hpu devices are left out: no installed package has a backend" in error
 
+    @pytest.mark.slow
     def test_is_planned_and_pinned_on_a_cluster(self, cluster: str, command: Command) -> None:
         words = settings(backend="oracle", devices="hpu:*")
         out, _ = command("devices", *words, RAY_ADDRESS=cluster)
