@@ -100,6 +100,7 @@ import sys, numpy as np
 from distributed_pose import SetupError
 from distributed_pose.backends.base import BackendOptions, InputBatch, check_maps
 from distributed_pose.backends.onnxruntime_cann import OnnxRuntimeCannBackend
+from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.records.images import Geometry
 model, precision = open(sys.argv[1], "rb").read(), sys.argv[2]
 try:

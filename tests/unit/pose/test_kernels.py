@@ -11,7 +11,10 @@ import pytest
 import distributed_pose
 from distributed_pose.cache.marks import MARK
 
-DECODE = "from distributed_pose.pose.decode import Decoder; Decoder().warm_up()"
+DECODE = (
+    "from distributed_pose.keypoints.reading import coco_body; "
+    "from distributed_pose.pose.decode import Decoder; Decoder(coco_body()).warm_up()"
+)
 ONE_KERNEL = "from distributed_pose.pose.resample import in_tail; print(in_tail(18, 19, 5))"
 
 
