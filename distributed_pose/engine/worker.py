@@ -13,20 +13,16 @@ from socket import gethostname
 from time import monotonic_ns, perf_counter_ns
 from typing import TypeVar, cast
 
-import numpy as np
 import pyarrow as pa
 
 from distributed_pose.backends.base import (
     Backend,
     BackendOptions,
-    Inference,
-    InputBatch,
-    NetworkOutput,
-    check_maps,
 )
 from distributed_pose.backends.registry import open_backend
-from distributed_pose.data.shards import ImageMaps, narrowed, pack_maps
+from distributed_pose.data.shards import ImageMaps
 from distributed_pose.devices.host import num_cpus
+from distributed_pose.engine.device_maps import checked, image_maps, packed_maps, write_maps
 from distributed_pose.engine.device_queue import DeviceQueue
 from distributed_pose.engine.feeding import Feeding, plan_feeding
 from distributed_pose.engine.host_stages import host_stages
@@ -40,12 +36,9 @@ from distributed_pose.engine.steps import step
 from distributed_pose.engine.trials import Sweep, Trials, preparation_s
 from distributed_pose.engine.worker_report import WorkerReport, joined_reports, report_of
 from distributed_pose.errors import BackendError, PoseEvalError, SetupError
-from distributed_pose.keypoints.sets import KeypointSet
-from distributed_pose.recordings.pads import output_name
 from distributed_pose.recordings.recording import Recording
 from distributed_pose.records.devices import DeviceReady, WorkerSpec
 from distributed_pose.records.facts import WorkerReadings
-from distributed_pose.records.stages import DEVICE_STAGES
 from distributed_pose.vision.profiles import PROFILES
 
 _T = TypeVar("_T")
@@ -107,7 +100,7 @@ class Worker:
         Raises:
             ExecutionError: if the device fails or returns invalid maps.
         """
-        maps, reports = self._run(images, lambda parts: [*map(_packed, parts)])
+        maps, reports = self._run(images, lambda parts: [*map(packed_maps, parts)])
         packed = [batch for batch, _ in chain.from_iterable(maps)]
         return packed, replace(
             joined_reports(reports, self._monitor.news()),
@@ -196,7 +189,7 @@ class Worker:
             answers = [self._queue.submit(batch) for batch in prepared.batches]
             try:
                 maps = [
-                    _checked(batch, answer.result(), self._spec.keypoints, durations)
+                    checked(batch, answer.result(), self._spec.keypoints, durations)
                     for batch, answer in zip(prepared.batches, answers, strict=True)
                 ]
             finally:
@@ -204,9 +197,9 @@ class Worker:
                     answer.cancel()
         self._monitor.add(len(prepared.encoded_bytes))
         batches = zip(prepared.batches, maps, strict=True)
-        converted = [_image_maps(batch, answer, self._spec.maps_dtype) for batch, answer in batches]
+        converted = [image_maps(batch, answer, self._spec.maps_dtype) for batch, answer in batches]
         if self._dump:
-            _write_maps(self._dump, images, converted)
+            write_maps(self._dump, images, converted)
         finished: list[_T] = []
         times = []
         for parts in [converted] if self._scale_reducer else [[batch] for batch in converted]:
@@ -336,37 +329,3 @@ def _named(device: str) -> Iterator[None]:
     except PoseEvalError as error:
         error.device = device
         raise
-
-
-def _checked(
-    batch: InputBatch, answer: Inference, keypoints: KeypointSet, durations: dict[str, list[int]]
-) -> NetworkOutput:
-    """Returns the checked maps of a batch, and appends its durations by stage."""
-    start = perf_counter_ns()
-    maps = check_maps(answer.maps, batch, keypoints)
-    durations["check"].append(perf_counter_ns() - start)
-    for stage, time_ns in zip(DEVICE_STAGES, answer.times.by_stage, strict=True):
-        durations[stage].append(time_ns)
-    return maps
-
-
-def _packed(maps: ImageMaps) -> tuple[pa.RecordBatch, int]:
-    """Returns maps as an Arrow record batch, and the nanoseconds to pack them."""
-    start = perf_counter_ns()
-    return pack_maps(maps), perf_counter_ns() - start
-
-
-def _image_maps(batch: InputBatch, maps: NetworkOutput, maps_dtype: str) -> ImageMaps:
-    heatmaps, pafs = map(np.ascontiguousarray, maps)
-    converted = ImageMaps(batch.image_ids, batch.geometries, heatmaps, pafs, batch.scales)
-    return narrowed(converted) if maps_dtype == "f16" else converted
-
-
-def _write_maps(recording: Recording, images: pa.RecordBatch, maps: list[ImageMaps]) -> None:
-    """Records the maps that the decoder receives, so that other code decodes the same poses."""
-    ids, file_names = (images.column(name).to_pylist() for name in ("image_id", "file_name"))
-    names = {i: output_name(file_name) for i, file_name in zip(ids, file_names, strict=True)}
-    for batch in maps:
-        parts = zip(batch.image_ids, batch.heatmaps_NKHW, batch.pafs_NPHW, strict=True)
-        for image_id, heatmaps_KHW, pafs_PHW in parts:
-            recording.write(names[image_id], heatmaps_KHW, pafs_PHW)

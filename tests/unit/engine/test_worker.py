@@ -26,9 +26,10 @@ from distributed_pose.data.shards import (
 from distributed_pose.data.sources import FolderImages
 from distributed_pose.devices.planning import Node, plan_devices
 from distributed_pose.engine.deployment import plan_deployment
+from distributed_pose.engine.device_maps import image_maps
 from distributed_pose.engine.host_stages import HostStages
 from distributed_pose.engine.reducer import ForeignMapsError, Reducer
-from distributed_pose.engine.worker import Worker, _image_maps
+from distributed_pose.engine.worker import Worker
 from distributed_pose.keypoints.reading import coco_body
 from distributed_pose.locations import Location
 from distributed_pose.model.compile import compile_model
@@ -230,7 +231,7 @@ def test_halves_that_a_model_answers_travel_as_they_are(people: Dataset) -> None
     generator = np.random.default_rng(0)
     halves = NetworkOutput(*(generator.random((2, n, 46, 80)).astype(np.float16) for n in (19, 38)))
     for maps_dtype in ("f32", "f16"):
-        packed = pack_maps(_image_maps(batch, halves, maps_dtype))
+        packed = pack_maps(image_maps(batch, halves, maps_dtype))
         found = unpack_maps(packed)
         np.testing.assert_array_equal(found.heatmaps_NKHW, halves.heatmaps_NKHW)
         np.testing.assert_array_equal(found.pafs_NPHW, halves.pafs_NPHW)
