@@ -42,7 +42,8 @@ from distributed_pose.records.devices import DevicePlan, DeviceReady
 from distributed_pose.records.images import ImageRecord
 from distributed_pose.records.shards import ShardResult
 from distributed_pose.records.stages import DECODE_STAGES
-from distributed_pose.report.run_report import DETECTIONS, detections_json_parts
+from distributed_pose.report.detections_json import detections_json_parts
+from distributed_pose.report.run_report import DETECTIONS
 from distributed_pose.run.ledger import Ledger
 from distributed_pose.run.ledger_files import LedgerFiles
 

@@ -146,7 +146,7 @@ def postprocess(  # noqa: PLR0913 - one argument per option
     start_logging(verbose=verbose, quiet=quiet)
     from distributed_pose.files.local import check_not_input, write_atomically
     from distributed_pose.guide.postprocess import postprocess as run
-    from distributed_pose.report.run_report import detections_json
+    from distributed_pose.report.detections_json import detections_json
     from distributed_pose.report.tables import ap_table
 
     size = _input_size(input_)

@@ -1,10 +1,9 @@
 """The report of a run, and its files."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,10 +17,10 @@ from distributed_pose.keypoints.reading import check_keypoint_set, coco_body
 from distributed_pose.keypoints.sets import KeypointSet
 from distributed_pose.locations import Location
 from distributed_pose.metrics.throughput import StageFigures
-from distributed_pose.pose.scores import normalised_score
 from distributed_pose.records.facts import DeviceReadings, Faults, HostUse, Memory
 from distributed_pose.records.images import Damage, scales_note
 from distributed_pose.report.audit_record import AuditReport
+from distributed_pose.report.detections_json import detections_json_parts
 from distributed_pose.report.report_format import check_format
 
 # The files of a run.
@@ -44,9 +43,6 @@ _LIBRARIES = (
 )
 
 _DAMAGED_SHOWN = 3
-
-# Detections that are written at once; they take about a megabyte.
-_ROWS_PER_PART = 2048
 
 _RUN_HINT = "give the output folder of an evaluation"
 
@@ -331,25 +327,6 @@ def library_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def detections_json(detections: Iterable[Mapping[str, Any]]) -> str:
-    """Returns COCO results as JSON, one line per detection, each with its normalised score."""
-    return "".join(detections_json_parts(detections))
-
-
-def detections_json_parts(detections: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Yields the JSON of `detections_json` in parts, so that it is never in memory as a whole."""
-    listed = (
-        {**detection, "score_normalised": normalised_score(detection["score"])}
-        for detection in detections
-    )
-    rows = (json.dumps(detection, allow_nan=False) for detection in listed)
-    before = "[\n"
-    while part := ",\n".join(islice(rows, _ROWS_PER_PART)):
-        yield before + part
-        before = ",\n"
-    yield "[]\n" if before == "[\n" else "\n]\n"
 
 
 def write_run(

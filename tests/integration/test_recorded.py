@@ -18,7 +18,7 @@ from distributed_pose.engine.inline import InlineEngine
 from distributed_pose.evaluation import evaluate, evaluate_on
 from distributed_pose.guide.postprocess import postprocess
 from distributed_pose.records.shards import ShardResult
-from distributed_pose.report.run_report import detections_json
+from distributed_pose.report.detections_json import detections_json
 from distributed_pose.run.inputs import read_inputs
 from tests.conftest import Dataset, Run
 from tests.requirements import skip_without_bf16
