@@ -63,7 +63,8 @@ def evaluate(
         restart: whether to delete the results that the folder has of an earlier run.
         config_file: file that the configuration was read from, which is not overwritten.
     """
-    with stopped_by_signals(), kernels_compiled_beside():
+    several_scales = len(config.scales) > 1
+    with stopped_by_signals(), kernels_compiled_beside(several_scales=several_scales):
         check_trackers(config.track)
         inputs = read_inputs(config, config_file)
         engine = open_engine(config)

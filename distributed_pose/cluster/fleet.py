@@ -106,7 +106,7 @@ class ActorPool:
 
         See `Engine.start`.
         """
-        is_cold = are_kernels_missing()
+        is_cold = are_kernels_missing(several_scales=len(selection.scales) > 1)
         step("starting processes, compiling kernels" if is_cold else "starting processes")
         self._launch(selection)
         choice = Choice(selection, model.format, images)

@@ -88,8 +88,9 @@ class InlineEngine:
         host = self._config.simulated.host.simulation
         self._reducer = Reducer(host_stages(host, selection.keypoints))
         # Kernels that are compiling would slow the devices' trials.
-        step("compiling kernels" if are_kernels_missing() else "loading kernels")
         several = len(self._config.scales) > 1
+        is_cold = are_kernels_missing(several_scales=several)
+        step("compiling kernels" if is_cold else "loading kernels")
         (ScaleReducer(selection.keypoints) if several else self._reducer).warm_up()
         choice = Choice(selection, model.format, images)
         sites = [examine_here(selection, plan) for plan in self.devices(selection)]

@@ -29,6 +29,7 @@ from distributed_pose.pose.limits import (
 from distributed_pose.pose.peaks import Scratch, find_peaks, new_candidates
 from distributed_pose.pose.resample import Axis, axes
 from distributed_pose.pose.samples import new_samples
+from distributed_pose.pose.sources import completion_mark
 from distributed_pose.pose.topology import topology
 from distributed_pose.pose.warm_up import share_first_calls
 from distributed_pose.records.images import STRIDE, Geometry
@@ -108,7 +109,7 @@ class Decoder:
             "peaks": lambda: self._find_peaks(self._as_f32(heatmaps), yx),
             "poses": lambda: self._assemble(0),
         }
-        share_first_calls(calls, FOLDER)
+        share_first_calls(calls, completion_mark(FOLDER))
 
     def decode(self, heatmaps_KHW: Maps, pafs_PHW: Maps, geometry: Geometry) -> Poses:
         """Returns the poses in one image, in image pixels; see `decode_batch`.

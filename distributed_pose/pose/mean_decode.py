@@ -24,6 +24,7 @@ from distributed_pose.pose.regions import MAX_BOXES
 from distributed_pose.pose.resample import axes
 from distributed_pose.pose.samples import NUM_SAMPLES
 from distributed_pose.pose.scale_maps import OneScale, ScaleAxes, ScaleMaps, scale_axes
+from distributed_pose.pose.sources import completion_mark
 from distributed_pose.pose.warm_up import share_first_calls
 from distributed_pose.records.images import STRIDE, Geometry
 
@@ -46,8 +47,7 @@ class MeanDecoder(Decoder):
         self._scratch = self._scratch._replace(boxes=boxes)
 
     def warm_up(self) -> None:
-        """Compiles the kernels of one scale and of several, or loads them from the disk cache."""
-        super().warm_up()
+        """Compiles the kernels of several scales, or loads them from the disk cache."""
         nothing = OneScale(
             np.zeros((self._keypoints.num_heatmaps, *_NO_MAP_HW), np.float16),
             np.zeros((self._keypoints.num_pafs, *_NO_MAP_HW), np.float16),
@@ -57,8 +57,9 @@ class MeanDecoder(Decoder):
         calls = {
             "mean limbs": lambda: self._find_mean_limbs(pafs, yx),
             "mean peaks": lambda: self._find_mean_peaks(heatmaps, yx),
+            "poses": lambda: self._assemble(0),
         }
-        share_first_calls(calls, FOLDER)
+        share_first_calls(calls, completion_mark(FOLDER, several_scales=True))
 
     def decode_scales(self, images: Sequence[Sequence[OneScale]]) -> Decoded:
         """Returns the poses in images of one or more scales each, in image pixels.

@@ -26,6 +26,12 @@ def kernels_folder() -> Path:
     return Path(configured or user_cache_folder() / "kernels") / sources_digest()
 
 
-def completion_mark(folder: Path) -> Path:
-    """Returns the file that exists once all kernels are in a cache folder."""
-    return folder / f"complete-numba-{version('numba')}"
+def completion_mark(folder: Path, *, several_scales: bool = False) -> Path:
+    """Returns the file that exists once all kernels of a decoder are in a cache folder.
+
+    Args:
+        folder: cache folder of the kernels.
+        several_scales: whether the decoder is that of maps at several scales.
+    """
+    kind = "scales-" if several_scales else ""
+    return folder / f"complete-{kind}numba-{version('numba')}"

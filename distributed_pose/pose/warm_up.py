@@ -7,15 +7,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 
-from distributed_pose.pose.sources import completion_mark
-
 # A kernel takes some ten seconds of processor time. A process that takes longer than this to
 # compile one may have been stopped, so others compile the kernel as well.
 _PATIENCE_S = 60.0
 _POLL_S = 0.05
 
 
-def share_first_calls(calls: Mapping[str, Callable[[], object]], folder: Path) -> None:
+def share_first_calls(calls: Mapping[str, Callable[[], object]], mark: Path) -> None:
     """Calls each function once; processes that do so at the same time begin with different ones.
 
     The first call of a kernel compiles it, or loads it if another process has compiled it. A kernel
@@ -23,15 +21,14 @@ def share_first_calls(calls: Mapping[str, Callable[[], object]], folder: Path) -
 
     Args:
         calls: functions that call the kernels, by name.
-        folder: cache folder of the kernels.
+        mark: file in the cache folder of the kernels that exists once they are all compiled.
     """
     pending = dict(calls)
     for patience_s in (0.0, _PATIENCE_S):
         for name in [*pending]:
-            with _locked(folder / f"{name}.lock", patience_s) as is_free:
+            with _locked(mark.with_name(f"{name}.lock"), patience_s) as is_free:
                 if is_free or patience_s:
                     pending.pop(name)()
-    mark = completion_mark(folder)
     with suppress(OSError):
         if not mark.exists():
             mark.touch()

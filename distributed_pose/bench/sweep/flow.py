@@ -43,7 +43,8 @@ def run_sweep(plan: SweepPlan, watching: Watching) -> SweepRecord:
     """
     index = _labelled_dataset(plan)
     folder = Folder(plan.output)
-    with stopped_by_signals(), kernels_compiled_beside(), RunLock(folder):
+    compiling = kernels_compiled_beside(several_scales=len(plan.config.scales) > 1)
+    with stopped_by_signals(), compiling, RunLock(folder):
         sweep = _Sweep(plan, folder, index)
         # An open engine keeps Ray alive. Otherwise each run would start it.
         with open_engine(plan.config):

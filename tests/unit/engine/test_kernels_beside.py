@@ -23,8 +23,11 @@ def before() -> set[psutil.Process]:
     return {*psutil.Process().children()}
 
 
-def test_its_processes_end_with_the_block(before: set[psutil.Process]) -> None:
-    with kernels_compiled_beside():
+@pytest.mark.parametrize("several_scales", [False, True])
+def test_its_processes_end_with_the_block(
+    before: set[psutil.Process], *, several_scales: bool
+) -> None:
+    with kernels_compiled_beside(several_scales=several_scales):
         started = {*psutil.Process().children()} - before
         assert started
     assert not any(process.is_running() for process in started)
@@ -34,16 +37,25 @@ def test_no_process_starts_if_all_kernels_are_cached(before: set[psutil.Process]
     folder = kernels_folder()
     folder.mkdir(parents=True)
     completion_mark(folder).touch()
-    with kernels_compiled_beside():
+    with kernels_compiled_beside(several_scales=False):
         assert {*psutil.Process().children()} <= before
+    with kernels_compiled_beside(several_scales=True):
+        assert {*psutil.Process().children()} - before
 
 
 @pytest.mark.slow
-def test_it_compiles_all_kernels() -> None:
-    mark, end_at = completion_mark(kernels_folder()), monotonic() + _TIMEOUT_S
-    with kernels_compiled_beside():
+@pytest.mark.parametrize(
+    ("several_scales", "kernels"),
+    [
+        (False, {"peaks.find_peaks", "limbs.find_limbs", "assemble.assemble"}),
+        (True, {"mean_peaks.find_mean_peaks", "mean_limbs.find_mean_limbs", "assemble.assemble"}),
+    ],
+)
+def test_it_compiles_all_kernels(kernels: set[str], *, several_scales: bool) -> None:
+    mark = completion_mark(kernels_folder(), several_scales=several_scales)
+    end_at = monotonic() + _TIMEOUT_S
+    with kernels_compiled_beside(several_scales=several_scales):
         while not mark.exists() and monotonic() < end_at:
             sleep(0.1)
     assert mark.exists()
-    names = {path.name.split("-")[0] for path in mark.parent.rglob("*.nbi")}
-    assert {"peaks.find_peaks", "limbs.find_limbs", "assemble.assemble"} <= names
+    assert kernels <= {path.name.split("-")[0] for path in mark.parent.rglob("*.nbi")}

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from distributed_pose.pose.sources import completion_mark
 from distributed_pose.pose.warm_up import share_first_calls
 
 
@@ -19,7 +18,9 @@ def test_a_kernel_that_another_process_compiles_is_called_last(tmp_path: Path) -
             called.append("second")
             fcntl.flock(other, fcntl.LOCK_UN)
 
-        share_first_calls({"first": lambda: called.append("first"), "second": second}, tmp_path)
+        share_first_calls(
+            {"first": lambda: called.append("first"), "second": second}, tmp_path / "mark"
+        )
     assert called == ["second", "first"]
 
 
@@ -28,19 +29,19 @@ def test_a_kernel_is_locked_while_it_is_called(tmp_path: Path) -> None:
         with (tmp_path / "first.lock").open() as other, pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    share_first_calls({"first": first}, tmp_path)
+    share_first_calls({"first": first}, tmp_path / "mark")
 
 
 def test_all_kernels_are_called_where_no_file_can_be_written(tmp_path: Path) -> None:
     called: list[str] = []
     calls = {name: partial(called.append, name) for name in ("a", "b")}
-    share_first_calls(calls, tmp_path / "missing")
+    share_first_calls(calls, tmp_path / "missing" / "mark")
     assert called == ["a", "b"]
 
 
 def test_the_folder_is_marked_as_complete_only_after_the_last_call(tmp_path: Path) -> None:
-    mark, existed = completion_mark(tmp_path), []
+    mark, existed = tmp_path / "mark", []
     calls = {name: lambda: existed.append(mark.exists()) for name in ("a", "b")}
-    share_first_calls(calls, tmp_path)
+    share_first_calls(calls, mark)
     assert existed == [False, False]
     assert mark.exists()
