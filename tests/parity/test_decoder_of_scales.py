@@ -103,7 +103,7 @@ def test_the_decoders_agree_on_real_images_at_several_scales(
 ) -> None:
     model = shared / "models" / "human_pose_estimation_0001.onnx"
     poses = [check_agree(image) for image in network_scales(coco_mini, model, scales, limit=6)]
-    assert sum(poses) > 4
+    assert sum(poses) > 2
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.75, 1.25, 1.5, 2.0])
