@@ -4,7 +4,7 @@ from distributed_pose.keypoints.sets import KeypointSet, Limb
 
 
 def chain_of(count: int) -> KeypointSet:
-    """Returns a set of so many keypoints, all of which the dataset has."""
+    """Returns a set of `count` keypoints, all of which the dataset has."""
     names = tuple(f"point_{number}" for number in range(count))
     return KeypointSet(
         name=f"chain_of_{count}",

@@ -38,8 +38,9 @@ class InputBatch:
         geometries: N geometries of the images; only fakes that draw their answer read them.
         inputs_N3HW: network inputs [N, 3, 8H, 8W], C-contiguous; float32, or uint8 for a model that
             normalises by itself. At scales above 1, the height need not be a multiple of 8.
-        scales: number of each input's scale; empty where a run has one scale. With several, an
-            image can be in a batch more than once.
+        scales: number of each input's scale in the run's list, from 0; empty in batches that are
+            made without images, to warm up. At several scales, an image can be in a batch more
+            than once.
     """
 
     image_ids: tuple[int, ...]

@@ -67,7 +67,7 @@ class SegmentPool:
         self._free: deque[tuple[int, mmap.mmap]] = deque()
 
     def take(self, size_bytes: int) -> tuple[Segment, Memory]:
-        """Returns a segment of at least this size that nobody else uses, and its memory.
+        """Returns an unused segment of at least this size, and its memory.
 
         The memory is read-only here. The segment is used again when the memory and all arrays that
         are views of it are gone.

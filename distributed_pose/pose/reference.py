@@ -251,7 +251,7 @@ def assemble(
 
     Args:
         candidates: of each keypoint, in the network's order.
-        limbs: of each kind, in the order of the keypoint set.
+        limbs: limbs of each kind, in the order of the keypoint set.
         keypoints: keypoints and limbs of the network, and keypoints of the dataset.
     """
     people: list[_Person] = []

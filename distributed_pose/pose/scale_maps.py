@@ -82,7 +82,7 @@ def channel_at(maps: ScaleMaps, scale: int, channel: int) -> Floats:
 
 @compiled_part
 def axis_at(stacked: ScaleAxes, scale: int, cells: int) -> Axis:
-    """Returns the resizes along an axis at one scale, of a map with so many cells."""
+    """Returns the resizes of a map along an axis at one scale; `cells` is the size of the map."""
     return Axis(
         cells,
         stacked.taps_Sh4[scale],

@@ -105,7 +105,7 @@ def figures_of(
 ) -> Figures | None:
     """Returns the figures of a point after a round, without energy and price.
 
-    Returns None if nobody is labelled in the images.
+    Returns None if the images have no labelled person.
 
     Args:
         results: results of the round.
